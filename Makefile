@@ -1,0 +1,83 @@
+# Works on a bare Debian 12 with Python 3.11: `make demo`, `make test`.
+# Overridable: PYTHON (builds the environment), VENV (its folder), XVFB_RUN (empty: use $DISPLAY).
+
+PYTHON ?= python3
+VENV ?= .venv
+XVFB_RUN ?= xvfb-run -a -s "-screen 0 1400x900x24"
+BIN = $(VENV)/bin
+
+# What Qt and the virtual display need; pip brings everything else. libglib2.0-bin stands for
+# the library libglib2.0-0, whose name differs between releases (libglib2.0-0t64).
+APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1-3 \
+	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
+	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
+
+.PHONY: help demo test lint screenshots clean distclean display-packages
+
+help:
+	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
+	@echo "make test         run the tests on a virtual display"
+	@echo "make lint         ruff, mypy and the import contracts"
+	@echo "make screenshots  take the pictures of docs/ again"
+	@echo "make clean        remove caches and outputs; distclean: the environment, too"
+
+demo: $(VENV)/.installed
+	$(BIN)/napari-peftsam demo --output demo-output
+
+test: display-packages $(VENV)/.installed-dev
+	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+screenshots: display-packages $(VENV)/.installed-dev
+	$(XVFB_RUN) $(BIN)/python docs/make_screenshots.py
+
+clean:
+	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find napari_peftsam tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment and the manifest's link, which belongs to its editable install.
+distclean: clean
+	rm -rf $(VENV) napari_peftsam/napari.yaml
+
+# torch and torchvision in one command: pip must not mix builds of the two.
+$(VENV)/.installed: pyproject.toml hatch_build.py $(VENV)/.created
+	$(BIN)/python -m pip install torch torchvision
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --group dev
+	@touch $@
+
+# --group came with pip 25.1.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,python3-venv)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade 'pip>=25.1'
+	@touch $@
+
+display-packages:
+	@command -v dpkg-query >/dev/null || exit 0; \
+	missing=; \
+	for package in $(APT_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || \
+			missing="$$missing $$package"; \
+	done; \
+	[ -z "$$missing" ] || $(call apt_install,$$missing)
+
+# As root install $(1), otherwise say how.
+define apt_install
+if [ "$$(id -u)" = 0 ]; then \
+	apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(1); \
+else \
+	echo "System packages are missing; run: sudo apt-get install --no-install-recommends" $(1) >&2; \
+	exit 1; \
+fi
+endef

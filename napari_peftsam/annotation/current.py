@@ -1,0 +1,154 @@
+"""The object being made, the queue behind it, and how both are kept in the history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_peftsam.annotation._regions import region_of
+from napari_peftsam.annotation.records import PlaneKey
+from napari_peftsam.types import BoolArray, FloatArray, Prediction, Prompts
+
+__all__ = ["CurrentObject", "Draft", "ParkedDraft", "park"]
+
+
+@dataclass(frozen=True, eq=False)
+class CurrentObject:
+    """The object being made.
+
+    Attributes
+    ----------
+    plane
+        Where it is.
+    prompts
+        What the user said so far, never empty.
+    revision
+        Names this state of the prompts; hand it back with the answer to them.
+    candidates
+        The answer to these prompts, None while it is awaited.
+    choice
+        Index of the shown candidate.
+    previous
+        ``(h, w)`` logits of the candidate shown before the last point was added,
+        for the predictor to refine; None if there is nothing to refine.
+    """
+
+    plane: PlaneKey
+    prompts: Prompts
+    revision: int
+    candidates: Prediction | None = None
+    choice: int = 0
+    previous: FloatArray | None = None
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """``(H, W)`` the shown candidate, None while it is awaited."""
+        return None if self.candidates is None else self.candidates.masks[self.choice]
+
+    @property
+    def score(self) -> float | None:
+        """Predicted IoU of the shown candidate, None while it is awaited."""
+        return None if self.candidates is None else float(self.candidates.scores[self.choice])
+
+    def refined(self, prompts: Prompts, revision: int) -> CurrentObject:
+        """Return the object with more points; the shown candidate becomes `previous`."""
+        previous = self.previous
+        if self.candidates is not None:
+            previous = self.candidates.logits[self.choice].copy()
+        return CurrentObject(self.plane, prompts, revision, previous=previous)
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """The object being made and the prompts of those that follow it in the same plane."""
+
+    current: CurrentObject | None = None
+    pending: tuple[Prompts, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[PlaneKey | None, tuple[Prompts, ...]]:
+        """The plane and all prompts in it, current first: equal if nothing was prompted."""
+        if self.current is None:
+            return None, ()
+        return self.current.plane, (self.current.prompts, *self.pending)
+
+    def on(self, plane: PlaneKey) -> Draft:
+        """Return this draft, or an empty one if it lies in another plane."""
+        return self if self.current is not None and self.current.plane == plane else Draft()
+
+    def advanced(self, revision: int) -> Draft:
+        """Return the draft without its current object; the next in the queue takes over."""
+        if self.current is None or not self.pending:
+            return Draft()
+        return Draft(CurrentObject(self.current.plane, self.pending[0], revision), self.pending[1:])
+
+    def queued(self, plane: PlaneKey, more: Sequence[Prompts], revision: int) -> Draft:
+        """Return the draft with more objects at the end of its queue."""
+        here = self.on(plane)
+        if here.current is None:
+            return Draft(CurrentObject(plane, more[0], revision), tuple(more[1:]))
+        return replace(here, pending=(*here.pending, *more))
+
+    def without_prompts(self, plane: PlaneKey, done: Sequence[Prompts], revision: int) -> Draft:
+        """Return the draft without the objects whose prompts are `done`."""
+        if self.current is None or self.current.plane != plane:
+            return self
+        left = tuple(p for p in self.pending if p not in done)
+        rest = replace(self, pending=left)
+        return rest.advanced(revision) if self.current.prompts in done else rest
+
+    def renamed(self, old: str, new: str) -> Draft:
+        """Return the draft following the renaming of an image."""
+        current = self.current
+        if current is None or current.plane.image != old:
+            return self
+        return replace(self, current=replace(current, plane=replace(current.plane, image=new)))
+
+
+@dataclass(frozen=True, eq=False)
+class ParkedDraft:
+    """A draft in the history: its candidate masks cut down to the region they fill.
+
+    Whole masks would cost K bytes per image pixel and step, gigabytes for a history
+    of large images.
+    """
+
+    draft: Draft
+    shape: tuple[int, ...] = ()
+
+    def unpark(self) -> Draft:
+        """Return the draft with whole candidate masks."""
+        current = self.draft.current
+        if current is None or current.candidates is None:
+            return self.draft
+        parked = current.candidates
+        assert isinstance(parked, _ParkedPrediction)
+        masks = np.zeros(self.shape, np.bool_)
+        masks[parked.region] = parked.masks
+        whole = Prediction(masks, parked.scores, parked.logits)
+        return replace(self.draft, current=replace(current, candidates=whole))
+
+
+@dataclass(frozen=True, eq=False)
+class _ParkedPrediction(Prediction):
+    region: tuple[slice, ...] = ()
+
+
+def park(draft: Draft) -> ParkedDraft:
+    """Return what the history keeps of `draft`."""
+    current = draft.current
+    if current is None or current.candidates is None:
+        return ParkedDraft(draft)
+    masks = current.candidates.masks
+    used = masks.any(axis=0)
+    rows, cols = np.nonzero(used.any(axis=1)), np.nonzero(used.any(axis=0))
+    region = (slice(None), slice(0, 0), slice(0, 0))
+    if len(rows[0]):
+        region = (slice(None), *region_of((rows[0], cols[0])))  # type: ignore[assignment]
+    small = _ParkedPrediction(
+        masks[region].copy(), current.candidates.scores, current.candidates.logits, region
+    )
+    parked = replace(draft, current=replace(current, candidates=small))
+    return ParkedDraft(parked, masks.shape)

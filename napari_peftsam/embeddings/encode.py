@@ -1,0 +1,213 @@
+"""Compute embeddings as a stream of events that can be watched and stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from napari_peftsam.embeddings._embedding import (
+    BASE_ADAPTER,
+    Embedding,
+    EmbeddingKey,
+    embedding_key,
+)
+from napari_peftsam.embeddings.store import EmbeddingStore
+from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
+from napari_peftsam.models import SamModel, autocast, encode_steps, frame_of, to_model_input
+from napari_peftsam.types import FloatArray, PixelArray
+
+__all__ = [
+    "EncodeEvent",
+    "EncodeFailed",
+    "EncodeProgress",
+    "EncodeRequest",
+    "EncodeStarted",
+    "Encoded",
+    "encode",
+    "encode_one",
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeRequest:
+    """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages."""
+
+    name: str
+    pixels: PixelArray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class EncodeStarted:
+    """Image `index` (from 0) of `total` is next."""
+
+    name: str
+    index: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EncodeProgress:
+    """A fraction in (0, 1] of this image is done; sent after every encoder block."""
+
+    name: str
+    fraction: float
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The embedding of one image, computed or read from the store."""
+
+    name: str
+    embedding: Embedding
+    from_store: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeFailed:
+    """One image could not be embedded; the others go on."""
+
+    name: str
+    error: PeftSamError
+
+
+EncodeEvent = EncodeStarted | EncodeProgress | Encoded | EncodeFailed
+
+
+def encode(
+    model: SamModel,
+    requests: Iterable[EncodeRequest],
+    store: EmbeddingStore | None = None,
+    adapter: str = BASE_ADAPTER,
+) -> Iterator[EncodeEvent]:
+    """Embed images one after the other.
+
+    Close the iterator to stop; this takes effect within one encoder block, and nothing
+    is left behind. Grad mode and autocast of the caller are untouched between events.
+
+    Parameters
+    ----------
+    model
+        The model, with `adapter` injected.
+    requests
+        The images. A sequence is read item by item, so it may load its images lazily.
+    store
+        Where embeddings are looked up and kept. If it cannot be written, a warning is
+        logged once and the embeddings are yielded all the same.
+    adapter
+        Content hash of the injected adapter, ``"base"`` if there is none.
+
+    Yields
+    ------
+    EncodeEvent
+        Per image an `EncodeStarted`, then `EncodeProgress` events, then one `Encoded`
+        or one `EncodeFailed`.
+    """
+    pending = requests if isinstance(requests, Sequence) else tuple(requests)
+    writer = _Writer(store)
+    for index in range(len(pending)):
+        request = pending[index]
+        yield EncodeStarted(request.name, index, len(pending))
+        try:
+            yield from _encode_request(model, request, writer, adapter)
+        except PeftSamError as error:
+            yield EncodeFailed(request.name, error)
+
+
+def encode_one(
+    model: SamModel,
+    pixels: PixelArray,
+    store: EmbeddingStore | None = None,
+    adapter: str = BASE_ADAPTER,
+) -> Embedding:
+    """Embed one image plane; arguments as in `encode`.
+
+    Raises
+    ------
+    ImageError
+        If the image has a wrong shape or type, no finite value, or is constant.
+    CheckpointError
+        If the model answers with values that are not finite.
+    """
+    for event in encode(model, [EncodeRequest("image", pixels)], store, adapter):
+        if isinstance(event, EncodeFailed):
+            raise event.error
+        if isinstance(event, Encoded):
+            return event.embedding
+    raise AssertionError("encode ends every image with Encoded or EncodeFailed")
+
+
+class _Writer:
+    """Puts embeddings into the store while that works, and warns once when it does not."""
+
+    def __init__(self, store: EmbeddingStore | None) -> None:
+        self.store = store
+        self._warned = False
+
+    def get(self, key: EmbeddingKey) -> Embedding | None:
+        return None if self.store is None else self.store.get(key)
+
+    def put(self, embedding: Embedding) -> None:
+        if self.store is None:
+            return
+        try:
+            self.store.put(embedding)
+        except ExportError as error:
+            if not self._warned:
+                _log.warning("embeddings are not kept for the next time: %s", error)
+            self._warned = True
+
+
+def _encode_request(
+    model: SamModel, request: EncodeRequest, writer: _Writer, adapter: str
+) -> Iterator[EncodeEvent]:
+    name, pixels = request.name, request.pixels
+    if np.ndim(pixels) < 2:
+        raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
+    key = embedding_key(model, pixels, adapter)
+    stored = writer.get(key)
+    if stored is not None:
+        yield EncodeProgress(name, 1.0)
+        yield Encoded(name, stored, from_store=True)
+        return
+    for fraction, features in _forward(model, pixels):
+        yield EncodeProgress(name, fraction)
+        if features is not None:
+            embedding = Embedding(key, frame_of(pixels, model), features)
+            writer.put(embedding)
+            yield Encoded(name, embedding, from_store=False)
+
+
+def _forward(model: SamModel, pixels: PixelArray) -> Iterator[tuple[float, FloatArray | None]]:
+    """Run the encoder block by block; `features` ``(C, h, w)`` comes with the last step."""
+    # The modes are entered for every step anew: a generator that yields inside a
+    # `with torch.inference_mode()` would leave its consumer in that mode.
+    with torch.inference_mode():
+        steps = encode_steps(model.sam, to_model_input(pixels, model))
+    while True:
+        try:
+            with torch.inference_mode(), autocast(str(model.device)):
+                fraction, features = next(steps)
+        except StopIteration:
+            return
+        except torch.OutOfMemoryError as error:
+            raise PeftSamError(
+                f"not enough memory on {model.device} to embed an image with {model.name}: "
+                "close other programs, or choose a smaller model or the device 'cpu'"
+            ) from error
+        yield fraction, None if features is None else _to_array(features, model)
+
+
+def _to_array(features: torch.Tensor, model: SamModel) -> FloatArray:
+    array: FloatArray = np.ascontiguousarray(features[0].float().cpu().numpy())
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"the image encoder of {model.name} answers with NaN or infinite values: "
+            "its weights or the adapter are damaged, use another one"
+        )
+    return array

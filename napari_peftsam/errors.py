@@ -1,0 +1,60 @@
+"""Typed errors of the core: what is wrong, what was found, what to do instead.
+
+Every error a user can cause derives from `PeftSamError`; the command line prints
+its message as one line (exit code 2), the docks show it as a notification.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdapterMismatchError",
+    "CheckpointError",
+    "ConfigurationError",
+    "ExportError",
+    "ImageError",
+    "InputFileError",
+    "LabelError",
+    "PeftSamError",
+    "PromptError",
+    "TrainingError",
+]
+
+
+class PeftSamError(Exception):
+    """Base of all errors that a user's input or environment can cause."""
+
+
+class InputFileError(PeftSamError):
+    """A file or folder is missing, unreadable or of an unknown kind."""
+
+
+class ImageError(PeftSamError):
+    """An image cannot be used: wrong shape, no finite values, or constant."""
+
+
+class LabelError(PeftSamError):
+    """A label array cannot be used: not integer, empty, or of another shape."""
+
+
+class PromptError(PeftSamError):
+    """A prompt is malformed or lies outside its image."""
+
+
+class ConfigurationError(PeftSamError, ValueError):
+    """An option is unknown, out of range, or contradicts another one."""
+
+
+class CheckpointError(PeftSamError):
+    """A model checkpoint cannot be read or does not fit the architecture."""
+
+
+class AdapterMismatchError(PeftSamError):
+    """An adapter file is damaged or was made for another base model."""
+
+
+class ExportError(PeftSamError):
+    """A result could not be written; whatever was there before is untouched."""
+
+
+class TrainingError(PeftSamError):
+    """Training cannot start or go on (too few objects, diverged, out of memory)."""

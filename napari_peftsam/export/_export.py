@@ -1,0 +1,137 @@
+"""Check what is to be exported and write it in one of the registered formats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_peftsam.errors import ConfigurationError, LabelError
+from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_labels, check_shapes
+from napari_peftsam.types import LabelArray
+
+from . import _coco, _ome_zarr, _tiff
+from ._format import AXES, ExportContext, ExportFormat, Record
+
+__all__ = ["FORMATS", "export_labels"]
+
+FORMATS: dict[str, ExportFormat] = {
+    f.name: f for f in (_tiff.FORMAT, _ome_zarr.FORMAT, _coco.FORMAT)
+}
+"""All export formats by name; a new one is a module and an entry here."""
+
+
+def export_labels(
+    labels: LabelArray,
+    path: str | Path,
+    format_name: str | None = None,
+    context: ExportContext | None = None,
+) -> Path:
+    """Write labels to a new file, or instead of an older one once all is written.
+
+    Parameters
+    ----------
+    labels
+        ``(H, W)`` or a stack ``(..., H, W)`` with up to four axes; 0 is unlabelled, and
+        labels without any object are written, too.
+    path
+        Where to; its folder must exist. The format's suffix is appended unless it is there.
+    format_name
+        A key of `FORMATS`; by default what the suffix of `path` says.
+    context
+        Names, pixel sizes, provenance and the image itself, as far as known.
+
+    Returns
+    -------
+    pathlib.Path
+        What was written.
+
+    Raises
+    ------
+    ConfigurationError
+        If the format is unknown, `path` has the suffix of another format, or `context`
+        does not fit the labels.
+    LabelError
+        If the labels are no whole numbers of at least 0 or do not fit the image.
+    ExportError
+        If the file cannot be written; an older one is untouched then.
+    """
+    chosen = _choose(format_name, Path(path))
+    target = _target(Path(path), chosen)
+    context = context or ExportContext()
+    labels = _checked(np.asarray(labels), context)
+    context = replace(context, records=_records(context.records, labels))
+    with atomic_path(target) as temporary:
+        if target.is_dir():
+            _ome_zarr.check_replaceable(target)
+        chosen.write(temporary, labels, context)
+    return target
+
+
+def _choose(name: str | None, path: Path) -> ExportFormat:
+    if name is not None:
+        if name not in FORMATS:
+            raise ConfigurationError(
+                f"unknown export format {name!r}: choose one of {', '.join(FORMATS)}"
+            )
+        return FORMATS[name]
+    for known in FORMATS.values():
+        if path.name.lower().endswith(known.suffixes):
+            return known
+    suffixes = ", ".join(f.suffixes[0] for f in FORMATS.values())
+    raise ConfigurationError(
+        f"{path}: no export format has this suffix: end the name in one of {suffixes} or say the "
+        f"format ({', '.join(FORMATS)})"
+    )
+
+
+def _target(path: Path, chosen: ExportFormat) -> Path:
+    name = path.name.lower()
+    if name.endswith(chosen.suffixes):
+        return path
+    if not name or path.is_dir():
+        raise ConfigurationError(
+            f"{path} is a folder: name a file in it, like {path / 'objects'}{chosen.suffixes[0]}"
+        )
+    known = {s for f in FORMATS.values() for s in f.suffixes} | set(IMAGE_SUFFIXES)
+    if name.endswith(tuple(known)):
+        raise ConfigurationError(
+            f"{path}: {chosen.title} is not written to {path.suffix} files: end the name in "
+            f"{' or '.join(chosen.suffixes)}, or choose another format"
+        )
+    return path.with_name(path.name + chosen.suffixes[0])
+
+
+def _checked(labels: LabelArray, context: ExportContext) -> LabelArray:
+    if not 2 <= labels.ndim <= len(AXES) or 0 in labels.shape:
+        raise LabelError(
+            f"expected labels of shape (H, W) or a stack of them, got {labels.shape}: choose the "
+            "planes to export"
+        )
+    if context.pixels is not None:
+        check_shapes(context.pixels, labels, context.name)
+    scale = context.scale
+    if scale is not None and (len(scale) != labels.ndim or not all(0 < s < np.inf for s in scale)):
+        raise ConfigurationError(
+            f"the scale {tuple(scale)} does not fit labels of shape {labels.shape}: give the size "
+            "of a pixel along each axis, above 0"
+        )
+    return check_labels(labels, context.name)
+
+
+def _records(records: object, labels: LabelArray) -> tuple[Record, ...]:
+    """Return the records of objects that exist, by label and as JSON types."""
+    try:
+        plain = json.loads(json.dumps(records, allow_nan=False))
+        by_label = {int(record["label"]): record for record in plain}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the provenance cannot be stored ({error}): it must be a list of objects with a "
+            "`label` and JSON types only"
+        ) from error
+    if len(by_label) != len(plain):
+        raise ConfigurationError("the provenance holds two records of one label: keep one of them")
+    present = set(np.unique(labels).tolist()) - {0}
+    return tuple(by_label[label] for label in sorted(by_label.keys() & present))

@@ -1,0 +1,133 @@
+"""Match images with their labels and check that they fit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.types import LabelArray, PixelArray
+
+from ._read import IMAGE_SUFFIXES, check_labels, image_name, read_image, read_labels
+
+__all__ = ["ImagePair", "check_pair", "check_shapes", "pair_folders"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """An image file and the label file that belongs to it."""
+
+    name: str
+    image_path: Path
+    label_path: Path
+
+    def read(self) -> tuple[PixelArray, LabelArray]:
+        """Return pixels and labels of the same size, with at least one object.
+
+        See `read_image` for the shapes and `check_pair` for the errors.
+        """
+        pixels, labels = read_image(self.image_path), read_labels(self.label_path)
+        return pixels, check_pair(pixels, labels, self.name)
+
+
+def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...]:
+    """Pair the files of two folders by name, whatever their suffixes.
+
+    ``x.ome.tif``, ``x.png`` and ``x.zarr`` all have the name ``x``. Hidden files, other
+    kinds of file and subfolders are ignored; files without a partner are left out, with
+    a warning in the log.
+
+    Returns
+    -------
+    tuple of ImagePair
+        Sorted by name, at least one.
+
+    Raises
+    ------
+    InputFileError
+        If a folder is missing, both are the same, two files of one folder have the same
+        name, or no image has labels.
+    """
+    image_folder, label_folder = Path(images), Path(labels)
+    image_files, label_files = _by_name(image_folder), _by_name(label_folder)
+    if image_folder.resolve() == label_folder.resolve():
+        raise InputFileError(
+            f"{image_folder}: images and labels are in one folder; put them into two, an image "
+            "and its labels under the same name"
+        )
+    common = sorted(image_files.keys() & label_files.keys())
+    if not common:
+        raise InputFileError(
+            f"no image of {image_folder} ({_examples(image_files)}) has labels of the same name "
+            f"in {label_folder} ({_examples(label_files)}); rename the files so that they match"
+        )
+    alone = sorted(image_files.keys() ^ label_files.keys())
+    if alone:
+        _log.warning("left out, no partner of the same name: %s", ", ".join(alone))
+    return tuple(ImagePair(n, image_files[n], label_files[n]) for n in common)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        reason = "is not a folder" if folder.exists() else "no such folder"
+        raise InputFileError(f"{folder}: {reason}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        wanted = suffix in IMAGE_SUFFIXES and path.is_dir() == (suffix == ".zarr")
+        if path.name.startswith(".") or not wanted:
+            continue
+        other = found.setdefault(image_name(path), path)
+        if other != path:
+            raise InputFileError(
+                f"{folder}: {other.name} and {path.name} have the same name; keep one of them"
+            )
+    return found
+
+
+def _examples(files: dict[str, Path]) -> str:
+    if not files:
+        return f"no {', '.join(IMAGE_SUFFIXES)} files"
+    shown = ", ".join(p.name for p in list(files.values())[:3])
+    return shown if len(files) <= 3 else f"{shown}, ..."
+
+
+def check_shapes(pixels: PixelArray, labels: LabelArray, name: str) -> None:
+    """Raise `LabelError` unless `labels` has one value per pixel of `pixels`.
+
+    Parameters
+    ----------
+    pixels
+        ``(..., H, W)`` grey or ``(..., H, W, 3 or 4)`` colour.
+    labels
+        ``(..., H, W)``.
+    name
+        What to call the pair in messages.
+    """
+    colour = pixels.shape[:-1] == labels.shape and pixels.shape[-1] in (3, 4)
+    if pixels.shape != labels.shape and not colour:
+        raise LabelError(
+            f"{name}: the labels have the shape {labels.shape} but the image {pixels.shape}; use "
+            "labels of the same height and width"
+        )
+
+
+def check_pair(pixels: PixelArray, labels: LabelArray, name: str) -> LabelArray:
+    """Return `labels` (booleans as 0 and 1) if they can be used with `pixels`.
+
+    Raises
+    ------
+    LabelError
+        If they are not whole numbers of at least 0, of another size (see
+        `check_shapes`), or hold no object.
+    """
+    labels = check_labels(labels, name)
+    check_shapes(pixels, labels, name)
+    if not labels.any():
+        raise LabelError(
+            f"{name}: the labels hold no object (all are 0); annotate one or leave the image out"
+        )
+    return labels

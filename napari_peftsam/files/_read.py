@@ -1,0 +1,153 @@
+"""Read one image or one label image: TIFF, PNG, JPEG or zarr."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
+from napari_peftsam.types import LabelArray, PixelArray
+
+from ._axes import arrange
+from ._tiff import read_tiff
+from ._zarr import is_zarr, read_zarr
+
+__all__ = ["IMAGE_SUFFIXES", "check_labels", "image_name", "read_image", "read_labels"]
+
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
+"""What can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
+
+_Reader = Callable[[Path, bool], tuple[PixelArray, str]]
+_COLOURS = 3
+
+
+def read_image(path: str | Path) -> PixelArray:
+    """Read an image or a stack.
+
+    TIFF (also OME-TIFF, ImageJ and LZW), PNG, JPEG, and zarr version 2 or 3: an array, a
+    group with a single array, or OME-Zarr, of which the full resolution is read. Alpha is
+    dropped, palettes become colours, axes of length one vanish.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)``, ``(H, W, 3)``, ``(Z, H, W)`` or ``(Z, H, W, 3)`` in the file's own type.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing, damaged, of an unknown kind, or has other axes.
+    """
+    return _read(Path(path), labels=False)
+
+
+def read_labels(path: str | Path) -> LabelArray:
+    """Read instance labels, from the same kinds of file as `read_image`.
+
+    The numbers of a palette image are the labels; of an OME-Zarr image with one label
+    image inside, that one is read; booleans become 0 and 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)`` or ``(Z, H, W)`` integers, 0 is unlabelled.
+
+    Raises
+    ------
+    InputFileError
+        As `read_image`.
+    LabelError
+        If the labels are not whole numbers of at least 0, or are a colour image.
+    """
+    return check_labels(_read(Path(path), labels=True), str(path))
+
+
+def check_labels(array: PixelArray, name: str) -> LabelArray:
+    """Return `array` as labels (booleans as 0 and 1) or raise `LabelError`.
+
+    Parameters
+    ----------
+    array
+        Any shape.
+    name
+        What to call it in messages.
+    """
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise LabelError(
+            f"{name}: labels must be whole numbers, got {array.dtype}: save them as an integer "
+            "image, one number per object and 0 where there is none"
+        )
+    if array.dtype.kind == "i" and array.size and array.min() < 0:
+        raise LabelError(
+            f"{name}: labels must not be negative, got {array.min()}: use 0 where there is none"
+        )
+    return array
+
+
+def image_name(path: str | Path) -> str:
+    """Return the file name without its image suffix: ``x`` for ``x.tif`` and ``x.ome.zarr``."""
+    name = Path(path).name
+    for suffix in IMAGE_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            name = name[: -len(suffix)]
+            return name[:-4] if name.lower().endswith(".ome") and len(name) > 4 else name
+    return name
+
+
+def _read(path: Path, labels: bool) -> PixelArray:
+    reader = _reader_for(path)
+    try:
+        array, axes = reader(path, labels)
+    except PeftSamError:
+        raise
+    except MemoryError as error:
+        raise InputFileError(f"{path}: does not fit into memory; use a smaller part") from error
+    # The libraries raise all kinds of errors on damaged files, so all are caught.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputFileError(
+            f"{path}: cannot be read as {path.suffix.lower() or '.zarr'} ({reason}); the file may "
+            "be damaged or not be what its name says"
+        ) from error
+    if labels and _has_colours(axes, array.shape):
+        raise LabelError(
+            f"{path}: expected one label number per pixel, got a colour image of shape "
+            f"{array.shape}: save the labels as a grey integer image"
+        )
+    return arrange(array, axes, str(path))
+
+
+def _has_colours(axes: str, shape: tuple[int, ...]) -> bool:
+    return any(a in "SC" and n >= _COLOURS for a, n in zip(axes, shape, strict=True))
+
+
+def _reader_for(path: Path) -> _Reader:
+    if not path.exists():
+        raise InputFileError(f"{path}: no such file or folder")
+    if is_zarr(path):
+        return read_zarr
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES or path.is_dir():
+        kind = "a folder" if path.is_dir() else f"of unknown kind {suffix or '(no suffix)'}"
+        raise InputFileError(
+            f"{path}: is {kind}; images are read from {', '.join(IMAGE_SUFFIXES)} files"
+        )
+    return read_tiff if suffix in (".tif", ".tiff") else _read_plain
+
+
+def _read_plain(path: Path, labels: bool) -> tuple[PixelArray, str]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Large microscopy images are no attack; twice the limit is still an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            palette = image.mode in ("P", "PA") and not labels
+            foreign = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
+            array = np.asarray(image.convert("RGB") if palette or foreign else image)
+    return array, "YXS"[: array.ndim]

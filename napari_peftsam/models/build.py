@@ -1,0 +1,173 @@
+"""Build a model from the registry's name or from a checkpoint's path."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from napari_peftsam.errors import CheckpointError, ConfigurationError
+from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
+from napari_peftsam.models.model import SamModel, construct, hash_weights
+from napari_peftsam.models.parts import DenseHead
+from napari_peftsam.models.registry import REGISTRY, model_names
+
+__all__ = ["build", "build_random", "build_tiny", "infer_architecture", "read_state_dict"]
+
+_WRAPPERS = ("model_state", "state_dict", "model")
+_PREFIXES = ("module.", "sam.")
+_DENSE = "dense_head."
+
+
+def build(model: str | Path, device: str = "cpu") -> SamModel:
+    """Load a model.
+
+    Parameters
+    ----------
+    model
+        A name of the registry (`available_models`) or the path of a checkpoint: an
+        original ``.pth`` state dict or a ``.safetensors`` file. The architecture is
+        inferred from the shapes in the file.
+    device
+        Torch device, see `pick_device`.
+
+    Raises
+    ------
+    ConfigurationError
+        If `model` is neither a name nor an existing file.
+    CheckpointError
+        If the file cannot be read safely or fits no known architecture.
+    """
+    entry = REGISTRY.get(str(model))
+    path = entry.path if entry is not None else Path(model)
+    if path is None or not path.is_file():
+        if entry is not None:
+            raise ConfigurationError(
+                f"the checkpoint of {entry.name!r} is not on this computer: download it from "
+                f"{entry.source} and give its path instead of the name"
+            )
+        raise ConfigurationError(
+            f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
+            f"{', '.join(model_names())}"
+        )
+    state = read_state_dict(path)
+    name = entry.name if entry is not None else path.stem
+    return _from_state(name, infer_architecture(state, path), state, device)
+
+
+def build_random(name: str, seed: int = 0) -> SamModel:
+    """Build an architecture with random weights (tests, benchmarks)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = construct(architecture(name))
+    return SamModel(f"random-{name}", architecture(name), sam, hash_weights(sam.state_dict()))
+
+
+def build_tiny(seed: int = 0) -> SamModel:
+    """Build the 4-block, 16-wide, 64-pixel SAM the tests use, with random weights."""
+    return build_random("tiny", seed)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running any code that a file may contain.
+
+    Wrappers of training frameworks (``model_state``, ``state_dict``) and the prefixes
+    ``module.`` and ``sam.`` are taken off.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, needs unpickling of objects, or holds no tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and is not loaded, because that could run code "
+            f"hidden in it: save its state dict alone ({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def infer_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture:
+    """Return the architecture whose encoder has the shapes found in a state dict.
+
+    Raises
+    ------
+    CheckpointError
+        If none has.
+    """
+    norm = state.get("image_encoder.blocks.0.norm1.weight")
+    blocks = {key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")}
+    stem = any(key.startswith("image_encoder.patch_embed.layers.") for key in state)
+    if norm is not None:
+        for arch in ARCHITECTURES.values():
+            found = (norm.shape[0], len(blocks), stem)
+            if found == (arch.width, arch.depth, arch.convolutional_stem):
+                return arch
+        what = f"an image encoder of {len(blocks)} blocks, {norm.shape[0]} wide"
+    else:
+        what = "no SAM image encoder"
+    raise CheckpointError(
+        f"{path} has {what}: expected one of "
+        + ", ".join(f"{a.name} ({a.depth} x {a.width})" for a in ARCHITECTURES.values())
+    )
+
+
+def _from_state(
+    name: str, arch: Architecture, state: dict[str, Tensor], device: str
+) -> SamModel:
+    weights = {key: value.float() for key, value in state.items()}
+    dense = {k.removeprefix(_DENSE): weights.pop(k) for k in list(weights) if k.startswith(_DENSE)}
+    with torch.device("meta"):
+        sam = construct(arch)
+    expected = sam.state_dict()
+    _check_keys(name, expected, weights)
+    sam.load_state_dict(weights, assign=True)
+    # The two normalisation buffers are not in SAM state dicts, so they are still on meta.
+    sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
+    sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1), False)
+    head = None
+    if dense:
+        head = DenseHead(arch.embedding_width)
+        head.load_state_dict(dense)
+        head.eval().to(device)
+    sam.eval().to(device)
+    sam.requires_grad_(False)
+    return SamModel(name, arch, sam, hash_weights(weights), head)
+
+
+def _check_keys(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    wrong = sorted(k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)
+    parts = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+        if keys
+    ]
+    if parts:
+        raise CheckpointError(f"the checkpoint {name!r} does not fit: tensors {'; '.join(parts)}")

@@ -1,0 +1,145 @@
+"""A SAM with what the rest of the project must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import xxhash
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from torch import Tensor, nn
+
+from napari_peftsam.models.architecture import Architecture
+from napari_peftsam.models.parts import ConvStem, DenseHead
+
+__all__ = ["SamModel", "construct", "encode_steps", "encode_tensor", "hash_weights"]
+
+
+@dataclass(frozen=True, eq=False)
+class SamModel:
+    """A promptable model, ready to use (evaluation mode).
+
+    Attributes
+    ----------
+    name
+        Registry name or file stem, for people.
+    architecture
+        Sizes of its parts.
+    sam
+        The network. Adapters may be injected into it; `weights_hash` names the base.
+    weights_hash
+        xxh128 of the base weights; addresses embeddings and binds adapters.
+    dense_head
+        Instance head of the built-in model, None for the others.
+    """
+
+    name: str
+    architecture: Architecture
+    sam: Sam = field(repr=False)
+    weights_hash: str
+    dense_head: DenseHead | None = field(default=None, repr=False)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square model input, in pixels."""
+        return self.architecture.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.sam.device
+        return device
+
+
+def construct(arch: Architecture) -> Sam:
+    """Build the network of an architecture with fresh weights, in evaluation mode."""
+    encoder = ImageEncoderViT(
+        img_size=arch.image_size,
+        patch_size=arch.patch_size,
+        embed_dim=arch.width,
+        depth=arch.depth,
+        num_heads=arch.heads,
+        out_chans=arch.embedding_width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_abs_pos=arch.absolute_positions,
+        use_rel_pos=True,
+        window_size=arch.window_size,
+        global_attn_indexes=arch.global_blocks,
+    )
+    if arch.convolutional_stem:
+        encoder.patch_embed = ConvStem(arch.width)
+    prompt_encoder = PromptEncoder(
+        embed_dim=arch.embedding_width,
+        image_embedding_size=(arch.grid, arch.grid),
+        input_image_size=(arch.image_size, arch.image_size),
+        mask_in_chans=16,
+    )
+    prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= arch.position_scale
+    transformer = TwoWayTransformer(
+        depth=2,
+        embedding_dim=arch.embedding_width,
+        mlp_dim=arch.decoder_mlp_width,
+        num_heads=arch.decoder_heads,
+    )
+    decoder = MaskDecoder(
+        transformer_dim=arch.embedding_width,
+        transformer=transformer,
+        iou_head_hidden_dim=arch.embedding_width,
+    )
+    return Sam(encoder, prompt_encoder, decoder).eval()
+
+
+def hash_weights(state: Mapping[str, Tensor]) -> str:
+    """Return the xxh128 (hex) of names, shapes and values, independent of their order.
+
+    Values are hashed as float32, so that a half-precision file and what was loaded
+    from it have one identity.
+    """
+    digest = xxhash.xxh128()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
+    """Run the image encoder block by block, so that it can be watched and stopped.
+
+    Parameters
+    ----------
+    sam
+        The network, with or without adapters.
+    x
+        Model input ``(B, 3, S, S)``, see `to_model_input`.
+
+    Yields
+    ------
+    tuple
+        Fraction done in (0, 1], and None; with the last step (fraction 1) the image
+        embedding ``(B, C, S / patch_size, S / patch_size)``.
+    """
+    encoder = sam.image_encoder
+    x = encoder.patch_embed(x)
+    if encoder.pos_embed is not None:
+        x = x + encoder.pos_embed
+    steps = len(encoder.blocks) + 2
+    yield 1 / steps, None
+    for index, block in enumerate(encoder.blocks):
+        x = block(x)
+        yield (index + 2) / steps, None
+    yield 1.0, encoder.neck(x.permute(0, 3, 1, 2))
+
+
+def encode_tensor(sam: Sam, x: Tensor) -> Tensor:
+    """Return the image embedding of model input `x` in one go (see `encode_steps`)."""
+    embedding: Tensor = sam.image_encoder(x)
+    return embedding

@@ -1,0 +1,52 @@
+"""Parameter-efficient finetuning: methods, placement, injection, adapter files, merging."""
+
+from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
+from napari_peftsam.peft.adapter import Adapter, BaseIdentity, apply_adapter, capture
+from napari_peftsam.peft.cobot import CobotLoraConfig
+from napari_peftsam.peft.config import MethodConfig, PlacedConfig
+from napari_peftsam.peft.counts import ParameterCounts, count_parameters
+from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
+from napari_peftsam.peft.inject import Injection, inject
+from napari_peftsam.peft.io import load_adapter, save_adapter
+from napari_peftsam.peft.lora import LoraConfig
+from napari_peftsam.peft.merge import merge
+from napari_peftsam.peft.placement import Placement, PlacementField
+from napari_peftsam.peft.registry import (
+    METHODS,
+    MethodField,
+    MethodInfo,
+    OptionInfo,
+    describe_methods,
+    first_changed_block,
+    parse_method_config,
+)
+
+__all__ = [
+    "METHODS",
+    "Adapter",
+    "BaseIdentity",
+    "CobotLoraConfig",
+    "FrozenEncoderConfig",
+    "Injection",
+    "LoraConfig",
+    "MethodConfig",
+    "MethodField",
+    "MethodInfo",
+    "OptionInfo",
+    "ParameterCounts",
+    "ParameterHint",
+    "PeftMethod",
+    "PlacedConfig",
+    "Placement",
+    "PlacementField",
+    "apply_adapter",
+    "capture",
+    "count_parameters",
+    "describe_methods",
+    "first_changed_block",
+    "inject",
+    "load_adapter",
+    "merge",
+    "parse_method_config",
+    "save_adapter",
+]

@@ -1,0 +1,118 @@
+"""Low-rank updates on row ranges of a frozen linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_peftsam.errors import ConfigurationError
+
+__all__ = ["AdaptedLinear", "LowRankUpdate", "RankMixer", "check_rank"]
+
+
+class RankMixer(nn.Module):
+    """A learnable linear map of rank space; the identity is no mixer at all."""
+
+    def matrix(self) -> Tensor:
+        """Return the ``(r, r)`` matrix that multiplies ``A x`` from the left."""
+        raise NotImplementedError
+
+
+class LowRankUpdate(nn.Module):
+    """``x -> alpha * B R A x`` with ``R`` the mixer's matrix, or the identity.
+
+    `A` is ``(r, in)``, Kaiming-uniform with a = sqrt(5); `B` is ``(out, r)``, zeros,
+    so the update starts as exactly 0. Source: Hu et al. 2021, LoRA.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        rank: int,
+        alpha: float,
+        mixer: RankMixer | None = None,
+    ) -> None:
+        super().__init__()
+        out_features, in_features = shape
+        self.alpha = alpha
+        self.A = nn.Parameter(torch.empty(rank, in_features, device="cpu"))
+        self.B = nn.Parameter(torch.zeros(out_features, rank, device="cpu"))
+        nn.init.kaiming_uniform_(self.A, a=sqrt(5))
+        self.mixer = mixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``, in the dtype of `x` or of autocast."""
+        inner = F.linear(x, self.A.to(x.dtype))
+        if self.mixer is not None:
+            inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
+        return F.linear(inner * self.alpha, self.B.to(inner.dtype))
+
+    def delta(self) -> Tensor:
+        """Return the ``(out, in)`` float64 CPU matrix that `forward` multiplies by."""
+        inner = _exact(self.A)
+        if self.mixer is not None:
+            inner = _exact(self.mixer.matrix()) @ inner
+        return self.alpha * (_exact(self.B) @ inner)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer plus one update per chosen range of its output rows.
+
+    Parameters
+    ----------
+    base
+        The layer itself; it stays the same object and keeps its keys under ``base.``.
+    updates
+        Updates by name; an update's output is added to its rows.
+    rows
+        Half-open row range of each update.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        updates: Mapping[str, nn.Module],
+        rows: Mapping[str, tuple[int, int]],
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.slots = nn.ModuleDict(updates)
+        self.rows = dict(rows)
+        self.slots.to(device=base.weight.device, dtype=base.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        out: Tensor = self.base(x)
+        for name, update in self.slots.items():
+            start, stop = self.rows[name]
+            # In place: a frozen linear layer does not need its output in the backward
+            # pass, and a second tensor of this size would cost as much memory again.
+            out[..., start:stop] += update(x)
+        return out
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return weight and bias of the plain layer that computes the same."""
+        state = {k: v.detach().cpu() for k, v in self.base.state_dict().items()}
+        weight = _exact(state["weight"]).clone()
+        for name, update in self.slots.items():
+            assert isinstance(update, LowRankUpdate)
+            start, stop = self.rows[name]
+            weight[start:stop] += update.delta()
+        return state | {"weight": weight.to(state["weight"].dtype)}
+
+
+def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
+    """Raise `ConfigurationError` if `rank` exceeds a matrix of this ``(out, in)``."""
+    if rank > min(shape):
+        raise ConfigurationError(
+            f"rank {rank} is larger than the width {min(shape)} of {layer}: "
+            f"choose at most {min(shape)}"
+        )
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()  # CPU first: not every device has float64

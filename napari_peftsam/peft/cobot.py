@@ -1,0 +1,145 @@
+"""SAM-COBOT: cross-block orchestration of parameter-efficient modules (Peng et al. 2024).
+
+Every adapted matrix (slot) scales and mixes its rank space: by coefficients that are
+related to those of all other slots (inter-block communication) and by a quaternion
+projection (intra-block enhancement).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from napari_peftsam.peft._low_rank import RankMixer
+from napari_peftsam.peft._matrices import slots_of
+from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.lora import LowRankConfig, install_low_rank
+
+__all__ = ["CobotHub", "CobotInit", "CobotLora", "CobotLoraConfig", "CobotMixer", "HUB_PATH"]
+
+CobotInit = Literal["neutral", "official"]
+HUB_PATH = "image_encoder.cobot_hub"
+
+
+class CobotLoraConfig(LowRankConfig):
+    """Options of `LoRA + COBOT`."""
+
+    method: Literal["cobot_lora"] = "cobot_lora"
+    rank: int = Field(
+        default=8,
+        ge=4,
+        multiple_of=4,
+        title="Rank",
+        description="Inner dimension of the update; divisible by 4, the parts of a quaternion.",
+    )
+    init: CobotInit = Field(
+        default="neutral",
+        title="Start",
+        description="neutral: starts as plain LoRA; official: as the published code does.",
+    )
+    coefficient_lr_multiplier: float = Field(
+        default=10.0,
+        gt=0,
+        title="Coefficient learning rate factor",
+        description="Factor on the learning rate of the orchestrating coefficients, which "
+        "are of order 1 where other weights are of order 0.01.",
+    )
+
+
+class CobotHub(nn.Module):
+    """What all slots share: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
+
+    def __init__(self, width: int, slots: int, init: CobotInit) -> None:
+        super().__init__()
+        start = torch.zeros if init == "neutral" else torch.ones
+        self.C = nn.Parameter(start(width, slots, device="cpu"))
+        self.S = nn.Parameter(torch.eye(slots, device="cpu"))
+
+    def coefficients(self, slot: int) -> Tensor:
+        """Return ``(V,)``: ``sum_m C[:, m] S[m, slot]``.
+
+        Spelt as a product and a sum because autocast would round a matmul to bf16.
+        """
+        return (self.C * self.S[:, slot]).sum(dim=1)
+
+
+class CobotMixer(RankMixer):
+    """One slot's map of rank space: ``M^T diag(gamma + lambda)``.
+
+    Parameters
+    ----------
+    hub
+        The shared coefficients. It is referred to but not registered here, so that
+        state dicts, optimisers and files see its tensors once.
+    slot
+        Number of this slot.
+    init
+        ``neutral`` (identity) or ``official`` (r = 0 and i, j, k uniform in [0, 1)).
+    """
+
+    hub: CobotHub
+
+    def __init__(self, hub: CobotHub, slot: int, init: CobotInit) -> None:
+        super().__init__()
+        width = hub.C.shape[0]
+        quarter = width // 4
+        self.__dict__["hub"] = hub  # past nn.Module's registration
+        self.slot = slot
+        self.gamma = nn.Parameter(torch.ones(width, device="cpu"))
+        if init == "neutral":
+            parts = torch.zeros(4, quarter, quarter, device="cpu")
+            parts[0] = torch.eye(quarter, device="cpu")
+        else:
+            parts = torch.rand(4, quarter, quarter, device="cpu")
+            parts[0] = 0
+        self.quaternion = nn.Parameter(parts)
+
+    def scale(self) -> Tensor:
+        """Return ``gamma_t + lambda_t``, ``(V,)``."""
+        return self.gamma + self.hub.coefficients(self.slot)
+
+    def projection(self) -> Tensor:
+        """Return M ``(V, V)``: ``h M`` is the quaternion product of W with row vector h."""
+        r, i, j, k = self.quaternion.unbind()
+        rows = ((r, i, j, k), (-i, r, k, -j), (-j, -k, r, i), (-k, j, -i, r))
+        return torch.cat([torch.cat(row, dim=1) for row in rows], dim=0)
+
+    def matrix(self) -> Tensor:
+        """Return ``M^T diag(gamma + lambda)``, ``(V, V)``."""
+        return self.projection().T * self.scale()
+
+
+class CobotLora:
+    """LoRA whose slots are orchestrated by COBOT."""
+
+    name = "cobot_lora"
+    title = "LoRA + COBOT"
+    description = (
+        "LoRA whose updates are related across blocks by few shared coefficients; "
+        "gains on microscopy are unproven, so compare it with plain LoRA."
+    )
+    mergeable = True
+    adapts_encoder = True
+    config = CobotLoraConfig
+
+    def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:
+        """Add the hub to the encoder and replace the chosen linear layers."""
+        slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
+        hub = CobotHub(config.rank, len(slots), config.init)
+        reference = surgery.layer(slots[0].layer).weight
+        surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
+        install_low_rank(surgery, config, lambda slot: CobotMixer(hub, slot, config.init))
+
+    def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
+        """Coefficients get their own group; decay would pull S from the identity to 0."""
+        if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
+            return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
+        return ParameterHint()
+
+    def first_changed_block(self, config: CobotLoraConfig, depth: int) -> int:
+        """Return the first adapted block."""
+        return config.placement.blocks(depth)[0]

@@ -1,0 +1,71 @@
+"""Folding an adapter into plain SAM weights that any SAM software can load."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import SamModel
+from napari_peftsam.peft._protocol import Foldable
+from napari_peftsam.peft.adapter import Adapter, check_base
+from napari_peftsam.peft.inject import Injection, check_not_adapted, operate
+from napari_peftsam.peft.registry import METHODS, method_of
+
+__all__ = ["merge"]
+
+
+def merge(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
+    """Return a state dict with exactly the keys of ``model.sam``, adapter included.
+
+    The model itself is not changed, not even for a moment, so another thread may go
+    on predicting with it. Updates are summed in float64; what the adapter does not
+    touch shares memory with the model if that is on the CPU.
+
+    Raises
+    ------
+    ConfigurationError
+        If the method cannot be folded into plain weights, or the model carries an
+        adapter already.
+    AdapterMismatchError
+        If the adapter belongs to another base or its tensors do not fit.
+    """
+    method = method_of(adapter.config)
+    if not method.mergeable:
+        known = ", ".join(m.title for m in METHODS.values() if m.mergeable)
+        raise ConfigurationError(
+            f"{method.title} cannot be merged into plain weights: keep its adapter file, or "
+            f"train one of {known}"
+        )
+    check_not_adapted(model.sam)
+    check_base(model, adapter)
+    merged = {name: tensor.detach().cpu() for name, tensor in model.sam.state_dict().items()}
+    expected = set(merged)
+    for name, tensor in _changes(model, adapter).items():
+        if name not in expected:
+            raise ConfigurationError(f"{method.title} left an unknown tensor {name} when merging")
+        merged[name] = tensor.to(merged[name].dtype)
+    return merged
+
+
+def _changes(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
+    twin = SamModel(model.name, model.architecture, _structural_copy(model.sam), model.weights_hash)
+    with torch.random.fork_rng(devices=[]):
+        surgery = operate(twin.sam, adapter.config)
+    Injection(twin, adapter.config, surgery).load(adapter.tensors)
+    changes: dict[str, Tensor] = {}
+    for path, value in surgery.tuned.items():
+        changes[path] = value.detach().cpu()
+    for path, module in surgery.replacements.items():
+        if not isinstance(module, Foldable):
+            raise ConfigurationError(f"{type(module).__name__} at {path} cannot be merged")
+        changes.update({f"{path}.{key}": value for key, value in module.folded_state().items()})
+    return changes
+
+
+def _structural_copy(sam: nn.Module) -> nn.Module:
+    """Copy all modules but share all tensors; an injection writes to none of them."""
+    shared: dict[int, object] = {id(t): t for t in (*sam.parameters(), *sam.buffers())}
+    return copy.deepcopy(sam, shared)

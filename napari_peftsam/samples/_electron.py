@@ -1,0 +1,75 @@
+"""Axons in cross-section in electron microscopy."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ._fields import FloatArray, Shape, blur, fibres, ridges, smooth_noise, texture
+from ._render import Grey, blurred_focus, camera, illumination, per_object
+from ._scene import Scene, contact_lines, tidy
+from ._shapes import blobs, random_style
+
+__all__ = ["electron"]
+
+
+def _sheaths(rng: np.random.Generator, fibre: Scene, share: float) -> tuple[Scene, FloatArray]:
+    """Axons inside myelinated `fibre` objects, and the myelin mask (H, W).
+
+    `share` is the sheath's thickness in radii of the fibre.
+    """
+    solid = fibre.mask
+    solid[contact_lines(fibre.labels)] = 0
+    # Beyond the image edge the fibre goes on: no sheath along the edge.
+    inward = ndimage.distance_transform_edt(np.pad(solid, 1, mode="edge"))[1:-1, 1:-1]
+    radius = np.sqrt(np.bincount(fibre.labels.ravel(), minlength=fibre.count + 1) / np.pi)
+    ideal = share * rng.uniform(0.7, 1.3, fibre.count + 1) * radius
+    thickness = np.maximum(ideal, 1.0)[fibre.labels]
+    uneven = smooth_noise(rng, fibre.labels.shape, max(2.0, fibre.diameter * 0.12))
+    axon = inward > thickness * np.clip(1 + uneven * rng.uniform(0, 0.3), 0.5, 2)
+    labels = tidy(np.where(axon, fibre.labels, 0).astype(np.int32))
+    # What `tidy` dropped turns into myelin, lest it look like an axon.
+    myelin = ((fibre.labels > 0) & (labels == 0)).astype(np.float32)
+    return Scene(labels, fibre.depth * (labels > 0), fibre.diameter * (1 - share)), myelin
+
+
+def _neuropil(rng: np.random.Generator, shape: Shape, diameter: float) -> FloatArray:
+    """Surroundings of axons: grain, small membranes, empty gaps; about -1..1."""
+    grain = texture(rng, shape, max(1.5, diameter * rng.uniform(0.06, 0.3)))
+    bed = grain * rng.uniform(0.1, 0.5)
+    if rng.random() < 0.6:
+        net = smooth_noise(rng, shape, max(2.0, diameter * rng.uniform(0.1, 0.25)))
+        bed = bed + ridges(net, rng.uniform(0.3, 0.8)) * rng.uniform(0.2, 1.0)
+    if rng.random() < 0.3:
+        bed = bed + fibres(rng, shape, max(3.0, diameter * 0.3)) * rng.uniform(0.2, 0.8)
+    if rng.random() < 0.4:
+        gaps = smooth_noise(rng, shape, diameter * rng.uniform(0.5, 2)) > 0.8
+        bed = bed - blur(gaps.astype(np.float32), 1.0) * rng.uniform(0.3, 1.0)
+    result: FloatArray = bed.astype(np.float32)
+    return result
+
+
+def electron(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey, Scene]:
+    """Axons in cross-section: myelin rings, dark or (backscatter) bright."""
+    diameter = max(diameter, 8.0)
+    families = ("round", "oval", "rough", "oval")
+    style = random_style(
+        rng, families, spacing=(0.8, 1.6), warps=(0.0, 0.02, 0.05, 0.08), spreads=(0.15, 0.3, 0.5)
+    )
+    share = rng.uniform(0.12, 0.45)
+    fibre = blobs(rng, shape, diameter / (1 - share), style)
+    scene, myelin = _sheaths(rng, fibre, share)
+    fine = texture(rng, shape, max(1.0, diameter * rng.uniform(0.03, 0.1)))
+    specks = smooth_noise(rng, shape, max(1.2, diameter * 0.06)) > 1.9  # mitochondria
+    # Written for bright myelin; the other half of the images is inverted.
+    axon = rng.uniform(0.05, 0.35) + fine * rng.uniform(0.01, 0.06) + specks * rng.uniform(0, 0.3)
+    axon = axon * (1.3 - 0.6 * per_object(rng, scene, 2.0))
+    sheath = rng.uniform(0.65, 0.95) + fine * rng.uniform(0.01, 0.08)
+    sheath = sheath - 0.3 * rng.random() * per_object(rng, fibre, 4.0)
+    between = rng.uniform(0.05, 0.55) + _neuropil(rng, shape, diameter) * rng.uniform(0.05, 0.3)
+    grey = np.where(scene.labels > 0, axon, np.where(myelin > 0, sheath, between))
+    grey = blur(grey.astype(np.float32), min(blurred_focus(rng, scene), 2.0))
+    if rng.random() < 0.5:
+        grey = 1 - grey
+    grey = grey * illumination(rng, shape, 0.12)
+    return camera(rng, grey, noise=(0.005, 0.08), dim=0.1, deep=0.05), scene

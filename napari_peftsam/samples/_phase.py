@@ -1,0 +1,70 @@
+"""Adherent cells in phase contrast."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._fields import FloatArray, Shape, blur, log_uniform, smooth_noise, texture
+from ._render import Grey, blurred_focus, camera, debris, ghosts, illumination, per_object
+from ._scene import Scene, contact_lines, core_distance
+from ._shapes import blobs, random_style
+
+__all__ = ["phase"]
+
+
+def _cell_bodies(rng: np.random.Generator, scene: Scene) -> FloatArray:
+    """Phase shift of cytoplasm, nucleus and granules, about -1..1, (H, W)."""
+    shape, size = scene.labels.shape, scene.diameter
+    inner = texture(rng, shape, max(1.2, size * rng.uniform(0.03, 0.15)))
+    body = inner * 0.4 * rng.random() ** 1.5 + rng.uniform(-0.7, 0.4) * rng.random()
+    core = core_distance(rng, scene)
+    if rng.random() < 0.7:
+        nucleus = np.clip((rng.uniform(0.3, 0.6) - core) * 6, 0, 1)
+        # Smoother than the cytoplasm, and set off by its rim or by its level.
+        body = body * (1 - nucleus * rng.random()) + nucleus * rng.uniform(-0.4, 0.4)
+        body = body - nucleus * (1 - nucleus) * rng.uniform(0, 2.0)
+    if rng.random() < 0.7:  # nucleoli and granules gather around the nucleus
+        grains = smooth_noise(rng, shape, max(1.2, size * rng.uniform(0.02, 0.06)))
+        grains = (grains > 1.3 + core) * rng.choice([-1.0, -1.0, 0.8])
+        body = body + blur(grains.astype(np.float32), 0.5) * rng.uniform(0.3, 1.5)
+    result: FloatArray = body * (0.4 + per_object(rng, scene, 2.5)) * scene.mask
+    return result.astype(np.float32)
+
+
+def _edges(rng: np.random.Generator, scene: Scene) -> FloatArray:
+    """Bright fringe outside outlines and dark line inside, about -1..2, (H, W).
+
+    A band-passed mask is what the phase ring does to a thick object.
+    """
+    width = float(np.clip(scene.diameter * rng.uniform(0.02, 0.1), 0.7, 7.0))
+    solid = scene.mask
+    solid[contact_lines(scene.labels)] = 0
+    step = blur(solid, width) - blur(solid, 0.5)
+    outside, inside = np.clip(step, 0, None), np.clip(step, None, 0)
+    uneven = np.clip(
+        1 + 0.6 * smooth_noise(rng, scene.labels.shape, scene.diameter * 0.4), 0.2, 2.5
+    )
+    fringe = outside * log_uniform(rng, 0.6, 5.0) + inside * rng.uniform(-0.5, 3.0)
+    result: FloatArray = fringe * uneven
+    return result
+
+
+def phase(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey, Scene]:
+    """Phase contrast: grey field, cells with halo, rim and granular inside."""
+    diameter = max(diameter, 14.0)
+    families = ("star", "spindle", "rough", "oval", "star", "star", "spindle")
+    style = random_style(rng, families, warps=(0.0, 0.02, 0.05), spreads=(0.15, 0.3, 0.4))
+    scene = blobs(rng, shape, diameter, style)
+    grey = _cell_bodies(rng, scene) + _edges(rng, scene)
+    if rng.random() < 0.4:  # rounded cells shine
+        shining = per_object(rng, scene, 20.0) > 0.75
+        grey = grey + shining * scene.depth * rng.uniform(0.5, 2.5)
+    dish = texture(rng, shape, rng.uniform(3, 20)) * 0.2 * rng.random() ** 3
+    grey = grey + dish * (1 - scene.mask) + debris(rng, scene) * rng.uniform(-1, 1)
+    grey = grey + ghosts(rng, scene) * rng.uniform(-0.3, 0.5)
+    if rng.random() < 0.15:
+        grey = -grey
+    grey = blur(grey.astype(np.float32), blurred_focus(rng, scene) * 0.5)
+    field = np.float32(rng.uniform(0.35, 0.55)) * illumination(rng, shape, 0.12)
+    grey = field + grey * np.float32(log_uniform(rng, 0.1, 0.4))
+    return camera(rng, grey, noise=(0.003, 0.02), dim=0.1), scene

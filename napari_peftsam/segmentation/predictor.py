@@ -1,0 +1,266 @@
+"""Embedding and prompts in, masks out; no hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_peftsam.embeddings import Embedding
+from napari_peftsam.errors import ConfigurationError, PromptError
+from napari_peftsam.models import SamModel
+from napari_peftsam.segmentation._resize import to_image_logits
+from napari_peftsam.segmentation.decode import PromptTensors, decode
+from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts
+
+__all__ = ["Predictor"]
+
+_CANDIDATES = 3
+_OBJECTS_PER_BATCH = 32
+
+Previous = Sequence[FloatArray | None] | FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Candidates of one object before they are scaled to the image, best first.
+
+    Attributes
+    ----------
+    logits
+        ``(K, 4 h, 4 w)``.
+    scores
+        ``(K,)`` predicted IoU in [0, 1].
+    """
+
+    logits: Tensor
+    scores: Tensor
+
+
+class Predictor:
+    """Turns prompts into masks with one model.
+
+    The mask decoder has four outputs. A lone point without a previous mask is ambiguous
+    (a nucleus, its cell, the cluster): its candidates are outputs 1 to 3, which SAM
+    trains for that. All other prompts choose among all four outputs, of which output 0
+    is trained for unambiguous prompts; the three of the highest predicted score are
+    kept. Candidates are always sorted by predicted score, highest first.
+
+    A predictor keeps no image and no prompt; calls may come from several threads.
+    """
+
+    def __init__(self, model: SamModel) -> None:
+        self.model = model
+
+    def predict(
+        self,
+        embedding: Embedding,
+        prompts: Prompts,
+        previous: FloatArray | None = None,
+        multimask: bool | None = None,
+    ) -> Prediction:
+        """Predict the candidates for one object.
+
+        Parameters
+        ----------
+        embedding
+            Of the image, by this model with its present adapter.
+        prompts
+            At least one point or a box, in image pixels. A box is cut at the image's edge.
+        previous
+            ``(4 h, 4 w)`` logits of the chosen candidate of an earlier prediction for
+            this object (one of `Prediction.logits`), to refine it.
+        multimask
+            None follows the rule above; True takes outputs 1 to 3 (three candidates)
+            and False output 0 (one candidate) whatever the prompts are.
+
+        Raises
+        ------
+        PromptError
+            If there are no prompts, one lies outside the image, or `previous` has
+            another shape.
+        ConfigurationError
+            If the embedding was made by another model.
+        """
+        earlier = None if previous is None else [previous]
+        [decoded] = self._decode_many(embedding, [prompts], earlier, multimask)
+        return _to_prediction(decoded, embedding.frame, _CANDIDATES)
+
+    def predict_many(
+        self,
+        embedding: Embedding,
+        prompts: Sequence[Prompts],
+        previous: Previous | None = None,
+        candidates: int = _CANDIDATES,
+    ) -> list[Prediction]:
+        """Predict the candidates for several objects of one image, batched.
+
+        Objects with the same kinds and numbers of prompts share a batch; they may differ.
+
+        Parameters
+        ----------
+        embedding, prompts, previous
+            As in `predict`, the last two one per object; single previous logits may be
+            None.
+        candidates
+            How many candidates to keep per object, at most; 1 keeps the best and saves
+            memory and time.
+
+        Returns
+        -------
+        list of Prediction
+            In the order of `prompts`.
+
+        Raises
+        ------
+        PromptError, ConfigurationError
+            As `predict`.
+        """
+        decoded = self._decode_many(embedding, prompts, previous)
+        return [_to_prediction(one, embedding.frame, candidates) for one in decoded]
+
+    def best_logits(
+        self, embedding: Embedding, prompts: Sequence[Prompts]
+    ) -> Iterator[FloatArray]:
+        """Yield the best candidate's logits ``(H, W)`` in image pixels, object by object.
+
+        Raises
+        ------
+        PromptError, ConfigurationError
+            As `predict`.
+        """
+        for one in self._decode_many(embedding, prompts):
+            with torch.inference_mode():
+                logits = to_image_logits(one.logits[None, :1], embedding.frame)[0, 0]
+            yield logits.cpu().numpy()
+
+    def _decode_many(
+        self,
+        embedding: Embedding,
+        prompts: Sequence[Prompts],
+        previous: Previous | None = None,
+        multimask: bool | None = None,
+    ) -> list[Decoded]:
+        earlier = _check(self.model, embedding, prompts, previous)
+        features = _to_tensor(embedding.features, self.model.device)[None]
+        answers: dict[int, Decoded] = {}
+        for batch in _batches(prompts, earlier):
+            tensors = _prompt_tensors(
+                [prompts[i] for i in batch], [earlier[i] for i in batch], embedding.frame, features
+            )
+            outputs = _outputs(tensors) if multimask is None else (1, 4) if multimask else (0, 1)
+            with torch.inference_mode():
+                logits, scores = decode(self.model.sam, features, tensors)
+                answers.update(zip(batch, _ranked(logits, scores, outputs), strict=True))
+        return [answers[i] for i in range(len(prompts))]
+
+
+def _check(
+    model: SamModel,
+    embedding: Embedding,
+    prompts: Sequence[Prompts],
+    previous: Previous | None,
+) -> Sequence[FloatArray | None]:
+    if embedding.key.model != model.weights_hash:
+        raise ConfigurationError(
+            f"the embedding was made by another model than {model.name}: embed the image again"
+        )
+    earlier: Sequence[FloatArray | None] = (
+        [None] * len(prompts) if previous is None else list(previous)
+    )
+    if len(earlier) != len(prompts):
+        raise PromptError(
+            f"got previous logits of {len(earlier)} objects for {len(prompts)}: give one each, or "
+            "None"
+        )
+    expected = tuple(4 * n for n in embedding.features.shape[1:])
+    for one, logits in zip(prompts, earlier, strict=True):
+        if not one:
+            raise PromptError("there is no prompt: give at least one point or a box")
+        one.check_inside((embedding.frame.height, embedding.frame.width))
+        if logits is not None and logits.shape != expected:
+            raise PromptError(
+                f"previous logits have shape {logits.shape}, expected {expected}: give one "
+                "candidate of `Prediction.logits`"
+            )
+    return earlier
+
+
+def _batches(
+    prompts: Sequence[Prompts], previous: Sequence[FloatArray | None]
+) -> Iterator[list[int]]:
+    """Yield indices of objects that one call of the decoder can take."""
+    groups: dict[tuple[int, bool, bool], list[int]] = {}
+    for index, (one, logits) in enumerate(zip(prompts, previous, strict=True)):
+        structure = (len(one.points), one.box is not None, logits is not None)
+        groups.setdefault(structure, []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), _OBJECTS_PER_BATCH):
+            yield group[start : start + _OBJECTS_PER_BATCH]
+
+
+def _prompt_tensors(
+    prompts: Sequence[Prompts],
+    previous: Sequence[FloatArray | None],
+    frame: Frame,
+    like: Tensor,
+) -> PromptTensors:
+    """Stack prompts of equal structure."""
+    points = labels = boxes = masks = None
+    device = like.device
+    if prompts[0].points:
+        coordinates = np.stack([frame.points_to_model(one.points) for one in prompts])
+        points = torch.from_numpy(coordinates).to(device)
+        signs = [[float(p.positive) for p in one.points] for one in prompts]
+        labels = torch.tensor(signs, device=device)
+    cut = [_cut(one.box, frame) for one in prompts if one.box is not None]
+    if cut:
+        boxes = torch.from_numpy(np.stack([frame.box_to_model(box) for box in cut])).to(device)
+    kept = [logits for logits in previous if logits is not None]
+    if kept:
+        masks = torch.from_numpy(np.stack(kept).astype(np.float32)).to(device)[:, None]
+    return PromptTensors(points, labels, boxes, masks)
+
+
+def _cut(box: Box, frame: Frame) -> Box:
+    return Box(
+        max(box.row0, 0.0),
+        max(box.col0, 0.0),
+        min(box.row1, float(frame.height)),
+        min(box.col1, float(frame.width)),
+    )
+
+
+def _outputs(prompts: PromptTensors) -> tuple[int, int]:
+    """Return the range of decoder outputs that are candidates, see `Predictor`."""
+    points = prompts.points
+    lone = points is not None and points.shape[1] == 1
+    return (1, 4) if lone and prompts.boxes is None and prompts.masks is None else (0, 4)
+
+
+def _ranked(logits: Tensor, scores: Tensor, outputs: tuple[int, int]) -> Iterator[Decoded]:
+    first, end = outputs
+    logits, scores = logits[:, first:end], scores[:, first:end].nan_to_num(0.0)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :_CANDIDATES]
+    for mine, score, ranks in zip(logits, scores.clamp(0, 1), order, strict=True):
+        yield Decoded(mine[ranks], score[ranks])
+
+
+def _to_prediction(decoded: Decoded, frame: Frame, candidates: int) -> Prediction:
+    logits = decoded.logits[:candidates]
+    with torch.inference_mode():
+        masks = to_image_logits(logits[None], frame)[0] > 0
+    return Prediction(
+        masks.cpu().numpy(),
+        decoded.scores[:candidates].cpu().numpy(),
+        logits.cpu().numpy(),
+    )
+
+
+def _to_tensor(features: FloatArray, device: torch.device) -> Tensor:
+    # torch warns about arrays it could write to by accident
+    writeable = features if features.flags.writeable else features.copy()
+    return torch.from_numpy(writeable).to(device)

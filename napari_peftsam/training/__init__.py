@@ -1,0 +1,27 @@
+"""Finetuning: configuration, data, losses, the loop and what it reports."""
+
+from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.dataset import AnnotatedPlane, Split, TrainingObject, split_objects
+from napari_peftsam.training.events import (
+    TrainEvent,
+    TrainingFinished,
+    TrainingStarted,
+    TrainingStep,
+    Validated,
+)
+from napari_peftsam.training.finetune import finetune
+
+__all__ = [
+    "AnnotatedPlane",
+    "Split",
+    "TrainEvent",
+    "TrainingConfig",
+    "TrainingFinished",
+    "TrainingObject",
+    "TrainingStarted",
+    "TrainingStep",
+    "Validated",
+    "finetune",
+    "recommended_learning_rate",
+    "split_objects",
+]

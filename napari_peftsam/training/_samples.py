@@ -1,0 +1,113 @@
+"""Planes in model pixels, ready to be turned, encoded and prompted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_peftsam.models import SamModel, frame_of, to_model_input
+from napari_peftsam.segmentation.decode import PromptTensors
+from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
+from napari_peftsam.types import Prompts
+
+__all__ = ["ModelPlane", "Sample", "prepare_planes", "prompt_tensors"]
+
+TURNS = 8  # the dihedral group of the square model frame
+_MARGIN = 1.0  # an object's surroundings: its own size on each side ...
+_LEAST_MARGIN = 12.0  # ... and at least this many model pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Objects of one plane in one of its eight orientations.
+
+    Attributes
+    ----------
+    image
+        ``(1, 3, S, S)`` model input.
+    masks
+        ``(B, S, S)`` boolean.
+    windows
+        ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in model pixel edges: inside them
+        what is not the object is background; outside nothing is known.
+    real
+        The user's own prompts per object, None where there are none.
+    turn
+        Which orientation, 0 is the original.
+    """
+
+    image: Tensor
+    masks: Tensor
+    windows: Tensor
+    real: tuple[Prompts | None, ...]
+    turn: int
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPlane:
+    """One plane with its labels in model pixels, ``(1, 3, S, S)`` and ``(S, S)``."""
+
+    source: AnnotatedPlane
+    image: Tensor
+    labels: Tensor
+
+    def sample(self, objects: Sequence[TrainingObject], turn: int = 0) -> Sample:
+        """Return these objects with the plane turned (0 to 7)."""
+        image, labels = _turned(self.image, turn), _turned(self.labels, turn)
+        numbers = torch.tensor([o.label for o in objects], device=labels.device)
+        masks = labels[None] == numbers[:, None, None]
+        real = tuple(self.source.prompts.get(o.label) for o in objects)
+        return Sample(image, masks, _windows(masks), real, turn)
+
+
+def prepare_planes(
+    planes: Sequence[AnnotatedPlane], objects: Sequence[TrainingObject], model: SamModel
+) -> Mapping[int, ModelPlane]:
+    """Bring the planes that hold any of these objects into the model's frame."""
+    return {i: _prepare(planes[i], model) for i in sorted({o.plane for o in objects})}
+
+
+def _prepare(plane: AnnotatedPlane, model: SamModel) -> ModelPlane:
+    frame = frame_of(plane.pixels, model)
+    rows, cols = frame.inner
+    row_index = ((np.arange(rows) + 0.5) * (frame.height / rows)).astype(int)
+    col_index = ((np.arange(cols) + 0.5) * (frame.width / cols)).astype(int)
+    inner = torch.from_numpy(plane.labels[np.ix_(row_index, col_index)].astype(np.int64))
+    labels = functional.pad(inner, (0, frame.size - cols, 0, frame.size - rows))
+    return ModelPlane(plane, to_model_input(plane.pixels, model), labels.to(model.device))
+
+
+def _turned(x: Tensor, turn: int) -> Tensor:
+    x = torch.rot90(x, turn % 4, (-2, -1))
+    return x.flip(-1) if turn >= 4 else x
+
+
+def _windows(masks: Tensor) -> Tensor:
+    side = masks.shape[-1]
+    columns, rows = masks.any(1), masks.any(2)
+    x0, y0 = columns.float().argmax(1), rows.float().argmax(1)
+    x1 = side - columns.flip(1).float().argmax(1)
+    y1 = side - rows.flip(1).float().argmax(1)
+    margin_x = ((x1 - x0) * _MARGIN).clamp(min=_LEAST_MARGIN)
+    margin_y = ((y1 - y0) * _MARGIN).clamp(min=_LEAST_MARGIN)
+    windows = torch.stack([x0 - margin_x, y0 - margin_y, x1 + margin_x, y1 + margin_y], dim=1)
+    return windows.float().clamp(0, side)
+
+
+def prompt_tensors(prompts: Prompts, plane: ModelPlane, model: SamModel) -> PromptTensors:
+    """Return one object's own prompts (orientation 0) as a batch of one."""
+    frame = frame_of(plane.source.pixels, model)
+    device = model.device
+    points = labels = boxes = None
+    if prompts.points:
+        points = torch.from_numpy(frame.points_to_model(prompts.points))[None].to(device)
+        signs = [float(p.positive) for p in prompts.points]
+        labels = torch.tensor([signs], device=device)
+    if prompts.box is not None:
+        boxes = torch.from_numpy(frame.box_to_model(prompts.box))[None].to(device)
+    return PromptTensors(points, labels, boxes)

@@ -1,0 +1,75 @@
+"""What a user can choose about finetuning; one schema for dock, command line and Python."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from napari_peftsam.models import Architecture
+from napari_peftsam.peft import CobotLoraConfig, MethodField
+
+__all__ = ["TrainingConfig", "recommended_learning_rate"]
+
+# Rates above 1e-4 destroy the prompting of the large SAMs (PEFT-SAM, Teuber et al.); the
+# small built-in model needs, and bears, more.
+_LARGE_MODEL_RATE = 5e-5
+_SMALL_MODEL_RATE = 5e-4
+_SMALL_WIDTH = 256
+
+
+def recommended_learning_rate(architecture: Architecture) -> float:
+    """Return the learning rate to use when the user names none."""
+    return _SMALL_MODEL_RATE if architecture.width < _SMALL_WIDTH else _LARGE_MODEL_RATE
+
+
+class TrainingConfig(BaseModel):
+    """One finetuning run. Exactly one of the three budgets must be set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: MethodField = Field(
+        default_factory=CobotLoraConfig,
+        title="Method",
+        description="How the encoder is adapted, and where.",
+    )
+    steps: int | None = Field(None, ge=1, title="Steps", description="Budget in training steps.")
+    epochs: int | None = Field(
+        None, ge=1, title="Epochs", description="Budget in passes over the training images."
+    )
+    seconds: float | None = Field(
+        None, gt=0, title="Time", description="Budget in seconds of training and validation."
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        title="Learning rate",
+        description="Peak learning rate of AdamW; by default what suits the model.",
+    )
+    weight_decay: float = Field(0.01, ge=0, title="Weight decay", description="Of AdamW.")
+    objects_per_step: int = Field(
+        6, ge=1, title="Objects per step", description="Objects of one image trained at once."
+    )
+    rounds: int = Field(
+        3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
+    )
+    held_out: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        title="Held out",
+        description="Share of the images, or of the objects of a single image, kept for validation.",
+    )
+    validations: int = Field(
+        8, ge=1, title="Validations", description="How often held-out objects are looked at."
+    )
+    seed: int = Field(0, ge=0, title="Seed", description="Of every random choice of the run.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        budgets = {"steps": self.steps, "epochs": self.epochs, "seconds": self.seconds}
+        given = [name for name, value in budgets.items() if value is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"set exactly one budget of steps, epochs or seconds, got {found}")
+        return self

@@ -1,0 +1,274 @@
+"""The finetuning loop: reads top to bottom, reports as it goes, leaves the model as it was."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.models import SamModel, autocast
+from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, inject
+from napari_peftsam.training._samples import ModelPlane, Sample, prepare_planes, prompt_tensors
+from napari_peftsam.training._samples import TURNS
+from napari_peftsam.training._step import sample_loss
+from napari_peftsam.training._validation import HeldOut, validation_iou
+from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.dataset import (
+    AnnotatedPlane,
+    Split,
+    TrainingObject,
+    split_objects,
+)
+from napari_peftsam.training.events import (
+    TrainEvent,
+    TrainingFinished,
+    TrainingStarted,
+    TrainingStep,
+    Validated,
+)
+
+__all__ = ["finetune"]
+
+_WARMUP = 0.05  # share of the budget
+_FINAL_RATE = 0.05  # of the peak learning rate
+_REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
+_GRADIENT_NORM = 1.0
+_HELD_OUT_AT_MOST = 64  # objects: a validation must stay short beside the training
+
+
+def finetune(
+    model: SamModel,
+    planes: Sequence[AnnotatedPlane],
+    config: TrainingConfig,
+    *,
+    start: Adapter | None = None,
+    incumbent: Adapter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TrainEvent]:
+    """Train an adapter from accepted objects.
+
+    The model must carry no adapter; it is trained in place and restored, bit for bit,
+    when the generator ends or is closed. Nothing is written to disk.
+
+    Parameters
+    ----------
+    model
+        The base model; not to be used by anything else meanwhile.
+    planes
+        Annotated image planes. Only objects are learned: unlabelled pixels further from
+        an object than its own size are never taken as background.
+    config
+        Method, budget and the rest.
+    start
+        Adapter to go on from; its method and options take the place of the config's.
+    incumbent
+        The adapter that is live now, against which the result is judged (``iou_before``);
+        default: `start`, or the bare base.
+    stop
+        Asked after every step; True ends the run early, with a last validation. Closing
+        the generator ends it at once; the last `Validated.adapter` is then the best.
+
+    Yields
+    ------
+    TrainEvent
+        `TrainingStarted`, then `TrainingStep` and `Validated`, at last `TrainingFinished`.
+
+    Raises
+    ------
+    TrainingError
+        If there are too few objects, or the loss is no longer finite.
+    ImageError, LabelError
+        If an image or its labels cannot be used.
+    AdapterMismatchError
+        If `start` or `incumbent` belongs to another base.
+    """
+    split = split_objects(planes, config.held_out, config.seed)
+    prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
+    held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
+    judge = incumbent or start
+    before = _measure(model, judge, prepared, held_out)
+    torch.manual_seed(config.seed)
+    injection = apply_adapter(model, start) if start else inject(model, config.method)
+    try:
+        run = _Run(
+            model, injection, config, split, prepared, held_out, before, judge is start, stop
+        )
+        yield from _train(run)
+    finally:
+        injection.remove()
+
+
+@dataclass(eq=False)
+class _Run:
+    """What stays the same over the run, and its clock."""
+
+    model: SamModel
+    injection: Injection
+    config: TrainingConfig
+    split: Split
+    prepared: Mapping[int, ModelPlane]
+    held_out: HeldOut
+    before: float
+    before_is_start: bool
+    stop: Callable[[], bool]
+    began: float = field(default_factory=time.perf_counter)
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    def start_iou(self) -> float:
+        """Return the held-out IoU before the first step (an untrained adapter is the base)."""
+        if self.before_is_start:
+            return self.before
+        return validation_iou(self.model, self.prepared, self.held_out)
+
+    def progress(self, step: int) -> float:
+        """Return the share of the budget that is used up, in [0, 1]."""
+        config = self.config
+        if config.seconds is not None:
+            return min(1.0, self.elapsed() / config.seconds)
+        steps = config.steps
+        if steps is None:
+            steps = (config.epochs or 1) * self.steps_per_epoch()
+        return min(1.0, step / steps)
+
+    def steps_per_epoch(self) -> int:
+        per_plane: dict[int, int] = {}
+        for item in self.split.training:
+            per_plane[item.plane] = per_plane.get(item.plane, 0) + 1
+        return sum(math.ceil(n / self.config.objects_per_step) for n in per_plane.values())
+
+
+def _train(run: _Run) -> Iterator[TrainEvent]:
+    config, model = run.config, run.model
+    parameters = run.injection.trainable_parameters()
+    counts = {name: p.numel() for name, p in parameters.items()}
+    trainable = sum(counts.values())
+    encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
+    yield TrainingStarted(
+        trainable, encoder, len(run.split.training), len(run.split.held_out), run.split.by,
+        run.before,
+    )  # fmt: skip
+    rate = config.learning_rate or recommended_learning_rate(model.architecture)
+    groups = run.injection.parameter_groups(rate, config.weight_decay)
+    peaks = [float(group["lr"]) for group in groups]
+    optimiser = torch.optim.AdamW(groups)
+    generator = torch.Generator().manual_seed(config.seed)
+    batches = _batches(run.split.training, config.objects_per_step, config.seed)
+
+    # The untrained start is a candidate too: a run that only makes things worse returns it.
+    best_iou = run.start_iou()
+    best_step, best = 0, _capture(run, 0, best_iou)
+    yield Validated(0, best_iou, best)
+    step, next_validation = 0, 1 / config.validations
+    while (progress := run.progress(step)) < 1 and not run.stop():
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * _rate(progress)
+        loss = _step(run, next(batches), optimiser, generator)
+        step += 1
+        progress = run.progress(step)
+        yield TrainingStep(step, loss, run.elapsed(), _remaining(run, progress))
+        ending = progress >= 1 or run.stop()
+        if progress >= next_validation or ending:
+            next_validation = (math.floor(progress * config.validations) + 1) / config.validations
+            iou = validation_iou(model, run.prepared, run.held_out)
+            better = iou > best_iou
+            if better:
+                best_iou, best_step, best = iou, step, _capture(run, step, iou)
+            yield Validated(step, iou, best if better else None)
+    yield TrainingFinished(best, step, run.elapsed(), trainable, run.before, best_iou, best_step)
+
+
+def _step(
+    run: _Run,
+    objects: tuple[TrainingObject, ...],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> float:
+    """Train on some objects of one plane; return the loss."""
+    plane = run.prepared[objects[0].plane]
+    turn = int(torch.randint(TURNS, (), generator=generator))
+    sample = plane.sample(objects, turn)
+    real = plane.sample(objects[:1]) if _draw_real(sample, generator) else None
+    with autocast(str(run.model.device)):
+        if real is not None and real.real[0] is not None:
+            # Objects prompted by hand have layouts of their own, so one at a time.
+            first = prompt_tensors(real.real[0], plane, run.model)
+            loss = sample_loss(run.model, real, run.config.rounds, generator, first)
+        else:
+            loss = sample_loss(run.model, sample, run.config.rounds, generator)
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            "the training diverged (its loss is no longer a finite number): lower the learning "
+            "rate; the adapter that was live before is unchanged"
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, _GRADIENT_NORM)
+    optimiser.step()
+    return loss.item()
+
+
+def _draw_real(sample: Sample, generator: torch.Generator) -> bool:
+    drawn = float(torch.rand((), generator=generator))
+    return sample.real[0] is not None and drawn < _REAL_PROMPTS
+
+
+def _batches(
+    objects: Sequence[TrainingObject], size: int, seed: int
+) -> Iterator[tuple[TrainingObject, ...]]:
+    """Yield objects of one plane at a time, for ever; each epoch sees every object once."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(len(objects))
+        planes: dict[int, list[TrainingObject]] = {}
+        for index in order:
+            planes.setdefault(objects[index].plane, []).append(objects[index])
+        chunks = [
+            tuple(group[i : i + size]) for group in planes.values() for i in range(0, len(group), size)
+        ]
+        for index in rng.permutation(len(chunks)):
+            yield chunks[index]
+
+
+def _rate(progress: float) -> float:
+    if progress < _WARMUP:
+        return (progress + 0.1 * _WARMUP) / (1.1 * _WARMUP)
+    decay = 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
+    return _FINAL_RATE + (1 - _FINAL_RATE) * decay
+
+
+def _remaining(run: _Run, progress: float) -> float:
+    return run.elapsed() * (1 - progress) / max(progress, 1e-6)
+
+
+def _measure(
+    model: SamModel,
+    adapter: Adapter | None,
+    prepared: Mapping[int, ModelPlane],
+    held_out: HeldOut,
+) -> float:
+    if adapter is None:
+        return validation_iou(model, prepared, held_out)
+    with apply_adapter(model, adapter):
+        return validation_iou(model, prepared, held_out)
+
+
+def _capture(run: _Run, step: int, iou: float) -> Adapter:
+    split = run.split
+    provenance = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "training": run.config.model_dump(mode="json"),
+        "training_objects": len(split.training),
+        "held_out_objects": len(split.held_out),
+        "held_out_by": split.by,
+    }
+    return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})

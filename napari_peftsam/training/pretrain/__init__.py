@@ -1,0 +1,5 @@
+"""Training of the built-in model: ``python -m napari_peftsam.training.pretrain --help``."""
+
+from napari_peftsam.training.pretrain._loop import PretrainingConfig, PretrainingStep, pretrain
+
+__all__ = ["PretrainingConfig", "PretrainingStep", "pretrain"]

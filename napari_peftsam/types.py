@@ -1,0 +1,175 @@
+"""Small value types shared by every floor; numpy only, no torch, no Qt.
+
+Coordinates are in *pixel-edge* space throughout the core where boxes are meant
+(pixel ``i`` covers ``[i, i + 1)``) and in *pixel-centre* space where points are
+meant (the point ``(3, 5)`` is the centre of pixel row 3, column 5), which are the
+conventions of `skimage.measure.regionprops` and of napari respectively.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.errors import PromptError
+
+__all__ = [
+    "BoolArray",
+    "Box",
+    "FloatArray",
+    "Frame",
+    "LabelArray",
+    "PixelArray",
+    "Point",
+    "Prediction",
+    "Prompts",
+]
+
+PixelArray = npt.NDArray[Any]
+"""One image plane: ``(H, W)`` grey or ``(H, W, 3)`` RGB, any real dtype."""
+LabelArray = npt.NDArray[np.integer[Any]]
+"""Instance labels ``(H, W)``; 0 is unlabelled."""
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A click at a pixel-centre coordinate.
+
+    Attributes
+    ----------
+    row, col
+        Position in pixels; ``(0, 0)`` is the centre of the top-left pixel.
+    positive
+        Whether the object is at this point (True) or must not be (False).
+    """
+
+    row: float
+    col: float
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open bounding box ``[row0, row1) x [col0, col1)`` in pixel edges.
+
+    The same convention as ``skimage.measure.regionprops(...).bbox``.
+    """
+
+    row0: float
+    col0: float
+    row1: float
+    col1: float
+
+    def __post_init__(self) -> None:
+        if not (self.row0 < self.row1 and self.col0 < self.col1):
+            raise PromptError(
+                f"a box needs row0 < row1 and col0 < col1, got {self.as_tuple()}: "
+                "give its top-left corner first"
+            )
+
+    def as_tuple(self) -> tuple[float, float, float, float]:
+        """Return ``(row0, col0, row1, col1)``."""
+        return self.row0, self.col0, self.row1, self.col1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Everything the user said about one object."""
+
+    points: tuple[Point, ...] = ()
+    box: Box | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.points) or self.box is not None
+
+    def with_point(self, point: Point) -> Prompts:
+        """Return a copy with one more point."""
+        return replace(self, points=(*self.points, point))
+
+    def with_box(self, box: Box | None) -> Prompts:
+        """Return a copy with this box."""
+        return replace(self, box=box)
+
+    def check_inside(self, shape: tuple[int, int]) -> None:
+        """Raise `PromptError` unless all prompts lie in an image of `shape`."""
+        height, width = shape
+        for p in self.points:
+            if not (-0.5 <= p.row <= height - 0.5 and -0.5 <= p.col <= width - 0.5):
+                raise PromptError(
+                    f"the point (row {p.row:g}, col {p.col:g}) lies outside the image of "
+                    f"{height} x {width} pixels"
+                )
+        if self.box is not None:
+            b = self.box
+            if b.row1 <= 0 or b.col1 <= 0 or b.row0 >= height or b.col0 >= width:
+                raise PromptError(
+                    f"the box {b.as_tuple()} lies outside the image of {height} x {width} pixels"
+                )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an image of ``height x width`` sits in the square input of the model.
+
+    The longer side is scaled to `size`, the rest is padded at the bottom and right.
+    """
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def scale(self) -> float:
+        """Model pixels per image pixel."""
+        return self.size / max(self.height, self.width)
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Rows and columns of the square that hold the image."""
+        return max(1, round(self.height * self.scale)), max(1, round(self.width * self.scale))
+
+    def points_to_model(self, points: tuple[Point, ...]) -> FloatArray:
+        """Return ``(N, 2)`` model coordinates in SAM's order ``(x, y)``.
+
+        SAM's prompt encoder adds half a pixel itself, hence the subtraction.
+        """
+        rows, cols = self._factors()
+        xy = [((p.col + 0.5) * cols - 0.5, (p.row + 0.5) * rows - 0.5) for p in points]
+        return np.asarray(xy, np.float32).reshape(-1, 2)
+
+    def box_to_model(self, box: Box) -> FloatArray:
+        """Return ``(4,)`` model coordinates in SAM's order ``(x0, y0, x1, y1)``."""
+        rows, cols = self._factors()
+        scaled = (box.col0 * cols, box.row0 * rows, box.col1 * cols, box.row1 * rows)
+        return np.asarray(scaled, np.float32) - np.float32(0.5)
+
+    def _factors(self) -> tuple[float, float]:
+        inner_height, inner_width = self.inner
+        return inner_height / self.height, inner_width / self.width
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The candidates for one object, best predicted score first.
+
+    Attributes
+    ----------
+    masks
+        ``(K, H, W)`` boolean, in the image's own pixels.
+    scores
+        ``(K,)`` predicted IoU in [0, 1].
+    logits
+        ``(K, h, w)`` low-resolution mask logits; feed one back as `previous`.
+    """
+
+    masks: BoolArray
+    scores: FloatArray
+    logits: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.scores)
