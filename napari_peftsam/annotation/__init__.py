@@ -8,6 +8,13 @@ from napari_peftsam.annotation.edits import Edit, Step
 from napari_peftsam.annotation.events import SessionEvents
 from napari_peftsam.annotation.history import History
 from napari_peftsam.annotation.images import AnnotatedImage
+from napari_peftsam.annotation.journal import (
+    SavedImage,
+    SavedSession,
+    load_session,
+    read_session,
+    save_session,
+)
 from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.annotation.session import Session
 
@@ -21,7 +28,12 @@ __all__ = [
     "Overlap",
     "PaintAtom",
     "PlaneKey",
+    "SavedImage",
+    "SavedSession",
     "Session",
     "SessionEvents",
     "Step",
+    "load_session",
+    "read_session",
+    "save_session",
 ]

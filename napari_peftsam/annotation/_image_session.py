@@ -153,6 +153,11 @@ class ImageSession:
         self._tell()
         return step.label
 
+    def clear_history(self) -> None:
+        """Forget all steps, e.g. after opening a file."""
+        self.history.clear()
+        self.events.history_changed.emit()
+
     # --- for the parts above --------------------------------------------------------
 
     @contextmanager

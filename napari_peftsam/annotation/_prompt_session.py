@@ -80,12 +80,11 @@ class PromptSession(ImageSession):
         Answer them one after another (`set_candidates`, `accept`), or all at once
         by predicting for each of `queue` and calling `accept_objects`.
         """
-        prompts = [Prompts(box=box) for box in boxes]
-        for each in prompts:
-            self._check_prompts(plane, each)
-        if prompts:
-            draft = self._state.draft.queued(plane, prompts, next(self._revisions))
-            self._change_draft(f"queue {len(prompts)} boxes", plane, draft)
+        self._queue(f"queue {len(boxes)} boxes", plane, [Prompts(box=box) for box in boxes])
+
+    def queue_prompts(self, plane: PlaneKey, prompts: Sequence[Prompts]) -> None:
+        """Ask for one object per `Prompts`; otherwise as `queue_boxes`."""
+        self._queue(f"queue {len(prompts)} objects", plane, prompts)
 
     def set_candidates(self, prediction: Prediction, revision: int) -> bool:
         """Show the answer to the current prompts.
@@ -133,6 +132,14 @@ class PromptSession(ImageSession):
             self.choose((current.choice + step) % len(current.candidates))
 
     # --- helpers --------------------------------------------------------------------
+
+    def _queue(self, label: str, plane: PlaneKey, prompts: Sequence[Prompts]) -> None:
+        for each in prompts:
+            self._check_prompts(plane, each)
+        asked = [each for each in prompts if each]
+        if asked:
+            draft = self._state.draft.queued(plane, asked, next(self._revisions))
+            self._change_draft(label, plane, draft)
 
     def _prompts_in(self, plane: PlaneKey) -> Prompts:
         current = self._state.draft.on(plane).current

@@ -142,11 +142,9 @@ def park(draft: Draft) -> ParkedDraft:
     if current is None or current.candidates is None:
         return ParkedDraft(draft)
     masks = current.candidates.masks
-    used = masks.any(axis=0)
-    rows, cols = np.nonzero(used.any(axis=1)), np.nonzero(used.any(axis=0))
-    region = (slice(None), slice(0, 0), slice(0, 0))
-    if len(rows[0]):
-        region = (slice(None), *region_of((rows[0], cols[0])))  # type: ignore[assignment]
+    rows, cols = np.nonzero(masks.any(axis=(0, 2)))[0], np.nonzero(masks.any(axis=(0, 1)))[0]
+    filled = region_of((rows, cols)) if len(rows) else (slice(0, 0), slice(0, 0))
+    region = (slice(None), *filled)
     small = _ParkedPrediction(
         masks[region].copy(), current.candidates.scores, current.candidates.logits, region
     )

@@ -77,7 +77,8 @@ class AnnotatedImage:
     def plane_labels(self, plane: PlaneKey) -> LabelArray:
         """Return ``(H, W)``, a view."""
         self.check_plane(plane)
-        return self.labels[plane.index]
+        view: LabelArray = self.labels[plane.index]
+        return view
 
     def coordinates(self, where: Indices) -> Coordinates:
         """Return one array of positions per axis for flat positions."""

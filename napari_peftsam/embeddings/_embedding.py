@@ -83,7 +83,7 @@ def image_signature(pixels: PixelArray) -> str:
     if values.dtype.hasobject:
         raise ImageError(f"expected real numbers, got pixels of type {values.dtype}")
     digest = xxhash.xxh128(f"{values.dtype.str}{values.shape}".encode())
-    digest.update(values.view(np.uint8) if values.size else b"")
+    digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

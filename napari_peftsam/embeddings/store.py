@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import xxhash
@@ -137,7 +137,7 @@ def _write(path: Path, embedding: Embedding) -> None:
 
 def _read(path: Path, key: EmbeddingKey) -> Embedding:
     array = zarr.open_array(path, mode="r", zarr_format=3)
-    attributes = cast("dict[str, dict[str, int]]", dict(array.attrs))
+    attributes = cast("dict[str, Any]", dict(array.attrs))
     if attributes.get("format") != _FORMAT or attributes.get("key") != asdict(key):
         raise _DamagedEntryError("its metadata does not belong to its name")
     # Before reading: a damaged shape must not make us ask for terabytes.

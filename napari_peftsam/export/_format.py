@@ -68,4 +68,5 @@ class ExportFormat:
 
 def smallest_unsigned(labels: LabelArray) -> LabelArray:
     """Return `labels`, none negative, in the smallest unsigned type that holds them."""
-    return labels.astype(np.min_scalar_type(int(labels.max())))
+    # By name: numpy has two 64-bit types, and zarr knows only one of them.
+    return labels.astype(np.min_scalar_type(int(labels.max())).name)

@@ -22,6 +22,7 @@ __all__ = ["FORMAT", "check_replaceable"]
 
 _MARK = "napari-peftsam"
 _SMALLEST_LEVEL = 256  # px: below it a further level saves nothing
+_CHUNK = 1024  # px; one chunk holds one plane, since viewers show one at a time
 
 
 def check_replaceable(path: Path) -> None:
@@ -67,6 +68,7 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
         scale=scale,
         scale_factors=factors,
         scaler=None,  # its default is deprecated
+        storage_options=_chunks(labels.shape),
         label_metadata=details,
     )
     _complete_metadata(writer, group, name, with_image=context.pixels is not None)
@@ -84,6 +86,11 @@ def _factors(shape: tuple[int, ...]) -> list[int]:
     """Return the factors of height and width for the levels after the first."""
     levels = range(1, max(max(shape[-2:]) // _SMALLEST_LEVEL, 1).bit_length())
     return [2**level for level in levels]
+
+
+def _chunks(shape: tuple[int, ...]) -> dict[str, Any]:
+    height, width = (min(_CHUNK, n) for n in shape[-2:])
+    return {"chunks": (*(1,) * (len(shape) - 2), height, width)}
 
 
 def _write_image(
@@ -110,6 +117,7 @@ def _write_image(
         scale=dict(scale),
         scale_factors=factors,
         method=writer.Methods.LOCAL_MEAN,
+        storage_options=_chunks(pixels.shape),
         **options,
     )
 

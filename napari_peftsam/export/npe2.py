@@ -46,5 +46,6 @@ def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list
     labels = np.asarray(data[0] if meta.get("multiscale") else data)
     name = str(meta.get("name") or "objects")
     scale = meta.get("scale")
-    context = ExportContext(name=name, scale=None if scale is None else tuple(map(float, scale)))
+    sizes = None if scale is None else tuple(abs(float(s)) for s in scale)  # negative: mirrored
+    context = ExportContext(name=name, scale=sizes)
     return [str(export_labels(labels, path, format_name, context))]

@@ -40,7 +40,7 @@ class Surgery:
     @property
     def encoder(self) -> nn.Module:
         """The image encoder of the model."""
-        return cast("nn.Module", self.root.get_submodule("image_encoder"))
+        return self.root.get_submodule("image_encoder")
 
     @property
     def depth(self) -> int:

@@ -19,7 +19,7 @@ from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.lora import LowRankConfig, install_low_rank
 
-__all__ = ["CobotHub", "CobotInit", "CobotLora", "CobotLoraConfig", "CobotMixer", "HUB_PATH"]
+__all__ = ["HUB_PATH", "CobotHub", "CobotInit", "CobotLora", "CobotLoraConfig", "CobotMixer"]
 
 CobotInit = Literal["neutral", "official"]
 HUB_PATH = "image_encoder.cobot_hub"

@@ -122,9 +122,7 @@ class Predictor:
         decoded = self._decode_many(embedding, prompts, previous)
         return [_to_prediction(one, embedding.frame, candidates) for one in decoded]
 
-    def best_logits(
-        self, embedding: Embedding, prompts: Sequence[Prompts]
-    ) -> Iterator[FloatArray]:
+    def best_logits(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[FloatArray]:
         """Yield the best candidate's logits ``(H, W)`` in image pixels, object by object.
 
         Raises

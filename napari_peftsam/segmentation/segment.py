@@ -13,9 +13,7 @@ from napari_peftsam.types import LabelArray, Prompts
 __all__ = ["segment"]
 
 
-def segment(
-    predictor: Predictor, embedding: Embedding, prompts: Sequence[Prompts]
-) -> LabelArray:
+def segment(predictor: Predictor, embedding: Embedding, prompts: Sequence[Prompts]) -> LabelArray:
     """Segment prompted objects into one label image.
 
     Every object is its best candidate. Where objects overlap, a pixel goes to the one of

@@ -1,0 +1,92 @@
+"""The adapters of a workspace: base, v1, v2, … and which of them is live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_peftsam.embeddings import BASE_ADAPTER
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft import Adapter
+
+__all__ = ["AdapterEntry", "AdapterTimeline"]
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterEntry:
+    """One row of the list of adapters.
+
+    Attributes
+    ----------
+    name
+        ``base``, ``v1``, ``v2``, … or the stem of the file it was loaded from.
+    adapter
+        None for the base model.
+    iou
+        Held-out IoU, where it was measured.
+    """
+
+    name: str
+    adapter: Adapter | None = None
+    iou: float | None = None
+
+    @property
+    def digest(self) -> str:
+        """What addresses embeddings: the adapter's content hash, or ``"base"``."""
+        return BASE_ADAPTER if self.adapter is None else self.adapter.digest
+
+    @property
+    def method(self) -> str:
+        """The method's name, empty for the base model."""
+        return "" if self.adapter is None else self.adapter.config.method
+
+
+class AdapterTimeline:
+    """The entries in the order they came; one of them is live."""
+
+    def __init__(self) -> None:
+        self._entries = {BASE_ADAPTER: AdapterEntry(BASE_ADAPTER)}
+        self._live = BASE_ADAPTER
+        self._versions = 0
+
+    @property
+    def entries(self) -> tuple[AdapterEntry, ...]:
+        """All entries, the base model first."""
+        return tuple(self._entries.values())
+
+    @property
+    def live(self) -> AdapterEntry:
+        """The entry that answers prompts now."""
+        return self._entries[self._live]
+
+    def __getitem__(self, name: str) -> AdapterEntry:
+        if name not in self._entries:
+            known = ", ".join(self._entries)
+            raise ConfigurationError(f"there is no adapter {name!r}: choose one of {known}")
+        return self._entries[name]
+
+    def add_version(self, adapter: Adapter, iou: float | None = None) -> AdapterEntry:
+        """Append a newly trained adapter as the next version."""
+        self._versions += 1
+        return self._add(f"v{self._versions}", adapter, iou)
+
+    def add_file(self, path: Path, adapter: Adapter) -> AdapterEntry:
+        """Append an adapter that was loaded from a file, under the file's name."""
+        iou = adapter.metrics.get("val_iou")
+        return self._add(path.stem, adapter, float(iou) if iou is not None else None)
+
+    def set_live(self, name: str) -> AdapterEntry:
+        """Note that this entry answers prompts now."""
+        entry = self[name]
+        self._live = name
+        return entry
+
+    def _add(self, name: str, adapter: Adapter, iou: float | None) -> AdapterEntry:
+        for existing in self._entries.values():
+            if existing.digest == adapter.digest:
+                return existing
+        unique, count = name, 2
+        while unique in self._entries:
+            unique, count = f"{name}-{count}", count + 1
+        self._entries[unique] = AdapterEntry(unique, adapter, iou)
+        return self._entries[unique]

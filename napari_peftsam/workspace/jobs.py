@@ -1,0 +1,84 @@
+"""Finetuning in a process of its own: a job goes in, events come out.
+
+``python -m napari_peftsam.workspace.jobs`` reads one pickled `TrainingJob` from its
+standard input and writes pickled events to its standard output. A process that is
+started this way, and not through `multiprocessing`, never runs the user's own script
+again. The parent asks for an early end by closing the child's standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from napari_peftsam.errors import PeftSamError, TrainingError
+from napari_peftsam.models import build
+from napari_peftsam.peft import Adapter
+from napari_peftsam.training import AnnotatedPlane, TrainEvent, TrainingConfig, finetune
+
+__all__ = ["TrainingJob", "run"]
+
+_NICENESS = 5  # below the viewer's own work, so that it stays responsive on few cores
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """What `napari_peftsam.training.finetune` needs, in a form that can be sent."""
+
+    source: str
+    device: str
+    planes: tuple[AnnotatedPlane, ...]
+    config: TrainingConfig
+    start: Adapter | None = None
+    incumbent: Adapter | None = None
+
+
+def run(job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
+    """Build the job's model and finetune it."""
+    model = build(job.source, job.device)
+    yield from finetune(
+        model, job.planes, job.config, start=job.start, incumbent=job.incumbent, stop=stop
+    )
+
+
+def _serve(commands: BinaryIO, answers: BinaryIO) -> None:
+    """Run one job; every answer is a pickled event or, last, a pickled exception."""
+    job: TrainingJob = pickle.load(commands)
+    stopping = threading.Event()
+
+    def watch() -> None:
+        commands.read(1)  # returns when the parent closes its end
+        stopping.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        for event in run(job, stopping.is_set):
+            _send(answers, event)
+    except PeftSamError as error:
+        _send(answers, error)
+    except Exception as error:
+        _send(answers, TrainingError(f"training failed: {type(error).__name__}: {error}"))
+
+
+def _send(answers: BinaryIO, message: TrainEvent | PeftSamError) -> None:
+    pickle.dump(message, answers)
+    answers.flush()
+
+
+def main() -> None:
+    """Serve one job on standard input and output."""
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    # Libraries that print must not write between the events.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""A session with a model: everything a dock or a command does, without Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from psygnal import Signal, SignalGroup
+
+from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.embeddings import Embedding, EmbeddingStore, EncodeEvent, EncodeFailed
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.export import ExportContext, export_labels
+from napari_peftsam.files import atomic_path
+from napari_peftsam.models import SamModel, build, pick_device
+from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
+from napari_peftsam.training import (
+    AnnotatedPlane,
+    TrainEvent,
+    TrainingConfig,
+    TrainingFinished,
+    finetune,
+)
+from napari_peftsam.types import FloatArray, Prediction, Prompts
+from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.workspace.engine import Engine
+from napari_peftsam.workspace.jobs import TrainingJob
+
+__all__ = ["Workspace", "WorkspaceEvents", "export_model"]
+
+
+class WorkspaceEvents(SignalGroup):
+    """Signals of a `Workspace`, emitted in the thread that caused them."""
+
+    model_changed = Signal()
+    """Another model was loaded; its adapters are gone from the list."""
+    adapters_changed = Signal()
+    """The list of adapters changed, or another one is live."""
+
+
+class Workspace:
+    """Images, objects, the live model and its adapters.
+
+    Slow methods say so; run those outside the GUI thread. `session` belongs to the
+    thread that made the workspace, the rest may be called from any.
+
+    Parameters
+    ----------
+    session
+        The annotation session; default: an empty one.
+    store
+        Where embeddings are kept; None keeps the latest ones in memory only.
+    """
+
+    def __init__(
+        self, session: Session | None = None, store: EmbeddingStore | Path | None = None
+    ) -> None:
+        self.session = session or Session()
+        self.events = WorkspaceEvents()
+        self.adapters = AdapterTimeline()
+        self._store = EmbeddingStore(store) if isinstance(store, Path) else store
+        self._engine: Engine | None = None
+        self._source = ""
+
+    # --- model and adapters ----------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The live model; `ConfigurationError` while none is loaded."""
+        if self._engine is None:
+            raise ConfigurationError("no model is loaded: choose a model first")
+        return self._engine
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model is loaded."""
+        return self._engine is not None
+
+    def load_model(self, source: str | Path = "builtin", device: str = "auto") -> SamModel:
+        """Load a model by registry name or checkpoint path and make it live; slow.
+
+        The model that was live stays so if this fails.
+
+        Raises
+        ------
+        ConfigurationError, CheckpointError
+            See `napari_peftsam.models.build`.
+        """
+        model = build(source, pick_device(device))
+        self._engine = Engine(model, self._store)
+        self._source = str(source)
+        self.adapters = AdapterTimeline()
+        self.events.model_changed.emit()
+        self.events.adapters_changed.emit()
+        return model
+
+    def activate(self, name: str) -> AdapterEntry:
+        """Make an adapter of the list live; labels, prompts and history stay as they are."""
+        entry = self.adapters[name]
+        self.engine.use(entry.adapter)
+        self.adapters.set_live(name)
+        self.events.adapters_changed.emit()
+        return entry
+
+    def load_adapter(self, path: Path) -> AdapterEntry:
+        """Read an adapter file, add it to the list and make it live.
+
+        Raises
+        ------
+        InputFileError, AdapterMismatchError
+            If the file is missing or damaged, or belongs to another base; nothing changes.
+        """
+        adapter = load_adapter(path)
+        self.engine.use(adapter)
+        entry = self.adapters.add_file(path, adapter)
+        return self.activate(entry.name)
+
+    def save_adapter(self, name: str, path: Path) -> Path:
+        """Write an adapter of the list to one self-describing file."""
+        entry = self.adapters[name]
+        if entry.adapter is None:
+            raise ConfigurationError("the base model has no adapter to save: finetune it first")
+        save_adapter(entry.adapter, path)
+        return path
+
+    def export_model(self, name: str, path: Path) -> Path:
+        """Write a plain SAM checkpoint with an adapter of the list merged in; slow."""
+        return export_model(self.engine.bare_copy(), self.adapters[name].adapter, path)
+
+    # --- prompting -------------------------------------------------------------------
+
+    def embedding(self, plane: PlaneKey) -> Embedding | None:
+        """Return the embedding of a plane under the live adapter if it is known."""
+        return self.engine.embedding(self.session.pixels(plane))
+
+    def embed(self, plane: PlaneKey) -> Iterator[EncodeEvent]:
+        """Embed a plane under the live adapter; slow, closeable between encoder blocks."""
+        return self.engine.embed(plane.image, self.session.pixels(plane))
+
+    def predict(
+        self, embedding: Embedding, prompts: Prompts, previous: FloatArray | None = None
+    ) -> Prediction | None:
+        """Return the candidates of one object; None if another adapter is live by now."""
+        return self.engine.predict(embedding, prompts, previous)
+
+    def prompt(self) -> Prediction:
+        """Answer the session's current prompts at once, embedding first if need be; slow.
+
+        What scripts and the command line use; docks do the same in steps.
+        """
+        current = self.session.current
+        if current is None:
+            raise ConfigurationError("there is no prompt: add a point or a box first")
+        prediction = self.predict(
+            self._embedded(current.plane), current.prompts, current.previous
+        )
+        assert prediction is not None  # nothing swaps adapters meanwhile in one thread
+        self.session.set_candidates(prediction, current.revision)
+        return prediction
+
+    def _embedded(self, plane: PlaneKey) -> Embedding:
+        for event in self.embed(plane):
+            if isinstance(event, EncodeFailed):
+                raise event.error
+        embedding = self.embedding(plane)
+        assert embedding is not None
+        return embedding
+
+    def accept(self) -> int:
+        """Accept the shown candidate with model and adapter on record; return its label."""
+        return self.session.accept(
+            model=self.engine.model.name, adapter=self.adapters.live.name
+        )
+
+    # --- finetuning ------------------------------------------------------------------
+
+    def training_planes(self) -> tuple[AnnotatedPlane, ...]:
+        """Return copies of all planes with objects, with the prompts that made them."""
+        planes = []
+        for plane in self.session.planes_with_objects():
+            records = [r for r in self.session.records(plane.image) if r.plane == plane]
+            planes.append(
+                AnnotatedPlane(
+                    name=f"{plane.image}{list(plane.index) if plane.index else ''}",
+                    image=plane.image,
+                    pixels=self.session.pixels(plane).copy(),
+                    labels=self.session.labels(plane).copy(),
+                    prompts={r.label: r.prompts for r in records if r.prompts},
+                )
+            )
+        return tuple(planes)
+
+    def training_job(self, config: TrainingConfig) -> TrainingJob:
+        """Return everything a finetuning run needs, picklable, for another process.
+
+        The run goes on from the live adapter if that has the same method and options;
+        either way it is judged against the live one.
+        """
+        live = self.adapters.live.adapter
+        start = live if live is not None and live.config == config.method else None
+        return TrainingJob(
+            source=self._source,
+            device=str(self.engine.model.device),
+            planes=self.training_planes(),
+            config=config,
+            start=start,
+            incumbent=live,
+        )
+
+    def finetune(
+        self, config: TrainingConfig, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[TrainEvent]:
+        """Train on the session's objects in this process, on a copy of the model; slow.
+
+        The live model goes on answering. Hand the last event to `promote`.
+        """
+        job = self.training_job(config)
+        return finetune(
+            self.engine.bare_copy(), job.planes, job.config,
+            start=job.start, incumbent=job.incumbent, stop=stop,
+        )  # fmt: skip
+
+    def promote(self, finished: TrainingFinished) -> AdapterEntry | None:
+        """Make a trained adapter live if it beats the live one on held-out objects.
+
+        Returns
+        -------
+        AdapterEntry or None
+            The new entry; None if the old adapter stays.
+        """
+        if not finished.improved:
+            return None
+        entry = self.adapters.add_version(finished.adapter, finished.iou_after)
+        return self.activate(entry.name)
+
+    # --- export ----------------------------------------------------------------------
+
+    def export_labels(self, image: str, path: Path, format_name: str | None = None) -> Path:
+        """Write the labels of an image with their provenance, see `napari_peftsam.export`."""
+        annotated = self.session.image(image)
+        records = tuple(record.to_dict() for record in self.session.records(image))
+        context = ExportContext(pixels=np.asarray(annotated.pixels), records=records)
+        return export_labels(annotated.labels, path, format_name, context)
+
+
+def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
+    """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
+
+    `segment_anything.sam_model_registry` loads it if the architecture is one of its own;
+    `napari_peftsam.models.build` loads it in any case.
+
+    Raises
+    ------
+    ConfigurationError
+        If the adapter's method cannot be merged.
+    ExportError
+        If the file cannot be written; a file that was there before is untouched.
+    """
+    state = model.sam.state_dict() if adapter is None else merge(model, adapter)
+    with atomic_path(path) as temporary:
+        torch.save({name: tensor.cpu() for name, tensor in state.items()}, temporary)
+    return path

@@ -1,0 +1,47 @@
+"""The writers that the manifest names, called as npe2 calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_peftsam.export import npe2
+from napari_peftsam.files import read_labels
+
+LABELS = np.pad(np.full((2, 3), 4), 5)
+META = {"name": "my cells", "scale": (0.5, -0.5), "opacity": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("data", "meta"),
+    [(LABELS, META), (LABELS, {}), ([LABELS, LABELS[::2, ::2]], {**META, "multiscale": True})],
+    ids=["layer", "no attributes", "pyramid"],
+)
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (npe2.write_labels_tiff, "x.tif"),
+        (npe2.write_labels_ome_zarr, "x.ome.zarr"),
+        (npe2.write_labels_coco, "x.json"),
+    ],
+    ids=["tiff", "ome-zarr", "coco"],
+)
+def test_writers(tmp_path: Path, writer: Any, name: str, data: Any, meta: dict) -> None:
+    path = tmp_path / name
+    assert writer(str(path), data, meta) == [str(path)]
+    if name == "x.json":
+        (annotation,) = json.loads(path.read_text())["annotations"]
+        assert annotation["bbox"] == [5, 5, 3, 2]
+    else:
+        np.testing.assert_array_equal(read_labels(path), LABELS)
+
+
+def test_the_scale_is_kept(tmp_path: Path) -> None:
+    npe2.write_labels_tiff(str(tmp_path / "x.tif"), LABELS, META)
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        assert tiff.shaped_metadata[0]["napari-peftsam"]["scale"] == [0.5, 0.5]

@@ -1,0 +1,306 @@
+"""What every method must do, for every method and placement."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft import (
+    METHODS,
+    FrozenEncoderConfig,
+    Injection,
+    LoraConfig,
+    MethodConfig,
+    apply_adapter,
+    capture,
+    first_changed_block,
+    inject,
+    load_adapter,
+    merge,
+    parse_method_config,
+    save_adapter,
+)
+from napari_peftsam.peft._surgery import Surgery
+from tests.peft._cases import CASES, image, outputs, perturb, same, snapshot, step, tiny
+
+table = pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
+one_per_method = pytest.mark.parametrize(
+    "config",
+    [c for n, c in CASES.items() if n.endswith("-0,2") or n == "frozen-encoder"],
+    ids=[n for n in CASES if n.endswith("-0,2") or n == "frozen-encoder"],
+)
+
+
+def optimiser_of(injection: Injection, lr: float = 1e-2) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(injection.parameter_groups(lr, 0.1))
+
+
+@table
+def test_untrained_adapter_is_the_base_bit_for_bit(config: MethodConfig) -> None:
+    model = tiny()
+    expected = outputs(model, image())
+    with inject(model, config):
+        assert torch.equal(outputs(model, image()), expected)
+
+
+@table
+def test_training_moves_the_adapter_and_nothing_else(config: MethodConfig) -> None:
+    model = tiny()
+    base = snapshot(model)
+    injection = inject(model, config)
+    own = injection.trainable_parameters()
+    requiring = {id(p) for p in model.sam.parameters() if p.requires_grad}
+    assert {id(p) for p in own.values()} == requiring
+    frozen = {n: p.clone() for n, p in model.sam.named_parameters() if not p.requires_grad}
+    before = injection.state()
+    optimiser = optimiser_of(injection)
+    losses = [step(model, optimiser) for _ in range(4)]
+
+    assert losses[-1] < losses[0]
+    after = dict(model.sam.named_parameters())
+    assert all(torch.equal(after[n], p) for n, p in frozen.items())
+    moved = {n for n, p in injection.state().items() if not torch.equal(p, before[n])}
+    # Decay alone moves what a single point prompt does not reach; the adapter all moves.
+    assert {n for n in own if n.startswith("encoder.")} <= moved
+    injection.remove()
+    assert same(snapshot(model), base)
+
+
+@table
+def test_names_are_the_adapter_and_the_decoder(config: MethodConfig) -> None:
+    model = tiny()
+    decoder = {
+        f"decoder.{n}"
+        for n, _ in model.sam.named_parameters()
+        if n.startswith(("mask_decoder.", "prompt_encoder."))
+    }
+    names = set(inject(model, config).trainable_parameters())
+    assert {n for n in names if n.startswith("decoder.")} == decoder
+    encoder = names - decoder
+    assert all(n.startswith("encoder.") and ".base." not in n for n in encoder)
+    assert bool(encoder) == (not isinstance(config, FrozenEncoderConfig))
+
+
+@table
+def test_untouched_blocks_hold_nothing_new(config: MethodConfig) -> None:
+    model = tiny()
+    blocks = model.sam.image_encoder.blocks
+    before = [{n: id(m) for n, m in b.named_modules()} for b in blocks]
+    inject(model, config)
+    changed = {
+        i for i, b in enumerate(blocks) if {n: id(m) for n, m in b.named_modules()} != before[i]
+    }
+    chosen = () if isinstance(config, FrozenEncoderConfig) else config.placement.blocks(4)
+    assert changed == set(chosen)
+    assert first_changed_block(config, 4) == min(changed, default=4)
+
+
+@table
+def test_removing_and_disabling_restore_the_base(config: MethodConfig) -> None:
+    model = tiny()
+    base, modules = snapshot(model), [id(m) for m in model.sam.modules()]
+    parameters = [id(p) for p in model.sam.parameters()]
+    expected = outputs(model, image())
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters())
+    adapted = outputs(model, image())
+    assert not torch.equal(adapted, expected)
+    with injection.disabled():
+        assert torch.equal(outputs(model, image()), expected)
+    assert torch.equal(outputs(model, image()), adapted)
+    injection.remove()
+    injection.remove()
+    assert torch.equal(outputs(model, image()), expected)
+    assert same(snapshot(model), base)
+    assert [id(m) for m in model.sam.modules()] == modules
+    assert [id(p) for p in model.sam.parameters()] == parameters
+    assert not any(p.requires_grad for p in model.sam.parameters())
+    inject(model, config).remove()
+
+
+@table
+def test_saved_adapter_reproduces_and_trains_on(config: MethodConfig, tmp_path) -> None:
+    model = tiny()
+    injection = inject(model, config)
+    optimiser = optimiser_of(injection)
+    for _ in range(3):
+        step(model, optimiser)
+    expected = outputs(model, image())
+    adapter = capture(injection, provenance={"images": 3}, metrics={"ap": 0.5})
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    # A step changes the model, not what was captured.
+    step(model, optimiser)
+
+    loaded = load_adapter(tmp_path / "a.safetensors")
+    fresh = tiny()
+    again = apply_adapter(fresh, loaded)
+    assert torch.equal(outputs(fresh, image()), expected)
+    assert (loaded.config, loaded.base, loaded.digest) == (config, adapter.base, adapter.digest)
+    assert (loaded.provenance, loaded.metrics) == ({"images": 3}, {"ap": 0.5})
+    optimiser = optimiser_of(again)
+    losses = [step(fresh, optimiser) for _ in range(3)]
+    assert losses[-1] < losses[0]
+
+
+@table
+def test_merged_weights_compute_the_same(config: MethodConfig) -> None:
+    model = tiny()
+    base = snapshot(model)
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters())
+    expected = outputs(model, image())
+    adapter = capture(injection)
+    injection.remove()
+    merged = merge(model, adapter)
+
+    assert same(snapshot(model), base)
+    assert list(merged) == list(base)
+    plain = tiny()
+    plain.sam.load_state_dict(merged)
+    error = (outputs(plain, image()) - expected).norm() / expected.norm()
+    assert error <= 1e-5
+
+
+@one_per_method
+@pytest.mark.parametrize("grid", [(5, 9), (8, 3)], ids=["wide", "tall"])
+def test_non_square_grids(config: MethodConfig, grid: tuple[int, int]) -> None:
+    model = tiny()
+    tokens = torch.randn(2, *grid, 16, generator=torch.Generator().manual_seed(0))
+    blocks = model.sam.image_encoder.blocks[0], model.sam.image_encoder.blocks[2]  # windowed
+    expected = [b(tokens) for b in blocks]
+    with inject(model, config) as injection:
+        assert all(torch.equal(b(tokens), e) for b, e in zip(blocks, expected, strict=True))
+        perturb(injection.trainable_parameters())
+        assert all(b(tokens).shape == tokens.shape for b in blocks)
+
+
+@one_per_method
+def test_bf16_autocast_is_finite(config: MethodConfig) -> None:
+    model = tiny()
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = outputs(model, image()).float().square().mean()
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, p in injection.trainable_parameters().items():
+        if name.startswith("encoder."):
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), name
+            assert p.grad.dtype == p.dtype == torch.float32, name
+
+
+@one_per_method
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_are_whole_and_independent(config: MethodConfig, how: str) -> None:
+    model = tiny()
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters())
+    expected = outputs(model, image())
+    twin = _copied(injection, how)
+    assert torch.equal(outputs(twin.model, image()), expected)
+    perturb(twin.trainable_parameters())
+    assert not torch.equal(outputs(twin.model, image()), expected)
+    assert torch.equal(outputs(model, image()), expected)
+    with pytest.raises(ConfigurationError, match="already carries"):
+        inject(twin.model, config)
+    twin.remove()
+    assert same(snapshot(twin.model), snapshot(tiny()))
+
+
+def _copied(injection: Injection, how: str) -> Injection:
+    if how == "deepcopy":
+        return copy.deepcopy(injection)
+    if how == "pickle":
+        return pickle.loads(pickle.dumps(injection))
+    buffer = io.BytesIO()
+    torch.save(injection, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@one_per_method
+def test_the_start_is_repeatable_and_applying_leaves_the_generator_alone(
+    config: MethodConfig,
+) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(capture(inject(tiny(), config)))
+    assert states[0].digest == states[1].digest
+    before = torch.get_rng_state()
+    model = tiny()
+    apply_adapter(model, states[0]).remove()
+    merge(model, states[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+def test_decoder_parts_can_be_fixed(method) -> None:
+    part = parse_method_config({"method": method.name, "tune_prompt_encoder": False})
+    names = inject(tiny(), part).trainable_parameters()
+    assert any(n.startswith("decoder.mask_decoder.") for n in names)
+    assert not any(n.startswith("decoder.prompt_encoder.") for n in names)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    model = tiny()
+    config = FrozenEncoderConfig(tune_mask_decoder=False, tune_prompt_encoder=False)
+    with pytest.raises(ConfigurationError, match="nothing to train"):
+        inject(model, config)
+    inject(model, LoraConfig())
+
+
+def test_a_method_that_changes_nothing_is_refused(monkeypatch) -> None:
+    class Idle(type(METHODS["lora"])):
+        def install(self, surgery: Surgery, config: LoraConfig) -> None:
+            """Change nothing."""
+
+    monkeypatch.setitem(METHODS, "lora", Idle())
+    with pytest.raises(ConfigurationError, match="found nothing to adapt"):
+        inject(tiny(), LoraConfig())
+
+
+def test_second_injection_is_refused_with_the_remedy() -> None:
+    model = tiny()
+    adapter = capture(injection := inject(model, LoraConfig()))
+    for attempt in (lambda: inject(model, LoraConfig()), lambda: merge(model, adapter)):
+        with pytest.raises(ConfigurationError, match="remove that injection first"):
+            attempt()
+    assert injection.active
+    injection.remove()
+    with pytest.raises(ConfigurationError, match="was removed"):
+        injection.state()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 17}, r"rank 17 is larger than the width 16 of .*qkv: choose at most 16"),
+        ({"placement": "1,4"}, r"names block 4, but this encoder has 4 blocks"),
+    ],
+    ids=["rank", "placement"],
+)
+def test_options_that_do_not_fit_the_model_leave_it_whole(options, message) -> None:
+    model = tiny()
+    base, modules = snapshot(model), [id(m) for m in model.sam.modules()]
+    for method in ("lora", "cobot_lora"):
+        fitting = {"rank": 20} if method == "cobot_lora" and "rank" in options else options
+        config = parse_method_config({"method": method, **fitting})
+        with pytest.raises(ConfigurationError, match=message.replace("17", "(17|20)")):
+            inject(model, config)
+        assert same(snapshot(model), base)
+        assert [id(m) for m in model.sam.modules()] == modules
+    inject(model, LoraConfig())
+
+
+def test_a_foreign_layer_is_refused() -> None:
+    model = tiny()
+    model.sam.image_encoder.blocks[1].attn.qkv = torch.nn.Identity()
+    with pytest.raises(ConfigurationError, match=r"expected a linear layer at .*found Identity"):
+        inject(model, LoraConfig())
