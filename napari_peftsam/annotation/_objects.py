@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from napari_peftsam.annotation._regions import bounding_box, distinct
 from napari_peftsam.annotation.edits import ChangeRecords, PatchLabels, patch
 from napari_peftsam.annotation.images import AnnotatedImage
 from napari_peftsam.annotation.records import IMPORTED, MANUAL, ObjectRecord, PlaneKey
@@ -108,15 +109,17 @@ def mask_patch(
             f"the mask has shape {mask.shape}, the image {image.name!r} has planes of "
             f"{image.plane_shape}: predict it from this image"
         )
-    inside = np.nonzero(mask)
+    box = bounding_box(mask[np.newaxis])
+    wanted = mask[box]
     if overlap == "keep":
-        free = image.plane_labels(plane)[inside] == 0
-        inside = tuple(c[free] for c in inside)
-    if not len(inside[0]):
+        wanted = wanted & (image.plane_labels(plane)[box] == 0)
+    rows, columns = np.nonzero(wanted)
+    if not len(rows):
         return None
     image.check_label_range(image.next_label)
-    leading = tuple(np.full(len(inside[0]), i) for i in plane.index)
-    return patch(image, image.flat((*leading, *inside)), image.next_label)
+    leading = tuple(np.full(len(rows), i) for i in plane.index)
+    where = image.flat((*leading, rows + box[0].start, columns + box[1].start))
+    return patch(image, where, image.next_label)
 
 
 def paint_patch(image: AnnotatedImage, atoms: Sequence[PaintAtom]) -> PatchLabels | None:
@@ -161,17 +164,16 @@ def _flat_atom(image: AnnotatedImage, atom: PaintAtom) -> tuple[npt.NDArray[Any]
 def import_patch(image: AnnotatedImage, labels: LabelArray) -> PatchLabels | None:
     """Return the edit that makes the label array equal to `labels` (same shape)."""
     image.check_label_range(int(labels.max()))
-    different = np.nonzero(image.labels != labels)
-    if not len(different[0]):
+    where = np.flatnonzero(image.labels != labels)
+    if not len(where):
         return None
-    new = labels[different].astype(image.labels.dtype)
-    return patch(image, image.flat(different), new)
+    new = np.take(labels, where).astype(image.labels.dtype)
+    return patch(image, image.compact(where), new)
 
 
 def labels_in(edit: PatchLabels) -> set[int]:
     """Return the labels that lost or gained pixels."""
-    sides = (np.unique(edit.old), np.unique(edit.new))
-    return {int(label) for side in sides for label in side if label}
+    return distinct(edit.old) | distinct(edit.new)
 
 
 def records_after(

@@ -80,11 +80,13 @@ class PromptSession(ImageSession):
         Answer them one after another (`set_candidates`, `accept`), or all at once
         by predicting for each of `queue` and calling `accept_objects`.
         """
-        self._queue(f"queue {len(boxes)} boxes", plane, [Prompts(box=box) for box in boxes])
+        label = "queue 1 box" if len(boxes) == 1 else f"queue {len(boxes)} boxes"
+        self._queue(label, plane, [Prompts(box=box) for box in boxes])
 
     def queue_prompts(self, plane: PlaneKey, prompts: Sequence[Prompts]) -> None:
         """Ask for one object per `Prompts`; otherwise as `queue_boxes`."""
-        self._queue(f"queue {len(prompts)} objects", plane, prompts)
+        label = "queue 1 object" if len(prompts) == 1 else f"queue {len(prompts)} objects"
+        self._queue(label, plane, prompts)
 
     def set_candidates(self, prediction: Prediction, revision: int) -> bool:
         """Show the answer to the current prompts.

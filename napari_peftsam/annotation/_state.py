@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from napari_peftsam.annotation._regions import region_of
 from napari_peftsam.annotation.current import Draft
 from napari_peftsam.annotation.events import Changes
 from napari_peftsam.annotation.images import AnnotatedImage, Indices
@@ -35,11 +32,7 @@ class SessionState:
 
     def write_labels(self, name: str, where: Indices, values: int | LabelArray) -> None:
         """Set pixels, given by N >= 1 flat positions, to one label or to N labels."""
-        image = self.image(name)
-        coordinates = image.coordinates(where)
-        image.labels[coordinates] = values
-        image.grow(coordinates, np.broadcast_to(np.asarray(values), where.shape))
-        self.changes.wrote(name, region_of(coordinates))
+        self.changes.wrote(name, self.image(name).put(where, values))
 
     def write_records(
         self, name: str, records: Mapping[int, ObjectRecord | None], next_label: int

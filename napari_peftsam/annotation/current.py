@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from napari_peftsam.annotation._regions import region_of
+from napari_peftsam.annotation._regions import bounding_box
 from napari_peftsam.annotation.records import PlaneKey
 from napari_peftsam.types import BoolArray, FloatArray, Prediction, Prompts
 
@@ -142,9 +142,7 @@ def park(draft: Draft) -> ParkedDraft:
     if current is None or current.candidates is None:
         return ParkedDraft(draft)
     masks = current.candidates.masks
-    rows, cols = np.nonzero(masks.any(axis=(0, 2)))[0], np.nonzero(masks.any(axis=(0, 1)))[0]
-    filled = region_of((rows, cols)) if len(rows) else (slice(0, 0), slice(0, 0))
-    region = (slice(None), *filled)
+    region = (slice(None), *bounding_box(masks))
     small = _ParkedPrediction(
         masks[region].copy(), current.candidates.scores, current.candidates.logits, region
     )

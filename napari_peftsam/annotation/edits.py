@@ -178,7 +178,7 @@ def patch(
     image: AnnotatedImage, where: Indices, new: int | LabelArray, old: LabelArray | None = None
 ) -> PatchLabels:
     """Return the edit that sets pixels; `old` is read from the image unless given."""
-    before = image.labels[image.coordinates(where)] if old is None else old
+    before = image.take(where) if old is None else old
     after = new if isinstance(new, int) else _compact(new)
     return PatchLabels(image.name, where, _compact(before), after)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.annotation._regions import Coordinates, Region, regions_of_labels, union
+from napari_peftsam.annotation._regions import Region, Runs, find_runs, union
 from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray
@@ -80,14 +80,17 @@ class AnnotatedImage:
         view: LabelArray = self.labels[plane.index]
         return view
 
-    def coordinates(self, where: Indices) -> Coordinates:
-        """Return one array of positions per axis for flat positions."""
-        return np.unravel_index(where, self.shape)
+    def take(self, where: Indices) -> LabelArray:
+        """Return the labels ``(N,)`` at flat positions."""
+        return np.take(self.labels, where)
 
-    def flat(self, coordinates: Coordinates) -> Indices:
+    def flat(self, coordinates: tuple[Indices, ...]) -> Indices:
         """Return flat positions, in 32 bits where these suffice."""
-        where = np.ravel_multi_index(coordinates, self.shape)
-        return where.astype(np.int32) if self.labels.size < 2**31 else where.astype(np.int64)
+        return self.compact(np.ravel_multi_index(coordinates, self.shape))
+
+    def compact(self, where: Indices) -> Indices:
+        """Return flat positions in 32 bits where these suffice, for the history."""
+        return where.astype(np.int32 if self.labels.size < 2**31 else np.int64, copy=False)
 
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of `label` (an empty one if it has none)."""
@@ -113,19 +116,31 @@ class AnnotatedImage:
 
     def plane_of(self, label: int) -> PlaneKey:
         """Return the first plane in which `label` has pixels."""
-        first = self.coordinates(self.where(label)[:1])
-        return PlaneKey(self.name, tuple(int(c[0]) for c in first[:-2]))
+        leading = self.shape[:-2]
+        if not leading:
+            return PlaneKey(self.name)
+        first = np.unravel_index(self.where(label)[0], self.shape)
+        return PlaneKey(self.name, tuple(int(i) for i in first[: len(leading)]))
 
-    def grow(self, coordinates: Coordinates, values: LabelArray) -> None:
-        """Note that the pixels now hold these labels, so that they are found again."""
-        for label, region in regions_of_labels(coordinates, values).items():
+    def put(self, where: Indices, values: int | LabelArray) -> Region:
+        """Write labels at N >= 1 flat positions and return the region they lie in."""
+        if self.labels.flags.c_contiguous:
+            self.labels.reshape(-1)[where] = values
+        else:
+            self.labels[np.unravel_index(where, self.shape)] = values
+        runs = find_runs(where, values, self.shape)
+        self._grow(runs)
+        return runs.region()
+
+    def _grow(self, runs: Runs) -> None:
+        for label, region in runs.regions().items():
             known = self._regions.get(label)
             self._regions[label] = region if known is None else union(known, region)
 
     def find_objects(self) -> tuple[int, ...]:
         """Search the whole label array once and return the labels in it."""
-        inside = np.nonzero(self.labels)
-        self.grow(inside, self.labels[inside])
+        inside = self.compact(np.flatnonzero(self.labels))
+        self._grow(find_runs(inside, self.take(inside), self.shape))
         return tuple(self._regions)
 
     def put_record(self, label: int, record: ObjectRecord | None) -> None:
@@ -152,7 +167,7 @@ def annotated_image(
     """Check `pixels` and `labels` and put them together; the labels are not copied."""
     array = pixels if hasattr(pixels, "shape") else np.asarray(pixels)
     if rgb is None:
-        same = labels is not None and labels.shape == array.shape
+        same = getattr(labels, "shape", None) == array.shape
         rgb = not same and len(array.shape) >= 3 and array.shape[-1] in (3, 4)
     shape = tuple(int(n) for n in (array.shape[:-1] if rgb else array.shape))
     if len(shape) < 2 or 0 in shape:

@@ -157,7 +157,8 @@ class Session(PromptSession):
         image.check_plane(plane)
         new = [NewObject(*each) for each in objects]
         labels: list[int] = []
-        with self._step(f"accept {len(new)} objects", image.name) as apply:
+        name = "accept 1 object" if len(new) == 1 else f"accept {len(new)} objects"
+        with self._step(name, image.name) as apply:
             for prompts, mask, score in new:
                 label, edit = image.next_label, mask_patch(image, plane, mask, overlap)
                 labels.append(0 if edit is None else label)

@@ -133,5 +133,7 @@ def _records(records: object, labels: LabelArray) -> tuple[Record, ...]:
         ) from error
     if len(by_label) != len(plain):
         raise ConfigurationError("the provenance holds two records of one label: keep one of them")
+    if not by_label:
+        return ()
     present = set(np.unique(labels).tolist()) - {0}
     return tuple(by_label[label] for label in sorted(by_label.keys() & present))

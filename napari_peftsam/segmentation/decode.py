@@ -59,17 +59,23 @@ def decode(
     scores
         ``(B, 4)`` predicted IoU.
     """
+    height, width = features.shape[-2:]
+    top, left = offset
+    # Positions in half precision would be off by whole pixels, whatever the caller computes in.
+    with torch.autocast(features.device.type, enabled=False):
+        sparse, dense = _encode_prompts(sam, prompts)
+        positions = sam.prompt_encoder.get_dense_pe()[..., top : top + height, left : left + width]
+    return _mask_decoder(sam, features + dense, positions, sparse)
+
+
+def _encode_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+    """Return prompt tokens ``(B, N, C)`` and the mask prompt ``(B or 1, C, h or 1, w or 1)``."""
     encoder = sam.prompt_encoder
     points = None if prompts.points is None else (prompts.points, prompts.labels)
     sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
-    height, width = features.shape[-2:]
     if prompts.masks is None:
-        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    else:
-        dense = encoder._embed_masks(prompts.masks)
-    top, left = offset
-    positions = encoder.get_dense_pe()[..., top : top + height, left : left + width]
-    return _mask_decoder(sam, features + dense, positions, sparse)
+        return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    return sparse, encoder._embed_masks(prompts.masks)
 
 
 def _mask_decoder(

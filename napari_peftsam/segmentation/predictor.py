@@ -87,7 +87,7 @@ class Predictor:
         """
         earlier = None if previous is None else [previous]
         [decoded] = self._decode_many(embedding, [prompts], earlier, multimask)
-        return _to_prediction(decoded, embedding.frame, _CANDIDATES)
+        return _to_prediction(decoded, embedding.frame)
 
     def predict_many(
         self,
@@ -106,8 +106,8 @@ class Predictor:
             As in `predict`, the last two one per object; single previous logits may be
             None.
         candidates
-            How many candidates to keep per object, at most; 1 keeps the best and saves
-            memory and time.
+            How many candidates to keep per object, from 1 to 3; 1 keeps the best and
+            saves memory and time.
 
         Returns
         -------
@@ -119,8 +119,8 @@ class Predictor:
         PromptError, ConfigurationError
             As `predict`.
         """
-        decoded = self._decode_many(embedding, prompts, previous)
-        return [_to_prediction(one, embedding.frame, candidates) for one in decoded]
+        decoded = self._decode_many(embedding, prompts, previous, keep=candidates)
+        return [_to_prediction(one, embedding.frame) for one in decoded]
 
     def best_logits(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[FloatArray]:
         """Yield the best candidate's logits ``(H, W)`` in image pixels, object by object.
@@ -130,7 +130,7 @@ class Predictor:
         PromptError, ConfigurationError
             As `predict`.
         """
-        for one in self._decode_many(embedding, prompts):
+        for one in self._decode_many(embedding, prompts, keep=1):
             with torch.inference_mode():
                 logits = to_image_logits(one.logits[None, :1], embedding.frame)[0, 0]
             yield logits.cpu().numpy()
@@ -141,6 +141,7 @@ class Predictor:
         prompts: Sequence[Prompts],
         previous: Previous | None = None,
         multimask: bool | None = None,
+        keep: int = _CANDIDATES,
     ) -> list[Decoded]:
         earlier = _check(self.model, embedding, prompts, previous)
         features = _to_tensor(embedding.features, self.model.device)[None]
@@ -152,7 +153,8 @@ class Predictor:
             outputs = _outputs(tensors) if multimask is None else (1, 4) if multimask else (0, 1)
             with torch.inference_mode():
                 logits, scores = decode(self.model.sam, features, tensors)
-                answers.update(zip(batch, _ranked(logits, scores, outputs), strict=True))
+                ranked = _ranked(logits, scores, outputs, keep)
+                answers.update(zip(batch, ranked, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
 
@@ -239,22 +241,21 @@ def _outputs(prompts: PromptTensors) -> tuple[int, int]:
     return (1, 4) if lone and prompts.boxes is None and prompts.masks is None else (0, 4)
 
 
-def _ranked(logits: Tensor, scores: Tensor, outputs: tuple[int, int]) -> Iterator[Decoded]:
+def _ranked(
+    logits: Tensor, scores: Tensor, outputs: tuple[int, int], keep: int
+) -> Iterator[Decoded]:
     first, end = outputs
     logits, scores = logits[:, first:end], scores[:, first:end].nan_to_num(0.0)
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :_CANDIDATES]
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
     for mine, score, ranks in zip(logits, scores.clamp(0, 1), order, strict=True):
         yield Decoded(mine[ranks], score[ranks])
 
 
-def _to_prediction(decoded: Decoded, frame: Frame, candidates: int) -> Prediction:
-    logits = decoded.logits[:candidates]
+def _to_prediction(decoded: Decoded, frame: Frame) -> Prediction:
     with torch.inference_mode():
-        masks = to_image_logits(logits[None], frame)[0] > 0
+        masks = to_image_logits(decoded.logits[None], frame)[0] > 0
     return Prediction(
-        masks.cpu().numpy(),
-        decoded.scores[:candidates].cpu().numpy(),
-        logits.cpu().numpy(),
+        masks.cpu().numpy(), decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
     )
 
 

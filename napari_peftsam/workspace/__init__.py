@@ -1,16 +1,39 @@
 """Session, live model, adapters and finetuning wired together; runs headless."""
 
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.workspace.choice import ModelChoice, choose_method
 from napari_peftsam.workspace.engine import Engine
+from napari_peftsam.workspace.folders import (
+    DEFAULT_BUDGET,
+    FinetuneReport,
+    evaluate_folders,
+    finetune_folders,
+)
 from napari_peftsam.workspace.jobs import TrainingJob
+from napari_peftsam.workspace.single import (
+    SegmentReport,
+    export_file,
+    export_model_file,
+    segment_file,
+)
 from napari_peftsam.workspace.workspace import Workspace, WorkspaceEvents, export_model
 
 __all__ = [
+    "DEFAULT_BUDGET",
     "AdapterEntry",
     "AdapterTimeline",
     "Engine",
+    "FinetuneReport",
+    "ModelChoice",
+    "SegmentReport",
     "TrainingJob",
     "Workspace",
     "WorkspaceEvents",
+    "choose_method",
+    "evaluate_folders",
+    "export_file",
     "export_model",
+    "export_model_file",
+    "finetune_folders",
+    "segment_file",
 ]

@@ -69,7 +69,7 @@ def test_a_file_holds_each_tensor_once_and_describes_itself(adapter, path) -> No
 @pytest.mark.parametrize("keep", [0, 4, 100, -1, -1000])
 def test_truncated_files_are_refused(path, keep) -> None:
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(AdapterMismatchError, match="damaged.*again"):
+    with pytest.raises(AdapterMismatchError, match=r"damaged.*again"):
         load_adapter(path)
 
 

@@ -53,9 +53,9 @@ def test_projection_is_the_quaternion_product() -> None:
     expected = torch.zeros(4, quarter)
     for row in range(quarter):
         for column in range(quarter):
-            left = h.view(4, quarter)[:, row].tolist()
+            entry = h.view(4, quarter)[:, row].tolist()
             weight = mixer.quaternion[:, row, column].tolist()
-            expected[:, column] += torch.tensor(hamilton(left, weight))
+            expected[:, column] += torch.tensor(hamilton(weight, entry))
     torch.testing.assert_close(h @ mixer.projection(), expected.flatten())
 
 

@@ -1,0 +1,91 @@
+"""The program: its commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from napari_peftsam import __version__
+from napari_peftsam.errors import PeftSamError
+
+from . import demo, evaluate, export, export_model, finetune, models, open_viewer, segment
+from ._console import fail
+
+__all__ = ["INTERRUPTED", "main"]
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="napari-peftsam",
+    help="Annotate microscopy images with Segment Anything, and adapt it to them.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would double the time until the help appears
+)
+for _name, _command in (
+    ("demo", demo.demo),
+    ("open", open_viewer.open_images),
+    ("models", models.models),
+    ("finetune", finetune.finetune),
+    ("evaluate", evaluate.evaluate),
+    ("segment", segment.segment),
+    ("export", export.export),
+    ("export-model", export_model.export_model),
+):
+    app.command(_name)(_command)
+
+# The base of typer's usage errors, which has changed its name and its place.
+_USAGE_ERRORS = next(c for c in reversed(typer.BadParameter.__mro__) if c.__module__ != "builtins")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments
+        Default: those the program was started with.
+
+    Returns
+    -------
+    int
+        0 on success, 2 if the input or the environment is at fault (one line on standard
+        error says why), 130 after Ctrl-C.
+    """
+    given = None if arguments is None else list(arguments)
+    try:
+        result = app(given, prog_name="napari-peftsam", standalone_mode=False)
+    except typer.Exit as exiting:
+        return exiting.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted")
+        return INTERRUPTED
+    except PeftSamError as error:
+        fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}")
+    except Exception as error:
+        if not isinstance(error, _USAGE_ERRORS):
+            raise
+        fail(error.format_message())
+    else:
+        return result if isinstance(result, int) else 0
+    return USER_ERROR
+
+

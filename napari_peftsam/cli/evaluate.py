@@ -1,0 +1,57 @@
+"""``napari-peftsam evaluate``: how well a model answers prompts on labelled images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ._console import Progress, emit
+from ._options import Adapter, Device, Images, Json, Labels, Model, Seed, configure
+
+if TYPE_CHECKING:
+    from napari_peftsam.evaluation import EvaluationEvent, EvaluationReport
+
+__all__ = ["evaluate"]
+
+
+def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
+    images: Images,
+    labels: Labels,
+    model: Model = "builtin",
+    adapter: Adapter = None,
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate a random sample of this many objects.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure how well prompts are answered: IoU from a point, a box and 1 to 10 clicks.
+
+    noc80 and noc90 are the mean clicks to 80 and 90 % IoU, at most 10. Objects under 25
+    pixels are left out and counted.
+    """
+    from napari_peftsam.evaluation import EvaluationConfig, EvaluationProgress
+    from napari_peftsam.workspace import ModelChoice, evaluate_folders
+
+    config = configure(EvaluationConfig, max_objects=max_objects, seed=seed)
+    with Progress() as progress:
+
+        def watch(event: EvaluationEvent) -> None:
+            if isinstance(event, EvaluationProgress):
+                progress.show(event.fraction, f"{event.fraction:.0%} {event.name}")
+
+        choice = ModelChoice(model, adapter, device)
+        report = evaluate_folders(images, labels, config, choice, watch)
+    emit(report.to_dict(), as_json, _text(report))
+
+
+def _text(report: EvaluationReport) -> str:
+    curve = " ".join(f"{value:.3f}" for value in report.iou_at_clicks)
+    return (
+        f"{report.objects} objects in {report.images} images, {report.skipped_small} too small\n"
+        f"IoU from one point {report.point_iou:.3f}, from a box {report.box_iou:.3f}\n"
+        f"IoU after 1, 2, ... clicks: {curve}\n"
+        f"clicks to 80 % IoU {report.noc80:.2f}, to 90 % IoU {report.noc90:.2f}"
+    )

@@ -1,0 +1,147 @@
+"""``napari-peftsam finetune``: folders of images and labels in, one adapter file out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_peftsam.errors import ConfigurationError
+
+from ._console import Progress, emit, say
+from ._interrupt import graceful_interrupt
+from ._options import Device, Images, Json, Labels, Model, Seed, configure, seconds
+
+if TYPE_CHECKING:
+    from napari_peftsam.training import TrainEvent, TrainingConfig
+    from napari_peftsam.workspace import FinetuneReport
+
+__all__ = ["TrainingProgress", "finetune"]
+
+_INTERRUPTED = 130
+
+
+def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
+    images: Images,
+    labels: Labels,
+    output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
+    model: Model = "builtin",
+    adapter: Annotated[Path | None, typer.Option(help="Adapter file to go on from.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="lora, cobot-lora or frozen-encoder.  [default: cobot-lora]")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the update.  [default: 8]")] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            help="Blocks to adapt: all, late-50%, late-25%, last, or 0,3,5-7.  [default: all]"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Factor on the update.  [default: 1]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; by default what suits the model.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Budget in passes.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Budget in time, as 120s or 2m.  [default: 60s]")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Finetune on folders of images and labels that have the same names.
+
+    Some of the images are held out; the state that is best on them is saved, which may
+    be the start. Ctrl-C ends the training and keeps the best state so far.
+    """
+    times = {"steps": steps, "epochs": epochs, "budget": budget}
+    given = [f"--{name}" for name, value in times.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigurationError(f"got {' and '.join(given)}: give only one of them")
+    limit = {"seconds": seconds(budget)} if budget is not None else {}
+    options = {"rank": rank, "placement": placement, "alpha": alpha}
+
+    from napari_peftsam.workspace import ModelChoice, finetune_folders
+
+    config = _configuration(
+        method,
+        {name: value for name, value in options.items() if value is not None},
+        adapter,
+        {"steps": steps, "epochs": epochs, "learning_rate": learning_rate, "seed": seed, **limit},
+    )
+    message = "ending the training, keeping the best state so far"
+    with graceful_interrupt(message) as stop, Progress() as progress:
+        display = TrainingProgress(progress)
+
+        def watch(event: TrainEvent) -> bool:
+            display.show(event)
+            return stop.is_set()
+
+        choice = ModelChoice(model, adapter, device)
+        report = finetune_folders(images, labels, output, config, choice, watch)
+    emit(report.to_dict(), as_json, _text(report))
+    if stop.is_set():
+        raise typer.Exit(_INTERRUPTED)
+
+
+class TrainingProgress:
+    """Shows the events of a training on a progress line."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._iou = 0.0
+
+    def show(self, event: TrainEvent) -> None:
+        """Show one event."""
+        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+
+        if isinstance(event, TrainingStarted):
+            say(
+                f"training {event.trainable_parameters:,} parameters on {event.training_objects} "
+                f"objects; {event.held_out_objects} held out by {event.held_out_by}, "
+                f"IoU {event.validation_iou:.3f}"
+            )
+        elif isinstance(event, Validated):
+            self._iou = event.iou
+        elif isinstance(event, TrainingStep):
+            share = event.seconds / max(event.seconds + event.remaining, 1e-9)
+            self._progress.show(
+                share,
+                f"step {event.step}, loss {event.loss:.3f}, held-out IoU {self._iou:.3f}, "
+                f"{event.remaining:.0f} s left",
+            )
+
+
+def _configuration(
+    method: str | None, options: dict[str, Any], start: Path | None, rest: dict[str, Any]
+) -> TrainingConfig:
+    from napari_peftsam.peft import METHODS
+    from napari_peftsam.training import TrainingConfig
+    from napari_peftsam.workspace import DEFAULT_BUDGET, choose_method
+
+    known = METHODS.get((method or "").replace("-", "_"))
+    if known is not None:
+        for name in sorted(options.keys() - known.config.model_fields.keys()):
+            say(f"note: --{name} has no effect with {method}")
+            del options[name]
+    chosen = choose_method(method, options, start)
+    if not any(rest.get(budget) for budget in ("steps", "epochs", "seconds")):
+        rest["seconds"] = DEFAULT_BUDGET
+    return configure(TrainingConfig, method=chosen, **rest)
+
+
+def _text(report: FinetuneReport) -> str:
+    verdict = (
+        f"best at step {report.best_step}"
+        if report.improved
+        else "no better than the start: more objects, more time or another learning rate may help"
+    )
+    return (
+        f"{report.steps} steps in {report.seconds:.0f} s, {report.trainable_parameters:,} "
+        f"parameters\nheld-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} "
+        f"({verdict})\nadapter: {report.adapter}"
+    )

@@ -1,0 +1,51 @@
+"""``napari-peftsam open``: images in napari, with the docks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_peftsam.errors import ConfigurationError
+
+__all__ = ["open_images", "start_viewer"]
+
+
+def open_images(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Images to open: TIFF, PNG, JPEG or zarr.")
+    ] = None,
+) -> None:
+    """Open images in napari with the docks."""
+    start_viewer(images or [])
+
+
+def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
+    """Open napari and wait until it is closed.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no Qt or no display.
+    InputFileError
+        If an image cannot be read.
+    """
+    # Qt would end the whole program where there is no display.
+    display = any(os.environ.get(v) for v in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
+    try:
+        from napari_peftsam.widgets.launch import open_viewer
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f'the viewer cannot start, as Qt is not usable ({reason}): pip install "napari-peftsam[all]"'
+        ) from error
+    if sys.platform.startswith("linux") and not display:
+        raise ConfigurationError(
+            "the viewer cannot start, as there is no display: set DISPLAY, or use the other "
+            "commands, which need none"
+        )
+    open_viewer(paths, sample)

@@ -1,0 +1,249 @@
+"""How well a model answers prompts on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from napari_peftsam.embeddings import (
+    BASE_ADAPTER,
+    Embedding,
+    EmbeddingStore,
+    Encoded,
+    EncodeFailed,
+    EncodeProgress,
+    EncodeRequest,
+    encode,
+)
+from napari_peftsam.evaluation._objects import (
+    LabelledImage,
+    Selection,
+    select_objects,
+    targets_of,
+)
+from napari_peftsam.evaluation.clicks import (
+    BatchPredictor,
+    Floats,
+    box_ious,
+    click_ious,
+    clicks_to_reach,
+)
+from napari_peftsam.evaluation.prompts import Target
+from napari_peftsam.models import SamModel
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.types import PixelArray
+
+__all__ = [
+    "EvaluationConfig",
+    "EvaluationEvent",
+    "EvaluationProgress",
+    "EvaluationReport",
+    "EvaluationStarted",
+    "evaluate",
+]
+
+# Masks of one batch, one per object, at the image's size; bounds memory on large images.
+_MASK_BYTES = 2**27
+_EMBEDDING_SHARE = 0.1
+
+
+class EvaluationConfig(BaseModel):
+    """What is evaluated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_objects: int | None = Field(
+        default=None,
+        ge=1,
+        title="Objects at most",
+        description="Evaluate a random sample of this many objects; all if not given.",
+    )
+    seed: int = Field(
+        default=0, ge=0, title="Random seed", description="Chooses the sample of objects."
+    )
+    clicks: int = Field(
+        default=10, ge=1, le=100, title="Clicks", description="Simulated clicks per object."
+    )
+    min_area: int = Field(
+        default=25,
+        ge=1,
+        title="Smallest area",
+        description="Objects of fewer pixels are left out and counted.",
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationStarted:
+    """The objects are chosen."""
+
+    images: int
+    objects: int
+    skipped_small: int
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """A fraction in [0, 1] of the whole evaluation is done, at present image `name`."""
+
+    name: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The figures; means over all evaluated objects.
+
+    Attributes
+    ----------
+    images, objects
+        Evaluated objects and the images they are in.
+    skipped_small
+        Objects left out as too small.
+    point_iou
+        IoU after one click on the pixel farthest from the object's border.
+    box_iou
+        IoU when prompted with the tight bounding box.
+    iou_at_clicks
+        IoU after 1, 2, … simulated clicks.
+    noc80, noc90
+        Number of clicks to reach IoU 0.8 and 0.9; objects that never reach it count with
+        all clicks.
+    """
+
+    images: int
+    objects: int
+    skipped_small: int
+    point_iou: float
+    box_iou: float
+    iou_at_clicks: tuple[float, ...]
+    noc80: float
+    noc90: float
+
+    def to_dict(self) -> dict[str, int | float | list[float]]:
+        """Return the figures, ready for JSON."""
+        return {**asdict(self), "iou_at_clicks": list(self.iou_at_clicks)}
+
+
+EvaluationEvent = EvaluationStarted | EvaluationProgress | EvaluationReport
+
+
+def evaluate(
+    model: SamModel,
+    pairs: Iterable[LabelledImage],
+    config: EvaluationConfig | None = None,
+    adapter: str = BASE_ADAPTER,
+    store: EmbeddingStore | None = None,
+) -> Iterator[EvaluationEvent]:
+    """Prompt every labelled object as a user would, and compare the masks.
+
+    The mask is always the candidate of the highest predicted score. The same seed on the
+    same data and machine gives the same figures bit for bit. Close the iterator to stop.
+
+    Parameters
+    ----------
+    model
+        The model, with `adapter` injected.
+    pairs
+        ``(name, pixels, labels)``; a sequence is read item by item, twice, so it may load
+        its images lazily.
+    config
+        See `EvaluationConfig`.
+    adapter, store
+        As in `napari_peftsam.embeddings.encode`.
+
+    Yields
+    ------
+    EvaluationEvent
+        `EvaluationStarted`, then `EvaluationProgress`, and last the `EvaluationReport`.
+
+    Raises
+    ------
+    LabelError
+        If labels are unusable, or none is left when small ones are skipped.
+    ImageError
+        If an image cannot be used; the message names it.
+    """
+    config = config or EvaluationConfig()
+    images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
+    selection = select_objects(images, config.min_area, config.max_objects, config.seed)
+    yield EvaluationStarted(len(selection.labels), selection.objects, selection.skipped_small)
+    boxes: list[Floats] = []
+    curves: list[Floats] = []
+    done = 0
+    for index, chosen in selection.labels.items():
+        name, pixels, labels = images[index]
+        span = _Span(name, done / selection.objects, len(chosen) / selection.objects)
+        embedding = yield from _embed(model, pixels, adapter, store, span)
+        targets = targets_of(labels, chosen)
+        box, curve = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
+        boxes.append(box)
+        curves.append(curve)
+        done += len(chosen)
+    yield _report(selection, np.concatenate(boxes), np.concatenate(curves))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One image's part of the whole progress."""
+
+    name: str
+    start: float
+    share: float
+
+    def at(self, fraction: float) -> EvaluationProgress:
+        return EvaluationProgress(self.name, self.start + self.share * fraction)
+
+
+def _embed(
+    model: SamModel,
+    pixels: PixelArray,
+    adapter: str,
+    store: EmbeddingStore | None,
+    span: _Span,
+) -> Generator[EvaluationProgress, None, Embedding]:
+    for event in encode(model, [EncodeRequest(span.name, pixels)], store, adapter):
+        if isinstance(event, EncodeProgress):
+            yield span.at(_EMBEDDING_SHARE * event.fraction)
+        elif isinstance(event, EncodeFailed):
+            raise type(event.error)(f"{span.name}: {event.error}") from event.error
+        elif isinstance(event, Encoded):
+            return event.embedding
+    raise AssertionError("encode ends every image with Encoded or EncodeFailed")
+
+
+def _measure(
+    predictor: BatchPredictor,
+    embedding: Embedding,
+    targets: Sequence[Target],
+    clicks: int,
+    span: _Span,
+) -> Generator[EvaluationProgress, None, tuple[Floats, Floats]]:
+    """Return box IoUs ``(objects,)`` and IoUs after every click ``(objects, clicks)``."""
+    boxes, curves = np.zeros(len(targets)), np.zeros((len(targets), clicks))
+    size = max(1, _MASK_BYTES // (embedding.frame.height * embedding.frame.width))
+    for start in range(0, len(targets), size):
+        batch = targets[start : start + size]
+        part = slice(start, start + len(batch))
+        boxes[part] = box_ious(predictor, embedding, batch)
+        for click, ious in enumerate(click_ious(predictor, embedding, batch, clicks)):
+            curves[part, click] = ious
+            done = (start + len(batch) * (click + 1) / clicks) / len(targets)
+            yield span.at(_EMBEDDING_SHARE + (1 - _EMBEDDING_SHARE) * done)
+    return boxes, curves
+
+
+def _report(selection: Selection, boxes: Floats, curves: Floats) -> EvaluationReport:
+    at_clicks = tuple(float(v) for v in curves.mean(axis=0))
+    return EvaluationReport(
+        images=len(selection.labels),
+        objects=selection.objects,
+        skipped_small=selection.skipped_small,
+        point_iou=at_clicks[0],
+        box_iou=float(boxes.mean()),
+        iou_at_clicks=at_clicks,
+        noc80=float(clicks_to_reach(curves, 0.8).mean()),
+        noc90=float(clicks_to_reach(curves, 0.9).mean()),
+    )

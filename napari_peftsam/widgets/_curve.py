@@ -1,0 +1,131 @@
+"""The live curve of a training: held-out IoU above, loss below, over the steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize, QTimer
+from qtpy.QtWidgets import QSizePolicy, QWidget
+
+__all__ = ["TrainingCurve"]
+
+_REFRESH_MS = 150  # steps of a small model come faster than anyone can look at them
+_SMOOTHING = 0.9  # of the loss: single steps see few objects and jump
+_HEIGHT = 150
+_AXIS_WIDTH = 34
+
+
+class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph is untyped
+    """Two small plots with a common axis of steps, in the colours of napari's theme.
+
+    `add_loss` and `add_iou` only note a value; the plots follow a few times a second.
+    """
+
+    def __init__(self, theme: str = "dark", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+        self._smooth: list[float] = []
+        self._ious: list[tuple[int, float]] = []
+        self._best: tuple[int, float] | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_REFRESH_MS)
+        self._timer.timeout.connect(self.refresh)
+        self._iou_plot = self._plot(0, "IoU")
+        self._loss_plot = self._plot(1, "loss")
+        self._loss_plot.setXLink(self._iou_plot)
+        self._iou_plot.getAxis("bottom").setStyle(showValues=False)
+        self._live_line = pg.InfiniteLine(angle=0)
+        self._iou_plot.addItem(self._live_line, ignoreBounds=False)
+        self._iou_curve = self._iou_plot.plot(symbol="o", symbolSize=5)
+        self._best_dot = self._iou_plot.plot(symbol="o", symbolSize=9, pen=None)
+        self._raw_curve = self._loss_plot.plot()
+        self._loss_curve = self._loss_plot.plot()
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setFixedHeight(_HEIGHT)
+        self.setToolTip(
+            "Above: IoU on held-out objects (dashed: the adapter that is live). Below: training loss."
+        )
+        self.set_theme(theme)
+        self.clear_curves()
+
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return a size that leaves the dock narrow."""
+        return QSize(260, _HEIGHT)
+
+    def clear_curves(self) -> None:
+        """Start anew."""
+        self._steps.clear()
+        self._losses.clear()
+        self._smooth.clear()
+        self._ious.clear()
+        self._best = None
+        self._live_line.hide()
+        self.refresh()
+
+    def set_live(self, iou: float) -> None:
+        """Draw the held-out IoU that is to be beaten."""
+        self._live_line.setValue(iou)
+        self._live_line.show()
+        self._timer.start()
+
+    def add_loss(self, step: int, loss: float) -> None:
+        """Append the loss of a step."""
+        before = self._smooth[-1] if self._smooth else loss
+        self._steps.append(step)
+        self._losses.append(loss)
+        self._smooth.append(_SMOOTHING * before + (1 - _SMOOTHING) * loss)
+        self._later()
+
+    def add_iou(self, step: int, iou: float) -> None:
+        """Append the held-out IoU after a step."""
+        self._ious.append((step, iou))
+        if self._best is None or iou > self._best[1]:
+            self._best = (step, iou)
+        self._later()
+
+    def refresh(self) -> None:
+        """Draw what was noted."""
+        self._raw_curve.setData(self._steps, self._losses)
+        self._loss_curve.setData(self._steps, self._smooth)
+        points = np.array(self._ious, float).reshape(-1, 2)
+        self._iou_curve.setData(points[:, 0], points[:, 1])
+        best = np.array([self._best] if self._best else [], float).reshape(-1, 2)
+        self._best_dot.setData(best[:, 0], best[:, 1])
+
+    def set_theme(self, name: str) -> None:
+        """Take the colours of one of napari's themes."""
+        theme = get_theme(name)
+        text, faint = theme.text.as_hex(), theme.secondary.as_hex()
+        accent = theme.highlight.as_hex() if name == "light" else theme.icon.as_hex()
+        self.setBackground(theme.background.as_hex())
+        for plot in (self._iou_plot, self._loss_plot):
+            for side in ("left", "bottom"):
+                plot.getAxis(side).setPen(faint)
+                plot.getAxis(side).setTextPen(text)
+        strong = theme.current.as_hex()
+        self._live_line.setPen(pg.mkPen(accent, style=pg.QtCore.Qt.PenStyle.DashLine))
+        self._iou_curve.setPen(pg.mkPen(strong, width=2))
+        self._iou_curve.setSymbolBrush(strong)
+        self._iou_curve.setSymbolPen(None)
+        self._best_dot.setSymbolBrush(text)
+        self._best_dot.setSymbolPen(None)
+        self._raw_curve.setPen(pg.mkPen(faint))
+        self._loss_curve.setPen(pg.mkPen(accent, width=2))
+
+    def _later(self) -> None:
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def _plot(self, row: int, label: str) -> Any:
+        plot = self.addPlot(row=row, col=0)
+        plot.setLabel("left", label)
+        plot.getAxis("left").setWidth(_AXIS_WIDTH)
+        plot.setMenuEnabled(False)
+        plot.setMouseEnabled(x=False, y=False)
+        plot.hideButtons()
+        return plot

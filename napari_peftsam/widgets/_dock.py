@@ -1,0 +1,67 @@
+"""What all docks have in common: their viewer's session, and a tidy end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QWidget
+
+from napari_peftsam.widgets._session import ViewerSession, session_of
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["Dock"]
+
+
+class Dock(QWidget):
+    """A dock that notices when napari removes it or closes.
+
+    Parameters
+    ----------
+    viewer
+        The viewer the dock belongs to.
+
+    Attributes
+    ----------
+    viewer_session
+        What it shares with the other docks of that viewer.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__()
+        self.viewer_session: ViewerSession = session_of(viewer)
+        self._released = False
+        self._watched = False
+        self.viewer_session.events.closed.connect(self._release_once)
+        self.viewer_session.open()
+
+    def release(self) -> None:
+        """Let go of keys, callbacks and own workers; called once, when the dock goes."""
+
+    def event(self, event: QEvent | None) -> bool:
+        """Notice being docked, removed and closed."""
+        kind = None if event is None else event.type()
+        if kind == QEvent.Type.ParentChange and self.parent() is None:
+            self._release_once()  # napari takes a dock's widget out before it drops it
+        elif kind == QEvent.Type.Show:
+            self._watch_window()
+        elif kind == QEvent.Type.Close and self.isWindow():
+            self._release_once()
+        return bool(super().event(event))
+
+    def _watch_window(self) -> None:
+        outermost: QWidget = self  # not window(): that is the dock while it floats
+        while (parent := outermost.parentWidget()) is not None:
+            outermost = parent
+        if outermost is not self and not self._watched:
+            self._watched = True
+            # Not a method of this dock: it is half destroyed by then.
+            outermost.destroyed.connect(self.viewer_session.close)
+
+    def _release_once(self) -> None:
+        if not self._released:
+            self._released = True
+            self.viewer_session.events.closed.disconnect(self._release_once)
+            self.release()

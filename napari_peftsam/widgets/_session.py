@@ -1,0 +1,222 @@
+"""One annotation session and one workspace per viewer.
+
+Importing the workspace imports torch, which takes seconds. It is therefore done in a
+thread after the first dock has opened; the session itself is there at once, so that
+nothing the user does meanwhile is lost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from psygnal import Signal, SignalGroup
+from qtpy.QtCore import QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+
+from napari_peftsam.annotation import Session
+from napari_peftsam.widgets._settings import plugin_settings
+from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+
+    from napari_peftsam.models import ModelEntry
+    from napari_peftsam.workspace import Workspace
+
+__all__ = ["SessionState", "ViewerSession", "session_of", "workspace_of"]
+
+
+class SessionState(SignalGroup):
+    """Signals of a `ViewerSession`; always emitted in the GUI thread."""
+
+    ready = Signal()
+    """The workspace is there; its model may still be loading."""
+    status_changed = Signal()
+    """`ViewerSession.loading` or `ViewerSession.error` changed."""
+    model_changed = Signal()
+    """Another model is live."""
+    adapters_changed = Signal()
+    """The list of adapters changed, or another one is live."""
+    closed = Signal()
+    """The viewer is closing: stop what is under way."""
+
+
+class _Relay(QObject):
+    """Brings the workspace's signals into the GUI thread."""
+
+    model_changed = QtSignal()
+    adapters_changed = QtSignal()
+
+
+class ViewerSession:
+    """What the docks of one viewer share.
+
+    Attributes
+    ----------
+    session
+        Images, prompts and objects; GUI thread only.
+    events
+        See `SessionState`.
+    workers
+        All threads of this viewer's docks; stopped when it closes.
+    loading
+        Name of the model being loaded, empty if there is none.
+    error
+        Why the last model could not be loaded, empty if it could.
+    models
+        The registry's models, once `events.ready` was sent.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._viewer = ref(viewer)
+        self.session = Session()
+        self.events = SessionState()
+        self.workers = WorkerGroup()
+        self.loading = ""
+        self.error = ""
+        self.models: tuple[ModelEntry, ...] = ()
+        self.is_closed = False
+        self._workspace: Workspace | None = None
+        self._opening: Worker[Any] | None = None
+        self._loader: Worker[Any] | None = None
+        self._relay = _Relay()
+        self._relay.model_changed.connect(self.events.model_changed.emit)
+        self._relay.adapters_changed.connect(self.events.adapters_changed.emit)
+
+    @property
+    def viewer(self) -> napari.Viewer:
+        """The viewer; `RuntimeError` once it is gone."""
+        viewer = self._viewer()
+        if viewer is None:
+            raise RuntimeError("the viewer was closed")
+        return viewer
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The workspace, None while torch is being imported."""
+        return self._workspace
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model to answer prompts."""
+        return self._workspace is not None and self._workspace.has_model
+
+    def when_ready(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once the workspace is there, now if it is."""
+        if self._workspace is not None:
+            callback()
+        else:
+            self.events.ready.connect(callback, max_args=0)
+
+    def open(self, source: str | Path | None = None) -> None:
+        """Begin to import the workspace and to load a model, once; returns at once.
+
+        Parameters
+        ----------
+        source
+            The model to load: registry name or checkpoint path; None takes the first
+            of the registry that is on this computer.
+        """
+        if self._opening is not None or self._workspace is not None:
+            return
+
+        def opened(models: tuple[ModelEntry, ...]) -> None:
+            self._connect(models)
+            self.load_model(source or next((m.name for m in models if m.available), ""))
+
+        def failed(error: Exception) -> None:
+            self._opening = None
+            self._set_status(error=f"torch cannot be imported: {error}")
+            notify(error)
+
+        self._set_status(loading="libraries")
+        self._opening = run(_import, on_result=opened, on_error=failed, group=self.workers)
+
+    def require(self) -> Workspace:
+        """Return the workspace, importing it now if need be; slow the first time."""
+        if self._workspace is None:
+            self._connect(_import())
+        assert self._workspace is not None
+        return self._workspace
+
+    def load_model(self, source: str | Path) -> None:
+        """Load a model in a thread; the one that is live answers until then."""
+        if not source:
+            self._set_status(error="no model on this computer: browse for a SAM checkpoint")
+            return
+        workspace, device = self.require(), plugin_settings().device
+        if self._loader is not None:
+            self._loader.stop()
+
+        def failed(error: Exception) -> None:
+            self._set_status(error=str(error))
+            notify(error)
+
+        self._set_status(loading=Path(source).name)
+        self._loader = run(
+            lambda: workspace.load_model(source, device),
+            on_result=lambda _: self._set_status(),
+            on_error=failed,
+            group=self.workers,
+        )
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop everything that is under way and wait for it, `timeout` seconds at most."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.events.closed.emit()
+        self.workers.stop(timeout)
+
+    def _connect(self, models: tuple[ModelEntry, ...]) -> None:
+        """Make the workspace; its module is imported by now."""
+        if self._workspace is not None or self.is_closed:
+            return
+        from napari_peftsam.workspace import Workspace
+
+        workspace = Workspace(self.session, plugin_settings().embedding_folder)
+        workspace.events.model_changed.connect(self._tell_model)
+        workspace.events.adapters_changed.connect(self._tell_adapters)
+        self._workspace, self.models = workspace, models
+        self.events.ready.emit()
+
+    def _tell_model(self) -> None:
+        self._relay.model_changed.emit()  # in any thread; Qt carries it over
+
+    def _tell_adapters(self) -> None:
+        self._relay.adapters_changed.emit()
+
+    def _set_status(self, loading: str = "", error: str = "") -> None:
+        self.loading, self.error = loading, error
+        self.events.status_changed.emit()
+
+
+def _import() -> tuple[ModelEntry, ...]:
+    """Import what needs torch."""
+    import napari_peftsam.workspace  # noqa: F401
+    from napari_peftsam.models import available_models
+
+    return available_models()
+
+
+_sessions: WeakKeyDictionary[Any, ViewerSession] = WeakKeyDictionary()
+
+
+def session_of(viewer: napari.Viewer) -> ViewerSession:
+    """Return what the docks of this viewer share, making it at the first call.
+
+    napari hands each dock a new proxy of the viewer, hence the look behind it.
+    """
+    key = getattr(viewer, "__wrapped__", viewer)
+    if key not in _sessions:
+        _sessions[key] = ViewerSession(key)
+    return _sessions[key]
+
+
+def workspace_of(viewer: napari.Viewer) -> Workspace:
+    """Return the viewer's workspace; slow if it is not there yet (see `ViewerSession.open`)."""
+    return session_of(viewer).require()

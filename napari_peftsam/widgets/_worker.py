@@ -1,0 +1,217 @@
+"""Generators of events and single calls, run in a thread; the only place with threads.
+
+Own threads instead of `superqt.utils.create_worker`: that one takes every RuntimeError
+for "widget deleted" and falls silent (running out of GPU memory is a RuntimeError),
+leaves a stopped generator open, and shares a pool of as many threads as there are
+cores, in which a click would wait for a finetuning run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import (
+    QCoreApplication,
+    QObject,
+    Signal,  # type: ignore[attr-defined]
+)
+
+from napari_peftsam.errors import PeftSamError
+
+__all__ = ["Worker", "WorkerGroup", "notify", "run", "start"]
+
+_log = logging.getLogger(__name__)
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class WorkerGroup:
+    """Workers that are stopped together, e.g. when their viewer closes."""
+
+    def __init__(self) -> None:
+        self._workers: set[Worker[Any]] = set()
+
+    def __len__(self) -> int:
+        """Return how many are running."""
+        return sum(worker.is_running for worker in self._workers)
+
+    def add(self, worker: Worker[Any]) -> None:
+        """Add a worker; it leaves by itself when it has ended."""
+        self._workers.add(worker)
+
+    def discard(self, worker: Worker[Any]) -> None:
+        """Forget a worker."""
+        self._workers.discard(worker)
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Stop all and wait for at most `timeout` seconds; return whether all have ended."""
+        workers = tuple(self._workers)
+        for worker in workers:
+            worker.stop()
+        deadline = monotonic() + timeout
+        for worker in workers:
+            worker.wait(max(0.0, deadline - monotonic()))
+        return not any(worker.is_running for worker in workers)
+
+
+class _Relay(QObject):
+    """Carries messages from the thread to the GUI thread, in order."""
+
+    message = Signal(object, object)
+
+
+class Worker(Generic[E]):
+    """One generator being run; make it with `start` or `run`, in the GUI thread."""
+
+    def __init__(
+        self,
+        work: Callable[[], Iterator[E]] | Iterator[E],
+        on_event: Callable[[E], object],
+        on_error: Callable[[Exception], object] | None,
+        on_done: Callable[[], object] | None,
+        group: WorkerGroup | None,
+    ) -> None:
+        self._work = work
+        self._on_event = on_event
+        self._on_error = on_error or notify
+        self._on_done = on_done
+        self._group = group
+        self._stop = threading.Event()
+        self._relay = _Relay()
+        application = QCoreApplication.instance()
+        if application is not None and self._relay.thread() is not application.thread():
+            raise RuntimeError("workers are started in the GUI thread")
+        self._relay.message.connect(self._receive)
+        self._thread = threading.Thread(target=self._run, name="napari-peftsam", daemon=True)
+        _unfinished.add(self)
+        if group is not None:
+            group.add(self)
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread still works, be it on its way to a stop."""
+        return self._thread.is_alive()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Ask for an end after the present event; none of the callbacks is called again."""
+        self._stop.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Block for at most `timeout` seconds; return whether the thread has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # --- in the thread ---------------------------------------------------------------
+
+    def _run(self) -> None:
+        error: Exception | None = None
+        try:
+            self._iterate()
+        except Exception as caught:  # noqa: BLE001  # reported in the GUI thread
+            error = caught
+        self._send(error, True)
+
+    def _iterate(self) -> None:
+        if self._stop.is_set():
+            return
+        events = self._work() if callable(self._work) else self._work
+        try:
+            for event in events:
+                if self._stop.is_set():
+                    return
+                self._send(event, False)
+        finally:
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+
+    def _send(self, message: E | Exception | None, last: bool) -> None:
+        try:
+            self._relay.message.emit(message, last)
+        except RuntimeError:  # Qt was shut down under a thread that was too slow to stop
+            _log.debug("no GUI is left to tell", exc_info=True)
+
+    # --- in the GUI thread -----------------------------------------------------------
+
+    def _receive(self, message: Any, last: bool) -> None:
+        if last:
+            _unfinished.discard(self)
+            if self._group is not None:
+                self._group.discard(self)
+        if self.is_stopped:
+            if isinstance(message, Exception):
+                _log.debug("a stopped worker failed", exc_info=message)
+        elif not last:
+            self._on_event(message)
+        elif message is not None:
+            self._on_error(message)
+        elif self._on_done is not None:
+            self._on_done()
+
+
+# Keeps workers (and thereby the Qt objects their messages wait for) until the last
+# message has arrived, even if their starter has let go of them.
+_unfinished: set[Worker[Any]] = set()
+
+
+def start(
+    work: Callable[[], Iterator[E]] | Iterator[E],
+    *,
+    on_event: Callable[[E], object],
+    on_error: Callable[[Exception], object] | None = None,
+    on_done: Callable[[], object] | None = None,
+    group: WorkerGroup | None = None,
+) -> Worker[E]:
+    """Run a generator of events in a thread of its own.
+
+    Parameters
+    ----------
+    work
+        The generator or, called in the thread, what returns it. It is closed in any case.
+    on_event
+        Called for every event, in order. As all callbacks, in the GUI thread, and never
+        after `Worker.stop`.
+    on_error
+        Called if the generator fails; default: `notify`.
+    on_done
+        Called after the last event, unless it failed.
+    group
+        Stops this worker together with others.
+    """
+    return Worker(work, on_event, on_error, on_done, group)
+
+
+def run(
+    function: Callable[[], R],
+    *,
+    on_result: Callable[[R], object] | None = None,
+    on_error: Callable[[Exception], object] | None = None,
+    group: WorkerGroup | None = None,
+) -> Worker[R]:
+    """Call a function in a thread of its own; callbacks as in `start`."""
+
+    def work() -> Iterator[R]:
+        yield function()
+
+    return Worker(work, on_result or (lambda _: None), on_error, None, group)
+
+
+def notify(error: Exception) -> None:
+    """Show an error to the user as one line; an unexpected one goes to the log in full."""
+    if isinstance(error, PeftSamError):
+        show_error(str(error))
+        return
+    _log.error("unexpected error", exc_info=error)
+    show_error(f"{type(error).__name__}: {error}")

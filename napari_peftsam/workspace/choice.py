@@ -1,0 +1,99 @@
+"""What a user chooses before anything runs: the model and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft import (
+    METHODS,
+    CobotLoraConfig,
+    MethodConfig,
+    load_adapter,
+    parse_method_config,
+)
+from napari_peftsam.workspace.workspace import Workspace
+
+__all__ = ["ModelChoice", "choose_method"]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model answers, and where.
+
+    Attributes
+    ----------
+    model
+        A name of the registry, or the path of a checkpoint.
+    adapter
+        An adapter file made for this model; None for the bare model.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    model: str | Path = "builtin"
+    adapter: Path | None = None
+    device: str = "auto"
+
+    def open(self) -> Workspace:
+        """Return an empty workspace with the model and its adapter live; slow.
+
+        Raises
+        ------
+        ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
+            See `Workspace.load_model` and `Workspace.load_adapter`.
+        """
+        workspace = Workspace()
+        workspace.load_model(self.model, self.device)
+        if self.adapter is not None:
+            workspace.load_adapter(self.adapter)
+        return workspace
+
+
+def choose_method(
+    name: str | None = None, options: Mapping[str, Any] | None = None, start: Path | None = None
+) -> MethodConfig:
+    """Return the method to finetune with.
+
+    Parameters
+    ----------
+    name
+        As in `napari_peftsam.peft.METHODS`, with dashes or underscores; default: that of
+        `start`, else LoRA + COBOT.
+    options
+        Its options, only those that differ from the default.
+    start
+        Adapter file to go on from; its method and options are kept.
+
+    Raises
+    ------
+    ConfigurationError
+        If the method or an option is unknown or out of range, or contradicts `start`.
+    InputFileError, AdapterMismatchError
+        If `start` cannot be read.
+    """
+    given = dict(options or {})
+    before = load_adapter(start).config if start is not None else None
+    if name is None:
+        method = before.method if before is not None else CobotLoraConfig().method
+    else:
+        method = name.strip().lower().replace("-", "_")
+        if method not in METHODS:
+            known = ", ".join(m.replace("_", "-") for m in METHODS)
+            raise ConfigurationError(f"unknown method {name!r}: choose one of {known}")
+    if before is None:
+        return parse_method_config({"method": method, **given})
+    wanted = {"method": method, **given}
+    if method == before.method:
+        known_options = before.model_dump(mode="json") | wanted
+        if parse_method_config(known_options) == before:
+            return before
+    was = ", ".join(f"{key} {getattr(before, key, 'none')}" for key in wanted)
+    asked = ", ".join(f"{key} {value}" for key, value in wanted.items())
+    raise ConfigurationError(
+        f"{start} was trained with {was}, but {asked} is asked for: leave these options out to go "
+        "on from it, or start without it"
+    )

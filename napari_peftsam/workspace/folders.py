@@ -1,0 +1,165 @@
+"""Finetuning and evaluation on folders of images and labels, one call each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from napari_peftsam.errors import ExportError, TrainingError
+from napari_peftsam.evaluation import (
+    EvaluationConfig,
+    EvaluationEvent,
+    EvaluationReport,
+    evaluate,
+)
+from napari_peftsam.models import pick_device
+from napari_peftsam.peft import Adapter, load_adapter, save_adapter
+from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
+from napari_peftsam.workspace._folders import check_output, folder_planes
+from napari_peftsam.workspace.choice import ModelChoice
+from napari_peftsam.workspace.jobs import TrainingJob, run
+
+__all__ = ["DEFAULT_BUDGET", "FinetuneReport", "evaluate_folders", "finetune_folders"]
+
+DEFAULT_BUDGET = 60.0
+"""Seconds of finetuning when no budget is named."""
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """What a finetuning run came to.
+
+    Attributes
+    ----------
+    val_iou_before, val_iou_after
+        IoU on the held-out objects at the same prompts, of the model the run started
+        from and of the saved state.
+    best_step
+        The step of the saved state; 0 if training made nothing better.
+    adapter
+        The file it was saved to.
+    """
+
+    steps: int
+    seconds: float
+    trainable_parameters: int
+    val_iou_before: float
+    val_iou_after: float
+    best_step: int
+    adapter: Path
+
+    @property
+    def improved(self) -> bool:
+        """Whether the saved state beats the model the run started from."""
+        return self.val_iou_after > self.val_iou_before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        return {**asdict(self), "adapter": str(self.adapter)}
+
+
+def finetune_folders(
+    images: Path,
+    labels: Path,
+    output: Path,
+    config: TrainingConfig | None = None,
+    choice: ModelChoice | None = None,
+    watch: Callable[[TrainEvent], bool | None] = lambda _: None,
+) -> FinetuneReport:
+    """Finetune on folders of images and labels and save the best adapter; slow.
+
+    The state of step 0 is a candidate too, so that `output` is always written and never
+    worse on the held-out objects than what the run started from.
+
+    Parameters
+    ----------
+    images, labels
+        Folders whose files are paired by name.
+    output
+        The ``.safetensors`` file to write; checked before the training.
+    config
+        Method, budget and the rest; default: LoRA + COBOT for `DEFAULT_BUDGET` seconds.
+    choice
+        The model, and the adapter to go on from; its method and options take the place
+        of those in `config` (see `choose_method`).
+    watch
+        Called with every event; if it returns True the run ends early, with its best state.
+
+    Raises
+    ------
+    PeftSamError
+        If an input cannot be used (see `napari_peftsam.training.finetune` and
+        `napari_peftsam.files.pair_folders`), or `output` cannot be written. If that
+        happens after the training, the adapter is kept elsewhere and the message says where.
+    """
+    config = config or TrainingConfig(seconds=DEFAULT_BUDGET)
+    choice = choice or ModelChoice()
+    check_output(output, (".safetensors",))
+    start = None if choice.adapter is None else load_adapter(choice.adapter)
+    device = pick_device(choice.device)
+    planes = folder_planes(images, labels)
+    job = TrainingJob(str(choice.model), device, planes, config, start, start)
+    finished = _watched(job, watch)
+    _save(finished.adapter, output)
+    return FinetuneReport(
+        finished.steps, finished.seconds, finished.trainable_parameters,
+        finished.iou_before, finished.iou_after, finished.best_step, output,
+    )  # fmt: skip
+
+
+def _watched(job: TrainingJob, watch: Callable[[TrainEvent], bool | None]) -> TrainingFinished:
+    asked = False
+    try:
+        for event in run(job, lambda: asked):
+            asked = bool(watch(event)) or asked
+            if isinstance(event, TrainingFinished):
+                return event
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"not enough memory on {job.device} to train {job.source}: adapt fewer blocks "
+            "(placement late-25%), or choose a smaller model or the device 'cpu'"
+        ) from error
+    raise AssertionError("a run ends with TrainingFinished")
+
+
+def _save(adapter: Adapter, output: Path) -> None:
+    try:
+        save_adapter(adapter, output)
+    except ExportError as error:
+        refuge = Path(tempfile.gettempdir(), f"napari-peftsam-{adapter.digest[:12]}.safetensors")
+        try:
+            save_adapter(adapter, refuge)
+        except ExportError:
+            raise error from None
+        raise ExportError(f"{error}; the trained adapter was kept at {refuge}") from error
+
+
+def evaluate_folders(
+    images: Path,
+    labels: Path,
+    config: EvaluationConfig | None = None,
+    choice: ModelChoice | None = None,
+    watch: Callable[[EvaluationEvent], object] = lambda _: None,
+) -> EvaluationReport:
+    """Measure how well prompts are answered on folders of images and labels; slow.
+
+    Parameters are as in `finetune_folders`; figures as in `EvaluationReport`.
+
+    Raises
+    ------
+    PeftSamError
+        If an input cannot be used, see `napari_peftsam.evaluation.evaluate`.
+    """
+    planes = folder_planes(images, labels)
+    engine = (choice or ModelChoice()).open().engine
+    pairs = [(plane.name, plane.pixels, plane.labels) for plane in planes]
+    for event in evaluate(engine.model, pairs, config, adapter=engine.adapter):
+        watch(event)
+        if isinstance(event, EvaluationReport):
+            return event
+    raise AssertionError("an evaluation ends with its report")

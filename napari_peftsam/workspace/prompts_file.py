@@ -1,0 +1,114 @@
+"""Prompts of many objects as a JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from napari_peftsam.errors import InputFileError, PromptError
+from napari_peftsam.types import Box, Point, Prompts
+
+__all__ = ["check_prompts_inside", "read_prompts"]
+
+_KEYS = ("points", "labels", "box")
+_BOX_LENGTH = 4
+_LARGEST = 1e9  # pixels
+
+
+def read_prompts(path: str | Path) -> tuple[Prompts, ...]:
+    """Read a list of objects ``{"points": [[row, col], …], "labels": [1, 0, …], "box": […]}``.
+
+    Coordinates are image pixels. A point is at a pixel's centre, so ``[0, 0]`` is the
+    centre of the top-left pixel. A box ``[row0, col0, row1, col1]`` is half-open, as
+    ``skimage.measure.regionprops(...).bbox`` is. Each key may be missing or null, but an
+    object needs points or a box; without ``labels`` all points are positive.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing or unreadable.
+    PromptError
+        If it is not valid; the message names the object (from 1) and what is wrong.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputFileError(f"{path}: {error.strerror or error}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"{path} is not valid JSON ({error}): correct or write it again") from error
+    if not isinstance(content, list) or not content:
+        found = "an empty list" if content == [] else _kind(content)
+        raise PromptError(f"{path} must hold a list of at least one object, got {found}")
+    return tuple(_prompts(item, f"{path}: object {i}") for i, item in enumerate(content, start=1))
+
+
+def check_prompts_inside(
+    prompts: tuple[Prompts, ...], shape: tuple[int, int], path: str | Path
+) -> None:
+    """Raise `PromptError` naming the first object with prompts outside an image of `shape`."""
+    for number, one in enumerate(prompts, start=1):
+        try:
+            one.check_inside(shape)
+        except PromptError as error:
+            raise PromptError(f"{path}: object {number}: {error}") from None
+
+
+def _prompts(item: Any, where: str) -> Prompts:
+    if not isinstance(item, dict):
+        raise PromptError(f"{where} must be an object with {', '.join(_KEYS)}, got {_kind(item)}")
+    unknown = sorted(item.keys() - set(_KEYS))
+    if unknown:
+        raise PromptError(f"{where} has an unknown key {unknown[0]!r}: use {', '.join(_KEYS)}")
+    points = _points(item.get("points"), item.get("labels"), where)
+    box = _box(item.get("box"), where)
+    if not points and box is None:
+        raise PromptError(f"{where} has neither points nor a box: give at least one")
+    return Prompts(points, box)
+
+
+def _points(points: Any, labels: Any, where: str) -> tuple[Point, ...]:
+    points = [] if points is None else points
+    if not isinstance(points, list):
+        raise PromptError(f"{where}: points must be a list of [row, col], got {_kind(points)}")
+    labels = [1] * len(points) if labels is None else labels
+    if not isinstance(labels, list) or any(_is_no_label(x) for x in labels):
+        raise PromptError(
+            f"{where}: labels must be a list of 1 (on the object) and 0 (not on it), got {labels!r}"
+        )
+    if len(labels) != len(points):
+        raise PromptError(
+            f"{where} has {len(points)} points but {len(labels)} labels: give one label per point"
+        )
+    pairs = [_numbers(p, 2, f"{where}: point {i}", "[row, col]") for i, p in enumerate(points, 1)]
+    return tuple(Point(p[0], p[1], bool(x)) for p, x in zip(pairs, labels, strict=True))
+
+
+def _box(box: Any, where: str) -> Box | None:
+    if box is None:
+        return None
+    edges = _numbers(box, _BOX_LENGTH, f"{where}: the box", "[row0, col0, row1, col1]")
+    try:
+        return Box(*edges)
+    except PromptError as error:
+        raise PromptError(f"{where}: {error}") from None
+
+
+def _is_no_label(value: Any) -> bool:
+    return isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1)
+
+
+def _numbers(values: Any, length: int, what: str, form: str) -> list[float]:
+    def bad(value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not (number and abs(value) <= _LARGEST)  # NaN is not
+
+    if not isinstance(values, list) or len(values) != length or any(map(bad, values)):
+        raise PromptError(f"{what} must be {length} numbers {form}, got {values!r}")
+    return [float(v) for v in values]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a JSON object", list: "a list", str: "a text", type(None): "null"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,103 @@
+"""Segmentation and export of single files, one call each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_peftsam.embeddings import EncodeFailed
+from napari_peftsam.errors import ImageError, LabelError
+from napari_peftsam.export import ExportContext, export_labels
+from napari_peftsam.files import image_name, read_image, read_labels
+from napari_peftsam.models import build
+from napari_peftsam.peft import load_adapter
+from napari_peftsam.segmentation import Predictor, segment
+from napari_peftsam.workspace._folders import check_output
+from napari_peftsam.workspace.choice import ModelChoice
+from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
+from napari_peftsam.workspace.workspace import export_model
+
+__all__ = ["SegmentReport", "export_file", "export_model_file", "segment_file"]
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """What a segmentation came to: objects asked for, labels without a pixel, the file."""
+
+    objects: int
+    empty: tuple[int, ...]
+    output: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        return {**asdict(self), "empty": list(self.empty), "output": str(self.output)}
+
+
+def segment_file(
+    image: Path, prompts: Path, output: Path, choice: ModelChoice | None = None
+) -> SegmentReport:
+    """Segment the objects of a prompts file in one image and write their labels.
+
+    Parameters
+    ----------
+    image
+        One plane, ``(H, W)`` or ``(H, W, 3)``.
+    prompts
+        A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
+    output
+        The TIFF file to write.
+
+    Raises
+    ------
+    PeftSamError
+        If an input cannot be used, a prompt lies outside the image, or `output` cannot
+        be written.
+    """
+    check_output(output, (".tif", ".tiff"))
+    asked, pixels = read_prompts(prompts), read_image(image)
+    if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # noqa: PLR2004  # a stack
+        raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
+    check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
+    engine = (choice or ModelChoice()).open().engine
+    for event in engine.embed(image.name, pixels):
+        if isinstance(event, EncodeFailed):
+            raise type(event.error)(f"{image}: {event.error}") from event.error
+    embedding = engine.embedding(pixels)
+    assert embedding is not None
+    labels = segment(Predictor(engine.model), embedding, asked)
+    found = set(labels.ravel().tolist())
+    empty = tuple(i for i in range(1, len(asked) + 1) if i not in found)
+    written = export_labels(labels, output, "tiff", ExportContext(image_name=image.name))
+    return SegmentReport(len(asked), empty, written)
+
+
+def export_file(labels: Path, output: Path, format_name: str) -> Path:
+    """Write a label file in another format; return what was written.
+
+    Raises
+    ------
+    InputFileError, LabelError
+        If the labels cannot be read, are no whole numbers, or hold no object.
+    ConfigurationError, ExportError
+        See `napari_peftsam.export.export_labels`.
+    """
+    values = read_labels(labels)
+    if not values.any():
+        raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")
+    context = ExportContext(name=image_name(labels), image_name=labels.name)
+    return export_labels(values, output, format_name, context)
+
+
+def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
+    """Write a plain SAM checkpoint of a model with an adapter merged in; slow.
+
+    Raises
+    ------
+    PeftSamError
+        If the model or the adapter cannot be used, or `output` cannot be written; see
+        `napari_peftsam.workspace.export_model`.
+    """
+    check_output(output, (".pth", ".pt"))
+    trained = load_adapter(adapter)
+    return export_model(build(model), trained, output)

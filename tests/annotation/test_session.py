@@ -1,0 +1,472 @@
+"""Images, prompts, candidates and objects, as a session shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_peftsam.annotation import PaintAtom, PlaneKey, Session
+from napari_peftsam.errors import ImageError, LabelError, PromptError
+from napari_peftsam.types import Box, Point, Prompts
+from tests.annotation._annotation_cases import (
+    CELLS,
+    SHAPE,
+    STACK,
+    answer,
+    check_invariants,
+    prediction,
+    rectangle,
+)
+
+LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
+
+
+def accept(session: Session, *masks: np.ndarray, plane: PlaneKey = CELLS) -> int:
+    session.add_point(plane, Point(5, 5))
+    answer(session, *masks)
+    return session.accept(model="tiny", adapter="v1")
+
+
+# --- images ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "rgb", "spatial", "is_rgb"),
+    [
+        pytest.param((24, 32), None, (24, 32), False, id="grey"),
+        pytest.param((24, 32, 3), None, (24, 32), True, id="rgb"),
+        pytest.param((24, 32, 4), None, (24, 32), True, id="rgba"),
+        pytest.param((5, 24, 32), None, (5, 24, 32), False, id="stack"),
+        pytest.param((5, 24, 32, 3), None, (5, 24, 32), True, id="rgb stack"),
+        pytest.param((24, 32, 3), False, (24, 32, 3), False, id="narrow stack"),
+    ],
+)
+def test_spatial_shape(
+    shape: tuple[int, ...], rgb: bool | None, spatial: tuple[int, ...], is_rgb: bool
+) -> None:
+    session = Session()
+    session.add_image("a", np.zeros(shape, np.uint8), rgb=rgb)
+    assert (session.images["a"].shape, session.images["a"].rgb) == (spatial, is_rgb)
+    plane = PlaneKey("a", (0,) * (len(spatial) - 2))
+    assert session.pixels(plane).shape[:2] == session.labels(plane).shape == spatial[-2:]
+    assert session.images["a"].labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        pytest.param(np.zeros((3, 4)), "float64", id="float"),
+        pytest.param(np.zeros((3, 4), bool), "bool", id="bool"),
+        pytest.param(np.zeros((4, 4), int), "shape", id="shape"),
+        pytest.param(np.full((3, 4), -1), "start at 0", id="negative"),
+        pytest.param(np.broadcast_to(np.int32(0), (3, 4)), "read-only", id="read-only"),
+    ],
+)
+def test_unusable_labels(labels: np.ndarray, message: str) -> None:
+    session = Session()
+    with pytest.raises(LabelError, match=message):
+        session.add_image("a", np.zeros((3, 4)), labels=labels)
+    assert not session.images
+
+
+@pytest.mark.parametrize(
+    ("plane", "message"),
+    [
+        pytest.param(PlaneKey("nuclei"), "no image 'nuclei'.*'cells', 'stack'", id="name"),
+        pytest.param(PlaneKey("stack"), "1 indices", id="too few"),
+        pytest.param(PlaneKey("cells", (0,)), "0 indices", id="too many"),
+        pytest.param(PlaneKey("stack", (3,)), "below", id="beyond"),
+        pytest.param(PlaneKey("stack", (-1,)), "below", id="negative"),
+    ],
+)
+def test_unknown_plane(session: Session, plane: PlaneKey, message: str) -> None:
+    for use in (session.labels, session.pixels, lambda p: session.add_point(p, Point(1, 1))):
+        with pytest.raises(ImageError, match=message):
+            use(plane)
+
+
+def test_labels_are_shared_and_their_objects_taken_over() -> None:
+    labels = np.zeros((3, *SHAPE), np.uint16)
+    labels[1:, 3:5, 4:9] = 7
+    labels[2, 10, 10] = 2
+    session = Session()
+    session.add_image("a", np.zeros(labels.shape), labels=labels)
+    assert np.shares_memory(session.labels(PlaneKey("a", (1,))), labels)
+    assert [(r.label, r.plane.index, r.source) for r in session.records("a")] == [
+        (2, (2,), "imported"),
+        (7, (1,), "imported"),
+    ]
+    assert session.object_area("a", 7) == 20
+    assert session.object_mask("a", 7).sum() == 10  # in its own plane
+    assert accept(session, LEFT, plane=PlaneKey("a", (0,))) == 8
+    assert labels.max() == 8
+    check_invariants(session)
+
+
+def test_a_small_label_type_that_is_full_is_refused() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[20, 20] = 255
+    session = Session()
+    session.add_image("cells", np.zeros(SHAPE), labels=labels)
+    with pytest.raises(LabelError, match="convert the label array to int32"):
+        accept(session, LEFT)
+    assert session.current is not None
+    assert session.history.labels == ("add point",)
+
+
+def test_rename_follows_everywhere(session: Session) -> None:
+    accept(session, LEFT)
+    session.add_point(CELLS, Point(1, 1))
+    session.rename_image("cells", "nuclei")
+    assert list(session.images) == ["nuclei", "stack"]
+    assert session.records("nuclei")[0].plane == PlaneKey("nuclei")
+    assert session.current is not None
+    assert session.current.plane == PlaneKey("nuclei")
+    while session.can_undo:
+        session.undo()
+        check_invariants(session)
+    while session.can_redo:
+        session.redo()
+        check_invariants(session)
+    assert session.records("nuclei")[0].label == 1
+    with pytest.raises(ImageError, match="choose another name"):
+        session.rename_image("nuclei", "stack")
+
+
+def test_remove_takes_its_steps_along(session: Session) -> None:
+    accept(session, LEFT, plane=STACK)
+    accept(session, LEFT)
+    session.add_point(STACK, Point(1, 1))
+    session.add_point(CELLS, Point(1, 1))
+    session.remove_image("cells")
+    assert session.current is None
+    assert session.planes_with_objects() == (STACK,)
+    while session.can_undo:
+        session.undo()
+        check_invariants(session)
+    assert session.current is None
+    assert not session.images["stack"].labels.any()
+
+
+# --- prompts and candidates -----------------------------------------------------------
+
+
+def test_prompts_of_one_object(session: Session) -> None:
+    session.set_box(CELLS, Box(1, 1, 9, 9))
+    session.add_point(CELLS, Point(3, 3))
+    session.add_point(CELLS, Point(4, 4, positive=False))
+    assert session.current is not None
+    assert session.current.prompts == Prompts(
+        (Point(3, 3), Point(4, 4, positive=False)), Box(1, 1, 9, 9)
+    )
+    left = []
+    while session.current is not None:
+        session.remove_last_prompt()
+        left.append(session.queue[0] if session.queue else None)
+    assert left == [Prompts((Point(3, 3),), Box(1, 1, 9, 9)), Prompts((), Box(1, 1, 9, 9)), None]
+    session.remove_last_prompt()  # nothing to remove: no step
+    assert len(session.history) == 6
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        pytest.param(lambda s: s.add_point(CELLS, Point(24, 3)), id="point"),
+        pytest.param(lambda s: s.set_box(CELLS, Box(30, 1, 40, 9)), id="box"),
+        pytest.param(lambda s: s.set_prompts(CELLS, Prompts((Point(-3, 3),))), id="prompts"),
+        pytest.param(lambda s: s.queue_boxes(CELLS, [Box(0, 0, 2, 2), Box(0, 40, 2, 42)]), id="q"),
+    ],
+)
+def test_prompts_outside_change_nothing(session: Session, prompt) -> None:
+    with pytest.raises(PromptError, match="outside"):
+        prompt(session)
+    assert session.current is None
+    assert not session.can_undo
+
+
+def test_another_plane_starts_a_new_object(session: Session) -> None:
+    session.queue_boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)])
+    session.add_point(STACK, Point(3, 3))
+    assert session.current is not None
+    assert (session.current.plane, session.pending) == (STACK, ())
+    session.undo()
+    assert session.queue == (Prompts(box=Box(0, 0, 5, 5)), Prompts(box=Box(6, 6, 9, 9)))
+
+
+def test_no_prompts_elsewhere_leave_the_current_object_alone(session: Session) -> None:
+    session.add_point(CELLS, Point(3, 3))
+    session.set_prompts(STACK, Prompts())
+    session.set_box(STACK, None)
+    assert session.current is not None
+    assert session.current.plane == CELLS
+    assert len(session.history) == 1
+
+
+def test_late_answers_are_ignored(session: Session) -> None:
+    session.add_point(CELLS, Point(3, 3))
+    assert session.current is not None
+    first = session.current.revision
+    session.add_point(CELLS, Point(4, 4))
+    assert not session.set_candidates(prediction(LEFT), first)
+    assert session.current.candidates is None
+    session.undo()
+    assert session.set_candidates(prediction(LEFT), first)  # its prompts are back
+    session.clear_prompts()
+    assert not session.set_candidates(prediction(LEFT), first)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        pytest.param(np.zeros((1, 3, 3), bool), id="size"),
+        pytest.param(np.zeros((0, *SHAPE), bool), id="none"),
+    ],
+)
+def test_misfitting_candidates(session: Session, masks: np.ndarray) -> None:
+    session.add_point(CELLS, Point(3, 3))
+    assert session.current is not None
+    bad = prediction(LEFT)
+    bad = type(bad)(masks, bad.scores[: len(masks)], bad.logits[: len(masks)])
+    with pytest.raises(PromptError, match="predict them from this plane"):
+        session.set_candidates(bad, session.current.revision)
+
+
+def test_choosing(session: Session) -> None:
+    session.cycle()  # nothing to choose from: nothing happens
+    session.add_point(CELLS, Point(5, 5))
+    answer(session, LEFT, RIGHT, rectangle(0, 0, 1, 1))
+    shown = []
+    for step in (1, 1, 1, -1):
+        session.cycle(step)
+        assert session.current is not None
+        shown.append(session.current.choice)
+    assert shown == [1, 2, 0, 2]
+    session.choose(1)
+    assert session.current.score == pytest.approx(0.7)
+    assert session.current.mask is not None
+    assert (session.current.mask == RIGHT).all()
+    for index in (3, -1):
+        with pytest.raises(PromptError, match="there are 3"):
+            session.choose(index)
+
+
+def test_a_further_point_refines_the_shown_candidate(session: Session) -> None:
+    session.add_point(CELLS, Point(5, 5))
+    answer(session, LEFT, RIGHT)
+    session.choose(1)
+    assert session.current is not None
+    logits = session.current.candidates.logits[1]
+    session.add_point(CELLS, Point(6, 6))
+    assert session.current.candidates is None
+    np.testing.assert_array_equal(session.current.previous, logits)
+    session.add_point(CELLS, Point(7, 7))  # before the answer: still the last mask seen
+    np.testing.assert_array_equal(session.current.previous, logits)
+    session.set_prompts(CELLS, Prompts((Point(1, 1),)))  # a moved point starts afresh
+    assert session.current.previous is None
+
+
+# --- objects --------------------------------------------------------------------------
+
+
+def test_accept_records_where_it_comes_from(session: Session) -> None:
+    session.add_point(STACK, Point(5, 5))
+    answer(session, LEFT, RIGHT)
+    session.choose(1)
+    assert session.accept(model="builtin", adapter="v2") == 1
+    assert session.current is None
+    (record,) = session.records("stack")
+    assert (record.plane, record.prompts) == (STACK, Prompts((Point(5, 5),)))
+    assert (record.model, record.adapter, record.candidate) == ("builtin", "v2", 1)
+    assert (record.score, record.corrected) == (pytest.approx(0.5), False)
+    assert record.created == record.modified == "2025-01-01T00:00:00+00:00"
+    assert session.images["stack"].labels[1][RIGHT].all()
+    assert session.images["stack"].labels.sum() == RIGHT.sum()
+
+
+@pytest.mark.parametrize(
+    ("overlap", "areas"),
+    [
+        pytest.param("keep", {1: 64, 2: 80}, id="keep"),
+        pytest.param("overwrite", {1: 48, 2: 96}, id="overwrite"),
+    ],
+)
+def test_overlap(session: Session, overlap, areas: dict[int, int]) -> None:
+    accept(session, LEFT)
+    session.add_point(CELLS, Point(5, 12))
+    answer(session, RIGHT)
+    session.accept(overlap=overlap)
+    assert {r.label: session.object_area("cells", r.label) for r in session.records("cells")} == (
+        areas
+    )
+    check_invariants(session)
+
+
+def test_an_object_overwritten_entirely_is_gone(session: Session) -> None:
+    accept(session, LEFT)
+    session.add_point(CELLS, Point(5, 5))
+    answer(session, rectangle(0, 0, 20, 20))
+    assert session.accept(overlap="overwrite") == 2
+    assert [r.label for r in session.records("cells")] == [2]
+    session.undo()
+    assert [r.label for r in session.records("cells")] == [1]
+
+
+def test_nothing_to_accept(session: Session) -> None:
+    with pytest.raises(PromptError, match="click on an object"):
+        session.accept()
+    session.add_point(CELLS, Point(5, 5))
+    with pytest.raises(PromptError, match="wait for the prediction"):
+        session.accept()
+    answer(session, rectangle(0, 0, 0, 0))
+    with pytest.raises(PromptError, match="add a point"):
+        session.accept()
+    answer(session, LEFT)
+    session.accept()
+    session.add_point(CELLS, Point(5, 5))
+    answer(session, LEFT)
+    with pytest.raises(PromptError, match="overwrite"):
+        session.accept()
+    assert session.current is not None  # the prompts are not lost
+
+
+def test_queued_boxes_one_by_one(session: Session) -> None:
+    boxes = [Box(0, 0, 5, 5), Box(6, 6, 9, 9), Box(10, 10, 15, 15)]
+    session.queue_boxes(CELLS, boxes)
+    made = []
+    for box in boxes:
+        assert session.current is not None
+        assert session.current.prompts.box == box
+        answer(session, rectangle(int(box.row0), int(box.col0), int(box.row1), int(box.col1)))
+        made.append(session.accept())
+    assert (made, session.current, session.pending) == ([1, 2, 3], None, ())
+    session.undo()
+    assert session.queue == (Prompts(box=boxes[2]),)
+
+
+@pytest.mark.parametrize(
+    ("pending", "left"), [pytest.param(False, 1, id="one"), pytest.param(True, 0, id="all")]
+)
+def test_discard(session: Session, pending: bool, left: int) -> None:
+    session.queue_boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)])
+    session.clear_prompts(pending=pending)
+    assert len(session.queue) == left
+
+
+def test_queued_boxes_all_at_once(session: Session) -> None:
+    boxes = [Box(0, 0, 5, 5), Box(6, 6, 9, 9), Box(10, 10, 15, 15)]
+    session.queue_boxes(CELLS, boxes)
+    masks = [rectangle(0, 0, 5, 5), rectangle(1, 1, 4, 4), rectangle(10, 10, 15, 15)]
+    objects = [(p, m, 0.8) for p, m in zip(session.queue, masks, strict=True)]
+    assert session.accept_objects(CELLS, objects, model="tiny") == (1, 0, 2)
+    assert session.current is None
+    assert session.history.labels[-1] == "accept 3 objects"
+    check_invariants(session)
+    session.undo()
+    assert not session.records("cells")
+    assert len(session.queue) == 3
+    with pytest.raises(PromptError, match="empty"):
+        session.accept_objects(CELLS, [(Prompts(), rectangle(0, 0, 0, 0), None)])
+
+
+def test_automatic_objects_leave_the_prompts_alone(session: Session) -> None:
+    session.add_point(CELLS, Point(20, 20))
+    session.accept_objects(CELLS, [(Prompts(), LEFT, 0.8)], model="tiny")
+    assert session.current is not None
+    assert session.records("cells")[0].source == "automatic"
+
+
+def test_delete_and_merge(session: Session) -> None:
+    first, second = accept(session, LEFT), accept(session, RIGHT)
+    third = accept(session, rectangle(15, 15, 18, 18))
+    assert session.merge_objects("cells", [second, third]) == second
+    assert session.object_area("cells", second) == 80 + 9
+    record = session.records("cells")[1]
+    assert record.corrected
+    assert record.score is None
+    session.delete_object("cells", first)
+    assert [r.label for r in session.records("cells")] == [second]
+    assert accept(session, LEFT) == 4  # labels are not used twice
+    check_invariants(session)
+    with pytest.raises(LabelError, match=r"no object 9.*\(2, 4\)"):
+        session.delete_object("cells", 9)
+    with pytest.raises(LabelError, match="two different"):
+        session.merge_objects("cells", [2, 2])
+
+
+def paint(session: Session, region, label: int, *, written: bool = True) -> None:
+    labels = session.images["cells"].labels
+    mask = np.zeros(SHAPE, bool)
+    mask[region] = True
+    where = np.nonzero(mask & (labels != label))
+    old = labels[where].copy()
+    if written:
+        labels[where] = label
+    session.record_paint("cells", where, old, label)
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["reported after", "reported before"])
+def test_painting(session: Session, written: bool) -> None:
+    accept(session, LEFT)
+    accept(session, RIGHT)
+    paint(session, np.s_[5:12, 5:12], 1, written=written)
+    assert [r.corrected for r in session.records("cells")] == [True, True]
+    paint(session, np.s_[20:22, 20:22], 9, written=written)
+    new = session.records("cells")[-1]
+    assert (new.label, new.model, new.source, new.corrected) == (9, "manual", "painted", False)
+    paint(session, np.s_[:, :15], 0, written=written)
+    assert [r.label for r in session.records("cells")] == [2, 9]
+    check_invariants(session)
+    assert session.undo() == "paint"
+    assert [r.label for r in session.records("cells")] == [1, 2, 9]
+    assert accept(session, rectangle(15, 0, 17, 3)) == 10
+
+
+def test_a_stroke_that_crosses_itself(session: Session) -> None:
+    labels = session.images["cells"].labels
+    atoms = [
+        PaintAtom((np.array([3, 3]), np.array([4, 5])), np.array([0, 0]), 1),
+        PaintAtom.from_region(np.s_[3:4, 5:7], None, np.array([[1, 0]]), 2),
+        PaintAtom.from_region(np.s_[3:4, 4:7], np.array([[True, False, True]]), [1, 2], 0),
+    ]
+    session.record_stroke("cells", atoms)
+    assert labels[3, 4:7].tolist() == [0, 2, 0]
+    assert [r.label for r in session.records("cells")] == [2]
+    session.undo()
+    assert not labels.any()
+
+
+@pytest.mark.parametrize(
+    ("atom", "message"),
+    [
+        pytest.param(PaintAtom((3,), 0, 1), "one index array per axis", id="axes"),
+        pytest.param(PaintAtom((30, 3), 0, 1), "outside", id="outside"),
+        pytest.param(PaintAtom((3, 3), 0, -1), "start at 0", id="negative"),
+    ],
+)
+def test_unusable_strokes(session: Session, atom: PaintAtom, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        session.record_stroke("cells", [atom])
+    assert not session.can_undo
+
+
+def test_import_labels(session: Session) -> None:
+    accept(session, LEFT)
+    accept(session, rectangle(15, 15, 18, 18))
+    new = np.zeros(SHAPE, np.uint8)
+    new[LEFT], new[20:22, 20:22] = 1, 6
+    session.set_labels("cells", new)
+    assert [(r.label, r.model) for r in session.records("cells")] == [(1, "tiny"), (6, "imported")]
+    assert (session.images["cells"].labels == new).all()
+    check_invariants(session)
+    session.undo()
+    assert [r.label for r in session.records("cells")] == [1, 2]
+
+
+def test_listed_planes_have_objects(session: Session) -> None:
+    for plane in (PlaneKey("stack", (2,)), CELLS, PlaneKey("stack", (0,))):
+        accept(session, LEFT, plane=plane)
+    assert session.planes_with_objects() == (
+        CELLS,
+        PlaneKey("stack", (0,)),
+        PlaneKey("stack", (2,)),
+    )
