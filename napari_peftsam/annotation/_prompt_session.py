@@ -88,6 +88,27 @@ class PromptSession(ImageSession):
         label = "queue 1 object" if len(prompts) == 1 else f"queue {len(prompts)} objects"
         self._queue(label, plane, prompts)
 
+    def set_queue(self, plane: PlaneKey, prompts: Sequence[Prompts]) -> None:
+        """Replace the prompts of the object being made and of all that follow it.
+
+        The first belongs to the object being made; if it stays the same, so does its
+        mask. Empty ones are left out, e.g. to remove an object from the queue.
+        """
+        for each in prompts:
+            self._check_prompts(plane, each)
+        asked = tuple(each for each in prompts if each)
+        here = self._state.draft.on(plane)
+        if asked == here.prompts[1]:
+            return
+        draft = Draft()
+        if asked:
+            same = here.current is not None and here.current.prompts == asked[0]
+            current = here.current if same else None
+            draft = Draft(
+                current or CurrentObject(plane, asked[0], next(self._revisions)), asked[1:]
+            )
+        self._change_draft("change prompts", plane, draft)
+
     def set_candidates(self, prediction: Prediction, revision: int) -> bool:
         """Show the answer to the current prompts.
 

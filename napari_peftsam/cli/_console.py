@@ -46,6 +46,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Begin a new line, if the progress line is shown."""
         if self._width:
             typer.echo("", err=True)
             self._width = 0

@@ -95,8 +95,8 @@ class TrainingProgress:
         self._progress = progress
         self._iou = 0.0
 
-    def show(self, event: TrainEvent) -> None:
-        """Show one event."""
+    def show(self, event: object) -> None:
+        """Show one event of `napari_peftsam.training`, nothing for others."""
         from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
 
         if isinstance(event, TrainingStarted):

@@ -57,8 +57,8 @@ class Dock(QWidget):
             outermost = parent
         if outermost is not self and not self._watched:
             self._watched = True
-            # Not a method of this dock: it is half destroyed by then.
-            outermost.destroyed.connect(self.viewer_session.close)
+            session = self.viewer_session  # not this dock: it is half destroyed by then
+            outermost.destroyed.connect(lambda *_: session.close())
 
     def _release_once(self) -> None:
         if not self._released:

@@ -2,6 +2,15 @@
 
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.choice import ModelChoice, choose_method
+from napari_peftsam.workspace.demo import (
+    DemoConfig,
+    DemoEvent,
+    DemoProgress,
+    DemoReport,
+    DemoStage,
+    demo,
+    run_demo,
+)
 from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.folders import (
     DEFAULT_BUDGET,
@@ -22,6 +31,11 @@ __all__ = [
     "DEFAULT_BUDGET",
     "AdapterEntry",
     "AdapterTimeline",
+    "DemoConfig",
+    "DemoEvent",
+    "DemoProgress",
+    "DemoReport",
+    "DemoStage",
     "Engine",
     "FinetuneReport",
     "ModelChoice",
@@ -30,10 +44,12 @@ __all__ = [
     "Workspace",
     "WorkspaceEvents",
     "choose_method",
+    "demo",
     "evaluate_folders",
     "export_file",
     "export_model",
     "export_model_file",
     "finetune_folders",
+    "run_demo",
     "segment_file",
 ]

@@ -1,0 +1,85 @@
+"""How a napari image layer is seen as planes of an image in the session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.annotation import PlaneKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import napari
+    from napari.layers import Image
+
+__all__ = ["ImageView"]
+
+
+class ImageView:
+    """One image layer: its pixels, and where its planes lie in the viewer's world.
+
+    Attributes
+    ----------
+    layer
+        The napari layer; it may be renamed and moved.
+    name
+        Its name in the session.
+    """
+
+    def __init__(self, layer: Image, name: str) -> None:
+        self.layer = layer
+        self.name = name
+
+    @property
+    def pixels(self) -> Any:
+        """``(..., H, W[, 3|4])``; of a multiscale image the finest level."""
+        return self.layer.data[0] if self.layer.multiscale else self.layer.data
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial shape ``(..., H, W)``."""
+        shape = tuple(int(n) for n in self.pixels.shape)
+        return shape[:-1] if self.layer.rgb else shape
+
+    def shown_plane(self, dims: napari.components.Dims) -> PlaneKey | None:
+        """Return the plane that the viewer shows; None if it shows none of this image."""
+        if self.why_not(dims):
+            return None
+        position = np.asarray(self.layer.world_to_data(dims.point), dtype=float)
+        index = tuple(int(i) for i in np.round(position[:-2]))
+        inside = all(0 <= i < n for i, n in zip(index, self.shape, strict=False))
+        return PlaneKey(self.name, index) if inside else None
+
+    def why_not(self, dims: napari.components.Dims) -> str:
+        """Return why prompts cannot be given in the present view, empty if they can."""
+        if dims.ndisplay != 2:
+            return "Prompts are given in 2D: switch the 3D view off (Ctrl-Y)"
+        if tuple(dims.displayed) != (dims.ndim - 2, dims.ndim - 1):
+            return "Prompts are given in planes of the last two axes: undo the axis rolling"
+        return ""
+
+    def position(self, plane: PlaneKey, world: Sequence[float]) -> tuple[float, float]:
+        """Return row and column (pixel centres) in `plane` of a position in the world."""
+        at = np.asarray(self.layer.world_to_data(world), dtype=float)
+        return float(at[-2]), float(at[-1])
+
+    def contains(self, row: float, col: float) -> bool:
+        """Return whether a pixel-centre position lies in a plane of the image."""
+        height, width = self.shape[-2:]
+        return -0.5 <= row <= height - 0.5 and -0.5 <= col <= width - 0.5
+
+    def to_world(self, plane: PlaneKey, row: float, col: float) -> tuple[float, ...]:
+        """Return where a position in a plane lies in the world."""
+        return tuple(float(x) for x in self.layer.data_to_world((*plane.index, row, col)))
+
+    def plane_affine(self, plane: PlaneKey) -> npt.NDArray[np.float64]:
+        """Return ``(3, 3)``: what maps rows and columns of a plane to the last two axes."""
+        origin, down, right = (
+            np.asarray(self.to_world(plane, *at))[-2:] for at in ((0, 0), (1, 0), (0, 1))
+        )
+        matrix = np.eye(3)
+        matrix[:2, 0], matrix[:2, 1], matrix[:2, 2] = down - origin, right - origin, origin
+        return matrix

@@ -1,0 +1,95 @@
+"""The labels layer that shows and edits the objects of one image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Labels
+
+from napari_peftsam.annotation import PaintAtom, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Image
+
+    from napari_peftsam.types import LabelArray
+
+__all__ = ["ObjectsLayer"]
+
+# napari's own undo knows strokes only; two histories of one array contradict each other.
+_UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
+
+
+class ObjectsLayer:
+    """A labels layer that shares its array with the session, and reports its strokes.
+
+    Parameters
+    ----------
+    session
+        Where the objects are.
+    image
+        The image layer they belong to; gives scale, translation and so on.
+    labels
+        ``(..., H, W)`` the session's own array.
+    name
+        The layer's name; the user may change it.
+    image_name
+        Returns the image's present name in the session.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        image: Image,
+        labels: LabelArray,
+        name: str,
+        image_name: Callable[[], str],
+    ) -> None:
+        self._session = session
+        self._image_name = image_name
+        self.layer = Labels(
+            labels,
+            name=name,
+            opacity=0.6,
+            affine=image.affine,
+            rotate=image.rotate,
+            scale=image.scale,
+            shear=image.shear,
+            translate=image.translate,
+            units=image.units,
+            axis_labels=image.axis_labels,
+        )
+        assert self.layer.data is labels, "the session would write into another array"
+        self.layer.events.paint.connect(self._record)
+        session.events.labels_changed.connect(self._refresh)
+        for key, method in _UNDO_KEYS.items():
+            self.layer.bind_key(key, _caller(getattr(session, method)), overwrite=True)
+
+    def release(self) -> None:
+        """Leave the layer to the user as an ordinary one."""
+        self.layer.events.paint.disconnect(self._record)
+        self._session.events.labels_changed.disconnect(self._refresh)
+        for key in _UNDO_KEYS:
+            self.layer.bind_key(key, None)
+        self.layer.locked = False
+
+    def _record(self, event: Any) -> None:
+        self._session.record_stroke(self._image_name(), [_atom(each) for each in event.value])
+
+    def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
+        if image == self._image_name():
+            self.layer.refresh(extent=False, highlight=False)
+
+
+def _atom(atom: Any) -> PaintAtom:
+    if hasattr(atom, "slice_key"):
+        return PaintAtom.from_region(atom.slice_key, atom.mask, atom.old_values, atom.new_value)
+    return PaintAtom(*atom)
+
+
+def _caller(function: Callable[[], object]) -> Callable[[Labels], None]:
+    def call(layer: Labels) -> None:
+        function()
+
+    return call

@@ -1,0 +1,22 @@
+"""A small annotated world: bright discs on a dark, noisy ground."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.draw import disk
+
+from napari_peftsam.training import AnnotatedPlane
+from napari_peftsam.types import Point, Prompts
+
+CENTRES = ((12, 12), (12, 34), (12, 54), (34, 12), (34, 34), (34, 54), (54, 22), (54, 46))
+
+
+def make_plane(name: str, seed: int = 0, image: str | None = None) -> AnnotatedPlane:
+    """Return a 64 x 64 plane with eight discs of radius 7."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((64, 64), np.int32)
+    for number, centre in enumerate(CENTRES, start=1):
+        labels[disk(centre, 7, shape=labels.shape)] = number
+    pixels = (labels > 0) * 100.0 + rng.normal(30, 10, labels.shape)
+    prompts = {1: Prompts(points=(Point(*CENTRES[0]),))}
+    return AnnotatedPlane(name, image or name, pixels.astype(np.float32), labels, prompts)

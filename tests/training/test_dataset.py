@@ -1,0 +1,89 @@
+"""What is trained on and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tests.training._world import make_plane
+
+from napari_peftsam.errors import LabelError, TrainingError
+from napari_peftsam.training import AnnotatedPlane, split_objects
+
+
+def test_whole_images_are_held_out_where_there_are_several() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(5)]
+    split = split_objects(planes, 0.2, seed=0)
+    assert split.by == "image"
+    held = {o.plane for o in split.held_out}
+    assert len(held) == 1
+    assert held.isdisjoint(o.plane for o in split.training)
+    assert len(split.training) == 4 * len(split.held_out) == 32
+
+
+def test_planes_of_one_stack_stay_together() -> None:
+    planes = [make_plane(f"s[{z}]", z, image="stack") for z in range(3)] + [make_plane("other")]
+    split = split_objects(planes, 0.5, seed=1)
+    assert split.by == "image"
+    held = {planes[o.plane].image for o in split.held_out}
+    assert held.isdisjoint(planes[o.plane].image for o in split.training)
+
+
+def test_a_single_image_is_cut_into_regions() -> None:
+    split = split_objects([make_plane("only")], 0.25, seed=0)
+    assert split.by == "region"
+    assert (len(split.training), len(split.held_out)) == (6, 2)
+    assert min(o.bbox[0] for o in split.held_out) > max(o.bbox[0] for o in split.training)
+
+
+def test_the_last_planes_of_a_single_stack_are_held_out() -> None:
+    planes = [make_plane(f"s[{z}]", z, image="stack") for z in range(4)]
+    split = split_objects(planes, 0.25, seed=0)
+    assert split.by == "region"
+    assert {o.plane for o in split.held_out} == {3}
+
+
+def test_the_same_seed_gives_the_same_split() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(6)]
+    assert split_objects(planes, 0.3, seed=3) == split_objects(planes, 0.3, seed=3)
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2]])
+def test_too_few_objects_are_refused_with_what_to_do(labels: list[int]) -> None:
+    plane = make_plane("a")
+    kept = np.where(np.isin(plane.labels, labels), plane.labels, 0)
+    few = AnnotatedPlane("a", "a", plane.pixels, kept)
+    with pytest.raises(TrainingError, match=f"at least 3 accepted objects, found {len(labels)}"):
+        split_objects([few], 0.2, seed=0)
+
+
+def test_specks_of_the_brush_are_no_objects() -> None:
+    plane = make_plane("a")
+    labels = plane.labels.copy()
+    labels[0, 0:4] = 99
+    split = split_objects([AnnotatedPlane("a", "a", plane.pixels, labels)], 0.2, seed=0)
+    assert 99 not in {o.label for o in (*split.training, *split.held_out)}
+
+
+def test_sparse_and_huge_label_numbers_cost_nothing() -> None:
+    plane = make_plane("a")
+    labels = np.where(plane.labels > 0, plane.labels.astype(np.int64) * 10**9, 0)
+    split = split_objects([AnnotatedPlane("a", "a", plane.pixels, labels)], 0.2, seed=0)
+    assert len(split.training) + len(split.held_out) == 8
+    assert all(o.label % 10**9 == 0 for o in split.training)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda a: a.astype(float), "must be integers", id="float labels"),
+        pytest.param(lambda a: a[:-1], "must match", id="other shape"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    plane = make_plane("a")
+    with pytest.raises(LabelError, match=message):
+        AnnotatedPlane("a", "a", plane.pixels, change(plane.labels))

@@ -1,0 +1,235 @@
+"""The loop: what it reports, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.training._world import make_plane
+
+from napari_peftsam.errors import AdapterMismatchError, TrainingError
+from napari_peftsam.models import SamModel, build_tiny
+from napari_peftsam.peft import (
+    CobotLoraConfig,
+    FrozenEncoderConfig,
+    LoraConfig,
+    MethodConfig,
+    apply_adapter,
+)
+from napari_peftsam.training import (
+    AnnotatedPlane,
+    TrainingConfig,
+    TrainingFinished,
+    TrainingStarted,
+    TrainingStep,
+    Validated,
+    finetune,
+    recommended_learning_rate,
+)
+from napari_peftsam.training._samples import prepare_planes
+from napari_peftsam.training.dataset import split_objects
+
+METHODS = [LoraConfig(rank=4), CobotLoraConfig(rank=4), FrozenEncoderConfig()]
+
+
+def _config(method: MethodConfig | None = None, **options: object) -> TrainingConfig:
+    options.setdefault("steps", 4)
+    defaults = {"objects_per_step": 3, "rounds": 2, "validations": 2, "learning_rate": 1e-3}
+    return TrainingConfig(method=method or LoraConfig(rank=4), **{**defaults, **options})
+
+
+def _weights(model: SamModel) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.sam.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
+def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[AnnotatedPlane]) -> None:
+    events = list(finetune(build_tiny(), planes, _config(method)))
+    started, *middle, finished = events
+    assert isinstance(started, TrainingStarted)
+    assert (started.training_objects, started.held_out_objects) == (8, 8)
+    assert started.held_out_by == "image"
+    assert isinstance(finished, TrainingFinished)
+    steps = [e for e in middle if isinstance(e, TrainingStep)]
+    assert [e.step for e in steps] == [1, 2, 3, 4]
+    assert all(np.isfinite(e.loss) for e in steps)
+    assert [e.step for e in middle if isinstance(e, Validated)] == [0, 2, 4]
+    assert finished.steps == 4
+    assert finished.trainable_parameters == started.trainable_parameters
+    assert finished.iou_before == started.validation_iou
+    assert finished.iou_after == max(e.iou for e in middle if isinstance(e, Validated))
+    assert finished.adapter.config == method
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
+@pytest.mark.parametrize("ending", ["finished", "closed"])
+def test_the_model_is_left_as_it_was(
+    method: MethodConfig, ending: str, planes: list[AnnotatedPlane]
+) -> None:
+    model = build_tiny()
+    before = _weights(model)
+    run = finetune(model, planes, _config(method))
+    if ending == "finished":
+        list(run)
+    else:
+        for event in run:
+            if isinstance(event, TrainingStep):
+                break
+        run.close()
+    after = _weights(model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_training_learns_the_objects_it_is_shown() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(3)]
+    config = _config(FrozenEncoderConfig(), steps=60, learning_rate=5e-3, objects_per_step=6)
+    losses = [e.loss for e in finetune(build_tiny(), planes, config) if isinstance(e, TrainingStep)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
+    from napari_peftsam.training._validation import HeldOut, validation_iou
+
+    planes = [make_plane(f"image {i}", i) for i in range(3)]
+    config = _config(steps=12, learning_rate=5e-3, validations=4)
+    *_, finished = finetune(build_tiny(), planes, config)
+    assert isinstance(finished, TrainingFinished)
+    model = build_tiny()
+    split = split_objects(planes, config.held_out, config.seed)
+    prepared = prepare_planes(planes, split.held_out, model)
+    held_out = HeldOut.draw(split.held_out, planes, 64, config.seed)
+    with apply_adapter(model, finished.adapter):
+        assert validation_iou(model, prepared, held_out) == finished.iou_after
+    assert finished.adapter.metrics["val_iou"] == finished.iou_after
+
+
+def test_the_same_seed_gives_the_same_adapter(planes: list[AnnotatedPlane]) -> None:
+    first, second = (list(finetune(build_tiny(), planes, _config()))[-1] for _ in range(2))
+    assert first.adapter.digest == second.adapter.digest
+
+
+def test_training_goes_on_from_an_adapter(planes: list[AnnotatedPlane]) -> None:
+    config = _config(steps=3, learning_rate=5e-3)
+    first = list(finetune(build_tiny(), planes, config))
+    learned = [e.adapter for e in first if isinstance(e, Validated) and e.adapter][-1]
+    again = list(finetune(build_tiny(), planes, config, start=learned))
+    assert again[0].validation_iou == learned.metrics["val_iou"]
+    at_start = next(e for e in again if isinstance(e, Validated))
+    assert at_start.adapter is not None
+    assert at_start.adapter.digest == learned.digest
+
+
+def test_an_adapter_of_another_base_is_refused(planes: list[AnnotatedPlane]) -> None:
+    *_, finished = finetune(build_tiny(seed=1), planes, _config(steps=1))
+    model = build_tiny(seed=2)
+    with pytest.raises(AdapterMismatchError, match="was trained on"):
+        next(finetune(model, planes, _config(), start=finished.adapter))
+    list(finetune(model, planes, _config(steps=1)))  # and the model is usable still
+
+
+def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) -> None:
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        return bool(asked)
+
+    events = []
+    for event in finetune(build_tiny(), planes, _config(steps=1000), stop=stop):
+        events.append(event)
+        if isinstance(event, TrainingStep) and event.step == 2:
+            asked.append(True)
+    finished = events[-1]
+    assert isinstance(finished, TrainingFinished)
+    assert finished.steps == 2
+    assert isinstance(events[-2], Validated)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        pytest.param({"steps": 3}, 3, id="steps"),
+        pytest.param({"steps": None, "epochs": 2}, 2 * 3, id="epochs of 8 objects, 3 a step"),
+    ],
+)
+def test_budgets(
+    budget: dict[str, int], steps: int, planes: list[AnnotatedPlane]
+) -> None:
+    *_, finished = finetune(build_tiny(), planes, _config(**budget))
+    assert finished.steps == steps
+
+
+def test_a_budget_of_time_ends_the_run(planes: list[AnnotatedPlane]) -> None:
+    *_, finished = finetune(build_tiny(), planes, _config(steps=None, seconds=0.5))
+    assert finished.steps >= 1
+    assert finished.seconds >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 5, "seconds": 3.0}, "exactly one budget"),
+        ({"steps": None}, "got none"),
+        ({"steps": 0}, "greater than or equal to 1"),
+        ({"learning_rate": -1.0}, "greater than 0"),
+        ({"held_out": 1.0}, "less than 1"),
+        ({"surprise": 1}, "Extra inputs"),
+    ],
+    ids=lambda v: str(v)[:30],
+)
+def test_configurations_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(**options)
+
+
+def test_divergence_is_reported_and_leaves_the_model_whole(planes: list[AnnotatedPlane]) -> None:
+    model = build_tiny()
+    before = _weights(model)
+    config = _config(steps=50, learning_rate=1e18)
+    with pytest.raises(TrainingError, match="diverged.*lower the learning"):
+        list(finetune(model, planes, config))
+    assert all(torch.equal(v, before[k]) for k, v in model.sam.state_dict().items())
+
+
+def test_unlabelled_pixels_far_from_objects_do_not_matter() -> None:
+    """What lies outside an object's surroundings never reaches the loss."""
+    from napari_peftsam.training._step import _resample
+
+    plane = make_plane("a")
+    only = np.where(plane.labels == 1, 1, 0)
+    prepared = prepare_planes(
+        [AnnotatedPlane("a", "a", plane.pixels, only)],
+        split_objects([plane], 0.2, 0).training[:1],
+        build_tiny(),
+    )
+    objects = [o for o in split_objects([plane], 0.2, 0).training if o.label == 1]
+    sample = prepared[0].sample(objects)
+    logits = torch.zeros(1, 1, 64, 64)
+    elsewhere = logits.clone()
+    elsewhere[..., 45:, :] = 30.0  # discs that nobody labelled
+    torch.testing.assert_close(
+        _resample(logits, sample.windows, 1.0), _resample(elsewhere, sample.windows, 1.0)
+    )
+
+
+def test_all_eight_orientations_keep_objects_on_their_pixels() -> None:
+    plane = make_plane("a")
+    model = build_tiny()
+    objects = split_objects([plane], 0.2, 0).training
+    prepared = prepare_planes([plane], objects, model)[0]
+    upright = prepared.sample(objects)
+    for turn in range(8):
+        sample = prepared.sample(objects, turn)
+        inside, outside = (
+            sample.image[0, 0][where].mean()
+            for where in (sample.masks.any(0), ~sample.masks.any(0))
+        )
+        assert inside > outside + 1
+        assert (sample.masks.sum((1, 2)) == upright.masks.sum((1, 2))).all()
+
+
+def test_the_recommended_rate_follows_the_size_of_the_model() -> None:
+    from napari_peftsam.models import architecture
+
+    assert recommended_learning_rate(architecture("builtin")) == 5e-4
+    assert recommended_learning_rate(architecture("vit_b")) == 5e-5

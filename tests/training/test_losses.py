@@ -1,0 +1,68 @@
+"""The losses, against what they must be in simple cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_peftsam.training.losses import mask_iou, mask_loss, promptable_loss
+
+SURE = 40.0
+
+
+def _square(start: int, stop: int) -> torch.Tensor:
+    mask = torch.zeros(16, 16)
+    mask[start:stop, start:stop] = 1
+    return mask
+
+
+def test_a_perfect_mask_costs_nothing() -> None:
+    target = _square(4, 12)
+    assert mask_loss((target - 0.5) * 2 * SURE, target).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_an_inverted_mask_costs_dice_one_and_its_cross_entropy() -> None:
+    target = _square(4, 12)
+    loss = mask_loss((0.5 - target) * 2 * SURE, target).item()
+    assert loss == pytest.approx(1 + SURE, rel=0.01)
+
+
+def test_pixels_of_no_weight_do_not_count() -> None:
+    target = _square(4, 8)
+    weight = torch.ones_like(target)
+    weight[:, 10:] = 0
+    right = (target - 0.5) * 2 * SURE
+    leaking = right.clone()
+    leaking[:, 10:] = SURE
+    assert mask_loss(leaking, target, weight) == mask_loss(right, target, weight)
+    assert mask_iou(leaking, target, weight) == 1
+    assert mask_iou(leaking, target) < 1
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "iou"),
+    [
+        ((0, 8), (0, 8), 1.0),
+        ((0, 8), (0, 4), 0.25),
+        ((0, 4), (8, 12), 0.0),
+        ((0, 0), (0, 0), 0.0),
+    ],
+    ids=["same", "quarter", "apart", "both empty"],
+)
+def test_iou(predicted: tuple[int, int], truth: tuple[int, int], iou: float) -> None:
+    logits = (_square(*predicted) - 0.5) * 2
+    assert mask_iou(logits, _square(*truth)).item() == pytest.approx(iou)
+
+
+def test_only_the_best_alternative_is_trained_but_every_score() -> None:
+    target = _square(4, 12)[None, None]
+    logits = torch.zeros(1, 4, 16, 16)
+    logits[:, 2] = (target[:, 0] - 0.5) * 2
+    logits.requires_grad_()
+    scores = torch.zeros(1, 4, requires_grad=True)
+    promptable_loss(logits, scores, target).backward()
+    assert logits.grad is not None and scores.grad is not None
+    trained = logits.grad.abs().sum((0, 2, 3)) > 0
+    assert trained.tolist() == [True, False, True, False]
+    # output 2 alone has a true IoU above 0, so it alone is pulled up
+    assert (scores.grad < 0).tolist() == [[False, False, True, False]]

@@ -1,0 +1,95 @@
+"""Simulated prompts lie where a person would put them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_peftsam.segmentation.decode import PromptTensors
+from napari_peftsam.training.prompts import (
+    correct,
+    random_boxes,
+    random_clicks,
+    random_first_prompts,
+)
+
+ORIGIN = torch.zeros(2)
+SEEDS = range(12)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _masks() -> torch.Tensor:
+    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+    masks[0, 4:12, 6:20] = True
+    masks[1, 20, 25] = True  # one pixel: nothing remains when it is eroded
+    return masks
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_clicks_lie_inside_and_off_the_border(seed: int) -> None:
+    points = random_clicks(_masks(), _generator(seed), ORIGIN)
+    (x, y), pixel = points[0].tolist(), points[1].tolist()
+    assert 7 <= x <= 18 and 5 <= y <= 10
+    assert pixel == [25, 20]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_boxes_are_a_little_off(seed: int) -> None:
+    box = random_boxes(_masks(), _generator(seed), ORIGIN)[0]
+    exact = torch.tensor([6, 4, 20, 12]) - 0.5
+    assert (box - exact).abs().max() <= 0.08 * 14 + 1e-4
+
+
+def test_the_corner_moves_prompts_of_crops_into_the_frame() -> None:
+    corner = torch.tensor([100.0, 200.0])
+    here = random_clicks(_masks(), _generator(0), ORIGIN)
+    there = random_clicks(_masks(), _generator(0), corner)
+    torch.testing.assert_close(there - here, corner.expand(2, 2))
+
+
+def test_both_clicks_and_boxes_come_first() -> None:
+    kinds = {random_first_prompts(_masks(), _generator(s), ORIGIN).boxes is None for s in SEEDS}
+    assert kinds == {True, False}
+
+
+def _answer(masks: torch.Tensor) -> torch.Tensor:
+    return (masks.float() - 0.5) * 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("rows", "label"),
+    [
+        pytest.param(slice(4, 7), 1.0, id="too small: positive click"),
+        pytest.param(slice(0, 30), 0.0, id="too large: negative click"),
+        pytest.param(slice(4, 12), 1.0, id="perfect: positive click"),
+    ],
+)
+def test_corrections_click_on_the_error(rows: slice, label: float, seed: int) -> None:
+    truth = _masks()[:1]
+    shown = torch.zeros_like(truth)
+    shown[0, rows, 6:20] = True
+    first = PromptTensors(points=torch.tensor([[[8.0, 8.0]]]), labels=torch.ones(1, 1))
+    low = torch.zeros(1, 1, 16, 16)
+    then = correct(first, _answer(shown), low, truth, _generator(seed), ORIGIN)
+    assert then.points is not None and then.labels is not None
+    assert then.points.shape == (1, 2, 2)
+    assert then.labels[0, 1] == label
+    x, y = (int(v) for v in then.points[0, 1])
+    assert truth[0, y, x] == (label == 1)
+
+
+def test_errors_in_the_unknown_are_nobodys_to_judge() -> None:
+    truth = _masks()[:1]
+    shown = truth.clone()
+    shown[0, 20:30] = True
+    known = torch.zeros_like(truth)
+    known[0, :16] = True
+    first = PromptTensors(boxes=torch.tensor([[6.0, 4.0, 20.0, 12.0]]))
+    low = torch.zeros(1, 1, 16, 16)
+    then = correct(first, _answer(shown), low, truth, _generator(0), ORIGIN, known)
+    assert then.labels is not None and then.labels[0, 0] == 1
+    assert then.boxes is first.boxes
