@@ -51,7 +51,7 @@ def click_ious(
     previous: list[FloatArray | None] = [None] * len(targets)
     ious = np.zeros(len(targets))
     active = list(range(len(targets)))
-    for _ in range(clicks):
+    for count in range(1, clicks + 1):
         predictions = predictor.predict_many(
             embedding, [prompts[i] for i in active], [previous[i] for i in active], candidates=1
         )
@@ -59,7 +59,7 @@ def click_ious(
         for i, prediction in zip(active, predictions, strict=True):
             mask = prediction.masks[0]
             ious[i] = targets[i].iou(mask)
-            click = targets[i].next_click(mask)
+            click = targets[i].next_click(mask) if count < clicks else None
             if click is not None:
                 prompts[i] = prompts[i].with_point(click)
                 previous[i] = prediction.logits[0]

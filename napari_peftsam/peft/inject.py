@@ -174,9 +174,12 @@ class Injection:
     def disabled(self) -> Iterator[None]:
         """Compute with the base model inside the ``with`` block."""
         self._surgery.undo()
+        title = getattr(self.model.sam, _MARK)
+        delattr(self.model.sam, _MARK)
         try:
             yield
         finally:
+            setattr(self.model.sam, _MARK, title)
             self._surgery.redo()
 
     def __enter__(self) -> Self:

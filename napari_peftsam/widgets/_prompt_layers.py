@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils import DirectLabelColormap
+from qtpy.QtCore import QTimer
 
 from napari_peftsam.types import BoolArray, Box, Point, Prompts
 
@@ -23,7 +24,8 @@ __all__ = ["PromptLayers"]
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
 _MASK = "#00c8ff"
-_SIZE = 14  # px on the screen
+_SIZE, _EDGE = 14, 2  # px on the screen
+_SMALLEST = 2  # px of the image; a smaller box is a slip of the hand
 _DONE = {"added", "removed", "changed"}
 
 
@@ -53,6 +55,11 @@ class PromptLayers:
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
         self._busy = False
+        self._camera = viewer.camera
+        self._pixel_size = 1.0
+        self._later = QTimer()
+        self._later.setSingleShot(True)
+        self._later.timeout.connect(lambda: self._on_edit(self._prompts))
         self.mask = Labels(
             np.zeros((1, 1), np.uint8),
             name="mask",
@@ -72,9 +79,12 @@ class PromptLayers:
         viewer.layers.extend(self.layers)
         for layer in self.layers:
             layer.locked = True
+        viewer.camera.events.zoom.connect(self._rescale)
 
     def release(self, viewer: napari.Viewer) -> None:
         """Take the layers out of the viewer."""
+        self._later.stop()
+        self._camera.events.zoom.disconnect(self._rescale)
         self.points.events.data.disconnect(self._points_edited)
         self.boxes.events.data.disconnect(self._boxes_edited)
         for layer in self.layers:
@@ -84,6 +94,7 @@ class PromptLayers:
 
     def place(self, affine: npt.NDArray[np.float64], units: Sequence[Any]) -> None:
         """Put the layers where an image plane is."""
+        self._pixel_size = float(np.sqrt(abs(np.linalg.det(affine[:2, :2]))))
         for layer in self.layers:
             layer.units = units
             layer.affine = affine
@@ -102,7 +113,7 @@ class PromptLayers:
         elif self.mask.data.shape != shape or self.mask.data.any():
             self.mask.data = np.zeros(shape, np.uint8)
 
-    # --- helpers --------------------------------------------------------------------
+    # --- showing --------------------------------------------------------------------
 
     def _show_points(self, points: Sequence[Point], waiting: bool) -> None:
         layer = self.points
@@ -110,7 +121,7 @@ class PromptLayers:
         layer.data = np.array([(p.row, p.col) for p in points], float).reshape(-1, 2)
         if not points:
             return
-        layer.size = _SIZE / max(1.0, self._zoom())
+        layer.size = self._point_size()
         layer.symbol = ["disc" if p.positive else "ring" for p in points]
         layer.face_color = [_POSITIVE if p.positive else _NEGATIVE for p in points]
         layer.border_color = _WAITING if waiting else "black"
@@ -122,8 +133,31 @@ class PromptLayers:
         layer.selected_data = set()
         layer.data = []
         if boxes:
-            colors = [_WAITING if waiting else _POSITIVE, *[_WAITING] * (len(boxes) - 1)]
-            layer.add_rectangles([_corners(box) for box in boxes], edge_color=colors)
+            first = _WAITING if waiting or prompts[0].box is None else _POSITIVE
+            layer.add_rectangles(
+                [_corners(box) for box in boxes],
+                edge_color=[first, *[_WAITING] * (len(boxes) - 1)],
+                edge_width=self._edge_width(),
+            )
+
+    def _rescale(self) -> None:
+        """Keep the marks' size on the screen when the user zooms."""
+        if len(self.points.data):
+            self.points.size = self._point_size()
+        with self._quietly():
+            self.boxes.edge_width = [self._edge_width()] * len(self.boxes.data)
+
+    def _point_size(self) -> float:
+        return _SIZE / self._pixels()
+
+    def _edge_width(self) -> float:
+        return _EDGE / self._pixels()
+
+    def _pixels(self) -> float:
+        """Return how many pixels of the screen an image pixel fills."""
+        return max(1e-6, float(self._camera.zoom) * self._pixel_size)
+
+    # --- editing --------------------------------------------------------------------
 
     def _points_edited(self, event: Any) -> None:
         if self._busy or event.action.value not in _DONE:
@@ -131,34 +165,65 @@ class PromptLayers:
         first = self._prompts[0] if self._prompts else Prompts()
         signs = _signs(event, first.points, self._sign())
         points = tuple(
-            Point(float(at[0]), float(at[1]), sign)
-            for at, sign in zip(self.points.data, signs, strict=True)
+            Point(float(at[0]), float(at[1]), positive)
+            for at, positive in zip(self.points.data, signs, strict=False)
         )
-        self._edited((Prompts(points, first.box), *self._prompts[1:]))
+        self._hand_on((Prompts(points, first.box), *self._prompts[1:]))
 
     def _boxes_edited(self, event: Any) -> None:
         if self._busy or event.action.value not in _DONE:
             return
-        shown = [i for i, p in enumerate(self._prompts) if p.box is not None]
-        boxes = [_box(corners) for corners in self.boxes.data]
         prompts = list(self._prompts)
+        shown = [i for i, p in enumerate(prompts) if p.box is not None]
         if event.action.value == "removed":
             for i in event.data_indices:
                 prompts[shown[i]] = prompts[shown[i]].with_box(None)
         else:
+            boxes = [_box(corners) for corners in self.boxes.data]
             for i, box in zip(shown, boxes, strict=False):
                 prompts[i] = prompts[i].with_box(box or prompts[i].box)
-            for box in boxes[len(shown) :]:
+            for box in filter(None, boxes[len(shown) :]):
                 _add_box(prompts, box)
-        self._edited(tuple(prompts))
+        self._hand_on(tuple(prompts))
 
-    def _edited(self, prompts: tuple[Prompts, ...]) -> None:
-        self._on_edit(prompts)
+    def _hand_on(self, prompts: tuple[Prompts, ...]) -> None:
+        # Later, because napari is in the midst of the gesture that made this event.
+        self._prompts = prompts
+        self._later.start()
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        self._busy = True
+        before, self._busy = self._busy, True
         try:
             yield
         finally:
-            self._busy = False
+            self._busy = before
+
+
+def _corners(box: Box) -> npt.NDArray[np.float64]:
+    """Return the corners ``(2, 2)`` of a box in pixel centres, as napari counts."""
+    return np.array([(box.row0, box.col0), (box.row1, box.col1)]) - 0.5
+
+
+def _box(corners: npt.NDArray[np.float64]) -> Box | None:
+    """Return the box around a shape, None if it is too small to be meant."""
+    (row0, col0), (row1, col1) = corners.min(axis=0) + 0.5, corners.max(axis=0) + 0.5
+    if row1 - row0 < _SMALLEST or col1 - col0 < _SMALLEST:
+        return None
+    return Box(float(row0), float(col0), float(row1), float(col1))
+
+
+def _add_box(prompts: list[Prompts], box: Box) -> None:
+    """Add a new box: to the object being made if that has points only, else as another."""
+    if len(prompts) == 1 and prompts[0].box is None:
+        prompts[0] = prompts[0].with_box(box)
+    else:
+        prompts.append(Prompts(box=box))
+
+
+def _signs(event: Any, points: Sequence[Point], sign: bool) -> list[bool]:
+    """Return the sign of every point after an edit of these points."""
+    known = [p.positive for p in points]
+    if event.action.value == "removed":
+        return [s for i, s in enumerate(known) if i not in set(event.data_indices)]
+    return known + [sign] * (len(event.value) - len(known))

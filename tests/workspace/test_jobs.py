@@ -1,0 +1,63 @@
+"""Finetuning in a child process gives the same events as in this one."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.peft import LoraConfig
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingFinished
+from napari_peftsam.workspace import TrainingJob
+from napari_peftsam.workspace.jobs import _serve, run
+from tests.training._world import make_plane
+
+CONFIG = TrainingConfig(method=LoraConfig(rank=2), steps=2, rounds=1, validations=1)
+
+
+def _answers(job: TrainingJob, more: bytes = b"") -> list[object]:
+    commands, answers = io.BytesIO(pickle.dumps(job) + more), io.BytesIO()
+    _serve(commands, answers)
+    answers.seek(0)
+    found = []
+    while answers.tell() < len(answers.getvalue()):
+        found.append(pickle.load(answers))
+    return found
+
+
+def _job(checkpoint: Path, planes: tuple[AnnotatedPlane, ...]) -> TrainingJob:
+    return TrainingJob(str(checkpoint), "cpu", planes, CONFIG)
+
+
+def test_events_survive_the_way(checkpoint: Path) -> None:
+    job = _job(checkpoint, (make_plane("a"),))
+    # An exhausted standard input asks for an early end: at least the frame is there.
+    sent, direct = _answers(job), list(run(job, stop=lambda: True))
+    assert [type(e) for e in sent][0] is type(direct[0])
+    finished = sent[-1]
+    assert isinstance(finished, TrainingFinished)
+    assert finished.adapter.config == CONFIG.method
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "message"),
+    [
+        pytest.param("nonsense.pth", 8, "unknown model", id="no such model"),
+        pytest.param(None, 0, "at least 3", id="no objects"),
+    ],
+)
+def test_errors_arrive_typed(
+    source: str | None, count: int, message: str, checkpoint: Path
+) -> None:
+    plane = make_plane("a")
+    if not count:
+        plane = AnnotatedPlane("a", "a", plane.pixels, plane.labels * 0)
+    job = TrainingJob(source or str(checkpoint), "cpu", (plane,), CONFIG)
+    *_, error = _answers(job)
+    assert isinstance(error, Exception)
+    assert message in str(error)
+    if not count:
+        assert isinstance(error, TrainingError)

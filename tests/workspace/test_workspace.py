@@ -1,0 +1,250 @@
+"""The whole loop without a viewer: prompt, accept, finetune, reload, export."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.embeddings import Encoded
+from napari_peftsam.errors import (
+    AdapterMismatchError,
+    CheckpointError,
+    ConfigurationError,
+    InputFileError,
+)
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig
+from napari_peftsam.training import (
+    TrainingConfig,
+    TrainingFinished,
+    TrainingStep,
+)
+from napari_peftsam.types import Box, Point
+from napari_peftsam.workspace import Workspace
+from tests.training._world import make_plane
+
+PLANE = PlaneKey("discs")
+CONFIG = TrainingConfig(
+    method=LoraConfig(rank=2), steps=4, rounds=1, validations=2, learning_rate=1e-3
+)
+
+
+def _annotate(workspace: Workspace) -> None:
+    """Bring in the true objects, and make one more with a prompt, as a user would."""
+    plane = make_plane("discs")
+    workspace.session.set_labels("discs", plane.labels)
+
+
+def _finish(workspace: Workspace, iou_before: float, iou_after: float) -> TrainingFinished:
+    """Finetune for real, then judge it as the caller wants, and make sure it changes masks."""
+    *_, finished = workspace.finetune(CONFIG)
+    assert isinstance(finished, TrainingFinished)
+    tensors = {name: tensor + 0.05 for name, tensor in finished.adapter.tensors.items()}
+    return TrainingFinished(
+        replace(finished.adapter, tensors=tensors), finished.steps, finished.seconds, finished.trainable_parameters,
+        iou_before, iou_after, finished.best_step,
+    )  # fmt: skip
+
+
+def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path: Path) -> None:
+    session = workspace.session
+    session.add_point(PLANE, Point(12, 12))
+    workspace.prompt()
+    label = workspace.accept()
+    record = session.records("discs")[-1]
+    assert (record.label, record.model, record.adapter) == (label, "tiny", "base")
+    _annotate(workspace)
+
+    before = session.labels(PLANE).copy()
+    entry = workspace.promote(_finish(workspace, 0.5, 0.6))
+    assert entry is not None and entry.name == "v1"
+    assert workspace.adapters.live is entry
+    np.testing.assert_array_equal(session.labels(PLANE), before)
+
+    session.add_point(PLANE, Point(34, 34))
+    assert len(workspace.prompt()) == 3
+    path = workspace.export_labels("discs", tmp_path / "objects.tif")
+    np.testing.assert_array_equal(tifffile.imread(path), before)
+
+
+def test_an_adapter_that_is_not_better_does_not_go_live(workspace: Workspace) -> None:
+    _annotate(workspace)
+    assert workspace.promote(_finish(workspace, 0.6, 0.6)) is None
+    assert [e.name for e in workspace.adapters.entries] == ["base"]
+    assert workspace.adapters.live.name == "base"
+
+
+def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
+    workspace: Workspace,
+) -> None:
+    _annotate(workspace)
+    session = workspace.session
+    session.add_point(PLANE, Point(34, 34))
+    old = workspace.prompt()
+    steps = session.history.labels
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    assert session.history.labels == steps
+    assert session.current is not None and session.current.prompts.points == (Point(34, 34),)
+    assert workspace.embedding(PLANE) is None
+    new = workspace.prompt()
+    assert not np.array_equal(new.logits, old.logits)
+
+
+def test_switching_back_restores_the_base_exactly_and_from_memory(workspace: Workspace) -> None:
+    _annotate(workspace)
+    session = workspace.session
+    session.set_box(PLANE, Box(4, 4, 20, 20))
+    original = workspace.prompt()
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    workspace.prompt()
+    workspace.activate("base")
+    assert workspace.embedding(PLANE) is not None  # still known, nothing to encode
+    np.testing.assert_array_equal(workspace.prompt().logits, original.logits)
+
+
+def test_the_live_model_answers_as_before_while_training_runs(workspace: Workspace) -> None:
+    _annotate(workspace)
+    session = workspace.session
+    session.set_box(PLANE, Box(4, 4, 20, 20))
+    original = workspace.prompt().logits
+    run = workspace.finetune(CONFIG)
+    for event in run:
+        if isinstance(event, TrainingStep):
+            np.testing.assert_array_equal(workspace.prompt().logits, original)
+    np.testing.assert_array_equal(workspace.prompt().logits, original)
+
+
+def test_an_answer_under_a_former_adapter_is_not_given(workspace: Workspace) -> None:
+    _annotate(workspace)
+    session = workspace.session
+    session.set_box(PLANE, Box(4, 4, 20, 20))
+    workspace.prompt()
+    stale = workspace.embedding(PLANE)
+    assert stale is not None and session.current is not None
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    assert workspace.predict(stale, session.current.prompts) is None
+
+
+def test_an_encoding_is_given_up_when_the_adapter_is_swapped(workspace: Workspace) -> None:
+    _annotate(workspace)
+    finished = _finish(workspace, 0.1, 0.9)
+    encoding = workspace.embed(PLANE)
+    next(encoding)
+    next(encoding)
+    workspace.promote(finished)
+    assert not any(isinstance(event, Encoded) for event in encoding)
+    assert workspace.embedding(PLANE) is None
+
+
+def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Workspace) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    live = workspace.adapters.live.adapter
+    same = workspace.training_job(CONFIG)
+    other = workspace.training_job(TrainingConfig(method=FrozenEncoderConfig(), steps=1))
+    assert same.start is live and same.incumbent is live
+    assert other.start is None and other.incumbent is live
+
+
+def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:
+    session = workspace.session
+    session.add_point(PLANE, Point(12, 12))
+    workspace.prompt()
+    label = workspace.accept()
+    (plane,) = workspace.training_planes()
+    assert plane.prompts[label].points == (Point(12, 12),)
+    assert plane.labels is not session.labels(PLANE)
+
+
+def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: Path) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    path = workspace.save_adapter("v1", tmp_path / "mine.safetensors")
+    again = workspace.load_adapter(path)
+    assert again.name == "v1"  # the same content is the same entry
+    merged = workspace.export_model("v1", tmp_path / "merged.pth")
+
+    fresh = Workspace()
+    fresh.load_model(merged, "cpu")
+    fresh.session.add_image("discs", make_plane("discs").pixels)
+    for one in (workspace, fresh):
+        one.session.set_box(PLANE, Box(4, 4, 20, 20))
+    np.testing.assert_allclose(
+        fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
+    )
+
+
+def test_the_base_has_no_adapter_to_save(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no adapter to save"):
+        workspace.save_adapter("base", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("missing", InputFileError),
+        ("truncated", (AdapterMismatchError, InputFileError)),
+        ("other base", AdapterMismatchError),
+    ],
+)
+def test_a_bad_adapter_file_changes_nothing(
+    kind: str, error: type[Exception], workspace: Workspace, tmp_path: Path
+) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    path = tmp_path / "bad.safetensors"
+    if kind == "truncated":
+        workspace.save_adapter("v1", path)
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == "other base":
+        other = tmp_path / "other.pth"
+        torch.save(build_tiny(seed=5).sam.state_dict(), other)
+        stranger = Workspace()
+        stranger.load_model(other, "cpu")
+        stranger.session.add_image("discs", make_plane("discs").pixels)
+        stranger.session.set_labels("discs", make_plane("discs").labels)
+        stranger.promote(_finish(stranger, 0.1, 0.9))
+        stranger.save_adapter("v1", path)
+    workspace.session.set_box(PLANE, Box(4, 4, 20, 20))
+    before = workspace.prompt().logits
+    with pytest.raises(error):
+        workspace.load_adapter(path)
+    assert [e.name for e in workspace.adapters.entries] == ["base", "v1"]
+    assert workspace.adapters.live.name == "v1"
+    np.testing.assert_array_equal(workspace.prompt().logits, before)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"nothing")
+    engine = workspace.engine
+    with pytest.raises(CheckpointError):
+        workspace.load_model(bad, "cpu")
+    assert workspace.engine is engine
+
+
+def test_without_a_model_or_a_prompt_there_is_advice() -> None:
+    workspace = Workspace()
+    with pytest.raises(ConfigurationError, match="choose a model first"):
+        _ = workspace.engine
+    with pytest.raises(ConfigurationError, match="add a point or a box"):
+        workspace.prompt()
+    with pytest.raises(ConfigurationError, match="choose one of base"):
+        workspace.activate("v9")
+
+
+def test_signals_tell_what_changed(workspace: Workspace, checkpoint: Path) -> None:
+    seen: list[str] = []
+    workspace.events.adapters_changed.connect(lambda: seen.append("adapters"))
+    workspace.events.model_changed.connect(lambda: seen.append("model"))
+    workspace.activate("base")
+    workspace.load_model(checkpoint, "cpu")
+    assert seen == ["adapters", "model", "adapters"]
