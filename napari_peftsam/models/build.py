@@ -137,9 +137,7 @@ def infer_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture:
     )
 
 
-def _from_state(
-    name: str, arch: Architecture, state: dict[str, Tensor], device: str
-) -> SamModel:
+def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device: str) -> SamModel:
     weights = {key: value.float() for key, value in state.items()}
     dense = {k.removeprefix(_DENSE): weights.pop(k) for k in list(weights) if k.startswith(_DENSE)}
     with torch.device("meta"):

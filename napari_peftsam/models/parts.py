@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
@@ -20,7 +22,7 @@ class ConvStem(nn.Module):
         super().__init__()
         channels = (3, width // 4, width // 2, width)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
+        for inputs, outputs in pairwise(channels):
             layers += [
                 nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1),
                 LayerNorm2d(outputs),

@@ -75,7 +75,7 @@ def _encode_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
     sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
     if prompts.masks is None:
         return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    return sparse, encoder._embed_masks(prompts.masks)
+    return sparse, encoder.mask_downscaling(prompts.masks)
 
 
 def _mask_decoder(

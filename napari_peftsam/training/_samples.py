@@ -13,6 +13,7 @@ from torch.nn import functional
 from napari_peftsam.models import SamModel, frame_of, to_model_input
 from napari_peftsam.segmentation.decode import PromptTensors
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
+from napari_peftsam.training.prompts import bounding_boxes
 from napari_peftsam.types import Prompts
 
 __all__ = ["ModelPlane", "Sample", "prepare_planes", "prompt_tensors"]
@@ -88,15 +89,10 @@ def _turned(x: Tensor, turn: int) -> Tensor:
 
 
 def _windows(masks: Tensor) -> Tensor:
-    side = masks.shape[-1]
-    columns, rows = masks.any(1), masks.any(2)
-    x0, y0 = columns.float().argmax(1), rows.float().argmax(1)
-    x1 = side - columns.flip(1).float().argmax(1)
-    y1 = side - rows.flip(1).float().argmax(1)
-    margin_x = ((x1 - x0) * _MARGIN).clamp(min=_LEAST_MARGIN)
-    margin_y = ((y1 - y0) * _MARGIN).clamp(min=_LEAST_MARGIN)
-    windows = torch.stack([x0 - margin_x, y0 - margin_y, x1 + margin_x, y1 + margin_y], dim=1)
-    return windows.float().clamp(0, side)
+    boxes = bounding_boxes(masks)
+    margin = ((boxes[:, 2:] - boxes[:, :2]) * _MARGIN).clamp(min=_LEAST_MARGIN)
+    windows = torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
+    return windows.clamp(0, masks.shape[-1])
 
 
 def prompt_tensors(prompts: Prompts, plane: ModelPlane, model: SamModel) -> PromptTensors:

@@ -11,7 +11,7 @@ from napari_peftsam.models import SamModel, encode_tensor
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training._samples import Sample
 from napari_peftsam.training.losses import promptable_loss
-from napari_peftsam.training.prompts import correct, random_first_prompts
+from napari_peftsam.training.prompts import PromptSimulator
 
 __all__ = ["sample_loss"]
 
@@ -35,19 +35,21 @@ def sample_loss(
         First prompts of all objects of the sample; default: simulated.
     """
     features = encode_tensor(model.sam, sample.image)
-    corner = torch.zeros(2, device=features.device)
+    user = PromptSimulator(generator)
     known = _inside(sample.windows, sample.masks.shape[-1])
     target = _resample(sample.masks[:, None].float(), sample.windows, 1.0)
-    prompts = first or random_first_prompts(sample.masks, generator, corner)
+    prompts = first or user.first(sample.masks)
     losses = []
     for index in range(rounds):
         low, scores = decode(model.sam, features, prompts)
         scale = low.shape[-1] / sample.masks.shape[-1]
-        losses.append(promptable_loss(_resample(low.float(), sample.windows, scale), scores, target))
+        losses.append(
+            promptable_loss(_resample(low.float(), sample.windows, scale), scores, target)
+        )
         if index + 1 < rounds:
             best = low.detach()[torch.arange(len(low)), scores.argmax(1)][:, None]
             answer = _upsample(best, sample.masks.shape[-1])[:, 0]
-            prompts = correct(prompts, answer, best, sample.masks, generator, corner, known)
+            prompts = user.correct(prompts, answer, best, sample.masks, known)
     return torch.stack(losses).mean()
 
 

@@ -52,9 +52,7 @@ class HeldOut:
         return cls({plane: tuple(group) for plane, group in masks.items()}, prompts)
 
 
-def validation_iou(
-    model: SamModel, planes: Mapping[int, ModelPlane], held_out: HeldOut
-) -> float:
+def validation_iou(model: SamModel, planes: Mapping[int, ModelPlane], held_out: HeldOut) -> float:
     """Return the mean IoU over held-out objects, of a click's and of a box's best mask."""
     predictor = Predictor(model)
     found: list[float] = []

@@ -58,7 +58,7 @@ class TrainingConfig(BaseModel):
         gt=0,
         lt=1,
         title="Held out",
-        description="Share of the images, or of the objects of a single image, kept for validation.",
+        description="Share of the images (of a single image: of its objects) kept for validation.",
     )
     validations: int = Field(
         8, ge=1, title="Validations", description="How often held-out objects are looked at."

@@ -14,8 +14,13 @@ import torch
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel, autocast
 from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, inject
-from napari_peftsam.training._samples import ModelPlane, Sample, prepare_planes, prompt_tensors
-from napari_peftsam.training._samples import TURNS
+from napari_peftsam.training._samples import (
+    TURNS,
+    ModelPlane,
+    Sample,
+    prepare_planes,
+    prompt_tensors,
+)
 from napari_peftsam.training._step import sample_loss
 from napari_peftsam.training._validation import HeldOut, validation_iou
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
@@ -232,7 +237,9 @@ def _batches(
         for index in order:
             planes.setdefault(objects[index].plane, []).append(objects[index])
         chunks = [
-            tuple(group[i : i + size]) for group in planes.values() for i in range(0, len(group), size)
+            tuple(group[i : i + size])
+            for group in planes.values()
+            for i in range(0, len(group), size)
         ]
         for index in rng.permutation(len(chunks)):
             yield chunks[index]

@@ -43,7 +43,8 @@ def mask_iou(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Te
         known = weight.expand_as(truth) > 0
         predicted, truth = predicted & known, truth & known
     overlap = (predicted & truth).sum((-2, -1)).float()
-    return overlap / (predicted | truth).sum((-2, -1)).clamp(min=1)
+    iou: Tensor = overlap / (predicted | truth).sum((-2, -1)).clamp(min=1)
+    return iou
 
 
 def promptable_loss(

@@ -1,10 +1,8 @@
-"""Simulated prompts, as in SAM's training: first a click or a box, then corrections.
-
-Masks are tensors ``(B, H, W)`` in model pixels; prompts are in model pixels, ``(x, y)``.
-`corner` is the ``(x, y)`` of the masks' first pixel in the model's frame, for crops.
-"""
+"""Simulated prompts, as in SAM's training: first a click or a box, then corrections."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,81 +10,104 @@ from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
 
-__all__ = ["correct", "random_boxes", "random_clicks", "random_first_prompts"]
+__all__ = ["PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _FEEDBACK = 0.5  # how often the previous mask is a prompt too
 
 
-def random_clicks(region: Tensor, generator: torch.Generator, corner: Tensor) -> Tensor:
-    """Return one random pixel ``(B, 2)`` of each region, off its very border if it can be."""
-    weights = _core(region).flatten(1).float() + 1e-9
-    index = torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(region.device)
-    width = region.shape[-1]
-    return torch.stack([index % width, index // width], dim=1).float() + corner
+@dataclass(frozen=True)
+class PromptSimulator:
+    """A user who prompts objects given by their true masks.
+
+    Masks are tensors ``(B, H, W)`` in model pixels, prompts are in model pixels too, in
+    SAM's order ``(x, y)``.
+
+    Attributes
+    ----------
+    generator
+        Source of all random choices.
+    corner
+        ``(x, y)`` of the masks' first pixel in the model's frame, for crops.
+    """
+
+    generator: torch.Generator
+    corner: tuple[float, float] = (0.0, 0.0)
+
+    def clicks(self, region: Tensor) -> Tensor:
+        """Return a random pixel ``(B, 2)`` of each region, off its very border if it can be."""
+        weights = _core(region).flatten(1).float() + 1e-9
+        index = torch.multinomial(weights.cpu(), 1, generator=self.generator)[:, 0]
+        width = region.shape[-1]
+        points = torch.stack([index % width, index // width], dim=1).float()
+        return (points + torch.tensor(self.corner)).to(region.device)
+
+    def boxes(self, masks: Tensor) -> Tensor:
+        """Return bounding boxes ``(B, 4)`` as a hand draws them: each side a little off."""
+        boxes = bounding_boxes(masks)
+        size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        noise = torch.randn(boxes.shape, generator=self.generator).clamp(-2, 2)
+        shift = torch.tensor(self.corner).repeat(2) - 0.5
+        return boxes + noise.to(masks.device) * _BOX_NOISE * size + shift.to(masks.device)
+
+    def first(self, masks: Tensor) -> PromptTensors:
+        """Give every object of the batch a click, or every one a box.
+
+        The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
+        """
+        if torch.rand((), generator=self.generator) < 0.5:
+            points = self.clicks(masks)[:, None]
+            return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
+        return PromptTensors(boxes=self.boxes(masks))
+
+    def correct(
+        self,
+        prompts: PromptTensors,
+        answer: Tensor,
+        low_resolution: Tensor,
+        masks: Tensor,
+        known: Tensor | None = None,
+    ) -> PromptTensors:
+        """Add a click on each object's larger kind of error; sometimes feed the answer back.
+
+        Parameters
+        ----------
+        prompts
+            What was said so far.
+        answer
+            ``(B, H, W)`` logits of the mask that the user sees.
+        low_resolution
+            ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it.
+        masks
+            ``(B, H, W)`` the truth.
+        known
+            ``(B, H, W)`` boolean; errors elsewhere are nobody's to judge. Default: all.
+        """
+        missed, excess = masks & (answer <= 0), ~masks & (answer > 0)
+        if known is not None:
+            excess = excess & known
+        positive = missed.flatten(1).sum(1) >= excess.flatten(1).sum(1)
+        region = torch.where(positive[:, None, None], missed, excess)
+        perfect = ~region.flatten(1).any(1)
+        region = torch.where(perfect[:, None, None], masks, region)
+        points = self.clicks(region)[:, None]
+        labels = (positive | perfect).float()[:, None]
+        if prompts.points is not None and prompts.labels is not None:
+            points = torch.cat([prompts.points, points], dim=1)
+            labels = torch.cat([prompts.labels, labels], dim=1)
+        fed_back = None
+        if torch.rand((), generator=self.generator) < _FEEDBACK:
+            fed_back = low_resolution.detach().float().clamp(-32, 32)
+        return PromptTensors(points, labels, prompts.boxes, fed_back)
 
 
-def random_boxes(masks: Tensor, generator: torch.Generator, corner: Tensor) -> Tensor:
-    """Return bounding boxes ``(B, 4)`` as a hand draws them: each side a little off."""
+def bounding_boxes(masks: Tensor) -> Tensor:
+    """Return half-open boxes ``(B, 4)``, ``(x0, y0, x1, y1)`` in pixel edges."""
     columns, rows = masks.any(1), masks.any(2)
     x0, y0 = columns.float().argmax(1), rows.float().argmax(1)
     x1 = columns.shape[1] - columns.flip(1).float().argmax(1)
     y1 = rows.shape[1] - rows.flip(1).float().argmax(1)
-    boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
-    size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    noise = torch.randn(boxes.shape, generator=generator).clamp(-2, 2).to(masks.device)
-    return boxes + noise * _BOX_NOISE * size - 0.5 + corner.repeat(2)
-
-
-def random_first_prompts(
-    masks: Tensor, generator: torch.Generator, corner: Tensor
-) -> PromptTensors:
-    """Give every object of the batch a click, or every one a box.
-
-    The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
-    """
-    if torch.rand((), generator=generator) < 0.5:
-        points = random_clicks(masks, generator, corner)[:, None]
-        return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
-    return PromptTensors(boxes=random_boxes(masks, generator, corner))
-
-
-def correct(
-    prompts: PromptTensors,
-    answer: Tensor,
-    low_resolution: Tensor,
-    masks: Tensor,
-    generator: torch.Generator,
-    corner: Tensor,
-    known: Tensor | None = None,
-) -> PromptTensors:
-    """Add a click on each object's larger kind of error; sometimes feed the answer back.
-
-    Parameters
-    ----------
-    answer
-        ``(B, H, W)`` logits of the mask that the user sees.
-    low_resolution
-        ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it.
-    known
-        ``(B, H, W)`` boolean; errors elsewhere are nobody's to judge. Default: all.
-    """
-    missed, excess = masks & (answer <= 0), ~masks & (answer > 0)
-    if known is not None:
-        excess = excess & known
-    positive = missed.flatten(1).sum(1) >= excess.flatten(1).sum(1)
-    region = torch.where(positive[:, None, None], missed, excess)
-    perfect = ~region.flatten(1).any(1)
-    region = torch.where(perfect[:, None, None], masks, region)
-    points = random_clicks(region, generator, corner)[:, None]
-    labels = (positive | perfect).float()[:, None]
-    if prompts.points is not None and prompts.labels is not None:
-        points = torch.cat([prompts.points, points], dim=1)
-        labels = torch.cat([prompts.labels, labels], dim=1)
-    fed_back = None
-    if torch.rand((), generator=generator) < _FEEDBACK:
-        fed_back = low_resolution.detach().float().clamp(-32, 32)
-    return PromptTensors(points, labels, prompts.boxes, fed_back)
+    return torch.stack([x0, y0, x1, y1], dim=1).float()
 
 
 def _core(masks: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _atom(atom: Any) -> PaintAtom:
 
 
 def _caller(function: Callable[[], object]) -> Callable[[Labels], None]:
-    def call(layer: Labels) -> None:
+    def call(_: Labels) -> None:
         function()
 
     return call

@@ -67,7 +67,9 @@ def draw_figure(rows: Sequence[Comparison]) -> bytes:
             answered = labels is not None and labels is not row.truth
             agreement = f": mean IoU {_mean_iou(row.truth, labels):.2f}" if answered else ""
             axis.set_title(f"{row.name if labels is None else title}{agreement}", fontsize=9)
-    figure.suptitle("Held-out images; one simulated click per object, before and after", fontsize=10)
+    figure.suptitle(
+        "Held-out images; one simulated click per object, before and after", fontsize=10
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -176,7 +176,9 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     yield DemoStage(f"annotating {len(training)} images")
     made = yield from _annotate(workspace, training, config)
     clicks = sum(one.clicks for one in made) / len(made)
-    yield DemoStage(f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them")
+    yield DemoStage(
+        f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them"
+    )
 
     yield DemoStage(f"finetuning LoRA + COBOT on the session for {config.seconds:.0f} s")
     finished, curve = yield from _train(workspace, config)
@@ -213,7 +215,9 @@ def _prepare(output: Path) -> None:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise ExportError(f"cannot make the folder {folder}: {reason}; choose another") from error
+            raise ExportError(
+                f"cannot make the folder {folder}: {reason}; choose another"
+            ) from error
         check_output(folder / "x")
 
 

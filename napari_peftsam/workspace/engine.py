@@ -118,9 +118,7 @@ class Engine:
                 return None
             return self._predictor.predict(embedding, prompts, previous)
 
-    def predict_many(
-        self, embedding: Embedding, prompts: list[Prompts]
-    ) -> list[Prediction] | None:
+    def predict_many(self, embedding: Embedding, prompts: list[Prompts]) -> list[Prediction] | None:
         """Predict several objects at once; None as in `predict`."""
         with self._lock:
             if embedding.key.adapter != self.adapter:

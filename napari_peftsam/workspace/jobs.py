@@ -61,7 +61,7 @@ def _serve(commands: BinaryIO, answers: BinaryIO) -> None:
             _send(answers, event)
     except PeftSamError as error:
         _send(answers, error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is
         _send(answers, TrainingError(f"training failed: {type(error).__name__}: {error}"))
 
 

@@ -37,7 +37,9 @@ def read_prompts(path: str | Path) -> tuple[Prompts, ...]:
     except OSError as error:
         raise InputFileError(f"{path}: {error.strerror or error}; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"{path} is not valid JSON ({error}): correct or write it again") from error
+        raise PromptError(
+            f"{path} is not valid JSON ({error}): correct or write it again"
+        ) from error
     if not isinstance(content, list) or not content:
         found = "an empty list" if content == [] else _kind(content)
         raise PromptError(f"{path} must hold a list of at least one object, got {found}")

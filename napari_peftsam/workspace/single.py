@@ -56,7 +56,7 @@ def segment_file(
     """
     check_output(output, (".tif", ".tiff"))
     asked, pixels = read_prompts(prompts), read_image(image)
-    if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # noqa: PLR2004  # a stack
+    if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
         raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
     check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
     engine = (choice or ModelChoice()).open().engine

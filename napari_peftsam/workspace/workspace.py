@@ -153,9 +153,7 @@ class Workspace:
         current = self.session.current
         if current is None:
             raise ConfigurationError("there is no prompt: add a point or a box first")
-        prediction = self.predict(
-            self._embedded(current.plane), current.prompts, current.previous
-        )
+        prediction = self.predict(self._embedded(current.plane), current.prompts, current.previous)
         assert prediction is not None  # nothing swaps adapters meanwhile in one thread
         self.session.set_candidates(prediction, current.revision)
         return prediction
@@ -170,9 +168,7 @@ class Workspace:
 
     def accept(self) -> int:
         """Accept the shown candidate with model and adapter on record; return its label."""
-        return self.session.accept(
-            model=self.engine.model.name, adapter=self.adapters.live.name
-        )
+        return self.session.accept(model=self.engine.model.name, adapter=self.adapters.live.name)
 
     # --- finetuning ------------------------------------------------------------------
 

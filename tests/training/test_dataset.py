@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.training._world import make_plane
 
 from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.training import AnnotatedPlane, split_objects
+from tests.training._world import make_plane
 
 
 def test_whole_images_are_held_out_where_there_are_several() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.training._world import make_plane
 
 from napari_peftsam.errors import AdapterMismatchError, TrainingError
 from napari_peftsam.models import SamModel, build_tiny
@@ -28,6 +27,7 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.training._samples import prepare_planes
 from napari_peftsam.training.dataset import split_objects
+from tests.training._world import make_plane
 
 METHODS = [LoraConfig(rank=4), CobotLoraConfig(rank=4), FrozenEncoderConfig()]
 
@@ -152,9 +152,7 @@ def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) 
         pytest.param({"steps": None, "epochs": 2}, 2 * 3, id="epochs of 8 objects, 3 a step"),
     ],
 )
-def test_budgets(
-    budget: dict[str, int], steps: int, planes: list[AnnotatedPlane]
-) -> None:
+def test_budgets(budget: dict[str, int], steps: int, planes: list[AnnotatedPlane]) -> None:
     *_, finished = finetune(build_tiny(), planes, _config(**budget))
     assert finished.steps == steps
 
@@ -186,7 +184,7 @@ def test_divergence_is_reported_and_leaves_the_model_whole(planes: list[Annotate
     model = build_tiny()
     before = _weights(model)
     config = _config(steps=50, learning_rate=1e18)
-    with pytest.raises(TrainingError, match="diverged.*lower the learning"):
+    with pytest.raises(TrainingError, match=r"diverged.*lower the learning"):
         list(finetune(model, planes, config))
     assert all(torch.equal(v, before[k]) for k, v in model.sam.state_dict().items())
 

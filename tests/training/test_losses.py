@@ -61,7 +61,8 @@ def test_only_the_best_alternative_is_trained_but_every_score() -> None:
     logits.requires_grad_()
     scores = torch.zeros(1, 4, requires_grad=True)
     promptable_loss(logits, scores, target).backward()
-    assert logits.grad is not None and scores.grad is not None
+    assert logits.grad is not None
+    assert scores.grad is not None
     trained = logits.grad.abs().sum((0, 2, 3)) > 0
     assert trained.tolist() == [True, False, True, False]
     # output 2 alone has a true IoU above 0, so it alone is pulled up

@@ -6,19 +6,13 @@ import pytest
 import torch
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training.prompts import (
-    correct,
-    random_boxes,
-    random_clicks,
-    random_first_prompts,
-)
+from napari_peftsam.training.prompts import PromptSimulator
 
-ORIGIN = torch.zeros(2)
 SEEDS = range(12)
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _user(seed: int, corner: tuple[float, float] = (0.0, 0.0)) -> PromptSimulator:
+    return PromptSimulator(torch.Generator().manual_seed(seed), corner)
 
 
 def _masks() -> torch.Tensor:
@@ -30,28 +24,28 @@ def _masks() -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clicks_lie_inside_and_off_the_border(seed: int) -> None:
-    points = random_clicks(_masks(), _generator(seed), ORIGIN)
+    points = _user(seed).clicks(_masks())
     (x, y), pixel = points[0].tolist(), points[1].tolist()
-    assert 7 <= x <= 18 and 5 <= y <= 10
+    assert 7 <= x <= 18
+    assert 5 <= y <= 10
     assert pixel == [25, 20]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_boxes_are_a_little_off(seed: int) -> None:
-    box = random_boxes(_masks(), _generator(seed), ORIGIN)[0]
+    box = _user(seed).boxes(_masks())[0]
     exact = torch.tensor([6, 4, 20, 12]) - 0.5
     assert (box - exact).abs().max() <= 0.08 * 14 + 1e-4
 
 
 def test_the_corner_moves_prompts_of_crops_into_the_frame() -> None:
-    corner = torch.tensor([100.0, 200.0])
-    here = random_clicks(_masks(), _generator(0), ORIGIN)
-    there = random_clicks(_masks(), _generator(0), corner)
-    torch.testing.assert_close(there - here, corner.expand(2, 2))
+    here = _user(0).clicks(_masks())
+    there = _user(0, (100.0, 200.0)).clicks(_masks())
+    torch.testing.assert_close(there - here, torch.tensor([[100.0, 200.0]] * 2))
 
 
 def test_both_clicks_and_boxes_come_first() -> None:
-    kinds = {random_first_prompts(_masks(), _generator(s), ORIGIN).boxes is None for s in SEEDS}
+    kinds = {_user(s).first(_masks()).boxes is None for s in SEEDS}
     assert kinds == {True, False}
 
 
@@ -74,8 +68,9 @@ def test_corrections_click_on_the_error(rows: slice, label: float, seed: int) ->
     shown[0, rows, 6:20] = True
     first = PromptTensors(points=torch.tensor([[[8.0, 8.0]]]), labels=torch.ones(1, 1))
     low = torch.zeros(1, 1, 16, 16)
-    then = correct(first, _answer(shown), low, truth, _generator(seed), ORIGIN)
-    assert then.points is not None and then.labels is not None
+    then = _user(seed).correct(first, _answer(shown), low, truth)
+    assert then.points is not None
+    assert then.labels is not None
     assert then.points.shape == (1, 2, 2)
     assert then.labels[0, 1] == label
     x, y = (int(v) for v in then.points[0, 1])
@@ -90,6 +85,7 @@ def test_errors_in_the_unknown_are_nobodys_to_judge() -> None:
     known[0, :16] = True
     first = PromptTensors(boxes=torch.tensor([[6.0, 4.0, 20.0, 12.0]]))
     low = torch.zeros(1, 1, 16, 16)
-    then = correct(first, _answer(shown), low, truth, _generator(0), ORIGIN, known)
-    assert then.labels is not None and then.labels[0, 0] == 1
+    then = _user(0).correct(first, _answer(shown), low, truth, known)
+    assert then.labels is not None
+    assert then.labels[0, 0] == 1
     assert then.boxes is first.boxes

@@ -36,7 +36,7 @@ def test_events_survive_the_way(checkpoint: Path) -> None:
     job = _job(checkpoint, (make_plane("a"),))
     # An exhausted standard input asks for an early end: at least the frame is there.
     sent, direct = _answers(job), list(run(job, stop=lambda: True))
-    assert [type(e) for e in sent][0] is type(direct[0])
+    assert next(type(e) for e in sent) is type(direct[0])
     finished = sent[-1]
     assert isinstance(finished, TrainingFinished)
     assert finished.adapter.config == CONFIG.method

@@ -63,7 +63,8 @@ def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path:
 
     before = session.labels(PLANE).copy()
     entry = workspace.promote(_finish(workspace, 0.5, 0.6))
-    assert entry is not None and entry.name == "v1"
+    assert entry is not None
+    assert entry.name == "v1"
     assert workspace.adapters.live is entry
     np.testing.assert_array_equal(session.labels(PLANE), before)
 
@@ -90,7 +91,8 @@ def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
     steps = session.history.labels
     workspace.promote(_finish(workspace, 0.1, 0.9))
     assert session.history.labels == steps
-    assert session.current is not None and session.current.prompts.points == (Point(34, 34),)
+    assert session.current is not None
+    assert session.current.prompts.points == (Point(34, 34),)
     assert workspace.embedding(PLANE) is None
     new = workspace.prompt()
     assert not np.array_equal(new.logits, old.logits)
@@ -126,7 +128,8 @@ def test_an_answer_under_a_former_adapter_is_not_given(workspace: Workspace) -> 
     session.set_box(PLANE, Box(4, 4, 20, 20))
     workspace.prompt()
     stale = workspace.embedding(PLANE)
-    assert stale is not None and session.current is not None
+    assert stale is not None
+    assert session.current is not None
     workspace.promote(_finish(workspace, 0.1, 0.9))
     assert workspace.predict(stale, session.current.prompts) is None
 
@@ -148,8 +151,10 @@ def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Wo
     live = workspace.adapters.live.adapter
     same = workspace.training_job(CONFIG)
     other = workspace.training_job(TrainingConfig(method=FrozenEncoderConfig(), steps=1))
-    assert same.start is live and same.incumbent is live
-    assert other.start is None and other.incumbent is live
+    assert same.start is live
+    assert same.incumbent is live
+    assert other.start is None
+    assert other.incumbent is live
 
 
 def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:

@@ -80,6 +80,7 @@ def pretrain(
     """Train the built-in model; resume from the run folder if it holds a state."""
     torch.manual_seed(config.seed)
     model = _initial_model(config)
+    assert model.dense_head is not None
     network = torch.nn.ModuleList([model.sam, model.dense_head]).train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
@@ -112,9 +113,7 @@ def pretrain(
 def _initial_model(config: PretrainingConfig) -> SamModel:
     arch = architecture("builtin")
     if config.start is not None:
-        model = build(config.start)
-        assert model.dense_head is not None
-        return model
+        return build(config.start)
     sam = construct(arch)
     _match_positions(sam.mask_decoder)
     return SamModel("builtin", arch, sam, "", DenseHead(arch.embedding_width))

@@ -13,7 +13,7 @@ from napari_peftsam.models.preprocess import standardise
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.pretrain._data import Batch
-from napari_peftsam.training.prompts import correct, random_first_prompts
+from napari_peftsam.training.prompts import PromptSimulator
 
 __all__ = ["encode_crops", "pretraining_loss"]
 
@@ -52,18 +52,14 @@ def pretraining_loss(
     repeated = features.repeat_interleave(objects, dim=0)
     target = batch.masks.flatten(0, 1)[:, None]
     offset = _random_offset(model, features.shape[-1], generator)
-    corner = _corner(model, offset)
-    prompts = random_first_prompts(target[:, 0], generator, corner)
-    first, corrected = _round(model, repeated, prompts, offset, target, generator)
-    second, _ = _round(model, repeated, corrected, offset, target, generator)
+    patch = model.architecture.patch_size
+    user = PromptSimulator(generator, (float(offset[1] * patch), float(offset[0] * patch)))
+    prompts = user.first(target[:, 0])
+    first, corrected = _round(model, repeated, prompts, offset, target, user)
+    second, _ = _round(model, repeated, corrected, offset, target, user)
     loss = first + second + dense_loss
     parts = {"first": first.item(), "second": second.item(), "dense": dense_loss.item()}
     return loss, parts
-
-
-def _corner(model: SamModel, offset: tuple[int, int]) -> Tensor:
-    """Return the crop's corner in model pixels, ``(x, y)``."""
-    return torch.tensor([offset[1], offset[0]]) * float(model.architecture.patch_size)
 
 
 def _random_offset(model: SamModel, grid: int, generator: torch.Generator) -> tuple[int, int]:
@@ -78,7 +74,7 @@ def _round(
     prompts: PromptTensors,
     offset: tuple[int, int],
     target: Tensor,
-    generator: torch.Generator,
+    user: PromptSimulator,
 ) -> tuple[Tensor, PromptTensors]:
     """Return the loss of one round of prompts, and the prompts of the next one."""
     low, scores = decode(model.sam, features, prompts, offset)
@@ -86,8 +82,7 @@ def _round(
     best = scores.argmax(1)
     rows = torch.arange(len(best))
     answer, fed_back = logits.detach()[rows, best], low[rows, best][:, None]
-    corner = _corner(model, offset)
-    following = correct(prompts, answer, fed_back, target[:, 0], generator, corner)
+    following = user.correct(prompts, answer, fed_back, target[:, 0])
     return promptable_loss(logits, scores, target), following
 
 

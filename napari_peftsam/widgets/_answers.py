@@ -1,0 +1,283 @@
+"""Answers prompts: embeds the plane they are in, predicts, and hands the masks over.
+
+Nothing here waits. Prompts given before the model or the embedding is there stay in
+the session and are answered when it is; of several prompts only the newest are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from psygnal import Signal, SignalGroup
+from qtpy.QtCore import QTimer
+
+from napari_peftsam.annotation import NewObject, PlaneKey
+from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._worker import Worker, notify, run, start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_peftsam.embeddings import Embedding, EncodeEvent
+    from napari_peftsam.types import Prediction, Prompts
+    from napari_peftsam.widgets._layers import LayerBridge
+    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.workspace import Engine
+
+__all__ = ["Answers", "AnswersEvents", "Status"]
+
+_SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the embedding of the shown plane stands.
+
+    Attributes
+    ----------
+    kind
+        ``"none"`` without an image, ``"loading"`` while there is no model yet.
+    fraction
+        How much is embedded.
+    reason
+        Why not, if it failed; the model's name while it is loading.
+    """
+
+    kind: Literal["none", "loading", "embedding", "ready", "stopped", "failed"]
+    fraction: float = 0.0
+    reason: str = ""
+
+
+class AnswersEvents(SignalGroup):
+    """Signals of `Answers`."""
+
+    status_changed = Signal(Status)
+    """The embedding came closer, or did not."""
+    busy_changed = Signal()
+    """A prediction began or ended."""
+
+
+class Answers:
+    """Sees to it that the object being made has a mask.
+
+    Parameters
+    ----------
+    owner
+        Holds the session, the workspace and the workers.
+    bridge
+        Says which plane is shown.
+    """
+
+    def __init__(self, owner: ViewerSession, bridge: LayerBridge) -> None:
+        self._owner = owner
+        self._bridge = bridge
+        self._session = owner.session
+        self.events = AnswersEvents()
+        self.status = Status("none")
+        self._target: PlaneKey | None = None
+        self._engine: Engine | None = None
+        self._embedding: Embedding | None = None
+        self._embedder: Worker[EncodeEvent] | None = None
+        self._predictor: Worker[object] | None = None
+        self._stale = False  # the shown mask was made by what is live no more
+        self._failed = 0  # revision of prompts that could not be answered
+        self._settle = QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLE)
+        self._settle.timeout.connect(self._follow)
+        owner.events.model_changed.connect(self._start_over)
+        owner.events.adapters_changed.connect(self._start_over)
+        owner.events.status_changed.connect(self._follow)
+        bridge.events.plane_changed.connect(self._settle.start, max_args=0)
+        bridge.events.image_changed.connect(self._follow)
+        self._session.events.prompts_changed.connect(self._follow, max_args=0)
+        self._session.events.candidates_changed.connect(self._answer)
+        self._follow()
+
+    @property
+    def is_predicting(self) -> bool:
+        """Whether a prediction is under way."""
+        return self._predictor is not None
+
+    def release(self) -> None:
+        """Stop, and listen no more."""
+        self._settle.stop()
+        self._drop()
+        owner, bridge, session = self._owner, self._bridge, self._session
+        owner.events.model_changed.disconnect(self._start_over)
+        owner.events.adapters_changed.disconnect(self._start_over)
+        owner.events.status_changed.disconnect(self._follow)
+        bridge.events.plane_changed.disconnect(self._settle.start)
+        bridge.events.image_changed.disconnect(self._follow)
+        session.events.prompts_changed.disconnect(self._follow)
+        session.events.candidates_changed.disconnect(self._answer)
+
+    def cancel(self) -> None:
+        """Stop embedding; the next prompt or `resume` takes it up again."""
+        if self._embedder is not None:
+            self._stop_embedding()
+            self._tell(Status("stopped"))
+
+    def resume(self) -> None:
+        """Embed the plane after all, or once more after it failed."""
+        self._target = None
+        self._follow()
+
+    def accept_all(self, accepted: Callable[[], object]) -> None:
+        """Predict every object of the queue and accept them in one step; then call back."""
+        session, embedding, engine = self._session, self._embedding, self._engine
+        current = session.current
+        if current is None or embedding is None or engine is None:
+            return
+        plane, queue, shown = current.plane, session.queue, current.mask
+        known = [] if shown is None else [NewObject(queue[0], shown, current.score)]
+        rest = list(queue[len(known) :])
+        names = self._names()
+
+        def done(predictions: list[Prediction] | None) -> None:
+            if predictions is None:  # another adapter is live by now
+                self._start_over()
+                return
+            new = known + [_best(p, each) for p, each in zip(rest, predictions, strict=True)]
+            try:
+                session.accept_objects(plane, new, model=names[0], adapter=names[1])
+            except PeftSamError as error:
+                notify(error)
+                return
+            accepted()
+
+        if rest:
+            run(
+                lambda: engine.predict_many(embedding, rest),
+                on_result=done,
+                group=self._owner.workers,
+            )
+        else:
+            done([])
+
+    def accept(self) -> int:
+        """Accept the shown mask with model and adapter on record; return its label."""
+        model, adapter = self._names()
+        return self._session.accept(model=model, adapter=adapter)
+
+    def _names(self) -> tuple[str, str]:
+        workspace = self._owner.workspace
+        if workspace is None or not workspace.has_model:
+            return "", ""
+        return workspace.engine.model.name, workspace.adapters.live.name
+
+    # --- embedding ------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Turn to the plane that matters now: the shown one, else the prompts' own."""
+        current = self._session.current
+        plane = self._bridge.plane or (current.plane if current is not None else None)
+        if plane is None:
+            self._drop()
+            self._tell(Status("none"))
+        elif not self._owner.has_model:
+            loading, error = self._owner.loading, self._owner.error
+            self._tell(Status("failed", reason=error) if error else Status("loading", 0, loading))
+        elif plane != self._target:
+            self._embed(plane)
+        elif current is not None and self.status.kind == "stopped":
+            self._embed(plane)
+        self._answer()
+
+    def _start_over(self) -> None:
+        """Embed and predict again, after another model or adapter went live."""
+        self._drop()
+        self._stale, self._failed = True, 0
+        self._follow()
+
+    def _drop(self) -> None:
+        self._stop_embedding()
+        if self._predictor is not None:
+            self._predictor.stop()
+            self._predictor = None
+        self._target = self._embedding = self._engine = None
+
+    def _stop_embedding(self) -> None:
+        if self._embedder is not None:
+            self._embedder.stop()
+            self._embedder = None
+
+    def _embed(self, plane: PlaneKey) -> None:
+        self._drop()
+        workspace = self._owner.workspace
+        assert workspace is not None
+        self._target = plane
+        engine = self._engine = workspace.engine
+        view = self._session.image(plane.image)
+        self._tell(Status("embedding"))
+        self._embedder = start(
+            lambda: engine.embed(plane.image, view.plane_pixels(plane)),
+            on_event=self._embedding_event,
+            on_error=self._embedding_failed,
+            on_done=self._embedding_ended,
+            group=self._owner.workers,
+        )
+
+    def _embedding_event(self, event: EncodeEvent) -> None:
+        from napari_peftsam.embeddings import Encoded, EncodeFailed, EncodeProgress
+
+        if isinstance(event, EncodeProgress):
+            self._tell(Status("embedding", event.fraction))
+        elif isinstance(event, EncodeFailed):
+            self._embedding_failed(event.error)
+        elif isinstance(event, Encoded):
+            self._embedding = event.embedding
+            self._tell(Status("ready", 1.0))
+            self._answer()
+
+    def _embedding_failed(self, error: Exception) -> None:
+        self._tell(Status("failed", reason=str(error)))
+        notify(error)
+
+    def _embedding_ended(self) -> None:
+        self._embedder = None
+        if self._embedding is None and self.status.kind == "embedding":
+            self._start_over()  # the adapter was swapped meanwhile
+
+    def _tell(self, status: Status) -> None:
+        if status != self.status:
+            self.status = status
+            self.events.status_changed.emit(status)
+
+    # --- predicting -----------------------------------------------------------------
+
+    def _answer(self) -> None:
+        """Predict the object being made, unless that is done or under way."""
+        current, embedding, engine = self._session.current, self._embedding, self._engine
+        if current is None or embedding is None or engine is None or self._predictor is not None:
+            return
+        answered = current.candidates is not None and not self._stale
+        if answered or current.plane != self._target or current.revision == self._failed:
+            return
+        revision, prompts, previous = current.revision, current.prompts, current.previous
+
+        def done(prediction: Prediction | None) -> None:
+            self._predictor = None
+            if prediction is not None:
+                self._stale = False
+                self._session.set_candidates(prediction, revision)
+            self.events.busy_changed.emit()
+            self._answer()  # newer prompts may have come
+
+        def failed(error: Exception) -> None:
+            self._predictor, self._failed = None, revision
+            self.events.busy_changed.emit()
+            notify(error)
+
+        self._predictor = run(
+            lambda: engine.predict(embedding, prompts, previous),
+            on_result=done,
+            on_error=failed,
+            group=self._owner.workers,
+        )
+        self.events.busy_changed.emit()
+
+
+def _best(prompts: Prompts, prediction: Prediction) -> NewObject:
+    return NewObject(prompts, prediction.masks[0], float(prediction.scores[0]))

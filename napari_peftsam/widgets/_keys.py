@@ -1,0 +1,106 @@
+"""The keys of the docks, chosen beside napari's own, and how they are bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Layer
+
+__all__ = ["KEYS", "Key", "KeyBindings"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the plugin.
+
+    Attributes
+    ----------
+    action
+        What it does, as the docks call it.
+    binding
+        As napari spells it.
+    shown
+        As it stands on the button.
+    overrides
+        napari's actions that it replaces on the plugin's own prompt layers, on purpose.
+    """
+
+    action: str
+    binding: str
+    shown: str
+    overrides: tuple[str, ...] = ()
+
+
+# Letters that napari 0.9 leaves free on the viewer and on image, labels, points and
+# shapes layers: G, H, J, K, N, Q, U, W. Tab moves Qt's focus before napari sees it.
+_ALL = (
+    Key("point", "Q", "Q"),
+    Key("box", "W", "W"),
+    Key("sign", "N", "N"),
+    Key("next_candidate", "G", "G"),
+    Key("previous_candidate", "Shift-G", "⇧G"),
+    Key(
+        "accept",
+        "Enter",
+        "↵",
+        overrides=("napari:finish_drawing_shape", "napari:complete_polygon"),
+    ),
+    Key("accept_all", "Shift-Enter", "⇧↵"),
+    Key(
+        "discard",
+        "Escape",
+        "Esc",
+        overrides=("napari:finish_drawing_shape", "napari:reset_polygon"),
+    ),
+    Key(
+        "remove_last",
+        "Delete",
+        "Del",
+        overrides=("napari:delete_selected_points", "napari:delete_selected_shapes"),
+    ),
+    Key("undo", "Control-Z", "⌃Z"),
+    Key("redo", "Control-Shift-Z", "⌃⇧Z"),
+    Key("finetune", "K", "K"),
+    Key("before", "H", "H"),
+)
+
+KEYS: Mapping[str, Key] = {key.action: key for key in _ALL}
+"""The keys by action; `finetune` and `before` belong to the finetuning dock."""
+
+
+class KeyBindings:
+    """Keys bound on a viewer and on layers (whose own bindings would win) until `release`."""
+
+    def __init__(self) -> None:
+        self._bound: list[tuple[Any, str, Any]] = []
+
+    def bind(
+        self,
+        viewer: napari.Viewer,
+        layers: Sequence[Layer],
+        actions: Mapping[str, Callable[[], object]],
+    ) -> None:
+        """Call these functions at the keys of their actions."""
+        for action, function in actions.items():
+            for provider in (viewer, *layers):
+                self._bind(provider, KEYS[action].binding, function)
+
+    def release(self) -> None:
+        """Give the keys back to whom they belonged."""
+        for provider, binding, before in reversed(self._bound):
+            provider.bind_key(binding, None)
+            if before is not None:
+                provider.bind_key(binding, before)
+        self._bound.clear()
+
+    def _bind(self, provider: Any, binding: str, function: Callable[[], object]) -> None:
+        def call(_: object) -> None:
+            function()
+
+        before = provider.bind_key(binding, None)
+        provider.bind_key(binding, call)
+        self._bound.append((provider, binding, before))

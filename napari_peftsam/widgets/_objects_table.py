@@ -1,0 +1,150 @@
+"""The table of the objects of one image; cheap for thousands of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    Qt,
+    Signal,  # type: ignore[attr-defined]
+)
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+
+if TYPE_CHECKING:
+    from napari_peftsam.annotation import ObjectRecord, Session
+
+__all__ = ["ObjectsModel", "ObjectsTable"]
+
+_COLUMNS = ("id", "area", "source", "score", "✎", "model")
+_TIPS = (
+    "Label in the objects layer",
+    "Pixels",
+    "How it came about",
+    "IoU that the model predicted: a hint, not a verdict",
+    "Corrected by hand",
+    "Adapter, or model without one",
+)
+_WIDTHS = (40, 50, 62, 44, 22)
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+
+
+class ObjectsModel(QAbstractTableModel):
+    """Rows are objects, the newest first; texts are made only for the rows in sight."""
+
+    def __init__(self, session: Session, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._image = ""
+        self._records: tuple[ObjectRecord, ...] = ()
+
+    @property
+    def image(self) -> str:
+        """The image whose objects are shown, empty if there is none."""
+        return self._image
+
+    def show_image(self, image: str) -> None:
+        """Show the objects of an image as they are now."""
+        records = self._session.records(image)[::-1] if image else ()
+        same_rows = image == self._image and _labels(records) == _labels(self._records)
+        if same_rows:  # keeps selection and scroll position
+            self._records = records
+            if records:
+                last = self.index(len(records) - 1, len(_COLUMNS) - 1)
+                self.dataChanged.emit(self.index(0, 0), last)
+            return
+        self.beginResetModel()
+        self._image, self._records = image, records
+        self.endResetModel()
+
+    def label(self, row: int) -> int:
+        """Return the label of the object in a row."""
+        return self._records[row].label
+
+    def row(self, label: int) -> int | None:
+        """Return the row of an object, None if it has none."""
+        return next((i for i, r in enumerate(self._records) if r.label == label), None)
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Return the number of objects."""
+        return 0 if parent is not None and parent.isValid() else len(self._records)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Return the number of columns."""
+        return len(_COLUMNS)
+
+    def headerData(  # noqa: N802
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Return the titles of the columns and what they mean."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return _COLUMNS[section]
+        return _TIPS[section] if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Return a cell's text or alignment."""
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return _RIGHT if index.column() in (0, 1, 3) else None
+        if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
+            return None
+        return self._text(self._records[index.row()], index.column())
+
+    def _text(self, record: ObjectRecord, column: int) -> str:
+        if column == 1:
+            return str(self._session.object_area(self._image, record.label))
+        adapted = record.adapter not in ("", "base")
+        return (
+            str(record.label),
+            "",
+            record.source,
+            "" if record.score is None else f"{record.score:.2f}",
+            "✎" if record.corrected else "",
+            record.adapter if adapted else record.model,
+        )[column]
+
+
+class ObjectsTable(QTableView):
+    """The objects of an image; a click on a row asks to see the object."""
+
+    object_clicked = Signal(int)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.objects = ObjectsModel(session, self)
+        self.setModel(self.objects)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setShowGrid(False)
+        self.setWordWrap(False)
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.setMinimumHeight(90)
+        rows, columns = self.verticalHeader(), self.horizontalHeader()
+        assert rows is not None
+        assert columns is not None
+        rows.hide()
+        rows.setDefaultSectionSize(20)
+        rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        columns.setStretchLastSection(True)
+        columns.setMinimumSectionSize(20)
+        for column, width in enumerate(_WIDTHS):
+            columns.resizeSection(column, width)
+        self.clicked.connect(lambda at: self.object_clicked.emit(self.objects.label(at.row())))
+
+    def selected_labels(self) -> list[int]:
+        """Return the labels of the selected rows, smallest first."""
+        selection = self.selectionModel()
+        rows = selection.selectedRows() if selection is not None else []
+        return sorted(self.objects.label(index.row()) for index in rows)
+
+    def select(self, label: int) -> None:
+        """Select one object and scroll to it; nothing if there is no such object."""
+        row = self.objects.row(label)
+        if row is not None:
+            self.selectRow(row)
+
+
+def _labels(records: tuple[ObjectRecord, ...]) -> list[int]:
+    return [record.label for record in records]
