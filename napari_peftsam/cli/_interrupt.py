@@ -18,7 +18,7 @@ def graceful_interrupt(message: str) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C sets, saying `message`; the second one raises."""
     asked = threading.Event()
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +16,7 @@ from ._console import fail
 __all__ = ["INTERRUPTED", "main"]
 
 USER_ERROR = 2
+_BUILTIN = (object, BaseException, Exception)
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -38,8 +38,8 @@ for _name, _command in (
 ):
     app.command(_name)(_command)
 
-# The base of typer's usage errors, which has changed its name and its place.
-_USAGE_ERRORS = next(c for c in reversed(typer.BadParameter.__mro__) if c.__module__ != "builtins")
+# The base class of typer's usage errors, whose name and place differ between its versions.
+_USAGE_ERROR: Any = next(c for c in reversed(typer.BadParameter.__mro__) if c not in _BUILTIN)
 
 
 @app.callback(invoke_without_command=True)
@@ -80,12 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}")
-    except Exception as error:
-        if not isinstance(error, _USAGE_ERRORS):
-            raise
+    except _USAGE_ERROR as error:
         fail(error.format_message())
     else:
         return result if isinstance(result, int) else 0
     return USER_ERROR
-
-

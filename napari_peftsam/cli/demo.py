@@ -31,7 +31,12 @@ def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
             "--gui", help="Open the sample in napari instead, or, with --output, afterwards."
         ),
     ] = False,
-    budget: Annotated[str, typer.Option(help="Training time.")] = "75s",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Training time.  [default: up to 75s, so that all takes 4 minutes at most]"
+        ),
+    ] = None,
     model: Model = "builtin",
     seed: Seed = 0,
     device: Device = "auto",
@@ -48,10 +53,10 @@ def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
         start_viewer([], sample="histology")
 
 
-def _run(  # noqa: PLR0913, PLR0917
-    output: Path, budget: str, model: str, seed: int, device: str, as_json: bool
+def _run(
+    output: Path, budget: str | None, model: str, seed: int, device: str, as_json: bool
 ) -> None:
-    time = seconds(budget)
+    time = None if budget is None else seconds(budget)
 
     from napari_peftsam.workspace import DemoConfig, DemoProgress, DemoStage, ModelChoice, run_demo
 

@@ -38,9 +38,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
             help="Blocks to adapt: all, late-50%, late-25%, last, or 0,3,5-7.  [default: all]"
         ),
     ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Factor on the update.  [default: 1]")
-    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1]")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate; by default what suits the model.")
     ] = None,

@@ -41,7 +41,8 @@ def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f'the viewer cannot start, as Qt is not usable ({reason}): pip install "napari-peftsam[all]"'
+            f"the viewer cannot start, as Qt cannot be used ({reason}): install a binding with "
+            'pip install "napari-peftsam[all]"'
         ) from error
     if sys.platform.startswith("linux") and not display:
         raise ConfigurationError(

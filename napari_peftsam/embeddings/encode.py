@@ -195,7 +195,7 @@ def _forward(model: SamModel, pixels: PixelArray) -> Iterator[tuple[float, Float
                 fraction, features = next(steps)
         except StopIteration:
             return
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise PeftSamError(
                 f"not enough memory on {model.device} to embed an image with {model.name}: "
                 "close other programs, or choose a smaller model or the device 'cpu'"

@@ -28,7 +28,7 @@ HUB_PATH = "image_encoder.cobot_hub"
 class CobotLoraConfig(LowRankConfig):
     """Options of `LoRA + COBOT`."""
 
-    method: Literal["cobot_lora"] = "cobot_lora"
+    method: Literal["cobot-lora"] = "cobot-lora"
     rank: int = Field(
         default=8,
         ge=4,
@@ -116,7 +116,7 @@ class CobotMixer(RankMixer):
 class CobotLora:
     """LoRA whose slots are orchestrated by COBOT."""
 
-    name = "cobot_lora"
+    name = "cobot-lora"
     title = "LoRA + COBOT"
     description = (
         "LoRA whose updates are related across blocks by few shared coefficients; "

@@ -14,13 +14,13 @@ __all__ = ["FrozenEncoder", "FrozenEncoderConfig"]
 class FrozenEncoderConfig(MethodConfig):
     """Options of `frozen encoder`: only what all methods share."""
 
-    method: Literal["frozen_encoder"] = "frozen_encoder"
+    method: Literal["frozen-encoder"] = "frozen-encoder"
 
 
 class FrozenEncoder:
     """No adapter at all in the encoder; its embeddings stay valid while training."""
 
-    name = "frozen_encoder"
+    name = "frozen-encoder"
     title = "frozen encoder"
     description = (
         "Trains the mask decoder only; fastest and lightest, since every image is encoded once."

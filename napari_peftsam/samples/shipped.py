@@ -74,4 +74,6 @@ def _read(path: Path) -> PixelArray:
         with Image.open(path) as image:
             return np.asarray(image)
     except OSError as error:
-        raise InputFileError(f"{path} cannot be read ({error}): install the package again") from error
+        raise InputFileError(
+            f"{path} cannot be read ({error}): install the package again"
+        ) from error

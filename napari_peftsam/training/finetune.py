@@ -44,7 +44,7 @@ _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
 _GRADIENT_NORM = 1.0
-_HELD_OUT_AT_MOST = 64  # objects: a validation must stay short beside the training
+_HELD_OUT_AT_MOST = 40  # objects: a validation must stay short beside the training
 
 
 def finetune(

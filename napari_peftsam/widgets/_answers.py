@@ -79,7 +79,7 @@ class Answers:
         self._engine: Engine | None = None
         self._embedding: Embedding | None = None
         self._embedder: Worker[EncodeEvent] | None = None
-        self._predictor: Worker[object] | None = None
+        self._predictor: Worker[Prediction | None] | None = None
         self._stale = False  # the shown mask was made by what is live no more
         self._failed = 0  # revision of prompts that could not be answered
         self._settle = QTimer()
@@ -179,9 +179,7 @@ class Answers:
         elif not self._owner.has_model:
             loading, error = self._owner.loading, self._owner.error
             self._tell(Status("failed", reason=error) if error else Status("loading", 0, loading))
-        elif plane != self._target:
-            self._embed(plane)
-        elif current is not None and self.status.kind == "stopped":
+        elif plane != self._target or (current is not None and self.status.kind == "stopped"):
             self._embed(plane)
         self._answer()
 

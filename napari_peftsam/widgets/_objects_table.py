@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import (
-    QAbstractTableModel,
-    QModelIndex,
-    Qt,
-    Signal,  # type: ignore[attr-defined]
-)
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
@@ -109,7 +105,7 @@ class ObjectsModel(QAbstractTableModel):
 class ObjectsTable(QTableView):
     """The objects of an image; a click on a row asks to see the object."""
 
-    object_clicked = Signal(int)
+    object_clicked = QtSignal(int)
 
     def __init__(self, session: Session) -> None:
         super().__init__()

@@ -67,7 +67,11 @@ class PromptLayers:
             colormap=DirectLabelColormap(color_dict={None: "transparent", 1: _MASK}),
         )
         self.boxes = Shapes(
-            ndim=2, name="prompt boxes", face_color="transparent", edge_color=_POSITIVE, edge_width=1
+            ndim=2,
+            name="prompt boxes",
+            face_color="transparent",
+            edge_color=_POSITIVE,
+            edge_width=1,
         )
         self.points = Points(
             ndim=2, name="prompt points", size=_SIZE, face_color=_POSITIVE, border_color="black"

@@ -16,6 +16,7 @@ from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.annotation import Session
+from napari_peftsam.widgets._layers import LayerBridge
 from napari_peftsam.widgets._settings import plugin_settings
 from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, run
 
@@ -80,9 +81,11 @@ class ViewerSession:
         self.error = ""
         self.models: tuple[ModelEntry, ...] = ()
         self.is_closed = False
+        self._layers: LayerBridge | None = None
         self._workspace: Workspace | None = None
         self._opening: Worker[Any] | None = None
         self._loader: Worker[Any] | None = None
+        self._source = ""
         self._relay = _Relay()
         self._relay.model_changed.connect(self.events.model_changed.emit)
         self._relay.adapters_changed.connect(self.events.adapters_changed.emit)
@@ -96,9 +99,28 @@ class ViewerSession:
         return viewer
 
     @property
+    def layers(self) -> LayerBridge:
+        """What keeps the viewer's layers and the session in step."""
+        if self._layers is None:
+            self._layers = LayerBridge(self.viewer, self.session)
+        return self._layers
+
+    @property
     def workspace(self) -> Workspace | None:
         """The workspace, None while torch is being imported."""
         return self._workspace
+
+    @property
+    def source(self) -> str:
+        """Registry name or checkpoint path of the live model, empty without one."""
+        return self._source if self.has_model else ""
+
+    @property
+    def device(self) -> str:
+        """Where the live model runs, empty without one."""
+        if self._workspace is None or not self._workspace.has_model:
+            return ""
+        return str(self._workspace.engine.model.device).split(":")[0]
 
     @property
     def has_model(self) -> bool:
@@ -156,10 +178,14 @@ class ViewerSession:
             self._set_status(error=str(error))
             notify(error)
 
+        def loaded() -> None:
+            self._source = str(source)
+            self._set_status()
+
         self._set_status(loading=Path(source).name)
         self._loader = run(
             lambda: workspace.load_model(source, device),
-            on_result=lambda _: self._set_status(),
+            on_result=lambda _: loaded(),
             on_error=failed,
             group=self.workers,
         )

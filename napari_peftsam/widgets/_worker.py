@@ -15,11 +15,8 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import (
-    QCoreApplication,
-    QObject,
-    Signal,  # type: ignore[attr-defined]
-)
+from qtpy.QtCore import QCoreApplication, QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.errors import PeftSamError
 
@@ -63,7 +60,7 @@ class WorkerGroup:
 class _Relay(QObject):
     """Carries messages from the thread to the GUI thread, in order."""
 
-    message = Signal(object, object)
+    message = QtSignal(object, object)
 
 
 class Worker(Generic[E]):

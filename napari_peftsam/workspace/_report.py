@@ -125,22 +125,24 @@ def write_report(report: DemoReport, figure: bytes) -> str:
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>napari-peftsam demo</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem }}
 td, th {{ padding: .2rem .8rem; border-bottom: 1px solid #ccc; text-align: left }}
 img {{ width: 100% }}
 .note {{ background: #fff3cd; padding: .6rem 1rem }}
 </style></head><body>
 <h1>napari-peftsam demo</h1>
-<p class="note"><b>The annotator is simulated.</b> Its clicks and brush strokes are computed from the
-sample's labels by hand (CC0, 2018 Data Science Bowl); a person would be less exact.</p>
-<p>It made {made} objects in the training images with {clicks:.1f} clicks each and brushed away what was
-still wrong. LoRA + COBOT ({parameters:,} trained parameters) learned from them in {steps} steps. On the
-annotated objects held out from the training, the mean IoU went from {iou_before:.3f} to
-{iou_after:.3f}. {verdict}</p>
+<p class="note"><b>The annotator is simulated.</b> Its clicks and brush strokes are computed from
+the sample's hand-made labels (CC0, 2018 Data Science Bowl); a person would be less exact.</p>
+<p>It made {made} objects in the training images with {clicks:.1f} clicks each and brushed away
+what was still wrong. LoRA + COBOT ({parameters:,} trained parameters) learned from them in {steps}
+steps. On the annotated objects held out from the training, the mean IoU went from
+{iou_before:.3f} to {iou_after:.3f}. {verdict}</p>
 <h2>{objects} objects of {images} images from other slides</h2>
 <table><tr><th>Simulated prompts<th>Before<th>After{table}</table>
 <p>All took {seconds:.0f} s.</p>
-<img alt="Held-out images, labels by hand, masks before and after" src="data:image/png;base64,{picture}">
+<img alt="Held-out images, labels by hand, masks before and after"
+  src="data:image/png;base64,{picture}">
 <h2>Files</h2><ul>{files}</ul>
 </body></html>
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,10 +114,11 @@ def finetune_folders(
 
 
 def _watched(job: TrainingJob, watch: Callable[[TrainEvent], bool | None]) -> TrainingFinished:
-    asked = False
+    asked = threading.Event()
     try:
-        for event in run(job, lambda: asked):
-            asked = bool(watch(event)) or asked
+        for event in run(job, asked.is_set):
+            if watch(event):
+                asked.set()
             if isinstance(event, TrainingFinished):
                 return event
     except torch.OutOfMemoryError as error:

@@ -100,7 +100,7 @@ def test_a_bad_image_fails_alone(pixels: np.ndarray, tmp_path: Path) -> None:
 
 def test_a_broken_model_is_told_and_not_stored(tmp_path: Path) -> None:
     model, store = build_tiny(), EmbeddingStore(tmp_path)
-    model.sam.image_encoder.blocks[1].mlp.lin1.weight.fill_(float("nan"))
+    model.sam.image_encoder.blocks[1].mlp.lin1.weight.data.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="NaN"):
         encode_one(model, GREY, store)
     assert store.size_bytes() == 0

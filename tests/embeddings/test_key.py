@@ -56,7 +56,7 @@ def test_python_objects_are_no_image() -> None:
         {"image_size": 128},
         {"image": "imagemodel", "model": ""},
     ],
-    ids=lambda change: "+".join(change),
+    ids="+".join,
 )
 def test_every_part_of_the_key_changes_the_digest(change: dict[str, str | int]) -> None:
     other = replace(KEY, **change)

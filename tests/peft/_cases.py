@@ -13,9 +13,9 @@ from napari_peftsam.peft import MethodConfig, parse_method_config
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "rank": 4},
     "lora-all-linear": {"method": "lora", "rank": 2, "alpha": 0.5, "matrices": "all-linear"},
-    "cobot": {"method": "cobot_lora", "rank": 4},
+    "cobot": {"method": "cobot-lora", "rank": 4},
     "cobot-official": {
-        "method": "cobot_lora", "rank": 8, "alpha": 2.0, "init": "official",
+        "method": "cobot-lora", "rank": 8, "alpha": 2.0, "init": "official",
         "matrices": "all-linear",
     },
 }  # fmt: skip
@@ -26,7 +26,7 @@ CASES: dict[str, MethodConfig] = {
     for name, options in METHOD_OPTIONS.items()
     for placement in PLACEMENTS
 }
-CASES["frozen-encoder"] = parse_method_config({"method": "frozen_encoder"})
+CASES["frozen-encoder"] = parse_method_config({"method": "frozen-encoder"})
 
 
 def tiny() -> SamModel:

@@ -56,7 +56,7 @@ def test_a_file_holds_each_tensor_once_and_describes_itself(adapter, path) -> No
         assert set(file.keys()) == set(adapter.tensors)
         header = json.loads(file.metadata()["napari_peftsam"])
     assert header["format_version"] == 1
-    assert header["config"]["method"] == "cobot_lora"
+    assert header["config"]["method"] == "cobot-lora"
     assert header["config"]["placement"] == "all"
     assert header["base"] == dataclasses.asdict(adapter.base)
     assert header["normalisation"] == "percentile-0.1-99.9-joint"

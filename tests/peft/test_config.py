@@ -64,7 +64,7 @@ def test_placement_outside_the_encoder() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"no method is given: choose one of lora, cobot_lora, frozen_encoder"),
+        ({}, r"no method is given: choose one of lora, cobot-lora, frozen-encoder"),
         ({"method": "dora2"}, r"unknown method 'dora2': choose one of lora, "),
         ({"method": ["lora"]}, r"unknown method \['lora'\]"),
         ({"method": "lora", "rank": 0}, r"option 'rank' is 0, allowed is at least 1"),
@@ -75,9 +75,9 @@ def test_placement_outside_the_encoder() -> None:
         ({"method": "lora", "matrices": "k"}, r"'k', allowed is one of 'attention' or 'all-l"),
         ({"method": "lora", "placement": "top"}, r"option 'placement' is 'top': .* use all"),
         ({"method": "lora", "placement": 3}, r"option 'placement' is 3: "),
-        ({"method": "cobot_lora", "rank": 6}, r"'rank' is 6, allowed is .* divisible by 4"),
-        ({"method": "cobot_lora", "init": "zero"}, r"one of 'neutral' or 'official'"),
-        ({"method": "frozen_encoder", "rank": 4}, r"unknown option 'rank'"),
+        ({"method": "cobot-lora", "rank": 6}, r"'rank' is 6, allowed is .* divisible by 4"),
+        ({"method": "cobot-lora", "init": "zero"}, r"one of 'neutral' or 'official'"),
+        ({"method": "frozen-encoder", "rank": 4}, r"unknown option 'rank'"),
         ({"method": "lora", "rank": 0, "alpha": -1}, r"'rank' is 0.*; option 'alpha' is -1"),
     ],
 )
@@ -107,7 +107,7 @@ def test_any_method_is_a_field_of_another_config() -> None:
     class Training(BaseModel):
         method: MethodField = LoraConfig()
 
-    made = Training.model_validate({"method": {"method": "cobot_lora", "placement": "last"}})
+    made = Training.model_validate({"method": {"method": "cobot-lora", "placement": "last"}})
     assert made.method == CobotLoraConfig(placement=Placement("last"))
     assert made.model_dump(mode="json")["method"]["placement"] == "last"
     assert Training.model_validate_json(made.model_dump_json()) == made
@@ -143,5 +143,5 @@ def test_every_method_describes_itself_and_its_options() -> None:
         assert all(o.title and o.description for o in info.options)
         defaults = {o.name: o.default for o in info.options}
         assert parse_method_config({"method": name, **defaults}) == config()
-    rank = next(o for o in described["cobot_lora"].options if o.name == "rank")
+    rank = next(o for o in described["cobot-lora"].options if o.name == "rank")
     assert (rank.minimum, rank.step) == (4, 4)

@@ -289,8 +289,8 @@ def test_second_injection_is_refused_with_the_remedy() -> None:
 def test_options_that_do_not_fit_the_model_leave_it_whole(options, message) -> None:
     model = tiny()
     base, modules = snapshot(model), [id(m) for m in model.sam.modules()]
-    for method in ("lora", "cobot_lora"):
-        fitting = {"rank": 20} if method == "cobot_lora" and "rank" in options else options
+    for method in ("lora", "cobot-lora"):
+        fitting = {"rank": 20} if method == "cobot-lora" and "rank" in options else options
         config = parse_method_config({"method": method, **fitting})
         with pytest.raises(ConfigurationError, match=message.replace("17", "(17|20)")):
             inject(model, config)

@@ -169,7 +169,7 @@ def test_wrong_prompts_are_told(
 
 
 def test_one_previous_per_object(predictor: Predictor, embedding: Embedding) -> None:
-    with pytest.raises(PromptError, match="2 for 1|1 objects for 2"):
+    with pytest.raises(PromptError, match="1 objects for 2"):
         predictor.predict_many(embedding, [POINT, BOX], [None])
 
 

@@ -98,7 +98,7 @@ def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
     model = build_tiny()
     split = split_objects(planes, config.held_out, config.seed)
     prepared = prepare_planes(planes, split.held_out, model)
-    held_out = HeldOut.draw(split.held_out, planes, 64, config.seed)
+    held_out = HeldOut.draw(split.held_out, planes, 40, config.seed)
     with apply_adapter(model, finished.adapter):
         assert validation_iou(model, prepared, held_out) == finished.iou_after
     assert finished.adapter.metrics["val_iou"] == finished.iou_after

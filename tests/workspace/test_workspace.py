@@ -46,10 +46,12 @@ def _finish(workspace: Workspace, iou_before: float, iou_after: float) -> Traini
     *_, finished = workspace.finetune(CONFIG)
     assert isinstance(finished, TrainingFinished)
     tensors = {name: tensor + 0.05 for name, tensor in finished.adapter.tensors.items()}
-    return TrainingFinished(
-        replace(finished.adapter, tensors=tensors), finished.steps, finished.seconds, finished.trainable_parameters,
-        iou_before, iou_after, finished.best_step,
-    )  # fmt: skip
+    return replace(
+        finished,
+        adapter=replace(finished.adapter, tensors=tensors),
+        iou_before=iou_before,
+        iou_after=iou_after,
+    )
 
 
 def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""What the annotate dock tells the user to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_peftsam.widgets._answers import Status
+
+__all__ = ["Situation", "next_step"]
+
+_ENOUGH = 3  # objects that a first finetuning needs
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the next step depends on.
+
+    Attributes
+    ----------
+    status
+        Of the embedding of the shown plane.
+    has_image
+        Whether an image is chosen.
+    prompts
+        How many objects are asked for.
+    has_mask
+        Whether the object being made has a mask.
+    tool
+        The active prompt tool.
+    objects
+        How many objects the image has.
+    """
+
+    status: Status
+    has_image: bool = True
+    prompts: int = 0
+    has_mask: bool = False
+    tool: str = "point"
+    objects: int = 0
+
+
+def next_step(now: Situation) -> str:
+    """Return one or two short sentences."""
+    if not now.has_image:
+        return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
+    if now.prompts > 1:
+        return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
+    if now.prompts:
+        return _REFINE if now.has_mask else _waiting(now.status)
+    if now.status.kind == "failed":
+        return f"⚠ {now.status.reason}"
+    return _TOOLS[now.tool] if now.tool != "point" else _click(now.objects)
+
+
+_REFINE = "Accept the mask, click again to refine it, or try another candidate."
+_TOOLS = {
+    "": "Choose Point or Box to go on segmenting.",
+    "box": "Drag a box around each object.",
+}
+
+
+def _click(objects: int) -> str:
+    if not objects:
+        return "Click on an object to segment it."
+    if objects < _ENOUGH:
+        return f"Click on the next object. {_ENOUGH - objects} more and you can finetune."
+    return "Click on the next object, or finetune the model on these."
+
+
+def _waiting(status: Status) -> str:
+    kept = "Your prompt is kept."
+    return {
+        "loading": f"Waiting for the model to load. {kept}",
+        "embedding": f"Waiting for the embedding ({status.fraction:.0%}). {kept}",
+        "stopped": f"Embedding was stopped. {kept}",
+        "failed": f"⚠ {status.reason}",
+    }.get(status.kind, "Predicting …")

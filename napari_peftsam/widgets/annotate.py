@@ -1,0 +1,188 @@
+"""The dock in which objects are annotated by clicks and boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import QFileDialog
+
+from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._annotate_display import AnnotateDisplay
+from napari_peftsam.widgets._annotate_view import AnnotateView
+from napari_peftsam.widgets._answers import Answers
+from napari_peftsam.widgets._dock import Dock
+from napari_peftsam.widgets._keys import KeyBindings
+from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._worker import notify, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+
+__all__ = ["AnnotateDock"]
+
+_FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
+
+
+class AnnotateDock(Dock):
+    """Choose an image and a model, click, accept.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose images are annotated.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__(viewer)
+        owner = self.viewer_session
+        self.session, self.layers = owner.session, owner.layers
+        self.view = AnnotateView(self, ObjectsTable(self.session))
+        self.layers.open_prompts()
+        self.answers = Answers(owner, self.layers)
+        self.display = AnnotateDisplay(self.view, owner, self.answers)
+        self._keys = KeyBindings()
+        self._connect_view()
+        self._bind_keys()
+        self.layers.events.images_changed.connect(self._choose_image)
+        self._choose_image()
+
+    def release(self) -> None:
+        """Give keys and prompt layers back; images, objects and history stay."""
+        self.layers.events.images_changed.disconnect(self._choose_image)
+        self._keys.release()
+        self.display.release()
+        self.answers.release()
+        if not self.viewer_session.is_closed:
+            self.layers.close_prompts()
+
+    # --- connections ----------------------------------------------------------------
+
+    def _connect_view(self) -> None:
+        view, actions = self.view, self._actions()
+        view.image.activated.connect(self._image_chosen)
+        view.model.activated.connect(self._model_chosen)
+        view.adapter.activated.connect(self._adapter_chosen)
+        view.cancel.clicked.connect(self._cancel_or_resume)
+        view.table.object_clicked.connect(self.layers.go_to)
+        selection = view.table.selectionModel()
+        assert selection is not None
+        selection.selectionChanged.connect(self.display.show_buttons)
+        view.table.objects.modelReset.connect(self.display.show_buttons)
+        view.merge.clicked.connect(self._merge)
+        view.delete.clicked.connect(self._delete)
+        buttons = {
+            "point": view.point,
+            "box": view.box,
+            "sign": view.sign,
+            "previous_candidate": view.previous,
+            "next_candidate": view.next,
+            "accept": view.accept,
+            "accept_all": view.accept_all,
+            "discard": view.discard,
+            "undo": view.undo,
+            "redo": view.redo,
+        }
+        for action, button in buttons.items():
+            button.clicked.connect(_ignore_checked(actions[action]))
+
+    def _actions(self) -> dict[str, Callable[[], object]]:
+        layers, session = self.layers, self.session
+        return {
+            "point": lambda: layers.show_tool("" if layers.tool == "point" else "point"),
+            "box": lambda: layers.show_tool("" if layers.tool == "box" else "box"),
+            "sign": lambda: layers.set_sign(not layers.positive),
+            "next_candidate": lambda: session.cycle(1),
+            "previous_candidate": lambda: session.cycle(-1),
+            "accept": self._accept,
+            "accept_all": self._accept_all,
+            "discard": session.clear_prompts,
+            "remove_last": self._remove_last,
+            "undo": session.undo,
+            "redo": session.redo,
+        }
+
+    def _bind_keys(self) -> None:
+        prompts = self.layers.prompt_layers
+        own = () if prompts is None else prompts.layers
+        self._keys.bind(self.viewer_session.viewer, own, self._actions())
+
+    # --- what the user does ---------------------------------------------------------
+
+    def _choose_image(self) -> None:
+        """Take the active image layer, else the topmost, if none is chosen."""
+        images = self.layers.image_layers
+        if self.layers.image is None and images:
+            active = self.viewer_session.viewer.layers.selection.active
+            self._select_image(active if active in images else images[-1])
+
+    def _select_image(self, layer: Any) -> None:
+        try:
+            self.layers.select_image(layer)
+        except PeftSamError as error:
+            notify(error)
+
+    def _image_chosen(self, index: int) -> None:
+        self._select_image(self.layers.image_layers[index])
+
+    def _model_chosen(self, index: int) -> None:
+        owner = self.viewer_session
+        source = self.view.model.itemData(index)
+        if source is None:
+            source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
+        if source:
+            owner.load_model(source)
+        self.display.show_sources()
+
+    def _adapter_chosen(self, index: int) -> None:
+        workspace = self.viewer_session.workspace
+        if workspace is not None:
+            name = self.view.adapter.itemData(index)
+            run(lambda: workspace.activate(name), group=self.viewer_session.workers)
+
+    def _cancel_or_resume(self) -> None:
+        if self.answers.status.kind == "embedding":
+            self.answers.cancel()
+        else:
+            self.answers.resume()
+
+    def _accept(self) -> None:
+        current = self.session.current
+        if current is None or current.mask is None:
+            self.display.show_hint("There is no mask to accept yet")
+            return
+        self._tried(lambda: self.view.table.select(self.answers.accept()))
+
+    def _accept_all(self) -> None:
+        self.answers.accept_all(self.display.show_current)
+
+    def _remove_last(self) -> None:
+        layer = self.layers.prompt_layers
+        points = None if layer is None else layer.points
+        if points is not None and points.selected_data:
+            points.remove_selected()
+        else:
+            self.session.remove_last_prompt()
+
+    def _merge(self) -> None:
+        labels = self.view.table.selected_labels()
+        image = self.layers.image_name
+        self._tried(lambda: self.view.table.select(self.session.merge_objects(image, labels)))
+
+    def _delete(self) -> None:
+        labels = self.view.table.selected_labels()
+        self._tried(lambda: self.session.delete_objects(self.layers.image_name, labels))
+
+    def _tried(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except PeftSamError as error:
+            notify(error)
+
+
+def _ignore_checked(action: Callable[[], object]) -> Callable[[bool], None]:
+    def clicked(_: bool) -> None:
+        action()
+
+    return clicked

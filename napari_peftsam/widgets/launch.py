@@ -1,0 +1,74 @@
+"""Open napari with images and all docks; what ``napari-peftsam open`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import napari
+
+# Here, so that a missing or broken Qt shows when this module is imported.
+import qtpy.QtWidgets  # noqa: F401
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.files import image_name, read_image
+from napari_peftsam.samples import shipped_samples
+from napari_peftsam.types import PixelArray
+
+__all__ = ["SAMPLES", "add_docks", "open_viewer"]
+
+SAMPLES = ("histology",)
+_PLUGIN = "napari-peftsam"
+_DOCKS = ("Annotate", "Finetune", "Adapters", "Export")
+_COLOURS = 3
+
+
+def open_viewer(
+    paths: Sequence[Path] = (), sample: str | None = None, block: bool = True
+) -> napari.Viewer:
+    """Open images, or a sample, in a new viewer with all docks.
+
+    Parameters
+    ----------
+    paths
+        Image files, see `napari_peftsam.files.read_image`.
+    sample
+        One of `SAMPLES`, opened besides the files.
+    block
+        Whether to run the event loop until the viewer is closed.
+
+    Raises
+    ------
+    InputFileError
+        If a file cannot be read; no viewer is opened then.
+    ConfigurationError
+        If the sample is unknown.
+    """
+    images = [(image_name(path), read_image(path)) for path in paths]
+    images += _sample(sample) if sample is not None else []
+    viewer = napari.Viewer(title="napari-peftsam")
+    for index, (name, pixels) in enumerate(images):
+        rgb = pixels.ndim > 2 and pixels.shape[-1] == _COLOURS
+        # One image at a time: the others would hide it.
+        viewer.add_image(pixels, name=name, rgb=rgb, visible=index == 0)
+    if images:
+        viewer.layers.selection.active = viewer.layers[0]
+    add_docks(viewer)
+    if block:
+        napari.run()
+    return viewer
+
+
+def add_docks(viewer: napari.Viewer) -> None:
+    """Add all docks on the right, one behind the other, Annotate in front."""
+    docks = [
+        viewer.window.add_plugin_dock_widget(_PLUGIN, name, tabify=index > 0)[0]
+        for index, name in enumerate(_DOCKS)
+    ]
+    docks[0].raise_()
+
+
+def _sample(name: str) -> list[tuple[str, PixelArray]]:
+    if name not in SAMPLES:
+        raise ConfigurationError(f"unknown sample {name!r}: choose one of {', '.join(SAMPLES)}")
+    return [(sample.name, sample.read()[0]) for sample in shipped_samples("train")]
