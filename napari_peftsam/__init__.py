@@ -26,7 +26,7 @@ _CALLS = (
     "segment_file",
 )
 
-__all__ = ["__version__", *_CALLS]  # noqa: PLE0604, PLE0605  # texts, but not literal ones
+__all__ = ["__version__", *_CALLS]  # noqa: PLE0604  # texts, but not literal ones
 
 
 def __getattr__(name: str) -> Any:

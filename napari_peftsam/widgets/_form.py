@@ -18,7 +18,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-__all__ = ["Form", "FormField", "fields_of"]
+__all__ = ["LABEL_WIDTH", "Form", "FormField", "fields_of"]
+
+LABEL_WIDTH = 72
+"""Pixels; labels of several forms below each other line up."""
 
 _LARGEST = 2**31 - 1  # of a QSpinBox
 
@@ -150,7 +153,7 @@ class Form(QWidget):
             if name is None:
                 elsewhere.append(text)
             else:
-                self._problems[name].setText(text)
+                self._problems[name].setText(f"⚠ {text}")
                 self._problems[name].show()
         return "; ".join(elsewhere)
 
@@ -162,10 +165,10 @@ class Form(QWidget):
         label.setToolTip(field.help)
         label.setBuddy(editor)
         label.setWordWrap(True)
+        label.setFixedWidth(LABEL_WIDTH)
         problem = QLabel()
         problem.setObjectName(f"{field.name}-problem")
         problem.setWordWrap(True)
-        problem.setProperty("problem", True)
         problem.hide()
         self._editors[field.name], self._problems[field.name] = editor, problem
         self._rows.addRow(label, editor)

@@ -62,8 +62,8 @@ _ALL = (
         "Del",
         overrides=("napari:delete_selected_points", "napari:delete_selected_shapes"),
     ),
-    Key("undo", "Control-Z", "⌃Z"),
-    Key("redo", "Control-Shift-Z", "⌃⇧Z"),
+    Key("undo", "Control-Z", "Ctrl+Z"),
+    Key("redo", "Control-Shift-Z", "Ctrl+⇧Z"),
     Key("finetune", "K", "K"),
     Key("before", "H", "H"),
 )

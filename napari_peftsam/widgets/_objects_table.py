@@ -22,7 +22,7 @@ _TIPS = (
     "Corrected by hand",
     "Adapter, or model without one",
 )
-_WIDTHS = (40, 50, 62, 44, 22)
+_WIDTHS = (36, 48, 62, 44, 22)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
@@ -117,6 +117,7 @@ class ObjectsTable(QTableView):
         self.setWordWrap(False)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.setMinimumHeight(90)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         rows, columns = self.verticalHeader(), self.horizontalHeader()
         assert rows is not None
         assert columns is not None

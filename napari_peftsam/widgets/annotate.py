@@ -121,7 +121,7 @@ class AnnotateDock(Dock):
         try:
             self.layers.select_image(layer)
         except PeftSamError as error:
-            notify(error)
+            self.display.show_hint(str(error))
 
     def _image_chosen(self, index: int) -> None:
         self._select_image(self.layers.image_layers[index])
@@ -178,7 +178,7 @@ class AnnotateDock(Dock):
         try:
             action()
         except PeftSamError as error:
-            notify(error)
+            self.display.show_hint(str(error))
 
 
 def _ignore_checked(action: Callable[[], object]) -> Callable[[bool], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,29 @@ import tifffile
 import torch
 
 from napari_peftsam.cli import main
-from napari_peftsam.models import build_random, build_tiny
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import LoraConfig, capture, inject, save_adapter
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Paths that are good on their own; tests spoil one at a time."""
+    """A folder of files that are good on their own; tests spoil one at a time."""
 
     root: Path
 
-    def __getitem__(self, name: str) -> str:
-        return str(self.root / name)
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def folders(self) -> tuple[str, ...]:
+        return ("--images", str(self / "images"), "--labels", str(self / "labels"))
+
+    def model(self, name: str = "tiny.pth") -> tuple[str, str]:
+        return ("--model", str(self / name))
+
+    def contents(self) -> dict[str, bytes]:
+        """Return every file with its content."""
+        files = (p for p in self.root.rglob("*") if p.is_file())
+        return {str(p.relative_to(self.root)): p.read_bytes() for p in files}
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,11 @@ class Outcome:
         return found
 
 
+Program = Callable[..., Outcome]
+
+
 def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> Outcome:
-    """Run the program in this process (a process of its own would import torch each time)."""
+    """Run the program in this process; one of its own would import torch each time."""
     capfd.readouterr()
     code = main(arguments)
     out, err = capfd.readouterr()
@@ -51,38 +67,30 @@ def run(capfd: pytest.CaptureFixture[str], *arguments: str) -> Outcome:
 
 
 def make_inputs(root: Path) -> Inputs:
-    """Write two pairs of 40 x 48 images with labels, models, prompts and labels to export."""
+    """Write three pairs of 40 x 48 images with labels, models, adapter and prompts."""
     for name in ("images", "labels"):
         (root / name).mkdir()
-    for index in range(2):
+    for index in range(3):
         pixels, labels = scene(index)
         tifffile.imwrite(root / "images" / f"a{index}.tif", pixels)
         tifffile.imwrite(root / "labels" / f"a{index}.tif", labels)
     tifffile.imwrite(root / "image.tif", scene(0)[0])
     tifffile.imwrite(root / "labels.tif", scene(0)[1])
-    torch.save(build_tiny().sam.state_dict(), root / "tiny.pth")
+    model = build_tiny()
+    torch.save(model.sam.state_dict(), root / "tiny.pth")
     torch.save(build_tiny(seed=1).sam.state_dict(), root / "other.pth")
-    write_prompts(root / "prompts.json", [{"points": [[10, 10]]}, {"box": [20, 20, 34, 40]}])
+    with inject(model, LoraConfig(rank=2)) as injection:
+        save_adapter(capture(injection, {}, {}), root / "adapter.safetensors")
+    prompts = [{"points": [[10, 10], [2, 30]], "labels": [1, 0]}, {"box": [22, 30, 34, 42]}]
+    (root / "prompts.json").write_text(json.dumps(prompts))
     return Inputs(root)
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return bright rectangles on noise, ``(40, 48)``, with their labels."""
-    rng = np.random.default_rng(seed)
+    """Return bright squares on noise, ``(40, 48)``, with their labels."""
     labels = np.zeros((40, 48), np.uint16)
     for number, (row, col) in enumerate(((4, 4), (4, 28), (22, 6), (22, 30)), start=1):
         labels[row : row + 12, col : col + 12] = number
     labels[38, 46] = 9  # too small to count
-    pixels = rng.normal(60, 10, labels.shape) + 120 * (labels > 0)
-    return pixels.clip(0, 255).astype(np.uint8), labels
-
-
-def write_prompts(path: Path, content: object) -> None:
-    """Write a prompts file."""
-    path.write_text(json.dumps(content))
-
-
-def wrong_architecture(path: Path) -> None:
-    """Write the weights of half a tiny model."""
-    state = build_random("tiny").sam.state_dict()
-    torch.save({k: v for k, v in state.items() if ".blocks.3." not in k}, path)
+    noise = np.random.default_rng(seed).normal(60, 10, labels.shape)
+    return (noise + 120 * (labels > 0)).clip(0, 255).astype(np.uint8), labels

@@ -1,0 +1,317 @@
+"""What a user can get wrong: exit code 2, one clear line, nothing written, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_peftsam.models import build_tiny
+from tests.cli._cases import Inputs, Program, scene
+
+Spoil = Callable[[Inputs], object]
+
+
+def finetune(i: Inputs, *more: str) -> tuple[str, ...]:
+    output = str(i / "out.safetensors")
+    return ("finetune", *i.folders(), *i.model(), "--steps", "1", "--output", output, *more)
+
+
+def evaluate(i: Inputs, *more: str) -> tuple[str, ...]:
+    return ("evaluate", *i.folders(), *i.model(), *more)
+
+
+def segment(i: Inputs, *more: str) -> tuple[str, ...]:
+    prompts, output = str(i / "prompts.json"), str(i / "out.tif")
+    return ("segment", str(i / "image.tif"), "--prompts", prompts, *i.model(), "--output", output,
+            *more)  # fmt: skip
+
+
+def export(i: Inputs, *more: str) -> tuple[str, ...]:
+    return ("export", str(i / "labels.tif"), "--format", "tiff", "--output", str(i / "out.tif"),
+            *more)  # fmt: skip
+
+
+def export_model(i: Inputs, *more: str) -> tuple[str, ...]:
+    adapter, output = str(i / "adapter.safetensors"), str(i / "out.pth")
+    return ("export-model", *i.model(), "--adapter", adapter, "--output", output, *more)
+
+
+def write_image(name: str, pixels: np.ndarray) -> Spoil:
+    return lambda i: tifffile.imwrite(i / name, pixels)
+
+
+def write_text(name: str, text: str) -> Spoil:
+    return lambda i: (i / name).write_text(text)
+
+
+def prompts(*objects: object) -> Spoil:
+    return lambda i: (i / "prompts.json").write_text(json.dumps(objects))
+
+
+def remove(name: str) -> Spoil:
+    return lambda i: shutil.rmtree(i / name) if (i / name).is_dir() else (i / name).unlink()
+
+
+def truncate(name: str) -> Spoil:
+    return lambda i: (i / name).write_bytes((i / name).read_bytes()[:200])
+
+
+def rename_labels(i: Inputs) -> None:
+    for path in (i / "labels").iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+
+
+def wrong_architecture(i: Inputs) -> None:
+    state = build_tiny().sam.state_dict()
+    torch.save({k: v for k, v in state.items() if ".blocks.3." not in k}, i / "tiny.pth")
+
+
+def nothing(i: Inputs) -> None:
+    pass
+
+
+EMPTY = np.zeros((40, 48), np.uint8)
+NAN = np.full((40, 48), np.nan, np.float32)
+
+# what is wrong: how the inputs are spoiled, the command, its last options, words of the message
+CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], str]] = {
+    # files and folders
+    "missing image folder": (remove("images"), finetune, (), "no such folder"),
+    "missing label folder": (remove("labels"), evaluate, (), "no such folder"),
+    "no pairs": (rename_labels, finetune, (), "has labels of the same name"),
+    "no pairs to evaluate": (rename_labels, evaluate, (), "has labels of the same name"),
+    "missing image": (remove("image.tif"), segment, (), "no such file"),
+    "unreadable image": (write_text("image.tif", "no TIFF"), segment, (), "cannot be read"),
+    "truncated image": (truncate("images/a1.tif"), finetune, (), "a1.tif"),
+    "unreadable labels": (write_text("labels/a1.tif", "no TIFF"), evaluate, (), "cannot be read"),
+    "missing labels to export": (remove("labels.tif"), export, (), "no such file"),
+    # images and labels
+    "other shape": (write_image("labels/a1.tif", EMPTY[:9] + 1), finetune, (), "a1"),
+    "other shape to evaluate": (write_image("labels/a1.tif", EMPTY[:9] + 1), evaluate, (), "a1"),
+    "float labels": (write_image("labels/a1.tif", NAN), finetune, (), "whole numbers"),
+    "float labels to evaluate": (write_image("labels/a0.tif", NAN), evaluate, (), "whole numbers"),
+    "float labels to export": (write_image("labels.tif", NAN), export, (), "whole numbers"),
+    "empty labels": (write_image("labels/a1.tif", EMPTY), finetune, (), "no object"),
+    "empty labels to evaluate": (write_image("labels/a1.tif", EMPTY), evaluate, (), "no object"),
+    "empty labels to export": (write_image("labels.tif", EMPTY), export, (), "no object"),
+    "NaN image": (write_image("images/a1.tif", NAN), finetune, (), "a1.tif: the image has no fin"),
+    "NaN image to evaluate": (write_image("images/a1.tif", NAN), evaluate, (), "no finite value"),
+    "NaN image to segment": (write_image("image.tif", NAN), segment, (), "no finite value"),
+    "constant image": (write_image("images/a0.tif", EMPTY), finetune, (), "a0.tif: the image is c"),
+    "constant image to evaluate": (write_image("images/a0.tif", EMPTY), evaluate, (), "constant"),
+    "constant image to segment": (write_image("image.tif", EMPTY), segment, (), "constant"),
+    "stack to segment": (
+        write_image("image.tif", np.stack([scene(0)[0]] * 7)), segment, (), "is a stack",
+    ),
+    # names and numbers
+    "unknown model": (nothing, finetune, ("--model", "vit_x"), "unknown model 'vit_x'"),
+    "unknown model to evaluate": (nothing, evaluate, ("--model", "vit_x"), "unknown model"),
+    "unknown model to segment": (nothing, segment, ("--model", "vit_x"), "unknown model"),
+    "unknown model to export": (nothing, export_model, ("--model", "vit_x"), "unknown model"),
+    "absent model": (nothing, evaluate, ("--model", "vit_h"), "not on this computer"),
+    "unknown method": (nothing, finetune, ("--method", "lorra"), "lora, cobot-lora, frozen-enc"),
+    "unknown placement": (nothing, finetune, ("--placement", "middle"), "placement 'middle'"),
+    "block out of range": (nothing, finetune, ("--placement", "0,7"), "block 7"),
+    "unknown format": (nothing, export, ("--format", "bmp"), "'bmp': choose one of tiff, ome-zarr"),
+    "unknown device": (nothing, finetune, ("--device", "tpu"), "unknown device 'tpu'"),
+    "rank 0": (nothing, finetune, ("--method", "lora", "--rank", "0"), "at least 1"),
+    "negative rank": (nothing, finetune, ("--rank", "-4"), "at least 4"),
+    "rank 6 with COBOT": (nothing, finetune, ("--rank", "6"), "divisible by 4"),
+    "rank is no number": (nothing, finetune, ("--rank", "many"), "--rank"),
+    "alpha 0": (nothing, finetune, ("--alpha", "0"), "alpha"),
+    "learning rate 0": (nothing, finetune, ("--learning-rate", "0"), "learning_rate"),
+    "two budgets": (nothing, finetune, ("--budget", "9s"), "--steps and --budget"),
+    "no steps": (nothing, finetune, ("--steps", "0"), "--steps"),
+    "negative seed": (nothing, evaluate, ("--seed", "-1"), "--seed"),
+    "no objects": (nothing, evaluate, ("--max-objects", "0"), "--max-objects"),
+    "unknown option": (nothing, evaluate, ("--rnak", "8"), "--rnak"),
+    # models and adapters
+    "wrong architecture": (wrong_architecture, finetune, (), "3 blocks"),
+    "wrong architecture to segment": (wrong_architecture, segment, (), "3 blocks"),
+    "damaged checkpoint": (truncate("tiny.pth"), evaluate, (), "not a readable checkpoint"),
+    "adapter for another base": (
+        lambda i: shutil.copy(i / "other.pth", i / "tiny.pth"),
+        lambda i: segment(i, "--adapter", str(i / "adapter.safetensors")), (), "trained on",
+    ),
+    "adapter for another base to go on from": (
+        lambda i: shutil.copy(i / "other.pth", i / "tiny.pth"),
+        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors")), (), "trained on",
+    ),
+    "adapter for another base to merge": (
+        lambda i: shutil.copy(i / "other.pth", i / "tiny.pth"), export_model, (), "trained on",
+    ),
+    "truncated adapter": (truncate("adapter.safetensors"), export_model, (), "damaged"),
+    "truncated adapter to evaluate": (
+        truncate("adapter.safetensors"),
+        lambda i: evaluate(i, "--adapter", str(i / "adapter.safetensors")), (), "damaged",
+    ),
+    "missing adapter": (remove("adapter.safetensors"), export_model, (), "no adapter file"),
+    "method against the adapter's": (
+        nothing,
+        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors"), "--method", "cobot-lora"),
+        (), "was trained with method lora",
+    ),
+    "rank against the adapter's": (
+        nothing,
+        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors"), "--rank", "8"),
+        (), "rank 2",
+    ),
+    # prompts
+    "missing prompts": (remove("prompts.json"), segment, (), "No such file"),
+    "prompts are no JSON": (write_text("prompts.json", "[{"), segment, (), "not valid JSON"),
+    "prompts are no text": (
+        lambda i: (i / "prompts.json").write_bytes(b"\xff\xfe\x00"), segment, (), "not valid JSON",
+    ),
+    "prompts are no list": (write_text("prompts.json", "{}"), segment, (), "must hold a list"),
+    "no prompts": (prompts(), segment, (), "an empty list"),
+    "an object that is none": (prompts({"box": [1, 1, 5, 5]}, 3), segment, (), "object 2 must be"),
+    "neither points nor box": (prompts({"points": []}), segment, (), "object 1 has neither"),
+    "unknown key": (prompts({"boxes": []}), segment, (), "object 1 has an unknown key 'boxes'"),
+    "points are no list": (prompts({"points": 3}), segment, (), "object 1: points must be a list"),
+    "three coordinates": (prompts({"points": [[1, 2, 3]]}), segment, (), "object 1: point 1 must"),
+    "a text as coordinate": (prompts({"points": [["1", 2]]}), segment, (), "point 1 must be 2 num"),
+    "NaN as coordinate": (prompts({"points": [[float("nan"), 2]]}), segment, (), "point 1 must be"),
+    "too few labels": (
+        prompts({"points": [[1, 2], [3, 4]], "labels": [1]}), segment, (), "2 points but 1 labels",
+    ),
+    "label 2": (prompts({"points": [[1, 2]], "labels": [2]}), segment, (), "labels must be a list"),
+    "labels without points": (prompts({"labels": [1]}), segment, (), "0 points but 1 labels"),
+    "three edges": (prompts({"box": [1, 2, 3]}), segment, (), "object 1: the box must be 4 numbers"),
+    "box upside down": (prompts({"box": [9, 9, 1, 1]}), segment, (), "object 1: a box needs row0"),
+    "point outside": (
+        prompts({"points": [[1, 1]]}, {"points": [[40, 3]]}), segment, (), "object 2: the point",
+    ),
+    "box outside": (prompts({"box": [50, 1, 60, 9]}), segment, (), "object 1: the box"),
+    # outputs
+    "no such output folder": (nothing, finetune, ("--output", "no/where.safetensors"), "no folder"),
+    "wrong ending of an adapter": (nothing, finetune, ("--output", "a.pth"), ".safetensors"),
+    "wrong ending of a checkpoint": (nothing, export_model, ("--output", "a.zip"), ".pth"),
+    "wrong ending of labels": (nothing, segment, ("--output", "a.png"), ".tif"),
+    "wrong ending of an export": (nothing, export, ("--output", "a.json"), "not written to .json"),
+    "output is a folder": (
+        lambda i: (i / "out.tif").mkdir(), segment, (), "it is a folder",
+    ),
+    "export over a folder": (
+        lambda i: (i / "out.tif").mkdir(), export, (), "folder",
+    ),
+    "demo over a file": (
+        write_text("out", ""),
+        lambda i: ("demo", *i.model(), "--output", str(i / "out")), (), "cannot make the folder",
+    ),
+    "demo without a parent": (
+        nothing, lambda i: ("demo", "--output", str(i / "no" / "where")), (), "cannot make the fol",
+    ),
+    "demo in no time": (nothing, lambda i: ("demo", "--budget", "soon"), (), "the time 'soon'"),
+    # the rest of the command line
+    "unknown command": (nothing, lambda i: ("segmnt",), (), "segmnt"),
+    "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--prompts"),
+    "missing argument": (nothing, lambda i: ("export",), (), "LABELS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "command", "more", "words"), CASES.values(), ids=CASES.keys())
+def test_one_line_and_nothing_written(
+    spoil: Spoil,
+    command: Callable[..., tuple[str, ...]],
+    more: tuple[str, ...],
+    words: str,
+    inputs: Inputs,
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(inputs.root)  # relative outputs would appear here
+    spoil(inputs)
+    before = inputs.contents()
+    outcome = program(*command(inputs), *more)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert words in outcome.err
+    assert inputs.contents() == before
+
+
+BUDGETS = ("0", "-5s", "soon", "", "5 weeks", "nan")
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_budgets_that_are_no_time(budget: str, inputs: Inputs, program: Program) -> None:
+    arguments = [a for a in finetune(inputs) if a not in ("--steps", "1")]
+    outcome = program(*arguments, f"--budget={budget}")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert f"the time {budget!r}" in outcome.err
+
+
+WRITERS = {
+    "segment": (segment, "out.tif"),
+    "export": (export, "out.tif"),
+    "export-model": (export_model, "out.pth"),
+    "finetune": (finetune, "out.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("command", "name"), WRITERS.values(), ids=WRITERS.keys())
+def test_a_full_disk_leaves_the_previous_file(
+    command: Callable[..., tuple[str, ...]], name: str, inputs: Inputs, program: Program
+) -> None:
+    (inputs / name).write_bytes(b"precious")
+    before = inputs.contents()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # as if the disk were full
+    try:
+        outcome = program(*command(inputs))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert outcome.code == 2
+    assert "cannot write" in outcome.err.splitlines()[-1]
+    assert inputs.contents() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize(("command", "name"), WRITERS.values(), ids=WRITERS.keys())
+def test_a_folder_that_may_not_be_written(
+    command: Callable[..., tuple[str, ...]], name: str, inputs: Inputs, program: Program
+) -> None:
+    inputs.root.chmod(0o500)
+    try:
+        outcome = program(*command(inputs))
+    finally:
+        inputs.root.chmod(0o700)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert not (inputs / name).exists()
+
+
+def test_a_trained_adapter_is_kept_when_its_disk_is_full(
+    inputs: Inputs, program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refuge = tmp_path / "refuge"
+    refuge.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(refuge))
+    output = inputs / "folder" / "out.safetensors"
+    output.parent.mkdir()
+
+    def remove_folder(*_: object) -> bool:
+        shutil.rmtree(output.parent, ignore_errors=True)  # the disk goes away while training
+        return False
+
+    from napari_peftsam.errors import ExportError
+    from napari_peftsam.peft import load_adapter
+    from napari_peftsam.training import TrainingConfig
+    from napari_peftsam.workspace import ModelChoice, finetune_folders
+
+    with pytest.raises(ExportError, match="the trained adapter was kept at"):
+        finetune_folders(
+            inputs / "images", inputs / "labels", output, TrainingConfig(steps=1),
+            ModelChoice(inputs / "tiny.pth"), remove_folder,
+        )  # fmt: skip
+    [kept] = refuge.glob("*.safetensors")
+    assert load_adapter(kept).config.method == "cobot_lora"
