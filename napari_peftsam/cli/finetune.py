@@ -121,7 +121,7 @@ def _configuration(
     from napari_peftsam.training import TrainingConfig
     from napari_peftsam.workspace import DEFAULT_BUDGET, choose_method
 
-    known = METHODS.get((method or "").replace("-", "_"))
+    known = METHODS.get((method or "").replace("_", "-"))
     if known is not None:
         for name in sorted(options.keys() - known.config.model_fields.keys()):
             say(f"note: --{name} has no effect with {method}")

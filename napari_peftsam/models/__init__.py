@@ -10,7 +10,7 @@ from napari_peftsam.models.model import (
     encode_tensor,
     hash_weights,
 )
-from napari_peftsam.models.parts import ConvStem, DenseHead
+from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 from napari_peftsam.models.preprocess import frame_of, standardise, to_model_input
 from napari_peftsam.models.registry import REGISTRY, ModelEntry, available_models, model_names
 
@@ -22,6 +22,7 @@ __all__ = [
     "ConvStem",
     "DenseHead",
     "ModelEntry",
+    "PromptDrawing",
     "SamModel",
     "architecture",
     "autocast",

@@ -32,6 +32,8 @@ class Architecture:
         encoder trained on crops carries over to the whole frame.
     convolutional_stem
         Whether small strided convolutions replace the patch embedding.
+    drawn_prompts
+        Whether prompts also reach the decoder as maps, see `PromptDrawing`.
     position_scale
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
@@ -51,6 +53,7 @@ class Architecture:
     decoder_mlp_width: int = 2048
     absolute_positions: bool = True
     convolutional_stem: bool = False
+    drawn_prompts: bool = False
     position_scale: float = 1.0
 
     @property
@@ -69,7 +72,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "builtin", 384, 8, 128, 8, 4, (3, 7), 16, 128,
             decoder_heads=4, decoder_mlp_width=512,
-            absolute_positions=False, convolutional_stem=True, position_scale=3.0,
+            absolute_positions=False, convolutional_stem=True, drawn_prompts=True, position_scale=3.0,
         ),
         _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _vit("vit_l", 1024, 24, 16, (5, 11, 17, 23)),

@@ -18,7 +18,7 @@ from segment_anything.modeling import (
 from torch import Tensor, nn
 
 from napari_peftsam.models.architecture import Architecture
-from napari_peftsam.models.parts import ConvStem, DenseHead
+from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 
 __all__ = ["SamModel", "construct", "encode_steps", "encode_tensor", "hash_weights"]
 
@@ -83,6 +83,8 @@ def construct(arch: Architecture) -> Sam:
         mask_in_chans=16,
     )
     prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= arch.position_scale
+    if arch.drawn_prompts:
+        prompt_encoder.drawing = PromptDrawing(arch.embedding_width, arch.patch_size)
     transformer = TwoWayTransformer(
         depth=2,
         embedding_dim=arch.embedding_width,

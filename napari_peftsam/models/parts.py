@@ -8,7 +8,7 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
 
-__all__ = ["ConvStem", "DenseHead"]
+__all__ = ["ConvStem", "DenseHead", "PromptDrawing"]
 
 
 class ConvStem(nn.Module):
@@ -63,3 +63,98 @@ class DenseHead(nn.Module):
         """Map ``(B, C, h, w)`` to logits ``(B, 3, 4 h, 4 w)``, see `channels`."""
         logits: torch.Tensor = self.layers(embedding)
         return logits
+
+
+class PromptDrawing(nn.Module):
+    """Prompts drawn as maps, added to SAM's mask prompt.
+
+    SAM tells its decoder positions through Fourier features alone, which a large model
+    learns to read from a billion masks. Maps of the box and of the distances to clicks,
+    as in click-based segmentation networks, say the same in a form that a small model
+    reads at once. Starts as zero, that is as SAM without it.
+    """
+
+    reaches = (4.0, 16.0, 64.0)
+    """Widths of the bells around clicks, in model pixels."""
+
+    def __init__(self, embedding_width: int, patch_size: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.stride = patch_size // 4  # of the maps, which are as fine as the decoder's masks
+        channels = 3 + 2 * len(self.reaches)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, hidden, kernel_size=2, stride=2),
+            LayerNorm2d(hidden),
+            nn.GELU(),
+            nn.Conv2d(hidden, 2 * hidden, kernel_size=2, stride=2),
+            LayerNorm2d(2 * hidden),
+            nn.GELU(),
+            nn.Conv2d(2 * hidden, embedding_width, kernel_size=1),
+        )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self,
+        points: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        boxes: torch.Tensor | None,
+        window: tuple[int, int, int, int],
+    ) -> torch.Tensor:
+        """Return ``(B, C, h, w)``.
+
+        Parameters
+        ----------
+        points, labels, boxes
+            As SAM's prompt encoder takes them, see `napari_peftsam.segmentation.decode`.
+        window
+            Top, left, height and width of the embedding in the frame, in tokens.
+        """
+        given = boxes if points is None else points
+        assert given is not None
+        top, left, height, width = (4 * n for n in window)
+        rows = torch.arange(top, top + height, device=given.device) * self.stride
+        columns = torch.arange(left, left + width, device=given.device) * self.stride
+        middle = (self.stride - 1) / 2
+        y, x = (rows + middle)[None, :, None], (columns + middle)[None, None, :]
+        maps = [*self._box_maps(boxes, x, y, len(given))]
+        for sign in (1, 0):
+            maps += self._point_maps(points, labels, sign, x, y, len(given))
+        drawn: torch.Tensor = self.layers(torch.stack(maps, dim=1))
+        return drawn
+
+    @staticmethod
+    def _box_maps(
+        boxes: torch.Tensor | None, x: torch.Tensor, y: torch.Tensor, objects: int
+    ) -> tuple[torch.Tensor, ...]:
+        """Return whether there is a box, how deep inside it, how deep in its ellipse."""
+        if boxes is None:
+            nothing = torch.zeros(objects, y.shape[1], x.shape[2], device=x.device)
+            return nothing, nothing, nothing
+        x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(1))
+        depth = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
+        across = (2 * x - x0 - x1) / (x1 - x0).clamp(min=1)
+        along = (2 * y - y0 - y1) / (y1 - y0).clamp(min=1)
+        ellipse = (1 - across**2 - along**2).clamp(min=-2)
+        return torch.ones_like(depth), torch.tanh(depth / 8), ellipse
+
+    def _point_maps(
+        self,
+        points: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        sign: int,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        objects: int,
+    ) -> list[torch.Tensor]:
+        """Return bells of several widths around the nearest click of this sign."""
+        if points is None or labels is None:
+            nothing = torch.zeros(objects, y.shape[1], x.shape[2], device=x.device)
+            return [nothing] * len(self.reaches)
+        across = x[:, None] - points[..., 0, None, None]
+        along = y[:, None] - points[..., 1, None, None]
+        distance = across**2 + along**2
+        far = torch.full_like(distance, torch.inf)
+        nearest = torch.where((labels == sign)[..., None, None], distance, far).amin(1)
+        return [torch.exp(-nearest / (2 * reach**2)) for reach in self.reaches]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
@@ -63,7 +63,8 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
             "use text, numbers, lists and mappings only"
         ) from error
     with atomic_path(path) as temporary:
-        save_file(dict(adapter.tensors), temporary, metadata={METADATA_KEY: text})
+        # Not `save_file`, whose error for a full disk is none of the file system's.
+        temporary.write_bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
 
 
 def load_adapter(path: str | Path) -> Adapter:

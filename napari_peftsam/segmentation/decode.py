@@ -63,19 +63,26 @@ def decode(
     top, left = offset
     # Positions in half precision would be off by whole pixels, whatever the caller computes in.
     with torch.autocast(features.device.type, enabled=False):
-        sparse, dense = _encode_prompts(sam, prompts)
+        sparse, dense = _encode_prompts(sam, prompts, (top, left, height, width))
         positions = sam.prompt_encoder.get_dense_pe()[..., top : top + height, left : left + width]
     return _mask_decoder(sam, features + dense, positions, sparse)
 
 
-def _encode_prompts(sam: Sam, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+def _encode_prompts(
+    sam: Sam, prompts: PromptTensors, window: tuple[int, int, int, int]
+) -> tuple[Tensor, Tensor]:
     """Return prompt tokens ``(B, N, C)`` and the mask prompt ``(B or 1, C, h or 1, w or 1)``."""
     encoder = sam.prompt_encoder
     points = None if prompts.points is None else (prompts.points, prompts.labels)
     sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
     if prompts.masks is None:
-        return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    return sparse, encoder.mask_downscaling(prompts.masks)
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    else:
+        dense = encoder.mask_downscaling(prompts.masks)
+    drawing = getattr(encoder, "drawing", None)  # SAM's own prompt encoder has none
+    if drawing is not None:
+        dense = dense + drawing(prompts.points, prompts.labels, prompts.boxes, window)
+    return sparse, dense
 
 
 def _mask_decoder(

@@ -13,6 +13,7 @@ from napari_peftsam.segmentation.decode import PromptTensors
 __all__ = ["PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
+_CLICKS_FIRST = 0.45  # how often the first prompt is a click; boxes take longer to learn
 _FEEDBACK = 0.5  # how often the previous mask is a prompt too
 
 
@@ -55,7 +56,7 @@ class PromptSimulator:
 
         The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
         """
-        if torch.rand((), generator=self.generator) < 0.5:
+        if torch.rand((), generator=self.generator) < _CLICKS_FIRST:
             points = self.clicks(masks)[:, None]
             return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
         return PromptTensors(boxes=self.boxes(masks))

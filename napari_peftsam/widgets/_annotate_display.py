@@ -60,6 +60,7 @@ class AnnotateDisplay:
             (session.prompts_changed, self.show_current),
             (session.candidates_changed, self.show_current),
             (session.choice_changed, self.show_current),
+            (session.image_removed, self.show_current),
             (session.history_changed, self.show_history),
             (session.objects_changed, self.show_objects),
             (self._answers.events.status_changed, self.show_status),
@@ -188,6 +189,7 @@ class AnnotateDisplay:
             has_mask=current is not None and current.mask is not None,
             tool=self._layers.tool,
             objects=self.view.table.objects.rowCount(),
+            painting=self._layers.painting,
         )
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
         if text != self.view.next_step.text():

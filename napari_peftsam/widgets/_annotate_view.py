@@ -111,7 +111,7 @@ def _combo() -> QComboBox:
         QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
     )  # long names do not widen the dock
     combo.setMinimumContentsLength(8)
-    combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # letters stay keys of the canvas
+    combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the keys to the canvas
     return combo
 
 

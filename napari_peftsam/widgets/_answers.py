@@ -93,6 +93,7 @@ class Answers:
         bridge.events.image_changed.connect(self._follow)
         self._session.events.prompts_changed.connect(self._follow, max_args=0)
         self._session.events.candidates_changed.connect(self._answer)
+        self._session.events.image_removed.connect(self._follow, max_args=0)
         self._follow()
 
     @property
@@ -112,6 +113,7 @@ class Answers:
         bridge.events.image_changed.disconnect(self._follow)
         session.events.prompts_changed.disconnect(self._follow)
         session.events.candidates_changed.disconnect(self._answer)
+        session.events.image_removed.disconnect(self._follow)
 
     def cancel(self) -> None:
         """Stop embedding; the next prompt or `resume` takes it up again."""

@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from napari_peftsam.widgets._parts import timer
 
 __all__ = ["TrainingCurve"]
 
 _REFRESH_MS = 150  # steps of a small model come faster than anyone can look at them
 _SMOOTHING = 0.9  # of the loss: single steps see few objects and jump
 _HEIGHT = 150
-_AXIS_WIDTH = 34
+_LEAST_HEIGHT = 110
+_AXIS_WIDTH = 48
+_LEAST_STEPS = 5  # what the axes span at least
+_LEAST_IOU = 0.04
 
 
 class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph is untyped
@@ -31,13 +36,12 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
         self._smooth: list[float] = []
         self._ious: list[tuple[int, float]] = []
         self._best: tuple[int, float] | None = None
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_REFRESH_MS)
+        self._timer = timer(self, _REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
         self._iou_plot = self._plot(0, "IoU")
         self._loss_plot = self._plot(1, "loss")
         self._loss_plot.setXLink(self._iou_plot)
+        self._iou_plot.setLimits(yMin=0, yMax=1, minYRange=_LEAST_IOU)
         self._iou_plot.getAxis("bottom").setStyle(showValues=False)
         self._live_line = pg.InfiniteLine(angle=0)
         self._iou_plot.addItem(self._live_line, ignoreBounds=False)
@@ -45,10 +49,11 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
         self._best_dot = self._iou_plot.plot(symbol="o", symbolSize=9, pen=None)
         self._raw_curve = self._loss_plot.plot()
         self._loss_curve = self._loss_plot.plot()
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setFixedHeight(_HEIGHT)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setMinimumHeight(_LEAST_HEIGHT)
+        self.setMaximumHeight(_HEIGHT)
         self.setToolTip(
-            "Above: IoU on held-out objects (dashed: the adapter that is live). Below: training loss."
+            "Above: IoU on held-out objects (dashed: the live adapter). Below: training loss."
         )
         self.set_theme(theme)
         self.clear_curves()
@@ -123,8 +128,12 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
 
     def _plot(self, row: int, label: str) -> Any:
         plot = self.addPlot(row=row, col=0)
+        for side in ("left", "bottom"):
+            plot.getAxis(side).enableAutoSIPrefix(False)
+            plot.getAxis(side).setStyle(maxTickLevel=0)
         plot.setLabel("left", label)
         plot.getAxis("left").setWidth(_AXIS_WIDTH)
+        plot.setLimits(xMin=0, minXRange=_LEAST_STEPS)
         plot.setMenuEnabled(False)
         plot.setMouseEnabled(x=False, y=False)
         plot.hideButtons()

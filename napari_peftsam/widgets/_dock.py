@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QWidget
 
 from napari_peftsam.widgets._session import ViewerSession, session_of
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import napari
 
 __all__ = ["Dock"]
+
+_log = logging.getLogger(__name__)
 
 
 class Dock(QWidget):
@@ -32,13 +35,20 @@ class Dock(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer_session: ViewerSession = session_of(viewer)
-        self._released = False
-        self._watched = False
+        self._life = life = _Life()
+        session = self.viewer_session
+        # Not a method of this dock: nothing is left of it by then.
+        self.destroyed.connect(lambda *_: None if life.released else session.close())
         self.viewer_session.events.closed.connect(self._release_once)
-        self.viewer_session.open()
+        # Later: two threads that import at once wait for each other.
+        QTimer.singleShot(0, self.viewer_session.open)
 
     def release(self) -> None:
-        """Let go of keys, callbacks and own workers; called once, when the dock goes."""
+        """Let go of keys, callbacks and own workers; called once, when the dock goes.
+
+        If its window goes, the dock's widgets are gone already: stop what does not need
+        them first.
+        """
 
     def event(self, event: QEvent | None) -> bool:
         """Notice being docked, removed and closed."""
@@ -55,13 +65,25 @@ class Dock(QWidget):
         outermost: QWidget = self  # not window(): that is the dock while it floats
         while (parent := outermost.parentWidget()) is not None:
             outermost = parent
-        if outermost is not self and not self._watched:
-            self._watched = True
+        if outermost is not self and not self._life.watched:
+            self._life.watched = True
             session = self.viewer_session  # not this dock: it is half destroyed by then
             outermost.destroyed.connect(lambda *_: session.close())
 
     def _release_once(self) -> None:
-        if not self._released:
-            self._released = True
-            self.viewer_session.events.closed.disconnect(self._release_once)
+        if self._life.released:
+            return
+        self._life.released = True
+        self.viewer_session.events.closed.disconnect(self._release_once)
+        try:
             self.release()
+        except RuntimeError:  # with its window, Qt has deleted its widgets before
+            _log.debug("released late", exc_info=True)
+
+
+class _Life:
+    """Whether a dock was released, and whether its window is watched; outlives the dock."""
+
+    def __init__(self) -> None:
+        self.released = False
+        self.watched = False

@@ -1,113 +1,154 @@
-"""The widgets of the finetuning dock, laid out; they decide nothing."""
+"""The finetuning dock's view: its parts, their layout, and what they show of a run."""
 
 from __future__ import annotations
 
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
-from superqt import QCollapsible
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QSize
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_peftsam.widgets._curve import TrainingCurve
-from napari_peftsam.widgets._form import LABEL_WIDTH, Form
+from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label
+from napari_peftsam.widgets._training import Phase
+from napari_peftsam.widgets._verdict import format_time
 
-__all__ = ["BUDGETS", "FinetuneView"]
+if TYPE_CHECKING:
+    from napari_peftsam.training import TrainEvent
 
-# By unit, as `TrainingConfig` calls it: what the user reads, and a sensible start.
-BUDGETS = {"seconds": ("seconds", 60), "steps": ("steps", 200), "epochs": ("epochs", 10)}
-_WIDTH = 300
+__all__ = ["FinetuneView"]
+
+_PROGRESS_PARTS = 1000
+_LEAST_HEIGHT = 60  # pixels: method, placement and their cost
+_STATUS = {
+    Phase.IDLE: "",
+    Phase.STARTING: "Starting…",
+    Phase.TRAINING: "Measuring the start…",
+    Phase.STOPPING: "Finishing this step with the best state so far…",
+    Phase.SWITCHING: "Comparing…",
+}
 
 
-class FinetuneView(QScrollArea):
-    """The parts of the dock, by name; they scroll where the window is low."""
+class FinetuneView(QWidget):
+    """The parts of the dock, by name.
 
-    def __init__(self, theme: str) -> None:
+    Options and curve scroll where the window is low, and only the curve is left while a
+    run goes on; the button and what it did are always in sight.
+    """
+
+    def __init__(self, options: FinetuneOptions, theme: str) -> None:
         super().__init__()
-        self.summary = _text()
-        self.method = QComboBox()
-        self.method.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.method.setMinimumContentsLength(8)
-        self.placement, self.options, self.rate = Form(), Form(), Form()
-        self.collapsible = QCollapsible("Options")
-        self.parameters = _text()
-        self.parameters.setToolTip("What the training changes; all other weights stay frozen.")
-        self.budget = QSpinBox()
-        self.budget.setRange(1, 1_000_000)
-        self.budget.setToolTip("How long to train; you can stop earlier and keep the best state.")
-        self.unit = QComboBox()
-        for unit, (title, _) in BUDGETS.items():
-            self.unit.addItem(title, unit)
-        self.unit.setToolTip("Seconds of training, steps, or passes over all objects.")
-        self.train = QPushButton()
+        self.summary = text_label()
+        self.options = options
+        self.train = push_button()
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(6)
-        self.status = _text()
+        self.status = text_label()
         self.curve = TrainingCurve(theme)
-        self.outcome = _text()
-        self.compare = QPushButton()
-        self.compare.setToolTip(
-            f"Switch between the adapter before and after this training ({KEYS['before'].shown})."
+        self.outcome = text_label()
+        self.compare = push_button(
+            tip=f"Switch between the adapters before and after it ({KEYS['before'].shown})"
         )
+        for part in (self.progress, self.status, self.curve, self.outcome, self.compare):
+            part.hide()
         self._lay_out()
-
-    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
-        """Return the size of all parts, as wide as a dock should be."""
-        inner = self.widget()
-        return QSize(_WIDTH, 260 if inner is None else inner.sizeHint().height() + 2)
 
     def _lay_out(self) -> None:
         inner = QWidget()
-        layout = QVBoxLayout(inner)
+        padded = QVBoxLayout(inner)
+        padded.setContentsMargins(0, 0, 0, 0)
+        padded.setSpacing(6)
+        padded.addWidget(self.curve)
+        padded.addWidget(self.options)
+        padded.addStretch(1)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        buttons.addWidget(self.train, 1)
+        buttons.addWidget(self.compare, 1)
+        layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 6, 8, 6)
         layout.setSpacing(6)
-        layout.addWidget(self.summary)
-        layout.addLayout(_labelled("Method", self.method))
-        layout.addWidget(self.placement)
-        for form in (self.options, self.rate):
-            self.collapsible.addWidget(form)
-        layout.addWidget(self.collapsible)
-        layout.addWidget(self.parameters)
-        budget = QHBoxLayout()
-        budget.addWidget(self.budget, 1)
-        budget.addWidget(self.unit, 1)
-        layout.addLayout(_labelled("Budget", budget))
-        layout.addWidget(self.train)
-        for part in (self.progress, self.status, self.curve, self.outcome, self.compare):
-            layout.addWidget(part)
+        for part in (
+            self.summary, LowArea(inner), self.options.problem, buttons,
+            self.progress, self.status, self.outcome,
+        ):  # fmt: skip
+            if isinstance(part, QWidget):
+                layout.addWidget(part)
+            else:
+                layout.addLayout(part)
         layout.addStretch(1)
-        self.setWidget(inner)
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def show_phase(self, phase: Phase, why_not: str) -> None:
+        """Show what the run does; `why_not` says why none can start, empty if one can."""
+        running = phase is not Phase.IDLE
+        key = KEYS["finetune"].shown
+        verb = {Phase.STOPPING: "■ Stop now", Phase.IDLE: "▶ Train"}.get(phase, "■ Stop")
+        self.train.setText(f"{verb}  {key}")
+        self.train.setEnabled(phase is not Phase.SWITCHING and (running or not why_not))
+        tips = {
+            Phase.IDLE: why_not or f"Finetune on the accepted objects ({key}); go on annotating",
+            Phase.STOPPING: "Do not wait for this step; the best state so far is kept",
+        }
+        self.train.setToolTip(tips.get(phase, f"Stop and keep the best state so far ({key})"))
+        self.options.setVisible(not running)
+        self.progress.setVisible(running)
+        self.status.setVisible(running)
+        self.status.setText(_STATUS[phase])
+        self.outcome.setVisible(not running and bool(self.outcome.text()))
+        if phase is not Phase.TRAINING:
+            self.progress.setRange(0, 0)  # busy
+        if running:
+            self.curve.show()
+
+    def show_event(self, event: TrainEvent) -> None:
+        """Show what a run reports."""
+        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+
+        if isinstance(event, TrainingStarted):
+            self.curve.set_live(event.validation_iou)
+            self.summary.setText(
+                f"Training on {event.training_objects} objects, {event.held_out_objects} held out "
+                f"(by {event.held_out_by})"
+            )
+        elif isinstance(event, Validated):
+            self.curve.add_iou(event.step, event.iou)
+        elif isinstance(event, TrainingStep):
+            self.curve.add_loss(event.step, event.loss)
+            total = event.seconds + event.remaining
+            self.progress.setRange(0, _PROGRESS_PARTS)
+            self.progress.setValue(round(_PROGRESS_PARTS * event.seconds / total))
+            self.status.setText(f"Step {event.step} · {format_time(event.remaining)} left")
+
+    def show_outcome(self, message: str) -> None:
+        """Show how the last run ended."""
+        self.outcome.setText(message)
+        self.outcome.setVisible(bool(message))
+
+    def show_compare(self, live: str, before: str, after: str) -> None:
+        """Offer the other one of two adapters; without a new one, nothing."""
+        other = f"Before ({before})" if live == after else f"After ({after})"
+        self.compare.setText(f"{other}  {KEYS['before'].shown}")
+        self.compare.setVisible(bool(after))
 
 
-def _labelled(title: str, editor: QWidget | QHBoxLayout) -> QFormLayout:
-    row = QFormLayout()
-    row.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-    label = QLabel(title)
-    label.setMinimumWidth(LABEL_WIDTH)
-    row.addRow(label, editor)
-    return row
+class LowArea(QScrollArea):
+    """Scrolls a widget, and asks for just the height that it has."""
 
+    def __init__(self, inner: QWidget) -> None:
+        super().__init__()
+        scrolled(inner, self)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setMinimumHeight(_LEAST_HEIGHT)
 
-def _text() -> QLabel:
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return the size of the widget, as wide as a dock should be."""
+        inner = self.widget()
+        return QSize(DOCK_WIDTH, 0 if inner is None else inner.sizeHint().height())
+
+    def event(self, event: QEvent | None) -> bool:
+        """Follow parts that come and go."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().event(event))

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFormLayout,
     QLabel,
     QLineEdit,
     QSpinBox,
     QWidget,
 )
 
-__all__ = ["LABEL_WIDTH", "Form", "FormField", "fields_of"]
+from napari_peftsam.widgets._parts import form_layout, label_of, text_label
 
-LABEL_WIDTH = 72
-"""Pixels; labels of several forms below each other line up."""
+__all__ = ["Form", "FormField", "fields_of"]
 
 _LARGEST = 2**31 - 1  # of a QSpinBox
 
@@ -91,16 +90,15 @@ class Form(QWidget):
     allowed: hand the `values` to the pydantic model and its error to `show_error`.
     """
 
-    changed = Signal()
+    changed = QtSignal()
 
     def __init__(self, fields: Sequence[FormField] = (), parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._fields: tuple[FormField, ...] = ()
         self._editors: dict[str, QWidget] = {}
         self._problems: dict[str, QLabel] = {}
-        self._rows = QFormLayout(self)
-        self._rows.setContentsMargins(0, 0, 0, 0)
-        self._rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        self._rows = form_layout()
+        self.setLayout(self._rows)
         self.set_fields(fields)
 
     def set_fields(self, fields: Sequence[FormField]) -> None:
@@ -136,39 +134,42 @@ class Form(QWidget):
         elif isinstance(editor, QLineEdit):
             editor.setText("" if value is None else str(value))
 
+    def set_placeholder(self, name: str, text: str) -> None:
+        """Say what an empty editor means."""
+        editor = self._editors[name]
+        assert isinstance(editor, QLineEdit)
+        editor.setPlaceholderText(text)
+
     def show_error(self, error: ValidationError | None) -> str:
         """Show each problem below its editor (None: clear them).
 
         Returns
         -------
         str
-            The problems that belong to no field of this form, empty if there are none.
+            The first problem with its field's title, empty if this form has none.
         """
         for label in self._problems.values():
             label.hide()
-        elsewhere = []
+        titles = {field.name: field.title for field in self._fields}
+        first = ""
         for problem in error.errors(include_url=False) if error else ():
-            name = next((str(p) for p in problem["loc"] if str(p) in self._problems), None)
-            text = str(problem.get("ctx", {}).get("error", problem["msg"]))
-            if name is None:
-                elsewhere.append(text)
-            else:
+            name = next((str(p) for p in problem["loc"] if str(p) in titles), None)
+            if name is not None:
+                text = str(problem.get("ctx", {}).get("error", problem["msg"]))
                 self._problems[name].setText(f"⚠ {text}")
                 self._problems[name].show()
-        return "; ".join(elsewhere)
+                first = first or f"{titles[name]}: {text}"
+        return first
 
     def _add_row(self, field: FormField) -> None:
         editor = self._editor_of(field)
         editor.setObjectName(field.name)
         editor.setToolTip(field.help)
-        label = QLabel("" if field.kind == "boolean" else field.title)
+        label = label_of("" if field.kind == "boolean" else field.title)
         label.setToolTip(field.help)
         label.setBuddy(editor)
-        label.setWordWrap(True)
-        label.setFixedWidth(LABEL_WIDTH)
-        problem = QLabel()
+        problem = text_label()
         problem.setObjectName(f"{field.name}-problem")
-        problem.setWordWrap(True)
         problem.hide()
         self._editors[field.name], self._problems[field.name] = editor, problem
         self._rows.addRow(label, editor)

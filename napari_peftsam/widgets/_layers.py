@@ -26,6 +26,7 @@ __all__ = ["BridgeEvents", "LayerBridge", "Tool"]
 
 Tool = Literal["point", "box", ""]
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
+_PAINTING = {"paint", "polygon", "fill", "erase"}
 _FLIP_SIGN = {"Shift", "Control"}
 
 
@@ -40,6 +41,8 @@ class BridgeEvents(SignalGroup):
     """Another plane of it is shown."""
     tool_changed = Signal()
     """Another prompt tool is active, or prompts have another sign."""
+    prompt_layers_changed = Signal()
+    """There are other layers for prompts and mask."""
     hint = Signal(str)
     """Something the user tried cannot be done; says what can."""
 
@@ -112,12 +115,13 @@ class LayerBridge:
             return
         if layer is not None and layer not in self._images:
             self._add_image(layer)
+        if layer is not None and not layer.visible:
+            self._swap_visible(self.image, layer)
         self._image = None if layer is None else self._images[layer]
-        if self._image is not None and self._prompts is not None:
-            self._update_plane()
+        if layer is not None and self._prompts is not None:
+            self._mend_prompts()
             self.show_tool("point")
-        else:
-            self._update_plane()
+        self._update_plane()
         self.events.image_changed.emit()
 
     def go_to(self, label: int) -> None:
@@ -132,8 +136,15 @@ class LayerBridge:
         leading = dims.ndim - len(world)
         for axis, value in enumerate(world[:-2]):
             dims.set_point(leading + axis, value)
-        self.viewer.camera.center = (0.0, *world[-2:])
+        self.viewer.scene.camera.center = (0.0, *world[-2:])
         self.objects.selected_label = label
+
+    def _swap_visible(self, old: Image | None, new: Image) -> None:
+        """Show an image that was hidden, in place of the one that would cover it."""
+        for image, visible in ((old, False), (new, True)):
+            if image is not None:
+                image.visible = visible
+                self._objects[image].layer.visible = visible
 
     def _add_image(self, layer: Image) -> None:
         view = ImageView(layer, layer.name)
@@ -144,7 +155,11 @@ class LayerBridge:
         self._images[layer], self._objects[layer] = view, objects
         above = self.viewer.layers.index(layer) + 1
         self.viewer.layers.insert(above, objects.layer)
-        objects.layer.locked = True
+        objects.layer.locked = self._prompts is not None
+
+    def _lock_objects(self, *, locked: bool) -> None:
+        for objects in self._objects.values():
+            objects.layer.locked = locked
 
     def _watch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
@@ -201,6 +216,7 @@ class LayerBridge:
         events.prompts_changed.connect(self._show, max_args=0)
         events.candidates_changed.connect(self._show, max_args=0)
         events.choice_changed.connect(self._show, max_args=0)
+        self._lock_objects(locked=True)
         self._update_plane()
 
     def close_prompts(self) -> None:
@@ -219,7 +235,15 @@ class LayerBridge:
         events.candidates_changed.disconnect(self._show)
         events.choice_changed.disconnect(self._show)
         prompts.release(viewer)
-        self._plane = None
+        self._lock_objects(locked=False)
+
+    def _mend_prompts(self) -> None:
+        """Make the prompt layers again if a script removed one of them."""
+        prompts = self._prompts
+        if prompts is not None and any(p not in self.viewer.layers for p in prompts.layers):
+            self.close_prompts()
+            self.open_prompts()
+            self.events.prompt_layers_changed.emit()
 
     @property
     def prompt_layers(self) -> PromptLayers | None:
@@ -238,6 +262,14 @@ class LayerBridge:
         if active is prompts.boxes and prompts.boxes.mode == "add_rectangle":
             return "box"
         return ""
+
+    @property
+    def painting(self) -> int | None:
+        """The label that the user paints, erases or fills with, None if none."""
+        objects = self.objects
+        if objects is None or self.viewer.layers.selection.active is not objects:
+            return None
+        return int(objects.selected_label) if objects.mode in _PAINTING else None
 
     def show_tool(self, tool: Tool) -> None:
         """Activate a prompt tool; none puts the mouse back to moving the view."""
@@ -291,10 +323,18 @@ class LayerBridge:
                 self.events.hint.emit(self._why_no_plane())
             else:
                 height, width = self._image.shape[-2:]
-                self.session.set_queue(plane, [_fitted(p, height, width) for p in prompts])
+                self._take(plane, [_fitted(p, height, width) for p in prompts])
         except PeftSamError as error:
             self.events.hint.emit(str(error))
         self._show()
+
+    def _take(self, plane: PlaneKey, prompts: list[Prompts]) -> None:
+        current = self.session.current
+        queue = self.session.queue if current is not None and current.plane == plane else ()
+        if prompts[: len(queue)] == list(queue):  # what is new only, for a telling history
+            self.session.queue_prompts(plane, prompts[len(queue) :])
+        else:
+            self.session.set_queue(plane, prompts)
 
     def _why_no_plane(self) -> str:
         if self._image is None:

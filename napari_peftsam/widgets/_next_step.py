@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from napari_peftsam.widgets._answers import Status
+from napari_peftsam.widgets._keys import KEYS
 
 __all__ = ["Situation", "next_step"]
 
@@ -29,6 +30,8 @@ class Situation:
         The active prompt tool.
     objects
         How many objects the image has.
+    painting
+        The label that napari's brush paints with, None if it is not in use.
     """
 
     status: Status
@@ -37,6 +40,7 @@ class Situation:
     has_mask: bool = False
     tool: str = "point"
     objects: int = 0
+    painting: int | None = None
 
 
 def next_step(now: Situation) -> str:
@@ -49,6 +53,9 @@ def next_step(now: Situation) -> str:
         return _REFINE if now.has_mask else _waiting(now.status)
     if now.status.kind == "failed":
         return f"⚠ {now.status.reason}"
+    if now.painting is not None:
+        back = f"{KEYS['point'].shown} goes back to clicking."
+        return f"Correcting object {now.painting} by hand. {back}"
     return _TOOLS[now.tool] if now.tool != "point" else _click(now.objects)
 
 

@@ -79,7 +79,7 @@ class ObjectsLayer:
 
     def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
         if image == self._image_name():
-            self.layer.refresh(extent=False, highlight=False)
+            self.layer.refresh(extent=False, highlight=False, thumbnail=False)
 
 
 def _atom(atom: Any) -> PaintAtom:

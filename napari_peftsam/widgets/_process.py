@@ -27,8 +27,7 @@ __all__ = ["TrainingProcess", "process_events"]
 # The child imports from where the viewer does, and from nowhere else: ``-m`` would put
 # the working directory first, where a user's own `random.py` might lie.
 _BOOT = (
-    "import sys; sys.path[:] = sys.argv[1:]; "
-    "from napari_peftsam.workspace.jobs import main; main()"
+    "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.workspace.jobs import main; main()"
 )
 _GRACE_SECONDS = 2.0  # between asking a child to end and making it end
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console else

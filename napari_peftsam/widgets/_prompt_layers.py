@@ -54,8 +54,9 @@ class PromptLayers:
         self._on_edit = on_edit
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
+        self._shown: tuple[object, object] = ((), False), ((), False)
         self._busy = False
-        self._camera = viewer.camera
+        self._camera = viewer.scene.camera
         self._pixel_size = 1.0
         self._later = QTimer()
         self._later.setSingleShot(True)
@@ -83,7 +84,7 @@ class PromptLayers:
         viewer.layers.extend(self.layers)
         for layer in self.layers:
             layer.locked = True
-        viewer.camera.events.zoom.connect(self._rescale)
+        self._camera.events.zoom.connect(self._rescale)
 
     def release(self, viewer: napari.Viewer) -> None:
         """Take the layers out of the viewer."""
@@ -105,10 +106,17 @@ class PromptLayers:
 
     def show_prompts(self, prompts: tuple[Prompts, ...], waiting: bool) -> None:
         """Show these prompts: of the object being made, then of the queue."""
+        points = prompts[0].points if prompts else ()
+        boxes = tuple(p.box for p in prompts if p.box is not None)
+        active = bool(prompts) and prompts[0].box is not None and not waiting
+        wanted = (points, waiting and bool(points)), (boxes, active and bool(boxes))
         self._prompts = prompts
-        with self._quietly():
-            self._show_points(prompts[0].points if prompts else (), waiting)
-            self._show_boxes(prompts, waiting)
+        with self._quietly():  # only what differs: napari redraws at every assignment
+            if wanted[0] != self._shown[0]:
+                self._show_points(points, waiting)
+            if wanted[1] != self._shown[1]:
+                self._show_boxes(boxes, active)
+        self._shown = wanted
 
     def show_mask(self, mask: BoolArray | None, shape: tuple[int, int]) -> None:
         """Show a mask ``(H, W)``, or none in a plane of this shape."""
@@ -131,13 +139,12 @@ class PromptLayers:
         layer.border_color = _WAITING if waiting else "black"
         layer.border_width = 0.25 if waiting else 0.08
 
-    def _show_boxes(self, prompts: Sequence[Prompts], waiting: bool) -> None:
+    def _show_boxes(self, boxes: Sequence[Box], active: bool) -> None:
         layer = self.boxes
-        boxes = [p.box for p in prompts if p.box is not None]
         layer.selected_data = set()
         layer.data = []
         if boxes:
-            first = _WAITING if waiting or prompts[0].box is None else _POSITIVE
+            first = _POSITIVE if active else _WAITING
             layer.add_rectangles(
                 [_corners(box) for box in boxes],
                 edge_color=[first, *[_WAITING] * (len(boxes) - 1)],
@@ -193,6 +200,7 @@ class PromptLayers:
     def _hand_on(self, prompts: tuple[Prompts, ...]) -> None:
         # Later, because napari is in the midst of the gesture that made this event.
         self._prompts = prompts
+        self._shown = None, None  # the layers show something else now
         self._later.start()
 
     @contextmanager

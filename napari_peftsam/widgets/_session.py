@@ -18,6 +18,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.annotation import Session
 from napari_peftsam.widgets._layers import LayerBridge
 from napari_peftsam.widgets._settings import plugin_settings
+from napari_peftsam.widgets._torch import import_workspace
 from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, run
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class ViewerSession:
 
 def _import() -> tuple[ModelEntry, ...]:
     """Import what needs torch."""
-    import napari_peftsam.workspace  # noqa: F401
+    import_workspace()
     from napari_peftsam.models import available_models
 
     return available_models()

@@ -13,19 +13,13 @@ from psygnal import Signal, SignalGroup
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.widgets._process import TrainingProcess
+from napari_peftsam.widgets._progress import RunProgress
 from napari_peftsam.widgets._session import ViewerSession
 from napari_peftsam.widgets._verdict import Outcome, verdict
 from napari_peftsam.widgets._worker import notify, run, start
 
 if TYPE_CHECKING:
-    from napari_peftsam.training import (
-        TrainEvent,
-        TrainingConfig,
-        TrainingFinished,
-        TrainingStarted,
-        TrainingStep,
-        Validated,
-    )
+    from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
     from napari_peftsam.workspace import AdapterEntry, Engine, TrainingJob
 
 __all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
@@ -139,20 +133,11 @@ class TrainingRun:
     # --- what the child says ---------------------------------------------------------
 
     def _receive(self, event: TrainEvent) -> None:
-        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
-
-        if isinstance(event, TrainingStarted):
-            self._started = event
-            self.measured[self.before] = event.validation_iou
-            if self.phase is Phase.STARTING:
-                self._set_phase(Phase.TRAINING)
-        elif isinstance(event, TrainingStep):
-            self._step = event
-        elif isinstance(event, Validated):
-            self._last_iou = event.iou
-            self._best = event if event.adapter is not None else self._best
-        else:
-            self._finished = event
+        self._progress.add(event)
+        started = self._progress.started
+        if started is not None and self.phase is Phase.STARTING:
+            self.measured[self.before] = started.validation_iou
+            self._set_phase(Phase.TRAINING)
         self.signals.event.emit(event)
 
     def _failed(self, error: Exception) -> None:
@@ -165,7 +150,7 @@ class TrainingRun:
     def _conclude(self) -> None:
         """Make the best state live if it is better, whichever way the run ended."""
         owner = self._viewer_session()
-        workspace, finished = owner.workspace, self._finished or self._best_so_far()
+        workspace, finished = owner.workspace, self._progress.result()
         if workspace is None or finished is None:
             name = "the base model" if self.before == "base" else self.before
             self._end(self._failure or f"Stopped before the first step, so {name} stays live.")
@@ -181,32 +166,20 @@ class TrainingRun:
             group=owner.workers,
         )
 
-    def _best_so_far(self) -> TrainingFinished | None:
-        """Return a result from what came before the run was cut off, if anything did."""
-        from napari_peftsam.training import TrainingFinished
-
-        best, started = self._best, self._started
-        if best is None or best.adapter is None or started is None:
-            return None
-        step = self._step
-        return TrainingFinished(
-            best.adapter,
-            0 if step is None else step.step,
-            0.0 if step is None else step.seconds,
-            started.trainable_parameters,
-            started.validation_iou,
-            best.iou,
-            best.step,
-        )
-
     def _promoted(self, entry: AdapterEntry | None, finished: TrainingFinished) -> None:
         self.after = "" if entry is None else entry.name
         if entry is not None:
             self.measured[entry.name] = finished.iou_after
+        last = self._progress.last
         outcome = Outcome(
-            self.before, self.after, finished.iou_before, finished.iou_after, self._last_iou,
-            finished.steps, self._placement,
-        )  # fmt: skip
+            before=self.before,
+            after=self.after,
+            iou_before=finished.iou_before,
+            iou_best=finished.iou_after,
+            iou_last=finished.iou_after if last is None else last.iou,
+            steps=finished.steps,
+            placement=self._placement,
+        )
         self._end(f"{self._failure} {verdict(outcome)}".strip())
 
     def _not_promoted(self, error: Exception) -> None:
@@ -222,15 +195,11 @@ class TrainingRun:
         self.signals.changed.emit()
 
     def _reset(self) -> None:
-        self._started: TrainingStarted | None = None
-        self._step: TrainingStep | None = None
-        self._best: Validated | None = None
-        self._finished: TrainingFinished | None = None
-        self._last_iou = 0.0
+        self._progress = RunProgress()
         self._failure = self.message = self.before = self.after = ""
 
     def _abort(self) -> None:
-        """The viewer closes: end the child; nobody is left to tell."""
+        """End the child since the viewer closes; nobody is left to tell."""
         if self._process is not None:
             self._process.cancel()
 

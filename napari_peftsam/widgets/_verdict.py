@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 __all__ = ["Outcome", "format_time", "verdict"]
 
+_MOST_DIGITS = 6
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,5 +71,7 @@ def _shown(iou: float) -> str:
 
 
 def _change(before: float, after: float) -> str:
-    digits = 2 if _shown(before) != _shown(after) else 4
+    digits = 2
+    while digits < _MOST_DIGITS and round(before, digits) == round(after, digits):
+        digits += 1
     return f"{before:.{digits}f} → {after:.{digits}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.errors import PeftSamError
@@ -13,7 +14,7 @@ from napari_peftsam.widgets._answers import Answers
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
-from napari_peftsam.widgets._worker import notify, run
+from napari_peftsam.widgets._worker import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +46,19 @@ class AnnotateDock(Dock):
         self._keys = KeyBindings()
         self._connect_view()
         self._bind_keys()
-        self.layers.events.images_changed.connect(self._choose_image)
+        self.layers.events.prompt_layers_changed.connect(self._bind_keys)
+        # Later, because this may be one of many layers that are being removed.
+        self._choose_later = QTimer()
+        self._choose_later.setSingleShot(True)
+        self._choose_later.timeout.connect(self._choose_image)
+        self.layers.events.images_changed.connect(self._choose_soon)
         self._choose_image()
 
     def release(self) -> None:
         """Give keys and prompt layers back; images, objects and history stay."""
-        self.layers.events.images_changed.disconnect(self._choose_image)
+        self._choose_later.stop()
+        self.layers.events.images_changed.disconnect(self._choose_soon)
+        self.layers.events.prompt_layers_changed.disconnect(self._bind_keys)
         self._keys.release()
         self.display.release()
         self.answers.release()
@@ -104,18 +112,23 @@ class AnnotateDock(Dock):
         }
 
     def _bind_keys(self) -> None:
+        self._keys.release()
         prompts = self.layers.prompt_layers
         own = () if prompts is None else prompts.layers
         self._keys.bind(self.viewer_session.viewer, own, self._actions())
 
     # --- what the user does ---------------------------------------------------------
 
+    def _choose_soon(self) -> None:
+        self._choose_later.start()
+
     def _choose_image(self) -> None:
-        """Take the active image layer, else the topmost, if none is chosen."""
+        """Take the active image layer, else the topmost in sight, if none is chosen."""
         images = self.layers.image_layers
         if self.layers.image is None and images:
             active = self.viewer_session.viewer.layers.selection.active
-            self._select_image(active if active in images else images[-1])
+            visible = [layer for layer in images if layer.visible]
+            self._select_image(active if active in visible else [*images, *visible][-1])
 
     def _select_image(self, layer: Any) -> None:
         try:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._finetune_view import BUDGETS, FinetuneView
-from napari_peftsam.widgets._form import fields_of
-from napari_peftsam.widgets._keys import KEYS, KeyBindings
+from napari_peftsam.widgets._finetune_options import FinetuneOptions
+from napari_peftsam.widgets._finetune_view import FinetuneView
+from napari_peftsam.widgets._keys import KeyBindings
+from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._training import Phase, training_of
 from napari_peftsam.widgets._training_data import TrainingData, annotated_planes, describe
-from napari_peftsam.widgets._verdict import format_time
 from napari_peftsam.widgets._worker import Worker, notify, run
 
 if TYPE_CHECKING:
     import napari
 
-    from napari_peftsam.peft import MethodInfo, ParameterCounts
-    from napari_peftsam.training import Split, TrainEvent, TrainingConfig
+    from napari_peftsam.training import Split, TrainEvent
 
 __all__ = ["FinetuneDock"]
 
-_PLACEMENTS = ("all", "late-50%", "late-25%", "last")
-_DELAY_MS = 200  # counting waits until the user pauses
+_DELAY_MS = 200  # the split is worked out when the user pauses
 
 
 class FinetuneDock(Dock):
@@ -42,210 +37,108 @@ class FinetuneDock(Dock):
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__(viewer)
-        self.run = training_of(self.viewer_session)
-        self.view = FinetuneView(viewer.theme)
+        self.training = training_of(self.viewer_session)
+        self.options = FinetuneOptions(self.viewer_session)
+        self.view = FinetuneView(self.options, viewer.theme)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.view)
-        self._methods: dict[str, MethodInfo] = {}
-        self._amounts = {unit: amount for unit, (_, amount) in BUDGETS.items()}
         self._split: Split | None = None
-        self._config: TrainingConfig | None = None
-        self._counting: Worker[Any] | None = None
         self._splitting: Worker[Any] | None = None
-        self._data_timer, self._option_timer = _timer(self), _timer(self)
+        self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
         self._connect()
-        self._show_data()
+        self._data_changed()
         self._show_run()
-        self.viewer_session.when_ready(self._offer_methods)
-
-    def release(self) -> None:
-        """Stop training (keeping its best state) and let go of the viewer."""
-        self._data_timer.stop()
-        self._option_timer.stop()
-        self._keys.release()
-        self.run.signals.changed.disconnect(self._show_run)
-        self.run.signals.event.disconnect(self._show_event)
-        owner, events = self.viewer_session, self.viewer_session.session.events
-        for signal in (events.objects_changed, events.image_added, events.image_removed):
-            signal.disconnect(self._data_changed)
-        owner.events.model_changed.disconnect(self._model_changed)
-        owner.events.adapters_changed.disconnect(self._show_compare)
-        owner.events.status_changed.disconnect(self._show_run)
-        owner.events.ready.disconnect(self._offer_methods, missing_ok=True)
-        if not owner.is_closed:
-            owner.viewer.events.theme.disconnect(self._theme_changed)
-            self.run.abandon()
+        self.viewer_session.when_ready(self._ready)
 
     # --- connections -------------------------------------------------------------------
 
     def _connect(self) -> None:
-        view, owner = self.view, self.viewer_session
-        view.train.clicked.connect(self.toggle)
-        view.compare.clicked.connect(self.compare)
-        view.method.currentIndexChanged.connect(self._method_changed)
-        for form in (view.placement, view.options, view.rate):
-            form.changed.connect(self._options_changed)
-        view.unit.currentIndexChanged.connect(self._unit_changed)
-        view.budget.valueChanged.connect(self._budget_changed)
-        view.budget.setValue(self._amounts["seconds"])
-        self._data_timer.timeout.connect(self._count_data)
-        self._option_timer.timeout.connect(self._count_parameters)
-        self.run.signals.changed.connect(self._show_run)
-        self.run.signals.event.connect(self._show_event)
-        events = owner.session.events
-        for signal in (events.objects_changed, events.image_added, events.image_removed):
+        owner, events = self.viewer_session, self.viewer_session.session.events
+        self.view.train.clicked.connect(lambda _: self.toggle())
+        self.view.compare.clicked.connect(lambda _: self.compare())
+        self.options.changed.connect(self._show_button)
+        self._timer.timeout.connect(self._find_split)
+        self.training.signals.changed.connect(self._show_run)
+        self.training.signals.event.connect(self._show_event)
+        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
             signal.connect(self._data_changed, max_args=0)
         owner.events.model_changed.connect(self._model_changed)
         owner.events.adapters_changed.connect(self._show_compare)
-        owner.events.status_changed.connect(self._show_run)
         owner.viewer.events.theme.connect(self._theme_changed)
         self._keys.bind(owner.viewer, (), {"finetune": self.toggle, "before": self.compare})
 
-    def _theme_changed(self, event: Any) -> None:
-        self.view.curve.set_theme(str(event.value))
+    def release(self) -> None:
+        """Stop training (its best state is kept if it is better) and let go of the viewer."""
+        owner, events = self.viewer_session, self.viewer_session.session.events
+        self.training.signals.changed.disconnect(self._show_run)
+        self.training.signals.event.disconnect(self._show_event)
+        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+            signal.disconnect(self._data_changed)
+        owner.events.ready.disconnect(self._ready, missing_ok=True)
+        owner.events.model_changed.disconnect(self._model_changed)
+        owner.events.adapters_changed.disconnect(self._show_compare)
+        self._keys.release()
+        if not owner.is_closed:  # else Qt has destroyed the dock's parts by now
+            self._timer.stop()
+            self.options.release()
+            owner.viewer.events.theme.disconnect(self._theme_changed)
+            self.training.abandon()
+
+    def _ready(self) -> None:
+        self.options.offer_methods()
+        self._timer.start()
 
     # --- what the user does ------------------------------------------------------------
 
     def toggle(self) -> None:
         """Start training, or stop it."""
-        if self.run.is_running:
-            self.run.stop()
+        if self.training.is_running:
+            self.training.stop()
             return
-        if not self.view.train.isEnabled() or self._config is None:
+        why_not = self._why_not()
+        config = self.options.config
+        if why_not or config is None:
+            self.view.show_outcome(why_not)
             return
         try:
-            self.view.curve.clear_curves()
-            self.run.start(self._config)
+            self.training.start(config)
         except PeftSamError as error:
             notify(error)
 
     def compare(self) -> None:
-        """Switch between the adapter before and after the last training."""
-        workspace, training = self.viewer_session.workspace, self.run
+        """Switch between the adapters before and after the last training."""
+        workspace, training = self.viewer_session.workspace, self.training
         if workspace is None or not training.after or training.is_running:
             return
         shows_after = workspace.adapters.live.name == training.after
         name = training.before if shows_after else training.after
         run(lambda: workspace.activate(name), group=self.viewer_session.workers)
 
-    # --- method and options ------------------------------------------------------------
-
-    def _offer_methods(self) -> None:
-        """Fill in what needed torch; by now it is imported."""
-        from napari_peftsam.peft import describe_methods
-        from napari_peftsam.training import TrainingConfig
-
-        recommended = TrainingConfig(steps=1).method.method
-        self._methods = {info.name: info for info in describe_methods()}
-        combo = self.view.method
-        blocked = combo.blockSignals(True)
-        combo.clear()
-        for index, info in enumerate(self._methods.values()):
-            mark = " (recommended)" if info.name == recommended else ""
-            combo.addItem(f"{info.title[:1].upper()}{info.title[1:]}{mark}", info.name)
-            combo.setItemData(index, info.description, _TOOLTIP)
-        combo.setCurrentIndex(combo.findData(recommended))
-        combo.blockSignals(blocked)
-        self.view.rate.set_fields(fields_of(TrainingConfig, ["learning_rate"]))
-        self._method_changed()
-
-    def _method_changed(self) -> None:
-        from napari_peftsam.peft import METHODS
-
-        name = self.view.method.currentData()
-        self.view.method.setToolTip(self._methods[name].description)
-        fields = fields_of(METHODS[name].config)
-        placed = [replace(f, choices=_PLACEMENTS) for f in fields if f.name == "placement"]
-        self.view.placement.set_fields(placed)
-        self.view.placement.setVisible(bool(placed))
-        rest = [f for f in fields if f.name != "placement"]
-        # The switches are of interest last.
-        self.view.options.set_fields(sorted(rest, key=lambda f: f.kind == "boolean"))
-        self._model_changed()
-
-    def _unit_changed(self) -> None:
-        self.view.budget.setValue(self._amounts[self.view.unit.currentData()])
-        self._options_changed()
-
-    def _budget_changed(self, amount: int) -> None:
-        self._amounts[self.view.unit.currentData()] = amount
-        self._options_changed()
-
-    def _model_changed(self) -> None:
-        workspace = self.viewer_session.workspace
-        if workspace is not None and workspace.has_model and self._methods:
-            from napari_peftsam.training import recommended_learning_rate
-
-            rate = recommended_learning_rate(workspace.engine.model.architecture)
-            self.view.rate.set_placeholder("learning_rate", f"automatic ({rate:g})")
-        self._show_compare()
-        self._options_changed()
-
-    def _options_changed(self) -> None:
-        """Read the forms; what is wrong is shown beside its editor."""
-        if not self._methods:
-            return
-        from napari_peftsam.training import TrainingConfig
-
-        view = self.view
-        name = view.method.currentData()
-        options = {**view.options.values(), **view.placement.values()}
-        self._config, problem = None, ""
-        error: ValidationError | None = None
-        try:
-            method = _method_class(name).model_validate(options)
-            budget = {view.unit.currentData(): view.budget.value()}
-            self._config = TrainingConfig.model_validate(
-                {"method": method, **budget, **view.rate.values()}
-            )
-        except ValidationError as caught:
-            error = caught
-        for form in (view.placement, view.options, view.rate):
-            problem = form.show_error(error)
-        if error is not None:
-            view.parameters.setText("" if not problem else f"⚠ {problem}")
-        self._option_timer.start()
-        self._show_run()
-
-    def _count_parameters(self) -> None:
-        """Count what would be trained, in a thread: it builds the model without weights."""
-        workspace, config = self.viewer_session.workspace, self._config
-        if workspace is None or not workspace.has_model or config is None:
-            return
-        from napari_peftsam.peft import count_parameters
-
-        if self._counting is not None:
-            self._counting.stop()
-        architecture, method = workspace.engine.model.architecture, config.method
-        self._counting = run(
-            lambda: count_parameters(architecture, method),
-            on_result=self._show_parameters,
-            on_error=self._refuse_options,
-            group=self.viewer_session.workers,
-        )
-
-    def _show_parameters(self, counts: ParameterCounts) -> None:
-        self.view.parameters.setText(
-            f"{counts.total:,} trainable parameters, {counts.encoder:,} of them in the encoder"
-        )
-
-    def _refuse_options(self, error: Exception) -> None:
-        self._config = None
-        self.view.parameters.setText(f"⚠ {error}")
-        self._show_run()
+    def _why_not(self) -> str:
+        """Return why no training can start, empty if one can."""
+        owner = self.viewer_session
+        data = TrainingData.of(owner.session)
+        if not data.is_enough:
+            return describe(data)
+        if not owner.has_model:
+            return owner.error or "The model is still being loaded."
+        if self.options.config is None:
+            return "Correct the options marked with ⚠ first."
+        return ""
 
     # --- data --------------------------------------------------------------------------
 
     def _data_changed(self) -> None:
         self._split = None
         self._show_data()
-        self._data_timer.start()
+        self._show_button()
+        self._timer.start()
 
-    def _count_data(self) -> None:
-        """Say how the objects will be split, found in a thread: it looks at all labels."""
-        session, config = self.viewer_session.session, self._config
+    def _find_split(self) -> None:
+        """Find out how the objects will be split, in a thread: it looks at all labels."""
+        session, config = self.viewer_session.session, self.options.config
         if config is None or not TrainingData.of(session).is_enough:
             return
         from napari_peftsam.training import split_objects
@@ -265,7 +158,37 @@ class FinetuneDock(Dock):
         self._show_data()
 
     def _show_data(self) -> None:
-        data = TrainingData.of(self.viewer_session.session)
-        self.view.summary.setText(describe(data, self._split))
-        self.view.summary.setToolTip(", ".join(data.names))
-        self._show_run()
+        if not self.training.is_running:
+            data = TrainingData.of(self.viewer_session.session)
+            self.view.summary.setText(describe(data, self._split))
+            self.view.summary.setToolTip(", ".join(data.names))
+
+    # --- the run -----------------------------------------------------------------------
+
+    def _show_run(self) -> None:
+        if self.training.phase is Phase.STARTING:
+            self.view.curve.clear_curves()
+        self.view.show_outcome(self.training.message)
+        self._show_button()
+        self._show_data()
+        self._show_compare()
+
+    def _show_button(self) -> None:
+        self.view.show_phase(self.training.phase, self._why_not())
+
+    def _show_event(self, event: TrainEvent) -> None:
+        self.view.show_event(event)
+
+    def _show_compare(self) -> None:
+        workspace, training = self.viewer_session.workspace, self.training
+        live = "" if workspace is None else workspace.adapters.live.name
+        after = "" if training.is_running else training.after
+        self.view.show_compare(live, training.before, after)
+
+    def _model_changed(self) -> None:
+        self.options.model_changed()
+        self._show_button()
+        self._show_compare()
+
+    def _theme_changed(self, event: Any) -> None:
+        self.view.curve.set_theme(str(event.value))

@@ -61,8 +61,7 @@ def choose_method(
     Parameters
     ----------
     name
-        As in `napari_peftsam.peft.METHODS`, with dashes or underscores; default: that of
-        `start`, else LoRA + COBOT.
+        As in `napari_peftsam.peft.METHODS`; default: that of `start`, else LoRA + COBOT.
     options
         Its options, only those that differ from the default.
     start
@@ -80,9 +79,9 @@ def choose_method(
     if name is None:
         method = before.method if before is not None else CobotLoraConfig().method
     else:
-        method = name.strip().lower().replace("-", "_")
+        method = name.strip().lower().replace("_", "-")
         if method not in METHODS:
-            known = ", ".join(m.replace("_", "-") for m in METHODS)
+            known = ", ".join(METHODS)
             raise ConfigurationError(f"unknown method {name!r}: choose one of {known}")
     if before is None:
         return parse_method_config({"method": method, **given})

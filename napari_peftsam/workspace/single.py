@@ -9,7 +9,7 @@ from typing import Any
 from napari_peftsam.embeddings import EncodeFailed
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.export import ExportContext, export_labels
-from napari_peftsam.files import image_name, read_image, read_labels
+from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.segmentation import Predictor, segment
@@ -85,7 +85,7 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
     values = read_labels(labels)
     if not values.any():
         raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")
-    context = ExportContext(name=image_name(labels), image_name=labels.name)
+    context = ExportContext(image_name=labels.name)
     return export_labels(values, output, format_name, context)
 
 

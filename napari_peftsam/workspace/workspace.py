@@ -159,6 +159,9 @@ class Workspace:
         return prediction
 
     def _embedded(self, plane: PlaneKey) -> Embedding:
+        known = self.embedding(plane)
+        if known is not None:
+            return known
         for event in self.embed(plane):
             if isinstance(event, EncodeFailed):
                 raise event.error
@@ -255,6 +258,12 @@ def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
         If the file cannot be written; a file that was there before is untouched.
     """
     state = model.sam.state_dict() if adapter is None else merge(model, adapter)
-    with atomic_path(path) as temporary:
-        torch.save({name: tensor.cpu() for name, tensor in state.items()}, temporary)
+    plain = {name: tensor.cpu() for name, tensor in state.items()}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            # When the file system refuses, torch reports that its own count is wrong.
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(error)) from error
     return path

@@ -214,7 +214,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     # the rest of the command line
     "unknown command": (nothing, lambda i: ("segmnt",), (), "segmnt"),
     "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--prompts"),
-    "missing argument": (nothing, lambda i: ("export",), (), "LABELS"),
+    "missing argument": (nothing, lambda i: ("export",), (), "labels"),
 }  # fmt: skip
 
 
@@ -251,22 +251,23 @@ def test_budgets_that_are_no_time(budget: str, inputs: Inputs, program: Program)
     assert f"the time {budget!r}" in outcome.err
 
 
+# command, what it writes, and how many bytes the disk has left
 WRITERS = {
-    "segment": (segment, "out.tif"),
-    "export": (export, "out.tif"),
-    "export-model": (export_model, "out.pth"),
-    "finetune": (finetune, "out.safetensors"),
+    "segment": (segment, "out.tif", 200),
+    "export": (export, "out.tif", 200),
+    "export-model": (export_model, "out.pth", 5000),
+    "finetune": (finetune, "out.safetensors", 5000),
 }
 
 
-@pytest.mark.parametrize(("command", "name"), WRITERS.values(), ids=WRITERS.keys())
+@pytest.mark.parametrize(("command", "name", "left"), WRITERS.values(), ids=WRITERS.keys())
 def test_a_full_disk_leaves_the_previous_file(
-    command: Callable[..., tuple[str, ...]], name: str, inputs: Inputs, program: Program
+    command: Callable[..., tuple[str, ...]], name: str, left: int, inputs: Inputs, program: Program
 ) -> None:
     (inputs / name).write_bytes(b"precious")
     before = inputs.contents()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # as if the disk were full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, limits[1]))  # as if the disk were full
     try:
         outcome = program(*command(inputs))
     finally:
@@ -277,9 +278,9 @@ def test_a_full_disk_leaves_the_previous_file(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize(("command", "name"), WRITERS.values(), ids=WRITERS.keys())
+@pytest.mark.parametrize(("command", "name", "_left"), WRITERS.values(), ids=WRITERS.keys())
 def test_a_folder_that_may_not_be_written(
-    command: Callable[..., tuple[str, ...]], name: str, inputs: Inputs, program: Program
+    command: Callable[..., tuple[str, ...]], name: str, _left: int, inputs: Inputs, program: Program
 ) -> None:
     inputs.root.chmod(0o500)
     try:
@@ -314,4 +315,4 @@ def test_a_trained_adapter_is_kept_when_its_disk_is_full(
             ModelChoice(inputs / "tiny.pth"), remove_folder,
         )  # fmt: skip
     [kept] = refuge.glob("*.safetensors")
-    assert load_adapter(kept).config.method == "cobot_lora"
+    assert load_adapter(kept).config.method == "cobot-lora"

@@ -95,7 +95,7 @@ class CropStream(IterableDataset[Batch]):
 
     def _source(self, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
         """Return a crop at model scale: a random native size, zoomed to `side`."""
-        zoom = float(np.exp(rng.uniform(np.log(0.6), np.log(2.5))))
+        zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2))))
         native = max(32, round(self.side / zoom))
         if rng.random() < self.real_share:
             pixels, labels = self.real[rng.integers(len(self.real))]

@@ -1,0 +1,101 @@
+"""Small Qt parts that look alike in all docks."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QWidget,
+)
+
+__all__ = [
+    "DOCK_WIDTH",
+    "LABEL_WIDTH",
+    "combo_box",
+    "form_layout",
+    "label_of",
+    "push_button",
+    "scrolled",
+    "text_label",
+    "timer",
+]
+
+DOCK_WIDTH = 300
+"""Pixels that a dock asks for."""
+LABEL_WIDTH = 78
+"""Pixels; the editors of several forms below each other line up."""
+
+
+def text_label(text: str = "") -> QLabel:
+    """Return a label that wraps, never widens its dock, and can be copied from."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+def push_button(text: str = "", tip: str = "") -> QPushButton:
+    """Return a button; a click leaves the keys to the canvas."""
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return button
+
+
+def combo_box(tip: str = "") -> QComboBox:
+    """Return a combo box that long items do not widen."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    box.setToolTip(tip)
+    box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return box
+
+
+def form_layout(*rows: tuple[str, QWidget | QLayout]) -> QFormLayout:
+    """Return a form whose labels are as wide as those of other forms."""
+    form = QFormLayout()
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setVerticalSpacing(4)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for title, editor in rows:
+        if isinstance(editor, QWidget):
+            form.addRow(label_of(title), editor)
+        else:
+            form.addRow(label_of(title), editor)
+    return form
+
+
+def label_of(title: str) -> QLabel:
+    """Return the label of one row of a form."""
+    label = QLabel(title)
+    label.setFixedWidth(LABEL_WIDTH)
+    # Labels that may wrap are given more height than one line needs.
+    label.setWordWrap(label.fontMetrics().horizontalAdvance(title) > LABEL_WIDTH)
+    return label
+
+
+def scrolled(inner: QWidget, area: QScrollArea | None = None) -> QScrollArea:
+    """Return an area without a frame that scrolls up and down only."""
+    area = QScrollArea() if area is None else area
+    area.setWidget(inner)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return area
+
+
+def timer(parent: QObject, milliseconds: int) -> QTimer:
+    """Return a timer that fires once, so long after its latest start."""
+    clock = QTimer(parent)
+    clock.setSingleShot(True)
+    clock.setInterval(milliseconds)
+    return clock

@@ -1,0 +1,216 @@
+"""The dock with the base model, the trained versions and the loaded adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QRadioButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_peftsam.widgets._dialogs import ask_open, ask_save
+from napari_peftsam.widgets._dock import Dock
+from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label
+from napari_peftsam.widgets._training import training_of
+from napari_peftsam.widgets._worker import notify, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+
+    from napari_peftsam.workspace import AdapterEntry
+
+__all__ = ["AdaptersDock"]
+
+_ADAPTERS = "Adapters (*.safetensors)"
+_CHECKPOINTS = "SAM checkpoints (*.pth)"
+_EMPTY = "Finetune to get the first adapter, or load one."
+
+
+class AdaptersDock(Dock):
+    """See which adapter answers prompts, choose another, save and load them.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose model they adapt.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__(viewer)
+        self.ask_open, self.ask_save = ask_open, ask_save
+        self.training = training_of(self.viewer_session)
+        self.rows = QGridLayout()
+        self.hint = text_label(_EMPTY)
+        self.save = push_button("Save…", "Write the live adapter to one small file")
+        self.load = push_button("Load…", "Read an adapter of this model from a file and use it")
+        self.merge = push_button(
+            "Merged checkpoint…", "Write a plain SAM checkpoint with the live adapter built in"
+        )
+        self._group = QButtonGroup(self)
+        self._buttons: dict[str, QRadioButton] = {}
+        self._ious: list[QLabel] = []
+        self._lay_out()
+        self._connect()
+        self._show_entries()
+
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return a size with room for some adapters."""
+        return QSize(DOCK_WIDTH, 190)
+
+    def button(self, name: str) -> QRadioButton:
+        """Return the radio button of an adapter."""
+        return self._buttons[name]
+
+    def _lay_out(self) -> None:
+        table = QWidget()
+        table.setLayout(self.rows)
+        self.rows.setContentsMargins(0, 0, 0, 0)
+        self.rows.setHorizontalSpacing(10)
+        self.rows.setVerticalSpacing(3)
+        self.rows.setColumnStretch(2, 1)
+        padded = QWidget()
+        inner = QVBoxLayout(padded)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.addWidget(table)
+        inner.addWidget(self.hint)
+        inner.addStretch(1)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        for button in (self.save, self.load, self.merge):
+            buttons.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.setSpacing(6)
+        layout.addWidget(scrolled(padded), 1)
+        layout.addLayout(buttons)
+
+    def _connect(self) -> None:
+        owner = self.viewer_session
+        self._group.idClicked.connect(self._chosen)
+        self.save.clicked.connect(lambda _: self.save_live())
+        self.load.clicked.connect(lambda _: self.load_file())
+        self.merge.clicked.connect(lambda _: self.save_merged())
+        owner.events.adapters_changed.connect(self._show_entries)
+        owner.events.model_changed.connect(self._show_entries)
+        self.training.signals.changed.connect(self._show_entries)
+
+    def release(self) -> None:
+        """Let go of the viewer."""
+        owner = self.viewer_session
+        owner.events.adapters_changed.disconnect(self._show_entries)
+        owner.events.model_changed.disconnect(self._show_entries)
+        self.training.signals.changed.disconnect(self._show_entries)
+
+    # --- what the user does ------------------------------------------------------------
+
+    def save_live(self) -> None:
+        """Ask for a file name and write the live adapter."""
+        workspace = self.viewer_session.workspace
+        if workspace is None:
+            return
+        name = workspace.adapters.live.name
+        path = self.ask_save(self, f"Save {name}", f"{name}.safetensors", _ADAPTERS)
+        if path is not None:
+            target = _with_suffix(path, ".safetensors")
+            self._work(lambda: workspace.save_adapter(name, target), f"Saved {name} to {target}")
+
+    def load_file(self) -> None:
+        """Ask for an adapter file, add it to the list and use it."""
+        workspace = self.viewer_session.workspace
+        if workspace is None:
+            return
+        path = self.ask_open(self, "Load an adapter", _ADAPTERS)
+        if path is not None:
+            self._work(lambda: workspace.load_adapter(path), f"Loaded {path}")
+
+    def save_merged(self) -> None:
+        """Ask for a file name and write a checkpoint with the live adapter merged in."""
+        workspace = self.viewer_session.workspace
+        if workspace is None:
+            return
+        name = workspace.adapters.live.name
+        suggestion = f"sam-{name}.pth"
+        path = self.ask_save(self, f"Save a checkpoint with {name}", suggestion, _CHECKPOINTS)
+        if path is not None:
+            target = _with_suffix(path, ".pth")
+            self._work(lambda: workspace.export_model(name, target), f"Saved {target}")
+
+    def _chosen(self, index: int) -> None:
+        workspace = self.viewer_session.workspace
+        if workspace is None:
+            return
+        name = list(self._buttons)[index]
+        self._show_entries()  # the dot follows when the adapter is live
+        if name != workspace.adapters.live.name:
+            self._work(lambda: workspace.activate(name))
+
+    def _work(self, action: Callable[[], object], message: str = "") -> None:
+        def failed(error: Exception) -> None:
+            notify(error)
+            self._show_entries()
+
+        run(
+            action,
+            on_result=lambda _: show_info(message) if message else None,
+            on_error=failed,
+            group=self.viewer_session.workers,
+        )
+
+    # --- what there is -----------------------------------------------------------------
+
+    def _show_entries(self) -> None:
+        workspace = self.viewer_session.workspace
+        entries = () if workspace is None else workspace.adapters.entries
+        live = "" if workspace is None else workspace.adapters.live.name
+        if [entry.name for entry in entries] != list(self._buttons):
+            self._rebuild(entries)
+        for row, entry in enumerate(entries):
+            iou = self.training.measured.get(entry.name, entry.iou)
+            self._ious[row].setText("" if iou is None else f"{iou:.2f}")
+            self._buttons[entry.name].setChecked(entry.name == live)
+        has_model = self.viewer_session.has_model
+        self.hint.setVisible(len(entries) < 2)
+        self.save.setEnabled(has_model and live != "base")
+        self.load.setEnabled(has_model)
+        self.merge.setEnabled(has_model)
+
+    def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
+        while (item := self.rows.takeAt(0)) is not None:
+            if (widget := item.widget()) is not None:
+                widget.deleteLater()
+        self._buttons.clear()
+        self._ious.clear()
+        for row, entry in enumerate(entries):
+            button = QRadioButton(entry.name)
+            button.setToolTip(f"Answer prompts with {_described(entry)}")
+            self._group.addButton(button, row)
+            self._buttons[entry.name] = button
+            iou = QLabel()
+            self._ious.append(iou)
+            iou.setToolTip("IoU on held-out objects, as last measured")
+            self.rows.addWidget(button, row, 0)
+            self.rows.addWidget(iou, row, 1)
+            self.rows.addWidget(QLabel(_described(entry)), row, 2)
+
+
+def _described(entry: AdapterEntry) -> str:
+    if entry.adapter is None:
+        return "the model as it is"
+    placement = getattr(entry.adapter.config, "placement", None)
+    where = "" if placement is None else f" · {placement}"
+    return f"{entry.method.replace('_', '-')}{where}"
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)

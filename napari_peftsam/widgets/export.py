@@ -1,0 +1,136 @@
+"""The dock that writes objects and their provenance for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QVBoxLayout
+
+from napari_peftsam.export import FORMATS, ExportContext, export_labels
+from napari_peftsam.widgets._dialogs import ask_save
+from napari_peftsam.widgets._dock import Dock
+from napari_peftsam.widgets._parts import (
+    DOCK_WIDTH,
+    combo_box,
+    form_layout,
+    push_button,
+    text_label,
+)
+from napari_peftsam.widgets._worker import notify, run
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["ExportDock"]
+
+_EMPTY = "There are no objects yet: annotate an image first."
+
+
+class ExportDock(Dock):
+    """Choose an image and a format, and write its objects.
+
+    Parameters
+    ----------
+    viewer
+        The viewer whose objects are written.
+    """
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        super().__init__(viewer)
+        self.ask_save = ask_save
+        self.image = combo_box("Whose objects to write")
+        self.format = combo_box("The kind of file; all of them keep the objects' provenance")
+        for name, known in FORMATS.items():
+            self.format.addItem(known.title, name)
+        self.export = push_button("Export…")
+        self.status = text_label()
+        self._is_writing = False
+        self._lay_out()
+        self._connect()
+        self._show_images()
+
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return a size no wider than a dock should be."""
+        return QSize(DOCK_WIDTH, super().sizeHint().height())
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.setSpacing(6)
+        layout.addLayout(form_layout(("Objects of", self.image), ("Format", self.format)))
+        layout.addWidget(self.export)
+        layout.addWidget(self.status)
+        layout.addStretch(1)
+
+    def _connect(self) -> None:
+        events = self.viewer_session.session.events
+        self.export.clicked.connect(lambda _: self.export_file())
+        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+            signal.connect(self._show_images, max_args=0)
+
+    def release(self) -> None:
+        """Let go of the session."""
+        events = self.viewer_session.session.events
+        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+            signal.disconnect(self._show_images)
+
+    def export_file(self) -> None:
+        """Ask for a file name and write the chosen image's objects; returns at once."""
+        session, name = self.viewer_session.session, self.image.currentData()
+        if name is None or self._is_writing:
+            return
+        chosen = FORMATS[self.format.currentData()]
+        suffix = chosen.suffixes[0]
+        suggestion = f"{Path(name).stem}-objects{suffix}"
+        path = self.ask_save(self, "Export objects", suggestion, f"{chosen.title} (*{suffix})")
+        if path is None:
+            return
+        # Copies: the user goes on annotating while the file is written.
+        image = session.image(name)
+        labels = image.labels.copy()
+        records = tuple(record.to_dict() for record in session.records(name))
+        self._is_writing = True
+        self._show_status("Writing…")
+        run(
+            lambda: export_labels(
+                labels,
+                path,
+                chosen.name,
+                ExportContext(image_name=name, pixels=np.asarray(image.pixels), records=records),
+            ),
+            on_result=self._written,
+            on_error=self._failed,
+            group=self.viewer_session.workers,
+        )
+
+    def _written(self, path: Path) -> None:
+        self._is_writing = False
+        self._show_status(f"Wrote {path}")
+        show_info(f"Wrote {path}")
+
+    def _failed(self, error: Exception) -> None:
+        self._is_writing = False
+        self._show_status("Nothing was written.")
+        notify(error)
+
+    def _show_images(self) -> None:
+        session, before = self.viewer_session.session, self.image.currentData()
+        counts = {name: len(session.records(name)) for name in session.images}
+        self.image.clear()
+        for name, count in counts.items():
+            if count:
+                self.image.addItem(f"{name} ({count})", name)
+        if before is not None:
+            self.image.setCurrentIndex(max(0, self.image.findData(before)))
+        self._show_status(self.status.text() if self.image.count() else "")
+
+    def _show_status(self, text: str) -> None:
+        has_objects = self.image.count() > 0
+        text = text if text != _EMPTY else ""
+        self.status.setText(text if has_objects or text else _EMPTY)
+        self.export.setEnabled(has_objects and not self._is_writing)
+        self.export.setToolTip("Choose a file and write it" if has_objects else _EMPTY)

@@ -1,0 +1,320 @@
+"""What every command does, seen from outside: files, one JSON object, its keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from pycocotools.coco import COCO
+
+from napari_peftsam.models import build
+from napari_peftsam.peft import apply_adapter, load_adapter
+from tests.cli._cases import Inputs, Program, scene
+
+COMMANDS = (
+    "demo", "open", "models", "finetune", "evaluate", "segment", "export", "export-model",
+)  # fmt: skip
+FINETUNE_KEYS = [
+    "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
+    "adapter",
+]  # fmt: skip
+EVALUATE_KEYS = [
+    "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
+]  # fmt: skip
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "napari_peftsam.cli", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )  # type: ignore[call-overload]
+
+
+def finetune(shared: Inputs, output: Path, *more: str) -> tuple[str, ...]:
+    budget = () if "--epochs" in more or "--budget" in more else ("--steps", "2")
+    return ("finetune", *shared.folders(), *shared.model(), *budget, "--output", str(output),
+            "--json", *more)  # fmt: skip
+
+
+# --- the program ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_help(command: tuple[str, ...], program: Program) -> None:
+    outcome = program(*command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("Usage: napari-peftsam")
+
+
+def test_without_a_command_it_shows_its_help(program: Program) -> None:
+    outcome = program()
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in COMMANDS)
+
+
+def test_version(program: Program) -> None:
+    import napari_peftsam
+
+    assert program("--version").out == f"{napari_peftsam.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from napari_peftsam.cli import main; main(['finetune', '--help']);"
+        "sys.exit(str([m for m in ('torch', 'napari', 'numpy', 'scipy') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+
+
+# --- models --------------------------------------------------------------------------
+
+
+def test_models(program: Program) -> None:
+    outcome = program("models", "--json")
+    assert list(outcome.json) == ["models"]
+    entries = {entry["name"]: entry for entry in outcome.json["models"]}
+    assert list(entries) == ["builtin", "vit_b", "vit_l", "vit_h"]
+    assert entries["vit_b"]["available"] is False
+    assert entries["vit_b"]["source"].startswith("https://")
+    assert "vit_b" in program("models").out
+
+
+# --- finetune ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "rank"),
+    [
+        ((), "cobot-lora", 8),
+        (("--method", "cobot-lora", "--rank", "4", "--placement", "late-50%"), "cobot-lora", 4),
+        (("--method", "lora", "--rank", "2", "--alpha", "2", "--placement", "0,2"), "lora", 2),
+        (("--method", "frozen-encoder"), "frozen-encoder", None),
+        (("--epochs", "1"), "cobot-lora", 8),
+        (("--budget", "1s"), "cobot-lora", 8),
+    ],
+    ids=["default", "cobot", "lora", "frozen encoder", "epochs", "seconds"],
+)
+def test_finetune(
+    options: tuple[str, ...], method: str, rank: int | None, shared: Inputs, program: Program,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    output = tmp_path / "a.safetensors"
+    outcome = program(*finetune(shared, output, *options))
+    assert outcome.code == 0
+    assert list(outcome.json) == FINETUNE_KEYS
+    assert outcome.json["adapter"] == str(output)
+    assert outcome.json["steps"] >= 1
+    assert 0 <= outcome.json["best_step"] <= outcome.json["steps"]
+    assert outcome.json["val_iou_after"] >= outcome.json["val_iou_before"]
+    adapter = load_adapter(output)
+    assert adapter.config.method == method
+    assert getattr(adapter.config, "rank", None) == rank
+    assert adapter.metrics["val_iou"] == outcome.json["val_iou_after"]
+    with apply_adapter(build(shared / "tiny.pth"), adapter) as injection:
+        sizes = [p.numel() for p in injection.trainable_parameters().values()]
+    assert outcome.json["trainable_parameters"] == sum(sizes)
+
+
+def test_the_same_seed_trains_the_same_adapter(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a", "b", "c")]
+    for path, seed in zip(paths, ("3", "3", "4"), strict=True):
+        assert program(*finetune(shared, path, "--seed", seed)).code == 0
+    first, second, other = (load_adapter(path).digest for path in paths)
+    assert first == second != other
+
+
+def test_training_goes_on_from_an_adapter(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    rank = ("--method", "lora", "--rank", "2")
+    before = program(*finetune(shared, first, *rank)).json
+    after = program(*finetune(shared, second, "--adapter", str(first))).json
+    assert load_adapter(second).config == load_adapter(first).config
+    assert after["val_iou_before"] == before["val_iou_after"]
+
+
+def test_options_of_other_methods_are_noted(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    output = tmp_path / "a.safetensors"
+    arguments = finetune(shared, output, "--method", "frozen-encoder", "--rank", "8")
+    outcome = program(*arguments)
+    assert outcome.code == 0
+    assert "--rank has no effect with frozen-encoder" in outcome.err
+
+
+def test_ctrl_c_keeps_the_best_state(shared: Inputs, tmp_path: Path) -> None:
+    output = tmp_path / "a.safetensors"
+    process = start(*finetune(shared, output, "--budget", "1h"))
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("training ")  # the loop has begun
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "keeping the best state" in err
+    assert "Traceback" not in err
+    assert list(json.loads(out)) == FINETUNE_KEYS
+    load_adapter(output)
+
+
+def test_ctrl_c_elsewhere_ends_quietly(shared: Inputs) -> None:
+    process = start("evaluate", *shared.folders(), *shared.model())
+    time.sleep(0.5)  # somewhere in its imports, or later
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode in (130, -signal.SIGINT)  # the latter before our own code runs
+    assert out == ""
+
+
+# --- evaluate ------------------------------------------------------------------------
+
+
+def test_evaluate(shared: Inputs, program: Program) -> None:
+    outcome = program("evaluate", *shared.folders(), *shared.model(), "--json")
+    assert outcome.code == 0
+    assert list(outcome.json) == EVALUATE_KEYS
+    assert (outcome.json["images"], outcome.json["objects"]) == (3, 12)
+    assert outcome.json["skipped_small"] == 3
+    assert len(outcome.json["iou_at_clicks"]) == 10
+    assert outcome.json["iou_at_clicks"][0] == outcome.json["point_iou"]
+    assert 1 <= outcome.json["noc80"] <= outcome.json["noc90"] <= 10
+
+
+def test_evaluate_the_same_seed_twice(shared: Inputs, program: Program) -> None:
+    arguments = ("evaluate", *shared.folders(), *shared.model(), "--max-objects", "5", "--json")
+    first, second = (program(*arguments, "--seed", "1").out for _ in range(2))
+    assert first == second
+    assert json.loads(first)["objects"] == 5
+
+
+def test_evaluate_with_an_adapter(shared: Inputs, program: Program) -> None:
+    arguments = ("evaluate", *shared.folders(), *shared.model())
+    adapter = str(shared / "adapter.safetensors")
+    assert "12 objects in 3 images" in program(*arguments, "--adapter", adapter).out
+
+
+def test_a_stack_is_evaluated_slice_by_slice(
+    inputs: Inputs, program: Program
+) -> None:
+    pixels, labels = scene(0)
+    empty = np.zeros_like(labels)
+    stacks = {"images": [pixels] * 6, "labels": [labels] * 2 + [empty] * 4}
+    for folder, planes in stacks.items():
+        path = inputs / folder / "a0.tif"
+        tifffile.imwrite(path, np.stack(planes), imagej=True, metadata={"axes": "ZYX"})
+    outcome = program("evaluate", *inputs.folders(), *inputs.model(), "--json")
+    assert (outcome.json["images"], outcome.json["objects"]) == (4, 16)
+
+
+# --- segment -------------------------------------------------------------------------
+
+
+def test_segment(shared: Inputs, program: Program, tmp_path: Path) -> None:
+    output = tmp_path / "out.tif"
+    outcome = program(
+        "segment", str(shared / "image.tif"), "--prompts", str(shared / "prompts.json"),
+        *shared.model(), "--output", str(output), "--json",
+    )  # fmt: skip
+    assert outcome.code == 0
+    labels = tifffile.imread(output)
+    assert labels.shape == (40, 48)
+    assert labels.dtype == np.uint8
+    found = set(np.unique(labels).tolist()) - {0}
+    assert found <= {1, 2}
+    assert outcome.json["objects"] == 2
+    assert set(outcome.json["empty"]) == {1, 2} - found
+    assert outcome.json["output"] == str(output)
+
+
+def test_segment_answers_like_python(shared: Inputs, program: Program, tmp_path: Path) -> None:
+    import napari_peftsam
+
+    image, prompts = shared / "image.tif", shared / "prompts.json"
+    adapter = shared / "adapter.safetensors"
+    choice = napari_peftsam.ModelChoice(shared / "tiny.pth", adapter, "cpu")
+    napari_peftsam.segment_file(image, prompts, tmp_path / "python.tif", choice)
+    program(
+        "segment", str(image), "--prompts", str(prompts), *shared.model(), "--adapter",
+        str(adapter), "--device", "cpu", "--output", str(tmp_path / "program.tif"),
+    )  # fmt: skip
+    python, shell = (tifffile.imread(tmp_path / f"{n}.tif") for n in ("python", "program"))
+    np.testing.assert_array_equal(python, shell)
+
+
+# --- export --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format_name", "name"), [("tiff", "o.tif"), ("ome-zarr", "o.ome.zarr"), ("coco", "o.json")]
+)
+def test_export(
+    format_name: str, name: str, shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    output = tmp_path / name
+    arguments = ("export", str(shared / "labels.tif"), "--format", format_name)
+    outcome = program(*arguments, "--output", str(output), "--json")
+    assert outcome.json == {"output": str(output), "format": format_name}
+    assert number_of_objects(output) == 5
+    assert program(*arguments, "--output", str(output)).code == 0  # again, over the first
+
+
+def number_of_objects(path: Path) -> int:
+    if path.suffix == ".json":
+        return len(COCO(path).getAnnIds())
+    if path.suffix == ".tif":
+        return len(np.unique(tifffile.imread(path))) - 1
+    return len(np.unique(np.asarray(zarr.open_group(path, mode="r")["labels/objects/s0"]))) - 1
+
+
+def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
+    output, adapter = tmp_path / "merged.pth", str(shared / "adapter.safetensors")
+    arguments = ("export-model", *shared.model(), "--adapter", adapter, "--output", str(output))
+    assert program(*arguments, "--json").json == {"output": str(output)}
+    merged = torch.load(output, weights_only=True)
+    assert merged.keys() == torch.load(shared / "tiny.pth", weights_only=True).keys()
+    assert build(output).architecture.name == "tiny"
+
+
+# --- the viewer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [("open",), ("demo", "--gui")], ids=" ".join)
+def test_without_a_display_the_viewer_is_refused(
+    arguments: tuple[str, ...], program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(variable, raising=False)
+    outcome = program(*arguments)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "no display" in outcome.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hides Qt by its file names on Linux")
+def test_without_qt_the_extra_is_named() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('PyQt6', 'PySide6', 'PyQt5', 'PySide2'): sys.modules[name] = None\n"
+        "from napari_peftsam.cli import main\n"
+        "sys.exit(main(['open']))"
+    )
+    variables = {k: v for k, v in os.environ.items() if k != "QT_API"} | {"DISPLAY": ":7"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "napari-peftsam[all]"' in done.stderr

@@ -1,0 +1,64 @@
+"""The parts of the built-in model that segment-anything does not have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from napari_peftsam.models import ConvStem, DenseHead, PromptDrawing
+
+WINDOW = (0, 0, 48, 48)
+
+
+def test_the_stem_gives_tokens_of_eight_pixels() -> None:
+    assert ConvStem(16)(torch.rand(2, 3, 64, 32)).shape == (2, 8, 4, 16)
+
+
+def test_the_dense_head_gives_three_maps_of_two_pixels() -> None:
+    assert DenseHead(16)(torch.rand(2, 16, 8, 4)).shape == (2, len(DenseHead.channels), 32, 16)
+
+
+def _maps(**prompts: torch.Tensor | None) -> torch.Tensor:
+    """Return the drawn maps ``(B, 9, 192, 192)`` before any layer."""
+    drawing = PromptDrawing(16, patch_size=8)
+    drawing.layers = torch.nn.Identity()
+    given = {"points": None, "labels": None, "boxes": None, **prompts}
+    window = given.pop("window", None) or WINDOW
+    return drawing(**given, window=window)
+
+
+def test_a_new_drawing_changes_nothing() -> None:
+    boxes = torch.tensor([[10.0, 20.0, 60.0, 80.0]])
+    drawn = PromptDrawing(16, patch_size=8)(None, None, boxes, WINDOW)
+    assert drawn.shape == (1, 16, 48, 48)
+    assert not drawn.any()
+
+
+def test_a_box_is_drawn_where_it_is() -> None:
+    has, depth, ellipse, *clicks = _maps(boxes=torch.tensor([[40.0, 20.0, 120.0, 60.0]]))[0]
+    assert has.all()
+    inside = torch.zeros(192, 192, dtype=torch.bool)
+    inside[10:30, 20:60] = True  # rows 20-60 and columns 40-120, two pixels each
+    assert ((depth > 0) == inside).all()
+    assert int(ellipse.argmax()) in {19 * 192 + 39, 19 * 192 + 40, 20 * 192 + 39, 20 * 192 + 40}
+    assert (ellipse > 0).sum() < inside.sum()
+    assert not any(channel.any() for channel in clicks)
+
+
+@pytest.mark.parametrize(("label", "first"), [(1.0, 3), (0.0, 6)], ids=["positive", "negative"])
+def test_clicks_are_bells_of_three_widths(label: float, first: int) -> None:
+    points = torch.tensor([[[100.0, 30.0], [-5.0, -5.0]]])
+    maps = _maps(points=points, labels=torch.tensor([[label, -1.0]]))[0]
+    bells = maps[first : first + 3]
+    assert all(int(bell.argmax()) in {15 * 192 + 50, 14 * 192 + 50} for bell in bells)
+    assert bells[0].sum() < bells[1].sum() < bells[2].sum()
+    others = torch.cat([maps[:first], maps[first + 3 :]])
+    assert not others.any()
+
+
+def test_a_crop_draws_its_part_of_the_frame() -> None:
+    boxes = torch.tensor([[100.0, 90.0, 200.0, 180.0]])
+    points, labels = torch.tensor([[[150.0, 130.0]]]), torch.ones(1, 1)
+    whole = _maps(points=points, labels=labels, boxes=boxes)
+    part = _maps(points=points, labels=labels, boxes=boxes, window=(10, 12, 16, 8))
+    torch.testing.assert_close(part, whole[..., 40:104, 48:80])

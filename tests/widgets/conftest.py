@@ -1,0 +1,38 @@
+"""Real viewers with a tiny model, driven as a user does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.widgets._annotate_cases import Bench
+
+if TYPE_CHECKING:
+    import napari
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint of 4 blocks, width 16 and 64 px with random weights."""
+    import torch
+
+    from napari_peftsam.models import build_tiny
+
+    path = tmp_path_factory.mktemp("models") / "tiny.pt"
+    torch.save(build_tiny().sam.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def bench(
+    make_napari_viewer: Callable[..., napari.Viewer], tiny_checkpoint: Path
+) -> Callable[..., Bench]:
+    """Return a function that opens a viewer with images and the annotate dock."""
+
+    def build(*images: object, ready: bool = True, **options: object) -> Bench:
+        return Bench(make_napari_viewer(), tiny_checkpoint, images, ready=ready, **options)
+
+    return build

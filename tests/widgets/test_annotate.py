@@ -1,0 +1,238 @@
+"""From a click to an object, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.widgets._annotate_cases import Bench, blobs, settle, wait
+
+Open = Callable[..., Bench]
+
+
+def test_without_an_image_the_dock_says_how_to_get_one(bench: Open) -> None:
+    b = bench()
+    assert "Open an image" in b.view.next_step.text()
+    b.viewer.add_image(blobs(), name="late")
+    wait(lambda: b.layers.image is not None)
+    assert b.view.next_step.text() == "Click on an object to segment it."
+    assert b.layers.tool == "point"
+
+
+def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
+    b = bench(blobs())
+    b.click(20, 30)
+    mask = b.answered()
+    np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
+    assert b.view.candidate.text() == "1 of 3"
+    b.view.accept.click()
+    (record,) = b.session.records("image0")
+    assert (record.source, record.model, record.adapter) == ("point", "tiny", "base")
+    np.testing.assert_array_equal(b.layers.objects.data == record.label, mask)
+    assert b.view.count.text() == "Objects  1"
+    assert b.view.table.selected_labels() == [record.label]
+    assert not b.prompts.mask.data.any()
+    assert len(b.prompts.points.data) == 0
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "button", "key", "positive"),
+    [
+        pytest.param((), 1, None, True, id="left"),
+        pytest.param(("Shift",), 1, None, False, id="shift"),
+        pytest.param(("Control",), 1, None, False, id="control"),
+        pytest.param((), 2, None, False, id="right button"),
+        pytest.param((), 1, "N", False, id="sign flipped"),
+        pytest.param(("Shift",), 1, "N", True, id="flipped twice"),
+    ],
+)
+def test_the_sign_of_a_click(
+    bench: Open, modifiers: tuple[str, ...], button: int, key: str | None, positive: bool
+) -> None:
+    b = bench(blobs(), ready=False)
+    if key:
+        b.press(key)
+    b.click(20, 30, *modifiers, button=button)
+    assert [p.positive for p in b.session.current.prompts.points] == [positive]
+    symbol = "disc" if positive else "ring"
+    assert [s.value for s in b.prompts.points.symbol] == [symbol]
+
+
+def test_a_drag_moves_the_view_and_prompts_nothing(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.drag((10, 10), (20, 20))
+    assert b.session.current is None
+
+
+def test_a_click_outside_is_refused_with_a_hint(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.click(-3, 5)
+    assert b.session.current is None
+    assert "outside image0" in b.view.next_step.text()
+
+
+def test_a_click_while_the_model_loads_is_kept_and_answered(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.click(20, 30)
+    assert b.mask is None
+    assert "Your prompt is kept" in b.view.next_step.text()
+    assert b.prompts.points.border_width[0] > 0.2  # drawn as waiting
+    b.answered()
+    assert b.prompts.points.border_width[0] < 0.2
+
+
+def test_the_newest_of_many_clicks_is_answered(bench: Open) -> None:
+    b = bench(blobs())
+    for col in (10, 20, 30, 40):
+        b.click(20, col)
+    b.answered()
+    assert len(b.session.current.prompts.points) == 4
+
+
+def test_accepting_too_early_says_so(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.press("Enter")
+    assert "no mask to accept" in b.view.next_step.text()
+
+
+def test_keys_for_candidates_discard_and_removal(bench: Open) -> None:
+    b = bench(blobs())
+    b.click(20, 30)
+    b.answered()
+    b.press("G")
+    assert b.session.current.choice == 1
+    b.press("Shift-G")
+    assert b.session.current.choice == 0
+    b.click(22, 33)
+    b.press("Delete")
+    assert len(b.session.current.prompts.points) == 1
+    b.press("Escape")
+    assert b.session.current is None
+    b.press("Control-Z")
+    assert b.session.current is not None
+
+
+def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("W")
+    assert b.layers.tool == "box"
+    for top, left in ((2, 2), (2, 32), (26, 2)):
+        b.drag((top, left), (top + 18, left + 20))
+    assert len(b.session.queue) == 3
+    assert len(b.prompts.boxes.data) == 3
+    assert b.view.accept_all.isVisibleTo(b.dock)
+    b.answered()
+    b.press("Shift-Enter")
+    wait(lambda: not b.session.queue)
+    assert {r.source for r in b.session.records("image0")} == {"box"}
+    b.press("Control-Z")
+    assert b.session.records("image0") == ()
+    assert len(b.session.queue) == 3
+
+
+def test_a_box_beyond_the_edge_is_cut_off_and_a_tiny_one_ignored(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.press("W")
+    b.drag((10, 10), (10.5, 10.5))
+    assert b.session.current is None
+    assert len(b.prompts.boxes.data) == 0
+    b.drag((30, 40), (90, 90))
+    assert b.session.current.prompts.box.as_tuple() == (30.5, 40.5, 48.0, 60.0)
+
+
+def test_merge_and_delete_from_the_table(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    labels = np.zeros((48, 60), np.int32)
+    for label, row in enumerate((2, 12, 22), start=1):
+        labels[row : row + 6, 5:15] = label
+    b.session.set_labels("image0", labels)
+    assert b.view.table.objects.rowCount() == 3
+    b.view.table.selectAll()
+    b.view.merge.click()
+    assert [r.label for r in b.session.records("image0")] == [1]
+    b.view.table.select(1)
+    b.view.delete.click()
+    assert b.session.records("image0") == ()
+    b.view.undo.click()
+    b.view.undo.click()
+    assert len(b.session.records("image0")) == 3
+
+
+def test_a_row_leads_to_its_object(bench: Open) -> None:
+    b = bench(blobs((3, 48, 60)), ready=False)
+    labels = np.zeros((3, 48, 60), np.int32)
+    labels[2, 10:15, 20:31] = 7
+    b.session.set_labels("image0", labels)
+    b.view.table.object_clicked.emit(7)
+    assert b.viewer.dims.current_step[0] == 2
+    assert b.layers.objects.selected_label == 7
+    assert tuple(b.viewer.scene.camera.center)[-2:] == (12, 25)
+
+
+def test_another_model_answers_the_prompts_again(
+    bench: Open, tmp_path: object, tiny_checkpoint: object
+) -> None:
+    import torch
+
+    from napari_peftsam.models import build_tiny
+
+    b = bench(blobs())
+    kept = b.segment(20, 30)
+    b.click(30, 40)
+    before = b.session.current
+    b.answered()
+    other = tmp_path / "other.pt"
+    torch.save(build_tiny(seed=5).sam.state_dict(), other)
+    old = b.session.current.candidates
+    b.owner.load_model(other)
+    wait(lambda: b.session.current.candidates not in (None, old))
+    assert b.session.current.prompts == before.prompts
+    assert [r.label for r in b.session.records("image0")] == [kept]
+    assert b.view.model.currentText() == "other.pt"
+
+
+def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object) -> None:
+    b = bench(blobs())
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"nothing")
+    b.owner.load_model(broken)
+    wait(lambda: not b.owner.loading)
+    assert b.owner.error
+    assert b.view.model_status.text() == "⚠"
+    b.click(20, 30)
+    b.answered()
+
+
+def test_an_image_that_cannot_be_embedded_says_why(bench: Open) -> None:
+    b = bench(np.zeros((20, 20)), ready=False)
+    wait(lambda: b.dock.answers.status.kind == "failed")
+    assert b.view.image_status.text() == "⚠"
+    assert "constant" in b.view.next_step.text()
+
+
+def test_embedding_can_be_stopped_and_resumed(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    wait(lambda: b.dock.answers.status.kind == "embedding")
+    b.view.cancel.click()
+    assert b.dock.answers.status.kind == "stopped"
+    b.view.cancel.click()
+    wait(lambda: b.dock.answers.status.kind == "ready")
+
+
+def test_the_dock_fits_into_a_small_window(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    assert b.dock.minimumSizeHint().width() <= 320
+    assert b.dock.minimumSizeHint().height() <= 560
+
+
+def test_a_thousand_objects_in_the_table(bench: Open) -> None:
+    b = bench(blobs((200, 200)), ready=False)
+    labels = np.zeros((200, 200), np.int32)
+    labels[:198:6, :198:6] = np.arange(1, 33 * 33 + 1).reshape(33, 33)
+    b.session.set_labels("image0", labels)
+    settle()
+    assert b.view.table.objects.rowCount() == 1089
+    b.view.table.select(500)
+    assert b.view.table.selected_labels() == [500]

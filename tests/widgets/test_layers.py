@@ -1,0 +1,248 @@
+"""napari's layers and the session stay in step, whatever the user does to the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_peftsam.annotation import PlaneKey
+from tests.widgets._annotate_cases import Bench, blobs, settle, wait
+
+Open = Callable[..., Bench]
+
+
+def test_the_objects_layer_shares_its_array_with_the_session(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    objects = b.layers.objects
+    assert objects.data is b.session.image("image0").labels
+    b.segment(20, 30)
+    assert b.layers.objects.data is b.session.image("image0").labels
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "index"),
+    [
+        pytest.param(blobs(), {}, (), id="grey"),
+        pytest.param(blobs((48, 60, 3)).astype(np.uint8), {"rgb": True}, (), id="rgb"),
+        pytest.param(blobs((4, 48, 60)), {}, (1,), id="stack"),
+        pytest.param(blobs((4, 48, 60, 3)).astype(np.uint8), {"rgb": True}, (1,), id="rgb stack"),
+        pytest.param(blobs(), {"scale": (2, 0.5), "translate": (5, -7)}, (), id="scaled"),
+        pytest.param(blobs((4, 48, 60)), {"scale": (3, 0.2, 0.2)}, (1,), id="scaled stack"),
+        pytest.param(blobs(), {"rotate": 30, "shear": [0.1]}, (), id="turned"),
+        pytest.param([blobs(), blobs()[::2, ::2]], {"multiscale": True}, (), id="multiscale"),
+    ],
+)
+def test_a_click_lands_on_the_pixel_under_the_mouse(
+    bench: Open, data: Any, options: dict[str, Any], index: tuple[int, ...]
+) -> None:
+    b = bench(data, ready=False, **options)
+    image = b.image_layers[0]
+    if index:
+        b.viewer.dims.set_point(0, index[0] * image.scale[0])
+    world = image.data_to_world((*index, 20, 30))
+    b.click(*world[-2:])
+    assert b.session.current.plane == PlaneKey("image0", index)
+    point = b.session.current.prompts.points[0]
+    assert (point.row, point.col) == pytest.approx((20, 30), abs=1e-4)
+    marker = b.prompts.points.data_to_world(b.prompts.points.data[0])
+    assert marker == pytest.approx(world[-2:], abs=1e-3)
+
+
+def test_prompts_show_in_their_own_slice_only(bench: Open) -> None:
+    b = bench(blobs((3, 48, 60)))
+    b.click(20, 30)
+    b.answered()
+    here = b.viewer.dims.current_step[0]
+    b.viewer.dims.set_point(0, here + 1)
+    assert len(b.prompts.points.data) == 0
+    assert not b.prompts.mask.data.any()
+    b.viewer.dims.set_point(0, here)
+    assert len(b.prompts.points.data) == 1
+    assert b.prompts.mask.data.any()
+
+
+def test_another_slice_is_embedded_when_it_is_shown(bench: Open) -> None:
+    b = bench(blobs((3, 48, 60)))
+    b.viewer.dims.set_point(0, 2)
+    b.click(20, 30)
+    assert b.session.current.plane.index == (2,)
+    b.answered()
+    b.press("Enter")
+    assert b.layers.objects.data[2].any()
+    assert not b.layers.objects.data[:2].any()
+
+
+def test_prompts_need_the_2d_view(bench: Open) -> None:
+    b = bench(blobs((3, 48, 60)), ready=False)
+    b.viewer.dims.ndisplay = 3
+    b.layers.add_point((1, 20, 30), True)
+    assert b.session.current is None
+    assert "switch the 3D view off" in b.view.next_step.text()
+
+
+def test_moving_and_deleting_points_in_the_layer(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.click(20, 30)
+    b.click(25, 35, "Shift")
+    b.prompts.points.data = [[20, 30], [5, 6]]  # napari's drag ends in the same event
+    settle()
+    moved = b.session.current.prompts.points
+    assert [(p.row, p.col, p.positive) for p in moved] == [(20, 30, True), (5, 6, False)]
+    b.prompts.points.selected_data = {0}
+    b.press("Delete")
+    left = b.session.current.prompts.points
+    assert [(p.row, p.positive) for p in left] == [(5, False)]
+    b.press("Control-Z")
+    assert len(b.session.current.prompts.points) == 2
+    assert len(b.prompts.points.data) == 2
+
+
+def test_a_point_moved_out_of_the_image_comes_back(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.click(20, 30)
+    b.prompts.points.data = [[-9, 30]]
+    settle()
+    assert b.session.current.prompts.points[0].row == 20
+    assert b.prompts.points.data[0][0] == 20
+    assert "outside" in b.view.next_step.text()
+
+
+def test_points_of_naparis_own_tool_are_prompts_too(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.prompts.points.mode = "add"
+    b.click(20, 30)
+    settle()
+    assert len(b.session.current.prompts.points) == 1
+
+
+def test_deleting_a_box_removes_its_object_from_the_queue(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.press("W")
+    for top, left in ((2, 2), (2, 32), (26, 2)):
+        b.drag((top, left), (top + 18, left + 20))
+    b.prompts.boxes.selected_data = {1}
+    b.prompts.boxes.remove_selected()
+    settle()
+    assert [p.box.col0 for p in b.session.queue] == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("mode", ["paint", "erase", "fill"])
+def test_a_stroke_corrects_the_object_and_is_one_step_of_the_history(
+    bench: Open, mode: str
+) -> None:
+    b = bench(blobs(), ready=False)
+    labels = np.zeros((48, 60), np.int32)
+    labels[10:30, 10:30] = 4
+    b.session.set_labels("image0", labels)
+    objects = b.layers.objects
+    b.viewer.layers.selection.active = objects
+    objects.mode, objects.selected_label, objects.brush_size = mode, 9 if mode == "fill" else 4, 6
+    assert b.layers.tool == ""
+    before = objects.data.copy()
+    b.drag((12, 28), (20, 34))
+    after = objects.data.copy()
+    assert (before != after).any()
+    assert b.session.history.undo_label == "paint"
+    assert any(r.corrected or r.source == "painted" for r in b.session.records("image0"))
+    b.press("Control-Z")
+    np.testing.assert_array_equal(objects.data, before)
+    b.press("Control-Shift-Z")
+    np.testing.assert_array_equal(objects.data, after)
+
+
+def test_one_history_for_prompts_objects_and_strokes(bench: Open) -> None:
+    b = bench(blobs())
+    b.segment(20, 30)
+    objects = b.layers.objects
+    objects.mode, objects.selected_label = "paint", 1
+    b.viewer.layers.selection.active = objects
+    b.drag((2, 2), (2, 8))
+    b.press("Q")
+    b.click(30, 40)
+    for label in ("add point", "paint", "accept object 1", "add point"):
+        assert b.session.history.undo_label == label
+        b.press("Control-Z")
+    assert not objects.data.any()
+    assert not b.session.can_undo
+
+
+def test_renaming_and_reordering_break_nothing(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1), ready=False)
+    b.layers.select_image(b.image_layers[0])
+    b.viewer.layers.reverse()
+    for layer in list(b.viewer.layers):
+        layer.name = f"my {layer.name}"
+    assert b.view.image.currentText() == "my image0"
+    b.viewer.layers.selection.active = b.prompts.points
+    b.click(20, 30)
+    assert b.session.current.plane.image == "my image0"
+    b.answered()
+    b.press("Enter")
+    assert len(b.session.records("my image0")) == 1
+
+
+def test_each_image_has_its_own_objects(bench: Open) -> None:
+    b = bench(blobs(), blobs((30, 30), seed=1))
+    for index in (0, 1):
+        b.layers.select_image(b.image_layers[index])
+        b.segment(10 + index, 10)
+    assert [len(b.session.records(f"image{i}")) for i in (0, 1)] == [1, 1]
+    assert b.view.table.objects.image == "image1"
+
+
+def test_choosing_a_hidden_image_shows_it_in_place_of_the_other(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1), ready=False)
+    first, second = b.image_layers
+    b.layers.select_image(first)
+    second.visible = False
+    b.layers.select_image(second)
+    assert (first.visible, second.visible) == (False, True)
+
+
+def test_the_plugins_layers_are_locked_until_the_dock_goes(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    own = [*b.prompts.layers, b.layers.objects]
+    assert all(layer.locked for layer in own)
+    b.viewer.window.remove_dock_widget(b.dock)
+    assert b.layers.image is b.image_layers[0]
+    assert [layer for layer in own if layer in b.viewer.layers] == [own[-1]]
+    assert not own[-1].locked
+
+
+def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    b.session.set_labels("image0", np.ones((48, 60), np.int32))
+    objects = b.layers.objects
+    wait(lambda: b.dock.answers.status.kind == "embedding")
+    b.viewer.layers.remove(b.image_layers[0])
+    settle()
+    assert b.session.images == {}
+    assert objects in b.viewer.layers
+    assert objects.data.all()
+    assert not objects.locked
+    wait(lambda: len(b.owner.workers) == 0)
+    assert "Open an image" in b.view.next_step.text()
+
+
+def test_clearing_the_viewer_and_starting_again(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1), ready=False)
+    b.viewer.layers.clear()
+    settle()
+    assert b.session.images == {}
+    b.viewer.add_image(blobs(seed=2), name="again")
+    wait(lambda: b.layers.image is not None)
+    b.click(20, 30)
+    b.answered()
+    b.press("Enter")
+    assert len(b.session.records("again")) == 1
+
+
+def test_closing_the_viewer_while_embedding_stops_the_workers(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    wait(lambda: b.dock.answers.status.kind == "embedding")
+    b.viewer.close()
+    wait(lambda: b.owner.is_closed)
+    assert len(b.owner.workers) == 0
