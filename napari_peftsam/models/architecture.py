@@ -72,7 +72,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "builtin", 384, 8, 128, 8, 4, (3, 7), 16, 128,
             decoder_heads=4, decoder_mlp_width=512,
-            absolute_positions=False, convolutional_stem=True, drawn_prompts=True, position_scale=3.0,
+            absolute_positions=False, convolutional_stem=True, drawn_prompts=True,
+            position_scale=3.0,
         ),
         _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _vit("vit_l", 1024, 24, 16, (5, 11, 17, 23)),

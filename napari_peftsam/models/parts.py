@@ -91,7 +91,8 @@ class PromptDrawing(nn.Module):
             nn.Conv2d(2 * hidden, embedding_width, kernel_size=1),
         )
         last = self.layers[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

@@ -13,7 +13,7 @@ from napari_peftsam.segmentation.decode import PromptTensors
 __all__ = ["PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
-_CLICKS_FIRST = 0.45  # how often the first prompt is a click; boxes take longer to learn
+_CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
 _FEEDBACK = 0.5  # how often the previous mask is a prompt too
 
 

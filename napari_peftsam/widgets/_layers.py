@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import ref
 
 import numpy as np
-from napari.layers import Image
-from psygnal import Signal, SignalGroup
 
 from napari_peftsam.annotation import PlaneKey, Session
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.types import Box, Point, Prompts
-from napari_peftsam.widgets._images import ImageView
-from napari_peftsam.widgets._objects_layer import ObjectsLayer
+from napari_peftsam.widgets._image_bridge import BridgeEvents, ImageBridge
 from napari_peftsam.widgets._prompt_layers import PromptLayers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import napari
-    from napari.layers import Labels, Layer
+    from napari.layers import Layer
 
 __all__ = ["BridgeEvents", "LayerBridge", "Tool"]
 
@@ -30,27 +26,8 @@ _PAINTING = {"paint", "polygon", "fill", "erase"}
 _FLIP_SIGN = {"Shift", "Control"}
 
 
-class BridgeEvents(SignalGroup):
-    """Signals of a `LayerBridge`."""
-
-    images_changed = Signal()
-    """Image layers came, went or were renamed."""
-    image_changed = Signal()
-    """Another image is being annotated."""
-    plane_changed = Signal()
-    """Another plane of it is shown."""
-    tool_changed = Signal()
-    """Another prompt tool is active, or prompts have another sign."""
-    prompt_layers_changed = Signal()
-    """There are other layers for prompts and mask."""
-    hint = Signal(str)
-    """Something the user tried cannot be done; says what can."""
-
-
-class LayerBridge:
+class LayerBridge(ImageBridge):
     """Keeps image, objects and prompt layers and the session in step.
-
-    Layers are known by reference: renaming and reordering them changes nothing.
 
     Parameters
     ----------
@@ -58,152 +35,48 @@ class LayerBridge:
         Whose layers; it is not kept alive.
     session
         What they show.
+
+    Attributes
+    ----------
+    events
+        See `BridgeEvents`.
+    positive
+        Whether the next points are positive.
     """
 
     def __init__(self, viewer: napari.Viewer, session: Session) -> None:
-        self._viewer = ref(viewer)
-        self.session = session
-        self.events = BridgeEvents()
+        super().__init__(viewer, session)
         self.positive = True
-        self._images: dict[Layer, ImageView] = {}
-        self._objects: dict[Layer, ObjectsLayer] = {}
-        self._image: ImageView | None = None
-        self._plane: PlaneKey | None = None
         self._prompts: PromptLayers | None = None
-        viewer.layers.events.inserted.connect(self._layer_added)
-        viewer.layers.events.removed.connect(self._layer_removed)
-        for layer in viewer.layers:
-            self._watch(layer)
-
-    @property
-    def viewer(self) -> napari.Viewer:
-        """The viewer."""
-        viewer = self._viewer()
-        assert viewer is not None, "its layers cannot outlive it"
-        return viewer
-
-    # --- images ---------------------------------------------------------------------
-
-    @property
-    def image_layers(self) -> tuple[Image, ...]:
-        """The layers that can be annotated, as they are ordered in the viewer."""
-        return tuple(layer for layer in self.viewer.layers if isinstance(layer, Image))
-
-    @property
-    def image(self) -> Image | None:
-        """The image layer being annotated."""
-        return None if self._image is None else self._image.layer
-
-    @property
-    def image_name(self) -> str:
-        """Name of that image in the session, empty if there is none."""
-        return "" if self._image is None else self._image.name
-
-    @property
-    def objects(self) -> Labels | None:
-        """The layer with that image's objects."""
-        return None if self._image is None else self._objects[self._image.layer].layer
-
-    @property
-    def plane(self) -> PlaneKey | None:
-        """The plane of that image which is shown; None if none is."""
-        return self._plane
-
-    def select_image(self, layer: Image | None) -> None:
-        """Annotate another image; it gets a layer for its objects the first time."""
-        if layer is self.image:
-            return
-        if layer is not None and layer not in self._images:
-            self._add_image(layer)
-        if layer is not None and not layer.visible:
-            self._swap_visible(self.image, layer)
-        self._image = None if layer is None else self._images[layer]
-        if layer is not None and self._prompts is not None:
-            self._mend_prompts()
-            self.show_tool("point")
-        self._update_plane()
-        self.events.image_changed.emit()
-
-    def go_to(self, label: int) -> None:
-        """Show an object: its plane, the camera on it, its label ready to paint with."""
-        if self._image is None or self.objects is None:
-            return
-        record = self.session.image(self._image.name).records[label]
-        region = self.session.image(self._image.name).region(label)[-2:]
-        middle = [(s.start + s.stop - 1) / 2 for s in region]
-        world = self._image.to_world(record.plane, *middle)
-        dims = self.viewer.dims
-        leading = dims.ndim - len(world)
-        for axis, value in enumerate(world[:-2]):
-            dims.set_point(leading + axis, value)
-        self.viewer.scene.camera.center = (0.0, *world[-2:])
-        self.objects.selected_label = label
-
-    def _swap_visible(self, old: Image | None, new: Image) -> None:
-        """Show an image that was hidden, in place of the one that would cover it."""
-        for image, visible in ((old, False), (new, True)):
-            if image is not None:
-                image.visible = visible
-                self._objects[image].layer.visible = visible
-
-    def _add_image(self, layer: Image) -> None:
-        view = ImageView(layer, layer.name)
-        self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
-        labels = self.session.image(view.name).labels
-        name = "objects" if not self._objects else f"objects ({view.name})"
-        objects = ObjectsLayer(self.session, layer, labels, name, lambda: view.name)
-        self._images[layer], self._objects[layer] = view, objects
-        above = self.viewer.layers.index(layer) + 1
-        self.viewer.layers.insert(above, objects.layer)
-        objects.layer.locked = self._prompts is not None
-
-    def _lock_objects(self, *, locked: bool) -> None:
-        for objects in self._objects.values():
-            objects.layer.locked = locked
-
-    def _watch(self, layer: Layer) -> None:
-        if isinstance(layer, Image):
-            layer.events.name.connect(self._renamed)
-
-    def _layer_added(self, event: Any) -> None:
-        self._watch(event.value)
-        if isinstance(event.value, Image):
-            self.events.images_changed.emit()
-
-    def _layer_removed(self, event: Any) -> None:
-        layer = event.value
-        if isinstance(layer, Image):
-            layer.events.name.disconnect(self._renamed)
-        owner = next((i for i, o in self._objects.items() if o.layer is layer), layer)
-        if owner in self._images:
-            self._forget(owner)
-        if isinstance(layer, Image):
-            self.events.images_changed.emit()
-
-    def _forget(self, layer: Layer) -> None:
-        """Let go of an image; the layer with its objects, if still there, stays with the user."""
-        view = self._images[layer]
-        if self._image is view:
-            self.select_image(None)
-        del self._images[layer]
-        self._objects.pop(layer).release()
-        self.session.remove_image(view.name)
-
-    def _renamed(self, event: Any) -> None:
-        view = self._images.get(event.source)
-        if view is not None:
-            old, new = view.name, event.source.name
-            view.name = new if new not in self.session.images else old
-            self.session.rename_image(old, view.name)
-            self._update_plane()
-        self.events.images_changed.emit()
+        self._wants_prompts = False
 
     # --- prompts --------------------------------------------------------------------
 
     def open_prompts(self) -> None:
-        """Add the layers for prompts and mask, and follow what is shown."""
-        if self._prompts is not None:
-            return
+        """Add the layers for prompts and mask as soon as there is an image, and keep them."""
+        self._wants_prompts = True
+        self._lock_objects(locked=True)
+        if self._image is not None:
+            self._need_prompts()
+
+    def _need_prompts(self) -> None:
+        """Add the prompt layers if one is missing, and put them above all others."""
+        layers = self.viewer.layers
+        if self._prompts is None or any(p not in layers for p in self._prompts.layers):
+            self._drop_prompts()
+            self._add_prompts()
+            self.events.prompt_layers_changed.emit()
+        self.raise_prompts()
+
+    def raise_prompts(self) -> None:
+        """Put the prompt layers above all others, which would hide them."""
+        layers = self.viewer.layers
+        if self._prompts is not None and tuple(layers[-3:]) != self._prompts.layers:
+            for layer in self._prompts.layers:
+                if layer in layers:
+                    layers.move(layers.index(layer), len(layers))
+
+    def _add_prompts(self) -> None:
         self._prompts = PromptLayers(self.viewer, self._edited, lambda: self.positive)
         self._prompts.points.mouse_drag_callbacks.append(self._clicked)
         viewer, events = self.viewer, self.session.events
@@ -216,11 +89,16 @@ class LayerBridge:
         events.prompts_changed.connect(self._show, max_args=0)
         events.candidates_changed.connect(self._show, max_args=0)
         events.choice_changed.connect(self._show, max_args=0)
-        self._lock_objects(locked=True)
         self._update_plane()
+        self._plane_changed()
 
     def close_prompts(self) -> None:
         """Undo `open_prompts`; images and objects stay as they are."""
+        self._wants_prompts = False
+        self._lock_objects(locked=False)
+        self._drop_prompts()
+
+    def _drop_prompts(self) -> None:
         prompts, self._prompts = self._prompts, None
         if prompts is None:
             return
@@ -235,15 +113,6 @@ class LayerBridge:
         events.candidates_changed.disconnect(self._show)
         events.choice_changed.disconnect(self._show)
         prompts.release(viewer)
-        self._lock_objects(locked=False)
-
-    def _mend_prompts(self) -> None:
-        """Make the prompt layers again if a script removed one of them."""
-        prompts = self._prompts
-        if prompts is not None and any(p not in self.viewer.layers for p in prompts.layers):
-            self.close_prompts()
-            self.open_prompts()
-            self.events.prompt_layers_changed.emit()
 
     @property
     def prompt_layers(self) -> PromptLayers | None:
@@ -343,16 +212,17 @@ class LayerBridge:
 
     # --- showing --------------------------------------------------------------------
 
-    def _update_plane(self, event: Any = None) -> None:
-        """Follow the viewer to another plane, and place the prompt layers there."""
-        plane = None if self._image is None else self._image.shown_plane(self.viewer.dims)
-        if plane is not None and self._prompts is not None and self._image is not None:
-            affine = self._image.plane_affine(plane)
+    def _image_selected(self) -> None:
+        if self._image is not None and self._wants_prompts:
+            self._need_prompts()
+            self.show_tool("point")
+
+    def _plane_changed(self) -> None:
+        """Place the prompt layers in the shown plane."""
+        if self._plane is not None and self._prompts is not None and self._image is not None:
+            affine = self._image.plane_affine(self._plane)
             self._prompts.place(affine, self._image.layer.units[-2:])
-        if plane != self._plane:
-            self._plane = plane
-            self._show()
-            self.events.plane_changed.emit()
+        self._show()
 
     def _show(self) -> None:
         """Show prompts and mask of the object being made, if they lie in the shown plane."""
@@ -365,9 +235,6 @@ class LayerBridge:
         if self._image is not None:
             height, width = self._image.shape[-2:]
             self._prompts.show_mask(mask, (height, width))
-
-    def _tool_may_differ(self, event: Any = None) -> None:
-        self.events.tool_changed.emit()
 
 
 def _fitted(prompts: Prompts, height: int, width: int) -> Prompts:

@@ -30,6 +30,7 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.workspace.jobs import main; main()"
 )
 _GRACE_SECONDS = 2.0  # between asking a child to end and making it end
+_EXIT_SECONDS = 30.0  # for a child that ends by itself; a busy machine takes its time
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console else
 _TAIL_BYTES = 8192
 
@@ -98,7 +99,7 @@ class TrainingProcess:
                     yield event
                     ended = type(event).__name__ == "TrainingFinished"
                 if not ended and not self._cancelled:
-                    raise _death(_reap(child), log)
+                    raise _death(_reap(child, _EXIT_SECONDS), log)
             finally:
                 self._end(child)
 
@@ -155,10 +156,10 @@ def _answers(child: subprocess.Popen[bytes]) -> Iterator[TrainEvent]:
         yield message
 
 
-def _reap(child: subprocess.Popen[bytes]) -> int:
+def _reap(child: subprocess.Popen[bytes], seconds: float = _GRACE_SECONDS) -> int:
     """Wait for a child that is about to end, by force if it does not; return its status."""
     try:
-        return child.wait(_GRACE_SECONDS)
+        return child.wait(seconds)
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()

@@ -60,7 +60,10 @@ class PromptLayers:
         self._pixel_size = 1.0
         self._later = QTimer()
         self._later.setSingleShot(True)
-        self._later.timeout.connect(lambda: self._on_edit(self._prompts))
+        self._later.timeout.connect(self._catch_up)
+        self._edit: tuple[Prompts, ...] | None = None
+        self._missed: tuple[tuple[Prompts, ...], bool] | None = None
+        self._held = False
         self.mask = Labels(
             np.zeros((1, 1), np.uint8),
             name="mask",
@@ -81,6 +84,8 @@ class PromptLayers:
         self.mask.editable = False
         self.points.events.data.connect(self._points_edited)
         self.boxes.events.data.connect(self._boxes_edited)
+        for layer in (self.points, self.boxes):
+            layer.mouse_drag_callbacks.append(self._hold)
         viewer.layers.extend(self.layers)
         for layer in self.layers:
             layer.locked = True
@@ -106,6 +111,9 @@ class PromptLayers:
 
     def show_prompts(self, prompts: tuple[Prompts, ...], waiting: bool) -> None:
         """Show these prompts: of the object being made, then of the queue."""
+        self._missed = (prompts, waiting) if self._held else None
+        if self._held:
+            return
         points = prompts[0].points if prompts else ()
         boxes = tuple(p.box for p in prompts if p.box is not None)
         active = bool(prompts) and prompts[0].box is not None and not waiting
@@ -199,9 +207,28 @@ class PromptLayers:
 
     def _hand_on(self, prompts: tuple[Prompts, ...]) -> None:
         # Later, because napari is in the midst of the gesture that made this event.
-        self._prompts = prompts
+        self._prompts = self._edit = prompts
         self._shown = None, None  # the layers show something else now
         self._later.start()
+
+    def _hold(self, layer: Layer, event: Any) -> Iterator[None]:
+        """Leave the layers alone while the mouse draws or moves something in them.
+
+        An answer that arrives meanwhile would redraw them and end the gesture.
+        """
+        self._held = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._held = False
+        self._later.start()
+
+    def _catch_up(self) -> None:
+        edit, self._edit = self._edit, None
+        if edit is not None:
+            self._on_edit(edit)  # shows what came of it
+        elif self._missed is not None:
+            self.show_prompts(*self._missed)
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:

@@ -129,6 +129,7 @@ class AnnotateDock(Dock):
             active = self.viewer_session.viewer.layers.selection.active
             visible = [layer for layer in images if layer.visible]
             self._select_image(active if active in visible else [*images, *visible][-1])
+        self.layers.raise_prompts()
 
     def _select_image(self, layer: Any) -> None:
         try:

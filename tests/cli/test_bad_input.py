@@ -157,8 +157,8 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "missing adapter": (remove("adapter.safetensors"), export_model, (), "no adapter file"),
     "method against the adapter's": (
         nothing,
-        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors"), "--method", "cobot-lora"),
-        (), "was trained with method lora",
+        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors")),
+        ("--method", "cobot-lora"), "was trained with method lora",
     ),
     "rank against the adapter's": (
         nothing,
@@ -185,7 +185,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     ),
     "label 2": (prompts({"points": [[1, 2]], "labels": [2]}), segment, (), "labels must be a list"),
     "labels without points": (prompts({"labels": [1]}), segment, (), "0 points but 1 labels"),
-    "three edges": (prompts({"box": [1, 2, 3]}), segment, (), "object 1: the box must be 4 numbers"),
+    "three edges": (prompts({"box": [1, 2, 3]}), segment, (), "object 1: the box must be 4 num"),
     "box upside down": (prompts({"box": [9, 9, 1, 1]}), segment, (), "object 1: a box needs row0"),
     "point outside": (
         prompts({"points": [[1, 1]]}, {"points": [[40, 3]]}), segment, (), "object 2: the point",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +137,7 @@ def test_the_same_seed_trains_the_same_adapter(
     assert first == second != other
 
 
-def test_training_goes_on_from_an_adapter(
-    shared: Inputs, program: Program, tmp_path: Path
-) -> None:
+def test_training_goes_on_from_an_adapter(shared: Inputs, program: Program, tmp_path: Path) -> None:
     first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
     rank = ("--method", "lora", "--rank", "2")
     before = program(*finetune(shared, first, *rank)).json
@@ -175,7 +174,7 @@ def test_ctrl_c_elsewhere_ends_quietly(shared: Inputs) -> None:
     process = start("evaluate", *shared.folders(), *shared.model())
     time.sleep(0.5)  # somewhere in its imports, or later
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode in (130, -signal.SIGINT)  # the latter before our own code runs
     assert out == ""
 
@@ -207,9 +206,7 @@ def test_evaluate_with_an_adapter(shared: Inputs, program: Program) -> None:
     assert "12 objects in 3 images" in program(*arguments, "--adapter", adapter).out
 
 
-def test_a_stack_is_evaluated_slice_by_slice(
-    inputs: Inputs, program: Program
-) -> None:
+def test_a_stack_is_evaluated_slice_by_slice(inputs: Inputs, program: Program) -> None:
     pixels, labels = scene(0)
     empty = np.zeros_like(labels)
     stacks = {"images": [pixels] * 6, "labels": [labels] * 2 + [empty] * 4}
@@ -287,6 +284,25 @@ def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
     merged = torch.load(output, weights_only=True)
     assert merged.keys() == torch.load(shared / "tiny.pth", weights_only=True).keys()
     assert build(output).architecture.name == "tiny"
+
+
+# --- demo ----------------------------------------------------------------------------
+
+
+def test_demo(
+    shared: Inputs, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_peftsam import workspace
+
+    few = partial(workspace.DemoConfig, objects_per_image=2, held_out_objects=4)
+    monkeypatch.setattr(workspace, "DemoConfig", few)
+    output = tmp_path / "out"
+    outcome = program("demo", *shared.model(), "--output", output, "--budget", "1s", "--json")
+    assert outcome.code == 0
+    assert outcome.json["simulated_annotator"] is True
+    assert {"before", "after", "reloaded", "files"} <= outcome.json.keys()
+    assert "simulated" in outcome.err.splitlines()[0]
+    assert (output / "report.html").is_file()
 
 
 # --- the viewer ----------------------------------------------------------------------

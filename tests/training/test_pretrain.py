@@ -46,7 +46,8 @@ def test_crops_of_the_stream_hold_their_objects() -> None:
         assert batch.images.shape == (4, 3, 64, 64)
         assert batch.masks.shape == (4, 3, 64, 64)
         assert batch.masks.flatten(2).sum(-1).min() >= 16
-        assert 0 <= batch.images.min() and batch.images.max() <= 255
+        assert batch.images.min() >= 0
+        assert batch.images.max() <= 255
         foreground = batch.dense[:, 0].bool()
         assert (batch.masks.any(1) <= foreground).all()
     torch.testing.assert_close(first.images, second.images)

@@ -83,13 +83,24 @@ class Bench:
         leading = self.viewer.dims.point[:-2]
         self._drag([(*leading, row, col)], modifiers, button)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+    def drag(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        before_release: Callable[[], object] | None = None,
+    ) -> None:
         """Press the mouse, move, release."""
         leading = self.viewer.dims.point[:-2]
-        self._drag([(*leading, *start), (*leading, *end)], (), 1)
+        self._drag([(*leading, *start), (*leading, *end)], (), 1, before_release)
         settle()
 
-    def _drag(self, way: list[tuple[float, ...]], modifiers: Sequence[str], button: int) -> None:
+    def _drag(
+        self,
+        way: list[tuple[float, ...]],
+        modifiers: Sequence[str],
+        button: int,
+        before_release: Callable[[], object] | None = None,
+    ) -> None:
         layer = self.viewer.layers.selection.active
         assert layer is not None
         event = SimpleNamespace(
@@ -111,6 +122,8 @@ class Bench:
         for at in [*way, way[-1]] if len(way) > 1 else []:
             event.type, event.position, event.pos = "mouse_move", at, _pixels(at)
             mouse_move_callbacks(layer, event)
+        if before_release is not None:
+            before_release()
         event.type = "mouse_release"
         mouse_release_callbacks(layer, event)
 

@@ -118,6 +118,18 @@ def test_points_of_naparis_own_tool_are_prompts_too(bench: Open) -> None:
     assert len(b.session.current.prompts.points) == 1
 
 
+def test_an_answer_in_the_midst_of_a_drag_does_not_end_it(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("W")
+    b.drag((2, 2), (20, 22))
+    b.drag((2, 32), (20, 52), before_release=b.answered)
+    assert [p.box.as_tuple() for p in b.session.queue] == [
+        (2.5, 2.5, 20.5, 22.5),
+        (2.5, 32.5, 20.5, 52.5),
+    ]
+    assert len(b.prompts.boxes.data) == 2
+
+
 def test_deleting_a_box_removes_its_object_from_the_queue(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.press("W")
@@ -141,6 +153,7 @@ def test_a_stroke_corrects_the_object_and_is_one_step_of_the_history(
     b.viewer.layers.selection.active = objects
     objects.mode, objects.selected_label, objects.brush_size = mode, 9 if mode == "fill" else 4, 6
     assert b.layers.tool == ""
+    assert "by hand" in b.view.next_step.text()
     before = objects.data.copy()
     b.drag((12, 28), (20, 34))
     after = objects.data.copy()
@@ -225,6 +238,16 @@ def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) 
     assert not objects.locked
     wait(lambda: len(b.owner.workers) == 0)
     assert "Open an image" in b.view.next_step.text()
+
+
+def test_new_images_do_not_hide_the_prompts(bench: Open) -> None:
+    b = bench(ready=False)
+    assert len(b.viewer.layers) == 0
+    for seed in range(2):
+        b.viewer.add_image(blobs(seed=seed), name=f"new{seed}")
+        wait(lambda: b.layers.image is not None)
+        settle()
+        assert tuple(b.viewer.layers[-3:]) == b.prompts.layers
 
 
 def test_clearing_the_viewer_and_starting_again(bench: Open) -> None:

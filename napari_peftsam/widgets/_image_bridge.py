@@ -1,0 +1,212 @@
+"""The part of the bridge between layers and session that holds images and objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from napari.layers import Image
+from psygnal import Signal, SignalGroup
+
+from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.widgets._images import ImageView
+from napari_peftsam.widgets._objects_layer import ObjectsLayer
+
+if TYPE_CHECKING:
+    import napari
+    from napari.layers import Labels, Layer
+
+__all__ = ["BridgeEvents", "ImageBridge"]
+
+
+class BridgeEvents(SignalGroup):
+    """Signals of a `LayerBridge`."""
+
+    images_changed = Signal()
+    """Image layers came, went or were renamed."""
+    image_changed = Signal()
+    """Another image is being annotated."""
+    plane_changed = Signal()
+    """Another plane of it is shown."""
+    tool_changed = Signal()
+    """Another prompt tool is active, or prompts have another sign."""
+    prompt_layers_changed = Signal()
+    """There are other layers for prompts and mask."""
+    hint = Signal(str)
+    """Something the user tried cannot be done; says what can."""
+
+
+class ImageBridge:
+    """The part of `LayerBridge` that holds images and their objects; see there.
+
+    Layers are known by reference: renaming and reordering them changes nothing.
+
+    Parameters
+    ----------
+    viewer
+        Whose layers; it is not kept alive.
+    session
+        What they show.
+    """
+
+    def __init__(self, viewer: napari.Viewer, session: Session) -> None:
+        self._viewer = ref(viewer)
+        self.session = session
+        self.events = BridgeEvents()
+        self._images: dict[Layer, ImageView] = {}
+        self._objects: dict[Layer, ObjectsLayer] = {}
+        self._image: ImageView | None = None
+        self._plane: PlaneKey | None = None
+        self._locks = False
+        viewer.layers.events.inserted.connect(self._layer_added)
+        viewer.layers.events.removed.connect(self._layer_removed)
+        for layer in viewer.layers:
+            self._watch(layer)
+
+    @property
+    def viewer(self) -> napari.Viewer:
+        """The viewer."""
+        viewer = self._viewer()
+        assert viewer is not None, "its layers cannot outlive it"
+        return viewer
+
+    # --- images ---------------------------------------------------------------------
+
+    @property
+    def image_layers(self) -> tuple[Image, ...]:
+        """The layers that can be annotated, as they are ordered in the viewer."""
+        return tuple(layer for layer in self.viewer.layers if isinstance(layer, Image))
+
+    @property
+    def image(self) -> Image | None:
+        """The image layer being annotated."""
+        return None if self._image is None else self._image.layer
+
+    @property
+    def image_name(self) -> str:
+        """Name of that image in the session, empty if there is none."""
+        return "" if self._image is None else self._image.name
+
+    @property
+    def objects(self) -> Labels | None:
+        """The layer with that image's objects."""
+        return None if self._image is None else self._objects[self._image.layer].layer
+
+    @property
+    def plane(self) -> PlaneKey | None:
+        """The plane of that image which is shown; None if none is."""
+        return self._plane
+
+    def select_image(self, layer: Image | None) -> None:
+        """Annotate another image; it gets a layer for its objects the first time."""
+        if layer is self.image:
+            return
+        if layer is not None and layer not in self._images:
+            self._add_image(layer)
+        if layer is not None and not layer.visible:
+            self._swap_visible(self.image, layer)
+        self._image = None if layer is None else self._images[layer]
+        self._image_selected()
+        self._update_plane()
+        self.events.image_changed.emit()
+
+    def go_to(self, label: int) -> None:
+        """Show an object: its plane, the camera on it, its label ready to paint with."""
+        if self._image is None or self.objects is None:
+            return
+        record = self.session.image(self._image.name).records.get(label)
+        if record is None:
+            return
+        region = self.session.image(self._image.name).region(label)[-2:]
+        middle = [(s.start + s.stop - 1) / 2 for s in region]
+        world = self._image.to_world(record.plane, *middle)
+        dims = self.viewer.dims
+        leading = dims.ndim - len(world)
+        for axis, value in enumerate(world[:-2]):
+            dims.set_point(leading + axis, value)
+        self.viewer.scene.camera.center = (0.0, *world[-2:])
+        self.objects.selected_label = label
+
+    def _swap_visible(self, old: Image | None, new: Image) -> None:
+        """Show an image that was hidden, in place of the one that would cover it."""
+        for image, visible in ((old, False), (new, True)):
+            if image is not None:
+                image.visible = visible
+                self._objects[image].layer.visible = visible
+
+    def _add_image(self, layer: Image) -> None:
+        view = ImageView(layer, layer.name)
+        self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
+        labels = self.session.image(view.name).labels
+        name = "objects" if not self._objects else f"objects ({view.name})"
+        objects = ObjectsLayer(self.session, layer, labels, name, lambda: view.name)
+        self._images[layer], self._objects[layer] = view, objects
+        for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
+            changed.connect(self._tool_may_differ)
+        above = self.viewer.layers.index(layer) + 1
+        self.viewer.layers.insert(above, objects.layer)
+        objects.layer.locked = self._locks
+
+    def _lock_objects(self, *, locked: bool) -> None:
+        self._locks = locked
+        for objects in self._objects.values():
+            objects.layer.locked = locked
+
+    def _watch(self, layer: Layer) -> None:
+        if isinstance(layer, Image):
+            layer.events.name.connect(self._renamed)
+
+    def _layer_added(self, event: Any) -> None:
+        self._watch(event.value)
+        if isinstance(event.value, Image):
+            self.events.images_changed.emit()
+
+    def _layer_removed(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Image):
+            layer.events.name.disconnect(self._renamed)
+        owner = next((i for i, o in self._objects.items() if o.layer is layer), layer)
+        if owner in self._images:
+            self._forget(owner)
+        if isinstance(layer, Image):
+            self.events.images_changed.emit()
+
+    def _forget(self, layer: Layer) -> None:
+        """Let go of an image; the layer with its objects, if still there, stays with the user."""
+        view = self._images[layer]
+        if self._image is view:
+            self.select_image(None)
+        del self._images[layer]
+        objects = self._objects.pop(layer)
+        for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
+            changed.disconnect(self._tool_may_differ)
+        objects.release()
+        self.session.remove_image(view.name)
+
+    def _renamed(self, event: Any) -> None:
+        view = self._images.get(event.source)
+        if view is not None:
+            old, new = view.name, event.source.name
+            view.name = new if new not in self.session.images else old
+            self.session.rename_image(old, view.name)
+            self._update_plane()
+        self.events.images_changed.emit()
+
+    def _update_plane(self, event: Any = None) -> None:
+        """Follow the viewer to another plane."""
+        plane = None if self._image is None else self._image.shown_plane(self.viewer.dims)
+        if plane != self._plane:
+            self._plane = plane
+            self._plane_changed()
+            self.events.plane_changed.emit()
+
+    def _tool_may_differ(self, event: Any = None) -> None:
+        self.events.tool_changed.emit()
+
+    # --- for the part above -----------------------------------------------------------
+
+    def _image_selected(self) -> None:
+        """Another image is chosen; its plane is not known yet."""
+
+    def _plane_changed(self) -> None:
+        """Another plane is shown, or none."""

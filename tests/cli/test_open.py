@@ -1,0 +1,79 @@
+"""``open`` and ``demo --gui``: a real viewer with images and docks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from napari_peftsam.errors import ConfigurationError, InputFileError
+from napari_peftsam.samples import shipped_samples
+from tests.cli._cases import Inputs, Program
+
+if TYPE_CHECKING:
+    import napari
+    from pytestqt.qtbot import QtBot
+
+DOCKS = {"Annotate", "Finetune", "Adapters", "Export"}
+
+
+@pytest.fixture
+def opened(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[napari.Viewer]]:
+    """Collect the viewers that are opened instead of waiting for the user to close them."""
+    import napari
+
+    viewers: list[napari.Viewer] = []
+    monkeypatch.setattr(napari, "run", lambda: viewers.append(napari.current_viewer()))
+    yield viewers
+    for viewer in viewers:
+        viewer.close()
+    qtbot.wait(50)
+
+
+def images(viewer: napari.Viewer) -> list[napari.layers.Image]:
+    """Return the image layers, without those that the docks add."""
+    import napari
+
+    return [layer for layer in viewer.layers if isinstance(layer, napari.layers.Image)]
+
+
+def docks(viewer: napari.Viewer) -> set[str]:
+    return {str(name).removesuffix(" (napari-peftsam)") for name in viewer.window.dock_widgets}
+
+
+def test_open_shows_images_and_docks(
+    opened: list[napari.Viewer], program: Program, shared: Inputs
+) -> None:
+    paths = [shared / "image.tif", shared / "images" / "a1.tif"]
+    assert program("open", *paths).code == 0
+    [viewer] = opened
+    assert [layer.name for layer in images(viewer)] == ["image", "a1"]
+    assert [layer.visible for layer in images(viewer)] == [True, False]
+    assert docks(viewer) >= DOCKS
+
+
+def test_demo_with_gui_shows_the_sample(opened: list[napari.Viewer], program: Program) -> None:
+    assert program("demo", "--gui").code == 0
+    [viewer] = opened
+    assert [layer.name for layer in images(viewer)] == [s.name for s in shipped_samples("train")]
+    assert all(layer.rgb for layer in images(viewer))
+    assert docks(viewer) >= DOCKS
+
+
+def test_a_missing_image_opens_no_viewer(
+    opened: list[napari.Viewer], program: Program, shared: Inputs
+) -> None:
+    outcome = program("open", shared / "image.tif", shared / "nowhere.tif")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "nowhere.tif: no such file" in outcome.err
+    assert opened == []
+
+
+def test_an_unknown_sample_is_refused() -> None:
+    from napari_peftsam.widgets.launch import open_viewer
+
+    with pytest.raises(ConfigurationError, match="choose one of histology"):
+        open_viewer(sample="cells")
+    with pytest.raises(InputFileError):
+        open_viewer(["nowhere.tif"])  # type: ignore[list-item]

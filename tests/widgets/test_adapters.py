@@ -1,0 +1,125 @@
+"""The list of adapters: what is live, switching, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from napari.utils.notifications import notification_manager
+
+from napari_peftsam.models import build
+from napari_peftsam.training import TrainingConfig, TrainingFinished
+from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets.adapters import AdaptersDock
+from tests.widgets._annotate_cases import wait
+from tests.widgets._training_cases import add_images
+
+if TYPE_CHECKING:
+    import napari
+
+
+def _add_version(workspace: Any, seed: int) -> None:
+    """Train for a step, in this process, and add the result whether it is better or not."""
+    *_, finished = workspace.finetune(TrainingConfig(steps=1, seed=seed, learning_rate=1e-2))
+    assert isinstance(finished, TrainingFinished)
+    workspace.adapters.add_version(finished.adapter, finished.iou_after)
+
+
+@pytest.fixture
+def dock(make_napari_viewer: Callable[..., napari.Viewer], tiny_checkpoint: Path) -> AdaptersDock:
+    """Return the dock of a viewer with ``base``, ``v1`` and ``v2``, of which the last is live."""
+    viewer = make_napari_viewer()
+    owner = session_of(viewer)
+    owner.open(tiny_checkpoint)
+    dock = AdaptersDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Adapters")
+    assert not dock.save.isEnabled()
+    assert not dock.load.isEnabled()
+    wait(lambda: owner.has_model and "base" in dock._buttons)
+    assert not dock.hint.isHidden()
+    add_images(owner.session)
+    workspace = owner.require()
+    _add_version(workspace, 0)
+    _add_version(workspace, 1)
+    workspace.activate("v2")
+    wait(lambda: len(dock._buttons) == 3)
+    return dock
+
+
+def _workspace(dock: AdaptersDock) -> Any:
+    return dock.viewer_session.require()
+
+
+def _shown(dock: AdaptersDock) -> list[str]:
+    return [name for name, button in dock._buttons.items() if button.isChecked()]
+
+
+def _said(text: str) -> bool:
+    return any(text in record.message for record in notification_manager.records)
+
+
+def test_the_list_shows_what_is_live_and_how_good_it_is(dock: AdaptersDock) -> None:
+    assert list(dock._buttons) == ["base", "v1", "v2"]
+    assert _shown(dock) == ["v2"]
+    ious = [entry.iou for entry in _workspace(dock).adapters.entries[1:]]
+    assert [label.text() for label in dock._ious] == ["", *(f"{iou:.2f}" for iou in ious)]
+    assert dock.hint.isHidden()
+    assert dock.sizeHint().width() <= 320
+
+
+def test_one_click_switches_there_and_back(dock: AdaptersDock) -> None:
+    workspace = _workspace(dock)
+    for name in ("v1", "base", "v2"):
+        dock.button(name).click()
+        wait(lambda name=name: workspace.adapters.live.name == name)
+        wait(lambda name=name: _shown(dock) == [name])
+        assert workspace.engine.adapter == workspace.adapters[name].digest
+        assert dock.save.isEnabled() == (name != "base")
+
+
+def test_saved_adapters_can_be_loaded(dock: AdaptersDock, tmp_path: Path) -> None:
+    workspace = _workspace(dock)
+    dock.ask_save = lambda *_: tmp_path / "mine"
+    dock.save.click()
+    wait((tmp_path / "mine.safetensors").exists)
+    wait(lambda: _said("Saved v2 to"))
+    digest = workspace.engine.adapter
+    dock.viewer_session.load_model(workspace._source)  # a model forgets its adapters
+    wait(lambda: list(dock._buttons) == ["base"])
+    dock.ask_open = lambda *_: tmp_path / "mine.safetensors"
+    dock.load.click()
+    wait(lambda: _shown(dock) == ["mine"])
+    assert workspace.engine.adapter == digest
+
+
+@pytest.mark.parametrize("content", [b"", b"no adapter"], ids=["empty", "garbage"])
+def test_damaged_adapters_are_refused(dock: AdaptersDock, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(content)
+    dock.ask_open = lambda *_: path
+    dock.load.click()
+    wait(lambda: _said("damaged.safetensors"))
+    assert _shown(dock) == ["v2"]
+    assert list(dock._buttons) == ["base", "v1", "v2"]
+
+
+def test_a_merged_checkpoint_is_a_plain_model(dock: AdaptersDock, tmp_path: Path) -> None:
+    workspace = _workspace(dock)
+    dock.ask_save = lambda *_: tmp_path / "merged.pth"
+    dock.merge.click()
+    wait((tmp_path / "merged.pth").exists)
+    merged = build(tmp_path / "merged.pth").sam.state_dict()
+    base = workspace.engine.bare_copy().sam.state_dict()
+    assert merged.keys() == base.keys()
+    assert any(not torch.equal(merged[key], base[key]) for key in base)
+
+
+def test_changing_ones_mind_writes_nothing(dock: AdaptersDock, tmp_path: Path) -> None:
+    dock.ask_save = dock.ask_open = lambda *_: None
+    for button in (dock.save, dock.load, dock.merge):
+        button.click()
+    assert list(tmp_path.iterdir()) == []
+    assert _shown(dock) == ["v2"]

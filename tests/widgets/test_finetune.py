@@ -1,0 +1,398 @@
+"""The finetuning dock: from annotated objects to a live adapter, and every other end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.peft import CobotLoraConfig, LoraConfig, MethodConfig, count_parameters
+from napari_peftsam.training import TrainingConfig, split_objects
+from napari_peftsam.types import Point, Prompts
+from napari_peftsam.widgets._form import Form, fields_of
+from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets._training import Phase, training_of
+from napari_peftsam.widgets._training_data import TrainingData, describe
+from napari_peftsam.widgets._verdict import Outcome, format_time, verdict
+from napari_peftsam.widgets.finetune import FinetuneDock
+from tests.widgets._annotate_cases import settle, wait
+from tests.widgets._training_cases import add_images, is_alive, stripes
+
+if TYPE_CHECKING:
+    import napari
+
+
+class Finetuning:
+    """A viewer with the finetuning dock, and what its user does."""
+
+    def __init__(self, viewer: napari.Viewer, checkpoint: Path, images: int) -> None:
+        self.viewer = viewer
+        self.owner = session_of(viewer)
+        self.owner.open(checkpoint)
+        self.dock = FinetuneDock(viewer)
+        self.holder = viewer.window.add_dock_widget(self.dock, name="Finetune")
+        self.view, self.options = self.dock.view, self.dock.options
+        self.training = self.dock.training
+        add_images(self.owner.session, images)
+        wait(lambda: self.owner.has_model and self.options.parameters.text())
+
+    @property
+    def workspace(self) -> Any:
+        assert self.owner.workspace is not None
+        return self.owner.workspace
+
+    @property
+    def live(self) -> str:
+        return str(self.workspace.adapters.live.name)
+
+    def budget(self, steps: int, rate: float | None = None) -> None:
+        self.options.unit.setCurrentText("steps")
+        self.options.amount.setValue(steps)
+        self.options.rate.set_value("learning_rate", rate)
+
+    def start(self, steps: int = 100_000, rate: float | None = None) -> None:
+        self.budget(steps, rate)
+        self.view.train.click()
+        assert self.training.is_running
+
+    def until_step(self, number: int = 1) -> None:
+        wait(lambda: self.step >= number)
+
+    @property
+    def step(self) -> int:
+        step = self.training._progress.step
+        return 0 if step is None else step.step
+
+    def until_ended(self) -> None:
+        wait(lambda: not self.training.is_running)
+
+
+@pytest.fixture
+def finetuning(
+    make_napari_viewer: Callable[..., napari.Viewer], tiny_checkpoint: Path
+) -> Callable[..., Finetuning]:
+    def build(images: int = 3) -> Finetuning:
+        return Finetuning(make_napari_viewer(), tiny_checkpoint, images)
+
+    return build
+
+
+# --- what it says ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            TrainingData(), "Accept at least 3 objects to finetune: annotate an image first.",
+            id="nothing",
+        ),
+        pytest.param(
+            TrainingData(1, 1), "1 object so far: accept 2 more objects to finetune.", id="one"
+        ),
+        pytest.param(
+            TrainingData(1, 2), "2 objects so far: accept 1 more object to finetune.", id="two"
+        ),
+        pytest.param(TrainingData(1, 3), "Train on 1 image · 3 objects", id="enough"),
+        pytest.param(TrainingData(3, 41), "Train on 3 images · 41 objects", id="many"),
+    ],
+)  # fmt: skip
+def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) -> None:
+    assert describe(data) == expected
+
+
+def _outcome(**changes: Any) -> Outcome:
+    values = {
+        "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
+        "steps": 9, "placement": "all",
+    }  # fmt: skip
+    return Outcome(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        pytest.param(
+            _outcome(after="v3", iou_before=0.71, iou_best=0.82),
+            "v3 is better on held-out objects (0.71 → 0.82): live.",
+            id="better",
+        ),
+        pytest.param(
+            _outcome(after="v3", iou_before=0.8101, iou_best=0.8104),
+            "v3 is better on held-out objects (0.8101 → 0.8104): live.",
+            id="hardly better",
+        ),
+        pytest.param(
+            _outcome(),
+            "Held-out IoU fell from 0.80 to 0.74, so v2 stays live. Add objects from the new "
+            "image, or try late-25 %.",
+            id="worse",
+        ),
+        pytest.param(
+            _outcome(before="base", placement="last"),
+            "Held-out IoU fell from 0.80 to 0.74, so the base model stays live. Add objects from "
+            "the new image, or lower the learning rate.",
+            id="worse in few blocks",
+        ),
+        pytest.param(
+            _outcome(iou_last=0.801),
+            "Held-out IoU stayed at 0.80, so v2 stays live. Train longer, or add objects that it "
+            "gets wrong.",
+            id="the same",
+        ),
+        pytest.param(
+            _outcome(steps=0), "Stopped before the first step, so v2 stays live.", id="no step"
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence(outcome: Outcome, expected: str) -> None:
+    assert verdict(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(-1, "0:00"), (34.4, "0:34"), (61, "1:01"), (3723, "1:02:03")]
+)
+def test_times_are_readable(seconds: float, expected: str) -> None:
+    assert format_time(seconds) == expected
+
+
+# --- the form ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [LoraConfig, CobotLoraConfig])
+def test_a_form_starts_with_a_valid_model(qtbot: Any, model: type[MethodConfig]) -> None:
+    form = Form(fields_of(model))
+    qtbot.addWidget(form)
+    assert model.model_validate(form.values()) == model()
+    assert "method" not in form.values()
+    assert form.editor("rank").toolTip() == model.model_fields["rank"].description
+
+
+@pytest.mark.parametrize(
+    ("name", "entered", "expected"),
+    [
+        pytest.param("rank", 12, 12, id="integer"),
+        pytest.param("rank", -5, 4, id="integer below its limit"),
+        pytest.param("alpha", "0.5", "0.5", id="number"),
+        pytest.param("matrices", "all-linear", "all-linear", id="choice"),
+        pytest.param("tune_mask_decoder", False, False, id="boolean"),
+        pytest.param("placement", "0,3", "0,3", id="free text"),
+    ],
+)
+def test_each_kind_of_field_has_an_editor(
+    qtbot: Any, name: str, entered: Any, expected: Any
+) -> None:
+    form = Form(fields_of(CobotLoraConfig))
+    qtbot.addWidget(form)
+    with qtbot.waitSignal(form.changed):
+        form.set_value(name, entered)
+    assert form.values()[name] == expected
+
+
+def test_empty_optional_fields_are_left_out(qtbot: Any) -> None:
+    form = Form(fields_of(TrainingConfig, ["learning_rate"]))
+    qtbot.addWidget(form)
+    assert form.values() == {}
+    form.set_value("learning_rate", "1e-4")
+    assert form.values() == {"learning_rate": "1e-4"}
+
+
+# --- before a training ---------------------------------------------------------------------
+
+
+def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning]) -> None:
+    bench = finetuning(images=0)
+    assert "Accept at least 3 objects" in bench.view.summary.text()
+    assert not bench.view.train.isEnabled()
+    assert bench.dock.sizeHint().width() <= 320
+    bench.dock.toggle()  # the key does no more than the button
+    assert not bench.training.is_running
+
+    add_images(bench.owner.session, 1)
+    assert "2 objects so far" in bench.view.summary.text()
+    image, labels = stripes()
+    bench.owner.session.add_image("more", image)
+    bench.owner.session.set_labels("more", labels)
+    split = split_objects(bench.workspace.training_planes(), 0.2, 0)
+    wait(lambda: "held out" in bench.view.summary.text())
+    assert bench.view.summary.text() == (
+        f"Train on 2 images · 4 objects, {len(split.held_out)} held out (by image)"
+    )
+    assert bench.view.train.isEnabled()
+
+
+def test_options_are_checked_and_counted_before_the_start(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    options = bench.options
+    architecture = bench.workspace.engine.model.architecture
+
+    def shows(config: MethodConfig) -> bool:
+        counts = count_parameters(architecture, config)
+        return options.parameters.text() == (
+            f"Trains {counts.total:,} parameters ({counts.encoder:,} in the encoder)"
+        )
+
+    assert options.config == TrainingConfig(seconds=60)  # what is recommended
+    wait(lambda: shows(CobotLoraConfig()))
+    options.method.setCurrentIndex(options.method.findData("lora"))
+    options.placement.set_value("placement", "late-25%")
+    options.details.set_value("rank", 2)
+    late = LoraConfig.model_validate({"placement": "late-25%", "rank": 2})
+    wait(lambda: shows(late))
+    assert options.config == TrainingConfig(method=late, seconds=60)
+
+    options.placement.set_value("placement", "later")
+    assert "is not known" in options.problem.text()
+    assert not bench.view.train.isEnabled()
+    options.placement.set_value("placement", "0,99")  # known, but not to this model
+    wait(lambda: "this encoder has 4 blocks" in options.problem.text())
+    assert not bench.view.train.isEnabled()
+    options.placement.set_value("placement", "0,2")
+    options.rate.set_value("learning_rate", "fast")
+    assert options.problem.text().startswith("⚠ Learning rate")
+    options.rate.set_value("learning_rate", "1e-3")
+    assert bench.view.train.isEnabled()
+    assert options.config is not None
+    assert options.config.learning_rate == 1e-3
+
+
+# --- trainings -----------------------------------------------------------------------------
+
+
+def test_a_better_adapter_becomes_live_and_can_be_compared(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    bench.start(steps=12, rate=1e-2)
+    assert "Stop" in bench.view.train.text()
+    with pytest.raises(TrainingError, match="a training is running"):
+        bench.training.start(TrainingConfig(steps=1))
+    bench.until_step()
+    # Prompts are answered meanwhile, by the old adapter.
+    plane = bench.owner.session.planes_with_objects()[0]
+    list(bench.workspace.embed(plane))
+    embedding = bench.workspace.embedding(plane)
+    assert bench.workspace.predict(embedding, Prompts(points=(Point(20, 20, True),))) is not None
+    assert bench.live == "base"
+
+    bench.until_ended()
+    assert bench.view.outcome.text() == bench.training.message
+    assert bench.training.message.startswith("v1 is better on held-out objects (")
+    assert bench.live == "v1"
+    assert set(bench.training.measured) == {"base", "v1"}
+    assert bench.training.measured["v1"] > bench.training.measured["base"]
+    assert "Train" in bench.view.train.text()
+    assert bench.view.train.isEnabled()
+    assert not bench.view.compare.isHidden()
+    bench.view.compare.click()
+    wait(lambda: bench.live == "base")
+    wait(lambda: "After (v1)" in bench.view.compare.text())
+    bench.dock.compare()
+    wait(lambda: bench.live == "v1")
+
+
+def test_an_adapter_that_is_not_better_changes_nothing(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    bench.start(steps=2, rate=1e-12)
+    bench.until_ended()
+    assert "so the base model stays live" in bench.view.outcome.text()
+    assert bench.live == "base"
+    assert len(bench.workspace.adapters.entries) == 1
+    assert bench.view.compare.isHidden()
+
+
+def test_stop_keeps_the_best_state_even_without_the_images(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    bench.start(rate=1e-2)
+    bench.until_step(2)
+    for name in list(bench.owner.session.images):
+        bench.owner.session.remove_image(name)
+    wait(lambda: bench.step >= 12)
+    bench.dock.toggle()
+    assert bench.training.phase is Phase.STOPPING
+    bench.until_ended()
+    assert bench.live == "v1"
+    assert bench.training.pid is not None
+    assert not is_alive(bench.training.pid)
+    assert "Accept at least 3 objects" in bench.view.summary.text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_killed_child_is_told_and_another_training_can_start(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    bench.start(rate=1e-12)
+    bench.until_step()
+    assert bench.training.pid is not None
+    os.kill(bench.training.pid, signal.SIGKILL)
+    bench.until_ended()
+    assert "The training process was killed" in bench.view.outcome.text()
+    assert bench.live == "base"
+    bench.start()
+    bench.view.train.click()  # stops while it is starting
+    bench.until_ended()
+    assert bench.training.message == "Stopped before the first step, so the base model stays live."
+
+
+def test_removing_the_dock_ends_the_child_and_keeps_everything_else(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    bench.start()
+    bench.until_step()
+    bench.viewer.window.remove_dock_widget(bench.holder)
+    wait(lambda: not bench.training.is_running)
+    settle()
+    assert bench.training.pid is not None
+    assert not is_alive(bench.training.pid)
+    assert len(bench.owner.session.images) == 3
+    again = FinetuneDock(bench.viewer)  # sees how it ended
+    assert again.view.outcome.text() == bench.training.message
+    again.close()
+
+
+def test_closing_the_viewer_ends_the_child(finetuning: Callable[..., Finetuning]) -> None:
+    bench = finetuning()
+    training, session = bench.training, bench.owner.session
+    bench.start()
+    bench.until_step()
+    owner, pid = bench.owner, training.pid
+    bench.viewer.close()
+    wait(lambda: owner.is_closed)
+    assert pid is not None
+    wait(lambda: not is_alive(pid))
+    assert len(owner.workers) == 0
+    assert np.unique(session.image("i0").labels).tolist() == [0, 1, 2]
+
+
+def test_another_model_ends_the_training(
+    finetuning: Callable[..., Finetuning], tiny_checkpoint: Path
+) -> None:
+    bench = finetuning()
+    bench.start()
+    bench.until_step()
+    bench.owner.load_model(tiny_checkpoint)
+    bench.until_ended()
+    assert "Another model was loaded" in bench.view.outcome.text()
+    assert bench.live == "base"
+
+
+def test_two_docks_share_one_training(finetuning: Callable[..., Finetuning]) -> None:
+    bench = finetuning()
+    second = FinetuneDock(bench.viewer)
+    assert second.training is bench.training is training_of(bench.owner)
+    second.close()

@@ -1,0 +1,120 @@
+"""A finetuning in a child process: its events, its errors, its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from napari_peftsam.errors import PeftSamError, TrainingError
+from napari_peftsam.training import (
+    TrainingConfig,
+    TrainingFinished,
+    TrainingStarted,
+    TrainingStep,
+    Validated,
+)
+from napari_peftsam.widgets._process import TrainingProcess, process_events
+from napari_peftsam.workspace import TrainingJob, Workspace
+from tests.widgets._training_cases import add_images, is_alive
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+
+
+def _job(checkpoint: Path, images: int = 3, **options: Any) -> TrainingJob:
+    workspace = Workspace()
+    workspace.load_model(checkpoint, "cpu")
+    add_images(workspace.session, images)
+    return workspace.training_job(TrainingConfig(**({"steps": 2, "validations": 1} | options)))
+
+
+class Exit:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, ("a last word",)
+
+
+def test_events_come_in_order_and_no_process_is_left(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    process = TrainingProcess(_job(tiny_checkpoint))
+    kinds = [type(event) for event in process.events()]
+    assert kinds[:3] == [TrainingStarted, Validated, TrainingStep]
+    assert kinds[-2:] == [Validated, TrainingFinished]
+    assert process.pid is not None
+    assert not is_alive(process.pid)
+
+
+def test_errors_of_the_child_arrive_as_they_are(tiny_checkpoint: Path) -> None:
+    with pytest.raises(TrainingError, match="at least 3 accepted objects, found 2"):
+        list(process_events(_job(tiny_checkpoint, images=1)))
+
+
+def test_stop_ends_the_run_with_a_result(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+    events: list[Any] = []
+    for event in process.events():
+        events.append(event)
+        if isinstance(event, TrainingStep) and event.step == 2:
+            process.stop()
+            process.stop()
+    assert isinstance(events[-1], TrainingFinished)
+    assert 2 <= events[-1].steps < 100_000
+
+
+def test_closing_the_generator_ends_the_child(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+    events = process.events()
+    assert isinstance(next(events), TrainingStarted)
+    assert process.pid is not None
+    assert is_alive(process.pid)
+    events.close()  # type: ignore[attr-defined]  # it is a generator
+    assert not is_alive(process.pid)
+
+
+def test_cancel_ends_a_run_that_another_thread_waits_for(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+    events: list[Any] = []
+    timer = threading.Timer(0.5, process.cancel)  # while the child is still importing torch
+    timer.start()
+    events.extend(process.events())
+    timer.join()
+    assert not any(isinstance(event, TrainingFinished) for event in events)
+    assert process.pid is not None
+    assert not is_alive(process.pid)
+
+
+def test_a_run_cancelled_before_it_starts_has_no_process(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint))
+    process.cancel()
+    process.stop()
+    assert list(process.events()) == []
+    assert process.pid is None
+
+
+@posix_only
+def test_a_killed_child_is_an_error_that_names_memory(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+    events = process.events()
+    list(islice(events, 3))
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(TrainingError, match="was killed, most often because memory ran out"):
+        list(events)
+    assert not is_alive(process.pid)
+
+
+def test_a_child_that_dies_early_is_an_error_with_its_last_words() -> None:
+    process = TrainingProcess(SimpleNamespace(broken=Exit()))  # type: ignore[arg-type]
+    with pytest.raises(PeftSamError, match=r"ended with status 1 and no result.*a last word"):
+        list(process.events())

@@ -1,0 +1,172 @@
+"""The demo: the whole loop without a user, on the shipped sample, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.errors import ExportError
+from napari_peftsam.evaluation import EvaluationReport
+from napari_peftsam.models import build, build_tiny
+from napari_peftsam.peft import apply_adapter, load_adapter
+from napari_peftsam.samples import shipped_samples
+from napari_peftsam.training import TrainingFinished
+from napari_peftsam.workspace import (
+    DemoConfig,
+    DemoEvent,
+    DemoReport,
+    DemoStage,
+    ModelChoice,
+    Workspace,
+    demo,
+)
+from napari_peftsam.workspace._annotator import annotate_object, choose_labels
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
+    path = tmp_path_factory.mktemp("model") / "tiny.pth"
+    torch.save(build_tiny().sam.state_dict(), path)
+    return ModelChoice(path, None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny: ModelChoice, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[DemoEvent]]:
+    """Run the demo once; return its folder and events."""
+    output = tmp_path_factory.mktemp("demo") / "out"
+    config = DemoConfig(output, tiny, seconds=1, objects_per_image=2, held_out_objects=6)
+    return output, list(demo(config))
+
+
+def report_of(events: list[DemoEvent]) -> DemoReport:
+    assert isinstance(events[-1], DemoReport)
+    return events[-1]
+
+
+def test_it_says_first_that_the_annotator_is_simulated(
+    finished: tuple[Path, list[DemoEvent]],
+) -> None:
+    _, events = finished
+    assert isinstance(events[0], DemoStage)
+    assert "simulated" in events[0].text
+    assert report_of(events).to_dict()["simulated_annotator"] is True
+
+
+def test_it_trains_from_the_session_and_reloads_what_is_better(
+    finished: tuple[Path, list[DemoEvent]], tiny: ModelChoice
+) -> None:
+    output, events = finished
+    report = report_of(events)
+    [training] = [e for e in events if isinstance(e, TrainingFinished)]
+    assert report.annotated_objects == 10
+    assert 1 <= report.clicks_per_object <= 4
+    assert report.reloaded == (report.val_iou_after > report.val_iou_before)
+    assert report.training_steps == training.steps >= 1
+    adapter = load_adapter(output / "adapter.safetensors")
+    assert adapter.config.method == "cobot-lora"
+    apply_adapter(build(tiny.model), adapter).remove()
+
+
+def test_it_measures_images_it_has_not_seen(finished: tuple[Path, list[DemoEvent]]) -> None:
+    report = report_of(finished[1])
+    for figures in (report.before, report.after):
+        assert isinstance(figures, EvaluationReport)
+        assert figures.objects == 6
+        assert len(figures.iou_at_clicks) == 10
+    if report.reloaded:
+        assert report.before.box_iou != report.after.box_iou
+
+
+def test_everything_it_lists_is_written(finished: tuple[Path, list[DemoEvent]]) -> None:
+    output, events = finished
+    report = report_of(events)
+    assert all((output / name).exists() for name in report.files)
+    for sample in shipped_samples("train"):
+        folder = output / "labels"
+        assert len(np.unique(tifffile.imread(folder / f"{sample.name}.tif"))) == 3
+        assert len(json.loads((folder / f"{sample.name}.json").read_text())["annotations"]) == 2
+        assert (folder / f"{sample.name}.ome.zarr").is_dir()
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(report.to_dict()))
+
+
+def test_the_report_stands_alone_and_says_what_was_simulated(
+    finished: tuple[Path, list[DemoEvent]],
+) -> None:
+    page = (finished[0] / "report.html").read_text()
+    assert "The annotator is simulated" in page
+    assert re.findall(r'src="(\w+)', page) == ["data"]
+    assert "href" not in page
+
+
+def test_the_figure_shows_every_held_out_image(finished: tuple[Path, list[DemoEvent]]) -> None:
+    from PIL import Image
+
+    with Image.open(finished[0] / "figure.png") as figure:
+        width, height = figure.size
+    assert width > 1000
+    assert height > 250 * len(shipped_samples("held_out"))
+
+
+def test_it_can_be_stopped_at_any_event(tiny: ModelChoice, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    events = demo(DemoConfig(output, tiny, seconds=60, objects_per_image=2))
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert [p for p in output.rglob("*") if p.is_file()] == []
+
+
+def test_a_folder_that_cannot_be_made(tiny: ModelChoice, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(ExportError, match="cannot make the folder"):
+        next(demo(DemoConfig(tmp_path / "out", tiny)))
+
+
+# --- the annotator -------------------------------------------------------------------
+
+
+@pytest.fixture
+def workspace(tiny: ModelChoice) -> Workspace:
+    """Return a workspace that shows one sample image."""
+    workspace = tiny.open()
+    workspace.session.add_image("a", shipped_samples("train")[0].read()[0])
+    return workspace
+
+
+def test_the_annotator_leaves_the_truth_with_its_prompts_on_record(workspace: Workspace) -> None:
+    truth = shipped_samples("train")[0].read()[1]
+    plane = PlaneKey("a")
+    for label in choose_labels(truth, 3, seed=0):
+        made = annotate_object(workspace, plane, truth == label)
+        assert made is not None
+        mask = workspace.session.object_mask("a", made.label)
+        np.testing.assert_array_equal(mask, truth == label)
+        record = workspace.session.records("a")[-1]
+        assert len(record.prompts.points) == made.clicks <= 4
+        assert record.corrected == (made.brushed > 0)
+        assert record.model == "tiny"
+    assert len(workspace.training_planes()[0].prompts) == 3
+
+
+def test_the_annotator_gives_up_where_nothing_is_left(workspace: Workspace) -> None:
+    truth = shipped_samples("train")[0].read()[1]
+    workspace.session.set_labels("a", np.ones_like(truth, np.int32))
+    assert annotate_object(workspace, PlaneKey("a"), truth == 1) is None
+    assert workspace.session.current is None
+
+
+def test_objects_are_chosen_by_seed() -> None:
+    truth = shipped_samples("train")[0].read()[1]
+    first = choose_labels(truth, 5, seed=0)
+    assert first == choose_labels(truth, 5, seed=0) != choose_labels(truth, 5, seed=1)
+    assert first == sorted(first)
+    assert len(choose_labels(truth, 1000, seed=0)) <= truth.max()
