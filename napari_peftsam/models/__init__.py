@@ -6,6 +6,7 @@ from napari_peftsam.models.device import DEVICES, autocast, pick_device
 from napari_peftsam.models.model import (
     SamModel,
     construct,
+    encode_crop,
     encode_steps,
     encode_tensor,
     hash_weights,
@@ -31,6 +32,7 @@ __all__ = [
     "build_random",
     "build_tiny",
     "construct",
+    "encode_crop",
     "encode_steps",
     "encode_tensor",
     "frame_of",

@@ -16,11 +16,19 @@ from segment_anything.modeling import (
     TwoWayTransformer,
 )
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from napari_peftsam.models.architecture import Architecture
 from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 
-__all__ = ["SamModel", "construct", "encode_steps", "encode_tensor", "hash_weights"]
+__all__ = [
+    "SamModel",
+    "construct",
+    "encode_crop",
+    "encode_steps",
+    "encode_tensor",
+    "hash_weights",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,4 +152,23 @@ def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
 def encode_tensor(sam: Sam, x: Tensor) -> Tensor:
     """Return the image embedding of model input `x` in one go (see `encode_steps`)."""
     embedding: Tensor = sam.image_encoder(x)
+    return embedding
+
+
+def encode_crop(sam: Sam, x: Tensor) -> Tensor:
+    """Return the embedding of a square crop ``(B, 3, s, s)``, seen as a part of the frame.
+
+    Only for encoders without absolute positions. SAM's attention *interpolates* relative
+    positions when the grid is not the one it was built for; a crop must use the central
+    ones instead, so that a distance of one token stays one token.
+    """
+    encoder = sam.image_encoder
+    frame = next(b for b in encoder.blocks if b.window_size == 0).attn.rel_pos_h.shape[0] // 2 + 1
+    tokens = x.shape[-1] * frame // encoder.img_size
+    central = {
+        name: parameter[frame - tokens : frame + tokens - 1]
+        for name, parameter in encoder.named_parameters()
+        if ".rel_pos_" in name and encoder.blocks[int(name.split(".")[1])].window_size == 0
+    }
+    embedding: Tensor = functional_call(encoder, central, (x,))
     return embedding

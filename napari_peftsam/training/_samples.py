@@ -14,7 +14,7 @@ from napari_peftsam.models import SamModel, frame_of, to_model_input
 from napari_peftsam.segmentation.decode import PromptTensors
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import bounding_boxes
-from napari_peftsam.types import Prompts
+from napari_peftsam.types import Frame, Prompts
 
 __all__ = ["ModelPlane", "Sample", "prepare_planes", "prompt_tensors"]
 
@@ -25,28 +25,45 @@ _LEAST_MARGIN = 12.0  # ... and at least this many model pixels
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Objects of one plane in one of its eight orientations.
+    """Objects of one plane in one of its eight orientations, in the frame or a crop of it.
 
     Attributes
     ----------
     image
-        ``(1, 3, S, S)`` model input.
+        ``(1, 3, s, s)`` model input.
     masks
-        ``(B, S, S)`` boolean.
+        ``(B, s, s)`` boolean.
     windows
-        ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in model pixel edges: inside them
-        what is not the object is background; outside nothing is known.
+        ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in pixel edges of the crop: inside
+        them what is not the object is background; outside nothing is known.
     real
         The user's own prompts per object, None where there are none.
-    turn
-        Which orientation, 0 is the original.
+    corner
+        ``(x, y)`` of the first pixel in the model's frame.
     """
 
     image: Tensor
     masks: Tensor
     windows: Tensor
     real: tuple[Prompts | None, ...]
-    turn: int
+    corner: tuple[int, int] = (0, 0)
+
+    def cropped(self, side: int, step: int) -> Sample:
+        """Return the part of `side` pixels around all objects, moved in steps of `step`."""
+        size = self.image.shape[-1]
+        if side >= size:
+            return self
+        boxes = bounding_boxes(self.masks)
+        middle = (boxes[:, :2].amin(0) + boxes[:, 2:].amax(0)) / 2
+        corner = ((middle - side / 2) / step).round() * step
+        left, top = corner.clamp(0, size - side).int().tolist()
+        part = (..., slice(top, top + side), slice(left, left + side))
+        masks = self.masks[part]
+        kept = masks.flatten(1).any(1)
+        if not kept.any():  # a few objects far apart: no crop holds them
+            return self
+        real = tuple(r for r, keep in zip(self.real, kept.tolist(), strict=True) if keep)
+        return Sample(self.image[part], masks[kept], _windows(masks[kept]), real, (left, top))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +71,7 @@ class ModelPlane:
     """One plane with its labels in model pixels, ``(1, 3, S, S)`` and ``(S, S)``."""
 
     source: AnnotatedPlane
+    frame: Frame
     image: Tensor
     labels: Tensor
 
@@ -63,7 +81,7 @@ class ModelPlane:
         numbers = torch.tensor([o.label for o in objects], device=labels.device)
         masks = labels[None] == numbers[:, None, None]
         real = tuple(self.source.prompts.get(o.label) for o in objects)
-        return Sample(image, masks, _windows(masks), real, turn)
+        return Sample(image, masks, _windows(masks), real)
 
 
 def prepare_planes(
@@ -80,7 +98,7 @@ def _prepare(plane: AnnotatedPlane, model: SamModel) -> ModelPlane:
     col_index = ((np.arange(cols) + 0.5) * (frame.width / cols)).astype(int)
     inner = torch.from_numpy(plane.labels[np.ix_(row_index, col_index)].astype(np.int64))
     labels = functional.pad(inner, (0, frame.size - cols, 0, frame.size - rows))
-    return ModelPlane(plane, to_model_input(plane.pixels, model), labels.to(model.device))
+    return ModelPlane(plane, frame, to_model_input(plane.pixels, model), labels.to(model.device))
 
 
 def _turned(x: Tensor, turn: int) -> Tensor:
@@ -97,8 +115,7 @@ def _windows(masks: Tensor) -> Tensor:
 
 def prompt_tensors(prompts: Prompts, plane: ModelPlane, model: SamModel) -> PromptTensors:
     """Return one object's own prompts (orientation 0) as a batch of one."""
-    frame = frame_of(plane.source.pixels, model)
-    device = model.device
+    frame, device = plane.frame, model.device
     points = labels = boxes = None
     if prompts.points:
         points = torch.from_numpy(frame.points_to_model(prompts.points))[None].to(device)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from napari_peftsam.models import SamModel, encode_tensor
+from napari_peftsam.models import SamModel, encode_crop, encode_tensor
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training._samples import Sample
 from napari_peftsam.training.losses import promptable_loss
@@ -34,14 +34,17 @@ def sample_loss(
     first
         First prompts of all objects of the sample; default: simulated.
     """
-    features = encode_tensor(model.sam, sample.image)
-    user = PromptSimulator(generator)
+    patch = model.architecture.patch_size
+    is_crop = sample.image.shape[-1] < model.image_size
+    features = (encode_crop if is_crop else encode_tensor)(model.sam, sample.image)
+    left, top = sample.corner
+    user = PromptSimulator(generator, (float(left), float(top)))
     known = _inside(sample.windows, sample.masks.shape[-1])
     target = _resample(sample.masks[:, None].float(), sample.windows, 1.0)
     prompts = first or user.first(sample.masks)
     losses = []
     for index in range(rounds):
-        low, scores = decode(model.sam, features, prompts)
+        low, scores = decode(model.sam, features, prompts, (top // patch, left // patch))
         scale = low.shape[-1] / sample.masks.shape[-1]
         losses.append(
             promptable_loss(_resample(low.float(), sample.windows, scale), scores, target)

@@ -48,7 +48,7 @@ class TrainingConfig(BaseModel):
     )
     weight_decay: float = Field(0.01, ge=0, title="Weight decay", description="Of AdamW.")
     objects_per_step: int = Field(
-        6, ge=1, title="Objects per step", description="Objects of one image trained at once."
+        8, ge=1, title="Objects per step", description="Objects of one image trained at once."
     )
     rounds: int = Field(
         3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,21 +134,15 @@ class _Run:
             return self.before
         return validation_iou(self.model, self.prepared, self.held_out)
 
-    def progress(self, step: int) -> float:
+    def progress(self, step: int, epochs: float) -> float:
         """Return the share of the budget that is used up, in [0, 1]."""
         config = self.config
         if config.seconds is not None:
             return min(1.0, self.elapsed() / config.seconds)
-        steps = config.steps
-        if steps is None:
-            steps = (config.epochs or 1) * self.steps_per_epoch()
-        return min(1.0, step / steps)
-
-    def steps_per_epoch(self) -> int:
-        per_plane: dict[int, int] = {}
-        for item in self.split.training:
-            per_plane[item.plane] = per_plane.get(item.plane, 0) + 1
-        return sum(math.ceil(n / self.config.objects_per_step) for n in per_plane.values())
+        if config.epochs is not None:
+            return min(1.0, epochs / config.epochs)
+        assert config.steps is not None  # the configuration has exactly one budget
+        return min(1.0, step / config.steps)
 
 
 def _train(run: _Run) -> Iterator[TrainEvent]:
@@ -165,19 +160,20 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
     peaks = [float(group["lr"]) for group in groups]
     optimiser = torch.optim.AdamW(groups)
     generator = torch.Generator().manual_seed(config.seed)
-    batches = _batches(run.split.training, config.objects_per_step, config.seed)
+    batches = _batches(run)
 
     # The untrained start is a candidate too: a run that only makes things worse returns it.
     best_iou = run.start_iou()
     best_step, best = 0, _capture(run, 0, best_iou)
     yield Validated(0, best_iou, best)
-    step, next_validation = 0, 1 / config.validations
-    while (progress := run.progress(step)) < 1 and not run.stop():
+    step, epochs, next_validation = 0, 0.0, 1 / config.validations
+    while (progress := run.progress(step, epochs)) < 1 and not run.stop():
+        epochs, objects = next(batches)
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * _rate(progress)
-        loss = _step(run, next(batches), optimiser, generator)
+        loss = _step(run, objects, optimiser, generator)
         step += 1
-        progress = run.progress(step)
+        progress = run.progress(step, epochs)
         yield TrainingStep(step, loss, run.elapsed(), _remaining(run, progress))
         ending = progress >= 1 or run.stop()
         if progress >= next_validation or ending:
@@ -197,10 +193,11 @@ def _step(
     generator: torch.Generator,
 ) -> float:
     """Train on some objects of one plane; return the loss."""
-    plane = run.prepared[objects[0].plane]
+    plane, arch = run.prepared[objects[0].plane], run.model.architecture
     turn = int(torch.randint(TURNS, (), generator=generator))
-    sample = plane.sample(objects, turn)
-    real = plane.sample(objects[:1]) if _draw_real(sample, generator) else None
+    crop = (arch.training_side, arch.patch_size)
+    sample = plane.sample(objects, turn).cropped(*crop)
+    real = plane.sample(objects[:1]).cropped(*crop) if _draw_real(sample, generator) else None
     with autocast(str(run.model.device)):
         if real is not None and real.real[0] is not None:
             # Objects prompted by hand have layouts of their own, so one at a time.
@@ -226,23 +223,29 @@ def _draw_real(sample: Sample, generator: torch.Generator) -> bool:
     return sample.real[0] is not None and drawn < _REAL_PROMPTS
 
 
-def _batches(
-    objects: Sequence[TrainingObject], size: int, seed: int
-) -> Iterator[tuple[TrainingObject, ...]]:
-    """Yield objects of one plane at a time, for ever; each epoch sees every object once."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(len(objects))
-        planes: dict[int, list[TrainingObject]] = {}
-        for index in order:
-            planes.setdefault(objects[index].plane, []).append(objects[index])
+def _batches(run: _Run) -> Iterator[tuple[float, tuple[TrainingObject, ...]]]:
+    """Yield neighbouring objects of one plane, for ever, each preceded by the epochs done.
+
+    Each epoch sees every object once.
+    """
+    size, side = run.config.objects_per_step, run.model.architecture.training_side
+    rng = np.random.default_rng(run.config.seed)
+    for epoch in itertools.count():
+        cells: dict[tuple[int, int, int], list[TrainingObject]] = {}
+        shift = rng.random(2)
+        for index in rng.permutation(len(run.split.training)):
+            item = run.split.training[index]
+            frame = run.prepared[item.plane].frame
+            centre = np.array([item.bbox[0] + item.bbox[2], item.bbox[1] + item.bbox[3]]) / 2
+            # Cells of the crop's size, placed anew in every epoch.
+            where = centre * frame.scale / side + shift if side < frame.size else (0, 0)
+            row, col = (int(n) for n in where)
+            cells.setdefault((item.plane, row, col), []).append(item)
         chunks = [
-            tuple(group[i : i + size])
-            for group in planes.values()
-            for i in range(0, len(group), size)
+            tuple(cell[i : i + size]) for cell in cells.values() for i in range(0, len(cell), size)
         ]
-        for index in rng.permutation(len(chunks)):
-            yield chunks[index]
+        for done, index in enumerate(rng.permutation(len(chunks)), start=1):
+            yield epoch + done / len(chunks), chunks[index]
 
 
 def _rate(progress: float) -> float:

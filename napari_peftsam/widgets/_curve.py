@@ -18,7 +18,7 @@ _REFRESH_MS = 150  # steps of a small model come faster than anyone can look at 
 _SMOOTHING = 0.9  # of the loss: single steps see few objects and jump
 _HEIGHT = 150
 _LEAST_HEIGHT = 110
-_AXIS_WIDTH = 48
+_AXIS_WIDTH = 54
 _LEAST_STEPS = 5  # what the axes span at least
 _LEAST_IOU = 0.04
 

@@ -145,10 +145,16 @@ class LowArea(QScrollArea):
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return the size of the widget, as wide as a dock should be."""
         inner = self.widget()
-        return QSize(DOCK_WIDTH, 0 if inner is None else inner.sizeHint().height())
+        layout = None if inner is None else inner.layout()
+        if layout is None:
+            return QSize(DOCK_WIDTH, 0)
+        width = self.width() if self.isVisible() else DOCK_WIDTH
+        frame = self.height() - self.maximumViewportSize().height()
+        return QSize(DOCK_WIDTH, layout.totalHeightForWidth(width) + frame)  # labels wrap
 
     def event(self, event: QEvent | None) -> bool:
-        """Follow parts that come and go."""
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+        """Follow parts that come and go, and the width in which they wrap."""
+        kinds = (QEvent.Type.LayoutRequest, QEvent.Type.Resize)
+        if event is not None and event.type() in kinds:
             self.updateGeometry()
         return bool(super().event(event))

@@ -36,8 +36,8 @@ LABEL_WIDTH = 78
 def text_label(text: str = "") -> QLabel:
     """Return a label that wraps, never widens its dock, and can be copied from."""
     label = QLabel(text)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
 

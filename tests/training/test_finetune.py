@@ -231,3 +231,28 @@ def test_the_recommended_rate_follows_the_size_of_the_model() -> None:
 
     assert recommended_learning_rate(architecture("builtin")) == 5e-4
     assert recommended_learning_rate(architecture("vit_b")) == 5e-5
+
+
+def test_crops_hold_the_objects_and_know_where_they_are() -> None:
+    from napari_peftsam.models import build_random
+
+    plane = make_plane("a")
+    model = build_random("builtin")
+    objects = [o for o in split_objects([plane], 0.2, 0).training if o.label in (1, 2)]
+    whole = prepare_planes([plane], objects, model)[0].sample(objects)
+    crop = whole.cropped(192, 8)
+    left, top = crop.corner
+    assert crop.image.shape == (1, 3, 192, 192)
+    assert left % 8 == top % 8 == 0
+    part = (..., slice(top, top + 192), slice(left, left + 192))
+    assert torch.equal(crop.image, whole.image[part])
+    assert torch.equal(crop.masks, whole.masks[part])
+
+
+def test_the_builtin_model_is_finetuned_on_crops() -> None:
+    from napari_peftsam.models import build_random
+
+    planes = [make_plane(f"image {i}", i) for i in range(2)]
+    events = list(finetune(build_random("builtin"), planes, _config(steps=2)))
+    assert isinstance(events[-1], TrainingFinished)
+    assert all(np.isfinite(e.loss) for e in events if isinstance(e, TrainingStep))

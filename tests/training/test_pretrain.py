@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from napari_peftsam.models import build, build_random, encode_tensor
+from napari_peftsam.models import build, build_random
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
 from napari_peftsam.training.pretrain._data import CropStream
-from napari_peftsam.training.pretrain._objective import encode_crops
 from tests.training._world import make_plane
 
 
@@ -51,29 +50,6 @@ def test_crops_of_the_stream_hold_their_objects() -> None:
         foreground = batch.dense[:, 0].bool()
         assert (batch.masks.any(1) <= foreground).all()
     torch.testing.assert_close(first.images, second.images)
-
-
-def test_a_crop_as_large_as_the_frame_is_encoded_like_the_frame() -> None:
-    model = build_random("builtin")
-    x = torch.rand(1, 3, 384, 384)
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            encode_crops(model.sam.image_encoder, x), encode_tensor(model.sam, x)
-        )
-
-
-def test_a_crop_uses_the_central_relative_positions() -> None:
-    model = build_random("builtin")
-    encoder = model.sam.image_encoder
-    for block in encoder.blocks:
-        torch.nn.init.normal_(block.attn.rel_pos_h)
-        torch.nn.init.normal_(block.attn.rel_pos_w)
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        before = encode_crops(encoder, x)
-        for block in (encoder.blocks[3], encoder.blocks[7]):
-            block.attn.rel_pos_h[:30] += 5  # further away than any two tokens of the crop
-        torch.testing.assert_close(encode_crops(encoder, x), before)
 
 
 def test_prompts_in_a_crop_are_seen_where_they_are_in_the_frame() -> None:

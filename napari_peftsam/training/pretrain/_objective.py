@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import SamModel, encode_crop
 from napari_peftsam.models.preprocess import standardise
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.pretrain._data import Batch
 from napari_peftsam.training.prompts import PromptSimulator
 
-__all__ = ["encode_crops", "pretraining_loss"]
+__all__ = ["pretraining_loss"]
 
 # Corrections between two rounds: several, so that few rounds show the decoder many clicks.
 _CLICKS_AT_ONCE = 4
-
-
-def encode_crops(encoder: ImageEncoderViT, x: Tensor) -> Tensor:
-    """Encode crops as parts of the full frame.
-
-    SAM's attention *interpolates* relative positions when the grid is not the one it
-    was built for. A crop must use the central ones instead: a distance of one token
-    stays one token.
-    """
-    tokens = x.shape[-1] // (encoder.img_size // _full_grid(encoder))
-    sliced = {}
-    for name, parameter in encoder.named_parameters():
-        if ".rel_pos_" in name and encoder.blocks[int(name.split(".")[1])].window_size == 0:
-            centre = parameter.shape[0] // 2
-            sliced[name] = parameter[centre - tokens + 1 : centre + tokens]
-    embedding: Tensor = functional_call(encoder, sliced, (x,))
-    return embedding
-
-
-def _full_grid(encoder: ImageEncoderViT) -> int:
-    block = next(b for b in encoder.blocks if b.window_size == 0)
-    return (int(block.attn.rel_pos_h.shape[0]) + 1) // 2
 
 
 def pretraining_loss(
@@ -49,7 +25,7 @@ def pretraining_loss(
     """Return the loss of a batch and what it consists of."""
     sam, head = model.sam, model.dense_head
     assert head is not None
-    features = encode_crops(sam.image_encoder, standardise(batch.images, model))
+    features = encode_crop(sam, standardise(batch.images, model))
     dense_loss = _dense_loss(head, features, batch.dense)
     objects = batch.masks.shape[1]
     repeated = features.repeat_interleave(objects, dim=0)
