@@ -10,7 +10,11 @@ from typing import Any
 
 import typer
 
-__all__ = ["Progress", "emit", "fail", "say"]
+__all__ = ["INTERRUPTED", "USER_ERROR", "Progress", "emit", "fail", "say"]
+
+USER_ERROR = 2
+INTERRUPTED = 130
+"""Exit codes; the latter is what shells report of a program that Ctrl-C ended."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _BAR = 24

@@ -11,13 +11,11 @@ from napari_peftsam import __version__
 from napari_peftsam.errors import PeftSamError
 
 from . import demo, evaluate, export, export_model, finetune, models, open_viewer, segment
-from ._console import fail
+from ._console import INTERRUPTED, USER_ERROR, fail
 
-__all__ = ["INTERRUPTED", "main"]
+__all__ = ["main"]
 
-USER_ERROR = 2
 _BUILTIN = (object, BaseException, Exception)
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="napari-peftsam",

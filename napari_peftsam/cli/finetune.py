@@ -9,7 +9,7 @@ import typer
 
 from napari_peftsam.errors import ConfigurationError
 
-from ._console import Progress, emit, say
+from ._console import INTERRUPTED, Progress, emit, say
 from ._interrupt import graceful_interrupt
 from ._options import Device, Images, Json, Labels, Model, Seed, configure, seconds
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from napari_peftsam.workspace import FinetuneReport
 
 __all__ = ["TrainingProgress", "finetune"]
-
-_INTERRUPTED = 130
 
 
 def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
@@ -83,7 +81,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
         report = finetune_folders(images, labels, output, config, choice, watch)
     emit(report.to_dict(), as_json, _text(report))
     if stop.is_set():
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
 
 
 class TrainingProgress:

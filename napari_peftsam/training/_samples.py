@@ -48,22 +48,41 @@ class Sample:
     real: tuple[Prompts | None, ...]
     corner: tuple[int, int] = (0, 0)
 
-    def cropped(self, side: int, step: int) -> Sample:
-        """Return the part of `side` pixels around all objects, moved in steps of `step`."""
+    def cropped(self, side: int, step: int, zoom: float = 1.0) -> Sample:
+        """Return the part around all objects as a crop of `side` pixels.
+
+        Parameters
+        ----------
+        side
+            Side of the result in model pixels; a whole frame is returned as it is.
+        step
+            Its corner in the frame is a multiple of this, the size of a token.
+        zoom
+            Magnification of what is cropped. The user's own prompts do not follow it.
+        """
         size = self.image.shape[-1]
         if side >= size:
             return self
+        window = min(size, round(side / zoom))
         boxes = bounding_boxes(self.masks)
         middle = (boxes[:, :2].amin(0) + boxes[:, 2:].amax(0)) / 2
-        corner = ((middle - side / 2) / step).round() * step
-        left, top = corner.clamp(0, size - side).int().tolist()
-        part = (..., slice(top, top + side), slice(left, left + side))
-        masks = self.masks[part]
+        left, top = (_aligned(float(c) - window / 2, size - window, step) for c in middle)
+        part = (..., slice(top, top + window), slice(left, left + window))
+        image, masks = self.image[part], self.masks[part]
+        if window != side:
+            image = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
+            masks = functional.interpolate(masks[None].byte(), (side, side))[0].bool()
         kept = masks.flatten(1).any(1)
         if not kept.any():  # a few objects far apart: no crop holds them
             return self
         real = tuple(r for r, keep in zip(self.real, kept.tolist(), strict=True) if keep)
-        return Sample(self.image[part], masks[kept], _windows(masks[kept]), real, (left, top))
+        corner = (min(left, size - side), min(top, size - side))
+        return Sample(image, masks[kept], _windows(masks[kept]), real, corner)
+
+
+def _aligned(start: float, most: int, step: int) -> int:
+    """Return the multiple of `step` nearest to `start`, in [0, most]."""
+    return min(max(round(start / step), 0), most // step) * step
 
 
 @dataclass(frozen=True, eq=False)

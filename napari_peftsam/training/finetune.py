@@ -44,6 +44,7 @@ __all__ = ["finetune"]
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
+_MOST_ZOOM = 2.0
 _GRADIENT_NORM = 1.0
 _HELD_OUT_AT_MOST = 40  # objects: a validation must stay short beside the training
 
@@ -196,7 +197,7 @@ def _step(
     plane, arch = run.prepared[objects[0].plane], run.model.architecture
     turn = int(torch.randint(TURNS, (), generator=generator))
     crop = (arch.training_side, arch.patch_size)
-    sample = plane.sample(objects, turn).cropped(*crop)
+    sample = plane.sample(objects, turn).cropped(*crop, _random_zoom(generator))
     real = plane.sample(objects[:1]).cropped(*crop) if _draw_real(sample, generator) else None
     with autocast(str(run.model.device)):
         if real is not None and real.real[0] is not None:
@@ -216,6 +217,11 @@ def _step(
     torch.nn.utils.clip_grad_norm_(parameters, _GRADIENT_NORM)
     optimiser.step()
     return loss.item()
+
+
+def _random_zoom(generator: torch.Generator) -> float:
+    """Objects of all sizes: the few annotated ones must not teach that there is one size."""
+    return math.exp(math.log(_MOST_ZOOM) * (2 * float(torch.rand((), generator=generator)) - 1))
 
 
 def _draw_real(sample: Sample, generator: torch.Generator) -> bool:

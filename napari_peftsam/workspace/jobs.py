@@ -13,7 +13,9 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from napari_peftsam.errors import PeftSamError, TrainingError
@@ -70,10 +72,19 @@ def _send(answers: BinaryIO, message: TrainEvent | PeftSamError) -> None:
     answers.flush()
 
 
-def main() -> None:
-    """Serve one job on standard input and output."""
+def _give_way() -> None:
+    """Let the viewer's process have a core first whenever it wants one."""
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
+    # Linux shares cores among sessions before it looks at processes, and this is a session.
+    autogroup = Path("/proc/self/autogroup")
+    with suppress(OSError):
+        autogroup.write_text(str(_NICENESS))
+
+
+def main() -> None:
+    """Serve one job on standard input and output."""
+    _give_way()
     # Libraries that print must not write between the events.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -229,7 +229,7 @@ def test_all_eight_orientations_keep_objects_on_their_pixels() -> None:
 def test_the_recommended_rate_follows_the_size_of_the_model() -> None:
     from napari_peftsam.models import architecture
 
-    assert recommended_learning_rate(architecture("builtin")) == 5e-4
+    assert recommended_learning_rate(architecture("builtin")) == 3e-4
     assert recommended_learning_rate(architecture("vit_b")) == 5e-5
 
 
@@ -247,6 +247,21 @@ def test_crops_hold_the_objects_and_know_where_they_are() -> None:
     part = (..., slice(top, top + 192), slice(left, left + 192))
     assert torch.equal(crop.image, whole.image[part])
     assert torch.equal(crop.masks, whole.masks[part])
+
+
+@pytest.mark.parametrize("zoom", [0.4, 0.5, 0.8, 1.0, 1.6, 2.0])
+def test_zoomed_crops_have_the_same_side_and_larger_objects(zoom: float) -> None:
+    from napari_peftsam.models import build_random
+
+    plane = make_plane("a")
+    model = build_random("builtin")
+    objects = [o for o in split_objects([plane], 0.2, 0).training if o.label == 5]
+    whole = prepare_planes([plane], objects, model)[0].sample(objects)
+    crop = whole.cropped(192, 8, zoom)
+    assert crop.image.shape == (1, 3, 192, 192)
+    assert all(0 <= c <= 384 - 192 and c % 8 == 0 for c in crop.corner)
+    grown = float(crop.masks.sum() / whole.masks.sum()) ** 0.5
+    assert grown == pytest.approx(max(zoom, 0.5), rel=0.05)
 
 
 def test_the_builtin_model_is_finetuned_on_crops() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +36,7 @@ def wait(condition: Callable[[], Any], patience: float = PATIENCE) -> None:
     end = monotonic() + patience
     while not condition():
         QApplication.processEvents()
+        sleep(0.002)  # leaves Python to the worker that is waited for
         assert monotonic() < end, "it did not happen"
 
 

@@ -131,7 +131,7 @@ viewer = napari.Viewer(show=True)
 settle()
 owner = session_of(viewer)
 owner.open({str(tiny_checkpoint)!r})
-wait(lambda: owner.has_model or owner.error)
+wait(lambda: owner.has_model or owner.error, 200)
 assert owner.has_model, owner.error
 viewer.close()
 """
