@@ -42,12 +42,12 @@ class AdaptersDock(Dock):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The viewer whose model they adapt.
     """
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
+        super().__init__(napari_viewer)
         self.ask_open, self.ask_save = ask_open, ask_save
         self.training = training_of(self.viewer_session)
         self.rows = QGridLayout()
@@ -55,7 +55,7 @@ class AdaptersDock(Dock):
         self.save = push_button("Save…", "Write the live adapter to one small file")
         self.load = push_button("Load…", "Read an adapter of this model from a file and use it")
         self.merge = push_button(
-            "Merged checkpoint…", "Write a plain SAM checkpoint with the live adapter built in"
+            "Merged SAM…", "Write a plain SAM checkpoint with the live adapter built in"
         )
         self._group = QButtonGroup(self)
         self._buttons: dict[str, QRadioButton] = {}

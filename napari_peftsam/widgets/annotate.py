@@ -31,12 +31,12 @@ class AnnotateDock(Dock):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The viewer whose images are annotated.
     """
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
+        super().__init__(napari_viewer)
         owner = self.viewer_session
         self.session, self.layers = owner.session, owner.layers
         self.view = AnnotateView(self, ObjectsTable(self.session))

@@ -35,12 +35,12 @@ class ExportDock(Dock):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The viewer whose objects are written.
     """
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
+        super().__init__(napari_viewer)
         self.ask_save = ask_save
         self.image = combo_box("Whose objects to write")
         self.format = combo_box("The kind of file; all of them keep the objects' provenance")

@@ -31,15 +31,15 @@ class FinetuneDock(Dock):
 
     Parameters
     ----------
-    viewer
+    napari_viewer
         The viewer whose accepted objects are trained on.
     """
 
-    def __init__(self, viewer: napari.Viewer) -> None:
-        super().__init__(viewer)
+    def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
+        super().__init__(napari_viewer)
         self.training = training_of(self.viewer_session)
         self.options = FinetuneOptions(self.viewer_session)
-        self.view = FinetuneView(self.options, viewer.theme)
+        self.view = FinetuneView(self.options, napari_viewer.theme)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.view)

@@ -28,6 +28,8 @@ from tests.widgets._training_cases import add_images, is_alive, stripes
 if TYPE_CHECKING:
     import napari
 
+PATIENCE = 240.0  # s; a child starts slowly on a busy machine, where others come first
+
 
 class Finetuning:
     """A viewer with the finetuning dock, and what its user does."""
@@ -63,7 +65,7 @@ class Finetuning:
         assert self.training.is_running
 
     def until_step(self, number: int = 1) -> None:
-        wait(lambda: self.step >= number)
+        wait(lambda: self.step >= number, PATIENCE)
 
     @property
     def step(self) -> int:
@@ -71,7 +73,7 @@ class Finetuning:
         return 0 if step is None else step.step
 
     def until_ended(self) -> None:
-        wait(lambda: not self.training.is_running)
+        wait(lambda: not self.training.is_running, PATIENCE)
 
 
 @pytest.fixture
@@ -320,7 +322,7 @@ def test_stop_keeps_the_best_state_even_without_the_images(
     bench.until_step(2)
     for name in list(bench.owner.session.images):
         bench.owner.session.remove_image(name)
-    wait(lambda: bench.step >= 12)
+    bench.until_step(12)
     bench.dock.toggle()
     assert bench.training.phase is Phase.STOPPING
     bench.until_ended()

@@ -1,0 +1,42 @@
+"""The docks open the way napari's menu opens them, all at once, and close again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import napari
+import numpy as np
+import pytest
+
+from napari_peftsam.widgets import AdaptersDock, AnnotateDock, ExportDock, FinetuneDock
+from napari_peftsam.widgets._dock import Dock
+from napari_peftsam.widgets.launch import add_docks
+from tests.widgets._annotate_cases import settle
+
+DOCKS = {
+    "Annotate": AnnotateDock,
+    "Finetune": FinetuneDock,
+    "Adapters": AdaptersDock,
+    "Export": ExportDock,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), DOCKS.items(), ids=list(DOCKS))
+def test_napari_opens_each_dock_from_its_menu(
+    name: str, kind: type[Dock], make_napari_viewer_proxy: Callable[..., napari.Viewer]
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    viewer.add_image(np.random.default_rng(0).random((32, 32)))
+    _, dock = viewer.window.add_plugin_dock_widget("napari-peftsam", name)
+    settle()
+    assert isinstance(dock, kind)
+    assert dock.minimumSizeHint().width() <= 320
+
+
+def test_the_command_line_opens_all_docks(
+    make_napari_viewer: Callable[..., napari.Viewer],
+) -> None:
+    viewer = make_napari_viewer()
+    add_docks(viewer)
+    settle()
+    assert {type(dock) for dock in viewer.window.dock_widgets.values()} == set(DOCKS.values())
