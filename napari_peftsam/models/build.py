@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,11 @@ __all__ = ["build", "build_random", "build_tiny", "infer_architecture", "read_st
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
 _DENSE = "dense_head."
+# What torch raises for files that are no checkpoints depends on their first bytes.
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    struct.error, SafetensorError,
+)  # fmt: skip
 
 
 def build(model: str | Path, device: str = "cpu") -> SamModel:
@@ -86,14 +92,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _unwrap(load_file(path), path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and is not loaded, because that could run code "
             f"hidden in it: save its state dict alone ({str(error).splitlines()[0]})"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
     return _unwrap(content, path)
@@ -151,6 +157,7 @@ def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device:
     head = None
     if dense:
         head = DenseHead(arch.embedding_width)
+        _check_keys(name, head.state_dict(), dense)
         head.load_state_dict(dense)
         head.eval().to(device)
     sam.eval().to(device)

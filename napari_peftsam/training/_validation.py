@@ -59,7 +59,7 @@ def validation_iou(model: SamModel, planes: Mapping[int, ModelPlane], held_out: 
     with torch.inference_mode():
         for index, masks in held_out.masks.items():
             embedding = encode_one(model, planes[index].source.pixels)
-            predictions = predictor.predict_many(embedding, held_out.prompts[index])
+            predictions = predictor.predict_many(embedding, held_out.prompts[index], candidates=1)
             found += [
                 iou(prediction.masks[0], mask)
                 for prediction, mask in zip(predictions, (*masks, *masks), strict=True)

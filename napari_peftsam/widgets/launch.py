@@ -8,7 +8,8 @@ from pathlib import Path
 import napari
 
 # Here, so that a missing or broken Qt shows when this module is imported.
-import qtpy.QtWidgets  # noqa: F401
+import qtpy.QtCore
+import qtpy.QtWidgets
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import image_name, read_image
@@ -18,8 +19,6 @@ from napari_peftsam.types import PixelArray
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 
 SAMPLES = ("histology",)
-_PLUGIN = "napari-peftsam"
-_DOCKS = ("Annotate", "Finetune", "Adapters", "Export")
 _COLOURS = 3
 
 
@@ -60,12 +59,16 @@ def open_viewer(
 
 
 def add_docks(viewer: napari.Viewer) -> None:
-    """Add all docks on the right, one behind the other, Annotate in front."""
-    docks = [
-        viewer.window.add_plugin_dock_widget(_PLUGIN, name, tabify=index > 0)[0]
-        for index, name in enumerate(_DOCKS)
-    ]
-    docks[0].raise_()
+    """Add all docks on the right: Annotate above, the others below, one behind the other."""
+    from napari_peftsam.widgets import AdaptersDock, AnnotateDock, ExportDock, FinetuneDock
+
+    window = viewer.window
+    window.add_dock_widget(AnnotateDock(viewer), name="Annotate", area="right")
+    finetune = window.add_dock_widget(FinetuneDock(viewer), name="Finetune", area="right")
+    for name, dock in (("Adapters", AdaptersDock), ("Export", ExportDock)):
+        window.add_dock_widget(dock(viewer), name=name, area="right", tabify=True)
+    # Tabs that are added later come to the front, once the event loop has run.
+    qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)
 
 
 def _sample(name: str) -> list[tuple[str, PixelArray]]:

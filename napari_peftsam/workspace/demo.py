@@ -67,7 +67,7 @@ class DemoConfig:
     output: Path = Path("demo-output")
     choice: ModelChoice = field(default_factory=ModelChoice)
     seconds: float | None = None
-    objects_per_image: int = 12
+    objects_per_image: int = 20
     held_out_objects: int = 45
     seed: int = 0
 

@@ -94,6 +94,10 @@ class Engine:
         Ends early, without `Encoded`, when the adapter is swapped meanwhile.
         """
         adapter = self.adapter
+        known = self._recent.get(embedding_key(self.model, pixels, adapter))
+        if known is not None:
+            yield Encoded(name, known, from_store=True)
+            return
         events = encode(self.model, [EncodeRequest(name, pixels)], self.store, adapter)
         try:
             while True:
@@ -119,11 +123,11 @@ class Engine:
             return self._predictor.predict(embedding, prompts, previous)
 
     def predict_many(self, embedding: Embedding, prompts: list[Prompts]) -> list[Prediction] | None:
-        """Predict several objects at once; None as in `predict`."""
+        """Predict the best mask of several objects at once; None as in `predict`."""
         with self._lock:
             if embedding.key.adapter != self.adapter:
                 return None
-            return self._predictor.predict_many(embedding, prompts)
+            return self._predictor.predict_many(embedding, prompts, candidates=1)
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""

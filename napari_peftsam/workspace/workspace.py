@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +65,10 @@ class Workspace:
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
         self._source = ""
+        # What is live and what the list says is live change together, from any thread.
+        self._lock = threading.RLock()
+        self._loads = itertools.count(1)
+        self._newest_load = 0
 
     # --- model and adapters ----------------------------------------------------------
 
@@ -81,26 +87,33 @@ class Workspace:
     def load_model(self, source: str | Path = "builtin", device: str = "auto") -> SamModel:
         """Load a model by registry name or checkpoint path and make it live; slow.
 
-        The model that was live stays so if this fails.
+        The model that was live stays so if this fails, or if another one was asked for
+        meanwhile.
 
         Raises
         ------
         ConfigurationError, CheckpointError
             See `napari_peftsam.models.build`.
         """
+        with self._lock:
+            load = self._newest_load = next(self._loads)
         model = build(source, pick_device(device))
-        self._engine = Engine(model, self._store)
-        self._source = str(source)
-        self.adapters = AdapterTimeline()
+        with self._lock:
+            if load != self._newest_load:
+                return model
+            self._engine = Engine(model, self._store)
+            self._source = str(source)
+            self.adapters = AdapterTimeline()
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
 
     def activate(self, name: str) -> AdapterEntry:
         """Make an adapter of the list live; labels, prompts and history stay as they are."""
-        entry = self.adapters[name]
-        self.engine.use(entry.adapter)
-        self.adapters.set_live(name)
+        with self._lock:
+            entry = self.adapters[name]
+            self.engine.use(entry.adapter)
+            self.adapters.set_live(name)
         self.events.adapters_changed.emit()
         return entry
 
@@ -113,9 +126,10 @@ class Workspace:
             If the file is missing or damaged, or belongs to another base; nothing changes.
         """
         adapter = load_adapter(path)
-        self.engine.use(adapter)
-        entry = self.adapters.add_file(path, adapter)
-        return self.activate(entry.name)
+        with self._lock:
+            self.engine.use(adapter)
+            entry = self.adapters.add_file(path, adapter)
+            return self.activate(entry.name)
 
     def save_adapter(self, name: str, path: Path) -> Path:
         """Write an adapter of the list to one self-describing file."""
@@ -222,7 +236,9 @@ class Workspace:
         )  # fmt: skip
 
     def promote(self, finished: TrainingFinished) -> AdapterEntry | None:
-        """Make a trained adapter live if it beats the live one on held-out objects.
+        """Make a trained adapter live if it is better than what it was judged against.
+
+        That is the adapter that was live when the training began.
 
         Returns
         -------
@@ -231,8 +247,10 @@ class Workspace:
         """
         if not finished.improved:
             return None
-        entry = self.adapters.add_version(finished.adapter, finished.iou_after)
-        return self.activate(entry.name)
+        with self._lock:
+            self.engine.use(finished.adapter)  # first, for it may be refused
+            entry = self.adapters.add_version(finished.adapter, finished.iou_after)
+            return self.activate(entry.name)
 
     # --- export ----------------------------------------------------------------------
 

@@ -142,6 +142,14 @@ def test_bad_checkpoints_are_refused_with_the_reason(
     assert not Path("evil-was-here").exists()
 
 
+@pytest.mark.parametrize("first", range(0, 256, 5))
+def test_no_first_byte_gets_through(first: int, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pth"
+    path.write_bytes(bytes([first]) * 50)
+    with pytest.raises(CheckpointError):
+        build(path)
+
+
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(b"\x10")

@@ -255,3 +255,49 @@ def test_signals_tell_what_changed(workspace: Workspace, checkpoint: Path) -> No
     workspace.activate("base")
     workspace.load_model(checkpoint, "cpu")
     assert seen == ["adapters", "model", "adapters"]
+
+
+def test_a_model_load_that_was_overtaken_does_not_go_live(
+    workspace: Workspace, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_peftsam.workspace import workspace as module
+
+    other = tmp_path / "other.pth"
+    torch.save(build_tiny(seed=5).sam.state_dict(), other)
+    real_build = module.build
+
+    def build_slowly(source: str | Path, device: str) -> object:
+        model = real_build(source, device)
+        if Path(source) == other:
+            workspace.load_model(checkpoint, "cpu")  # the user chooses again meanwhile
+        return model
+
+    monkeypatch.setattr(module, "build", build_slowly)
+    workspace.load_model(other, "cpu")
+    assert workspace.engine.model.name == "tiny"
+    assert workspace.training_job(CONFIG).source == str(checkpoint)
+
+
+def test_an_adapter_that_does_not_fit_leaves_no_trace_in_the_list(
+    workspace: Workspace, checkpoint: Path, tmp_path: Path
+) -> None:
+    _annotate(workspace)
+    finished = _finish(workspace, 0.1, 0.9)
+    other = tmp_path / "other.pth"
+    torch.save(build_tiny(seed=5).sam.state_dict(), other)
+    workspace.load_model(other, "cpu")
+    with pytest.raises(AdapterMismatchError):
+        workspace.promote(finished)
+    assert [e.name for e in workspace.adapters.entries] == ["base"]
+
+
+def test_embeddings_are_remembered_without_a_store(checkpoint: Path) -> None:
+    workspace = Workspace()
+    workspace.load_model(checkpoint, "cpu")
+    workspace.session.add_image("discs", make_plane("discs").pixels)
+    first, second = (list(workspace.embed(PLANE)) for _ in range(2))
+    assert isinstance(first[-1], Encoded)
+    assert not first[-1].from_store
+    assert len(second) == 1
+    assert isinstance(second[0], Encoded)
+    assert second[0].embedding is first[-1].embedding
