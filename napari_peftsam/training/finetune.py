@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -97,6 +97,7 @@ def finetune(
     """
     split = split_objects(planes, config.held_out, config.seed)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
+    split = _visible(split, prepared)
     held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
     judge = incumbent or start
     before = _measure(model, judge, prepared, held_out)
@@ -109,6 +110,18 @@ def finetune(
         yield from _train(run)
     finally:
         injection.remove()
+
+
+def _visible(split: Split, prepared: Mapping[int, ModelPlane]) -> Split:
+    """Leave out training objects without a pixel in the model's frame: too small to learn."""
+    seen = {plane: set(prepared[plane].labels.unique().tolist()) for plane in prepared}
+    kept = tuple(o for o in split.training if o.label in seen[o.plane])
+    if not kept:
+        raise TrainingError(
+            "all objects are smaller than a pixel of the model's input: cut the images into "
+            "smaller pieces first"
+        )
+    return replace(split, training=kept)
 
 
 @dataclass(eq=False)

@@ -81,6 +81,7 @@ class Answers:
         self._embedder: Worker[EncodeEvent] | None = None
         self._predictor: Worker[Prediction | None] | None = None
         self._stale = False  # the shown mask was made by what is live no more
+        self._made_by = ("", "")  # model and adapter of the shown mask
         self._failed = 0  # revision of prompts that could not be answered
         self._settle = QTimer()
         self._settle.setSingleShot(True)
@@ -132,7 +133,8 @@ class Answers:
         current = session.current
         if current is None or embedding is None or engine is None:
             return
-        plane, queue, shown = current.plane, session.queue, current.mask
+        plane, queue = current.plane, session.queue
+        shown = None if self._stale else current.mask
         known = [] if shown is None else [NewObject(queue[0], shown, current.score)]
         rest = list(queue[len(known) :])
         names = self._names()
@@ -141,6 +143,9 @@ class Answers:
             if predictions is None:  # another adapter is live by now
                 self._start_over()
                 return
+            now = session.current
+            if now is None or now.plane != plane or session.queue != queue:
+                return  # the user went on meanwhile: these are answers to older prompts
             new = known + [_best(p, each) for p, each in zip(rest, predictions, strict=True)]
             try:
                 session.accept_objects(plane, new, model=names[0], adapter=names[1])
@@ -160,7 +165,7 @@ class Answers:
 
     def accept(self) -> int:
         """Accept the shown mask with model and adapter on record; return its label."""
-        model, adapter = self._names()
+        model, adapter = self._made_by
         return self._session.accept(model=model, adapter=adapter)
 
     def _names(self) -> tuple[str, str]:
@@ -256,11 +261,12 @@ class Answers:
         if answered or current.plane != self._target or current.revision == self._failed:
             return
         revision, prompts, previous = current.revision, current.prompts, current.previous
+        names = self._names()
 
         def done(prediction: Prediction | None) -> None:
             self._predictor = None
             if prediction is not None:
-                self._stale = False
+                self._stale, self._made_by = False, names
                 self._session.set_candidates(prediction, revision)
             self.events.busy_changed.emit()
             self._answer()  # newer prompts may have come

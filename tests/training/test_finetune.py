@@ -271,3 +271,15 @@ def test_the_builtin_model_is_finetuned_on_crops() -> None:
     events = list(finetune(build_random("builtin"), planes, _config(steps=2)))
     assert isinstance(events[-1], TrainingFinished)
     assert all(np.isfinite(e.loss) for e in events if isinstance(e, TrainingStep))
+
+
+def test_objects_below_a_pixel_of_the_model_are_not_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros((1600, 1600), np.int32)
+    for number in range(1, 9):
+        row, col = number * 150, number * 120
+        labels[row : row + 3, col : col + 4] = number
+    pixels = rng.random(labels.shape).astype(np.float32)
+    specks = AnnotatedPlane("specks", "specks", pixels, labels)
+    with pytest.raises(TrainingError, match="smaller than a pixel"):
+        list(finetune(build_tiny(), [specks], _config()))
