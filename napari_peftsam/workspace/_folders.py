@@ -13,7 +13,7 @@ from napari_peftsam.files import ImagePair, pair_folders
 from napari_peftsam.normalisation import normalise
 from napari_peftsam.training import AnnotatedPlane
 
-__all__ = ["check_output", "folder_planes"]
+__all__ = ["check_not_an_input", "check_output", "folder_planes"]
 
 
 def folder_planes(images: Path, labels: Path) -> tuple[AnnotatedPlane, ...]:
@@ -66,3 +66,13 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
         ) from error
+
+
+def check_not_an_input(output: Path, *inputs: Path) -> None:
+    """Raise `ConfigurationError` if writing `output` would replace one of the inputs."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ConfigurationError(
+                f"{output} is an input of this command and would be overwritten: "
+                "choose another name for the output"
+            )

@@ -68,7 +68,8 @@ def draw_figure(rows: Sequence[Comparison]) -> bytes:
             agreement = f": mean IoU {_mean_iou(row.truth, labels):.2f}" if answered else ""
             axis.set_title(f"{row.name if labels is None else title}{agreement}", fontsize=9)
     figure.suptitle(
-        "Held-out images; one simulated click per object, before and after", fontsize=10
+        "Held-out images; one simulated click per object, all at once: neighbours compete",
+        fontsize=10,
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

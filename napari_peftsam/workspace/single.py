@@ -13,7 +13,7 @@ from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.segmentation import Predictor, segment
-from napari_peftsam.workspace._folders import check_output
+from napari_peftsam.workspace._folders import check_not_an_input, check_output
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.workspace.workspace import export_model
@@ -55,6 +55,7 @@ def segment_file(
         be written.
     """
     check_output(output, (".tif", ".tiff"))
+    check_not_an_input(output, image, prompts)
     asked, pixels = read_prompts(prompts), read_image(image)
     if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
         raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
@@ -82,6 +83,7 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
     ConfigurationError, ExportError
         See `napari_peftsam.export.export_labels`.
     """
+    check_not_an_input(output, labels)
     values = read_labels(labels)
     if not values.any():
         raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")
@@ -99,5 +101,6 @@ def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
         `napari_peftsam.workspace.export_model`.
     """
     check_output(output, (".pth", ".pt"))
+    check_not_an_input(output, Path(model), adapter)
     trained = load_adapter(adapter)
     return export_model(build(model), trained, output)

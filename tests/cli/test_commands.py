@@ -286,6 +286,28 @@ def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert build(output).architecture.name == "tiny"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", "image.tif", "--prompts", "prompts.json", "--model", "tiny.pth", "--output",
+         "image.tif"),
+        ("export", "labels.tif", "--format", "tiff", "--output", "labels.tif"),
+        ("export-model", "--model", "tiny.pth", "--adapter", "adapter.safetensors", "--output",
+         "tiny.pth"),
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_no_command_writes_over_its_input(
+    arguments: tuple[str, ...], inputs: Inputs, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(inputs.root)
+    before = inputs.contents()
+    outcome = program(*arguments)
+    assert outcome.code == 2
+    assert "is an input of this command" in outcome.err
+    assert inputs.contents() == before
+
+
 # --- demo ----------------------------------------------------------------------------
 
 
