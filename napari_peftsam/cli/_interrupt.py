@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ._console import say
+from ._console import INTERRUPTED, say
 
-__all__ = ["graceful_interrupt"]
+__all__ = ["graceful_interrupt", "sure_interrupt"]
+
+_PATIENCE = 1.0  # seconds for cleaning up
 
 
 @contextmanager
@@ -32,3 +35,19 @@ def graceful_interrupt(message: str) -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def sure_interrupt() -> None:
+    """Make Ctrl-C end the program even where `KeyboardInterrupt` gets lost.
+
+    Libraries swallow it while they are being imported. If the program has not ended a
+    moment later, it is ended.
+    """
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        last_resort = threading.Timer(_PATIENCE, os._exit, (INTERRUPTED,))
+        last_resort.daemon = True
+        last_resort.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)

@@ -12,6 +12,7 @@ from napari_peftsam.errors import PeftSamError
 
 from . import demo, evaluate, export, export_model, finetune, models, open_viewer, segment
 from ._console import INTERRUPTED, USER_ERROR, fail
+from ._interrupt import sure_interrupt
 
 __all__ = ["main"]
 
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error says why), 130 after Ctrl-C.
     """
     given = None if arguments is None else list(arguments)
+    if arguments is None:  # a process of its own
+        sure_interrupt()
     try:
         result = app(given, prog_name="napari-peftsam", standalone_mode=False)
     except typer.Exit as exiting:
