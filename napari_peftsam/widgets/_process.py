@@ -1,7 +1,7 @@
 """Finetuning in a child process, seen from the viewer: a job goes in, events come out.
 
-Training in a thread of the viewer's process makes the viewer stutter, since both need
-Python's interpreter lock; ``tests/benchmarks/event_loop_latency.py`` measures it.
+In a thread of the viewer's process training is slower and prompts wait longer, since both
+need Python's interpreter lock; ``tests/benchmarks/event_loop_latency.py`` measures it.
 """
 
 from __future__ import annotations
