@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import napari
@@ -32,6 +32,7 @@ def wait(condition: Callable[[], Any]) -> None:
     end = monotonic() + PATIENCE
     while not condition():
         QApplication.processEvents()
+        sleep(0.01)  # an idle viewer leaves the cores to the training
         if monotonic() > end:
             raise TimeoutError("the viewer did not get there")
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter
@@ -73,7 +75,12 @@ def _send(answers: BinaryIO, message: TrainEvent | PeftSamError) -> None:
 
 
 def _give_way() -> None:
-    """Let the viewer's process have a core first whenever it wants one."""
+    """Let the viewer's process have a core first whenever it wants one.
+
+    One core is left to it altogether: torch's threads wait for the slowest of them, so
+    that a viewer busy on one of two cores would slow two threads down twentyfold.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     # Linux shares cores among sessions before it looks at processes, and this is a session.
