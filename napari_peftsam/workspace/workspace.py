@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,8 +66,7 @@ class Workspace:
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
-        self._loads = itertools.count(1)
-        self._newest_load = 0
+        self._loads = 0
 
     # --- model and adapters ----------------------------------------------------------
 
@@ -96,10 +94,11 @@ class Workspace:
             See `napari_peftsam.models.build`.
         """
         with self._lock:
-            load = self._newest_load = next(self._loads)
+            self._loads += 1
+            load = self._loads
         model = build(source, pick_device(device))
         with self._lock:
-            if load != self._newest_load:
+            if load != self._loads:
                 return model
             self._engine = Engine(model, self._store)
             self._source = str(source)
@@ -110,10 +109,16 @@ class Workspace:
 
     def activate(self, name: str) -> AdapterEntry:
         """Make an adapter of the list live; labels, prompts and history stay as they are."""
+        entry = self.adapters[name]
+        return self._go_live(entry.adapter, lambda: entry)
+
+    def _go_live(
+        self, adapter: Adapter | None, list_it: Callable[[], AdapterEntry]
+    ) -> AdapterEntry:
+        """Swap the adapter in and then list it, for it may be refused."""
         with self._lock:
-            entry = self.adapters[name]
-            self.engine.use(entry.adapter)
-            self.adapters.set_live(name)
+            self.engine.use(adapter)
+            entry = self.adapters.set_live(list_it().name)
         self.events.adapters_changed.emit()
         return entry
 
@@ -126,10 +131,7 @@ class Workspace:
             If the file is missing or damaged, or belongs to another base; nothing changes.
         """
         adapter = load_adapter(path)
-        with self._lock:
-            self.engine.use(adapter)
-            entry = self.adapters.add_file(path, adapter)
-            return self.activate(entry.name)
+        return self._go_live(adapter, lambda: self.adapters.add_file(path, adapter))
 
     def save_adapter(self, name: str, path: Path) -> Path:
         """Write an adapter of the list to one self-describing file."""
@@ -247,10 +249,8 @@ class Workspace:
         """
         if not finished.improved:
             return None
-        with self._lock:
-            self.engine.use(finished.adapter)  # first, for it may be refused
-            entry = self.adapters.add_version(finished.adapter, finished.iou_after)
-            return self.activate(entry.name)
+        adapter, iou = finished.adapter, finished.iou_after
+        return self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
 
     # --- export ----------------------------------------------------------------------
 
