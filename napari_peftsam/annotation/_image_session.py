@@ -16,7 +16,7 @@ from napari_peftsam.annotation.current import Draft
 from napari_peftsam.annotation.edits import Edit, Step
 from napari_peftsam.annotation.events import SessionEvents
 from napari_peftsam.annotation.history import History
-from napari_peftsam.annotation.images import AnnotatedImage, annotated_image
+from napari_peftsam.annotation.images import AnnotatedImage, annotated_image, spatial
 from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import LabelArray, PixelArray
@@ -88,6 +88,26 @@ class ImageSession:
             self._take_over(image, records)
         self._state.images[name] = image
         self.events.image_added.emit(name)
+
+    def replace_pixels(self, name: str, pixels: Any) -> None:
+        """Put other pixels of the same spatial shape under an image's objects; not undoable.
+
+        Prompts, objects and records stay as they are.
+
+        Raises
+        ------
+        ImageError
+            If the name is unknown or the spatial shape differs.
+        """
+        image = self.image(name)
+        array, shape = spatial(name, pixels, image.rgb)
+        if shape != image.shape:
+            raise ImageError(
+                f"the new pixels of {name!r} have the spatial shape {shape}, its objects "
+                f"{image.shape}: give pixels of that shape, or add them as another image"
+            )
+        image.pixels = array
+        self.events.pixels_changed.emit(name)
 
     def remove_image(self, name: str) -> None:
         """Remove an image with its objects and all steps that concern it; not undoable."""

@@ -21,6 +21,8 @@ class SessionEvents(SignalGroup):
     """An image was removed: its name."""
     image_renamed = Signal(str, str)
     """An image was renamed: old and new name."""
+    pixels_changed = Signal(str)
+    """An image got other pixels of the same shape: its name."""
     prompts_changed = Signal(PlaneKey)
     """The prompts or the queue in this plane changed."""
     candidates_changed = Signal()

@@ -13,7 +13,7 @@ from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray
 
-__all__ = ["AnnotatedImage", "Indices", "annotated_image"]
+__all__ = ["AnnotatedImage", "Indices", "annotated_image", "spatial"]
 
 Indices = npt.NDArray[np.integer[Any]]
 """Flat (C order) positions of pixels in a label array."""
@@ -165,22 +165,29 @@ def annotated_image(
     name: str, pixels: Any, rgb: bool | None, labels: LabelArray | None
 ) -> AnnotatedImage:
     """Check `pixels` and `labels` and put them together; the labels are not copied."""
-    array = pixels if hasattr(pixels, "shape") else np.asarray(pixels)
     if rgb is None:
-        same = getattr(labels, "shape", None) == array.shape
-        rgb = not same and len(array.shape) >= 3 and array.shape[-1] in (3, 4)
-    shape = tuple(int(n) for n in (array.shape[:-1] if rgb else array.shape))
-    if len(shape) < 2 or 0 in shape:
-        raise ImageError(
-            f"the image {name!r} has shape {tuple(array.shape)} (rgb={rgb}), which holds no "
-            "planes of height x width: give an array of at least two non-empty spatial axes"
-        )
+        given = np.shape(pixels)
+        same = getattr(labels, "shape", None) == given
+        rgb = not same and len(given) >= 3 and given[-1] in (3, 4)
+    array, shape = spatial(name, pixels, rgb)
     if labels is None:
         return AnnotatedImage(name, array, rgb, np.zeros(shape, np.int32))
     check_labels(name, labels, shape)
     if not labels.flags.writeable:
         raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
     return AnnotatedImage(name, array, rgb, labels)
+
+
+def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:
+    """Return the pixels as something with a shape, and their spatial shape ``(..., H, W)``."""
+    array = pixels if hasattr(pixels, "shape") else np.asarray(pixels)
+    shape = tuple(int(n) for n in (array.shape[:-1] if rgb else array.shape))
+    if len(shape) < 2 or 0 in shape:
+        raise ImageError(
+            f"the image {name!r} has shape {tuple(array.shape)} (rgb={rgb}), which holds no "
+            "planes of height x width: give an array of at least two non-empty spatial axes"
+        )
+    return array, shape
 
 
 def check_labels(name: str, labels: LabelArray, shape: tuple[int, ...]) -> None:

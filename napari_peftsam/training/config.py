@@ -61,7 +61,7 @@ class TrainingConfig(BaseModel):
         description="Share of the images (of a single image: of its objects) kept for validation.",
     )
     validations: int = Field(
-        6, ge=1, title="Validations", description="How often held-out objects are looked at."
+        5, ge=1, title="Validations", description="How often held-out objects are looked at."
     )
     seed: int = Field(0, ge=0, title="Seed", description="Of every random choice of the run.")
 

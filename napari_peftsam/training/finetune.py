@@ -46,7 +46,7 @@ _FINAL_RATE = 0.05  # of the peak learning rate
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
 _MOST_ZOOM = 2.0
 _GRADIENT_NORM = 1.0
-_HELD_OUT_AT_MOST = 40  # objects: a validation must stay short beside the training
+_HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
 
 
 def finetune(
@@ -172,7 +172,7 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
     rate = config.learning_rate or recommended_learning_rate(model.architecture)
     groups = run.injection.parameter_groups(rate, config.weight_decay)
     peaks = [float(group["lr"]) for group in groups]
-    optimiser = torch.optim.AdamW(groups)
+    optimiser = torch.optim.AdamW(groups, fused=True)
     generator = torch.Generator().manual_seed(config.seed)
     batches = _batches(run)
 

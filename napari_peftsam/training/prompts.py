@@ -14,7 +14,13 @@ __all__ = ["PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
-_FEEDBACK = 0.5  # how often the previous mask is a prompt too
+_FEEDBACK = 0.7  # how often the previous mask is a prompt too
+_MOST_CORRECTIONS = 5  # between two rounds: few rounds show the decoder many clicks
+# How often a click goes to the middle of its region, where most people (and the usual
+# simulated annotator) put it. Pixels are drawn by the cube of their depth.
+_CENTRAL = 0.5
+_CENTRALITY = 3
+_DEEPEST = 8  # pixels: deeper ones count as equally central
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,17 @@ class PromptSimulator:
     generator: torch.Generator
     corner: tuple[float, float] = (0.0, 0.0)
 
-    def clicks(self, region: Tensor) -> Tensor:
-        """Return a random pixel ``(B, 2)`` of each region, off its very border if it can be."""
-        weights = _core(region).flatten(1).float() + 1e-9
-        index = torch.multinomial(weights.cpu(), 1, generator=self.generator)[:, 0]
+    def clicks(self, region: Tensor, count: int = 1) -> Tensor:
+        """Return random pixels ``(B, count, 2)`` of each region, off its border if they can be."""
+        central = float(torch.rand((), generator=self.generator)) < _CENTRAL
+        depth = _depth(region, _DEEPEST if central else 2)
+        deeper = (depth - 1).clamp(min=0) ** _CENTRALITY
+        weights = torch.where(deeper.amax((1, 2), keepdim=True) > 0, deeper, depth)
+        index = torch.multinomial(
+            weights.flatten(1).cpu(), count, replacement=True, generator=self.generator
+        )
         width = region.shape[-1]
-        points = torch.stack([index % width, index // width], dim=1).float()
+        points = torch.stack([index % width, index // width], dim=-1).float()
         return (points + torch.tensor(self.corner)).to(region.device)
 
     def boxes(self, masks: Tensor) -> Tensor:
@@ -57,7 +68,7 @@ class PromptSimulator:
         The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
         """
         if torch.rand((), generator=self.generator) < _CLICKS_FIRST:
-            points = self.clicks(masks)[:, None]
+            points = self.clicks(masks)
             return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
         return PromptTensors(boxes=self.boxes(masks))
 
@@ -69,7 +80,9 @@ class PromptSimulator:
         masks: Tensor,
         known: Tensor | None = None,
     ) -> PromptTensors:
-        """Add a click on each object's larger kind of error; sometimes feed the answer back.
+        """Add clicks on each object's larger kind of error; often feed the answer back.
+
+        All objects get the same number of clicks, from one to five.
 
         Parameters
         ----------
@@ -91,8 +104,9 @@ class PromptSimulator:
         region = torch.where(positive[:, None, None], missed, excess)
         perfect = ~region.flatten(1).any(1)
         region = torch.where(perfect[:, None, None], masks, region)
-        points = self.clicks(region)[:, None]
-        labels = (positive | perfect).float()[:, None]
+        count = int(torch.randint(1, _MOST_CORRECTIONS + 1, (), generator=self.generator))
+        points = self.clicks(region, count)
+        labels = (positive | perfect).float()[:, None].expand(-1, count)
         if prompts.points is not None and prompts.labels is not None:
             points = torch.cat([prompts.points, points], dim=1)
             labels = torch.cat([prompts.labels, labels], dim=1)
@@ -111,9 +125,14 @@ def bounding_boxes(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1).float()
 
 
-def _core(masks: Tensor) -> Tensor:
-    """Erode by one pixel wherever something remains."""
-    outside = functional.pad((~masks).float(), (1, 1, 1, 1), value=1.0)
-    eroded = masks & (functional.max_pool2d(outside, 3, stride=1) == 0)
-    empty = ~eroded.flatten(1).any(1)
-    return torch.where(empty[:, None, None], masks, eroded)
+def _depth(masks: Tensor, deepest: int) -> Tensor:
+    """Return how many erosions each pixel survives, plus one; 0 outside of the masks."""
+    shallow = functional.pad(masks.float(), (1, 1, 1, 1))
+    depth = masks.float()
+    for _ in range(deepest - 1):
+        eroded = -functional.max_pool2d(-shallow, 3, stride=1)
+        if not eroded.any():
+            break
+        depth = depth + eroded
+        shallow = functional.pad(eroded, (1, 1, 1, 1))
+    return depth

@@ -95,6 +95,7 @@ class Answers:
         self._session.events.prompts_changed.connect(self._follow, max_args=0)
         self._session.events.candidates_changed.connect(self._answer)
         self._session.events.image_removed.connect(self._follow, max_args=0)
+        self._session.events.pixels_changed.connect(self._start_over, max_args=0)
         self._follow()
 
     @property
@@ -115,6 +116,7 @@ class Answers:
         session.events.prompts_changed.disconnect(self._follow)
         session.events.candidates_changed.disconnect(self._answer)
         session.events.image_removed.disconnect(self._follow)
+        session.events.pixels_changed.disconnect(self._start_over)
 
     def cancel(self) -> None:
         """Stop embedding; the next prompt or `resume` takes it up again."""

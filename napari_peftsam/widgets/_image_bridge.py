@@ -141,6 +141,7 @@ class ImageBridge:
         name = "objects" if not self._objects else f"objects ({view.name})"
         objects = ObjectsLayer(self.session, layer, labels, name, lambda: view.name)
         self._images[layer], self._objects[layer] = view, objects
+        layer.events.data.connect(self._pixels_replaced)
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
             changed.connect(self._tool_may_differ)
         above = self.viewer.layers.index(layer) + 1
@@ -177,6 +178,7 @@ class ImageBridge:
         if self._image is view:
             self.select_image(None)
         del self._images[layer]
+        layer.events.data.disconnect(self._pixels_replaced)
         objects = self._objects.pop(layer)
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
             changed.disconnect(self._tool_may_differ)
@@ -191,6 +193,15 @@ class ImageBridge:
             self.session.rename_image(old, view.name)
             self._update_plane()
         self.events.images_changed.emit()
+
+    def _pixels_replaced(self, event: Any) -> None:
+        """Follow a layer to other pixels; objects that no longer fit them stay as they are."""
+        view = self._images[event.source]
+        if view.fits:
+            self.session.replace_pixels(view.name, view.pixels)
+        elif view is self._image:
+            self.events.hint.emit(view.why_not(self.viewer.dims))
+        self._update_plane()
 
     def _update_plane(self, event: Any = None) -> None:
         """Follow the viewer to another plane."""

@@ -27,11 +27,14 @@ class ImageView:
         The napari layer; it may be renamed and moved.
     name
         Its name in the session.
+    shape
+        The spatial shape ``(..., H, W)`` of the annotated pixels.
     """
 
     def __init__(self, layer: Image, name: str) -> None:
         self.layer = layer
         self.name = name
+        self.shape = self._present_shape()
 
     @property
     def pixels(self) -> Any:
@@ -39,8 +42,11 @@ class ImageView:
         return self.layer.data[0] if self.layer.multiscale else self.layer.data
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The spatial shape ``(..., H, W)``."""
+    def fits(self) -> bool:
+        """Whether the layer's pixels still have the shape of what was annotated."""
+        return self._present_shape() == self.shape
+
+    def _present_shape(self) -> tuple[int, ...]:
         shape = tuple(int(n) for n in self.pixels.shape)
         return shape[:-1] if self.layer.rgb else shape
 
@@ -55,6 +61,12 @@ class ImageView:
 
     def why_not(self, dims: napari.components.Dims) -> str:
         """Return why prompts cannot be given in the present view, empty if they can."""
+        if not self.fits:
+            now, then = (" x ".join(map(str, s)) for s in (self._present_shape(), self.shape))
+            return (
+                f"{self.layer.name} was {then} pixels when it was annotated and is {now} now: "
+                "put the old pixels back, or add the new ones as another layer"
+            )
         if dims.ndisplay != 2:
             return "Prompts are given in 2D: switch the 3D view off (Ctrl-Y)"
         if tuple(dims.displayed) != (dims.ndim - 2, dims.ndim - 1):

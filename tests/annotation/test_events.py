@@ -12,6 +12,7 @@ from napari_peftsam.annotation import Session
 from napari_peftsam.types import Box, Point, Prompts
 from tests.annotation._annotation_cases import (
     CELLS,
+    SHAPE,
     STACK,
     answer,
     check_invariants,
@@ -74,6 +75,12 @@ def erase_and_listen_to_undo(session: Session) -> None:
             lambda s: s.rename_image("cells", "nuclei"),
             [("image_renamed", "cells", "nuclei")],
             id="rename",
+        ),
+        pytest.param(
+            with_candidates,
+            lambda s: s.replace_pixels("cells", np.ones(SHAPE)),
+            [("pixels_changed", "cells")],
+            id="other pixels",
         ),
         pytest.param(
             with_candidates,

@@ -16,6 +16,7 @@ from tests.annotation._annotation_cases import (
     check_invariants,
     prediction,
     rectangle,
+    snapshot,
 )
 
 LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
@@ -131,6 +132,28 @@ def test_rename_follows_everywhere(session: Session) -> None:
     assert session.records("nuclei")[0].label == 1
     with pytest.raises(ImageError, match="choose another name"):
         session.rename_image("nuclei", "stack")
+
+
+def test_other_pixels_leave_prompts_objects_and_history_alone(session: Session) -> None:
+    accept(session, LEFT)
+    session.add_point(CELLS, Point(1, 1))
+    before = snapshot(session), session.history.labels
+    session.replace_pixels("cells", np.ones(SHAPE))
+    assert session.pixels(CELLS).all()
+    assert (snapshot(session), session.history.labels) == before
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param((12, 32), id="size"), pytest.param((2, *SHAPE), id="axes")]
+)
+def test_other_pixels_of_another_shape_are_refused(
+    session: Session, shape: tuple[int, ...]
+) -> None:
+    accept(session, LEFT)
+    with pytest.raises(ImageError, match="give pixels of that shape"):
+        session.replace_pixels("cells", np.ones(shape))
+    assert not session.pixels(CELLS).any()
+    check_invariants(session)
 
 
 def test_remove_takes_its_steps_along(session: Session) -> None:

@@ -25,7 +25,7 @@ def _masks() -> torch.Tensor:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clicks_lie_inside_and_off_the_border(seed: int) -> None:
     points = _user(seed).clicks(_masks())
-    (x, y), pixel = points[0].tolist(), points[1].tolist()
+    (x, y), pixel = points[0, 0].tolist(), points[1, 0].tolist()
     assert 7 <= x <= 18
     assert 5 <= y <= 10
     assert pixel == [25, 20]
@@ -41,7 +41,7 @@ def test_boxes_are_a_little_off(seed: int) -> None:
 def test_the_corner_moves_prompts_of_crops_into_the_frame() -> None:
     here = _user(0).clicks(_masks())
     there = _user(0, (100.0, 200.0)).clicks(_masks())
-    torch.testing.assert_close(there - here, torch.tensor([[100.0, 200.0]] * 2))
+    torch.testing.assert_close(there - here, torch.tensor([[[100.0, 200.0]]] * 2))
 
 
 def test_both_clicks_and_boxes_come_first() -> None:
@@ -71,10 +71,11 @@ def test_corrections_click_on_the_error(rows: slice, label: float, seed: int) ->
     then = _user(seed).correct(first, _answer(shown), low, truth)
     assert then.points is not None
     assert then.labels is not None
-    assert then.points.shape == (1, 2, 2)
-    assert then.labels[0, 1] == label
-    x, y = (int(v) for v in then.points[0, 1])
-    assert truth[0, y, x] == (label == 1)
+    count = then.points.shape[1]
+    assert 2 <= count <= 6
+    assert then.labels.tolist() == [[1.0] + [label] * (count - 1)]
+    for x, y in then.points[0, 1:].long().tolist():
+        assert truth[0, y, x] == (label == 1)
 
 
 def test_errors_in_the_unknown_are_nobodys_to_judge() -> None:

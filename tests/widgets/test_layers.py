@@ -240,6 +240,33 @@ def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) 
     assert "Open an image" in b.view.next_step.text()
 
 
+def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    b.click(30, 40)
+    first = b.answered()
+    b.image_layers[0].data = blobs(seed=5)
+    wait(lambda: b.dock.answers.status.kind == "ready")
+    wait(lambda: b.mask is not None and not np.array_equal(b.mask, first))
+    assert np.array_equal(b.session.pixels(b.layers.plane), blobs(seed=5))
+    assert [record.label for record in b.session.records("image0")] == [label]
+
+
+def test_replaced_pixels_of_another_size_stop_the_prompts_and_keep_the_objects(
+    bench: Open,
+) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    b.image_layers[0].data = blobs((20, 30))
+    assert "image0 was 48 x 60 pixels" in b.view.next_step.text()
+    b.click(5, 5)
+    assert b.session.current is None
+    assert [record.label for record in b.session.records("image0")] == [label]
+    b.image_layers[0].data = blobs()
+    b.click(5, 5)
+    assert b.session.current is not None
+
+
 def test_new_images_do_not_hide_the_prompts(bench: Open) -> None:
     b = bench(ready=False)
     assert len(b.viewer.layers) == 0

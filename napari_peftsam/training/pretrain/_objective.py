@@ -15,9 +15,6 @@ from napari_peftsam.training.prompts import PromptSimulator
 
 __all__ = ["pretraining_loss"]
 
-# Corrections between two rounds: several, so that few rounds show the decoder many clicks.
-_CLICKS_AT_ONCE = 4
-
 
 def pretraining_loss(
     model: SamModel, batch: Batch, generator: torch.Generator
@@ -61,9 +58,7 @@ def _round(
     best = scores.argmax(1)
     rows = torch.arange(len(best))
     answer, fed_back = logits.detach()[rows, best], low[rows, best][:, None]
-    following = prompts
-    for _ in range(int(torch.randint(1, _CLICKS_AT_ONCE + 1, (), generator=user.generator))):
-        following = user.correct(following, answer, fed_back, target[:, 0])
+    following = user.correct(prompts, answer, fed_back, target[:, 0])
     return promptable_loss(logits, scores, target), following
 
 
