@@ -62,7 +62,7 @@ class Progress:
         """Show the share done, in [0, 1], and some words."""
         if self._live:
             done = round(fraction * _BAR)
-            line = f"[{'#' * done}{'.' * (_BAR - done)}] {text}"
+            line = f"[{'#' * done}{'.' * (_BAR - done)}] {fraction:4.0%} {text}"
             typer.echo("\r" + line.ljust(self._width), nl=False, err=True)
             self._width = len(line)
         elif time.monotonic() >= self._due:  # a log wants a few lines only

@@ -40,7 +40,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
 
         def watch(event: EvaluationEvent) -> None:
             if isinstance(event, EvaluationProgress):
-                progress.show(event.fraction, f"{event.fraction:.0%} {event.name}")
+                progress.show(event.fraction, event.name)
 
         choice = ModelChoice(model, adapter, device)
         report = evaluate_folders(images, labels, config, choice, watch)

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingProgress", "finetune"]
 
+_RANK = "Rank of the update; for cobot-lora a multiple of 4.  [default: 8]"
+_PLACEMENT = (
+    "Blocks to adapt: all, late-50%, early-50%, first, last, or numbers as 0,3,5-7.  [default: all]"
+)
+_BUDGET = "Time for training and validation, without loading, as 120s or 2m.  [default: 60s]"
+
 
 def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     images: Images,
@@ -29,11 +35,11 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     method: Annotated[
         str | None, typer.Option(help="lora, cobot-lora or frozen-encoder.  [default: cobot-lora]")
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the update.  [default: 8]")] = None,
+    rank: Annotated[int | None, typer.Option(help=_RANK)] = None,
     placement: Annotated[
         str | None,
         typer.Option(
-            help="Blocks to adapt: all, late-50%, late-25%, last, or 0,3,5-7.  [default: all]"
+            help=_PLACEMENT
         ),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1]")] = None,
@@ -43,7 +49,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Budget in passes.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Budget in time, as 120s or 2m.  [default: 60s]")
+        str | None, typer.Option(help=_BUDGET)
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -137,7 +143,7 @@ def _text(report: FinetuneReport) -> str:
         else "no better than the start: more objects, more time or another learning rate may help"
     )
     return (
-        f"{report.steps} steps in {report.seconds:.0f} s, {report.trainable_parameters:,} "
+        f"{report.steps} step{'' if report.steps == 1 else 's'} in {report.seconds:.0f} s, {report.trainable_parameters:,} "
         f"parameters\nheld-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} "
         f"({verdict})\nadapter: {report.adapter}"
     )
