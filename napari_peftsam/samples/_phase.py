@@ -49,17 +49,44 @@ def _edges(rng: np.random.Generator, scene: Scene) -> FloatArray:
     return result
 
 
+def _thickness(rng: np.random.Generator, scene: Scene) -> FloatArray:
+    """Cells with thin, uneven margins that swell around the nucleus, about 0..1.5, (H, W)."""
+    height = (scene.depth + np.float32(0.02)) ** np.float32(rng.uniform(0.1, 0.7))
+    uneven = smooth_noise(rng, scene.labels.shape, scene.diameter * rng.uniform(0.1, 0.5))
+    height = height * np.clip(1 + np.float32(0.4 * rng.random()) * uneven, 0.2, 2)
+    core = core_distance(rng, scene)
+    nucleus = np.clip(rng.uniform(0.4, 0.8) - core, 0, 1)
+    height = height + nucleus * rng.uniform(0, 1.5)
+    height[contact_lines(scene.labels)] *= np.float32(rng.uniform(0.2, 1))
+    result: FloatArray = height * per_object(rng, scene, 3.0)
+    return result.astype(np.float32)
+
+
+def _phase_ring(rng: np.random.Generator, scene: Scene) -> FloatArray:
+    """What the phase ring makes of a thickness: dark, shaded off inside, haloed; about -1..1."""
+    thickness = blur(_thickness(rng, scene), rng.uniform(0.4, 1.2))
+    narrow = float(np.clip(scene.diameter * rng.uniform(0.03, 0.08), 1.0, 6.0))
+    wide = float(np.clip(scene.diameter * rng.uniform(0.15, 0.5), 3.0, 30.0))
+    share = np.float32(rng.uniform(0.3, 0.8))
+    halo = share * blur(thickness, narrow) + (1 - share) * blur(thickness, wide)
+    light = (halo - thickness) * np.float32(log_uniform(rng, 1.0, 4.0))
+    # The bright fringe saturates less than the dark body.
+    result: FloatArray = np.where(light > 0, light * np.float32(rng.uniform(0.8, 2.5)), light)
+    return result.astype(np.float32)
+
+
 def phase(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey, Scene]:
     """Phase contrast: grey field, cells with halo, rim and granular inside."""
-    diameter = max(diameter, 14.0)
+    diameter = max(diameter, 24.0)
     families = ("star", "spindle", "rough", "oval", "star", "star", "spindle")
     style = random_style(rng, families, warps=(0.0, 0.02, 0.05), spreads=(0.15, 0.3, 0.4))
     scene = blobs(rng, shape, diameter, style)
-    grey = _cell_bodies(rng, scene) + _edges(rng, scene)
+    rim = _phase_ring if rng.random() < 0.65 else _edges
+    grey = _cell_bodies(rng, scene) + rim(rng, scene)
     if rng.random() < 0.4:  # rounded cells shine
         shining = per_object(rng, scene, 20.0) > 0.75
         grey = grey + shining * scene.depth * rng.uniform(0.5, 2.5)
-    dish = texture(rng, shape, rng.uniform(3, 20)) * 0.2 * rng.random() ** 3
+    dish = texture(rng, shape, rng.uniform(3, 20)) * 0.12 * rng.random() ** 3
     grey = grey + dish * (1 - scene.mask) + debris(rng, scene) * rng.uniform(-1, 1)
     grey = grey + ghosts(rng, scene) * rng.uniform(-0.3, 0.5)
     if rng.random() < 0.15:

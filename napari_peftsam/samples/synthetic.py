@@ -91,7 +91,7 @@ def generate(
         Equivalent diameter of the objects in px; None draws it log-uniformly
         from 6..100 px. Overlaps and the image edge make some objects smaller.
         Modalities whose structure needs room raise it: "electron" and
-        "membranes" to 8, "phase" to 14, "texture" to 16 px.
+        "membranes" to 8, "phase" to 24, "texture" to 16 px.
 
     Returns
     -------
