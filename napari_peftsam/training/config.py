@@ -14,7 +14,7 @@ __all__ = ["TrainingConfig", "recommended_learning_rate"]
 # Rates above 1e-4 destroy the prompting of the large SAMs (PEFT-SAM, Teuber et al.); the
 # small built-in model needs, and bears, more.
 _LARGE_MODEL_RATE = 5e-5
-_SMALL_MODEL_RATE = 3e-4
+_SMALL_MODEL_RATE = 2e-4
 _SMALL_WIDTH = 256
 
 

@@ -53,7 +53,7 @@ class TrainingProcess:
     """
 
     def __init__(self, job: TrainingJob) -> None:
-        self._job = job
+        self._job: TrainingJob | None = job  # let go once it is sent: it holds model and images
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._commands: IO[bytes] | None = None  # the child's stdin while it may be closed
@@ -123,6 +123,7 @@ class TrainingProcess:
         with suppress(BrokenPipeError, OSError):
             pickle.dump(self._job, child.stdin, pickle.HIGHEST_PROTOCOL)
             child.stdin.flush()
+        self._job = None
         with self._lock:
             self._commands = child.stdin
             if self._stopping:

@@ -188,6 +188,7 @@ class TrainingRun:
 
     def _end(self, message: str) -> None:
         self.message = message
+        self._engine = None
         self._set_phase(Phase.IDLE)
 
     def _set_phase(self, phase: Phase) -> None:

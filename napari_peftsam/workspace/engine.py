@@ -44,6 +44,7 @@ class Engine:
         self._injection: Injection | None = None
         self._live: Adapter | None = None
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
+        self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
 
     @property
     def adapter(self) -> str:
@@ -139,7 +140,8 @@ class Engine:
         return duplicate
 
     def _remember(self, embedding: Embedding) -> None:
-        self._recent[embedding.key] = embedding
-        self._recent.move_to_end(embedding.key)
-        while len(self._recent) > _IN_MEMORY:
-            self._recent.popitem(last=False)
+        with self._recent_lock:
+            self._recent[embedding.key] = embedding
+            self._recent.move_to_end(embedding.key)
+            while len(self._recent) > _IN_MEMORY:
+                self._recent.popitem(last=False)
