@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from napari_peftsam.annotation._objects import NewObject, Overlap, PaintAtom
-from napari_peftsam.annotation.current import CurrentObject
+from napari_peftsam.annotation.current import Answerer, CurrentObject
 from napari_peftsam.annotation.edits import Edit, Step
 from napari_peftsam.annotation.events import SessionEvents
 from napari_peftsam.annotation.history import History
@@ -20,6 +20,7 @@ from napari_peftsam.annotation.session import Session
 
 __all__ = [
     "AnnotatedImage",
+    "Answerer",
     "CurrentObject",
     "Edit",
     "History",

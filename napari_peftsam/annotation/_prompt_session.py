@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from napari_peftsam.annotation._image_session import ImageSession
-from napari_peftsam.annotation.current import CurrentObject, Draft
+from napari_peftsam.annotation.current import Answerer, CurrentObject, Draft
 from napari_peftsam.annotation.edits import ChangeDraft
 from napari_peftsam.annotation.records import PlaneKey
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import Box, Point, Prediction, Prompts
 
 __all__ = ["PromptSession"]
+
+_ANYONE = Answerer()
 
 
 class PromptSession(ImageSession):
@@ -109,7 +111,9 @@ class PromptSession(ImageSession):
             )
         self._change_draft("change prompts", plane, draft)
 
-    def set_candidates(self, prediction: Prediction, revision: int) -> bool:
+    def set_candidates(
+        self, prediction: Prediction, revision: int, made_by: Answerer = _ANYONE
+    ) -> bool:
         """Show the answer to the current prompts.
 
         Parameters
@@ -118,6 +122,8 @@ class PromptSession(ImageSession):
             Masks ``(K, H, W)`` of the plane's size, K >= 1, best first.
         revision
             `CurrentObject.revision` of the prompts it was made for.
+        made_by
+            What made it; goes into the object's record.
 
         Returns
         -------
@@ -138,7 +144,7 @@ class PromptSession(ImageSession):
                 f"the candidates have shape {prediction.masks.shape}, expected (K, "
                 f"{shape[0]}, {shape[1]}) with K >= 1: predict them from this plane"
             )
-        self._show(replace(current, candidates=prediction, choice=0))
+        self._show(replace(current, candidates=prediction, choice=0, made_by=made_by))
         return True
 
     def choose(self, index: int) -> None:

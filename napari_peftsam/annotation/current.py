@@ -11,7 +11,27 @@ from napari_peftsam.annotation._regions import bounding_box
 from napari_peftsam.annotation.records import PlaneKey
 from napari_peftsam.types import BoolArray, FloatArray, Prediction, Prompts
 
-__all__ = ["CurrentObject", "Draft", "ParkedDraft", "park"]
+__all__ = ["Answerer", "CurrentObject", "Draft", "ParkedDraft", "park"]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """What answered prompts.
+
+    Attributes
+    ----------
+    model, adapter
+        Names, for the record.
+    weights
+        Identifies the model's weights: another model cannot refine its logits.
+    embedding
+        Identifies the embedding; equal ones give equal answers.
+    """
+
+    model: str = ""
+    adapter: str = ""
+    weights: str = ""
+    embedding: object = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +53,8 @@ class CurrentObject:
     previous
         ``(h, w)`` logits of the candidate shown before the last point was added,
         for the predictor to refine; None if there is nothing to refine.
+    made_by, previous_by
+        What gave `candidates` and `previous`.
     """
 
     plane: PlaneKey
@@ -41,6 +63,8 @@ class CurrentObject:
     candidates: Prediction | None = None
     choice: int = 0
     previous: FloatArray | None = None
+    made_by: Answerer = Answerer()
+    previous_by: Answerer = Answerer()
 
     @property
     def mask(self) -> BoolArray | None:
@@ -54,10 +78,14 @@ class CurrentObject:
 
     def refined(self, prompts: Prompts, revision: int) -> CurrentObject:
         """Return the object with more points; the shown candidate becomes `previous`."""
-        previous = self.previous
+        previous, by = self.previous, self.previous_by
         if self.candidates is not None:
-            previous = self.candidates.logits[self.choice].copy()
-        return CurrentObject(self.plane, prompts, revision, previous=previous)
+            previous, by = self.candidates.logits[self.choice].copy(), self.made_by
+        return CurrentObject(self.plane, prompts, revision, previous=previous, previous_by=by)
+
+    def previous_for(self, answerer: Answerer) -> FloatArray | None:
+        """Return `previous` if `answerer` can refine it, i.e. has the weights that gave it."""
+        return self.previous if self.previous_by.weights == answerer.weights else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ class Session(PromptSession):
         Parameters
         ----------
         model, adapter
-            Names of what predicted it, for the record.
+            Names of what predicted it, for the record; default: what `set_candidates` said.
         overlap
             "keep": existing objects keep their pixels; "overwrite": the new one takes them.
 
@@ -111,14 +111,14 @@ class Session(PromptSession):
                 + ("click on an object first" if current is None else "wait for the prediction")
             )
         image = self.image(current.plane.image)
-        label, now = image.next_label, self._clock()
+        label, now, by = image.next_label, self._clock(), current.made_by
         with self._step(f"accept object {label}", image.name) as apply:
             edit = mask_patch(image, current.plane, current.mask, overlap)
             if edit is None:
                 raise PromptError(_nothing_left(current.mask))
             record = ObjectRecord(
-                label, current.plane, current.prompts, model, adapter, current.score,
-                current.choice, corrected=False, created=now, modified=now,
+                label, current.plane, current.prompts, model or by.model, adapter or by.adapter,
+                current.score, current.choice, corrected=False, created=now, modified=now,
             )  # fmt: skip
             self._write_object(apply, image, edit, record)
             apply(ChangeDraft(self._state.draft.advanced(next(self._revisions))))

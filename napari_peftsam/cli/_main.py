@@ -76,13 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted")
         return INTERRUPTED
-    except PeftSamError as error:
-        fail(str(error))
-    except OSError as error:
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        fail(reason)
+        return USER_ERROR
+    return result if isinstance(result, int) else 0
+
+
+def _reason(error: Exception) -> str | None:
+    """Return what to tell the user; None if the program itself is at fault."""
+    if isinstance(error, PeftSamError):
+        return str(error)
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}")
-    except _USAGE_ERROR as error:
-        fail(error.format_message())
-    else:
-        return result if isinstance(result, int) else 0
-    return USER_ERROR
+        return f"{where}{error.strerror or error}"
+    if isinstance(error, _USAGE_ERROR):
+        return str(error.format_message())
+    # By name, since importing torch takes seconds.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "not enough memory: close other programs, or choose a smaller model or image"
+    return None

@@ -10,7 +10,7 @@ import typer
 from ._console import Progress, emit, say
 from ._options import Device, Json, Model, Seed, seconds
 from .finetune import TrainingProgress
-from .open_viewer import start_viewer
+from .open_viewer import check_display, start_viewer
 
 if TYPE_CHECKING:
     from napari_peftsam.workspace import DemoEvent, DemoReport
@@ -47,6 +47,8 @@ def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
     Held-out images are measured before and after, and a figure and a report are written.
     Takes up to four minutes on two cores and needs no display.
     """
+    if gui:
+        check_display()  # not only after minutes
     if output is not None or not gui:
         _run(output or _FOLDER, budget, model, seed, device, as_json)
     if gui:

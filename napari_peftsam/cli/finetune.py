@@ -38,9 +38,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     rank: Annotated[int | None, typer.Option(help=_RANK)] = None,
     placement: Annotated[
         str | None,
-        typer.Option(
-            help=_PLACEMENT
-        ),
+        typer.Option(help=_PLACEMENT),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1]")] = None,
     learning_rate: Annotated[
@@ -48,9 +46,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Budget in passes.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help=_BUDGET)
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help=_BUDGET)] = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
@@ -142,8 +138,9 @@ def _text(report: FinetuneReport) -> str:
         if report.improved
         else "no better than the start: more objects, more time or another learning rate may help"
     )
+    unit = "step" if report.steps == 1 else "steps"
     return (
-        f"{report.steps} step{'' if report.steps == 1 else 's'} in {report.seconds:.0f} s, {report.trainable_parameters:,} "
+        f"{report.steps} {unit} in {report.seconds:.0f} s, {report.trainable_parameters:,} "
         f"parameters\nheld-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} "
         f"({verdict})\nadapter: {report.adapter}"
     )

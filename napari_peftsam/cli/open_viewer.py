@@ -12,7 +12,7 @@ import typer
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["open_images", "start_viewer"]
+__all__ = ["check_display", "open_images", "start_viewer"]
 
 
 def open_images(
@@ -30,14 +30,22 @@ def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
     Raises
     ------
     ConfigurationError
-        If there is no Qt or no display.
+        See `check_display`.
     InputFileError
         If an image cannot be read.
     """
+    check_display()
+    from napari_peftsam.widgets.launch import open_viewer
+
+    open_viewer(paths, sample)
+
+
+def check_display() -> None:
+    """Raise `ConfigurationError` if there is no Qt or no display."""
     # Qt would end the whole program where there is no display.
     display = any(os.environ.get(v) for v in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
     try:
-        from napari_peftsam.widgets.launch import open_viewer
+        import napari_peftsam.widgets.launch  # noqa: F401
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
@@ -49,4 +57,3 @@ def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
             "the viewer cannot start, as there is no display: set DISPLAY, or use the other "
             "commands, which need none"
         )
-    open_viewer(paths, sample)

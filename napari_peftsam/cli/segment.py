@@ -15,7 +15,7 @@ __all__ = ["segment"]
 
 def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
-    prompts: Annotated[Path, typer.Option(help="JSON file: a list of objects, as described above.")],
+    prompts: Annotated[Path, typer.Option(help="JSON file: a list of objects, as above.")],
     output: Annotated[Path, typer.Option(help="Label image to write (.tif).")],
     model: Model = "builtin",
     adapter: Adapter = None,

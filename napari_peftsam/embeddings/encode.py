@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,8 @@ __all__ = [
     "encode",
     "encode_one",
 ]
+
+Turn = Callable[[], AbstractContextManager[None]]
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ def encode(
     requests: Iterable[EncodeRequest],
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
+    turn: Turn = nullcontext,
 ) -> Iterator[EncodeEvent]:
     """Embed images one after the other.
 
@@ -101,6 +105,10 @@ def encode(
         logged once and the embeddings are yielded all the same.
     adapter
         Content hash of the injected adapter, ``"base"`` if there is none.
+    turn
+        Returns a context for one use of the network, e.g. a lock that is shared with
+        others. Reading, normalising and storing happen outside of it. What it raises
+        ends the encoding.
 
     Yields
     ------
@@ -114,7 +122,7 @@ def encode(
         request = pending[index]
         yield EncodeStarted(request.name, index, len(pending))
         try:
-            yield from _encode_request(model, request, writer, adapter)
+            yield from _encode_request(model, request, writer, adapter, turn)
         except PeftSamError as error:
             yield EncodeFailed(request.name, error)
 
@@ -164,7 +172,7 @@ class _Writer:
 
 
 def _encode_request(
-    model: SamModel, request: EncodeRequest, writer: _Writer, adapter: str
+    model: SamModel, request: EncodeRequest, writer: _Writer, adapter: str, turn: Turn
 ) -> Iterator[EncodeEvent]:
     name, pixels = request.name, request.pixels
     if np.ndim(pixels) < 2:
@@ -175,7 +183,7 @@ def _encode_request(
         yield EncodeProgress(name, 1.0)
         yield Encoded(name, stored, from_store=True)
         return
-    for fraction, features in _forward(model, pixels):
+    for fraction, features in _forward(model, pixels, turn):
         yield EncodeProgress(name, fraction)
         if features is not None:
             embedding = Embedding(key, frame_of(pixels, model), features)
@@ -183,7 +191,9 @@ def _encode_request(
             yield Encoded(name, embedding, from_store=False)
 
 
-def _forward(model: SamModel, pixels: PixelArray) -> Iterator[tuple[float, FloatArray | None]]:
+def _forward(
+    model: SamModel, pixels: PixelArray, turn: Turn
+) -> Iterator[tuple[float, FloatArray | None]]:
     """Run the encoder block by block; `features` ``(C, h, w)`` comes with the last step."""
     # The modes are entered for every step anew: a generator that yields inside a
     # `with torch.inference_mode()` would leave its consumer in that mode.
@@ -191,7 +201,7 @@ def _forward(model: SamModel, pixels: PixelArray) -> Iterator[tuple[float, Float
         steps = encode_steps(model.sam, to_model_input(pixels, model))
     while True:
         try:
-            with torch.inference_mode(), autocast(str(model.device)):
+            with turn(), torch.inference_mode(), autocast(str(model.device)):
                 fraction, features = next(steps)
         except StopIteration:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._export import FORMATS, export_labels
+from ._export import FORMATS, export_labels, export_target
 from ._format import ExportContext, ExportFormat
 
-__all__ = ["FORMATS", "ExportContext", "ExportFormat", "export_labels"]
+__all__ = ["FORMATS", "ExportContext", "ExportFormat", "export_labels", "export_target"]

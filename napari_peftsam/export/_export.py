@@ -15,7 +15,7 @@ from napari_peftsam.types import LabelArray
 from . import _coco, _ome_zarr, _tiff
 from ._format import AXES, ExportContext, ExportFormat, Record
 
-__all__ = ["FORMATS", "export_labels"]
+__all__ = ["FORMATS", "export_labels", "export_target"]
 
 FORMATS: dict[str, ExportFormat] = {
     f.name: f for f in (_tiff.FORMAT, _ome_zarr.FORMAT, _coco.FORMAT)
@@ -58,8 +58,7 @@ def export_labels(
     ExportError
         If the file cannot be written; an older one is untouched then.
     """
-    chosen = _choose(format_name, Path(path))
-    target = _target(Path(path), chosen)
+    target, chosen = _target(path, format_name)
     context = context or ExportContext()
     labels = _checked(np.asarray(labels), context)
     context = replace(context, records=_records(context.records, labels))
@@ -68,6 +67,22 @@ def export_labels(
             _ome_zarr.check_replaceable(target)
         chosen.write(temporary, labels, context)
     return target
+
+
+def export_target(path: str | Path, format_name: str | None = None) -> Path:
+    """Return the path that `export_labels` writes to: `path` with the format's ending.
+
+    Raises
+    ------
+    ConfigurationError
+        If the format is unknown, or the path's ending is that of another one.
+    """
+    return _target(path, format_name)[0]
+
+
+def _target(path: str | Path, format_name: str | None) -> tuple[Path, ExportFormat]:
+    chosen = _choose(format_name, Path(path))
+    return _with_ending(Path(path), chosen), chosen
 
 
 def _choose(name: str | None, path: Path) -> ExportFormat:
@@ -87,7 +102,7 @@ def _choose(name: str | None, path: Path) -> ExportFormat:
     )
 
 
-def _target(path: Path, chosen: ExportFormat) -> Path:
+def _with_ending(path: Path, chosen: ExportFormat) -> Path:
     name = path.name.lower()
     if name.endswith(chosen.suffixes):
         return path

@@ -63,7 +63,7 @@ def _thickness(rng: np.random.Generator, scene: Scene) -> FloatArray:
 
 
 def _phase_ring(rng: np.random.Generator, scene: Scene) -> FloatArray:
-    """What the phase ring makes of a thickness: dark, shaded off inside, haloed; about -1..1."""
+    """Show thickness as the phase ring does: dark, shaded off inside, haloed; about -1..1."""
     thickness = blur(_thickness(rng, scene), rng.uniform(0.4, 1.2))
     narrow = float(np.clip(scene.diameter * rng.uniform(0.03, 0.08), 1.0, 6.0))
     wide = float(np.clip(scene.diameter * rng.uniform(0.15, 0.5), 3.0, 30.0))

@@ -71,7 +71,11 @@ class Sample:
         image, masks = self.image[part], self.masks[part]
         if window != side:
             image = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
-            masks = functional.interpolate(masks[None].byte(), (side, side))[0].bool()
+            # As the image is: "nearest" would shift the masks by up to half a pixel.
+            soft = functional.interpolate(
+                masks[None].float(), (side, side), mode="bilinear", antialias=True
+            )
+            masks = soft[0] >= 0.5
         kept = masks.flatten(1).any(1)
         if not kept.any():  # a few objects far apart: no crop holds them
             return self

@@ -63,7 +63,9 @@ class TrainingConfig(BaseModel):
     validations: int = Field(
         5, ge=1, title="Validations", description="How often held-out objects are looked at."
     )
-    seed: int = Field(0, ge=0, title="Seed", description="Of every random choice of the run.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, title="Seed", description="Of every random choice of the run."
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from scipy import ndimage
@@ -11,7 +12,7 @@ from scipy import ndimage
 from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.types import LabelArray, PixelArray, Prompts
 
-__all__ = ["AnnotatedPlane", "Split", "TrainingObject", "split_objects"]
+__all__ = ["AnnotatedPlane", "Split", "TrainedObjects", "TrainingObject", "split_objects"]
 
 MIN_AREA = 9
 """Objects of fewer pixels are neither trained nor validated: mere specks of the brush."""
@@ -71,11 +72,32 @@ class Split:
     by: str
 
 
-def split_objects(planes: Sequence[AnnotatedPlane], share: float, seed: int) -> Split:
+TrainedObjects = Mapping[str, Collection[int]]
+"""Labels by the name of their plane."""
+
+
+def split_objects(
+    planes: Sequence[AnnotatedPlane],
+    share: float,
+    seed: int,
+    trained: TrainedObjects = MappingProxyType({}),
+) -> Split:
     """Set a share of the objects apart: whole images if there are several, else a region.
 
     The region is one end of the single image, along the axis in which the objects
     spread further, so that held-out objects are not interleaved with trained ones.
+
+    Parameters
+    ----------
+    planes
+        What there is to learn from.
+    share
+        Of the images, or of the objects of a single one; at least one is set apart.
+    seed
+        Chooses the images.
+    trained
+        Objects that the adapter to go on from was trained on. They are not held out as
+        long as there are others, since they would flatter it.
 
     Raises
     ------
@@ -90,12 +112,13 @@ def split_objects(planes: Sequence[AnnotatedPlane], share: float, seed: int) -> 
         )
     images = sorted({planes[o.plane].image for o in objects})
     if len(images) > 1:
-        return _split_by_image(planes, objects, images, share, seed)
-    return _split_by_region(objects, share)
+        return _split_by_image(planes, objects, share, seed, trained)
+    is_new = [o.label not in trained.get(planes[o.plane].name, ()) for o in objects]
+    return _split_by_region(objects, share, is_new)
 
 
 def _objects(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
-    numbers = np.unique(plane.labels)
+    numbers = np.union1d([0], plane.labels)  # 0 first, even where no pixel is unlabelled
     dense = np.searchsorted(numbers, plane.labels)  # labels may be huge and sparse
     areas = np.bincount(dense.ravel(), minlength=numbers.size)
     found = []
@@ -111,19 +134,21 @@ def _objects(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
 def _split_by_image(
     planes: Sequence[AnnotatedPlane],
     objects: list[TrainingObject],
-    images: list[str],
     share: float,
     seed: int,
+    trained: TrainedObjects,
 ) -> Split:
-    shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object))
+    images = sorted({planes[o.plane].image for o in objects})
+    known = {plane.image for plane in planes if trained.get(plane.name)}
+    shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
     count = min(max(1, round(share * len(images))), len(images) - 1)
-    held = set(shuffled[:count])
+    held = set([image for image in shuffled if image not in known][:count] or shuffled[:count])
     training = tuple(o for o in objects if planes[o.plane].image not in held)
     held_out = tuple(o for o in objects if planes[o.plane].image in held)
     return Split(training, held_out, "image")
 
 
-def _split_by_region(objects: list[TrainingObject], share: float) -> Split:
+def _split_by_region(objects: list[TrainingObject], share: float, is_new: list[bool]) -> Split:
     # Planes of one stack count as a further axis: its end is held out before a part of a plane.
     centres = np.array(
         [(o.plane * 1e6, (o.bbox[0] + o.bbox[2]) / 2, (o.bbox[1] + o.bbox[3]) / 2) for o in objects]
@@ -131,5 +156,6 @@ def _split_by_region(objects: list[TrainingObject], share: float) -> Split:
     axis = int(np.ptp(centres, axis=0).argmax())
     order = np.argsort(centres[:, axis], kind="stable")
     count = min(max(1, round(share * len(objects))), len(objects) - 1)
-    ordered = [objects[i] for i in order]
-    return Split(tuple(ordered[:-count]), tuple(ordered[-count:]), "region")
+    held = [i for i in order[::-1] if is_new[i]][:count] or order[::-1][:count].tolist()
+    training = tuple(objects[i] for i in order if i not in held)
+    return Split(training, tuple(objects[i] for i in reversed(held)), "region")

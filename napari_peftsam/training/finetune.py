@@ -28,6 +28,7 @@ from napari_peftsam.training.config import TrainingConfig, recommended_learning_
 from napari_peftsam.training.dataset import (
     AnnotatedPlane,
     Split,
+    TrainedObjects,
     TrainingObject,
     split_objects,
 )
@@ -95,7 +96,9 @@ def finetune(
     AdapterMismatchError
         If `start` or `incumbent` belongs to another base.
     """
-    split = split_objects(planes, config.held_out, config.seed)
+    trained = _trained_on(start, incumbent)
+    split = split_objects(planes, config.held_out, config.seed, trained)
+    trained = _union(trained, planes, split)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
     split = _visible(split, prepared)
     held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
@@ -105,11 +108,40 @@ def finetune(
     injection = apply_adapter(model, start) if start else inject(model, config.method)
     try:
         run = _Run(
-            model, injection, config, split, prepared, held_out, before, judge is start, stop
+            model,
+            injection,
+            config,
+            split,
+            trained,
+            prepared,
+            held_out,
+            before,
+            judge is start,
+            stop,
         )
         yield from _train(run)
     finally:
         injection.remove()
+
+
+def _trained_on(*adapters: Adapter | None) -> TrainedObjects:
+    """Return what any of these adapters learned from, as their files say."""
+    found: dict[str, set[int]] = {}
+    for adapter in adapters:
+        listed = {} if adapter is None else adapter.provenance.get("trained_on")
+        if isinstance(listed, Mapping):
+            for name, labels in listed.items():
+                found.setdefault(name, set()).update(labels)
+    return found
+
+
+def _union(
+    trained: TrainedObjects, planes: Sequence[AnnotatedPlane], split: Split
+) -> TrainedObjects:
+    union = {name: set(labels) for name, labels in trained.items()}
+    for item in split.training:
+        union.setdefault(planes[item.plane].name, set()).add(item.label)
+    return union
 
 
 def _visible(split: Split, prepared: Mapping[int, ModelPlane]) -> Split:
@@ -132,6 +164,7 @@ class _Run:
     injection: Injection
     config: TrainingConfig
     split: Split
+    trained: TrainedObjects
     prepared: Mapping[int, ModelPlane]
     held_out: HeldOut
     before: float
@@ -299,5 +332,6 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         "training_objects": len(split.training),
         "held_out_objects": len(split.held_out),
         "held_out_by": split.by,
+        "trained_on": {name: sorted(labels) for name, labels in run.trained.items()},
     }
     return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})

@@ -19,6 +19,7 @@ from napari_peftsam.widgets._worker import Worker, notify, run, start
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_peftsam.annotation import Answerer
     from napari_peftsam.embeddings import Embedding, EncodeEvent
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
@@ -80,8 +81,6 @@ class Answers:
         self._embedding: Embedding | None = None
         self._embedder: Worker[EncodeEvent] | None = None
         self._predictor: Worker[Prediction | None] | None = None
-        self._stale = False  # the shown mask was made by what is live no more
-        self._made_by = ("", "")  # model and adapter of the shown mask
         self._failed = 0  # revision of prompts that could not be answered
         self._settle = QTimer()
         self._settle.setSingleShot(True)
@@ -135,11 +134,17 @@ class Answers:
         current = session.current
         if current is None or embedding is None or engine is None:
             return
+        if current.plane != self._target:
+            self._bridge.events.hint.emit(
+                f"The prompts are in {current.plane.image}: show that plane to accept them"
+            )
+            return
         plane, queue = current.plane, session.queue
-        shown = None if self._stale else current.mask
+        answerer = self._answerer(embedding)
+        is_current = current.made_by.embedding == embedding.key
+        shown = current.mask if is_current else None
         known = [] if shown is None else [NewObject(queue[0], shown, current.score)]
         rest = list(queue[len(known) :])
-        names = self._names()
 
         def done(predictions: list[Prediction] | None) -> None:
             if predictions is None:  # another adapter is live by now
@@ -150,7 +155,7 @@ class Answers:
                 return  # the user went on meanwhile: these are answers to older prompts
             new = known + [_best(p, each) for p, each in zip(rest, predictions, strict=True)]
             try:
-                session.accept_objects(plane, new, model=names[0], adapter=names[1])
+                session.accept_objects(plane, new, model=answerer.model, adapter=answerer.adapter)
             except PeftSamError as error:
                 notify(error)
                 return
@@ -165,16 +170,10 @@ class Answers:
         else:
             done([])
 
-    def accept(self) -> int:
-        """Accept the shown mask with model and adapter on record; return its label."""
-        model, adapter = self._made_by
-        return self._session.accept(model=model, adapter=adapter)
-
-    def _names(self) -> tuple[str, str]:
+    def _answerer(self, embedding: Embedding) -> Answerer:
         workspace = self._owner.workspace
-        if workspace is None or not workspace.has_model:
-            return "", ""
-        return workspace.engine.model.name, workspace.adapters.live.name
+        assert workspace is not None, "there is an embedding"
+        return workspace.answerer(embedding)
 
     # --- embedding ------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class Answers:
     def _start_over(self) -> None:
         """Embed and predict again, after another model or adapter went live."""
         self._drop()
-        self._stale, self._failed = True, 0
+        self._failed = 0
         self._follow()
 
     def _drop(self) -> None:
@@ -259,17 +258,17 @@ class Answers:
         current, embedding, engine = self._session.current, self._embedding, self._engine
         if current is None or embedding is None or engine is None or self._predictor is not None:
             return
-        answered = current.candidates is not None and not self._stale
+        answered = current.candidates is not None and current.made_by.embedding == embedding.key
         if answered or current.plane != self._target or current.revision == self._failed:
             return
-        revision, prompts, previous = current.revision, current.prompts, current.previous
-        names = self._names()
+        revision, prompts = current.revision, current.prompts
+        answerer = self._answerer(embedding)
+        previous = current.previous_for(answerer)
 
         def done(prediction: Prediction | None) -> None:
             self._predictor = None
             if prediction is not None:
-                self._stale, self._made_by = False, names
-                self._session.set_candidates(prediction, revision)
+                self._session.set_candidates(prediction, revision, answerer)
             self.events.busy_changed.emit()
             self._answer()  # newer prompts may have come
 

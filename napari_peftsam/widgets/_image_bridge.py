@@ -92,6 +92,13 @@ class ImageBridge:
         """The layer with that image's objects."""
         return None if self._image is None else self._objects[self._image.layer].layer
 
+    def scale_of(self, name: str) -> tuple[float, ...] | None:
+        """Return the size of a pixel along each spatial axis of an image, None if unknown."""
+        view = next((v for v in self._images.values() if v.name == name), None)
+        if view is None:
+            return None
+        return tuple(abs(float(s)) for s in view.layer.scale)  # negative: mirrored
+
     @property
     def plane(self) -> PlaneKey | None:
         """The plane of that image which is shown; None if none is."""

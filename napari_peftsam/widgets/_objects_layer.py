@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Labels
 
 from napari_peftsam.annotation import PaintAtom, Session
+from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._worker import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +51,7 @@ class ObjectsLayer:
     ) -> None:
         self._session = session
         self._image_name = image_name
+        self._labels = labels
         self.layer = Labels(
             labels,
             name=name,
@@ -62,6 +66,7 @@ class ObjectsLayer:
         )
         assert self.layer.data is labels, "the session would write into another array"
         self.layer.events.paint.connect(self._record)
+        self.layer.events.data.connect(self._take_over)
         session.events.labels_changed.connect(self._refresh)
         for key, method in _UNDO_KEYS.items():
             self.layer.bind_key(key, _caller(getattr(session, method)), overwrite=True)
@@ -69,6 +74,7 @@ class ObjectsLayer:
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
         self.layer.events.paint.disconnect(self._record)
+        self.layer.events.data.disconnect(self._take_over)
         self._session.events.labels_changed.disconnect(self._refresh)
         for key in _UNDO_KEYS:
             self.layer.bind_key(key, None)
@@ -76,6 +82,17 @@ class ObjectsLayer:
 
     def _record(self, event: Any) -> None:
         self._session.record_stroke(self._image_name(), [_atom(each) for each in event.value])
+
+    def _take_over(self, event: Any) -> None:
+        """Copy what replaced the layer's array (napari converts types so) into the shared one."""
+        given = self.layer.data
+        if given is self._labels:
+            return
+        try:
+            self._session.set_labels(self._image_name(), np.asarray(given))
+        except PeftSamError as error:
+            notify(error)
+        self.layer.data = self._labels
 
     def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
         if image == self._image_name():

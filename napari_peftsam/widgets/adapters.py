@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
@@ -120,10 +119,10 @@ class AdaptersDock(Dock):
         if workspace is None:
             return
         name = workspace.adapters.live.name
-        path = self.ask_save(self, f"Save {name}", f"{name}.safetensors", _ADAPTERS)
+        suggestion = f"{name}.safetensors"
+        path = self.ask_save(self, f"Save {name}", suggestion, _ADAPTERS, (".safetensors",))
         if path is not None:
-            target = _with_suffix(path, ".safetensors")
-            self._work(lambda: workspace.save_adapter(name, target), f"Saved {name} to {target}")
+            self._work(lambda: workspace.save_adapter(name, path), f"Saved {name} to {path}")
 
     def load_file(self) -> None:
         """Ask for an adapter file, add it to the list and use it."""
@@ -140,11 +139,10 @@ class AdaptersDock(Dock):
         if workspace is None:
             return
         name = workspace.adapters.live.name
-        suggestion = f"sam-{name}.pth"
-        path = self.ask_save(self, f"Save a checkpoint with {name}", suggestion, _CHECKPOINTS)
+        title, suggestion = f"Save a checkpoint with {name}", f"sam-{name}.pth"
+        path = self.ask_save(self, title, suggestion, _CHECKPOINTS, (".pth", ".pt"))
         if path is not None:
-            target = _with_suffix(path, ".pth")
-            self._work(lambda: workspace.export_model(name, target), f"Saved {target}")
+            self._work(lambda: workspace.export_model(name, path), f"Saved {path}")
 
     def _chosen(self, index: int) -> None:
         workspace = self.viewer_session.workspace
@@ -210,7 +208,3 @@ def _described(entry: AdapterEntry) -> str:
     placement = getattr(entry.adapter.config, "placement", None)
     where = "" if placement is None else f" · {placement}"
     return f"{entry.method.replace('_', '-')}{where}"
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)

@@ -145,7 +145,7 @@ class AnnotateDock(Dock):
         source = self.view.model.itemData(index)
         if source is None:
             source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
-        if source:
+        if source and source != owner.source:  # again would only end what is under way
             owner.load_model(source)
         self.display.show_sources()
 
@@ -166,7 +166,7 @@ class AnnotateDock(Dock):
         if current is None or current.mask is None:
             self.display.show_hint("There is no mask to accept yet")
             return
-        self._tried(lambda: self.view.table.select(self.answers.accept()))
+        self._tried(lambda: self.view.table.select(self.session.accept()))
 
     def _accept_all(self) -> None:
         self.answers.accept_all(self.display.show_current)

@@ -86,12 +86,14 @@ class ExportDock(Dock):
         chosen = FORMATS[self.format.currentData()]
         suffix = chosen.suffixes[0]
         suggestion = f"{Path(name).stem}-objects{suffix}"
-        path = self.ask_save(self, "Export objects", suggestion, f"{chosen.title} (*{suffix})")
+        filters = f"{chosen.title} (*{suffix})"
+        path = self.ask_save(self, "Export objects", suggestion, filters, chosen.suffixes)
         if path is None:
             return
         # Copies: the user goes on annotating while the file is written.
         image = session.image(name)
         labels = image.labels.copy()
+        scale = self.viewer_session.layers.scale_of(name)
         records = tuple(record.to_dict() for record in session.records(name))
         self._is_writing = True
         self._show_status("Writing…")
@@ -100,7 +102,12 @@ class ExportDock(Dock):
                 labels,
                 path,
                 chosen.name,
-                ExportContext(image_name=name, pixels=np.asarray(image.pixels), records=records),
+                ExportContext(
+                    image_name=name,
+                    pixels=np.asarray(image.pixels),
+                    records=records,
+                    scale=scale,
+                ),
             ),
             on_result=self._written,
             on_error=self._failed,

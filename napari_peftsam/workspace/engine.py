@@ -6,6 +6,7 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
@@ -26,6 +27,10 @@ from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
 __all__ = ["Engine"]
 
 _IN_MEMORY = 16  # embeddings kept beside the store; 4 MB each for the large models
+
+
+class _AdapterSwappedError(Exception):
+    """Another adapter is live than the one an encoding began with."""
 
 
 class Engine:
@@ -92,27 +97,32 @@ class Engine:
     def embed(self, name: str, pixels: PixelArray) -> Iterator[EncodeEvent]:
         """Embed one image plane, see `napari_peftsam.embeddings.encode`.
 
-        Ends early, without `Encoded`, when the adapter is swapped meanwhile.
+        Ends early, without `Encoded`, when the adapter is swapped before the last step.
         """
         adapter = self.adapter
         known = self._recent.get(embedding_key(self.model, pixels, adapter))
         if known is not None:
             yield Encoded(name, known, from_store=True)
             return
-        events = encode(self.model, [EncodeRequest(name, pixels)], self.store, adapter)
+        request = EncodeRequest(name, pixels)
+        events = encode(self.model, [request], self.store, adapter, lambda: self._turn(adapter))
         try:
-            while True:
-                with self._lock:
-                    if self.adapter != adapter:
-                        return
-                    event = next(events, None)
-                    if isinstance(event, Encoded):
-                        self._remember(event.embedding)
-                if event is None:
-                    return
+            for event in events:
+                if isinstance(event, Encoded):
+                    self._remember(event.embedding)
                 yield event
+        except _AdapterSwappedError:
+            return
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
+
+    @contextmanager
+    def _turn(self, adapter: str) -> Iterator[None]:
+        """Hold the network for one step with this adapter."""
+        with self._lock:
+            if self.adapter != adapter:
+                raise _AdapterSwappedError
+            yield
 
     def predict(
         self, embedding: Embedding, prompts: Prompts, previous: FloatArray | None = None

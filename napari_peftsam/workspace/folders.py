@@ -21,7 +21,7 @@ from napari_peftsam.evaluation import (
 from napari_peftsam.models import pick_device
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
 from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
-from napari_peftsam.workspace._folders import check_output, folder_planes
+from napari_peftsam.workspace._folders import check_not_an_input, check_output, folder_planes
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.jobs import TrainingJob, run
 
@@ -101,6 +101,7 @@ def finetune_folders(
     config = config or TrainingConfig(seconds=DEFAULT_BUDGET)
     choice = choice or ModelChoice()
     check_output(output, (".safetensors",))
+    check_not_an_input(output, Path(choice.model))
     start = None if choice.adapter is None else load_adapter(choice.adapter)
     device = pick_device(choice.device)
     planes = folder_planes(images, labels)

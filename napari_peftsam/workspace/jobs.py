@@ -1,6 +1,6 @@
 """Finetuning in a process of its own: a job goes in, events come out.
 
-``python -m napari_peftsam.workspace.jobs`` reads one pickled `TrainingJob` from its
+`main` is what a child process runs: it reads one pickled `TrainingJob` from its
 standard input and writes pickled events to its standard output. A process that is
 started this way, and not through `multiprocessing`, never runs the user's own script
 again. The parent asks for an early end by closing the child's standard input.

@@ -8,7 +8,7 @@ from typing import Any
 
 from napari_peftsam.embeddings import EncodeFailed
 from napari_peftsam.errors import ImageError, LabelError
-from napari_peftsam.export import ExportContext, export_labels
+from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
@@ -83,7 +83,7 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
     ConfigurationError, ExportError
         See `napari_peftsam.export.export_labels`.
     """
-    check_not_an_input(output, labels)
+    check_not_an_input(export_target(output, format_name), labels)
     values = read_labels(labels)
     if not values.any():
         raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")

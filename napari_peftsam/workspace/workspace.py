@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.annotation import Answerer, PlaneKey, Session
 from napari_peftsam.embeddings import Embedding, EmbeddingStore, EncodeEvent, EncodeFailed
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
@@ -61,6 +61,7 @@ class Workspace:
         self.session = session or Session()
         self.events = WorkspaceEvents()
         self.adapters = AdapterTimeline()
+        self._timelines: dict[str, AdapterTimeline] = {}  # by weights: no model loses its own
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
         self._source = ""
@@ -85,6 +86,8 @@ class Workspace:
     def load_model(self, source: str | Path = "builtin", device: str = "auto") -> SamModel:
         """Load a model by registry name or checkpoint path and make it live; slow.
 
+        Weights that were loaded before come with the adapters they had.
+
         The model that was live stays so if this fails, or if another one was asked for
         meanwhile.
 
@@ -102,7 +105,8 @@ class Workspace:
                 return model
             self._engine = Engine(model, self._store)
             self._source = str(source)
-            self.adapters = AdapterTimeline()
+            self.adapters = self._timelines.setdefault(model.weights_hash, AdapterTimeline())
+            self.engine.use(self.adapters.live.adapter)
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
@@ -169,10 +173,18 @@ class Workspace:
         current = self.session.current
         if current is None:
             raise ConfigurationError("there is no prompt: add a point or a box first")
-        prediction = self.predict(self._embedded(current.plane), current.prompts, current.previous)
+        embedding = self._embedded(current.plane)
+        answerer = self.answerer(embedding)
+        previous = current.previous_for(answerer)
+        prediction = self.predict(embedding, current.prompts, previous)
         assert prediction is not None  # nothing swaps adapters meanwhile in one thread
-        self.session.set_candidates(prediction, current.revision)
+        self.session.set_candidates(prediction, current.revision, answerer)
         return prediction
+
+    def answerer(self, embedding: Embedding) -> Answerer:
+        """Return what answers prompts on this embedding at present, for the record."""
+        key = embedding.key
+        return Answerer(self.engine.model.name, self.adapters.live.name, key.model, key)
 
     def _embedded(self, plane: PlaneKey) -> Embedding:
         known = self.embedding(plane)
@@ -187,7 +199,7 @@ class Workspace:
 
     def accept(self) -> int:
         """Accept the shown candidate with model and adapter on record; return its label."""
-        return self.session.accept(model=self.engine.model.name, adapter=self.adapters.live.name)
+        return self.session.accept()
 
     # --- finetuning ------------------------------------------------------------------
 

@@ -44,6 +44,39 @@ def test_the_last_planes_of_a_single_stack_are_held_out() -> None:
     assert {o.plane for o in split.held_out} == {3}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_images_that_were_trained_on_are_not_held_out_later(seed: int) -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(6)]
+    first = split_objects(planes[:5], 0.2, seed)
+    trained = {planes[o.plane].name: [o.label] for o in first.training}
+    then = split_objects(planes, 0.3, seed, trained)
+    held = {planes[o.plane].name for o in then.held_out}
+    assert held
+    assert held.isdisjoint(trained)
+
+
+def test_objects_that_were_trained_on_are_not_held_out_later() -> None:
+    plane = make_plane("only")
+    trained = {"only": [o.label for o in split_objects([plane], 0.25, 0).training]}
+    then = split_objects([plane], 0.5, 0, trained)
+    assert {o.label for o in then.held_out}.isdisjoint(trained["only"])
+    assert len(then.training) + len(then.held_out) == 8
+
+
+def test_where_all_were_trained_on_some_are_held_out_all_the_same() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(3)]
+    everything = {plane.name: range(100) for plane in planes}
+    assert len(split_objects(planes, 0.3, 0, everything).held_out) == 8
+    assert len(split_objects(planes[:1], 0.25, 0, {"image 0": range(100)}).held_out) == 2
+
+
+def test_a_plane_without_background_keeps_all_its_objects() -> None:
+    labels = np.repeat(np.repeat(np.arange(1, 5).reshape(2, 2), 20, 0), 20, 1)
+    plane = AnnotatedPlane("a", "a", np.zeros(labels.shape, np.uint8), labels)
+    split = split_objects([plane], 0.25, seed=0)
+    assert sorted(o.label for o in (*split.training, *split.held_out)) == [1, 2, 3, 4]
+
+
 def test_the_same_seed_gives_the_same_split() -> None:
     planes = [make_plane(f"image {i}", i) for i in range(6)]
     assert split_objects(planes, 0.3, seed=3) == split_objects(planes, 0.3, seed=3)

@@ -120,6 +120,17 @@ def test_training_goes_on_from_an_adapter(planes: list[AnnotatedPlane]) -> None:
     assert at_start.adapter.digest == learned.digest
 
 
+def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(4)]
+    *_, first = finetune(build_tiny(), planes[:2], _config(steps=2))
+    [trained] = first.adapter.provenance["trained_on"]
+    *_, then = finetune(build_tiny(), planes[:3], _config(steps=2), start=first.adapter)
+    assert set(then.adapter.provenance["trained_on"]) >= {trained}
+    held = {plane.name for plane in planes[:3]} - set(then.adapter.provenance["trained_on"])
+    assert held
+    assert trained not in held
+
+
 def test_an_adapter_of_another_base_is_refused(planes: list[AnnotatedPlane]) -> None:
     *_, finished = finetune(build_tiny(seed=1), planes, _config(steps=1))
     model = build_tiny(seed=2)
@@ -229,7 +240,7 @@ def test_all_eight_orientations_keep_objects_on_their_pixels() -> None:
 def test_the_recommended_rate_follows_the_size_of_the_model() -> None:
     from napari_peftsam.models import architecture
 
-    assert recommended_learning_rate(architecture("builtin")) == 3e-4
+    assert recommended_learning_rate(architecture("builtin")) == 2e-4
     assert recommended_learning_rate(architecture("vit_b")) == 5e-5
 
 

@@ -82,7 +82,7 @@ def test_one_click_switches_there_and_back(dock: AdaptersDock) -> None:
 
 def test_saved_adapters_can_be_loaded(dock: AdaptersDock, tmp_path: Path) -> None:
     workspace = _workspace(dock)
-    dock.ask_save = lambda *_: tmp_path / "mine"
+    dock.ask_save = lambda *_: tmp_path / "mine.safetensors"
     dock.save.click()
     wait((tmp_path / "mine.safetensors").exists)
     wait(lambda: _said("Saved v2 to"))
