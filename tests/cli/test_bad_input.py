@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from safetensors.torch import save_file
 
 from napari_peftsam.models import build_tiny
 from tests.cli._cases import Inputs, Program, scene
@@ -131,6 +132,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "learning rate 0": (nothing, finetune, ("--learning-rate", "0"), "learning_rate"),
     "two budgets": (nothing, finetune, ("--budget", "9s"), "--steps and --budget"),
     "no steps": (nothing, finetune, ("--steps", "0"), "--steps"),
+    "seed beyond 64 bits": (nothing, finetune, ("--seed", str(2**64)), "seed"),
     "negative seed": (nothing, evaluate, ("--seed", "-1"), "--seed"),
     "no objects": (nothing, evaluate, ("--max-objects", "0"), "--max-objects"),
     "unknown option": (nothing, evaluate, ("--rnak", "8"), "--rnak"),
@@ -197,6 +199,16 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "wrong ending of a checkpoint": (nothing, export_model, ("--output", "a.zip"), ".pth"),
     "wrong ending of labels": (nothing, segment, ("--output", "a.png"), ".tif"),
     "wrong ending of an export": (nothing, export, ("--output", "a.json"), "not written to .json"),
+    "export over its input": (
+        lambda i: shutil.copy(i / "labels.tif", i / "mine.tif"),
+        lambda i: ("export", "mine.tif", "--format", "tiff"),
+        ("--output", "mine"), "is an input of this command",
+    ),
+    "adapter over its base": (
+        lambda i: save_file(build_tiny().sam.state_dict(), i / "base.safetensors"),
+        finetune, ("--model", "base.safetensors", "--output", "base.safetensors"),
+        "is an input of this command",
+    ),
     "output is a folder": (
         lambda i: (i / "out.tif").mkdir(), segment, (), "it is a folder",
     ),

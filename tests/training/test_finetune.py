@@ -25,7 +25,7 @@ from napari_peftsam.training import (
     finetune,
     recommended_learning_rate,
 )
-from napari_peftsam.training._samples import prepare_planes
+from napari_peftsam.training._samples import Sample, prepare_planes
 from napari_peftsam.training.dataset import split_objects
 from tests.training._world import make_plane
 
@@ -129,6 +129,21 @@ def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:
     held = {plane.name for plane in planes[:3]} - set(then.adapter.provenance["trained_on"])
     assert held
     assert trained not in held
+
+
+@pytest.mark.parametrize("zoom", [0.6, 0.8, 1.3, 2.0])
+def test_masks_of_zoomed_crops_lie_where_the_image_does(zoom: float) -> None:
+    rows, cols = torch.meshgrid(torch.arange(192), torch.arange(192), indexing="ij")
+    disc = (rows - 90) ** 2 + (cols - 101) ** 2 < 12**2
+    sample = Sample(
+        disc.float().expand(1, 3, -1, -1), disc[None], torch.zeros(1, 4), (None,)
+    ).cropped(96, 8, zoom)
+    shown = sample.image[0, 0] > 0.5
+    for axis in (0, 1):
+        centre = [
+            float(mask.nonzero()[:, axis].float().mean()) for mask in (shown, sample.masks[0])
+        ]
+        assert abs(centre[0] - centre[1]) < 0.1
 
 
 def test_an_adapter_of_another_base_is_refused(planes: list[AnnotatedPlane]) -> None:

@@ -14,6 +14,7 @@ from napari_peftsam.models import build
 from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock
+from napari_peftsam.workspace import AdapterTimeline
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images
 
@@ -87,7 +88,8 @@ def test_saved_adapters_can_be_loaded(dock: AdaptersDock, tmp_path: Path) -> Non
     wait((tmp_path / "mine.safetensors").exists)
     wait(lambda: _said("Saved v2 to"))
     digest = workspace.engine.adapter
-    dock.viewer_session.load_model(workspace._source)  # a model forgets its adapters
+    workspace.adapters = AdapterTimeline()  # as in another session
+    workspace.activate("base")
     wait(lambda: list(dock._buttons) == ["base"])
     dock.ask_open = lambda *_: tmp_path / "mine.safetensors"
     dock.load.click()

@@ -132,6 +132,33 @@ def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
     assert len(b.session.queue) == 3
 
 
+def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
+    bench: Open,
+) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    b.press("W")
+    for top in (2, 26):
+        b.drag((top, 2), (top + 18, 22))
+    b.answered()
+    other = next(layer for layer in b.image_layers if layer is not b.layers.image)
+    b.layers.select_image(other)
+    wait(lambda: b.dock.answers.status.kind == "ready")
+    b.dock.answers.accept_all(lambda: None)
+    settle()
+    assert "show that plane" in b.view.next_step.text()
+    assert [len(b.session.records(name)) for name in b.session.images] == [0, 0]
+    assert len(b.session.queue) == 2
+
+
+def test_choosing_the_same_model_again_changes_nothing(bench: Open) -> None:
+    b = bench(blobs())
+    engine = b.owner.workspace.engine
+    b.view.model.activated.emit(b.view.model.currentIndex())
+    settle()
+    assert not b.owner.loading
+    assert b.owner.workspace.engine is engine
+
+
 def test_a_box_beyond_the_edge_is_cut_off_and_a_tiny_one_ignored(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.press("W")
@@ -191,6 +218,29 @@ def test_another_model_answers_the_prompts_again(
     assert b.session.current.prompts == before.prompts
     assert [r.label for r in b.session.records("image0")] == [kept]
     assert b.view.model.currentText() == "other.pt"
+
+
+def test_undo_does_not_bring_back_a_mask_of_another_model(
+    bench: Open, tmp_path: object, tiny_checkpoint: object
+) -> None:
+    import torch
+
+    from napari_peftsam.models import build_tiny
+
+    b = bench(blobs())
+    b.click(20, 30)
+    first = b.answered().copy()
+    b.click(22, 33)
+    b.answered()
+    torch.save(build_tiny(seed=5).sam.state_dict(), tmp_path / "other.pt")
+    b.owner.load_model(tmp_path / "other.pt")
+    wait(lambda: b.session.current.made_by.model == "other")
+    b.press("Control-Z")
+    wait(lambda: b.session.current.made_by.model == "other")
+    assert len(b.session.current.prompts.points) == 1
+    assert not np.array_equal(b.answered(), first)
+    b.press("Enter")
+    assert b.session.records("image0")[-1].model == "other"
 
 
 def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object) -> None:

@@ -267,6 +267,33 @@ def test_replaced_pixels_of_another_size_stop_the_prompts_and_keep_the_objects(
     assert b.session.current is not None
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_converted_label_layer_stays_the_sessions_own(bench: Open, dtype: type) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    layer = b.layers.objects
+    layer.data = layer.data.astype(dtype)  # as napari's "Convert data type" does
+    assert layer.data is b.session.image("image0").labels
+    assert [record.label for record in b.session.records("image0")] == [label]
+    again = b.segment(40, 50)
+    assert (layer.data == again).any()
+
+
+def test_an_edited_copy_put_into_the_label_layer_is_one_step(bench: Open) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    layer = b.layers.objects
+    edited = layer.data.copy()
+    edited[:4, :4] = 9
+    layer.data = edited
+    assert {record.label for record in b.session.records("image0")} == {label, 9}
+    b.press("Control-Z")
+    assert {record.label for record in b.session.records("image0")} == {label}
+    layer.data = np.zeros((5, 5), np.int32)
+    assert layer.data is b.session.image("image0").labels
+    assert {record.label for record in b.session.records("image0")} == {label}
+
+
 def test_new_images_do_not_hide_the_prompts(bench: Open) -> None:
     b = bench(ready=False)
     assert len(b.viewer.layers) == 0

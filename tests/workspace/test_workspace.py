@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +146,52 @@ def test_an_encoding_is_given_up_when_the_adapter_is_swapped(workspace: Workspac
     workspace.promote(finished)
     assert not any(isinstance(event, Encoded) for event in encoding)
     assert workspace.embedding(PLANE) is None
+
+
+def test_nothing_but_the_network_is_used_under_the_lock(workspace: Workspace) -> None:
+    """Else a prompt would wait for hashing, normalising and the disk."""
+    engine = workspace.engine
+    free: list[bool] = []
+
+    class Store:
+        def get(self, key: object) -> None:
+            self.put(key)
+
+        def put(self, embedding: object) -> None:
+            def take() -> None:
+                with engine._lock:
+                    free.append(True)
+
+            other = threading.Thread(target=take)
+            other.start()
+            other.join(20)
+
+    engine.store = Store()  # type: ignore[assignment]
+    assert any(isinstance(event, Encoded) for event in workspace.embed(PLANE))
+    assert free == [True, True]
+
+
+def test_logits_of_other_weights_are_not_refined(workspace: Workspace, tmp_path: Path) -> None:
+    session = workspace.session
+    session.add_point(PLANE, Point(12, 12))
+    workspace.prompt()
+    session.add_point(PLANE, Point(14, 12))
+    workspace.prompt()
+    workspace.load_model("builtin", "cpu")  # its logits have another size
+    assert len(workspace.prompt()) == 3
+    workspace.accept()
+    assert session.records("discs")[-1].model == "builtin"
+
+
+def test_a_model_comes_back_with_its_adapters(workspace: Workspace, tmp_path: Path) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.1, 0.9))
+    source, digest = workspace._source, workspace.engine.adapter
+    workspace.load_model("builtin", "cpu")
+    assert [entry.name for entry in workspace.adapters.entries] == ["base"]
+    workspace.load_model(source, "cpu")
+    assert [entry.name for entry in workspace.adapters.entries] == ["base", "v1"]
+    assert workspace.engine.adapter == digest
 
 
 def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Workspace) -> None:
