@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+import numpy as np
 from napari.layers import Image
 from psygnal import Signal, SignalGroup
 
@@ -15,6 +17,9 @@ from napari_peftsam.widgets._objects_layer import ObjectsLayer
 if TYPE_CHECKING:
     import napari
     from napari.layers import Labels, Layer
+
+    from napari_peftsam.annotation import ObjectRecord
+    from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["BridgeEvents", "ImageBridge"]
 
@@ -36,6 +41,16 @@ class BridgeEvents(SignalGroup):
     """Something the user tried cannot be done; says what can."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """Objects whose image layer was removed, and the layer they stay in."""
+
+    labels: LabelArray
+    records: tuple[ObjectRecord, ...]
+    layer: Labels
+    plane: PixelArray  # tells the image from others of the same name and shape
+
+
 class ImageBridge:
     """The part of `LayerBridge` that holds images and their objects; see there.
 
@@ -55,6 +70,7 @@ class ImageBridge:
         self.events = BridgeEvents()
         self._images: dict[Layer, ImageView] = {}
         self._objects: dict[Layer, ObjectsLayer] = {}
+        self._left: dict[tuple[str, tuple[int, ...]], _Left] = {}  # by name and shape
         self._image: ImageView | None = None
         self._plane: PlaneKey | None = None
         self._locks = False
@@ -143,7 +159,20 @@ class ImageBridge:
 
     def _add_image(self, layer: Image) -> None:
         view = ImageView(layer, layer.name)
-        self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
+        left = self._left.get((view.name, view.shape))
+        if left is None or not np.array_equal(left.plane, view.first_plane()):
+            self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
+        else:  # the image is back
+            self.session.add_image(
+                view.name,
+                view.pixels,
+                rgb=bool(layer.rgb),
+                labels=left.labels,
+                records=left.records,
+            )
+            del self._left[view.name, view.shape]
+            if left.layer in self.viewer.layers:
+                self.viewer.layers.remove(left.layer)
         labels = self.session.image(view.name).labels
         name = "objects" if not self._objects else f"objects ({view.name})"
         objects = ObjectsLayer(self.session, layer, labels, name, lambda: view.name)
@@ -174,10 +203,24 @@ class ImageBridge:
         if isinstance(layer, Image):
             layer.events.name.disconnect(self._renamed)
         owner = next((i for i, o in self._objects.items() if o.layer is layer), layer)
+        if owner is layer and layer in self._images:
+            self._leave(layer)
         if owner in self._images:
             self._forget(owner)
         if isinstance(layer, Image):
             self.events.images_changed.emit()
+
+    def _leave(self, layer: Layer) -> None:
+        """Keep the objects of a removed image for the case that it comes back."""
+        view = self._images[layer]
+        image = self.session.image(view.name)
+        if image.records:
+            self._left[view.name, view.shape] = _Left(
+                image.labels,
+                tuple(image.records.values()),
+                self._objects[layer].layer,
+                view.first_plane().copy(),
+            )
 
     def _forget(self, layer: Layer) -> None:
         """Let go of an image; the layer with its objects, if still there, stays with the user."""

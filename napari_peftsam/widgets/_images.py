@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Image
 
+    from napari_peftsam.types import PixelArray
+
 __all__ = ["ImageView"]
 
 
@@ -40,6 +42,10 @@ class ImageView:
     def pixels(self) -> Any:
         """``(..., H, W[, 3|4])``; of a multiscale image the finest level."""
         return self.layer.data[0] if self.layer.multiscale else self.layer.data
+
+    def first_plane(self) -> PixelArray:
+        """Return ``(H, W[, 3|4])``: the pixels of the first plane."""
+        return np.asarray(self.pixels[(0,) * (len(self.shape) - 2)])
 
     @property
     def fits(self) -> bool:

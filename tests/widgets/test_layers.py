@@ -240,6 +240,35 @@ def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) 
     assert "Open an image" in b.view.next_step.text()
 
 
+def test_an_image_that_comes_back_has_its_objects(bench: Open) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    [record] = b.session.records("image0")
+    layer = b.image_layers[0]
+    b.viewer.layers.remove(layer)
+    settle()
+    b.viewer.add_layer(layer)
+    wait(lambda: b.layers.image is layer)
+    assert b.session.records("image0") == (record,)
+    assert (b.layers.objects.data == label).any()
+    assert b.layers.objects.data is b.session.image("image0").labels
+    assert sum(type(each).__name__ == "Labels" for each in b.viewer.layers) == 2  # and the mask
+    assert b.segment(40, 50) == label + 1
+
+
+def test_another_image_of_the_same_name_has_no_objects(bench: Open) -> None:
+    b = bench(blobs())
+    b.segment(20, 30)
+    objects = b.layers.objects
+    b.viewer.layers.remove(b.image_layers[0])
+    settle()
+    b.viewer.add_image(blobs(seed=3), name="image0")
+    wait(lambda: b.layers.image is not None)
+    assert b.session.records("image0") == ()
+    assert objects in b.viewer.layers
+    assert objects.data.any()
+
+
 def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
     b = bench(blobs())
     label = b.segment(20, 30)
