@@ -164,9 +164,9 @@ def _verify(remote: RemoteFile, kept: PartFile) -> None:
         return
     kept.discard()
     raise DownloadError(
-        f"what came from {remote.url} has the digest {found}, but {remote.xxh128} is expected: it "
-        "was damaged on its way or replaced there, and was removed; download it again, and do "
-        "not use another copy if that does not help"
+        f"what came from {remote.url} has the digest {found}, but {remote.xxh128} is expected, and "
+        "was removed: download it again; if that does not help, it was replaced there by a file "
+        "that this program does not know"
     )
 
 

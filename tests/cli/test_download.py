@@ -93,6 +93,16 @@ def test_one_line_and_no_model(
     assert not target().exists()
 
 
+@pytest.mark.parametrize("command", [("models",), ("download", "cells")], ids=" ".join)
+def test_a_wrong_list_of_own_models(
+    command: tuple[str, ...], models: Path, program: Program
+) -> None:
+    (models.parent / "models.toml").write_text("[[model]]\nname = 3\n")
+    outcome = program(*command)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "models.toml, model 1 (3): name must be a text" in outcome.err
+
+
 def test_the_next_command_goes_on(models: Path, program: Program, server: Server) -> None:
     server.does.cut = LONG_ENOUGH
     outcome = program("download", "cells")
