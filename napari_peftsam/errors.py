@@ -10,6 +10,7 @@ __all__ = [
     "AdapterMismatchError",
     "CheckpointError",
     "ConfigurationError",
+    "DownloadError",
     "ExportError",
     "ImageError",
     "InputFileError",
@@ -46,6 +47,10 @@ class ConfigurationError(PeftSamError, ValueError):
 
 class CheckpointError(PeftSamError):
     """A model checkpoint cannot be read or does not fit the architecture."""
+
+
+class DownloadError(PeftSamError):
+    """A model could not be downloaded; what came of it is kept where it can go on."""
 
 
 class AdapterMismatchError(PeftSamError):

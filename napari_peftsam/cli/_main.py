@@ -10,7 +10,17 @@ import typer
 from napari_peftsam import __version__
 from napari_peftsam.errors import PeftSamError
 
-from . import demo, evaluate, export, export_model, finetune, models, open_viewer, segment
+from . import (
+    demo,
+    download,
+    evaluate,
+    export,
+    export_model,
+    finetune,
+    models,
+    open_viewer,
+    segment,
+)
 from ._console import INTERRUPTED, USER_ERROR, fail
 from ._interrupt import sure_interrupt
 
@@ -29,6 +39,7 @@ for _name, _command in (
     ("demo", demo.demo),
     ("open", open_viewer.open_images),
     ("models", models.models),
+    ("download", download.download),
     ("finetune", finetune.finetune),
     ("evaluate", evaluate.evaluate),
     ("segment", segment.segment),

@@ -1,8 +1,21 @@
 """Promptable models: architectures, registry, safe loading, the way pixels enter them."""
 
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
-from napari_peftsam.models.build import build, build_random, build_tiny, read_state_dict
+from napari_peftsam.models.build import (
+    build,
+    build_random,
+    build_tiny,
+    decoder_state_dict,
+    read_state_dict,
+)
 from napari_peftsam.models.device import DEVICES, autocast, pick_device
+from napari_peftsam.models.download import (
+    DownloadEvent,
+    DownloadFinished,
+    DownloadProgress,
+    download,
+)
+from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
 from napari_peftsam.models.model import (
     SamModel,
     construct,
@@ -13,7 +26,7 @@ from napari_peftsam.models.model import (
 )
 from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 from napari_peftsam.models.preprocess import frame_of, standardise, to_model_input
-from napari_peftsam.models.registry import REGISTRY, ModelEntry, available_models, model_names
+from napari_peftsam.models.registry import REGISTRY, available_models, find_model, model_names
 
 __all__ = [
     "ARCHITECTURES",
@@ -22,8 +35,13 @@ __all__ = [
     "Architecture",
     "ConvStem",
     "DenseHead",
+    "DownloadEvent",
+    "DownloadFinished",
+    "DownloadProgress",
     "ModelEntry",
+    "Part",
     "PromptDrawing",
+    "RemoteFile",
     "SamModel",
     "architecture",
     "autocast",
@@ -32,9 +50,12 @@ __all__ = [
     "build_random",
     "build_tiny",
     "construct",
+    "decoder_state_dict",
+    "download",
     "encode_crop",
     "encode_steps",
     "encode_tensor",
+    "find_model",
     "frame_of",
     "hash_weights",
     "model_names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +15,26 @@ from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
+from napari_peftsam.models.download import file_digest
+from napari_peftsam.models.entry import ModelEntry
 from napari_peftsam.models.model import SamModel, construct, hash_weights
 from napari_peftsam.models.parts import DenseHead
-from napari_peftsam.models.registry import REGISTRY, model_names
+from napari_peftsam.models.registry import find_model, model_names
 
-__all__ = ["build", "build_random", "build_tiny", "infer_architecture", "read_state_dict"]
+__all__ = [
+    "build",
+    "build_random",
+    "build_tiny",
+    "decoder_state_dict",
+    "infer_architecture",
+    "read_state_dict",
+]
 
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
+_DECODER = "decoder_state"
 _DENSE = "dense_head."
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch raises for files that are no checkpoints depends on their first bytes.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
@@ -30,7 +42,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def build(model: str | Path, device: str = "cpu") -> SamModel:
+def build(model: str | Path, device: str = "cpu", folder: Path | None = None) -> SamModel:
     """Load a model.
 
     Parameters
@@ -41,29 +53,42 @@ def build(model: str | Path, device: str = "cpu") -> SamModel:
         inferred from the shapes in the file.
     device
         Torch device, see `pick_device`.
+    folder
+        Where downloaded models are; default: `napari_peftsam.folders.model_folder`.
 
     Raises
     ------
     ConfigurationError
-        If `model` is neither a name nor an existing file.
+        If `model` is neither a name nor an existing file, or was not downloaded: nothing
+        is downloaded here.
     CheckpointError
         If the file cannot be read safely or fits no known architecture.
     """
-    entry = REGISTRY.get(str(model))
-    path = entry.path if entry is not None else Path(model)
-    if path is None or not path.is_file():
-        if entry is not None:
+    entry = find_model(str(model), folder)
+    if entry is None:
+        name, path = Path(model).stem, Path(model)
+        if not path.is_file():
             raise ConfigurationError(
-                f"the checkpoint of {entry.name!r} is not on this computer: download it from "
-                f"{entry.source} and give its path instead of the name"
+                f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
+                f"{', '.join(model_names())}"
             )
-        raise ConfigurationError(
-            f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
-            f"{', '.join(model_names())}"
-        )
+    else:
+        name, path = entry.name, _path_of(entry)
     state = read_state_dict(path)
-    name = entry.name if entry is not None else path.stem
     return _from_state(name, infer_architecture(state, path), state, device)
+
+
+def _path_of(entry: ModelEntry) -> Path:
+    path = entry.path
+    if path is None:
+        raise ConfigurationError(entry.absence())
+    # What is downloaded was verified before it got its name.
+    if entry.file is not None and entry.xxh128 and file_digest(path) != entry.xxh128:
+        raise CheckpointError(
+            f"{path} does not have the digest {entry.xxh128} given for {entry.name!r}: get the "
+            "right file, or correct the entry"
+        )
+    return path
 
 
 def build_random(name: str, seed: int = 0) -> SamModel:
@@ -82,39 +107,78 @@ def build_tiny(seed: int = 0) -> SamModel:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that a file may contain.
 
-    Wrappers of training frameworks (``model_state``, ``state_dict``) and the prefixes
-    ``module.`` and ``sam.`` are taken off.
+    Wrappers of training frameworks (``model_state``, ``state_dict``, ``model``) and the
+    prefixes ``module.`` and ``sam.`` are taken off, however they are nested.
 
     Raises
     ------
     CheckpointError
         If the file is damaged, needs unpickling of objects, or holds no tensors.
     """
+    return _tensors(_unwrap(_read(path)), path)
+
+
+def decoder_state_dict(entry: ModelEntry) -> dict[str, Tensor]:
+    """Read the decoder for automatic segmentation that belongs to a model.
+
+    It is in a file of its own, or beside the model in one checkpoint (``decoder_state``),
+    as micro-sam writes them; read as safely as in `read_state_dict`.
+
+    Raises
+    ------
+    ConfigurationError
+        If it was not downloaded, or the model has none.
+    CheckpointError
+        If its file cannot be read.
+    """
+    if entry.has_decoder and entry.decoder_path is None:
+        raise ConfigurationError(entry.absence("decoder"))
+    path = entry.decoder_path or entry.path
+    if path is None:
+        raise ConfigurationError(entry.absence())
+    content = _read(path)
+    beside = content.get(_DECODER) if isinstance(content, Mapping) else None
+    if beside is None and path != entry.decoder_path:
+        raise ConfigurationError(f"the model {entry.name!r} has no decoder of this kind")
+    return _tensors(_unwrap(content if beside is None else beside), path)
+
+
+def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
-            return _unwrap(load_file(path), path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = _GLOBAL.search(str(error))
+        what = f" (it asks for {found[1]})" if found else ""
         raise CheckpointError(
             f"{path} holds more than tensors and is not loaded, because that could run code "
-            f"hidden in it: save its state dict alone ({str(error).splitlines()[0]})"
+            f"hidden in it{what}: save its state dict alone, with the program it comes from"
         ) from error
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
-    return _unwrap(content, path)
 
 
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+def _unwrap(content: object) -> object:
+    """Take the wrappers off; a state dict itself has no mapping in it."""
+    while isinstance(content, Mapping):
+        inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping))
+        wrapped = next(inner, None)
+        if wrapped is None:
+            break
+        content = wrapped
+    return content
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if not state:
+        raise CheckpointError(f"{path} holds no tensors")
+    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
@@ -166,12 +230,23 @@ def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device:
 
 
 def _check_keys(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    missing = sorted(expected.keys() - found.keys())
-    extra = sorted(found.keys() - expected.keys())
-    wrong = sorted(k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape)
+    def difference(key: str) -> str:
+        sizes = (
+            " x ".join(map(str, state[key].shape)) or "a number" for state in (found, expected)
+        )
+        return f"{key}: {' instead of '.join(sizes)}"
+
+    both = expected.keys() & found.keys()
+    misfits = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "of another shape": [
+            difference(key) for key in sorted(both) if expected[key].shape != found[key].shape
+        ],
+    }
     parts = [
         f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+        for what, keys in misfits.items()
         if keys
     ]
     if parts:

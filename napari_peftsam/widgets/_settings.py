@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from napari.settings import get_plugin_settings
+
+from napari_peftsam.folders import embedding_folder, model_folder
 
 __all__ = ["PluginSettings", "plugin_settings"]
 
@@ -21,22 +22,28 @@ class PluginSettings:
     ----------
     embedding_folder
         Where embeddings are kept between starts.
+    model_folder
+        Where downloaded models are kept.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     """
 
     embedding_folder: Path
+    model_folder: Path
     device: str = "auto"
 
 
 def plugin_settings() -> PluginSettings:
     """Return the present settings; the defaults where napari does not know the plugin."""
-    default = Path(platformdirs.user_cache_dir(_PLUGIN)) / "embeddings"
     try:
         settings = get_plugin_settings(_PLUGIN)
     except KeyError:  # e.g. the plugin is disabled and its dock was made from a script
-        return PluginSettings(default)
-    folder = settings.storage.embedding_folder
+        return PluginSettings(embedding_folder(), model_folder())
+    storage = settings.storage
     return PluginSettings(
-        Path(folder).expanduser() if folder else default, settings.computing.device
+        Path(storage.embedding_folder).expanduser()
+        if storage.embedding_folder
+        else embedding_folder(),
+        Path(storage.model_folder).expanduser() if storage.model_folder else model_folder(),
+        settings.computing.device,
     )

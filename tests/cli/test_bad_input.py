@@ -119,6 +119,10 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "unknown model to segment": (nothing, segment, ("--model", "vit_x"), "unknown model"),
     "unknown model to export": (nothing, export_model, ("--model", "vit_x"), "unknown model"),
     "absent model": (nothing, evaluate, ("--model", "vit_h"), "not on this computer"),
+    "unknown model to download": (nothing, lambda i: ("download", "vit_x"), (), "one of builtin"),
+    "no decoder to download": (
+        nothing, lambda i: ("download", "vit_b", "--decoder"), (), "has no decoder",
+    ),
     "unknown method": (nothing, finetune, ("--method", "lorra"), "lora, cobot-lora, frozen-enc"),
     "unknown placement": (nothing, finetune, ("--placement", "middle"), "placement 'middle'"),
     "block out of range": (nothing, finetune, ("--placement", "0,7"), "block 7"),

@@ -18,16 +18,21 @@ import torch
 import zarr
 from pycocotools.coco import COCO
 
-from napari_peftsam.models import build
+from napari_peftsam.models import REGISTRY, build
 from napari_peftsam.peft import apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
 
 COMMANDS = (
-    "demo", "open", "models", "finetune", "evaluate", "segment", "export", "export-model",
+    "demo", "open", "models", "download", "finetune", "evaluate", "segment", "export",
+    "export-model",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
     "adapter",
+]  # fmt: skip
+MODEL_KEYS = [
+    "name", "title", "purpose", "architecture", "megabytes", "license", "citation", "source",
+    "available", "path", "decoder_available",
 ]  # fmt: skip
 EVALUATE_KEYS = [
     "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
@@ -85,10 +90,17 @@ def test_models(program: Program) -> None:
     outcome = program("models", "--json")
     assert list(outcome.json) == ["models"]
     entries = {entry["name"]: entry for entry in outcome.json["models"]}
-    assert list(entries) == ["builtin", "vit_b", "vit_l", "vit_h"]
+    assert list(entries) == list(REGISTRY)
+    assert all(list(entry) == MODEL_KEYS for entry in entries.values())
+    assert entries["builtin"]["available"] is True
+    assert Path(entries["builtin"]["path"]).is_file()
     assert entries["vit_b"]["available"] is False
+    assert entries["vit_b"]["path"] is None
     assert entries["vit_b"]["source"].startswith("https://")
-    assert "vit_b" in program("models").out
+    assert entries["vit_b"]["decoder_available"] is None
+    assert entries["vit_b_lm"]["decoder_available"] is False
+    text = program("models").out
+    assert all(entry["name"] in text and entry["purpose"] in text for entry in entries.values())
 
 
 # --- finetune ------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +14,23 @@ from safetensors.torch import save_file
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError, ImageError
 from napari_peftsam.models import (
-    ARCHITECTURES,
+    REGISTRY,
+    ModelEntry,
     architecture,
     autocast,
-    available_models,
     build,
     build_random,
     build_tiny,
     construct,
+    decoder_state_dict,
     encode_steps,
     encode_tensor,
     hash_weights,
     pick_device,
     to_model_input,
 )
+
+State = dict[str, torch.Tensor]
 
 
 @pytest.fixture
@@ -62,19 +67,164 @@ def test_a_vit_b_checkpoint_is_loaded_like_any_other(tmp_path: Path) -> None:
     assert model.sam.image_encoder.pos_embed.shape == (1, 64, 64, 768)
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        pytest.param(lambda s: {"model_state": s, "epoch": 3}, id="model_state"),
-        pytest.param(lambda s: {"state_dict": s}, id="state_dict"),
-        pytest.param(lambda s: {f"module.{k}": v for k, v in s.items()}, id="module-prefix"),
-        pytest.param(lambda s: {f"sam.{k}": v for k, v in s.items()}, id="sam-prefix"),
-    ],
-)
-def test_wrapped_state_dicts_are_recognised(wrap, tmp_path: Path) -> None:
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def training_state(state: State) -> dict[str, object]:
+    """What a training program saves: the network among much else."""
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+    return {
+        "model_state": prefixed("sam.", state),
+        "decoder_state": layer.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "iteration": 3,
+        "best_metric": 0.25,
+    }
+
+
+WRAPPERS: dict[str, Callable[[State], object]] = {
+    "plain": lambda s: s,
+    "ordered": OrderedDict,
+    "model_state": lambda s: {"model_state": s, "epoch": 3},
+    "state_dict": lambda s: {"state_dict": s},
+    "model": lambda s: {"model": s},
+    "model in state_dict": lambda s: {"state_dict": {"model": s}},
+    "state_dict in model": lambda s: {"model": {"state_dict": s}},
+    "module.": lambda s: prefixed("module.", s),
+    "sam.": lambda s: prefixed("sam.", s),
+    "module.sam.": lambda s: prefixed("module.sam.", s),
+    "sam.module.": lambda s: prefixed("sam.module.", s),
+    "module.module.": lambda s: prefixed("module.module.", s),
+    "wrapped and prefixed": lambda s: {"model_state": prefixed("module.sam.", s)},
+    "parameters": lambda s: {k: torch.nn.Parameter(v) for k, v in s.items()},
+    "with other values": lambda s: {**s, "epoch": 3, "name": "tiny"},
+    "a training program's": training_state,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+def test_wrapped_state_dicts_are_recognised(
+    wrap: Callable[[State], object], tmp_path: Path
+) -> None:
     path = tmp_path / "wrapped.pt"
     torch.save(wrap(build_tiny().sam.state_dict()), path)
     assert build(path).weights_hash == build_tiny().weights_hash
+
+
+def test_a_safetensors_file_with_prefixes(tmp_path: Path) -> None:
+    path = tmp_path / "prefixed.safetensors"
+    save_file(prefixed("module.sam.", build_tiny().sam.state_dict()), path)
+    assert build(path).weights_hash == build_tiny().weights_hash
+
+
+# What is saved beside the weights, and what the refusal names
+NOT_ONLY_TENSORS: dict[str, tuple[object, str]] = {
+    "numpy number": (np.float64(0.25), r"asks for numpy\.\S+scalar"),
+    "numpy array": (np.zeros(3), r"asks for numpy\.\S+_reconstruct"),
+    "path": (Path("a"), r"asks for pathlib\S+Path"),
+    "class": (torch.optim.AdamW, r"asks for torch\.optim\.adamw\.AdamW"),
+}
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"), NOT_ONLY_TENSORS.values(), ids=NOT_ONLY_TENSORS.keys()
+)
+def test_what_needs_more_than_tensors_is_refused_and_named(
+    extra: object, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "training.pt"
+    torch.save({"model_state": build_tiny().sam.state_dict(), "extra": extra}, path)
+    with pytest.raises(CheckpointError, match=rf"{reason}\): save its state dict alone") as caught:
+        build(path)
+    assert str(caught.value).isprintable()  # torch's own words hold colours and lines
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(
+            lambda s: {k: v for k, v in s.items() if not k.startswith("mask_decoder.iou_pred")},
+            r"6 missing \(mask_decoder\.iou_prediction_head\.layers\.0\.bias, .*, .*, …\)$",
+            id="missing",
+        ),
+        pytest.param(
+            lambda s: {**s, "a": torch.zeros(1), "b": torch.zeros(1)},
+            r"tensors 2 unexpected \(a, b\)$",
+            id="unexpected",
+        ),
+        pytest.param(
+            lambda s: {**s, "mask_decoder.iou_token.weight": torch.zeros(1, 7)},
+            r"1 of another shape \(mask_decoder\.iou_token\.weight: 1 x 7 instead of 1 x 16\)$",
+            id="shape",
+        ),
+        pytest.param(
+            lambda s: {**{k: v for k, v in s.items() if "iou_token" not in k}, "a": torch.ones(1)},
+            r"1 missing \(mask_decoder\.iou_token\.weight\); 1 unexpected \(a\)$",
+            id="renamed",
+        ),
+    ],
+)
+def test_a_misfit_is_told_in_one_line(
+    spoil: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "misfit.pt"
+    torch.save(spoil(build_tiny().sam.state_dict()), path)
+    with pytest.raises(CheckpointError, match=message):
+        build(path)
+
+
+# --- the decoder for automatic segmentation --------------------------------------------
+
+DECODER = {"out_conv.weight": torch.ones(3, 4), "out_conv.bias": torch.zeros(3)}
+
+
+def with_decoder(**options: object) -> ModelEntry:
+    return ModelEntry("cells", "", "tiny", 0, "", "", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(DECODER, id="plain"),
+        pytest.param(OrderedDict(DECODER), id="ordered"),
+        pytest.param(prefixed("module.", DECODER), id="prefixed"),
+        pytest.param({"decoder_state": DECODER}, id="decoder_state"),
+        pytest.param({"state_dict": DECODER}, id="state_dict"),
+    ],
+)
+def test_a_decoder_is_read(content: object, tmp_path: Path) -> None:
+    entry = with_decoder(decoder_url="https://a.org/d.pt", folder=tmp_path)
+    torch.save(content, entry.target("decoder"))
+    torch.testing.assert_close(decoder_state_dict(entry), DECODER)
+
+
+def test_a_decoder_beside_its_model_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "both.pt"
+    torch.save({"model_state": build_tiny().sam.state_dict(), "decoder_state": DECODER}, path)
+    torch.testing.assert_close(decoder_state_dict(with_decoder(file=path)), DECODER)
+    assert build(path).weights_hash == build_tiny().weights_hash
+
+
+def test_a_decoder_that_is_not_here_says_how_to_get_it() -> None:
+    with pytest.raises(ConfigurationError, match="`napari-peftsam download vit_b_lm --decoder`"):
+        decoder_state_dict(REGISTRY["vit_b_lm"])
+
+
+@pytest.mark.parametrize(("name", "message"), [("builtin", "no decoder"), ("vit_b", "not on this")])
+def test_a_model_without_a_decoder(name: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        decoder_state_dict(REGISTRY[name])
+
+
+def test_a_decoder_is_read_as_safely_as_a_model(tmp_path: Path) -> None:
+    entry = with_decoder(decoder_url="https://a.org/d.pt", folder=tmp_path)
+    torch.save({**DECODER, "evil": _Evil()}, entry.target("decoder"))
+    with pytest.raises(CheckpointError, match="could run code"):
+        decoder_state_dict(entry)
 
 
 def test_safetensors_in_half_precision_are_loaded_as_float(tmp_path: Path) -> None:
@@ -113,7 +263,7 @@ def _write(path: Path, kind: str) -> None:
     elif kind == "extra keys":
         torch.save({**state, "surprise": torch.zeros(1)}, path)
     else:
-        torch.save([1, 2, 3], path)
+        torch.save({"a list": [1, 2, 3], "nothing in it": {}}[kind], path)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +275,7 @@ def _write(path: Path, kind: str) -> None:
         ("empty", "not a readable checkpoint"),
         ("truncated", "not a readable checkpoint"),
         ("another network", "no SAM image encoder"),
+        ("nothing in it", "holds no tensors"),
         ("unknown width", "1 blocks, 7 wide"),
         ("missing keys", "missing"),
         ("extra keys", "unexpected.*surprise"),
@@ -164,11 +315,6 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_loaded_says_what_to_do(name: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build(name)
-
-
-def test_the_registry_lists_the_models_of_the_issue() -> None:
-    assert [m.name for m in available_models()] == ["builtin", "vit_b", "vit_l", "vit_h"]
-    assert {m.architecture for m in available_models()} <= set(ARCHITECTURES)
 
 
 def test_unknown_architectures_and_devices_name_the_known_ones() -> None:

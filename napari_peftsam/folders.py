@@ -1,0 +1,54 @@
+"""Where the program keeps its own files; torch-free, so that docks and commands start fast.
+
+Each folder has one default, in the user's cache or configuration folder, and one
+environment variable that overrides it where machines are shared or managed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+__all__ = [
+    "CONFIGURATION_VARIABLE",
+    "MODELS_VARIABLE",
+    "configuration_folder",
+    "embedding_folder",
+    "model_folder",
+    "use_model_folder",
+]
+
+_PROGRAM = "napari-peftsam"
+CONFIGURATION_VARIABLE = "NAPARI_PEFTSAM_CONFIG"
+MODELS_VARIABLE = "NAPARI_PEFTSAM_MODELS"
+
+
+def embedding_folder() -> Path:
+    """Return the folder of image embeddings."""
+    return Path(platformdirs.user_cache_dir(_PROGRAM)) / "embeddings"
+
+
+def model_folder() -> Path:
+    """Return the folder of downloaded models; ``NAPARI_PEFTSAM_MODELS`` overrides it."""
+    return _overridden(MODELS_VARIABLE, Path(platformdirs.user_cache_dir(_PROGRAM)) / "models")
+
+
+def use_model_folder(folder: str | Path) -> None:
+    """Keep models in another folder, in this process and in those it starts.
+
+    Meant for the preference ``model_folder`` of napari: finetuning runs in a child
+    process, which must find the model that is live here.
+    """
+    os.environ[MODELS_VARIABLE] = str(Path(folder).expanduser().absolute())
+
+
+def configuration_folder() -> Path:
+    """Return the folder of ``models.toml``; ``NAPARI_PEFTSAM_CONFIG`` overrides it."""
+    return _overridden(CONFIGURATION_VARIABLE, Path(platformdirs.user_config_dir(_PROGRAM)))
+
+
+def _overridden(variable: str, default: Path) -> Path:
+    chosen = os.environ.get(variable, "")
+    return Path(chosen).expanduser() if chosen else default

@@ -1,0 +1,192 @@
+"""Download a model's files as a stream of events: resumed, verified, placed in one step.
+
+Why not pooch: it verifies and places files as well, but begins anew after every
+interruption (up to 2.5 GB here), tells its progress only to a progress bar of its own, and
+cannot be stopped but by an exception out of that bar. ``requests``, on which it rests, is
+used directly.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import xxhash
+from filelock import FileLock, Timeout
+
+from napari_peftsam.errors import DownloadError
+from napari_peftsam.folders import MODELS_VARIABLE
+from napari_peftsam.models._transfer import PartFile, connect
+from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
+
+__all__ = ["DownloadEvent", "DownloadFinished", "DownloadProgress", "download", "file_digest"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """So many bytes are here, of so many (None if the server does not tell)."""
+
+    received: int
+    total: int | None
+
+    @property
+    def fraction(self) -> float:
+        """The share that is here, in [0, 1]; 0 while the total is unknown."""
+        return min(self.received / self.total, 1.0) if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class DownloadFinished:
+    """The file is complete at `path`; `was_here` if there was nothing to download."""
+
+    path: Path
+    was_here: bool = False
+
+
+DownloadEvent: TypeAlias = DownloadProgress | DownloadFinished
+
+
+def download(
+    entry: ModelEntry,
+    folder: Path | None = None,
+    *,
+    part: Part = "encoder",
+    timeout: float = 30.0,
+) -> Generator[DownloadEvent, None, None]:
+    """Download a part of a model, unless it is here; the last event is `DownloadFinished`.
+
+    What has come is kept beside the target if the download fails or is closed, and the
+    next one goes on from there. The file gets its name only when it is complete and has
+    the digest of the entry.
+
+    Parameters
+    ----------
+    entry
+        The model.
+    folder
+        Where to keep it; default: the entry's, see `ModelEntry.target`.
+    timeout
+        Seconds without a byte after which the connection counts as stalled.
+
+    Raises
+    ------
+    ConfigurationError
+        If the part is not one that is downloaded.
+    DownloadError
+        If it cannot be had (no network, not there, stalled, cut short), does not have the
+        right digest, cannot be written, or another process is downloading it.
+    """
+    remote, target = entry.remote(part), entry.target(part, folder)
+    with _explained(target), _only_one(target):
+        if target.is_file():  # perhaps only since another process has let go of the lock
+            yield DownloadFinished(target, was_here=True)
+            return
+        kept = PartFile(target.with_name(f"{target.name}.part"))
+        yield from _receive(remote, kept, timeout)
+        _verify(remote, kept)
+        kept.path.replace(target)
+        kept.discard()  # the note
+    yield DownloadFinished(target)
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh128 (hex) of a file's content."""
+    digest = xxhash.xxh128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _only_one(target: Path) -> Iterator[None]:
+    """Keep other processes from the same file; the system lets go of it if this one dies."""
+    if target.is_file():  # nothing will be written, and the folder may be read-only
+        yield
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A generator may be closed in another thread than it was started in.
+    lock = FileLock(target.with_name(f"{target.name}.lock"), thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise DownloadError(
+            f"{target.name} is being downloaded by another program: wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _receive(remote: RemoteFile, kept: PartFile, timeout: float) -> Iterator[DownloadProgress]:
+    """Fetch what is missing of a file, and see it safe on the disk."""
+    start, origin = kept.resume(remote.url, verified=bool(remote.xxh128))
+    if start and start == origin.length:  # only the verification was missing
+        return
+    with connect(remote.url, start, origin, timeout) as transfer:
+        if transfer.start == 0:
+            kept.begin(transfer.origin)
+        received, total = transfer.start, transfer.origin.length
+        _check_space(kept.path.parent, total, received)
+        yield DownloadProgress(received, total)
+        with kept.path.open("ab") as file:
+            for block in transfer.blocks():
+                file.write(block)
+                received += len(block)
+                yield DownloadProgress(received, total)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _check_space(folder: Path, total: int | None, received: int) -> None:
+    needed = (total or 0) - received
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{_megabytes(needed)} more are needed, {_megabytes(free)} free"
+        )
+
+
+def _verify(remote: RemoteFile, kept: PartFile) -> None:
+    found = file_digest(kept.path) if remote.xxh128 else ""
+    if found == remote.xxh128:
+        return
+    kept.discard()
+    raise DownloadError(
+        f"what came from {remote.url} has the digest {found}, but {remote.xxh128} is expected, and "
+        "was removed: download it again; if that does not help, it was replaced there by a file "
+        "that this program does not know"
+    )
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Turn the errors of the disk into a `DownloadError` of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(f"cannot write to {target.parent}: {_disk_reason(error)}") from error
+
+
+def _disk_reason(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"the disk is full ({reason}); free some space, then download it again to go on"
+    if error.errno in _FORBIDDEN:
+        return f"{reason}; choose another folder for models, with {MODELS_VARIABLE} or in napari"
+    return reason
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,458 @@
+"""A model's file arrives whole and right, or an error says why; nothing is got twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import xxhash
+from filelock import FileLock
+
+from napari_peftsam.errors import ConfigurationError, DownloadError
+from napari_peftsam.models import (
+    REGISTRY,
+    DownloadEvent,
+    DownloadFinished,
+    DownloadProgress,
+    ModelEntry,
+    download,
+)
+from tests.models._server import Behaviour, Server, serve
+from tests.models.conftest import CONTENT
+
+LONG_ENOUGH = 100_000  # bytes: more than a block, less than the file
+OTHER = bytes(reversed(CONTENT))
+
+
+def entry_for(url: str, content: bytes | None = CONTENT) -> ModelEntry:
+    digest = "" if content is None else xxhash.xxh128_hexdigest(content)
+    return ModelEntry("cells", "Cells", "tiny", 1, "", "", url=url, xxh128=digest)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def entry(server: Server) -> ModelEntry:
+    return entry_for(server.url)
+
+
+@pytest.fixture
+def unverified(server: Server) -> ModelEntry:
+    return entry_for(server.url, None)
+
+
+def fetch(entry: ModelEntry, folder: Path, timeout: float = 30) -> Path:
+    *_, last = download(entry, folder, timeout=timeout)
+    assert isinstance(last, DownloadFinished)
+    return last.path
+
+
+def part_of(entry: ModelEntry, folder: Path) -> Path:
+    target = entry.target(folder=folder)
+    return target.with_name(f"{target.name}.part")
+
+
+def interrupt(entry: ModelEntry, folder: Path, server: Server) -> int:
+    """Leave a part file, and the server in good health; return the part's size."""
+    server.does.cut = LONG_ENOUGH
+    with pytest.raises(DownloadError, match="the connection broke"):
+        fetch(entry, folder)
+    server.does.cut = None
+    server.does.requests.clear()
+    return part_of(entry, folder).stat().st_size
+
+
+# --- all is well ---------------------------------------------------------------------
+
+
+def test_the_events_tell_the_progress_and_then_the_file(entry: ModelEntry, folder: Path) -> None:
+    *progress, finished = download(entry, folder)
+    assert isinstance(finished, DownloadFinished)
+    assert finished.path.read_bytes() == CONTENT
+    assert not finished.was_here
+    received = [e.received for e in progress if isinstance(e, DownloadProgress)]
+    assert len(received) == len(progress) > 2
+    assert received == sorted(received)
+    assert (received[0], received[-1]) == (0, len(CONTENT))
+    assert progress[-1] == DownloadProgress(len(CONTENT), len(CONTENT))
+
+
+@pytest.mark.parametrize(
+    ("received", "total", "fraction"), [(0, 10, 0), (5, 10, 0.5), (10, 10, 1), (5, None, 0)]
+)
+def test_the_fraction_is_what_is_here(received: int, total: int | None, fraction: float) -> None:
+    assert DownloadProgress(received, total).fraction == fraction
+
+
+def test_only_the_file_and_its_lock_remain(entry: ModelEntry, folder: Path) -> None:
+    path = fetch(entry, folder)
+    assert {p.name for p in folder.iterdir()} <= {path.name, f"{path.name}.lock"}
+
+
+def test_what_is_here_is_not_asked_for(entry: ModelEntry, folder: Path, server: Server) -> None:
+    path = fetch(entry, folder)
+    server.does.requests.clear()
+    assert list(download(entry, folder)) == [DownloadFinished(path, was_here=True)]
+    assert server.does.requests == []
+
+
+def test_a_server_that_announces_no_length(entry: ModelEntry, folder: Path, server: Server) -> None:
+    server.does.announce = False
+    first, *_ = events = list(download(entry, folder))
+    assert first == DownloadProgress(0, None)
+    assert isinstance(events[-1], DownloadFinished)
+    assert events[-1].path.read_bytes() == CONTENT
+
+
+def test_the_decoder_is_a_file_of_its_own(server: Server, folder: Path) -> None:
+    digest = xxhash.xxh128_hexdigest(CONTENT)
+    entry = ModelEntry(
+        "cells", "", "", 0, "", "", url="http://127.0.0.1:9/no", decoder_url=server.url,
+        decoder_xxh128=digest, folder=folder,
+    )  # fmt: skip
+    assert entry.decoder_path is None
+    *_, last = download(entry, part="decoder")
+    assert isinstance(last, DownloadFinished)
+    assert entry.decoder_path == last.path == entry.target("decoder")
+    assert not entry.available
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [("builtin", "encoder", "is not downloaded"), ("vit_b", "decoder", "no decoder")],
+)
+def test_what_cannot_be_downloaded(name: str, part: str, message: str, folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        next(download(REGISTRY[name], folder, part=part))  # type: ignore[arg-type]
+    assert not folder.exists()
+
+
+# --- going on ------------------------------------------------------------------------
+
+
+def test_a_broken_transfer_goes_on_where_it_ended(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    size = interrupt(entry, folder, server)
+    assert 0 < size <= LONG_ENOUGH
+    first, *_ = download(entry, folder)
+    assert first == DownloadProgress(size, len(CONTENT))
+    assert server.does.asked_from == [size]
+    assert entry.target(folder=folder).read_bytes() == CONTENT
+
+
+def test_a_closed_download_goes_on_where_it_ended(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    events = download(entry, folder)
+    for event in events:
+        if isinstance(event, DownloadProgress) and event.received:
+            break
+    events.close()
+    size = part_of(entry, folder).stat().st_size
+    assert 0 < size < len(CONTENT)
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [0, size]
+
+
+def spoil_etag(does: Behaviour) -> None:
+    does.etag, does.modified = "", "Sat, 01 Jan 2000 00:00:00 GMT"
+
+
+def spoil_validators(does: Behaviour) -> None:
+    does.etag = ""
+
+
+def weaken_etag(does: Behaviour) -> None:
+    does.etag = 'W/"1"'
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verified", "goes_on"),
+    [
+        pytest.param(spoil_etag, False, True, id="by date"),
+        pytest.param(spoil_validators, True, True, id="by digest"),
+        pytest.param(spoil_validators, False, False, id="no way to tell"),
+        pytest.param(weaken_etag, False, False, id="weak etag"),
+    ],
+)
+def test_it_goes_on_only_where_a_change_would_be_noticed(
+    spoil: Callable[[Behaviour], None], verified: bool, goes_on: bool, server: Server, folder: Path
+) -> None:
+    spoil(server.does)
+    entry = entry_for(server.url, CONTENT if verified else None)
+    size = interrupt(entry, folder, server)
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [size if goes_on else 0]
+
+
+def replaced(does: Behaviour) -> None:
+    does.content, does.etag = OTHER, '"2"'
+
+
+def replaced_and_unconditional(does: Behaviour) -> None:
+    replaced(does)
+    does.ranges = "unconditional"
+
+
+def longer_without_etag(does: Behaviour) -> None:
+    does.content, does.etag, does.ranges = OTHER + b"more", "", "unconditional"
+
+
+def with_ranges(how: str) -> Callable[[Behaviour], None]:
+    def change(does: Behaviour) -> None:
+        does.ranges = how
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "requests"),
+    [
+        pytest.param(replaced, 1, id="the file was replaced"),
+        pytest.param(replaced_and_unconditional, 2, id="replaced, the server does not look"),
+        pytest.param(longer_without_etag, 2, id="another length"),
+        pytest.param(with_ranges("ignored"), 1, id="the server knows no ranges"),
+        pytest.param(with_ranges("refused"), 2, id="the server refuses the range"),
+        pytest.param(with_ranges("shifted"), 2, id="the server sends another range"),
+    ],
+)
+def test_parts_of_different_files_are_not_put_together(
+    change: Callable[[Behaviour], None], requests: int, unverified: ModelEntry, folder: Path,
+    server: Server,
+) -> None:  # fmt: skip
+    interrupt(unverified, folder, server)
+    change(server.does)
+    assert fetch(unverified, folder).read_bytes() == server.does.content
+    assert len(server.does.requests) == requests
+
+
+@pytest.mark.parametrize(
+    "note",
+    [b"", b"\xff", b"[]", b"{}", b'{"url": "x", "surprise": 1}', b'{"url": "x", "length": "long"}'],
+    ids=["empty", "no text", "a list", "no origin", "unknown key", "wrong type"],
+)
+def test_a_part_of_unknown_origin_is_not_used(
+    note: bytes, entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    interrupt(entry, folder, server)
+    part = part_of(entry, folder)
+    part.with_name(f"{part.name}.json").write_bytes(note)
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [0]
+
+
+def test_a_part_from_another_address_is_not_used(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    interrupt(entry, folder, server)
+    moved = entry_for(server.url.replace("files", "moved"))
+    assert part_of(moved, folder) == part_of(entry, folder)  # it has the same digest
+    assert fetch(moved, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [0]
+
+
+def test_a_part_longer_than_the_file_is_not_used(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    interrupt(entry, folder, server)
+    part_of(entry, folder).write_bytes(CONTENT + b"more")
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [0]
+
+
+def test_a_whole_part_only_needs_to_be_verified(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    interrupt(entry, folder, server)
+    part_of(entry, folder).write_bytes(CONTENT)
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.requests == []
+
+
+# --- what can go wrong ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resuming", [False, True], ids=["from the start", "resumed"])
+def test_a_wrong_digest_removes_the_file(
+    resuming: bool, entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    if resuming:  # the replacement looks like the file it replaced
+        interrupt(entry, folder, server)
+    server.does.content = OTHER
+    with pytest.raises(DownloadError, match="download it again") as caught:
+        fetch(entry, folder)
+    assert entry.xxh128 in str(caught.value)
+    assert list(folder.glob("*.pt")) == list(folder.glob("*.part*")) == []
+    server.does.content = CONTENT
+    assert fetch(entry, folder).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "password"),
+        (403, "everybody"),
+        (404, "not there"),
+        (410, "not there any more"),
+        (418, "does not give it"),
+        (429, "too often"),
+        (500, "try again later"),
+        (503, "try again later"),
+    ],
+)
+@pytest.mark.parametrize("resuming", [False, True], ids=["from the start", "resumed"])
+def test_a_server_that_does_not_give_the_file(
+    status: int, message: str, resuming: bool, entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    size = interrupt(entry, folder, server) if resuming else 0
+    server.does.status = status
+    with pytest.raises(DownloadError, match=f"{message}.*status {status}"):
+        fetch(entry, folder)
+    if resuming:  # it may be back tomorrow
+        assert part_of(entry, folder).stat().st_size == size
+    assert not entry.target(folder=folder).exists()
+
+
+@pytest.mark.parametrize("announce", [True, False], ids=["known length", "chunked"])
+def test_a_transfer_cut_short(
+    announce: bool, entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    server.does.announce, server.does.cut = announce, LONG_ENOUGH
+    with pytest.raises(DownloadError, match="broke; what came is kept, download it again to go on"):
+        fetch(entry, folder)
+    assert 0 < part_of(entry, folder).stat().st_size <= LONG_ENOUGH
+
+
+def test_a_stalled_transfer_keeps_what_came(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    server.does.stall = LONG_ENOUGH
+    with pytest.raises(DownloadError, match="nothing came for too long; what came is kept"):
+        fetch(entry, folder, timeout=0.2)
+    server.does.stall = None
+    assert 0 < part_of(entry, folder).stat().st_size <= LONG_ENOUGH
+    assert fetch(entry, folder).read_bytes() == CONTENT
+
+
+def test_a_server_that_says_nothing_at_all(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        entry = entry_for(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt")
+        with pytest.raises(DownloadError, match=r"127\.0\.0\.1 does not answer"):
+            fetch(entry, folder, timeout=0.2)
+
+
+def test_no_network(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    entry = entry_for(f"http://127.0.0.1:{port}/model.pt")
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1 cannot be reached; check the network"):
+        fetch(entry, folder)
+    assert not entry.target(folder=folder).exists()
+
+
+def test_an_address_of_another_kind(folder: Path) -> None:
+    with pytest.raises(DownloadError, match=r"cannot download ftp://127\.0\.0\.1/model\.pt: "):
+        fetch(entry_for("ftp://127.0.0.1/model.pt"), folder)
+
+
+def test_too_little_space_is_noticed_at_the_beginning(
+    entry: ModelEntry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(folder.parent)._replace(free=len(CONTENT) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DownloadError, match=r"the disk is full.*0 MB free.*free some space"):
+        fetch(entry, folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_disk_that_gets_full_under_way(entry: ModelEntry, folder: Path) -> None:
+    folder.mkdir()
+    part_of(entry, folder).symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match=r"the disk is full.*free some space"):
+        fetch(entry, folder)
+    assert not entry.target(folder=folder).exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(entry: ModelEntry, folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o500)
+    with pytest.raises(DownloadError, match=r"cannot write.*another folder.*NAPARI_PEFTSAM_MODELS"):
+        fetch(entry, folder)
+    folder.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_made(entry: ModelEntry, folder: Path) -> None:
+    folder.write_text("a file")
+    with pytest.raises(DownloadError, match="cannot write to"):
+        fetch(entry, folder)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_shared_folder_that_has_the_file_needs_no_writing(
+    entry: ModelEntry, folder: Path
+) -> None:
+    path = fetch(entry, folder)
+    folder.chmod(0o500)
+    assert list(download(entry, folder)) == [DownloadFinished(path, was_here=True)]
+    folder.chmod(0o700)
+
+
+# --- two at once ---------------------------------------------------------------------
+
+
+def started(events: Iterator[DownloadEvent]) -> Iterator[DownloadEvent]:
+    next(events)
+    return events
+
+
+def test_two_downloads_of_one_file_do_not_mix(entry: ModelEntry, folder: Path) -> None:
+    first = started(download(entry, folder))
+    with pytest.raises(DownloadError, match="being downloaded by another program"):
+        fetch(entry, folder)
+    *_, finished = first
+    assert isinstance(finished, DownloadFinished)
+    assert finished.path.read_bytes() == CONTENT
+
+
+def test_a_program_that_died_does_not_lock_the_file(entry: ModelEntry, folder: Path) -> None:
+    folder.mkdir()
+    lock = f"{entry.target(folder=folder)}.lock"
+    dies = f"import filelock, os; filelock.FileLock({lock!r}).acquire(); os._exit(1)"
+    assert subprocess.run([sys.executable, "-c", dies], check=False).returncode == 1
+    assert fetch(entry, folder).read_bytes() == CONTENT
+
+
+def test_what_another_program_has_just_got_is_taken(
+    entry: ModelEntry, folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = FileLock.acquire
+
+    def late(lock: FileLock, *arguments: object, **options: object) -> object:
+        entry.target(folder=folder).write_bytes(CONTENT)
+        return acquire(lock, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    assert [type(e) for e in download(entry, folder)] == [DownloadFinished]
+    assert server.does.requests == []
+
+
+def test_models_are_fetched_at_the_same_time(folder: Path) -> None:
+    with serve(CONTENT) as one, serve(OTHER) as two:
+        first = started(download(entry_for(one.url), folder))
+        second = started(download(entry_for(two.url, OTHER), folder))
+        *_, a = first
+        *_, b = second
+    assert isinstance(a, DownloadFinished)
+    assert isinstance(b, DownloadFinished)
+    assert (a.path.read_bytes(), b.path.read_bytes()) == (CONTENT, OTHER)
