@@ -16,6 +16,8 @@ from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.annotation import Session
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.folders import model_folder, use_model_folder
 from napari_peftsam.widgets._layers import LayerBridge
 from napari_peftsam.widgets._settings import plugin_settings
 from napari_peftsam.widgets._torch import import_workspace
@@ -225,9 +227,16 @@ class ViewerSession:
 def _import() -> tuple[ModelEntry, ...]:
     """Import what needs torch."""
     import_workspace()
-    from napari_peftsam.models import available_models
+    from napari_peftsam.models import REGISTRY, available_models
 
-    return available_models()
+    chosen = plugin_settings().model_folder
+    if chosen != model_folder():
+        use_model_folder(chosen)
+    try:
+        return available_models()
+    except ConfigurationError as error:  # in the user's own entries: the others are there
+        notify(error)
+        return tuple(REGISTRY.values())
 
 
 _sessions: WeakKeyDictionary[Any, ViewerSession] = WeakKeyDictionary()

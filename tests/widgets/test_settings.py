@@ -8,9 +8,12 @@ from pathlib import Path
 import napari
 import pytest
 from napari.settings import get_plugin_settings
+from napari.utils.notifications import notification_manager
 
-from napari_peftsam.folders import embedding_folder, model_folder
+from napari_peftsam.folders import CONFIGURATION_VARIABLE, embedding_folder, model_folder
+from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets._settings import plugin_settings
+from tests.widgets._annotate_cases import wait
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,18 @@ def test_a_folder_of_the_preferences_or_the_default(
     storage = get_plugin_settings("napari-peftsam").storage
     monkeypatch.setattr(storage, preference, "~/chosen")
     assert getattr(plugin_settings(), preference) == Path("~/chosen").expanduser()
+
+
+def test_a_broken_list_of_own_models_does_not_hide_the_others(
+    make_napari_viewer: Callable[..., napari.Viewer],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "models.toml").write_text("[[model]\n")
+    monkeypatch.setenv(CONFIGURATION_VARIABLE, str(tmp_path))
+    owner = session_of(make_napari_viewer())
+    owner.open(tiny_checkpoint)
+    wait(lambda: owner.has_model)
+    assert "builtin" in [entry.name for entry in owner.models]
+    assert any("models.toml" in record.message for record in notification_manager.records)
