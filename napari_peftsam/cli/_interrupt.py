@@ -6,14 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-from ._console import INTERRUPTED, say
+from ._console import INTERRUPTED
 
 __all__ = ["graceful_interrupt", "sure_interrupt"]
 
 _PATIENCE = 1.0  # seconds for cleaning up
+_STANDARD_ERROR = 2
 
 
 @contextmanager
@@ -25,7 +26,9 @@ def graceful_interrupt(message: str) -> Iterator[threading.Event]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        say(f"\n{message} (Ctrl-C again: at once)")
+        # Not through `sys.stderr`: it refuses to be entered again if a signal comes amid a print.
+        with suppress(OSError):
+            os.write(_STANDARD_ERROR, f"\n{message} (Ctrl-C again: at once)\n".encode())
 
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals belong to the main thread
