@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -80,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = None if arguments is None else list(arguments)
     if arguments is None:  # a process of its own
         sure_interrupt()
+        # Before torch is imported: threads that spin while they wait for each other make
+        # training ten times slower as soon as another program wants one of the cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = app(given, prog_name="napari-peftsam", standalone_mode=False)
     except typer.Exit as exiting:
