@@ -20,6 +20,7 @@ __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 
 SAMPLES = ("histology",)
 _COLOURS = 3
+_DOCKS_SETTLE = 300  # ms
 
 
 def open_viewer(
@@ -53,6 +54,8 @@ def open_viewer(
     if images:
         viewer.layers.selection.active = viewer.layers[0]
     add_docks(viewer)
+    # The docks take their room from the canvas, so the image is fitted once they have it.
+    qtpy.QtCore.QTimer.singleShot(_DOCKS_SETTLE, viewer.reset_view)
     if block:
         napari.run()
     return viewer

@@ -67,6 +67,8 @@ def _prompts(item: Any, where: str) -> Prompts:
     box = _box(item.get("box"), where)
     if not points and box is None:
         raise PromptError(f"{where} has neither points nor a box: give at least one")
+    if box is None and not any(point.positive for point in points):
+        raise PromptError(f"{where} has only points that are not on it: give one that is, or a box")
     return Prompts(points, box)
 
 

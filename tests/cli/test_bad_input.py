@@ -189,6 +189,9 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "too few labels": (
         prompts({"points": [[1, 2], [3, 4]], "labels": [1]}), segment, (), "2 points but 1 labels",
     ),
+    "only negative points": (
+        prompts({"points": [[1, 2]], "labels": [0]}), segment, (), "object 1 has only points that",
+    ),
     "label 2": (prompts({"points": [[1, 2]], "labels": [2]}), segment, (), "labels must be a list"),
     "labels without points": (prompts({"labels": [1]}), segment, (), "0 points but 1 labels"),
     "three edges": (prompts({"box": [1, 2, 3]}), segment, (), "object 1: the box must be 4 num"),
