@@ -110,8 +110,7 @@ def split_objects(
             f"finetuning needs at least {_MIN_OBJECTS} accepted objects, found {len(objects)}: "
             "accept more objects first"
         )
-    images = sorted({planes[o.plane].image for o in objects})
-    if len(images) > 1:
+    if len({planes[o.plane].image for o in objects}) > 1:
         return _split_by_image(planes, objects, share, seed, trained)
     is_new = [o.label not in trained.get(planes[o.plane].name, ()) for o in objects]
     return _split_by_region(objects, share, is_new)
@@ -157,5 +156,6 @@ def _split_by_region(objects: list[TrainingObject], share: float, is_new: list[b
     order = np.argsort(centres[:, axis], kind="stable")
     count = min(max(1, round(share * len(objects))), len(objects) - 1)
     held = [i for i in order[::-1] if is_new[i]][:count] or order[::-1][:count].tolist()
-    training = tuple(objects[i] for i in order if i not in held)
+    apart = set(held)
+    training = tuple(objects[i] for i in order if i not in apart)
     return Split(training, tuple(objects[i] for i in reversed(held)), "region")

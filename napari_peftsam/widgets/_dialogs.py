@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask_open", "ask_save"]
+__all__ = ["ask_open", "ask_save", "with_ending"]
 
 
 def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
@@ -15,22 +16,26 @@ def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
     return Path(chosen) if chosen else None
 
 
+def with_ending(*endings: str) -> Callable[[Path], Path]:
+    """Return what gives a path the first of these endings unless it has one of them."""
+    return lambda path: (
+        path if path.name.lower().endswith(endings) else path.with_name(f"{path.name}{endings[0]}")
+    )
+
+
 def ask_save(
-    parent: QWidget, title: str, suggestion: str, filters: str, suffixes: tuple[str, ...]
+    parent: QWidget, title: str, suggestion: str, filters: str, complete: Callable[[Path], Path]
 ) -> Path | None:
     """Let the user name a file to write; None if they change their mind.
 
-    A name without one of the suffixes gets the first one. If a file of the completed name
-    is there, that is asked about: the system's dialog saw another name.
+    If `complete` makes another name of it and a file of that name is there, that is asked
+    about: the system's dialog saw the first one.
     """
     chosen, _ = QFileDialog.getSaveFileName(parent, title, suggestion, filters)
     if not chosen:
         return None
-    path = Path(chosen)
-    if path.name.lower().endswith(suffixes):
-        return path
-    completed = path.with_name(path.name + suffixes[0])
-    if completed.exists():
+    completed = complete(Path(chosen))
+    if completed != Path(chosen) and completed.exists():
         question = f"{completed.name} exists already. Replace it?"
         buttons = QMessageBox.StandardButton
         if QMessageBox.question(parent, title, question) != buttons.Yes:

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_peftsam.widgets._dialogs import ask_open, ask_save
+from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label
 from napari_peftsam.widgets._training import training_of
@@ -120,7 +120,9 @@ class AdaptersDock(Dock):
             return
         name = workspace.adapters.live.name
         suggestion = f"{name}.safetensors"
-        path = self.ask_save(self, f"Save {name}", suggestion, _ADAPTERS, (".safetensors",))
+        path = self.ask_save(
+            self, f"Save {name}", suggestion, _ADAPTERS, with_ending(".safetensors")
+        )
         if path is not None:
             self._work(lambda: workspace.save_adapter(name, path), f"Saved {name} to {path}")
 
@@ -140,7 +142,7 @@ class AdaptersDock(Dock):
             return
         name = workspace.adapters.live.name
         title, suggestion = f"Save a checkpoint with {name}", f"sam-{name}.pth"
-        path = self.ask_save(self, title, suggestion, _CHECKPOINTS, (".pth", ".pt"))
+        path = self.ask_save(self, title, suggestion, _CHECKPOINTS, with_ending(".pth", ".pt"))
         if path is not None:
             self._work(lambda: workspace.export_model(name, path), f"Saved {path}")
 

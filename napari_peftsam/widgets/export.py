@@ -10,7 +10,8 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
-from napari_peftsam.export import FORMATS, ExportContext, export_labels
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
 from napari_peftsam.widgets._dialogs import ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
@@ -87,7 +88,14 @@ class ExportDock(Dock):
         suffix = chosen.suffixes[0]
         suggestion = f"{Path(name).stem}-objects{suffix}"
         filters = f"{chosen.title} (*{suffix})"
-        path = self.ask_save(self, "Export objects", suggestion, filters, chosen.suffixes)
+        try:
+            path = self.ask_save(
+                self, "Export objects", suggestion, filters,
+                lambda typed: export_target(typed, chosen.name),
+            )  # fmt: skip
+        except ConfigurationError as error:  # the ending of another format
+            self._failed(error)
+            return
         if path is None:
             return
         # Copies: the user goes on annotating while the file is written.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-from napari_peftsam.widgets._dialogs import ask_save
+from napari_peftsam.widgets._dialogs import ask_save, with_ending
 
 YES, NO = QMessageBox.StandardButton.Yes, QMessageBox.StandardButton.No
 
@@ -42,6 +42,6 @@ def test_names_are_completed_and_asked_about(
 
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (chosen, ""))
     monkeypatch.setattr(QMessageBox, "question", question)
-    path = ask_save(QWidget(), "Save", "there.pth", "*.pth", (".pth", ".pt"))
+    path = ask_save(QWidget(), "Save", "there.pth", "*.pth", with_ending(".pth", ".pt"))
     assert path == (None if expected is None else tmp_path / expected)
     assert len(asked) == (0 if answer is None else 1)

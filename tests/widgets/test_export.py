@@ -13,6 +13,7 @@ import tifffile
 import zarr
 from napari.utils.notifications import notification_manager
 from pycocotools.coco import COCO
+from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.export import FORMATS
 from napari_peftsam.widgets._session import session_of
@@ -112,6 +113,19 @@ def test_a_failure_is_told_and_leaves_the_older_file_whole(
     assert dock.status.text() == "Nothing was written."
     assert any("is not written to .png" in r.message for r in notification_manager.records)
     assert dock.export.isEnabled()
+
+
+def test_a_name_typed_with_the_ending_of_another_format_is_refused(
+    dock: ExportDock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_images(dock.viewer_session.session)
+    typed = str(tmp_path / "objects.json")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (typed, ""))
+    dock.format.setCurrentIndex(dock.format.findData("tiff"))
+    dock.export.click()
+    assert dock.status.text() == "Nothing was written."
+    assert any("is not written to .json" in r.message for r in notification_manager.records)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_changing_ones_mind_writes_nothing(dock: ExportDock, tmp_path: Path) -> None:
