@@ -96,11 +96,11 @@ def finetune(
     AdapterMismatchError
         If `start` or `incumbent` belongs to another base.
     """
-    trained = _trained_on(start, incumbent)
-    split = split_objects(planes, config.held_out, config.seed, trained)
-    trained = _union(trained, planes, split)
+    earlier = _trained_on(start, incumbent)
+    split = split_objects(planes, config.held_out, config.seed, earlier)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
     split = _visible(split, prepared)
+    trained = _union(earlier, planes, split)
     held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
     judge = incumbent or start
     before = _measure(model, judge, prepared, held_out)
@@ -108,17 +108,9 @@ def finetune(
     injection = apply_adapter(model, start) if start else inject(model, config.method)
     try:
         run = _Run(
-            model,
-            injection,
-            config,
-            split,
-            trained,
-            prepared,
-            held_out,
-            before,
-            judge is start,
-            stop,
-        )
+            model, injection, config, split, trained, prepared, held_out, before,
+            judge is start, stop,
+        )  # fmt: skip
         yield from _train(run)
     finally:
         injection.remove()
