@@ -13,13 +13,13 @@ from napari_peftsam.types import LabelArray, PixelArray
 
 
 def main() -> None:
-    """Train one stage; calling it again with the same folder resumes."""
+    """Train; calling it again with the same folder resumes."""
     options = _parser().parse_args()
     real = _real_images(options.real, options.real_names)
     config = PretrainingConfig(
         folder=options.output,
         steps=options.steps,
-        side=options.side,
+        sides=tuple(options.sides),
         images=options.images,
         objects=options.objects,
         learning_rate=options.learning_rate,
@@ -40,18 +40,23 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m napari_peftsam.training.pretrain",
         description="Train the built-in model; a second call with the same folder resumes.",
     )
-    add = parser.add_argument
+    defaults, add = PretrainingConfig, parser.add_argument
     add("--output", type=Path, required=True, help="run folder (kept out of git)")
-    add("--steps", type=int, default=3000, help="steps of this stage")
-    add("--side", type=int, default=128, help="crop side in model pixels")
-    add("--images", type=int, default=16, help="crops per step")
-    add("--objects", type=int, default=3, help="objects per crop")
-    add("--learning-rate", type=float, default=1e-3, help="peak learning rate")
-    add("--start", type=Path, help="checkpoint of an earlier stage to start from")
+    add("--steps", type=int, default=4000, help="steps of the whole run")
+    add("--sides", type=int, nargs="+", default=defaults.sides, help="crop sides to draw from")
+    add("--images", type=int, default=defaults.images, help="crops of the smallest side per step")
+    add("--objects", type=int, default=defaults.objects, help="objects per crop")
+    add("--learning-rate", type=float, default=defaults.learning_rate, help="peak learning rate")
+    add("--start", help="checkpoint to start from, e.g. builtin (default: random weights)")
     add("--seed", type=int, default=0, help="seed of crops, prompts and weights")
     add("--real", type=Path, help="folder with images/ and labels/ to mix in")
     add("--real-names", nargs="*", default=[], help="which of them, by stem (default: all)")
-    add("--real-share", type=float, default=0.25, help="share of crops from real images")
+    add(
+        "--real-share",
+        type=float,
+        default=defaults.real_share,
+        help="share of crops from real images",
+    )
     return parser
 
 

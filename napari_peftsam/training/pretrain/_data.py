@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from napari_peftsam.errors import ImageError
 from napari_peftsam.normalisation import normalise
@@ -42,44 +43,51 @@ class Batch:
     dense: Tensor
 
 
+@dataclass(frozen=True, eq=False)
 class CropStream(IterableDataset[Batch]):
     """Batches for `napari_peftsam.training.pretrain`.
 
-    Parameters
+    Every batch depends on the seed and its own number only, so that a resumed run sees
+    what an uninterrupted one would have seen.
+
+    Attributes
     ----------
-    side
-        Crop side in model pixels.
-    images, objects
-        Crops per batch and objects per crop.
+    sides
+        Crop sides in model pixels; each batch draws one of them.
+    images
+        Crops per batch of the smallest side; larger crops are fewer, for an equal area.
+    objects
+        Prompted objects per crop.
+    seed
+        Of everything that is drawn.
     real
         Pixels and labels of real images to mix in.
     real_share
         Probability that a crop comes from `real`.
+    first
+        Number of the first batch.
     """
 
-    def __init__(
-        self,
-        side: int,
-        images: int,
-        objects: int,
-        seed: int,
-        real: Sequence[tuple[PixelArray, LabelArray]] = (),
-        real_share: float = 0.25,
-    ) -> None:
-        self.side, self.images, self.objects, self.seed = side, images, objects, seed
-        self.real, self.real_share = tuple(real), real_share if real else 0.0
+    sides: Sequence[int]
+    images: int
+    objects: int
+    seed: int
+    real: Sequence[tuple[PixelArray, LabelArray]] = ()
+    real_share: float = 0.25
+    first: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        info = get_worker_info()
-        rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
-        while True:
-            crops = [self._crop(rng) for _ in range(self.images)]
-            images, masks, dense = (torch.stack(parts) for parts in zip(*crops, strict=True))
-            yield Batch(images, masks, dense)
+        for number in count(self.first):
+            rng = np.random.default_rng((self.seed, number))
+            side = int(rng.choice(self.sides))
+            images = max(1, round(self.images * (min(self.sides) / side) ** 2))
+            crops = [self._crop(side, rng) for _ in range(images)]
+            pixels, masks, dense = (torch.stack(parts) for parts in zip(*crops, strict=True))
+            yield Batch(pixels, masks, dense)
 
-    def _crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _crop(self, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         while True:
-            pixels, labels = self._source(rng)
+            pixels, labels = self._source(side, rng)
             numbers, counts = np.unique(labels[labels > 0], return_counts=True)
             numbers = numbers[counts >= _SMALLEST]
             if numbers.size == 0:
@@ -93,11 +101,11 @@ class CropStream(IterableDataset[Batch]):
             image = torch.from_numpy(_jitter(rgb, rng)).permute(2, 0, 1)
             return image.contiguous(), masks, torch.from_numpy(_dense_target(labels))
 
-    def _source(self, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
+    def _source(self, side: int, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
         """Return a crop at model scale: a random native size, zoomed to `side`."""
         zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2))))
-        native = max(32, round(self.side / zoom))
-        if rng.random() < self.real_share:
+        native = max(32, round(side / zoom))
+        if self.real and rng.random() < self.real_share:
             pixels, labels = self.real[rng.integers(len(self.real))]
             native = min(native, *labels.shape)
             top = rng.integers(labels.shape[0] - native + 1)
@@ -107,7 +115,7 @@ class CropStream(IterableDataset[Batch]):
         else:
             synthetic = generate_any((native, native), rng=rng)
             pixels, labels = synthetic.image, synthetic.labels
-        return _dihedral(*_zoom(pixels, labels, self.side), rng)
+        return _dihedral(*_zoom(pixels, labels, side), rng)
 
 
 def _zoom(pixels: PixelArray, labels: LabelArray, side: int) -> tuple[PixelArray, LabelArray]:

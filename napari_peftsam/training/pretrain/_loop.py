@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder
 from torch.utils.data import DataLoader
 
+from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import (
     DenseHead,
     SamModel,
@@ -29,39 +30,56 @@ from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["PretrainingConfig", "PretrainingStep", "pretrain"]
 
+_SEED_STRIDE = 1_000_003  # prompts of a step depend on the seed and the step, on nothing before
 _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost flat
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """One stage of pretraining.
+    """A run of pretraining. Equal options and weights to start from give equal results.
 
     Attributes
     ----------
     folder
-        Run folder: ``state.pt`` (to resume), ``log.jsonl`` and ``builtin.safetensors``
-        (averaged weights, half precision) are written there.
+        Run folder: ``state.pt`` (to resume) and ``builtin.safetensors`` (averaged weights,
+        half precision, with how they came about) are written there.
     steps
-        Step at which the stage ends, counted from the stage's start.
-    side
-        Crop side in model pixels, a multiple of 8 and at most the model's frame.
+        Number of steps; the learning rate falls to its `final_share` over them.
+    sides
+        Crop sides in model pixels, multiples of 8 and at most the model's frame; each
+        batch draws one of them (one that is there twice, twice as often). Large crops show
+        what surrounds an object, small ones are many.
+    images
+        Crops per batch of the smallest side; larger crops are fewer, for an equal area.
+    objects
+        Prompted objects per crop.
+    learning_rate
+        Its peak, after `warmup` steps.
+    average
+        Decay of the average over steps whose weights are the result.
+    save_every
+        Steps between two saved states.
+    seed
+        Of weights, crops and prompts.
     start
-        Checkpoint to start from (else random weights); ignored when resuming.
+        Checkpoint to start from, by name or path (else random weights).
+    real_share
+        Probability that a crop comes from the real images given to `pretrain`.
     """
 
     folder: Path
     steps: int
-    side: int = 128
-    images: int = 16
-    objects: int = 3
-    learning_rate: float = 1e-3
+    sides: tuple[int, ...] = (192, 192, 256, 384)
+    images: int = 8
+    objects: int = 4
+    learning_rate: float = 8e-4
     warmup: int = 100
     final_share: float = 0.02
     average: float = 0.998
     save_every: int = 50
     seed: int = 0
-    start: Path | None = None
-    real_share: float = 0.25
+    start: str | Path | None = None
+    real_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -77,24 +95,43 @@ class PretrainingStep:
 def pretrain(
     config: PretrainingConfig, real: Sequence[tuple[PixelArray, LabelArray]] = ()
 ) -> Iterator[PretrainingStep]:
-    """Train the built-in model; resume from the run folder if it holds a state."""
+    """Train the built-in model; resume from the run folder if it holds a state.
+
+    Parameters
+    ----------
+    config
+        The run.
+    real
+        Pixels ``(H, W)`` or ``(H, W, 3)`` and labels ``(H, W)`` of images to mix in.
+
+    Yields
+    ------
+    PretrainingStep
+        After every step.
+
+    Raises
+    ------
+    TrainingError
+        The run folder holds a run with other options, or from other weights.
+    """
     torch.manual_seed(config.seed)
     model = _initial_model(config)
+    recipe = _recipe(config, model, len(real))
     assert model.dense_head is not None
     network = torch.nn.ModuleList([model.sam, model.dense_head]).train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
     )
-    first = _resume(config, network, average, optimiser)
-    generator = torch.Generator().manual_seed(config.seed + first)
+    first = _resume(config, recipe, network, average, optimiser)
     stream = CropStream(
-        config.side, config.images, config.objects, config.seed + first, real, config.real_share
+        config.sides, config.images, config.objects, config.seed, real, config.real_share, first
     )
     batches: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=1))
     config.folder.mkdir(parents=True, exist_ok=True)
     for step in range(first, config.steps):
         began = time.perf_counter()
+        generator = torch.Generator().manual_seed(config.seed * _SEED_STRIDE + step)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config)
         with autocast("cpu"):
@@ -106,7 +143,7 @@ def pretrain(
         _update(average, network, min(config.average, (step + 1) / (step + 10)))
         done = PretrainingStep(step + 1, loss.item(), parts, time.perf_counter() - began)
         if done.step % config.save_every == 0 or done.step == config.steps:
-            _save(config, done.step, network, average, optimiser)
+            _save(config, recipe, done.step, network, average, optimiser)
         yield done
 
 
@@ -149,8 +186,20 @@ def _update(average: torch.nn.Module, network: torch.nn.Module, decay: float) ->
         mean.lerp_(value, 1 - decay)
 
 
+def _recipe(config: PretrainingConfig, model: SamModel, real: int) -> dict[str, str | float]:
+    """Return what the result depends on, to be kept with it."""
+    chosen: dict[str, str | float] = {
+        name: value if isinstance(value, (int, float)) else str(value)
+        for name, value in asdict(config).items()
+        if name not in ("folder", "save_every", "start")
+    }
+    start = "" if config.start is None else model.weights_hash
+    return chosen | {"start": start, "real_images": real}
+
+
 def _resume(
     config: PretrainingConfig,
+    recipe: dict[str, str | float],
     network: torch.nn.Module,
     average: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -159,6 +208,13 @@ def _resume(
     if not path.is_file():
         return 0
     state = torch.load(path, weights_only=True)
+    differing = [name for name, value in recipe.items() if state["recipe"].get(name) != value]
+    if differing:
+        begun = ", ".join(f"{name} {state['recipe'].get(name)!r}" for name in differing)
+        raise TrainingError(
+            f"the run in {config.folder} was begun with {begun}; give the same to go on with it, "
+            "or another output folder to begin a new one"
+        )
     network.load_state_dict(state["network"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
@@ -167,12 +223,14 @@ def _resume(
 
 def _save(
     config: PretrainingConfig,
+    recipe: dict[str, str | float],
     step: int,
     network: torch.nn.Module,
     average: torch.nn.ModuleList,
     optimiser: torch.optim.Optimizer,
 ) -> None:
     state = {
+        "recipe": recipe,
         "step": step,
         "network": network.state_dict(),
         "average": average.state_dict(),
@@ -185,5 +243,5 @@ def _save(
     weights = {k: v.half().contiguous() for k, v in sam.state_dict().items()}
     weights |= {f"dense_head.{k}": v.half().contiguous() for k, v in head.state_dict().items()}
     temporary = config.folder / "builtin.tmp"
-    save_file(weights, temporary, metadata={"training": json.dumps({"step": step})})
+    save_file(weights, temporary, metadata={"training": json.dumps({**recipe, "step": step})})
     temporary.replace(config.folder / "builtin.safetensors")
