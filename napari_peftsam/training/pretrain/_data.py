@@ -106,7 +106,7 @@ class CropStream(IterableDataset[Batch]):
         zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2))))
         native = max(32, round(side / zoom))
         if self.real and rng.random() < self.real_share:
-            pixels, labels = self.real[rng.integers(len(self.real))]
+            pixels, labels = self.real[int(rng.integers(len(self.real)))]
             native = min(native, *labels.shape)
             top = rng.integers(labels.shape[0] - native + 1)
             left = rng.integers(labels.shape[1] - native + 1)
