@@ -53,5 +53,12 @@ def _text(report: EvaluationReport) -> str:
         f"{report.objects} objects in {report.images} images, {report.skipped_small} too small\n"
         f"IoU from one point {report.point_iou:.3f}, from a box {report.box_iou:.3f}\n"
         f"IoU after 1, 2, ... clicks: {curve}\n"
-        f"clicks to 80 % IoU {report.noc80:.2f}, to 90 % IoU {report.noc90:.2f}"
+        f"clicks to 80 % IoU {report.noc80:.2f}, to 90 % IoU {report.noc90:.2f}\n"
+        f"correlation of predicted score and IoU {_number(report.score_correlation)}; within the "
+        f"candidates of one object {_number(report.score_ranking)} (area instead of score "
+        f"{_number(report.area_ranking)})"
     )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -2,9 +2,11 @@
 
 from napari_peftsam.evaluation.clicks import (
     BatchPredictor,
+    Candidates,
     box_ious,
     click_ious,
     clicks_to_reach,
+    first_candidates,
 )
 from napari_peftsam.evaluation.evaluate import (
     EvaluationConfig,
@@ -28,6 +30,7 @@ from napari_peftsam.evaluation.replay import replay
 __all__ = [
     "MSA_THRESHOLDS",
     "BatchPredictor",
+    "Candidates",
     "EvaluationConfig",
     "EvaluationEvent",
     "EvaluationProgress",
@@ -40,6 +43,7 @@ __all__ = [
     "click_ious",
     "clicks_to_reach",
     "evaluate",
+    "first_candidates",
     "first_click",
     "iou",
     "match_instances",

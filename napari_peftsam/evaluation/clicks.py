@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.evaluation.prompts import Target
 from napari_peftsam.types import FloatArray, Prediction, Prompts
 
-__all__ = ["BatchPredictor", "box_ious", "click_ious", "clicks_to_reach"]
+__all__ = [
+    "BatchPredictor",
+    "Candidates",
+    "box_ious",
+    "click_ious",
+    "clicks_to_reach",
+    "first_candidates",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,6 +38,68 @@ class BatchPredictor(Protocol):
     ) -> list[Prediction]:
         """Return one `Prediction` per object, its best candidate first."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """All candidates after one click, each array ``(objects, candidates)``.
+
+    Attributes
+    ----------
+    scores
+        Predicted IoU.
+    areas
+        Pixels of the mask.
+    ious
+        True IoU.
+    """
+
+    scores: Floats
+    areas: Floats
+    ious: Floats
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of all objects of several images."""
+        return cls(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.areas for part in parts]),
+            np.concatenate([part.ious for part in parts]),
+        )
+
+    @property
+    def score_correlation(self) -> float | None:
+        """Pearson's correlation of score and IoU over all candidates of all objects."""
+        return _correlation(self.scores, self.ious)
+
+    @property
+    def score_ranking(self) -> float | None:
+        """How well scores rank the candidates of one object: rank correlation with IoU.
+
+        Ranks are taken within each object and correlated over all; None if the
+        candidates do not differ.
+        """
+        return _correlation(_ranks(self.scores), _ranks(self.ious))
+
+    @property
+    def area_ranking(self) -> float | None:
+        """The same for the area in place of the score: what a score must be better than."""
+        return _correlation(_ranks(self.areas), _ranks(self.ious))
+
+
+def first_candidates(
+    predictor: BatchPredictor, embedding: Embedding, targets: Sequence[Target]
+) -> Candidates:
+    """Return the candidates of every object after its first click."""
+    prompts = [Prompts((target.first_click(),)) for target in targets]
+    predictions = predictor.predict_many(embedding, prompts)
+    return Candidates(
+        np.array([p.scores for p in predictions], float),
+        np.array([p.masks.sum((1, 2)) for p in predictions], float),
+        np.array(
+            [[t.iou(m) for m in p.masks] for t, p in zip(targets, predictions, strict=True)], float
+        ),
+    )
 
 
 def box_ious(predictor: BatchPredictor, embedding: Embedding, targets: Sequence[Target]) -> Floats:
@@ -87,3 +158,15 @@ def clicks_to_reach(curves: Floats, threshold: float) -> Floats:
     first = np.argmax(reached, axis=1) + 1.0
     counts: Floats = np.where(reached.any(axis=1), first, float(curves.shape[1]))
     return counts
+
+
+def _ranks(values: Floats) -> Floats:
+    """Rank each row, centred on its middle; equal values share their mean rank."""
+    ranks: Floats = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
+    return ranks
+
+
+def _correlation(first: Floats, second: Floats) -> float | None:
+    if first.size < 2 or first.std() == 0 or second.std() == 0:
+        return None
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])

@@ -26,10 +26,12 @@ from napari_peftsam.evaluation._objects import (
 )
 from napari_peftsam.evaluation.clicks import (
     BatchPredictor,
+    Candidates,
     Floats,
     box_ious,
     click_ious,
     clicks_to_reach,
+    first_candidates,
 )
 from napari_peftsam.evaluation.prompts import Target
 from napari_peftsam.models import SamModel
@@ -111,6 +113,10 @@ class EvaluationReport:
     noc80, noc90
         Number of clicks to reach IoU 0.8 and 0.9; objects that never reach it count with
         all clicks.
+    score_correlation, score_ranking, area_ranking
+        Of the candidates after one click: how predicted scores agree with true IoUs over
+        all objects, how they rank the candidates of one object, and how mere area would.
+        In [-1, 1], see `Candidates`; None where nothing differs.
     """
 
     images: int
@@ -121,8 +127,11 @@ class EvaluationReport:
     iou_at_clicks: tuple[float, ...]
     noc80: float
     noc90: float
+    score_correlation: float | None
+    score_ranking: float | None
+    area_ranking: float | None
 
-    def to_dict(self) -> dict[str, int | float | list[float]]:
+    def to_dict(self) -> dict[str, int | float | list[float] | None]:
         """Return the figures, ready for JSON."""
         return {**asdict(self), "iou_at_clicks": list(self.iou_at_clicks)}
 
@@ -170,19 +179,26 @@ def evaluate(
     images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
     selection = select_objects(images, config.min_area, config.max_objects, config.seed)
     yield EvaluationStarted(len(selection.labels), selection.objects, selection.skipped_small)
-    boxes: list[Floats] = []
-    curves: list[Floats] = []
+    measured: list[_Measured] = []
     done = 0
     for index, chosen in selection.labels.items():
         name, pixels, labels = images[index]
         span = _Span(name, done / selection.objects, len(chosen) / selection.objects)
         embedding = yield from _embed(model, pixels, adapter, store, span)
         targets = targets_of(labels, chosen)
-        box, curve = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
-        boxes.append(box)
-        curves.append(curve)
+        part = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
+        measured += part
         done += len(chosen)
-    yield _report(selection, np.concatenate(boxes), np.concatenate(curves))
+    yield _report(selection, measured)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Figures of some objects: IoUs ``(objects,)``, ``(objects, clicks)``, and candidates."""
+
+    boxes: Floats
+    curves: Floats
+    candidates: Candidates
 
 
 @dataclass(frozen=True)
@@ -220,22 +236,27 @@ def _measure(
     targets: Sequence[Target],
     clicks: int,
     span: _Span,
-) -> Generator[EvaluationProgress, None, tuple[Floats, Floats]]:
-    """Return box IoUs ``(objects,)`` and IoUs after every click ``(objects, clicks)``."""
-    boxes, curves = np.zeros(len(targets)), np.zeros((len(targets), clicks))
+) -> Generator[EvaluationProgress, None, list[_Measured]]:
+    """Measure all objects of one image, in batches."""
+    measured: list[_Measured] = []
     size = max(1, _MASK_BYTES // (embedding.frame.height * embedding.frame.width))
     for start in range(0, len(targets), size):
         batch = targets[start : start + size]
-        part = slice(start, start + len(batch))
-        boxes[part] = box_ious(predictor, embedding, batch)
+        boxes = box_ious(predictor, embedding, batch)
+        candidates = first_candidates(predictor, embedding, batch)
+        curves = np.zeros((len(batch), clicks))
         for click, ious in enumerate(click_ious(predictor, embedding, batch, clicks)):
-            curves[part, click] = ious
+            curves[:, click] = ious
             done = (start + len(batch) * (click + 1) / clicks) / len(targets)
             yield span.at(_EMBEDDING_SHARE + (1 - _EMBEDDING_SHARE) * done)
-    return boxes, curves
+        measured.append(_Measured(boxes, curves, candidates))
+    return measured
 
 
-def _report(selection: Selection, boxes: Floats, curves: Floats) -> EvaluationReport:
+def _report(selection: Selection, measured: Sequence[_Measured]) -> EvaluationReport:
+    boxes = np.concatenate([part.boxes for part in measured])
+    curves = np.concatenate([part.curves for part in measured])
+    candidates = Candidates.concatenated([part.candidates for part in measured])
     at_clicks = tuple(float(v) for v in curves.mean(axis=0))
     return EvaluationReport(
         images=len(selection.labels),
@@ -246,4 +267,7 @@ def _report(selection: Selection, boxes: Floats, curves: Floats) -> EvaluationRe
         iou_at_clicks=at_clicks,
         noc80=float(clicks_to_reach(curves, 0.8).mean()),
         noc90=float(clicks_to_reach(curves, 0.9).mean()),
+        score_correlation=candidates.score_correlation,
+        score_ranking=candidates.score_ranking,
+        area_ranking=candidates.area_ranking,
     )

@@ -36,6 +36,7 @@ MODEL_KEYS = [
 ]  # fmt: skip
 EVALUATE_KEYS = [
     "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
+    "score_correlation", "score_ranking", "area_ranking",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from napari_peftsam.embeddings import Embedding, EmbeddingKey, EmbeddingStore, encode_one
 from napari_peftsam.errors import ImageError, LabelError, PromptError
 from napari_peftsam.evaluation import (
+    Candidates,
     EvaluationConfig,
     EvaluationProgress,
     EvaluationReport,
@@ -20,6 +21,7 @@ from napari_peftsam.evaluation import (
     click_ious,
     clicks_to_reach,
     evaluate,
+    first_candidates,
     iou,
     replay,
 )
@@ -45,6 +47,9 @@ KEYS = [
     "iou_at_clicks",
     "noc80",
     "noc90",
+    "score_correlation",
+    "score_ranking",
+    "area_ranking",
 ]
 
 
@@ -111,6 +116,45 @@ def test_boxes_are_tight() -> None:
 )
 def test_clicks_to_reach(curve: list[float], threshold: float, clicks: int) -> None:
     assert clicks_to_reach(np.array([curve]), threshold).tolist() == [clicks]
+
+
+@pytest.mark.parametrize(
+    ("scores", "ious", "correlation", "ranking"),
+    [
+        pytest.param([[1, 2, 3], [1, 2, 3]], [[1, 2, 3], [1, 2, 3]], 1, 1, id="in order"),
+        pytest.param([[3, 2, 1], [3, 2, 1]], [[1, 2, 3], [1, 2, 3]], -1, -1, id="reversed"),
+        pytest.param([[1, 2], [11, 12]], [[12, 11], [2, 1]], -1, -1, id="two objects"),
+        pytest.param(
+            [[1, 2], [11, 12]], [[2, 1], [12, 11]], 0.98, -1, id="objects, not candidates"
+        ),
+        pytest.param([[1, 1], [1, 1]], [[1, 2], [2, 3]], None, None, id="scores all equal"),
+        pytest.param([[1], [2]], [[1], [2]], 1, None, id="one candidate"),
+    ],
+)
+def test_scores_are_compared_with_the_truth(
+    scores: list[list[float]],
+    ious: list[list[float]],
+    correlation: float | None,
+    ranking: float | None,
+) -> None:
+    values, truth = np.array(scores, float), np.array(ious, float)
+    candidates = Candidates(scores=values, areas=-values, ious=truth)
+    assert candidates.score_correlation == pytest.approx(correlation, abs=0.005)
+    assert candidates.score_ranking == pytest.approx(ranking)
+    assert candidates.area_ranking == pytest.approx(None if ranking is None else -ranking)
+
+
+def test_candidates_are_those_of_the_first_click() -> None:
+    model = build_tiny()
+    embedding, predictor = encode_one(model, PIXELS), Predictor(model)
+    found = first_candidates(predictor, embedding, targets(4, 900))
+    for row, label in enumerate((4, 900)):
+        click = Prompts((Target.from_mask(label == LABELS).first_click(),))
+        prediction = predictor.predict(embedding, click)
+        np.testing.assert_allclose(found.scores[row], prediction.scores, atol=1e-5)
+        assert found.areas[row].tolist() == [mask.sum() for mask in prediction.masks]
+        expected = [iou(mask, label == LABELS) for mask in prediction.masks]
+        np.testing.assert_allclose(found.ious[row], expected)
 
 
 def run(**options: int) -> EvaluationReport:
