@@ -8,7 +8,7 @@ from ._console import emit
 from ._options import Json
 
 if TYPE_CHECKING:
-    from napari_peftsam.models import ModelEntry
+    from napari_peftsam.models import ImageKind, ModelEntry
 
 __all__ = ["models"]
 
@@ -16,17 +16,24 @@ __all__ = ["models"]
 def models(as_json: Json = False) -> None:
     """List the models that can be named and whether they are on this computer.
 
-    `napari-peftsam download NAME` gets one that is not. Models of your own are listed in
+    Last comes which to start with, by kind of image, on this computer's device.
+    `napari-peftsam download NAME` gets one that is not here. Models of your own are listed in
     models.toml, see the README.
     """
-    from napari_peftsam.models import available_models
+    from napari_peftsam.models import IMAGE_KINDS, available_models, recommend
 
     entries = available_models()
-    values = [_values(entry) for entry in entries]
-    emit({"models": values}, as_json, "\n".join(_text(entry) for entry in entries))
+    chosen = {kind: recommend(kind) for kind in IMAGE_KINDS}
+    values = [
+        _values(entry, [kind for kind, choice in chosen.items() if choice.name == entry.name])
+        for entry in entries
+    ]
+    advice = (f"{IMAGE_KINDS[kind]}: {choice.name}" for kind, choice in chosen.items())
+    text = [*map(_text, entries), f"recommended on this computer for {'; '.join(advice)}"]
+    emit({"models": values}, as_json, "\n".join(text))
 
 
-def _values(entry: ModelEntry) -> dict[str, Any]:
+def _values(entry: ModelEntry, recommended_for: list[ImageKind]) -> dict[str, Any]:
     return {
         "name": entry.name,
         "title": entry.title,
@@ -39,6 +46,7 @@ def _values(entry: ModelEntry) -> dict[str, Any]:
         "available": entry.available,
         "path": str(entry.path) if entry.path else None,
         "decoder_available": entry.decoder_path is not None if entry.has_decoder else None,
+        "recommended_for": recommended_for,
     }
 
 

@@ -8,7 +8,7 @@ from napari_peftsam.models.build import (
     decoder_state_dict,
     read_state_dict,
 )
-from napari_peftsam.models.device import DEVICES, autocast, pick_device
+from napari_peftsam.models.device import DEVICES, autocast, device_memory, pick_device
 from napari_peftsam.models.download import (
     DownloadEvent,
     DownloadFinished,
@@ -26,11 +26,19 @@ from napari_peftsam.models.model import (
 )
 from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 from napari_peftsam.models.preprocess import frame_of, standardise, to_model_input
+from napari_peftsam.models.recommendation import (
+    IMAGE_KINDS,
+    ImageKind,
+    Recommendation,
+    guess_image_kind,
+    recommend,
+)
 from napari_peftsam.models.registry import REGISTRY, available_models, find_model, model_names
 
 __all__ = [
     "ARCHITECTURES",
     "DEVICES",
+    "IMAGE_KINDS",
     "REGISTRY",
     "Architecture",
     "ConvStem",
@@ -38,9 +46,11 @@ __all__ = [
     "DownloadEvent",
     "DownloadFinished",
     "DownloadProgress",
+    "ImageKind",
     "ModelEntry",
     "Part",
     "PromptDrawing",
+    "Recommendation",
     "RemoteFile",
     "SamModel",
     "architecture",
@@ -51,16 +61,19 @@ __all__ = [
     "build_tiny",
     "construct",
     "decoder_state_dict",
+    "device_memory",
     "download",
     "encode_crop",
     "encode_steps",
     "encode_tensor",
     "find_model",
     "frame_of",
+    "guess_image_kind",
     "hash_weights",
     "model_names",
     "pick_device",
     "read_state_dict",
+    "recommend",
     "standardise",
     "to_model_input",
 ]

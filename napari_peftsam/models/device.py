@@ -6,7 +6,7 @@ import torch
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["DEVICES", "autocast", "pick_device"]
+__all__ = ["DEVICES", "autocast", "device_memory", "pick_device"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -31,6 +31,22 @@ def pick_device(device: str = "auto") -> str:
     if not found[device]:
         raise ConfigurationError(f"no {device} device was found on this computer: use 'auto'")
     return device
+
+
+def device_memory(device: str = "auto") -> int | None:
+    """Return the bytes of memory that a GPU has, in all; None for the CPU.
+
+    Raises
+    ------
+    ConfigurationError
+        As `pick_device`.
+    """
+    kind = pick_device(device)
+    if kind == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    if kind == "mps":  # of the memory it shares with the CPU
+        return int(torch.mps.recommended_max_memory())
+    return None
 
 
 def autocast(device: str) -> torch.autocast:

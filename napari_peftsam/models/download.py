@@ -91,7 +91,7 @@ def download(
         if target.is_file():  # perhaps only since another process has let go of the lock
             yield DownloadFinished(target, was_here=True)
             return
-        kept = PartFile(target.with_name(f"{target.name}.part"))
+        kept = PartFile(entry.unfinished(part, folder))
         yield from _receive(remote, kept, timeout)
         _verify(remote, kept)
         kept.path.replace(target)

@@ -122,6 +122,11 @@ class ModelEntry:
         kind = "-decoder" if part == "decoder" else ""
         return (folder or self.folder or model_folder()) / f"{self.name}{kind}-{version}{suffix}"
 
+    def unfinished(self, part: Part = "encoder", folder: Path | None = None) -> Path:
+        """Return where a download keeps what has come so far, see `target`."""
+        target = self.target(part, folder)
+        return target.with_name(f"{target.name}.part")
+
     def absence(self, part: Part = "encoder") -> str:
         """Say in one line that a part is not on this computer, and how to get it."""
         if part == "encoder" and self.file is not None:

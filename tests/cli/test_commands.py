@@ -32,7 +32,7 @@ FINETUNE_KEYS = [
 ]  # fmt: skip
 MODEL_KEYS = [
     "name", "title", "purpose", "architecture", "megabytes", "license", "citation", "source",
-    "available", "path", "decoder_available",
+    "available", "path", "decoder_available", "recommended_for",
 ]  # fmt: skip
 EVALUATE_KEYS = [
     "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
