@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,3 +66,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def own_models(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return a function that writes the user's ``models.toml``."""
+    monkeypatch.setenv("NAPARI_PEFTSAM_CONFIG", str(user_folder))
+
+    def write(text: str) -> Path:
+        path = user_folder / "models.toml"
+        path.write_text(text)
+        return path
+
+    return write

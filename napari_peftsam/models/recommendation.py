@@ -19,7 +19,7 @@ electron microscopy, colour images (stained tissue, photographs)."""
 IMAGE_KINDS: dict[ImageKind, str] = dict(
     zip(
         get_args(ImageKind),
-        ("light microscopy", "electron microscopy", "histology and other colour"),
+        ("light microscopy", "electron microscopy", "histology, colour"),
         strict=True,
     )
 )

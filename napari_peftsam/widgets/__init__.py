@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.annotate import AnnotateDock
     from napari_peftsam.widgets.export import ExportDock
     from napari_peftsam.widgets.finetune import FinetuneDock
+    from napari_peftsam.widgets.models import ModelsDock
 
-__all__ = ["AdaptersDock", "AnnotateDock", "ExportDock", "FinetuneDock"]
+__all__ = ["AdaptersDock", "AnnotateDock", "ExportDock", "FinetuneDock", "ModelsDock"]
 
 _MODULES = {
     "AdaptersDock": "adapters",
     "AnnotateDock": "annotate",
     "ExportDock": "export",
     "FinetuneDock": "finetune",
+    "ModelsDock": "models",
 }
 
 

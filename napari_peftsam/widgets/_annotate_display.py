@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets._answers import Answers
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["AnnotateDisplay"]
+__all__ = ["AnnotateDisplay", "ModelAction"]
 
 _HINT_TIME = 4000  # ms
 _MARKS = {"none": "", "loading": "◌", "ready": "● ready", "stopped": "◌ stopped", "failed": "⚠"}
-_BROWSE = "Browse checkpoint…"
+
+
+class ModelAction(Enum):
+    """What else the list of models offers besides models."""
+
+    MORE = "More models…"
+    BROWSE = "Browse checkpoint…"
 
 
 class AnnotateDisplay:
@@ -52,6 +59,7 @@ class AnnotateDisplay:
             (owner.ready, self.show_sources),
             (owner.status_changed, self.show_sources),
             (owner.model_changed, self.show_sources),
+            (owner.models_changed, self.show_sources),
             (owner.adapters_changed, self.show_sources),
             (layers.images_changed, self.show_sources),
             (layers.image_changed, self.show_all),
@@ -96,9 +104,8 @@ class AnnotateDisplay:
         if live and live not in [data for _, data in items]:
             items.append((Path(live).name, live))
         sources = [data for _, data in items]
-        fill_combo(
-            view.model, [*items, (_BROWSE, None)], sources.index(live) if live in sources else -1
-        )
+        actions = [(action.value, action) for action in ModelAction]
+        fill_combo(view.model, [*items, *actions], sources.index(live) if live in sources else -1)
         view.model.setEnabled(owner.workspace is not None)
         if owner.loading:
             view.model_status.setText("◌ loading")

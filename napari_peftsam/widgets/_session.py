@@ -43,6 +43,8 @@ class SessionState(SignalGroup):
     """`ViewerSession.loading` or `ViewerSession.error` changed."""
     model_changed = Signal()
     """Another model is live."""
+    models_changed = Signal()
+    """A model was downloaded."""
     adapters_changed = Signal()
     """The list of adapters changed, or another one is live."""
     closed = Signal()

@@ -8,13 +8,14 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._annotate_display import AnnotateDisplay
+from napari_peftsam.widgets._annotate_display import AnnotateDisplay, ModelAction
 from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._answers import Answers
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._worker import run
+from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +144,10 @@ class AnnotateDock(Dock):
     def _model_chosen(self, index: int) -> None:
         owner = self.viewer_session
         source = self.view.model.itemData(index)
-        if source is None:
+        if source is ModelAction.MORE:
+            show_models(owner.viewer)
+            source = ""
+        elif source is ModelAction.BROWSE:
             source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
         if source and source != owner.source:  # again would only end what is under way
             owner.load_model(source)

@@ -63,12 +63,19 @@ def open_viewer(
 
 def add_docks(viewer: napari.Viewer) -> None:
     """Add all docks on the right: Annotate above, the others below, one behind the other."""
-    from napari_peftsam.widgets import AdaptersDock, AnnotateDock, ExportDock, FinetuneDock
+    from napari_peftsam.widgets import (
+        AdaptersDock,
+        AnnotateDock,
+        ExportDock,
+        FinetuneDock,
+        ModelsDock,
+    )
 
     window = viewer.window
     window.add_dock_widget(AnnotateDock(viewer), name="Annotate", area="right")
     finetune = window.add_dock_widget(FinetuneDock(viewer), name="Finetune", area="right")
-    for name, dock in (("Adapters", AdaptersDock), ("Export", ExportDock)):
+    below = (("Adapters", AdaptersDock), ("Models", ModelsDock), ("Export", ExportDock))
+    for name, dock in below:
         window.add_dock_widget(dock(viewer), name=name, area="right", tabify=True)
     # Tabs that are added later come to the front, once the event loop has run.
     qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)

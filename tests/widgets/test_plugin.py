@@ -8,7 +8,13 @@ import napari
 import numpy as np
 import pytest
 
-from napari_peftsam.widgets import AdaptersDock, AnnotateDock, ExportDock, FinetuneDock
+from napari_peftsam.widgets import (
+    AdaptersDock,
+    AnnotateDock,
+    ExportDock,
+    FinetuneDock,
+    ModelsDock,
+)
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets.launch import add_docks
 from tests.widgets._annotate_cases import settle
@@ -17,6 +23,7 @@ DOCKS = {
     "Annotate": AnnotateDock,
     "Finetune": FinetuneDock,
     "Adapters": AdaptersDock,
+    "Models": ModelsDock,
     "Export": ExportDock,
 }
 

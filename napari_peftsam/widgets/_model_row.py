@@ -1,0 +1,165 @@
+"""One model in the list of models; shows what it is told and decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_peftsam.widgets._parts import push_button, text_label
+
+if TYPE_CHECKING:
+    from napari_peftsam.models import DownloadProgress, ModelEntry
+
+__all__ = ["ModelRow", "RowState"]
+
+_PARTS = 1000
+_CITE = "cite"
+
+
+@dataclass(frozen=True)
+class RowState:
+    """What a row shows besides the model's description.
+
+    Attributes
+    ----------
+    live, loading
+        The model answers prompts, or is about to.
+    recommended
+        It is the one to start with.
+    downloading
+        It is coming; how far is in `progress`, None until the server has answered.
+    failure
+        Why it could not be downloaded; empty otherwise.
+    """
+
+    live: bool = False
+    loading: bool = False
+    recommended: bool = False
+    downloading: bool = False
+    progress: DownloadProgress | None = None
+    failure: str = ""
+
+
+class ModelRow(QFrame):
+    """Name, size, purpose, licence, citation, and the button for the next step.
+
+    Parameters
+    ----------
+    entry
+        The model.
+    """
+
+    def __init__(self, entry: ModelEntry) -> None:
+        super().__init__()
+        self.entry = entry
+        self.title = QLabel()
+        self.title.setTextFormat(Qt.TextFormat.RichText)
+        self.title.setToolTip(entry.title)
+        self.megabytes = QLabel(f"{entry.megabytes:,} MB" if entry.megabytes else "")
+        self.purpose = text_label(entry.purpose or entry.title)
+        self.terms = QLabel(_terms(entry))
+        self.terms.setTextFormat(Qt.TextFormat.RichText)
+        self.terms.setToolTip(entry.citation)
+        self.terms.linkActivated.connect(self._link)
+        self.state = QLabel()
+        self.action = push_button()
+        self.stop = push_button("✕", "Stop; what has come is kept")
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(6)
+        self.failure = text_label()
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        top, bottom = QHBoxLayout(), QHBoxLayout()
+        top.addWidget(self.title, 1)
+        top.addWidget(self.megabytes)
+        bottom.addWidget(self.terms, 1)
+        for widget in (self.state, self.action, self.stop):
+            bottom.addWidget(widget)
+        self.stop.setFixedWidth(30)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 4, 0, 6)
+        layout.setSpacing(3)
+        layout.addLayout(top)
+        layout.addWidget(self.purpose)
+        layout.addLayout(bottom)
+        layout.addWidget(self.progress)
+        layout.addWidget(self.failure)
+
+    def show_state(self, state: RowState) -> None:
+        """Show what can be done with the model now."""
+        entry, here = self.entry, self.entry.available
+        star = "★ " if state.recommended else ""
+        self.title.setText(f"<b>{star}{escape(entry.name)}</b>")
+        self._show_action(state, here)
+        self.stop.setVisible(state.downloading)
+        self.progress.setVisible(state.downloading)
+        self.failure.setVisible(bool(state.failure))
+        self.failure.setText(f"⚠ {state.failure}")
+        if state.progress is None or not state.progress.total:
+            self.progress.setRange(0, 0)  # busy
+        else:
+            self.progress.setRange(0, _PARTS)
+            self.progress.setValue(round(_PARTS * state.progress.fraction))
+
+    def _show_action(self, state: RowState, here: bool) -> None:
+        text = _state_text(self.entry, state, here)
+        self.state.setText(text)
+        self.action.setVisible(not text)
+        if here:
+            self.action.setText("Use")
+            self.action.setToolTip(f"Answer prompts with {self.entry.title}")
+        else:
+            begun = bool(self.entry.url) and self.entry.unfinished().is_file()
+            self.action.setText("Resume" if begun else "Download")
+            self.action.setToolTip(f"From {self.entry.url}")
+
+    def _link(self, target: str) -> None:
+        clipboard = QGuiApplication.clipboard()
+        if target == _CITE and clipboard is not None:
+            clipboard.setText(self.entry.citation)
+            below = self.terms.mapToGlobal(self.terms.rect().bottomLeft())
+            QToolTip.showText(below, "Copied", self.terms)
+
+
+def _state_text(entry: ModelEntry, state: RowState, here: bool) -> str:
+    if state.downloading:
+        return _progress_text(state.progress)
+    if state.loading:
+        return "◌ loading"
+    if state.live:
+        return "● in use"
+    return "" if here or entry.url else "⚠ missing"
+
+
+def _progress_text(progress: DownloadProgress | None) -> str:
+    if progress is None:
+        return "◌ connecting"
+    total = f" of {progress.total / 1e6:,.0f}" if progress.total else ""
+    return f"{progress.received / 1e6:,.0f}{total} MB"
+
+
+def _terms(entry: ModelEntry) -> str:
+    cite = f'<a href="{_CITE}" style="color: gray">cite</a>' if entry.citation else ""
+    return " · ".join(part for part in (escape(entry.license), cite) if part)
+
+
+def separator() -> QWidget:
+    """Return a line between two rows."""
+    line = QFrame()
+    line.setFrameShape(QFrame.Shape.HLine)
+    return line

@@ -1,0 +1,220 @@
+"""The list of models: what is told of each, downloading, choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from napari.utils.notifications import notification_manager
+from qtpy.QtGui import QGuiApplication
+
+from napari_peftsam.models import REGISTRY, build_tiny
+from napari_peftsam.samples import generate
+from napari_peftsam.widgets._annotate_display import ModelAction
+from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets.annotate import AnnotateDock
+from napari_peftsam.widgets.models import ModelsDock
+from tests.models._server import Server, serve
+from tests.widgets._annotate_cases import settle, wait
+
+if TYPE_CHECKING:
+    import napari
+
+OTHER = 5  # the seed of the model on the server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Return a server that has a tiny checkpoint."""
+    torch.save(build_tiny(OTHER).sam.state_dict(), tmp_path / "other.pt")
+    with serve((tmp_path / "other.pt").read_bytes()) as running:
+        yield running
+
+
+@pytest.fixture
+def viewer(
+    make_napari_viewer: Callable[..., napari.Viewer],
+    own_models: Callable[[str], Path],
+    server: Server,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> napari.Viewer:
+    """Return a viewer whose user has one model of their own, on the server."""
+    monkeypatch.setenv("NAPARI_PEFTSAM_MODELS", str(tmp_path / "models"))
+    own_models(
+        f'[[model]]\nname = "ours"\nurl = "{server.url}"\nmegabytes = 1\n'
+        'purpose = "Our nuclei."\nlicense = "CC0-1.0"\ncitation = "Us, 2026"\n'
+    )
+    viewer = make_napari_viewer()
+    session_of(viewer).open(tiny_checkpoint)
+    return viewer
+
+
+@pytest.fixture
+def dock(viewer: napari.Viewer) -> ModelsDock:
+    """Return the dock, its list filled."""
+    dock = ModelsDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Models")
+    wait(lambda: dock.viewer_session.has_model and dock._rows)
+    return dock
+
+
+def _said(text: str) -> bool:
+    return any(text in record.message for record in notification_manager.records)
+
+
+def _download(dock: ModelsDock) -> None:
+    dock.row("ours").action.click()
+    wait(lambda: "ours" not in dock.downloads.progress)
+
+
+def test_every_model_is_listed_with_what_one_must_know(dock: ModelsDock) -> None:
+    assert list(dock._rows) == [*REGISTRY, "ours"]
+    for name, row in dock._rows.items():
+        entry = row.entry
+        assert name in row.title.text()
+        assert row.megabytes.text() == f"{entry.megabytes:,} MB"
+        assert row.purpose.text() == entry.purpose
+        assert entry.license in row.terms.text()
+        assert row.terms.toolTip() == entry.citation
+        assert not row.action.isHidden()
+        assert row.action.text() == ("Use" if entry.available else "Download")
+        assert row.progress.isHidden()
+    assert dock.minimumSizeHint().width() <= 320
+
+
+def test_a_citation_can_be_copied(dock: ModelsDock) -> None:
+    dock.row("vit_b").terms.linkActivated.emit("cite")
+    clipboard = QGuiApplication.clipboard()
+    assert clipboard is not None
+    assert clipboard.text() == REGISTRY["vit_b"].citation
+
+
+def test_a_model_is_downloaded_and_used(dock: ModelsDock, viewer: napari.Viewer) -> None:
+    annotate = AnnotateDock(viewer)
+    viewer.window.add_dock_widget(annotate, name="Annotate")
+    combo, row, owner = annotate.view.model, dock.row("ours"), dock.viewer_session
+    assert combo.findText("ours") < 0
+    _download(dock)
+    assert row.action.text() == "Use"
+    assert combo.findText("ours") >= 0
+    assert _said("ours is on this computer now")
+    row.action.click()
+    wait(lambda: owner.source == "ours")
+    settle()
+    assert (row.state.text(), row.action.isHidden()) == ("● in use", True)
+    assert combo.currentText() == "ours"
+    assert owner.require().engine.model.weights_hash == build_tiny(OTHER).weights_hash
+
+
+def test_a_download_is_stopped_and_goes_on(dock: ModelsDock, server: Server) -> None:
+    row = dock.row("ours")
+    server.does.stall = 150_000  # bytes, of 200,000
+    row.action.click()
+    wait(lambda: (p := dock.downloads.progress.get("ours")) is not None and p.received)
+    assert row.progress.maximum() > 0
+    assert "of" in row.state.text()
+    assert row.action.isHidden()
+    row.stop.click()
+    assert row.progress.isHidden()
+    assert row.action.text() == "Resume"
+    assert not row.entry.available
+    server.does.ending.set()
+    wait(lambda: not dock.viewer_session.workers)
+    server.does.stall = None
+    _download(dock)
+    assert row.entry.available
+    assert server.does.asked_from[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "reason"),
+    [
+        pytest.param({"status": 404}, "404", id="not there"),
+        pytest.param({"cut": 150_000}, "again", id="cut short"),
+    ],
+)
+def test_a_failed_download_says_why_and_can_be_tried_again(
+    misbehaviour: dict[str, int], reason: str, dock: ModelsDock, server: Server
+) -> None:
+    for name, value in misbehaviour.items():
+        setattr(server.does, name, value)
+    _download(dock)
+    row = dock.row("ours")
+    assert reason in row.failure.text()
+    assert not row.failure.isHidden()
+    assert _said(dock.downloads.failures["ours"])
+    server.does.status, server.does.cut = 200, None
+    _download(dock)
+    assert row.entry.available
+    assert row.failure.isHidden()
+
+
+def test_a_download_outlives_the_dock(
+    dock: ModelsDock, viewer: napari.Viewer, server: Server
+) -> None:
+    server.does.stall = 150_000  # bytes, of 200,000
+    dock.row("ours").action.click()
+    wait(lambda: dock.downloads.progress.get("ours") is not None)
+    viewer.window.remove_dock_widget(dock)
+    again = ModelsDock(viewer)
+    viewer.window.add_dock_widget(again, name="Models again")
+    wait(lambda: again._rows)
+    assert not again.row("ours").progress.isHidden()
+    again.row("ours").stop.click()
+    server.does.ending.set()
+
+
+def test_closing_the_viewer_ends_a_download(dock: ModelsDock, server: Server) -> None:
+    server.does.stall = 150_000  # bytes, of 200,000
+    dock.row("ours").action.click()
+    wait(lambda: dock.downloads.progress.get("ours") is not None)
+    server.does.ending.set()
+    owner = dock.viewer_session
+    owner.close()
+    assert not owner.workers
+    assert dock.row("ours").entry.unfinished().is_file()
+
+
+@pytest.mark.parametrize(
+    ("modality", "rgb", "kind"),
+    [
+        pytest.param("fluorescence", False, "light", id="fluorescence"),
+        pytest.param("histology", True, "colour", id="histology"),
+        pytest.param("electron", False, "electron", id="cannot be told: as it was"),
+    ],
+)
+def test_the_recommendation_follows_the_image_until_one_chooses(
+    modality: str, rgb: bool, kind: str, dock: ModelsDock, viewer: napari.Viewer
+) -> None:
+    dock.kind.setCurrentIndex(dock.kind.findData("electron"))
+    image = generate(modality, (96, 96), rng=np.random.default_rng(0), mean_diameter=20).image
+    layers = dock.viewer_session.layers
+    layers.select_image(viewer.add_image(image, rgb=rgb))
+    assert dock.kind.currentData() == kind
+    assert dock.row("builtin").title.text() == "<b>★ builtin</b>"
+    assert "without a GPU" in dock.advice.text()
+    dock.kind.setCurrentIndex(0)
+    dock.kind.activated.emit(0)
+    layers.select_image(viewer.add_image(np.repeat(image[..., None], 3, -1)) if not rgb else None)
+    assert dock.kind.currentIndex() == 0
+
+
+def test_the_annotate_dock_leads_to_the_list(viewer: napari.Viewer) -> None:
+    annotate = AnnotateDock(viewer)
+    viewer.window.add_dock_widget(annotate, name="Annotate")
+    wait(lambda: annotate.viewer_session.has_model)
+    combo = annotate.view.model
+    wait(combo.currentText)
+    chosen = combo.currentText()
+    for _ in range(2):  # the second time it is there already
+        combo.activated.emit(combo.findData(ModelAction.MORE))
+        settle()
+        docks = viewer.window.dock_widgets.values()
+        assert [type(dock) for dock in docks].count(ModelsDock) == 1
+        assert combo.currentText() == chosen
