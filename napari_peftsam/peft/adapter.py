@@ -132,7 +132,7 @@ def check_base(model: SamModel, adapter: Adapter) -> None:
     if own.weights_hash != adapter.base.weights_hash:
         raise AdapterMismatchError(
             f"this adapter was trained on {adapter.base}, but the model is {own}: "
-            f"load {adapter.base.name} to use it"
+            f"{_what_to_do(own, adapter.base)}"
         )
     if adapter.normalisation != NORMALISATION:
         raise AdapterMismatchError(
@@ -140,3 +140,12 @@ def check_base(model: SamModel, adapter: Adapter) -> None:
             f"this version uses {NORMALISATION!r}: train it again or use the version it was "
             "made with"
         )
+
+
+def _what_to_do(own: BaseIdentity, wanted: BaseIdentity) -> str:
+    if own.name != wanted.name:
+        return f"load {wanted.name} to use it"
+    return (
+        f"these are other weights of {own.name}, as another version of this program may bring: "
+        "train again on the same annotations, or use the version it was made with"
+    )

@@ -159,12 +159,19 @@ def test_wrong_tensors_are_refused_and_leave_the_model_whole(
     apply_adapter(tiny_model, adapter)
 
 
-def test_another_base_is_refused_by_both_names(adapter) -> None:
-    other = build_tiny(seed=1)
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        pytest.param("tiny-lm", "load random-tiny to use it", id="another model"),
+        pytest.param("random-tiny", "other weights of random-tiny.*train again", id="a newer one"),
+    ],
+)
+def test_another_base_is_refused_with_what_to_do(adapter, name, advice) -> None:
+    other = dataclasses.replace(build_tiny(seed=1), name=name)
     own, foreign = adapter.base.weights_hash[:8], other.weights_hash[:8]
-    message = rf"random-tiny \(weights {own}\), but the model is random-tiny \(weights {foreign}\)"
+    message = rf"random-tiny \(weights {own}\), but the model is {name} \(weights {foreign}\)"
     for use in (apply_adapter, merge):
-        with pytest.raises(AdapterMismatchError, match=message):
+        with pytest.raises(AdapterMismatchError, match=f"{message}: .*{advice}"):
             use(other, adapter)
 
 
