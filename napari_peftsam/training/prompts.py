@@ -14,6 +14,8 @@ __all__ = ["PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
+_DENYING_FIRST = 0.15  # how often it comes with a negative click next to the object
+_BESIDE_SHARE = 0.15  # how many lone clicks hit the background beside the object
 _FEEDBACK = 0.7  # how often the previous mask is a prompt too
 _MOST_CORRECTIONS = 5  # between two rounds: few rounds show the decoder many clicks
 # How often a click goes to the middle of its region, where most people (and the usual
@@ -21,6 +23,8 @@ _MOST_CORRECTIONS = 5  # between two rounds: few rounds show the decoder many cl
 _CENTRAL = 0.5
 _CENTRALITY = 3
 _DEEPEST = 8  # pixels: deeper ones count as equally central
+_BESIDE = 8  # pixels: how far beside an object its surroundings reach
+_GAP = 2  # pixels: nearer to an object, a click on the background may be meant for it
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,48 @@ class PromptSimulator:
             return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
         return PromptTensors(boxes=self.boxes(masks))
 
+    def first_with_surroundings(
+        self, masks: Tensor, foreground: Tensor
+    ) -> tuple[PromptTensors, Tensor]:
+        """Return first prompts as `first`, some of which deny, and the masks they mean.
+
+        Besides clicks and boxes there are clicks with a second, negative one next to the
+        object, on what touches it if anything does; and some clicks hit the background
+        beside an object, where an empty mask is right.
+
+        Parameters
+        ----------
+        masks
+            ``(B, H, W)`` boolean.
+        foreground
+            ``(B, H, W)`` boolean: all objects of each mask's image.
+        """
+        kind = float(torch.rand((), generator=self.generator))
+        if kind < _DENYING_FIRST:
+            return self._deny(masks, foreground), masks
+        prompts = self.first(masks)
+        if prompts.points is None:
+            return prompts, masks
+        empty = _dilated(masks, _BESIDE) & ~_dilated(foreground, _GAP)
+        drawn = torch.rand(len(masks), generator=self.generator).to(masks.device)
+        beside = (drawn < _BESIDE_SHARE) & empty.flatten(1).any(1)
+        region = torch.where(beside[:, None, None], empty, masks)
+        points = torch.where(beside[:, None, None], self.clicks(region), prompts.points)
+        return PromptTensors(points, prompts.labels), masks & ~beside[:, None, None]
+
+    def _deny(self, masks: Tensor, foreground: Tensor) -> PromptTensors:
+        """Give every object a click, and one beside it where there is something beside it."""
+        near = _dilated(masks, _BESIDE) & ~masks
+        others = near & foreground
+        touching = others.flatten(1).any(1)[:, None, None]
+        region = torch.where(touching, others, near & ~_dilated(masks, _GAP))
+        alone = ~region.flatten(1).any(1)
+        region = torch.where(alone[:, None, None], masks, region)
+        points = torch.cat([self.clicks(masks), self.clicks(region)], dim=1)
+        labels = torch.ones_like(points[..., 0])
+        labels[:, 1] = alone.float()
+        return PromptTensors(points, labels)
+
     def correct(
         self,
         prompts: PromptTensors,
@@ -103,10 +149,13 @@ class PromptSimulator:
         positive = missed.flatten(1).sum(1) >= excess.flatten(1).sum(1)
         region = torch.where(positive[:, None, None], missed, excess)
         perfect = ~region.flatten(1).any(1)
-        region = torch.where(perfect[:, None, None], masks, region)
+        empty = ~masks.flatten(1).any(1)  # there is nothing: all that can be said is "not here"
+        right = torch.where(empty[:, None, None], ~masks, masks)
+        region = torch.where(perfect[:, None, None], right, region)
+        positive = torch.where(perfect, ~empty, positive)
         count = int(torch.randint(1, _MOST_CORRECTIONS + 1, (), generator=self.generator))
         points = self.clicks(region, count)
-        labels = (positive | perfect).float()[:, None].expand(-1, count)
+        labels = positive.float()[:, None].expand(-1, count)
         if prompts.points is not None and prompts.labels is not None:
             points = torch.cat([prompts.points, points], dim=1)
             labels = torch.cat([prompts.labels, labels], dim=1)
@@ -136,3 +185,10 @@ def _depth(masks: Tensor, deepest: int) -> Tensor:
         depth = depth + eroded
         shallow = functional.pad(eroded, (1, 1, 1, 1))
     return depth
+
+
+def _dilated(masks: Tensor, radius: int) -> Tensor:
+    """Return the pixels within `radius` of each mask, along both axes."""
+    x = masks.float()
+    x = functional.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
+    return functional.max_pool2d(x, (1, 2 * radius + 1), stride=1, padding=(0, radius)) > 0

@@ -90,3 +90,66 @@ def test_errors_in_the_unknown_are_nobodys_to_judge() -> None:
     assert then.labels is not None
     assert then.labels[0, 0] == 1
     assert then.boxes is first.boxes
+
+
+def _neighbours() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return masks of an object with a neighbour, and of one alone; and all objects."""
+    masks = torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[:, 10:20, 10:20] = True
+    foreground = masks.clone()
+    foreground[0, 10:20, 20:30] = True
+    return masks, foreground
+
+
+def _hits(points: torch.Tensor, region: torch.Tensor) -> list[bool]:
+    return [bool(m[int(y), int(x)]) for m, (x, y) in zip(region, points.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_first_prompts_may_deny_what_is_beside_the_object(seed: int) -> None:
+    masks, foreground = _neighbours()
+    prompts, meant = _user(seed).first_with_surroundings(masks, foreground)
+    if prompts.points is None:
+        assert prompts.boxes is not None
+        assert torch.equal(meant, masks)
+    elif prompts.points.shape[1] == 2:
+        assert prompts.labels is not None
+        assert prompts.labels.tolist() == [[1, 0], [1, 0]]
+        assert _hits(prompts.points[:, 0], masks) == [True, True]
+        assert _hits(prompts.points[:, 1], foreground & ~masks) == [True, False]
+        assert not any(_hits(prompts.points[:, 1], masks))
+        assert torch.equal(meant, masks)
+    else:  # a click on the background means nothing, one on the object means it
+        on_object = meant.flatten(1).any(1).tolist()
+        assert _hits(prompts.points[:, 0], masks) == on_object
+        assert _hits(prompts.points[:, 0], foreground) == on_object
+
+
+def test_all_kinds_of_first_prompts_occur() -> None:
+    masks, foreground = _neighbours()
+    kinds = set()
+    for seed in range(60):
+        prompts, meant = _user(seed).first_with_surroundings(masks, foreground)
+        clicks = 0 if prompts.points is None else prompts.points.shape[1]
+        kinds.add((clicks, bool(meant.flatten(1).any(1).all())))
+    assert kinds == {(0, True), (1, True), (1, False), (2, True)}
+
+
+def test_where_all_is_one_object_nothing_is_denied() -> None:
+    masks = torch.ones(2, 16, 16, dtype=torch.bool)
+    for seed in range(40):
+        prompts, meant = _user(seed).first_with_surroundings(masks, masks)
+        assert meant.all()
+        assert prompts.labels is None or prompts.labels.all()
+
+
+@pytest.mark.parametrize("excess", [True, False], ids=["a mask too many", "an empty mask"])
+def test_where_there_is_no_object_clicks_deny(excess: bool) -> None:
+    nothing, shown = torch.zeros(1, 32, 32, dtype=torch.bool), torch.zeros(1, 32, 32) - 5
+    if excess:
+        shown[0, 4:12, 6:20] = 5
+    first = PromptTensors(points=torch.tensor([[[8.0, 8.0]]]), labels=torch.ones(1, 1))
+    then = _user(0).correct(first, shown, torch.zeros(1, 1, 16, 16), nothing)
+    assert then.labels is not None
+    assert then.labels[0, 0] == 1
+    assert not then.labels[0, 1:].any()

@@ -26,11 +26,13 @@ def pretraining_loss(
     dense_loss = _dense_loss(head, features, batch.dense)
     objects = batch.masks.shape[1]
     repeated = features.repeat_interleave(objects, dim=0)
-    target = batch.masks.flatten(0, 1)[:, None]
+    masks = batch.masks.flatten(0, 1)
+    foreground = (batch.dense[:, 0] > 0).repeat_interleave(objects, dim=0)
     offset = _random_offset(model, features.shape[-1], generator)
     patch = model.architecture.patch_size
     user = PromptSimulator(generator, (float(offset[1] * patch), float(offset[0] * patch)))
-    prompts = user.first(target[:, 0])
+    prompts, meant = user.first_with_surroundings(masks, foreground)
+    target = meant[:, None]
     first, corrected = _round(model, repeated, prompts, offset, target, user)
     second, _ = _round(model, repeated, corrected, offset, target, user)
     loss = first + second + dense_loss
