@@ -189,11 +189,13 @@ class AnnotateDisplay:
     def show_next_step(self) -> None:
         """Show the hint if there is one, else what to do next."""
         current = self._session.current
+        mask = None if current is None else current.mask
         situation = Situation(
             status=self._answers.status,
             has_image=self._layers.image is not None,
             prompts=len(self._session.queue),
-            has_mask=current is not None and current.mask is not None,
+            has_mask=mask is not None,
+            is_empty=mask is not None and not mask.any(),
             tool=self._layers.tool,
             objects=self.view.table.objects.rowCount(),
             painting=self._layers.painting,

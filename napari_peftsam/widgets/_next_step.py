@@ -24,8 +24,8 @@ class Situation:
         Whether an image is chosen.
     prompts
         How many objects are asked for.
-    has_mask
-        Whether the object being made has a mask.
+    has_mask, is_empty
+        Whether the object being made has a mask, and whether no pixel is in it.
     tool
         The active prompt tool.
     objects
@@ -38,6 +38,7 @@ class Situation:
     has_image: bool = True
     prompts: int = 0
     has_mask: bool = False
+    is_empty: bool = False
     tool: str = "point"
     objects: int = 0
     painting: int | None = None
@@ -49,6 +50,8 @@ def next_step(now: Situation) -> str:
         return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
     if now.prompts > 1:
         return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
+    if now.has_mask and now.is_empty:
+        return _NOTHING
     if now.prompts:
         return _REFINE if now.has_mask else _waiting(now.status)
     if now.status.kind == "failed":
@@ -60,6 +63,7 @@ def next_step(now: Situation) -> str:
 
 
 _REFINE = "Accept the mask, click again to refine it, or try another candidate."
+_NOTHING = "Nothing was found there: click on the object, or discard."
 _TOOLS = {
     "": "Choose Point or Box to go on segmenting.",
     "box": "Drag a box around each object.",
