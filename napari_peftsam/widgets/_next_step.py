@@ -48,12 +48,8 @@ def next_step(now: Situation) -> str:
     """Return one or two short sentences."""
     if not now.has_image:
         return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
-    if now.prompts > 1:
-        return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
-    if now.has_mask and now.is_empty:
-        return _NOTHING
     if now.prompts:
-        return _REFINE if now.has_mask else _waiting(now.status)
+        return _prompted(now)
     if now.status.kind == "failed":
         return f"⚠ {now.status.reason}"
     if now.painting is not None:
@@ -68,6 +64,14 @@ _TOOLS = {
     "": "Choose Point or Box to go on segmenting.",
     "box": "Drag a box around each object.",
 }
+
+
+def _prompted(now: Situation) -> str:
+    if now.prompts > 1:
+        return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
+    if not now.has_mask:
+        return _waiting(now.status)
+    return _NOTHING if now.is_empty else _REFINE
 
 
 def _click(objects: int) -> str:
