@@ -113,6 +113,12 @@ def generate(
     return SyntheticImage(image, scene.labels, modality)
 
 
-def generate_any(shape: tuple[int, int], *, rng: np.random.Generator) -> SyntheticImage:
-    """Draw one image (`shape` = (H, W) in px) of a random modality, phase and histology most."""
-    return generate(_ANY[rng.integers(len(_ANY))], shape, rng=rng)
+def generate_any(
+    shape: tuple[int, int], *, rng: np.random.Generator, mean_diameter: float | None = None
+) -> SyntheticImage:
+    """Draw one image of a random modality, phase contrast and histology most often.
+
+    Parameters and errors as in `generate`.
+    """
+    modality = _ANY[rng.integers(len(_ANY))]
+    return generate(modality, shape, rng=rng, mean_diameter=mean_diameter)

@@ -22,6 +22,10 @@ from napari_peftsam.types import LabelArray, PixelArray
 __all__ = ["Batch", "CropStream"]
 
 _SMALLEST = 16  # pixels of a crop: smaller objects are not prompted
+# What a whole image looks like in the model's frame: native pixels are enlarged up to so
+# much, and objects are about so large. Larger ones, which fill a crop, teach a click to
+# spread over neighbours.
+_LEAST, _MOST = np.log((0.6, 7.0)), np.log((1.8, 80.0))  # zoom, diameter in model pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,7 @@ class CropStream(IterableDataset[Batch]):
 
     def _source(self, side: int, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
         """Return a crop at model scale: a random native size, zoomed to `side`."""
-        zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(2.2))))
+        zoom, diameter = np.exp(rng.uniform(_LEAST, _MOST)).tolist()
         native = max(32, round(side / zoom))
         if self.real and rng.random() < self.real_share:
             pixels, labels = self.real[int(rng.integers(len(self.real)))]
@@ -113,7 +117,7 @@ class CropStream(IterableDataset[Batch]):
             window = np.s_[top : top + native, left : left + native]
             pixels, labels = pixels[window], labels[window]
         else:
-            synthetic = generate_any((native, native), rng=rng)
+            synthetic = generate_any((native, native), rng=rng, mean_diameter=diameter / zoom)
             pixels, labels = synthetic.image, synthetic.labels
         return _dihedral(*_zoom(pixels, labels, side), rng)
 
