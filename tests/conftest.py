@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import platformdirs
 import pytest
 
 if TYPE_CHECKING:
-    from napari_peftsam.models import SamModel
+    from napari_peftsam.models import Architecture, SamModel
 
 # Read when numpy, torch and napari are first imported, hence before any of them.
 # Tiny models are faster on one thread, and sums come out the same on every machine.
@@ -54,6 +55,16 @@ def tiny_model() -> SamModel:
     from napari_peftsam.models import build_tiny
 
     return build_tiny()
+
+
+@pytest.fixture
+def small_vit_t(monkeypatch: pytest.MonkeyPatch) -> Architecture:
+    """Let ``vit_t`` have a frame of 128 px; its tensors do not depend on it, the time does."""
+    from napari_peftsam.models import ARCHITECTURES
+
+    small = replace(ARCHITECTURES["vit_t"], image_size=128)
+    monkeypatch.setitem(ARCHITECTURES, "vit_t", small)
+    return small
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

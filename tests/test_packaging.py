@@ -131,6 +131,7 @@ HEAVY = {
     "napari_peftsam.samples": {"torch", "napari", "qtpy"},
     "napari_peftsam.annotation": {"torch", "zarr", "napari", "qtpy"},
     "napari_peftsam.export": {"torch", "napari", "qtpy"},
+    "napari_peftsam.models": {"timm", "napari", "qtpy"},
     "napari_peftsam.widgets": {"torch"},
     "napari_peftsam.cli": {"torch", "napari", "qtpy"},
 }

@@ -1,6 +1,12 @@
 """Promptable models: architectures, registry, safe loading, the way pixels enter them."""
 
-from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
+from napari_peftsam.models.architecture import (
+    ARCHITECTURES,
+    Architecture,
+    PlainVit,
+    TinyVit,
+    architecture,
+)
 from napari_peftsam.models.build import (
     build,
     build_random,
@@ -18,11 +24,13 @@ from napari_peftsam.models.download import (
 from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
 from napari_peftsam.models.model import (
     SamModel,
+    checkpoint_state,
     construct,
     encode_crop,
     encode_steps,
     encode_tensor,
     hash_weights,
+    network_state,
 )
 from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
 from napari_peftsam.models.preprocess import frame_of, standardise, to_model_input
@@ -49,16 +57,19 @@ __all__ = [
     "ImageKind",
     "ModelEntry",
     "Part",
+    "PlainVit",
     "PromptDrawing",
     "Recommendation",
     "RemoteFile",
     "SamModel",
+    "TinyVit",
     "architecture",
     "autocast",
     "available_models",
     "build",
     "build_random",
     "build_tiny",
+    "checkpoint_state",
     "construct",
     "decoder_state_dict",
     "device_memory",
@@ -71,6 +82,7 @@ __all__ = [
     "guess_image_kind",
     "hash_weights",
     "model_names",
+    "network_state",
     "pick_device",
     "read_state_dict",
     "recommend",

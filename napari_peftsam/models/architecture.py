@@ -3,35 +3,95 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "PlainVit", "TinyVit", "architecture"]
+
+
+@dataclass(frozen=True)
+class PlainVit:
+    """SAM's image encoder: equal transformer blocks on one grid of tokens.
+
+    Attributes
+    ----------
+    width, depth, heads
+        Channels of a token, number of blocks, attention heads of a block.
+    global_blocks, window_size
+        Blocks not in `global_blocks` attend in windows of `window_size` tokens.
+    absolute_positions
+        Whether an absolute position embedding is added. Without it (the built-in model)
+        positions enter through relative positions only, so that an encoder trained on
+        crops carries over to the whole frame.
+    convolutional_stem
+        Whether small strided convolutions replace the patch embedding.
+    """
+
+    adaptable: ClassVar[bool] = True
+
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    window_size: int
+    absolute_positions: bool = True
+    convolutional_stem: bool = False
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """Blocks and width of its only stage."""
+        return ((self.depth, self.width),)
+
+    @property
+    def takes_crops(self) -> bool:
+        """Whether it sees a crop as a part of the frame, see `encode_crop`."""
+        return not self.absolute_positions
+
+
+@dataclass(frozen=True)
+class TinyVit:
+    """MobileSAM's image encoder: convolutions, then windowed attention on shrinking grids.
+
+    Attributes
+    ----------
+    widths, depths, heads, windows
+        Of each stage: channels, number of blocks, attention heads and side of the
+        attention windows in tokens. The first stage is convolutional and uses neither of
+        the last two.
+    """
+
+    adaptable: ClassVar[bool] = False
+    takes_crops: ClassVar[bool] = False
+    convolutional_stem: ClassVar[bool] = False
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    windows: tuple[int, ...]
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """Blocks and width of each stage."""
+        return tuple(zip(self.depths, self.widths, strict=True))
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything needed to build a SAM with `segment_anything.modeling` parts.
+    """Everything needed to build a SAM.
 
     Attributes
     ----------
     image_size
         Side of the square model input, in pixels.
     patch_size
-        Pixels per token.
-    width, depth, heads, global_blocks, window_size
-        The image encoder (ViT); blocks not in `global_blocks` attend in windows of
-        `window_size` tokens.
+        Pixels per token of the image embedding.
+    encoder
+        The image encoder.
     embedding_width
         Channels of the image embedding, the prompts and the mask decoder.
     decoder_heads, decoder_mlp_width
         The two-way transformer of the mask decoder.
-    absolute_positions
-        Whether the encoder adds an absolute position embedding. Without it (the
-        built-in model) positions enter through relative positions only, so that an
-        encoder trained on crops carries over to the whole frame.
-    convolutional_stem
-        Whether small strided convolutions replace the patch embedding.
     drawn_prompts
         Whether prompts also reach the decoder as maps, see `PromptDrawing`.
     position_scale
@@ -43,53 +103,73 @@ class Architecture:
     name: str
     image_size: int
     patch_size: int
-    width: int
-    depth: int
-    heads: int
-    global_blocks: tuple[int, ...]
-    window_size: int
+    encoder: PlainVit | TinyVit
     embedding_width: int
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
-    absolute_positions: bool = True
-    convolutional_stem: bool = False
     drawn_prompts: bool = False
     position_scale: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Channels of the encoder's last block."""
+        return self.encoder.stages[-1][1]
+
+    @property
+    def depth(self) -> int:
+        """Number of the encoder's blocks."""
+        return sum(blocks for blocks, _ in self.encoder.stages)
+
+    @property
+    def size(self) -> str:
+        """Blocks and widths of the encoder, for people."""
+        return " + ".join(f"{blocks} x {width}" for blocks, width in self.encoder.stages)
+
+    @property
+    def adaptable(self) -> bool:
+        """Whether adapters fit into the encoder's blocks."""
+        return self.encoder.adaptable
 
     @property
     def training_side(self) -> int:
         """Side of the crops to train on, in model pixels.
 
-        Half the frame where an encoder without absolute positions allows for it: a
-        quarter of the cost, for the same objects.
+        Half the frame where the encoder allows for it: a quarter of the cost, for the
+        same objects.
         """
-        return self.image_size if self.absolute_positions else self.image_size // 2
+        return self.image_size // 2 if self.encoder.takes_crops else self.image_size
 
     @property
     def grid(self) -> int:
-        """Tokens along one side of the model input."""
+        """Tokens along one side of the image embedding."""
         return self.image_size // self.patch_size
 
 
-def _vit(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> Architecture:
-    return Architecture(name, 1024, 16, width, depth, heads, blocks, 14, 256)
+def _sam(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> Architecture:
+    return Architecture(name, 1024, 16, PlainVit(width, depth, heads, blocks, 14), 256)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
         Architecture(
-            "builtin", 384, 8, 128, 8, 4, (3, 7), 16, 128,
-            decoder_heads=4, decoder_mlp_width=512,
-            absolute_positions=False, convolutional_stem=True, drawn_prompts=True,
-            position_scale=3.0,
+            "builtin", 384, 8,
+            PlainVit(
+                128, 8, 4, (3, 7), 16, absolute_positions=False, convolutional_stem=True
+            ),
+            128, decoder_heads=4, decoder_mlp_width=512,
+            drawn_prompts=True, position_scale=3.0,
         ),
-        _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
-        _vit("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
-        _vit("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+        _sam("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+        _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
+        _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+        Architecture(
+            "vit_t", 1024, 16,
+            TinyVit((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)), 256,
+        ),
         # For tests: everything the real ones have, in milliseconds.
         Architecture(
-            "tiny", 64, 8, 16, 4, 2, (1, 3), 4, 16,
+            "tiny", 64, 8, PlainVit(16, 4, 2, (1, 3), 4), 16,
             decoder_heads=2, decoder_mlp_width=32,
         ),
     )

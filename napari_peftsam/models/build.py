@@ -17,7 +17,13 @@ from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
 from napari_peftsam.models.download import file_digest
 from napari_peftsam.models.entry import ModelEntry
-from napari_peftsam.models.model import SamModel, construct, hash_weights
+from napari_peftsam.models.model import (
+    SamModel,
+    checkpoint_state,
+    construct,
+    hash_weights,
+    network_state,
+)
 from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.registry import find_model, model_names
 
@@ -34,6 +40,9 @@ _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
 _DECODER = "decoder_state"
 _DENSE = "dense_head."
+# The blocks of a plain ViT, or of the stages of a TinyViT, and a norm as wide as they are
+_BLOCK = re.compile(r"(image_encoder\.(?:layers\.\d\.)?blocks\.)(\d+)\.")
+_NORMS = ("norm1", "conv3.bn", "local_conv.bn")
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch raises for files that are no checkpoints depends on their first bytes.
 _UNREADABLE = (
@@ -93,10 +102,12 @@ def _path_of(entry: ModelEntry) -> Path:
 
 def build_random(name: str, seed: int = 0) -> SamModel:
     """Build an architecture with random weights (tests, benchmarks)."""
+    arch = architecture(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sam = construct(architecture(name))
-    return SamModel(f"random-{name}", architecture(name), sam, hash_weights(sam.state_dict()))
+        sam = construct(arch)
+    weights = checkpoint_state(arch, sam.state_dict())
+    return SamModel(f"random-{name}", arch, sam, hash_weights(weights))
 
 
 def build_tiny(seed: int = 0) -> SamModel:
@@ -190,31 +201,41 @@ def infer_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture:
     CheckpointError
         If none has.
     """
-    norm = state.get("image_encoder.blocks.0.norm1.weight")
-    blocks = {key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")}
+    stages = _stages(state)
     stem = any(key.startswith("image_encoder.patch_embed.layers.") for key in state)
-    if norm is not None:
-        for arch in ARCHITECTURES.values():
-            found = (norm.shape[0], len(blocks), stem)
-            if found == (arch.width, arch.depth, arch.convolutional_stem):
-                return arch
-        what = f"an image encoder of {len(blocks)} blocks, {norm.shape[0]} wide"
-    else:
-        what = "no SAM image encoder"
+    for arch in ARCHITECTURES.values():
+        if (stages, stem) == (arch.encoder.stages, arch.encoder.convolutional_stem):
+            return arch
+    sizes = " + ".join(f"{blocks} blocks, {width} wide" for blocks, width in stages)
+    what = f"an image encoder of {sizes}" if stages else "no SAM image encoder"
     raise CheckpointError(
         f"{path} has {what}: expected one of "
-        + ", ".join(f"{a.name} ({a.depth} x {a.width})" for a in ARCHITECTURES.values())
+        + ", ".join(f"{arch.name} ({arch.size})" for arch in ARCHITECTURES.values())
     )
 
 
+def _stages(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
+    """Return blocks and width of each stage of the image encoder in a state dict."""
+    blocks: dict[str, set[str]] = {}
+    for found in filter(None, map(_BLOCK.match, state)):
+        blocks.setdefault(found[1], set()).add(found[2])
+    stages = []
+    for stage in sorted(blocks):
+        norms = (state.get(f"{stage}0.{norm}.weight") for norm in _NORMS)
+        width = next((norm.shape[0] for norm in norms if norm is not None and norm.ndim), None)
+        if width is None:
+            return ()
+        stages.append((len(blocks[stage]), width))
+    return tuple(stages)
+
+
 def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device: str) -> SamModel:
-    weights = {key: value.float() for key, value in state.items()}
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     dense = {k.removeprefix(_DENSE): weights.pop(k) for k in list(weights) if k.startswith(_DENSE)}
     with torch.device("meta"):
         sam = construct(arch)
-    expected = sam.state_dict()
-    _check_keys(name, expected, weights)
-    sam.load_state_dict(weights, assign=True)
+    _check_keys(name, checkpoint_state(arch, sam.state_dict()), weights)
+    sam.load_state_dict(network_state(arch, weights), assign=True)
     # The two normalisation buffers are not in SAM state dicts, so they are still on meta.
     sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
     sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1), False)

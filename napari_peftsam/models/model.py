@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import xxhash
@@ -18,16 +19,19 @@ from segment_anything.modeling import (
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from napari_peftsam.models.architecture import Architecture
+from napari_peftsam.models.architecture import Architecture, PlainVit, TinyVit
 from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
+from napari_peftsam.models.tiny_vit import TinyVitEncoder, to_mobile_sam, to_timm
 
 __all__ = [
     "SamModel",
+    "checkpoint_state",
     "construct",
     "encode_crop",
     "encode_steps",
     "encode_tensor",
     "hash_weights",
+    "network_state",
 ]
 
 
@@ -68,22 +72,18 @@ class SamModel:
 
 
 def construct(arch: Architecture) -> Sam:
-    """Build the network of an architecture with fresh weights, in evaluation mode."""
-    encoder = ImageEncoderViT(
-        img_size=arch.image_size,
-        patch_size=arch.patch_size,
-        embed_dim=arch.width,
-        depth=arch.depth,
-        num_heads=arch.heads,
-        out_chans=arch.embedding_width,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_abs_pos=arch.absolute_positions,
-        use_rel_pos=True,
-        window_size=arch.window_size,
-        global_attn_indexes=arch.global_blocks,
-    )
-    if arch.convolutional_stem:
-        encoder.patch_embed = ConvStem(arch.width)
+    """Build the network of an architecture with fresh weights, in evaluation mode.
+
+    Raises
+    ------
+    ConfigurationError
+        If the library that its encoder comes from is not installed.
+    """
+    encoder: nn.Module
+    if isinstance(arch.encoder, TinyVit):
+        encoder = TinyVitEncoder(arch.encoder, arch.image_size, arch.embedding_width)
+    else:
+        encoder = _plain_encoder(arch, arch.encoder)
     prompt_encoder = PromptEncoder(
         embed_dim=arch.embedding_width,
         image_embedding_size=(arch.grid, arch.grid),
@@ -107,6 +107,40 @@ def construct(arch: Architecture) -> Sam:
     return Sam(encoder, prompt_encoder, decoder).eval()
 
 
+def _plain_encoder(arch: Architecture, vit: PlainVit) -> nn.Module:
+    encoder = ImageEncoderViT(
+        img_size=arch.image_size,
+        patch_size=arch.patch_size,
+        embed_dim=vit.width,
+        depth=vit.depth,
+        num_heads=vit.heads,
+        out_chans=arch.embedding_width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_abs_pos=vit.absolute_positions,
+        use_rel_pos=True,
+        window_size=vit.window_size,
+        global_attn_indexes=vit.global_blocks,
+    )
+    if vit.convolutional_stem:
+        encoder.patch_embed = ConvStem(vit.width)
+    built: nn.Module = encoder
+    return built
+
+
+def checkpoint_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of a network under the names that checkpoint files use.
+
+    These are other names only where the encoder comes from another library than that of
+    the published checkpoints.
+    """
+    return to_mobile_sam(state) if isinstance(arch.encoder, TinyVit) else dict(state)
+
+
+def network_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint file under the names of the network."""
+    return to_timm(state) if isinstance(arch.encoder, TinyVit) else dict(state)
+
+
 def hash_weights(state: Mapping[str, Tensor]) -> str:
     """Return the xxh128 (hex) of names, shapes and values, independent of their order.
 
@@ -122,7 +156,9 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 
 
 def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
-    """Run the image encoder block by block, so that it can be watched and stopped.
+    """Run the image encoder step by step, so that it can be watched and stopped.
+
+    A step is one transformer block, or one stage of an encoder whose blocks are small.
 
     Parameters
     ----------
@@ -137,16 +173,26 @@ def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
         Fraction done in (0, 1], and None; with the last step (fraction 1) the image
         embedding ``(B, C, S / patch_size, S / patch_size)``.
     """
-    encoder = sam.image_encoder
-    x = encoder.patch_embed(x)
-    if encoder.pos_embed is not None:
-        x = x + encoder.pos_embed
-    steps = len(encoder.blocks) + 2
-    yield 1 / steps, None
-    for index, block in enumerate(encoder.blocks):
-        x = block(x)
-        yield (index + 2) / steps, None
-    yield 1.0, encoder.neck(x.permute(0, 3, 1, 2))
+    steps = _steps(sam.image_encoder)
+    for number, step in enumerate(steps, start=1):
+        x = step(x)
+        yield number / len(steps), x if number == len(steps) else None
+
+
+def _steps(encoder: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
+    if isinstance(encoder, TinyVitEncoder):
+        return encoder.steps()
+    return (partial(_embed, encoder), *encoder.blocks, partial(_finish, encoder))
+
+
+def _embed(encoder: Any, x: Tensor) -> Tensor:
+    tokens: Tensor = encoder.patch_embed(x)
+    return tokens if encoder.pos_embed is None else tokens + encoder.pos_embed
+
+
+def _finish(encoder: Any, tokens: Tensor) -> Tensor:
+    embedding: Tensor = encoder.neck(tokens.permute(0, 3, 1, 2))
+    return embedding
 
 
 def encode_tensor(sam: Sam, x: Tensor) -> Tensor:

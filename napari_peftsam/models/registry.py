@@ -2,9 +2,10 @@
 
 The weights of Segment Anything come from its release host, ``dl.fbaipublicfiles.com``. Those
 that micro-sam finetuned on microscopy (``_lm``, ``_em_organelles``) come from the BioImage
-Model Zoo's bucket at the EBI, ``uk1s3.embassy.ebi.ac.uk``. Addresses and digests are those
-of micro-sam's own registry; the licence of its weights is the one its exporter writes into
-the model zoo. Nothing is downloaded unless the user asks for it: `napari_peftsam.models.download`.
+Model Zoo's bucket at the EBI, ``uk1s3.embassy.ebi.ac.uk``, and MobileSAM's from micro-sam's
+copy at the GWDG, ``owncloud.gwdg.de``. Addresses and digests are those of micro-sam's own
+registry; the licence of its weights is the one its exporter writes into the model zoo.
+Nothing is downloaded unless the user asks for it: `napari_peftsam.models.download`.
 """
 
 from __future__ import annotations
@@ -87,6 +88,20 @@ REGISTRY: dict[str, ModelEntry] = {
             "vit_h", "Segment Anything ViT-H", "sam_vit_h_4b8939.pth",
             "97698fac30bd929c2e6d8d8cc15933c2",
             "Anything with a visible outline; the largest, needs a GPU with much memory.",
+        ),
+        ModelEntry(
+            "vit_t",
+            "MobileSAM (TinyViT)",
+            "vit_t",
+            41,
+            "Apache-2.0",
+            "https://github.com/ChaoningZhang/MobileSAM",
+            "Anything with a visible outline; small, and fast without a GPU, but only its decoder "
+            "can be finetuned (needs the extra `mobile`).",
+            "Zhang et al., Faster Segment Anything: Towards Lightweight SAM for Mobile "
+            "Applications, 2023, https://arxiv.org/abs/2306.14289",
+            url="https://owncloud.gwdg.de/index.php/s/TuDzuwVDHd1ZDnQ/download",
+            xxh128="8eadbc88aeb9d8c7e0b4b60c3db48bd0",
         ),
         _micro_sam(
             "vit_b_lm", "diplomatic-bug",

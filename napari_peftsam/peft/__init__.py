@@ -6,7 +6,7 @@ from napari_peftsam.peft.cobot import CobotLoraConfig
 from napari_peftsam.peft.config import MethodConfig, PlacedConfig
 from napari_peftsam.peft.counts import ParameterCounts, count_parameters
 from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
-from napari_peftsam.peft.inject import Injection, inject
+from napari_peftsam.peft.inject import Injection, check_method, inject
 from napari_peftsam.peft.io import load_adapter, save_adapter
 from napari_peftsam.peft.lora import LoraConfig
 from napari_peftsam.peft.merge import merge
@@ -41,6 +41,7 @@ __all__ = [
     "PlacementField",
     "apply_adapter",
     "capture",
+    "check_method",
     "count_parameters",
     "describe_methods",
     "first_changed_block",

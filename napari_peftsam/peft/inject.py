@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import Architecture, SamModel
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import MethodConfig
-from napari_peftsam.peft.registry import method_of
+from napari_peftsam.peft.registry import METHODS, method_of
 
-__all__ = ["Injection", "check_not_adapted", "inject", "operate"]
+__all__ = ["Injection", "check_method", "check_not_adapted", "inject", "operate"]
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
@@ -32,17 +32,18 @@ def inject(model: SamModel, config: MethodConfig) -> Injection:
     Raises
     ------
     ConfigurationError
-        If the model is adapted already, the method would change or train nothing, or
-        an option does not fit the model (rank, placement).
+        If the model is adapted already, the method does not suit its encoder or would
+        change or train nothing, or an option does not fit the model (rank, placement).
     """
-    surgery = operate(model.sam, config)
+    surgery = operate(model, config)
     return Injection(model, config, surgery)
 
 
-def operate(sam: nn.Module, config: MethodConfig) -> Surgery:
-    """Do what `inject` does to a bare network; on failure nothing is changed."""
+def operate(model: SamModel, config: MethodConfig) -> Surgery:
+    """Do what `inject` does to the bare network; on failure nothing is changed."""
+    sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
-    method = method_of(config)
+    check_method(model.architecture, config)
     sam.requires_grad_(False)
     surgery = Surgery(sam)
     tuned = tuple(
@@ -72,6 +73,17 @@ def operate(sam: nn.Module, config: MethodConfig) -> Surgery:
         raise
     setattr(sam, _MARK, method.title)
     return surgery
+
+
+def check_method(architecture: Architecture, config: MethodConfig) -> None:
+    """Raise `ConfigurationError` if a method adapts what the architecture does not have."""
+    method = method_of(config)
+    if method.adapts_encoder and not architecture.adaptable:
+        names = " or ".join(m.name for m in METHODS.values() if not m.adapts_encoder)
+        raise ConfigurationError(
+            f"{method.title} is not available for {architecture.name}, into whose image encoder "
+            f"no adapters fit: choose the method {names}, or another model"
+        )
 
 
 def check_not_adapted(sam: nn.Module) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
@@ -51,9 +53,9 @@ def merge(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def _changes(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
-    twin = SamModel(model.name, model.architecture, _structural_copy(model.sam), model.weights_hash)
+    twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     with torch.random.fork_rng(devices=[]):
-        surgery = operate(twin.sam, adapter.config)
+        surgery = operate(twin, adapter.config)
     Injection(twin, adapter.config, surgery).load(adapter.tensors)
     changes: dict[str, Tensor] = {}
     for path, value in surgery.tuned.items():
@@ -65,7 +67,7 @@ def _changes(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
     return changes
 
 
-def _structural_copy(sam: nn.Module) -> nn.Module:
+def _structural_copy(sam: Sam) -> Sam:
     """Copy all modules but share all tensors; an injection writes to none of them."""
     shared: dict[int, object] = {id(t): t for t in (*sam.parameters(), *sam.buffers())}
     return copy.deepcopy(sam, shared)

@@ -14,7 +14,7 @@ import torch
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel, autocast
-from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, inject
+from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, check_method, inject
 from napari_peftsam.training._samples import (
     TURNS,
     ModelPlane,
@@ -91,11 +91,15 @@ def finetune(
     ------
     TrainingError
         If there are too few objects, or the loss is no longer finite.
+    ConfigurationError
+        If the method does not fit the model.
     ImageError, LabelError
         If an image or its labels cannot be used.
     AdapterMismatchError
         If `start` or `incumbent` belongs to another base.
     """
+    # Before anything slow
+    check_method(model.architecture, start.config if start else config.method)
     earlier = _trained_on(start, incumbent)
     split = split_objects(planes, config.held_out, config.seed, earlier)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)

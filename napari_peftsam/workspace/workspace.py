@@ -15,7 +15,7 @@ from napari_peftsam.embeddings import Embedding, EmbeddingStore, EncodeEvent, En
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import atomic_path
-from napari_peftsam.models import SamModel, build, pick_device
+from napari_peftsam.models import SamModel, build, checkpoint_state, pick_device
 from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -277,8 +277,8 @@ class Workspace:
 def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
     """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
 
-    `segment_anything.sam_model_registry` loads it if the architecture is one of its own;
-    `napari_peftsam.models.build` loads it in any case.
+    `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
+    MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case.
 
     Raises
     ------
@@ -288,7 +288,8 @@ def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
         If the file cannot be written; a file that was there before is untouched.
     """
     state = model.sam.state_dict() if adapter is None else merge(model, adapter)
-    plain = {name: tensor.cpu() for name, tensor in state.items()}
+    named = checkpoint_state(model.architecture, state)
+    plain = {name: tensor.cpu() for name, tensor in named.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(plain, file)

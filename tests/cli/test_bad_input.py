@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from napari_peftsam.models import build_tiny
 from tests.cli._cases import Inputs, Program, scene
+from tests.models._mobile_sam import checkpoint
 
 Spoil = Callable[[Inputs], object]
 
@@ -124,6 +125,10 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
         nothing, lambda i: ("download", "vit_b", "--decoder"), (), "has no decoder",
     ),
     "unknown method": (nothing, finetune, ("--method", "lorra"), "lora, cobot-lora, frozen-enc"),
+    "method that does not suit the model": (
+        lambda i: torch.save(checkpoint(), i / "tiny.pth"), finetune, ("--method", "lora"),
+        "not available for vit_t, into whose image encoder no adapters fit: choose the method froz",
+    ),
     "unknown placement": (nothing, finetune, ("--placement", "middle"), "placement 'middle'"),
     "block out of range": (nothing, finetune, ("--placement", "0,7"), "block 7"),
     "unknown format": (nothing, export, ("--format", "bmp"), "'bmp': choose one of tiff, ome-zarr"),

@@ -25,6 +25,7 @@ from napari_peftsam.models import (
 
 META = "https://dl.fbaipublicfiles.com/segment_anything"
 ZOO = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
+GWDG = "https://owncloud.gwdg.de/index.php/s"
 MICRO_SAM = ("vit_b_lm", "vit_l_lm", "vit_b_em_organelles", "vit_l_em_organelles")
 Write = Callable[[str], Path]
 
@@ -37,6 +38,7 @@ Write = Callable[[str], Path]
         ("vit_b", "vit_b", "Apache-2.0", f"{META}/sam_vit_b_01ec64.pth", ""),
         ("vit_l", "vit_l", "Apache-2.0", f"{META}/sam_vit_l_0b3195.pth", ""),
         ("vit_h", "vit_h", "Apache-2.0", f"{META}/sam_vit_h_4b8939.pth", ""),
+        ("vit_t", "vit_t", "Apache-2.0", f"{GWDG}/TuDzuwVDHd1ZDnQ/download", ""),
         ("vit_b_lm", "vit_b", "CC-BY-4.0", f"{ZOO}/diplomatic-bug/1.2/files/vit_b.pt", "vit_b"),
         ("vit_l_lm", "vit_l", "CC-BY-4.0", f"{ZOO}/idealistic-rat/1.2/files/vit_l.pt", "vit_l"),
         (
@@ -59,7 +61,7 @@ def test_where_the_models_come_from(
 
 
 def test_the_table() -> None:
-    assert list(REGISTRY) == ["builtin", "vit_b", "vit_l", "vit_h", *MICRO_SAM]
+    assert list(REGISTRY) == ["builtin", "vit_b", "vit_l", "vit_h", "vit_t", *MICRO_SAM]
     assert model_names() == tuple(REGISTRY)
     for entry in REGISTRY.values():
         assert entry.architecture in ARCHITECTURES

@@ -42,6 +42,7 @@ DECODER = 4_058_340 + 6_220
         ("vit_h", LoraConfig(rank=32), 5_242_880),
         ("vit_b", CobotLoraConfig(rank=4), 148_320),
         ("vit_b", FrozenEncoderConfig(), 0),
+        ("vit_t", FrozenEncoderConfig(), 0),
     ],
     ids=lambda value: str(value) if isinstance(value, (str, int)) else value.method,
 )

@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import Architecture, build_random
 from napari_peftsam.peft import (
     METHODS,
+    Adapter,
+    BaseIdentity,
     FrozenEncoderConfig,
     Injection,
     LoraConfig,
     MethodConfig,
     apply_adapter,
     capture,
+    count_parameters,
     first_changed_block,
     inject,
     load_adapter,
@@ -304,3 +308,48 @@ def test_a_foreign_layer_is_refused() -> None:
     model.sam.image_encoder.blocks[1].attn.qkv = torch.nn.Identity()
     with pytest.raises(ConfigurationError, match=r"expected a linear layer at .*found Identity"):
         inject(model, LoraConfig())
+
+
+# --- an encoder that no adapters fit into ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [c for n, c in CASES.items() if n.endswith("-all")],
+    ids=[n for n in CASES if n.endswith("-all")],
+)
+def test_adapters_are_refused_before_anything_is_touched(
+    config: MethodConfig, small_vit_t: Architecture
+) -> None:
+    model = build_random("vit_t")
+    base = snapshot(model)
+    message = r"LoRA .* is not available for vit_t, .*: choose the method frozen-encoder, or anoth"
+    with pytest.raises(ConfigurationError, match=message):
+        inject(model, config)
+    with pytest.raises(ConfigurationError, match=message):
+        count_parameters(small_vit_t, config)
+    forged = Adapter(config, BaseIdentity.of(model), {})
+    with pytest.raises(ConfigurationError, match=message):
+        merge(model, forged)
+    assert same(snapshot(model), base)
+    assert all(p.requires_grad for p in model.sam.parameters())  # not even frozen
+
+
+@pytest.mark.usefixtures("small_vit_t")
+def test_its_decoder_is_trained_all_the_same() -> None:
+    model = build_random("vit_t")
+    base, x = snapshot(model), torch.randn(1, 3, 128, 128)
+    with inject(model, FrozenEncoderConfig()) as injection:
+        optimiser = optimiser_of(injection, 1e-3)
+        losses = []
+        for _ in range(3):
+            optimiser.zero_grad()
+            loss = outputs(model, x).square().mean()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        adapter, trained = capture(injection), snapshot(model)
+    assert all(name.startswith("decoder.") for name in adapter.tensors)
+    assert same(snapshot(model), base)
+    assert same(merge(model, adapter), trained)

@@ -28,6 +28,7 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.types import Box, Point
 from napari_peftsam.workspace import Workspace
+from tests.models._mobile_sam import checkpoint
 from tests.training._world import make_plane
 
 PLANE = PlaneKey("discs")
@@ -226,6 +227,38 @@ def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: 
 
     fresh = Workspace()
     fresh.load_model(merged, "cpu")
+    fresh.session.add_image("discs", make_plane("discs").pixels)
+    for one in (workspace, fresh):
+        one.session.set_box(PLANE, Box(4, 4, 20, 20))
+    np.testing.assert_allclose(
+        fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
+    )
+
+
+@pytest.mark.usefixtures("small_vit_t")
+def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
+    path, state = tmp_path / "mobile_sam.pt", checkpoint()
+    torch.save(state, path)
+    workspace = Workspace(store=tmp_path / "embeddings")
+    workspace.load_model(path, "cpu")
+    workspace.session.add_image("discs", make_plane("discs").pixels)
+    workspace.session.add_point(PLANE, Point(12, 12))
+    workspace.prompt()
+    workspace.accept()
+    _annotate(workspace)
+    with pytest.raises(ConfigurationError, match="is not available for vit_t"):
+        next(workspace.finetune(CONFIG))
+    frozen = CONFIG.model_copy(update={"method": FrozenEncoderConfig()})
+    *_, finished = workspace.finetune(frozen)
+    assert isinstance(finished, TrainingFinished)
+    workspace.promote(replace(finished, iou_before=0.1, iou_after=0.9))
+    merged = torch.load(workspace.export_model("v1", tmp_path / "merged.pth"), weights_only=True)
+    assert merged.keys() == state.keys()
+    encoder = [name for name in state if name.startswith("image_encoder.")]
+    assert all(torch.equal(merged[name], state[name]) for name in encoder)
+
+    fresh = Workspace()
+    fresh.load_model(tmp_path / "merged.pth", "cpu")
     fresh.session.add_image("discs", make_plane("discs").pixels)
     for one in (workspace, fresh):
         one.session.set_box(PLANE, Box(4, 4, 20, 20))
