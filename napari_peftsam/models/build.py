@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
+from napari_peftsam.models._micro_sam import fold_micro_sam_lora
 from napari_peftsam.models._placeholders import load_with_placeholders, name_of_placeholder
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
 from napari_peftsam.models.download import file_digest
@@ -110,14 +111,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Wrappers of training frameworks (``model_state``, ``state_dict``, ``model``) and the
     prefixes ``module.`` and ``sam.`` are taken off, however they are nested. Objects that a
-    trainer saved beside the wrapped weights are passed over; nothing of them is made.
+    trainer saved beside the wrapped weights are passed over; nothing of them is made. LoRA
+    layers of micro-sam are folded into the weights that they adapt.
 
     Raises
     ------
     CheckpointError
         If the file is damaged, holds objects in place of weights, or holds no tensors.
     """
-    return _tensors(_unwrap(_read(path)), path)
+    state = _tensors(_unwrap(_read(path)), path)
+    try:
+        return fold_micro_sam_lora(state)
+    except (LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{path} has LoRA layers that do not fit: {error}") from error
 
 
 def decoder_state_dict(entry: ModelEntry) -> dict[str, Tensor]:

@@ -160,6 +160,73 @@ not_only_tensors = pytest.mark.parametrize(
 )
 
 
+def with_lora(state: State, spoil: Callable[[State], State] = lambda s: s) -> State:
+    """Return a state dict as micro-sam's LoRA training names it, changed by `spoil`."""
+    block = "image_encoder.blocks.2."
+    for wrapped in ("attn.qkv.", "mlp."):
+        inner = {"attn.qkv.": "qkv_proj.", "mlp.": "mlp_layer."}[wrapped]
+        prefix = f"{block}{wrapped}"
+        state = {k.replace(prefix, prefix + inner): v for k, v in state.items()}
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"attn.qkv": {"q": (16, 16), "v": (16, 16)}, "mlp": {"1": (16, 64), "2": (64, 16)}}
+    for layer, parts in sizes.items():
+        for part, (ins, outs) in parts.items():
+            down, up = (f"{block}{layer}.w_{m}_linear_{part}.weight" for m in "ab")
+            state[down] = torch.randn(2, ins, generator=generator)
+            state[up] = torch.randn(outs, 2, generator=generator)
+    return spoil(state)
+
+
+def test_lora_layers_of_micro_sam_are_folded(tmp_path: Path) -> None:
+    path, plain = tmp_path / "lora.pt", build_tiny().sam.state_dict()
+    saved = with_lora(plain)
+    torch.save({"model_state": prefixed("sam.", saved)}, path)
+    found = build(path).sam.state_dict()
+    block = "image_encoder.blocks.2."
+    for layer, part, rows, target in [
+        ("attn.qkv", "q", slice(0, 16), "attn.qkv"),
+        ("attn.qkv", "v", slice(32, 48), "attn.qkv"),
+        ("mlp", "1", slice(None), "mlp.lin1"),
+        ("mlp", "2", slice(None), "mlp.lin2"),
+    ]:
+        down, up = (saved[f"{block}{layer}.w_{m}_linear_{part}.weight"] for m in "ab")
+        key = f"{block}{target}.weight"
+        torch.testing.assert_close(found[key][rows], plain[key][rows] + up @ down)
+    changed = {k for k in plain if not torch.equal(found[k], plain[k])}
+    assert changed == {f"{block}{name}.weight" for name in ("attn.qkv", "mlp.lin1", "mlp.lin2")}
+    qkv = f"{block}attn.qkv.weight"
+    assert torch.equal(found[qkv][16:32], plain[qkv][16:32])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(
+            lambda s: {k: v for k, v in s.items() if "w_a_linear_q" not in k},
+            r"1 unexpected \(image_encoder\.blocks\.2\.attn\.qkv\.w_b_linear_q\.weight\)",
+            id="half a pair",
+        ),
+        pytest.param(
+            lambda s: {k: v[:, 1:] if "w_b_linear_v" in k else v for k, v in s.items()},
+            "LoRA layers that do not fit",
+            id="rank",
+        ),
+        pytest.param(
+            lambda s: {k: v for k, v in s.items() if "mlp_layer.lin1.weight" not in k},
+            "LoRA layers that do not fit",
+            id="no base",
+        ),
+    ],
+)
+def test_lora_layers_that_do_not_fit_are_refused(
+    spoil: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "lora.pt"
+    torch.save(with_lora(build_tiny().sam.state_dict(), spoil), path)
+    with pytest.raises(CheckpointError, match=message):
+        build(path)
+
+
 @not_only_tensors
 def test_objects_beside_the_wrapped_weights_are_passed_over(
     extra: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
