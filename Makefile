@@ -12,12 +12,14 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo test lint screenshots pretrain clean distclean display-packages
+.PHONY: help demo test lint interoperability test-interoperability screenshots pretrain clean \
+	distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
 	@echo "make test         run the tests on a virtual display"
 	@echo "make lint         ruff, mypy and the import contracts"
+	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
@@ -33,6 +35,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# micro-sam needs segment-anything-py, which installs the same module as our segment-anything;
+# hence another environment, and torch a second time. Not part of `make test`.
+interoperability:
+	$(MAKE) VENV=$(VENV)-interoperability test-interoperability
+
+test-interoperability: display-packages $(VENV)/.installed-interoperability
+	$(BIN)/python -m pytest tests/interoperability $(PYTEST_ARGS)
 
 screenshots: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python docs/make_screenshots.py
@@ -50,9 +60,9 @@ clean:
 	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find napari_peftsam tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment and the manifest's link, which belongs to its editable install.
+# The environments and the manifest's link, which belongs to their editable installs.
 distclean: clean
-	rm -rf $(VENV) napari_peftsam/napari.yaml
+	rm -rf $(VENV) $(VENV)-interoperability napari_peftsam/napari.yaml
 
 # torch and torchvision in one command: pip must not mix builds of the two.
 $(VENV)/.installed: pyproject.toml hatch_build.py $(VENV)/.created
@@ -62,6 +72,13 @@ $(VENV)/.installed: pyproject.toml hatch_build.py $(VENV)/.created
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --group dev
+	@touch $@
+
+# Of two distributions with one module the last one counts; installed once more, it is whole.
+# The tests of the main environment see the other one.
+$(VENV)/.installed-interoperability: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --group interoperability
+	$(BIN)/python -m pip install --force-reinstall --no-deps segment-anything-py
 	@touch $@
 
 # --group came with pip 25.1.

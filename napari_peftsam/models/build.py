@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
+from napari_peftsam.models._micro_sam import fold_micro_sam_lora
+from napari_peftsam.models._placeholders import load_with_placeholders, name_of_placeholder
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
 from napari_peftsam.models.download import file_digest
 from napari_peftsam.models.entry import ModelEntry
@@ -119,14 +121,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that a file may contain.
 
     Wrappers of training frameworks (``model_state``, ``state_dict``, ``model``) and the
-    prefixes ``module.`` and ``sam.`` are taken off, however they are nested.
+    prefixes ``module.`` and ``sam.`` are taken off, however they are nested. Objects that a
+    trainer saved beside the wrapped weights are passed over; nothing of them is made. LoRA
+    layers of micro-sam are folded into the weights that they adapt.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, needs unpickling of objects, or holds no tensors.
+        If the file is damaged, holds objects in place of weights, or holds no tensors.
     """
-    return _tensors(_unwrap(_read(path)), path)
+    state = _tensors(_unwrap(_read(path)), path)
+    try:
+        return fold_micro_sam_lora(state)
+    except (LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{path} has LoRA layers that do not fit: {error}") from error
 
 
 def decoder_state_dict(entry: ModelEntry) -> dict[str, Tensor]:
@@ -158,17 +166,21 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_with_placeholders(path)
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
-        what = f" (it asks for {found[1]})" if found else ""
-        raise CheckpointError(
-            f"{path} holds more than tensors and is not loaded, because that could run code "
-            f"hidden in it{what}: save its state dict alone, with the program it comes from"
-        ) from error
+        raise _more_than_tensors(path, found[1] if found else None) from error
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def _more_than_tensors(path: Path, name: str | None) -> CheckpointError:
+    what = f" (it asks for {name})" if name else ""
+    return CheckpointError(
+        f"{path} holds more than tensors and is not loaded, because that could run code "
+        f"hidden in it{what}: save its state dict alone, with the program it comes from"
+    )
 
 
 def _unwrap(content: object) -> object:
@@ -183,6 +195,9 @@ def _unwrap(content: object) -> object:
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    values = content.values() if isinstance(content, Mapping) else [content]
+    if name := next(filter(None, map(name_of_placeholder, values)), None):
+        raise _more_than_tensors(path, name)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,26 +124,172 @@ def test_a_safetensors_file_with_prefixes(tmp_path: Path) -> None:
     assert build(path).weights_hash == build_tiny().weights_hash
 
 
-# What is saved beside the weights, and what the refusal names
+class _Evil:
+    """What a hostile checkpoint holds: code that runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return shutil.copyfile, (__file__, "evil-was-here")
+
+
+class _EvilMethod:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("evil-was-here"),)
+
+
+class _EvilCommand:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch evil-was-here",)
+
+
+class _EvilSource:
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("open('evil-was-here', 'w')",)
+
+
+class _Settings(dict):  # type: ignore[type-arg]
+    """An object of a program that is not here; its items are set when it is unpickled."""
+
+
+# What is saved with the weights, and what a refusal names
 NOT_ONLY_TENSORS: dict[str, tuple[object, str]] = {
     "numpy number": (np.float64(0.25), r"asks for numpy\.\S+scalar"),
     "numpy array": (np.zeros(3), r"asks for numpy\.\S+_reconstruct"),
     "path": (Path("a"), r"asks for pathlib\S+Path"),
     "class": (torch.optim.AdamW, r"asks for torch\.optim\.adamw\.AdamW"),
+    "network": (torch.nn.Linear(2, 2), r"asks for torch\.nn\.modules\.linear\.Linear"),
+    "partial": (partial(torch.add, 1), r"asks for functools\.partial"),
 }
+HARMFUL: dict[str, tuple[object, str]] = {
+    "hidden code": (_Evil(), r"asks for shutil\.copyfile"),
+    "hidden source": (_EvilSource(), r"asks for builtins\.exec"),
+    "hidden command": (_EvilCommand(), r"asks for (posix|nt)\.system"),
+}
+not_only_tensors = pytest.mark.parametrize(
+    ("extra", "reason"), NOT_ONLY_TENSORS.values(), ids=NOT_ONLY_TENSORS.keys()
+)
+
+
+def with_lora(state: State, spoil: Callable[[State], State] = lambda s: s) -> State:
+    """Return a state dict as micro-sam's LoRA training names it, changed by `spoil`."""
+    block = "image_encoder.blocks.2."
+    for wrapped in ("attn.qkv.", "mlp."):
+        inner = {"attn.qkv.": "qkv_proj.", "mlp.": "mlp_layer."}[wrapped]
+        prefix = f"{block}{wrapped}"
+        state = {k.replace(prefix, prefix + inner): v for k, v in state.items()}
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"attn.qkv": {"q": (16, 16), "v": (16, 16)}, "mlp": {"1": (16, 64), "2": (64, 16)}}
+    for layer, parts in sizes.items():
+        for part, (ins, outs) in parts.items():
+            down, up = (f"{block}{layer}.w_{m}_linear_{part}.weight" for m in "ab")
+            state[down] = torch.randn(2, ins, generator=generator)
+            state[up] = torch.randn(outs, 2, generator=generator)
+    return spoil(state)
+
+
+def test_lora_layers_of_micro_sam_are_folded(tmp_path: Path) -> None:
+    path, plain = tmp_path / "lora.pt", build_tiny().sam.state_dict()
+    saved = with_lora(plain)
+    torch.save({"model_state": prefixed("sam.", saved)}, path)
+    found = build(path).sam.state_dict()
+    block = "image_encoder.blocks.2."
+    for layer, part, rows, target in [
+        ("attn.qkv", "q", slice(0, 16), "attn.qkv"),
+        ("attn.qkv", "v", slice(32, 48), "attn.qkv"),
+        ("mlp", "1", slice(None), "mlp.lin1"),
+        ("mlp", "2", slice(None), "mlp.lin2"),
+    ]:
+        down, up = (saved[f"{block}{layer}.w_{m}_linear_{part}.weight"] for m in "ab")
+        key = f"{block}{target}.weight"
+        torch.testing.assert_close(found[key][rows], plain[key][rows] + up @ down)
+    changed = {k for k in plain if not torch.equal(found[k], plain[k])}
+    assert changed == {f"{block}{name}.weight" for name in ("attn.qkv", "mlp.lin1", "mlp.lin2")}
+    qkv = f"{block}attn.qkv.weight"
+    assert torch.equal(found[qkv][16:32], plain[qkv][16:32])
 
 
 @pytest.mark.parametrize(
-    ("extra", "reason"), NOT_ONLY_TENSORS.values(), ids=NOT_ONLY_TENSORS.keys()
+    ("spoil", "message"),
+    [
+        pytest.param(
+            lambda s: {k: v for k, v in s.items() if "w_a_linear_q" not in k},
+            r"1 unexpected \(image_encoder\.blocks\.2\.attn\.qkv\.w_b_linear_q\.weight\)",
+            id="half a pair",
+        ),
+        pytest.param(
+            lambda s: {k: v[:, 1:] if "w_b_linear_v" in k else v for k, v in s.items()},
+            "LoRA layers that do not fit",
+            id="rank",
+        ),
+        pytest.param(
+            lambda s: {k: v for k, v in s.items() if "mlp_layer.lin1.weight" not in k},
+            "LoRA layers that do not fit",
+            id="no base",
+        ),
+    ],
 )
-def test_what_needs_more_than_tensors_is_refused_and_named(
-    extra: object, reason: str, tmp_path: Path
+def test_lora_layers_that_do_not_fit_are_refused(
+    spoil: Callable[[State], State], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "lora.pt"
+    torch.save(with_lora(build_tiny().sam.state_dict(), spoil), path)
+    with pytest.raises(CheckpointError, match=message):
+        build(path)
+
+
+@not_only_tensors
+def test_objects_beside_the_wrapped_weights_are_passed_over(
+    extra: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "training.pt"
+    allowed = set(torch.serialization.get_safe_globals())
+    torch.save({"model_state": build_tiny().sam.state_dict(), "init": {"extra": [extra]}}, path)
+    assert build(path).weights_hash == build_tiny().weights_hash
+    assert not Path("evil-was-here").exists()
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"), {**NOT_ONLY_TENSORS, **HARMFUL}.values(), ids=[*NOT_ONLY_TENSORS, *HARMFUL]
+)
+@pytest.mark.parametrize(
+    "save",
+    [
+        pytest.param(lambda state, extra: {**state, "extra": extra}, id="among"),
+        pytest.param(lambda state, extra: {"model_state": {**state, "a": extra}}, id="wrapped"),
+        pytest.param(lambda state, extra: {"model": extra}, id="instead"),
+        pytest.param(lambda state, extra: extra, id="alone"),
+    ],
+)
+def test_objects_among_the_weights_are_refused_and_named(
+    save: Callable[[State, object], object], extra: object, reason: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "training.pt"
-    torch.save({"model_state": build_tiny().sam.state_dict(), "extra": extra}, path)
+    torch.save(save(build_tiny().sam.state_dict(), extra), path)
     with pytest.raises(CheckpointError, match=rf"{reason}\): save its state dict alone") as caught:
         build(path)
     assert str(caught.value).isprintable()  # torch's own words hold colours and lines
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        pytest.param(_Evil(), r"shutil\.copyfile", id="code"),
+        pytest.param(_EvilSource(), r"builtins\.exec", id="source"),
+        pytest.param(_EvilCommand(), r"(posix|nt)\.system", id="command"),
+        pytest.param(_EvilMethod(), "getattr", id="method"),
+        pytest.param(_Settings(a=1), r"\S+_Settings", id="dictionary"),
+    ],
+)
+def test_what_cannot_be_passed_over_is_refused_and_named(
+    extra: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "training.pt"
+    torch.save({"model_state": build_tiny().sam.state_dict(), "init": extra}, path)
+    with pytest.raises(CheckpointError, match=rf"asks for {reason}\): save its state dict alone"):
+        build(path)
+    assert not Path("evil-was-here").exists()
 
 
 @pytest.mark.parametrize(
@@ -232,13 +381,6 @@ def test_safetensors_in_half_precision_are_loaded_as_float(tmp_path: Path) -> No
     save_file({k: v.half().contiguous() for k, v in build_tiny().sam.state_dict().items()}, path)
     model = build(path)
     assert next(model.sam.parameters()).dtype == torch.float32
-
-
-class _Evil:
-    """What a hostile checkpoint holds: code that runs when it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (Path("evil-was-here"),)
 
 
 def _write(path: Path, kind: str) -> None:
