@@ -19,31 +19,11 @@ __all__ = ["load_with_placeholders", "name_of_placeholder"]
 
 
 # No data set or transform is made by these; a file that names one is not one to open.
-_HARMFUL = frozenset(
-    [
-        "builtins.__import__",
-        "builtins.compile",
-        "builtins.eval",
-        "builtins.exec",
-        "builtins.open",
-        "code",
-        "ctypes",
-        "importlib",
-        "marshal",
-        "nt",
-        "os",
-        "pickle",
-        "posix",
-        "pty",
-        "runpy",
-        "shutil",
-        "socket",
-        "subprocess",
-        "sys",
-        "urllib",
-        "webbrowser",
-    ]
-)
+_HARMFUL = {
+    *("builtins.__import__", "builtins.compile", "builtins.eval", "builtins.exec", "builtins.open"),
+    *("code", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty", "runpy"),
+    *("shutil", "socket", "subprocess", "sys", "urllib", "webbrowser"),
+}
 
 
 class _Placeholder:
