@@ -20,10 +20,11 @@ def models(as_json: Json = False) -> None:
     `napari-peftsam download NAME` gets one that is not here. Models of your own are listed in
     models.toml, see the README.
     """
-    from napari_peftsam.models import IMAGE_KINDS, available_models, recommend
+    from napari_peftsam.models import IMAGE_KINDS, available_models, device_memory, recommend
 
     entries = available_models()
-    chosen = {kind: recommend(kind) for kind in IMAGE_KINDS}
+    memory = device_memory()
+    chosen = {kind: recommend(kind, memory) for kind in IMAGE_KINDS}
     values = [
         _values(entry, [kind for kind, choice in chosen.items() if choice.name == entry.name])
         for entry in entries

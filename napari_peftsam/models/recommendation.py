@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from napari_peftsam.models.device import device_memory
 from napari_peftsam.types import PixelArray
 
 __all__ = ["IMAGE_KINDS", "ImageKind", "Recommendation", "guess_image_kind", "recommend"]
@@ -33,9 +32,9 @@ _BASE: dict[ImageKind, str] = {
     "light": "vit_b_lm", "electron": "vit_b_em_organelles", "colour": "vit_b",
 }  # fmt: skip
 _OFFLINE = "builtin"
-# Below, a ViT-L can annotate but hardly be finetuned. micro-sam's users report ViT-B alone
-# to be tight on 8 to 10 GB (its issues 893, 1015 and 1038).
-_LARGE_BYTES = 16 * 10**9
+# Below, a model can annotate but hardly be finetuned. micro-sam's users report ViT-B to be
+# tight on 8 to 10 GB (its issues 893, 1015 and 1038).
+_BASE_BYTES, _LARGE_BYTES = 7 * 10**9, 16 * 10**9
 _SAMPLED = 256  # pixels of each side that a guess looks at
 _COLOURED = 6.0  # of 255: a mean difference between channels that is no compression artefact
 _DARK = 0.25  # fluorescence leaves most of the image in this share of its range
@@ -49,30 +48,32 @@ class Recommendation:
     reason: str
 
 
-def recommend(kind: ImageKind, device: str = "auto") -> Recommendation:
+def recommend(kind: ImageKind, gpu_memory: int | None) -> Recommendation:
     """Return the model to start with.
 
     Parameters
     ----------
     kind
         What the images are.
-    device
-        Where the model will run, see `napari_peftsam.models.pick_device`.
-
-    Raises
-    ------
-    ConfigurationError
-        If the device is unknown or not there.
+    gpu_memory
+        Bytes of the GPU that it will run on, see `napari_peftsam.models.device_memory`;
+        None for the CPU.
     """
-    what, memory = IMAGE_KINDS[kind], device_memory(device)
-    if memory is None:
+    what = IMAGE_KINDS[kind]
+    if gpu_memory is None:
         return Recommendation(
             _OFFLINE,
             "without a GPU the others take about ten seconds per image, and minutes for a few "
             f"steps of finetuning; to annotate only, {_BASE[kind]} is worth the wait",
         )
-    gigabytes = f"{memory / 1e9:.0f} GB"
-    if memory < _LARGE_BYTES:
+    gigabytes = f"{gpu_memory / 1e9:.0f} GB"
+    if gpu_memory < _BASE_BYTES:
+        return Recommendation(
+            _OFFLINE,
+            f"{gigabytes} are little to finetune the others with; to annotate only, "
+            f"{_BASE[kind]} is better for {what}",
+        )
+    if gpu_memory < _LARGE_BYTES:
         return Recommendation(
             _BASE[kind], f"for {what}; finetuning the larger ones wants more than {gigabytes}"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_peftsam.widgets._annotate_view import AnnotateView, fill_combo
+from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._next_step import Situation, next_step
 
@@ -59,7 +60,7 @@ class AnnotateDisplay:
             (owner.ready, self.show_sources),
             (owner.status_changed, self.show_sources),
             (owner.model_changed, self.show_sources),
-            (owner.models_changed, self.show_sources),
+            (downloads().signals.arrived, self.show_sources),
             (owner.adapters_changed, self.show_sources),
             (layers.images_changed, self.show_sources),
             (layers.image_changed, self.show_all),

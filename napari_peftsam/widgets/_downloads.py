@@ -1,22 +1,24 @@
-"""The downloads of one viewer; they go on while the dock that shows them is closed."""
+"""The downloads of models; they belong to the program, as the files they bring do."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
 
 from napari.utils.notifications import show_info
 from psygnal import Signal, SignalGroup
+from qtpy.QtCore import QTimer
 
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._session import ViewerSession
-from napari_peftsam.widgets._worker import Worker, notify, start
+from napari_peftsam.widgets._settings import use_preferred_model_folder
+from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, start
 
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry
 
-__all__ = ["DownloadSignals", "Downloads", "downloads_of"]
+__all__ = ["DownloadSignals", "Downloads", "downloads"]
+
+_POLL = 100  # ms
 
 
 class DownloadSignals(SignalGroup):
@@ -24,10 +26,15 @@ class DownloadSignals(SignalGroup):
 
     changed = Signal(str)
     """The model of this name began or ended to come, or more of it is here."""
+    arrived = Signal(str)
+    """The model of this name is on this computer now."""
 
 
 class Downloads:
     """Fetches models in threads, several at once; GUI thread only.
+
+    They go on while docks and viewers close; the threads end with the program, and the
+    next download goes on from what they leave.
 
     Attributes
     ----------
@@ -37,21 +44,27 @@ class Downloads:
         Why the last attempt of a model failed, by name.
     """
 
-    def __init__(self, owner: ViewerSession) -> None:
-        self._owner = ref(owner)
+    def __init__(self) -> None:
         self.signals = DownloadSignals()
         self.progress: dict[str, DownloadProgress | None] = {}
         self.failures: dict[str, str] = {}
+        self._group = WorkerGroup()
         self._workers: dict[str, Worker[Any]] = {}
+        self._stopping: dict[str, Worker[Any]] = {}
+        self._poll: QTimer | None = None
+
+    def is_stopping(self, name: str) -> bool:
+        """Whether a stopped download still waits for its server."""
+        return name in self._stopping
 
     def start(self, entry: ModelEntry) -> None:
         """Begin to download a model, or go on with it; nothing if it is coming."""
-        owner = self._owner()
-        if owner is None or owner.is_closed or entry.name in self.progress:
+        name = entry.name
+        if name in self.progress or name in self._stopping:
             return
         from napari_peftsam.models import download
 
-        name = entry.name
+        use_preferred_model_folder()
         self.failures.pop(name, None)
         self.progress[name] = None
         self._workers[name] = start(
@@ -59,15 +72,32 @@ class Downloads:
             on_event=partial(self._received, name),
             on_error=partial(self._failed, name),
             on_done=partial(self._finished, name),
-            group=owner.workers,
+            group=self._group,
         )
         self.signals.changed.emit(name)
 
     def stop(self, name: str) -> None:
-        """Stop a download; what has come is kept, and the next one goes on from there."""
-        if name in self.progress:
-            self._workers[name].stop()
-            self._ended(name)
+        """Stop a download; what has come is kept, and the next one goes on from there.
+
+        The thread may have to wait for its server first: until it has ended the model is
+        neither coming nor can it be fetched again.
+        """
+        if name not in self.progress:
+            return
+        worker = self._stopping[name] = self._workers[name]
+        worker.stop()
+        if self._poll is None:
+            self._poll = QTimer()
+            self._poll.setInterval(_POLL)
+            self._poll.timeout.connect(self._forget_stopped)
+        self._poll.start()
+        self._ended(name)
+
+    def stop_all(self, timeout: float) -> bool:
+        """Stop all downloads; return whether they have ended within `timeout` seconds."""
+        for name in tuple(self.progress):
+            self.stop(name)
+        return self._group.stop(timeout)
 
     def _received(self, name: str, event: DownloadEvent) -> None:
         from napari_peftsam.models import DownloadProgress
@@ -84,21 +114,23 @@ class Downloads:
 
     def _finished(self, name: str) -> None:
         self._ended(name)
-        owner = self._owner()
-        if owner is not None:
-            owner.events.models_changed.emit()
+        self.signals.arrived.emit(name)
         show_info(f"{name} is on this computer now")
 
     def _ended(self, name: str) -> None:
         del self.progress[name], self._workers[name]
         self.signals.changed.emit(name)
 
+    def _forget_stopped(self) -> None:
+        for name, worker in tuple(self._stopping.items()):
+            if not worker.is_running:
+                del self._stopping[name]
+                self.signals.changed.emit(name)
+        if not self._stopping and self._poll is not None:
+            self._poll.stop()
 
-_downloads: WeakKeyDictionary[ViewerSession, Downloads] = WeakKeyDictionary()
 
-
-def downloads_of(owner: ViewerSession) -> Downloads:
-    """Return the viewer's downloads, making them at the first call."""
-    if owner not in _downloads:
-        _downloads[owner] = Downloads(owner)
-    return _downloads[owner]
+@cache
+def downloads() -> Downloads:
+    """Return the program's downloads."""
+    return Downloads()

@@ -35,20 +35,26 @@ class RowState:
 
     Attributes
     ----------
+    available, begun
+        Its checkpoint is on this computer, or a part of it.
     live, loading
         The model answers prompts, or is about to.
     recommended
         It is the one to start with.
-    downloading
-        It is coming; how far is in `progress`, None until the server has answered.
+    downloading, stopping
+        It is coming, or its download is about to end; how far it is is in `progress`, None
+        until the server has answered.
     failure
         Why it could not be downloaded; empty otherwise.
     """
 
+    available: bool = False
+    begun: bool = False
     live: bool = False
     loading: bool = False
     recommended: bool = False
     downloading: bool = False
+    stopping: bool = False
     progress: DownloadProgress | None = None
     failure: str = ""
 
@@ -102,10 +108,10 @@ class ModelRow(QFrame):
 
     def show_state(self, state: RowState) -> None:
         """Show what can be done with the model now."""
-        entry, here = self.entry, self.entry.available
+        entry = self.entry
         star = "★ " if state.recommended else ""
         self.title.setText(f"<b>{star}{escape(entry.name)}</b>")
-        self._show_action(state, here)
+        self._show_action(state)
         self.stop.setVisible(state.downloading)
         self.progress.setVisible(state.downloading)
         self.failure.setVisible(bool(state.failure))
@@ -116,16 +122,15 @@ class ModelRow(QFrame):
             self.progress.setRange(0, _PARTS)
             self.progress.setValue(round(_PARTS * state.progress.fraction))
 
-    def _show_action(self, state: RowState, here: bool) -> None:
-        text = _state_text(self.entry, state, here)
+    def _show_action(self, state: RowState) -> None:
+        text = _state_text(self.entry, state)
         self.state.setText(text)
         self.action.setVisible(not text)
-        if here:
+        if state.available:
             self.action.setText("Use")
             self.action.setToolTip(f"Answer prompts with {self.entry.title}")
         else:
-            begun = bool(self.entry.url) and self.entry.unfinished().is_file()
-            self.action.setText("Resume" if begun else "Download")
+            self.action.setText("Resume" if state.begun else "Download")
             self.action.setToolTip(f"From {self.entry.url}")
 
     def _link(self, target: str) -> None:
@@ -136,14 +141,16 @@ class ModelRow(QFrame):
             QToolTip.showText(below, "Copied", self.terms)
 
 
-def _state_text(entry: ModelEntry, state: RowState, here: bool) -> str:
+def _state_text(entry: ModelEntry, state: RowState) -> str:
     if state.downloading:
         return _progress_text(state.progress)
+    if state.stopping:
+        return "◌ stopping"
     if state.loading:
         return "◌ loading"
     if state.live:
         return "● in use"
-    return "" if here or entry.url else "⚠ missing"
+    return "" if state.available or entry.url else "⚠ missing"
 
 
 def _progress_text(progress: DownloadProgress | None) -> str:

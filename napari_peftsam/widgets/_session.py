@@ -7,6 +7,7 @@ nothing the user does meanwhile is lost.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -17,9 +18,8 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.annotation import Session
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.folders import model_folder, use_model_folder
 from napari_peftsam.widgets._layers import LayerBridge
-from napari_peftsam.widgets._settings import plugin_settings
+from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
 from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, run
 
@@ -43,8 +43,6 @@ class SessionState(SignalGroup):
     """`ViewerSession.loading` or `ViewerSession.error` changed."""
     model_changed = Signal()
     """Another model is live."""
-    models_changed = Signal()
-    """A model was downloaded."""
     adapters_changed = Signal()
     """The list of adapters changed, or another one is live."""
     closed = Signal()
@@ -73,8 +71,9 @@ class ViewerSession:
         Name of the model being loaded, empty if there is none.
     error
         Why the last model could not be loaded, empty if it could.
-    models
-        The registry's models, once `events.ready` was sent.
+    models, gpu_memory
+        The registry's models, and the bytes of memory of the GPU that models run on (None
+        without one), once `events.ready` was sent.
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
@@ -85,6 +84,7 @@ class ViewerSession:
         self.loading = ""
         self.error = ""
         self.models: tuple[ModelEntry, ...] = ()
+        self.gpu_memory: int | None = None
         self.is_closed = False
         self._layers: LayerBridge | None = None
         self._workspace: Workspace | None = None
@@ -151,9 +151,9 @@ class ViewerSession:
         if self._opening is not None or self._workspace is not None:
             return
 
-        def opened(models: tuple[ModelEntry, ...]) -> None:
-            self._connect(models)
-            self.load_model(source or next((m.name for m in models if m.available), ""))
+        def opened(found: _Found) -> None:
+            self._connect(found)
+            self.load_model(source or next((m.name for m in self.models if m.available), ""))
 
         def failed(error: Exception) -> None:
             self._opening = None
@@ -176,6 +176,7 @@ class ViewerSession:
             self._set_status(error="no model on this computer: browse for a SAM checkpoint")
             return
         workspace, device = self.require(), plugin_settings().device
+        use_preferred_model_folder()
         if self._loader is not None:
             self._loader.stop()
 
@@ -203,7 +204,7 @@ class ViewerSession:
         self.events.closed.emit()
         self.workers.stop(timeout)
 
-    def _connect(self, models: tuple[ModelEntry, ...]) -> None:
+    def _connect(self, found: _Found) -> None:
         """Make the workspace; its module is imported by now."""
         if self._workspace is not None or self.is_closed:
             return
@@ -212,7 +213,8 @@ class ViewerSession:
         workspace = Workspace(self.session, plugin_settings().embedding_folder)
         workspace.events.model_changed.connect(self._tell_model)
         workspace.events.adapters_changed.connect(self._tell_adapters)
-        self._workspace, self.models = workspace, models
+        self._workspace = workspace
+        self.models, self.gpu_memory = found.models, found.gpu_memory
         self.events.ready.emit()
 
     def _tell_model(self) -> None:
@@ -226,19 +228,30 @@ class ViewerSession:
         self.events.status_changed.emit()
 
 
-def _import() -> tuple[ModelEntry, ...]:
-    """Import what needs torch."""
-    import_workspace()
-    from napari_peftsam.models import REGISTRY, available_models
+@dataclass(frozen=True)
+class _Found:
+    """What importing torch makes known, see `ViewerSession`."""
 
-    chosen = plugin_settings().model_folder
-    if chosen != model_folder():
-        use_model_folder(chosen)
+    models: tuple[ModelEntry, ...]
+    gpu_memory: int | None
+
+
+def _import() -> _Found:
+    """Import what needs torch, and ask the GPU, which takes time, too."""
+    import_workspace()
+    from napari_peftsam.models import REGISTRY, available_models, device_memory
+
+    use_preferred_model_folder()
     try:
-        return available_models()
+        models = available_models()
     except ConfigurationError as error:  # in the user's own entries: the others are there
         notify(error)
-        return tuple(REGISTRY.values())
+        models = tuple(REGISTRY.values())
+    try:
+        memory = device_memory(plugin_settings().device)
+    except ConfigurationError:  # not there, which loading a model will tell
+        memory = None
+    return _Found(models, memory)
 
 
 _sessions: WeakKeyDictionary[Any, ViewerSession] = WeakKeyDictionary()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from napari.settings import get_plugin_settings
 
-from napari_peftsam.folders import embedding_folder, model_folder
+from napari_peftsam.folders import embedding_folder, model_folder, use_model_folder
 
-__all__ = ["PluginSettings", "plugin_settings"]
+__all__ = ["PluginSettings", "plugin_settings", "use_preferred_model_folder"]
 
 _PLUGIN = "napari-peftsam"
 
@@ -47,3 +47,10 @@ def plugin_settings() -> PluginSettings:
         Path(storage.model_folder).expanduser() if storage.model_folder else model_folder(),
         settings.computing.device,
     )
+
+
+def use_preferred_model_folder() -> None:
+    """Keep models where the preferences say, from now on."""
+    chosen = plugin_settings().model_folder
+    if chosen != model_folder():
+        use_model_folder(chosen)

@@ -8,9 +8,9 @@ import numpy as np
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_peftsam.errors import PeftSamError
+from napari_peftsam.folders import model_folder
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._downloads import downloads_of
+from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._model_row import ModelRow, RowState, separator
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
@@ -19,14 +19,13 @@ from napari_peftsam.widgets._parts import (
     scrolled,
     text_label,
 )
-from napari_peftsam.widgets._settings import plugin_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import napari
 
-    from napari_peftsam.models import ImageKind, Recommendation
+    from napari_peftsam.types import PixelArray
 
 __all__ = ["ModelsDock", "show_models"]
 
@@ -45,7 +44,7 @@ class ModelsDock(Dock):
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
         owner = self.viewer_session
-        self.downloads = downloads_of(owner)
+        self.downloads = downloads()
         self.kind = combo_box("What your images are; guessed where it shows in the active image")
         self.advice = text_label(_LOADING)
         self.place = text_label()
@@ -63,7 +62,7 @@ class ModelsDock(Dock):
         owner = self.viewer_session
         return (
             (owner.events.model_changed, self._show_rows),
-            (owner.events.models_changed, self._show_rows),
+            (self.downloads.signals.arrived, self._show_row),
             (owner.events.status_changed, self._show_rows),
             (owner.layers.events.image_changed, self._guess_kind),
             (self.downloads.signals.changed, self._show_row),
@@ -112,23 +111,27 @@ class ModelsDock(Dock):
             row.stop.clicked.connect(lambda _, name=entry.name: self.downloads.stop(name))
             self._list.addWidget(separator())
             self._list.addWidget(row)
-        folder = str(plugin_settings().model_folder)
-        self.place.setText("Downloads are kept in the model folder of napari's preferences.")
-        self.place.setToolTip(folder)
         self._guess_kind()
 
     def _guess_kind(self) -> None:
-        layer = self.viewer_session.layers.image
-        if self._rows and layer is not None and not self._kind_chosen:
+        if self._rows and not self._kind_chosen:
             from napari_peftsam.models import guess_image_kind
 
-            # Only what is in memory: reading could take long.
-            pixels = layer.data if isinstance(layer.data, np.ndarray) else None
-            flat = pixels is not None and pixels.ndim == (3 if layer.rgb else 2)
-            kind = guess_image_kind(pixels, layer.rgb) if pixels is not None and flat else None
+            pixels, rgb = self._plane_in_memory()
+            kind = None if pixels is None else guess_image_kind(pixels, rgb)
             if kind is not None:
                 self.kind.setCurrentIndex(self.kind.findData(kind))
         self._show_rows()
+
+    def _plane_in_memory(self) -> tuple[PixelArray | None, bool]:
+        """Return the shown plane, None if there is none or it would have to be read."""
+        layers, session = self.viewer_session.layers, self.viewer_session.session
+        if layers.plane is None or layers.image is None:
+            return None, False
+        pixels = session.image(layers.image_name).pixels
+        if not isinstance(pixels, np.ndarray) or isinstance(pixels, np.memmap):
+            return None, False
+        return pixels[layers.plane.index], bool(layers.image.rgb)
 
     def _choose_kind(self) -> None:
         self._kind_chosen = True
@@ -137,9 +140,12 @@ class ModelsDock(Dock):
     def _show_rows(self) -> None:
         if not self._rows:
             return
-        advice = self._recommendation()
-        self._recommended = "" if advice is None else advice.name
-        self.advice.setText("" if advice is None else f"★ <b>{advice.name}</b>: {advice.reason}.")
+        from napari_peftsam.models import recommend
+
+        advice = recommend(self.kind.currentData(), self.viewer_session.gpu_memory)
+        self._recommended = advice.name
+        self.advice.setText(f"★ <b>{advice.name}</b>: {advice.reason}.")
+        self.place.setText(f"Downloads are kept in {model_folder()}, see napari's preferences.")
         for name in self._rows:
             self._show_row(name)
 
@@ -147,25 +153,20 @@ class ModelsDock(Dock):
         owner, downloads = self.viewer_session, self.downloads
         if name not in self._rows:
             return
+        entry = self._rows[name].entry
         self._rows[name].show_state(
             RowState(
+                available=entry.available,
+                begun=bool(entry.url) and entry.unfinished().is_file(),
                 live=owner.source == name,
                 loading=owner.loading == name,
                 recommended=name == self._recommended,
                 downloading=name in downloads.progress,
+                stopping=downloads.is_stopping(name),
                 progress=downloads.progress.get(name),
                 failure=downloads.failures.get(name, ""),
             )
         )
-
-    def _recommendation(self) -> Recommendation | None:
-        from napari_peftsam.models import recommend
-
-        kind: ImageKind = self.kind.currentData()
-        try:
-            return recommend(kind, plugin_settings().device)
-        except PeftSamError:  # the chosen device is not there, which loading a model tells
-            return None
 
     # --- what the user does ------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny.pt"
     torch.save(build_tiny().sam.state_dict(), path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _downloads_end() -> Iterator[None]:
+    """Leave no download to the next test; they outlive viewers."""
+    yield
+    from napari_peftsam.widgets._downloads import downloads
+
+    assert downloads().stop_all(timeout=10)
+    downloads.cache_clear()
 
 
 @pytest.fixture

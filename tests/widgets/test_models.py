@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
 from qtpy.QtGui import QGuiApplication
 
@@ -116,16 +117,18 @@ def test_a_download_is_stopped_and_goes_on(dock: ModelsDock, server: Server) -> 
     row = dock.row("ours")
     server.does.stall = 150_000  # bytes, of 200,000
     row.action.click()
-    wait(lambda: (p := dock.downloads.progress.get("ours")) is not None and p.received)
+    wait(lambda: dock.downloads.progress.get("ours") is not None)
     assert row.progress.maximum() > 0
     assert "of" in row.state.text()
     assert row.action.isHidden()
     row.stop.click()
     assert row.progress.isHidden()
-    assert row.action.text() == "Resume"
-    assert not row.entry.available
+    assert (row.state.text(), row.action.isHidden()) == ("◌ stopping", True)
+    dock.downloads.start(row.entry)  # too early: nothing happens
+    assert "ours" not in dock.downloads.progress
     server.does.ending.set()
-    wait(lambda: not dock.viewer_session.workers)
+    wait(lambda: row.action.text() == "Resume" and not row.action.isHidden())
+    assert not row.entry.available
     server.does.stall = None
     _download(dock)
     assert row.entry.available
@@ -158,7 +161,7 @@ def test_a_failed_download_says_why_and_can_be_tried_again(
 def test_a_download_outlives_the_dock(
     dock: ModelsDock, viewer: napari.Viewer, server: Server
 ) -> None:
-    server.does.stall = 150_000  # bytes, of 200,000
+    server.does.stall = 150_000
     dock.row("ours").action.click()
     wait(lambda: dock.downloads.progress.get("ours") is not None)
     viewer.window.remove_dock_widget(dock)
@@ -170,39 +173,83 @@ def test_a_download_outlives_the_dock(
     server.does.ending.set()
 
 
-def test_closing_the_viewer_ends_a_download(dock: ModelsDock, server: Server) -> None:
-    server.does.stall = 150_000  # bytes, of 200,000
+def test_viewers_share_a_download(
+    dock: ModelsDock,
+    make_napari_viewer: Callable[..., napari.Viewer],
+    server: Server,
+    tiny_checkpoint: Path,
+) -> None:
+    viewer = make_napari_viewer()
+    session_of(viewer).open(tiny_checkpoint)
+    other = ModelsDock(viewer)
+    viewer.window.add_dock_widget(other, name="Models")
+    wait(lambda: other._rows)
+    server.does.status = 404
+    _download(dock)
+    assert not other.row("ours").failure.isHidden()
+    server.does.status = 200
+    _download(dock)
+    assert (other.row("ours").action.text(), other.row("ours").failure.isHidden()) == ("Use", True)
+
+
+def test_closing_the_viewer_does_not_wait_for_a_server(dock: ModelsDock, server: Server) -> None:
+    server.does.stall = 150_000
     dock.row("ours").action.click()
     wait(lambda: dock.downloads.progress.get("ours") is not None)
-    server.does.ending.set()
     owner = dock.viewer_session
     owner.close()
     assert not owner.workers
-    assert dock.row("ours").entry.unfinished().is_file()
+    assert "ours" in dock.downloads.progress
+    server.does.ending.set()
+
+
+def test_the_preferred_folder_is_used_as_soon_as_it_is_chosen(
+    dock: ModelsDock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = get_plugin_settings("napari-peftsam").storage
+    monkeypatch.setattr(storage, "model_folder", str(tmp_path / "elsewhere"))
+    _download(dock)
+    path = dock.row("ours").entry.path
+    assert path is not None
+    assert path.parent == tmp_path / "elsewhere"
+
+
+def _show(dock: ModelsDock, modality: str, rgb: bool = False, stack: bool = False) -> None:
+    """Add an image and annotate it; of a stack, the second plane is shown."""
+    image = generate(modality, (96, 96), rng=np.random.default_rng(0), mean_diameter=20).image
+    viewer, layers = dock.viewer_session.viewer, dock.viewer_session.layers
+    data = np.stack([np.zeros_like(image), image]) if stack else image
+    layer = viewer.add_image(data, rgb=rgb)
+    if stack:
+        viewer.dims.set_point(0, 1)
+    layers.select_image(layer)
 
 
 @pytest.mark.parametrize(
-    ("modality", "rgb", "kind"),
+    ("modality", "options", "kind"),
     [
-        pytest.param("fluorescence", False, "light", id="fluorescence"),
-        pytest.param("histology", True, "colour", id="histology"),
-        pytest.param("electron", False, "electron", id="cannot be told: as it was"),
+        pytest.param("fluorescence", {}, "light", id="fluorescence"),
+        pytest.param("fluorescence", {"stack": True}, "light", id="shown plane of a stack"),
+        pytest.param("histology", {"rgb": True}, "colour", id="histology"),
+        pytest.param("electron", {}, "electron", id="cannot be told: as it was"),
     ],
 )
-def test_the_recommendation_follows_the_image_until_one_chooses(
-    modality: str, rgb: bool, kind: str, dock: ModelsDock, viewer: napari.Viewer
+def test_the_recommendation_follows_the_image(
+    modality: str, options: dict[str, bool], kind: str, dock: ModelsDock
 ) -> None:
     dock.kind.setCurrentIndex(dock.kind.findData("electron"))
-    image = generate(modality, (96, 96), rng=np.random.default_rng(0), mean_diameter=20).image
-    layers = dock.viewer_session.layers
-    layers.select_image(viewer.add_image(image, rgb=rgb))
+    _show(dock, modality, **options)
     assert dock.kind.currentData() == kind
     assert dock.row("builtin").title.text() == "<b>★ builtin</b>"
     assert "without a GPU" in dock.advice.text()
-    dock.kind.setCurrentIndex(0)
-    dock.kind.activated.emit(0)
-    layers.select_image(viewer.add_image(np.repeat(image[..., None], 3, -1)) if not rgb else None)
-    assert dock.kind.currentIndex() == 0
+
+
+def test_the_kind_that_one_chose_stays(dock: ModelsDock) -> None:
+    electron = dock.kind.findData("electron")
+    dock.kind.setCurrentIndex(electron)
+    dock.kind.activated.emit(electron)
+    _show(dock, "fluorescence")
+    assert dock.kind.currentData() == "electron"
 
 
 def test_the_annotate_dock_leads_to_the_list(viewer: napari.Viewer) -> None:
