@@ -6,16 +6,18 @@ import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import build, build_random
+from napari_peftsam.errors import ConfigurationError, TrainingError
+from napari_peftsam.models import build, build_random, checkpoint_state
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
+from napari_peftsam.training.pretrain.__main__ import main
 from napari_peftsam.training.pretrain._data import CropStream
 from tests.training._world import make_plane
 
@@ -49,6 +51,46 @@ def test_a_run_of_other_options_is_not_resumed(tmp_path: Path) -> None:
     list(pretrain(_config(tmp_path, 1)))
     with pytest.raises(TrainingError, match=r"learning_rate 0\.0008.*another output folder"):
         list(pretrain(replace(_config(tmp_path, 1), learning_rate=1e-4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [pytest.param({"sides": ()}, "multiples of 8 from 8 to 384.*got none", id="no side"),
+     pytest.param({"sides": (192, 100)}, "multiples of 8.*got 192, 100", id="no whole patches"),
+     pytest.param({"sides": (512,)}, "from 8 to 384.*got 512", id="larger than the frame"),
+     pytest.param({"sides": (0,)}, "from 8 to 384.*got 0", id="empty crops"),
+     pytest.param({"steps": 0}, "steps must be at least 1, got 0", id="no step"),
+     pytest.param({"images": 0}, "images must be at least 1, got 0", id="no image"),
+     pytest.param({"objects": -1}, "objects must be at least 1, got -1", id="no object"),
+     pytest.param({"warmup": 0}, "warmup must be at least 1, got 0", id="no warmup"),
+     pytest.param({"save_every": 0}, "save_every must be at least 1, got 0", id="never saved"),
+     pytest.param({"real_share": 1.5}, "real_share must be from 0 to 1, got 1.5", id="share"),
+     pytest.param({"seed": -1}, "seed must be from 0 to .*, got -1", id="negative seed"),
+     pytest.param({"learning_rate": float("nan")}, "must be positive, got nan", id="rate")],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PretrainingConfig(**{"folder": Path("run"), "steps": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [pytest.param("tiny", "another architecture", id="another architecture"),
+     pytest.param("builtin", "no dense head", id="no dense head")],
+)  # fmt: skip
+def test_only_the_built_in_model_is_trained_on(
+    tmp_path: Path, architecture: str, message: str
+) -> None:
+    model, path = build_random(architecture), tmp_path / "start.safetensors"
+    save_file(checkpoint_state(model.architecture, model.sam.state_dict()), path)
+    with pytest.raises(TrainingError, match=f"start.safetensors' has {message}: give the built-in"):
+        next(pretrain(replace(_config(tmp_path, 1), start=path)))
+
+
+def test_options_are_not_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path), "--side", "64"])
+    assert "unrecognized arguments: --side" in capsys.readouterr().err
 
 
 def test_its_weights_load_with_the_dense_head(tmp_path: Path) -> None:

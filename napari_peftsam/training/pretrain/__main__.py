@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from napari_peftsam.training.pretrain import PretrainingConfig, PretrainingStep,
 from napari_peftsam.types import LabelArray, PixelArray
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train; calling it again with the same folder resumes."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     real = _real_images(options.real, options.real_names)
     config = PretrainingConfig(
         folder=options.output,
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m napari_peftsam.training.pretrain",
         description="Train the built-in model; a second call with the same folder resumes.",
+        allow_abbrev=False,
     )
     defaults, add = PretrainingConfig, parser.add_argument
     add("--output", type=Path, required=True, help="run folder (kept out of git)")

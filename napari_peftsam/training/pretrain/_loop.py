@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -24,62 +23,15 @@ from napari_peftsam.models import (
     build,
     construct,
 )
+from napari_peftsam.training.pretrain._config import PretrainingConfig
 from napari_peftsam.training.pretrain._data import Batch, CropStream
 from napari_peftsam.training.pretrain._objective import pretraining_loss
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["PretrainingConfig", "PretrainingStep", "pretrain"]
+__all__ = ["PretrainingStep", "pretrain"]
 
 _SEED_STRIDE = 1_000_003  # prompts of a step depend on the seed and the step, on nothing before
 _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost flat
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """A run of pretraining. Equal options and weights to start from give equal results.
-
-    Attributes
-    ----------
-    folder
-        Run folder: ``state.pt`` (to resume) and ``builtin.safetensors`` (averaged weights,
-        half precision, with how they came about) are written there.
-    steps
-        Number of steps; the learning rate falls to its `final_share` over them.
-    sides
-        Crop sides in model pixels, multiples of 8 and at most the model's frame; each
-        batch draws one of them (one that is there twice, twice as often). Large crops show
-        what surrounds an object, small ones are many.
-    images
-        Crops per batch of the smallest side; larger crops are fewer, for an equal area.
-    objects
-        Prompted objects per crop.
-    learning_rate
-        Its peak, after `warmup` steps.
-    average
-        Decay of the average over steps whose weights are the result.
-    save_every
-        Steps between two saved states.
-    seed
-        Of weights, crops and prompts.
-    start
-        Checkpoint to start from, by name or path (else random weights).
-    real_share
-        Probability that a crop comes from the real images given to `pretrain`.
-    """
-
-    folder: Path
-    steps: int
-    sides: tuple[int, ...] = (192, 192, 256, 384)
-    images: int = 8
-    objects: int = 4
-    learning_rate: float = 8e-4
-    warmup: int = 100
-    final_share: float = 0.02
-    average: float = 0.998
-    save_every: int = 50
-    seed: int = 0
-    start: str | Path | None = None
-    real_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -112,7 +64,8 @@ def pretrain(
     Raises
     ------
     TrainingError
-        The run folder holds a run with other options, or from other weights.
+        The run folder holds a run with other options, or from other weights; or the
+        weights to start from are not the built-in model's.
     """
     torch.manual_seed(config.seed)
     model = _initial_model(config)
@@ -150,7 +103,14 @@ def pretrain(
 def _initial_model(config: PretrainingConfig) -> SamModel:
     arch = architecture("builtin")
     if config.start is not None:
-        return build(config.start)
+        model = build(config.start)
+        if model.architecture != arch or model.dense_head is None:
+            what = "no dense head" if model.architecture == arch else "another architecture"
+            raise TrainingError(
+                f"the start {str(config.start)!r} has {what}: give the built-in model or weights "
+                "trained from it, or leave it out to start from random weights"
+            )
+        return model
     sam = construct(arch)
     _match_positions(sam.mask_decoder)
     return SamModel("builtin", arch, sam, "", DenseHead(arch.embedding_width))
@@ -204,10 +164,9 @@ def _resume(
     average: torch.nn.Module,
     optimiser: torch.optim.Optimizer,
 ) -> int:
-    path = config.folder / "state.pt"
-    if not path.is_file():
+    if not config.state.is_file():
         return 0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(config.state, weights_only=True)
     differing = [name for name, value in recipe.items() if state["recipe"].get(name) != value]
     if differing:
         begun = ", ".join(f"{name} {state['recipe'].get(name)!r}" for name in differing)
@@ -238,10 +197,10 @@ def _save(
     }
     temporary = config.folder / "state.tmp"
     torch.save(state, temporary)
-    temporary.replace(config.folder / "state.pt")
+    temporary.replace(config.state)
     sam, head = average
     weights = {k: v.half().contiguous() for k, v in sam.state_dict().items()}
     weights |= {f"dense_head.{k}": v.half().contiguous() for k, v in head.state_dict().items()}
     temporary = config.folder / "builtin.tmp"
     save_file(weights, temporary, metadata={"training": json.dumps({**recipe, "step": step})})
-    temporary.replace(config.folder / "builtin.safetensors")
+    temporary.replace(config.weights)
