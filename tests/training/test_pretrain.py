@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from napari_peftsam import __version__
 from napari_peftsam.errors import ConfigurationError, TrainingError
 from napari_peftsam.models import build, build_random, checkpoint_state
 from napari_peftsam.segmentation.decode import PromptTensors, decode
@@ -51,6 +52,37 @@ def test_a_run_of_other_options_is_not_resumed(tmp_path: Path) -> None:
     list(pretrain(_config(tmp_path, 1)))
     with pytest.raises(TrainingError, match=r"learning_rate 0\.0008.*another output folder"):
         list(pretrain(replace(_config(tmp_path, 1), learning_rate=1e-4)))
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(0, id="another pixel"), pytest.param(1, id="another label")]
+)
+def test_a_run_is_not_resumed_with_other_real_images(tmp_path: Path, part: int) -> None:
+    plane, config = make_plane("real"), _config(tmp_path, 1)
+    pair = (plane.pixels, plane.labels)
+    list(pretrain(config, [pair]))
+    assert list(pretrain(config, [pair])) == []
+    pair[part][5, 5] = 1
+    with pytest.raises(TrainingError, match=r"begun with real_digest .[0-9a-f]{32}.; give"):
+        list(pretrain(config, [pair]))
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [pytest.param(("recipe",), "begun with options it does not tell; give", id="no recipe"),
+     pytest.param(("recipe", "real_digest"), "begun with no real_digest; give", id="no digest")],
+)  # fmt: skip
+def test_a_run_that_does_not_tell_its_options_is_not_resumed(
+    tmp_path: Path, lost: tuple[str, ...], message: str
+) -> None:
+    config = _config(tmp_path, 1)
+    list(pretrain(config))
+    state = torch.load(config.state, weights_only=True)
+    holder = state if len(lost) == 1 else state[lost[0]]
+    del holder[lost[-1]]
+    torch.save(state, config.state)
+    with pytest.raises(TrainingError, match=message):
+        list(pretrain(config))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +142,7 @@ def test_its_weights_tell_how_they_were_made(tmp_path: Path) -> None:
         recipe = json.loads(file.metadata()["training"])
     assert recipe["start"] == build("builtin").weights_hash
     assert (recipe["steps"], recipe["sides"], recipe["seed"]) == (1, "(64,)", 0)
+    assert (recipe["version"], recipe["torch"]) == (__version__, torch.__version__)
 
 
 @pytest.mark.parametrize(

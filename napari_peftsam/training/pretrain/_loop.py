@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder
 from torch.utils.data import DataLoader
 
@@ -26,6 +24,7 @@ from napari_peftsam.models import (
 from napari_peftsam.training.pretrain._config import PretrainingConfig
 from napari_peftsam.training.pretrain._data import Batch, CropStream
 from napari_peftsam.training.pretrain._objective import pretraining_loss
+from napari_peftsam.training.pretrain._state import RunState, make_recipe
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["PretrainingStep", "pretrain"]
@@ -69,14 +68,15 @@ def pretrain(
     """
     torch.manual_seed(config.seed)
     model = _initial_model(config)
-    recipe = _recipe(config, model, len(real))
+    recipe = make_recipe(config, model, real)
     assert model.dense_head is not None
     network = torch.nn.ModuleList([model.sam, model.dense_head]).train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
     )
-    first = _resume(config, recipe, network, average, optimiser)
+    state = RunState(config, recipe, network, average, optimiser)
+    first = state.resume()
     stream = CropStream(
         config.sides, config.images, config.objects, config.seed, real, config.real_share, first
     )
@@ -96,7 +96,7 @@ def pretrain(
         _update(average, network, min(config.average, (step + 1) / (step + 10)))
         done = PretrainingStep(step + 1, loss.item(), parts, time.perf_counter() - began)
         if done.step % config.save_every == 0 or done.step == config.steps:
-            _save(config, recipe, done.step, network, average, optimiser)
+            state.save(done.step)
         yield done
 
 
@@ -144,63 +144,3 @@ def _rate(step: int, config: PretrainingConfig) -> float:
 def _update(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
-
-
-def _recipe(config: PretrainingConfig, model: SamModel, real: int) -> dict[str, str | float]:
-    """Return what the result depends on, to be kept with it."""
-    chosen: dict[str, str | float] = {
-        name: value if isinstance(value, (int, float)) else str(value)
-        for name, value in asdict(config).items()
-        if name not in ("folder", "save_every", "start")
-    }
-    start = "" if config.start is None else model.weights_hash
-    return chosen | {"start": start, "real_images": real}
-
-
-def _resume(
-    config: PretrainingConfig,
-    recipe: dict[str, str | float],
-    network: torch.nn.Module,
-    average: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> int:
-    if not config.state.is_file():
-        return 0
-    state = torch.load(config.state, weights_only=True)
-    differing = [name for name, value in recipe.items() if state["recipe"].get(name) != value]
-    if differing:
-        begun = ", ".join(f"{name} {state['recipe'].get(name)!r}" for name in differing)
-        raise TrainingError(
-            f"the run in {config.folder} was begun with {begun}; give the same to go on with it, "
-            "or another output folder to begin a new one"
-        )
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
-
-
-def _save(
-    config: PretrainingConfig,
-    recipe: dict[str, str | float],
-    step: int,
-    network: torch.nn.Module,
-    average: torch.nn.ModuleList,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    state = {
-        "recipe": recipe,
-        "step": step,
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    temporary = config.folder / "state.tmp"
-    torch.save(state, temporary)
-    temporary.replace(config.state)
-    sam, head = average
-    weights = {k: v.half().contiguous() for k, v in sam.state_dict().items()}
-    weights |= {f"dense_head.{k}": v.half().contiguous() for k, v in head.state_dict().items()}
-    temporary = config.folder / "builtin.tmp"
-    save_file(weights, temporary, metadata={"training": json.dumps({**recipe, "step": step})})
-    temporary.replace(config.weights)
