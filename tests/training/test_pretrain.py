@@ -18,7 +18,6 @@ from napari_peftsam.errors import ConfigurationError, TrainingError
 from napari_peftsam.models import build, build_random, checkpoint_state
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
-from napari_peftsam.training.pretrain.__main__ import main
 from napari_peftsam.training.pretrain._data import CropStream
 from tests.training._world import make_plane
 
@@ -117,12 +116,6 @@ def test_only_the_built_in_model_is_trained_on(
     save_file(checkpoint_state(model.architecture, model.sam.state_dict()), path)
     with pytest.raises(TrainingError, match=f"start.safetensors' has {message}: give the built-in"):
         next(pretrain(replace(_config(tmp_path, 1), start=path)))
-
-
-def test_options_are_not_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--output", str(tmp_path), "--side", "64"])
-    assert "unrecognized arguments: --side" in capsys.readouterr().err
 
 
 def test_its_weights_load_with_the_dense_head(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from segment_anything.modeling import MaskDecoder
 from torch.utils.data import DataLoader
 
-from napari_peftsam.errors import TrainingError
+from napari_peftsam.errors import ImageError, TrainingError
+from napari_peftsam.files import check_pair
 from napari_peftsam.models import (
     DenseHead,
     SamModel,
@@ -65,7 +66,12 @@ def pretrain(
     TrainingError
         The run folder holds a run with other options, or from other weights; or the
         weights to start from are not the built-in model's.
+    ImageError
+        A real image is a stack.
+    LabelError
+        Its labels do not fit it, or hold no object.
     """
+    real = [_checked(pair, f"real image {number}") for number, pair in enumerate(real, start=1)]
     torch.manual_seed(config.seed)
     model = _initial_model(config)
     recipe = make_recipe(config, model, real)
@@ -98,6 +104,15 @@ def pretrain(
         if done.step % config.save_every == 0 or done.step == config.steps:
             state.save(done.step)
         yield done
+
+
+def _checked(pair: tuple[PixelArray, LabelArray], name: str) -> tuple[PixelArray, LabelArray]:
+    pixels, labels = pair
+    if labels.ndim != 2:
+        raise ImageError(
+            f"{name} has labels of the shape {labels.shape}: give single planes, (H, W)"
+        )
+    return pixels, check_pair(pixels, labels, name)
 
 
 def _initial_model(config: PretrainingConfig) -> SamModel:
