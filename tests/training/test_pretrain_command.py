@@ -13,7 +13,10 @@ from tifffile import imwrite
 from napari_peftsam.training.pretrain.__main__ import main
 from tests.training._world import make_plane
 
-_TINY = ("--steps", "1", "--sides", "64", "--images", "1", "--objects", "1")
+_TINY = (
+    *("--steps", "1", "--sides", "64", "--images", "1", "--objects", "1"),
+    *("--device", "cpu", "--workers", "0"),
+)
 
 
 @pytest.fixture

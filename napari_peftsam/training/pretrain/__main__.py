@@ -11,6 +11,7 @@ from pathlib import Path
 
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import pair_folders
+from napari_peftsam.models import DEVICES
 from napari_peftsam.training.pretrain import PretrainingConfig, PretrainingStep, pretrain
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults.real_share,
         help="share of crops from real images",
     )
+    add("--device", choices=DEVICES, default=defaults.device, help="default: a GPU if there is one")
+    add("--workers", type=int, default=defaults.workers, help="processes that make the crops")
     return parser
 
 
@@ -78,6 +81,8 @@ def _train(options: argparse.Namespace) -> None:
         start=options.start,
         seed=options.seed,
         real_share=options.real_share,
+        device=options.device,
+        workers=options.workers,
     )
     finished = True
     for step in pretrain(config, _real_images(options.real, options.real_names)):

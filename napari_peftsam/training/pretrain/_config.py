@@ -21,6 +21,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "average": (0, 1),
     "real_share": (0, 1),
     "seed": (0, 2**32 - 1),
+    "workers": (0, math.inf),
 }
 
 
@@ -28,8 +29,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 class PretrainingConfig:
     """A run of pretraining. Equal options and weights to start from give equal results.
 
-    That holds for one kind of machine and one version of this package and of the libraries
-    that compute; others round differently, which training amplifies.
+    That holds on the CPU, for one kind of machine and one version of this package and of the
+    libraries that compute; others round differently, which training amplifies, and a GPU may
+    do so from run to run. Crops and first prompts are the same everywhere.
 
     Attributes
     ----------
@@ -58,6 +60,12 @@ class PretrainingConfig:
         Checkpoint to start from, by name or path (else random weights).
     real_share
         Probability that a crop comes from the real images given to `pretrain`.
+    device
+        Torch device to train on, see `napari_peftsam.models.pick_device`. A run may be
+        resumed on another one.
+    workers
+        Processes that make the crops; 0: none besides the one that trains. The crops do not
+        depend on it.
 
     Raises
     ------
@@ -78,6 +86,8 @@ class PretrainingConfig:
     seed: int = 0
     start: str | Path | None = None
     real_share: float = 0.3
+    device: str = "auto"
+    workers: int = 1
 
     def __post_init__(self) -> None:
         arch = architecture("builtin")

@@ -21,6 +21,7 @@ from napari_peftsam.models import (
     autocast,
     build,
     construct,
+    pick_device,
 )
 from napari_peftsam.training.pretrain._config import PretrainingConfig
 from napari_peftsam.training.pretrain._data import Batch, CropStream
@@ -63,6 +64,8 @@ def pretrain(
 
     Raises
     ------
+    ConfigurationError
+        The device is unknown or not there, or the start is no model.
     TrainingError
         The run folder holds a run with other options, or from other weights; or the
         weights to start from are not the built-in model's.
@@ -72,11 +75,13 @@ def pretrain(
         Its labels do not fit it, or hold no object.
     """
     real = [_checked(pair, f"real image {number}") for number, pair in enumerate(real, start=1)]
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    model = _initial_model(config)
+    model = _initial_model(config)  # on the CPU: random weights are the same for every device
     recipe = make_recipe(config, model, real)
     assert model.dense_head is not None
-    network = torch.nn.ModuleList([model.sam, model.dense_head]).train().requires_grad_(True)
+    network = torch.nn.ModuleList([model.sam, model.dense_head]).to(device)
+    network.train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
@@ -86,15 +91,17 @@ def pretrain(
     stream = CropStream(
         config.sides, config.images, config.objects, config.seed, real, config.real_share, first
     )
-    batches: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=1))
+    loader = DataLoader(stream, batch_size=None, num_workers=config.workers)
+    batches: Iterator[Batch] = iter(loader)
     config.folder.mkdir(parents=True, exist_ok=True)
     for step in range(first, config.steps):
         began = time.perf_counter()
+        # Prompts are drawn on the CPU, the same for every device.
         generator = torch.Generator().manual_seed(config.seed * _SEED_STRIDE + step)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config)
-        with autocast("cpu"):
-            loss, parts = pretraining_loss(model, next(batches), generator)
+        with autocast(device):
+            loss, parts = pretraining_loss(model, next(batches).to(device), generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

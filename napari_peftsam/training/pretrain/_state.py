@@ -21,8 +21,9 @@ __all__ = ["Recipe", "RunState", "make_recipe"]
 
 Recipe = dict[str, str | float]
 
-# Where results are kept and how often does not change them.
-_WITHOUT_EFFECT = ("folder", "save_every")
+# Where results are kept, how often and how they are computed does not change what is computed;
+# a run can be moved to another machine.
+_WITHOUT_EFFECT = ("folder", "save_every", "device", "workers")
 
 
 def make_recipe(
@@ -79,7 +80,8 @@ class RunState:
         """
         if not self.config.state.is_file():
             return 0
-        state = torch.load(self.config.state, weights_only=True)
+        # Another machine may lack the device that it was saved from.
+        state = torch.load(self.config.state, map_location="cpu", weights_only=True)
         self._check(state.get("recipe", {}))
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -112,8 +114,8 @@ class RunState:
         torch.save(state, temporary)
         temporary.replace(self.config.state)
         sam, head = self.average
-        weights = {k: v.half().contiguous() for k, v in sam.state_dict().items()}
-        weights |= {f"dense_head.{k}": v.half().contiguous() for k, v in head.state_dict().items()}
+        tensors = sam.state_dict() | {f"dense_head.{k}": v for k, v in head.state_dict().items()}
+        weights = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
         # The versions are told, not compared: most changes of a version leave training alone,
         # and a run of hours that an update stopped for good would help nobody.
         versions = {"version": __version__, "torch": str(torch.__version__)}
