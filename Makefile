@@ -49,12 +49,13 @@ screenshots: display-packages $(VENV)/.installed-dev
 
 # How the shipped weights were made, each version from the one before, see the model card. A
 # second call goes on where the first was stopped. The other images of FLUO are held out.
+# PRETRAIN_ARGS come last and win, as in PRETRAIN_ARGS="--device cuda --workers 8".
 FLUO ?= ../shared/data/dsb_fluo
 PRETRAIN_STEPS ?= 1800
 pretrain: $(VENV)/.installed
 	$(BIN)/python -m napari_peftsam.training.pretrain --output runs/builtin --start builtin \
 		--steps $(PRETRAIN_STEPS) --real $(FLUO) --real-names \
-		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019)
+		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019) $(PRETRAIN_ARGS)
 
 clean:
 	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

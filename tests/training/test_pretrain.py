@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
-from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import build, build_random
+from napari_peftsam import __version__
+from napari_peftsam.errors import ConfigurationError, TrainingError
+from napari_peftsam.models import build, build_random, checkpoint_state
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
 from napari_peftsam.training.pretrain._data import CropStream
 from tests.training._world import make_plane
 
+# torch thinks little of more workers than cores.
+_ON_ONE_CORE = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
 
 def _config(folder: Path, steps: int) -> PretrainingConfig:
-    return PretrainingConfig(folder, steps, sides=(64,), images=2, objects=2, save_every=1)
+    return PretrainingConfig(
+        folder, steps, sides=(64,), images=2, objects=2, save_every=1, device="cpu"
+    )
 
 
 def test_a_run_can_be_stopped_and_resumed(tmp_path: Path) -> None:
@@ -45,10 +54,101 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@_ON_ONE_CORE
+def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
+    one, other = _config(tmp_path / "one", 3), _config(tmp_path / "other", 3)
+    expected = [(step.loss, step.parts) for step in pretrain(one)]
+    begun = pretrain(other)
+    assert next(begun).loss == expected[0][0]
+    begun.close()
+    resumed = pretrain(replace(other, workers=2))
+    assert [(step.loss, step.parts) for step in resumed] == expected[1:]
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_goes_on_without_one(tmp_path: Path) -> None:
+    config = _config(tmp_path, 3)
+    on_gpu = pretrain(replace(config, device="cuda", start="builtin"))
+    steps = [next(on_gpu), next(on_gpu)]
+    on_gpu.close()
+    assert all(math.isfinite(step.loss) for step in steps)
+    assert build(config.weights).dense_head is not None
+    assert [step.step for step in pretrain(replace(config, start="builtin"))] == [3]
+    on_cpu = next(pretrain(replace(_config(tmp_path / "cpu", 3), start="builtin")))
+    for part in ("first", "dense"):  # the same crops and prompts; the second round may differ
+        assert steps[0].parts[part] == pytest.approx(on_cpu.parts[part], rel=0.05)
+
+
 def test_a_run_of_other_options_is_not_resumed(tmp_path: Path) -> None:
     list(pretrain(_config(tmp_path, 1)))
     with pytest.raises(TrainingError, match=r"learning_rate 0\.0008.*another output folder"):
         list(pretrain(replace(_config(tmp_path, 1), learning_rate=1e-4)))
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(0, id="another pixel"), pytest.param(1, id="another label")]
+)
+def test_a_run_is_not_resumed_with_other_real_images(tmp_path: Path, part: int) -> None:
+    plane, config = make_plane("real"), _config(tmp_path, 1)
+    pair = (plane.pixels, plane.labels)
+    list(pretrain(config, [pair]))
+    assert list(pretrain(config, [pair])) == []
+    pair[part][5, 5] = 1
+    with pytest.raises(TrainingError, match=r"begun with real_digest .[0-9a-f]{32}.; give"):
+        list(pretrain(config, [pair]))
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [pytest.param(("recipe",), "begun with options it does not tell; give", id="no recipe"),
+     pytest.param(("recipe", "real_digest"), "begun with no real_digest; give", id="no digest")],
+)  # fmt: skip
+def test_a_run_that_does_not_tell_its_options_is_not_resumed(
+    tmp_path: Path, lost: tuple[str, ...], message: str
+) -> None:
+    config = _config(tmp_path, 1)
+    list(pretrain(config))
+    state = torch.load(config.state, weights_only=True)
+    holder = state if len(lost) == 1 else state[lost[0]]
+    del holder[lost[-1]]
+    torch.save(state, config.state)
+    with pytest.raises(TrainingError, match=message):
+        list(pretrain(config))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [pytest.param({"sides": ()}, "multiples of 8 from 8 to 384.*got none", id="no side"),
+     pytest.param({"sides": (192, 100)}, "multiples of 8.*got 192, 100", id="no whole patches"),
+     pytest.param({"sides": (512,)}, "from 8 to 384.*got 512", id="larger than the frame"),
+     pytest.param({"sides": (0,)}, "from 8 to 384.*got 0", id="empty crops"),
+     pytest.param({"steps": 0}, "steps must be at least 1, got 0", id="no step"),
+     pytest.param({"images": 0}, "images must be at least 1, got 0", id="no image"),
+     pytest.param({"objects": -1}, "objects must be at least 1, got -1", id="no object"),
+     pytest.param({"warmup": 0}, "warmup must be at least 1, got 0", id="no warmup"),
+     pytest.param({"save_every": 0}, "save_every must be at least 1, got 0", id="never saved"),
+     pytest.param({"real_share": 1.5}, "real_share must be from 0 to 1, got 1.5", id="share"),
+     pytest.param({"workers": -1}, "workers must be at least 0, got -1", id="workers"),
+     pytest.param({"seed": -1}, "seed must be from 0 to .*, got -1", id="negative seed"),
+     pytest.param({"learning_rate": float("nan")}, "must be positive, got nan", id="rate")],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PretrainingConfig(**{"folder": Path("run"), "steps": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [pytest.param("tiny", "another architecture", id="another architecture"),
+     pytest.param("builtin", "no dense head", id="no dense head")],
+)  # fmt: skip
+def test_only_the_built_in_model_is_trained_on(
+    tmp_path: Path, architecture: str, message: str
+) -> None:
+    model, path = build_random(architecture), tmp_path / "start.safetensors"
+    save_file(checkpoint_state(model.architecture, model.sam.state_dict()), path)
+    with pytest.raises(TrainingError, match=f"start.safetensors' has {message}: give the built-in"):
+        next(pretrain(replace(_config(tmp_path, 1), start=path)))
 
 
 def test_its_weights_load_with_the_dense_head(tmp_path: Path) -> None:
@@ -68,6 +168,7 @@ def test_its_weights_tell_how_they_were_made(tmp_path: Path) -> None:
         recipe = json.loads(file.metadata()["training"])
     assert recipe["start"] == build("builtin").weights_hash
     assert (recipe["steps"], recipe["sides"], recipe["seed"]) == (1, "(64,)", 0)
+    assert (recipe["version"], recipe["torch"]) == (__version__, torch.__version__)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +180,17 @@ def test_batches_of_all_sides(sides: tuple[int, ...], crops: dict[int, int]) -> 
     stream = CropStream(sides, 4, 1, seed=0)
     seen = {batch.images.shape[-1]: len(batch.images) for batch in islice(stream, 8)}
     assert seen == crops
+
+
+@_ON_ONE_CORE
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
+    stream = CropStream((16, 32), 2, 1, seed=0, first=5)
+    found = islice(DataLoader(stream, batch_size=None, num_workers=workers), 5)
+    for expected, batch in zip(islice(stream, 5), found, strict=True):
+        assert torch.equal(expected.images, batch.images)
+        assert torch.equal(expected.masks, batch.masks)
+        assert torch.equal(expected.dense, batch.dense)
 
 
 def test_crops_of_the_stream_hold_their_objects() -> None:

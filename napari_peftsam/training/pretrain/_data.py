@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from napari_peftsam.errors import ImageError
 from napari_peftsam.normalisation import normalise
@@ -46,13 +46,18 @@ class Batch:
     masks: Tensor
     dense: Tensor
 
+    def to(self, device: str) -> Batch:
+        """Return the batch on a torch device."""
+        return Batch(self.images.to(device), self.masks.to(device), self.dense.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class CropStream(IterableDataset[Batch]):
     """Batches for `napari_peftsam.training.pretrain`.
 
     Every batch depends on the seed and its own number only, so that a resumed run sees
-    what an uninterrupted one would have seen.
+    what an uninterrupted one would have seen. Workers of a `DataLoader` take turns, as it
+    does when it collects their batches: the sequence is the same for any number of them.
 
     Attributes
     ----------
@@ -81,7 +86,9 @@ class CropStream(IterableDataset[Batch]):
     first: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        for number in count(self.first):
+        worker = get_worker_info()
+        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number in count(self.first + turn, turns):
             rng = np.random.default_rng((self.seed, number))
             side = int(rng.choice(self.sides))
             images = max(1, round(self.images * (min(self.sides) / side) ** 2))

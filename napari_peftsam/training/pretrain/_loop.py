@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
 from segment_anything.modeling import MaskDecoder
 from torch.utils.data import DataLoader
 
-from napari_peftsam.errors import TrainingError
+from napari_peftsam.errors import ImageError, TrainingError
+from napari_peftsam.files import check_pair
 from napari_peftsam.models import (
     DenseHead,
     SamModel,
@@ -23,63 +21,18 @@ from napari_peftsam.models import (
     autocast,
     build,
     construct,
+    pick_device,
 )
+from napari_peftsam.training.pretrain._config import PretrainingConfig
 from napari_peftsam.training.pretrain._data import Batch, CropStream
 from napari_peftsam.training.pretrain._objective import pretraining_loss
+from napari_peftsam.training.pretrain._state import RunState, make_recipe
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["PretrainingConfig", "PretrainingStep", "pretrain"]
+__all__ = ["PretrainingStep", "pretrain"]
 
 _SEED_STRIDE = 1_000_003  # prompts of a step depend on the seed and the step, on nothing before
 _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost flat
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """A run of pretraining. Equal options and weights to start from give equal results.
-
-    Attributes
-    ----------
-    folder
-        Run folder: ``state.pt`` (to resume) and ``builtin.safetensors`` (averaged weights,
-        half precision, with how they came about) are written there.
-    steps
-        Number of steps; the learning rate falls to its `final_share` over them.
-    sides
-        Crop sides in model pixels, multiples of 8 and at most the model's frame; each
-        batch draws one of them (one that is there twice, twice as often). Large crops show
-        what surrounds an object, small ones are many.
-    images
-        Crops per batch of the smallest side; larger crops are fewer, for an equal area.
-    objects
-        Prompted objects per crop.
-    learning_rate
-        Its peak, after `warmup` steps.
-    average
-        Decay of the average over steps whose weights are the result.
-    save_every
-        Steps between two saved states.
-    seed
-        Of weights, crops and prompts.
-    start
-        Checkpoint to start from, by name or path (else random weights).
-    real_share
-        Probability that a crop comes from the real images given to `pretrain`.
-    """
-
-    folder: Path
-    steps: int
-    sides: tuple[int, ...] = (192, 192, 256, 384)
-    images: int = 8
-    objects: int = 4
-    learning_rate: float = 8e-4
-    warmup: int = 100
-    final_share: float = 0.02
-    average: float = 0.998
-    save_every: int = 50
-    seed: int = 0
-    start: str | Path | None = None
-    real_share: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -111,31 +64,44 @@ def pretrain(
 
     Raises
     ------
+    ConfigurationError
+        The device is unknown or not there, or the start is no model.
     TrainingError
-        The run folder holds a run with other options, or from other weights.
+        The run folder holds a run with other options, or from other weights; or the
+        weights to start from are not the built-in model's.
+    ImageError
+        A real image is a stack.
+    LabelError
+        Its labels do not fit it, or hold no object.
     """
+    real = [_checked(pair, f"real image {number}") for number, pair in enumerate(real, start=1)]
+    device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    model = _initial_model(config)
-    recipe = _recipe(config, model, len(real))
+    model = _initial_model(config)  # on the CPU: random weights are the same for every device
+    recipe = make_recipe(config, model, real)
     assert model.dense_head is not None
-    network = torch.nn.ModuleList([model.sam, model.dense_head]).train().requires_grad_(True)
+    network = torch.nn.ModuleList([model.sam, model.dense_head]).to(device)
+    network.train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
     )
-    first = _resume(config, recipe, network, average, optimiser)
+    state = RunState(config, recipe, network, average, optimiser)
+    first = state.resume()
     stream = CropStream(
         config.sides, config.images, config.objects, config.seed, real, config.real_share, first
     )
-    batches: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=1))
+    loader = DataLoader(stream, batch_size=None, num_workers=config.workers)
+    batches: Iterator[Batch] = iter(loader)
     config.folder.mkdir(parents=True, exist_ok=True)
     for step in range(first, config.steps):
         began = time.perf_counter()
+        # Prompts are drawn on the CPU, the same for every device.
         generator = torch.Generator().manual_seed(config.seed * _SEED_STRIDE + step)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _rate(step, config)
-        with autocast("cpu"):
-            loss, parts = pretraining_loss(model, next(batches), generator)
+        with autocast(device):
+            loss, parts = pretraining_loss(model, next(batches).to(device), generator)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -143,14 +109,30 @@ def pretrain(
         _update(average, network, min(config.average, (step + 1) / (step + 10)))
         done = PretrainingStep(step + 1, loss.item(), parts, time.perf_counter() - began)
         if done.step % config.save_every == 0 or done.step == config.steps:
-            _save(config, recipe, done.step, network, average, optimiser)
+            state.save(done.step)
         yield done
+
+
+def _checked(pair: tuple[PixelArray, LabelArray], name: str) -> tuple[PixelArray, LabelArray]:
+    pixels, labels = pair
+    if labels.ndim != 2:
+        raise ImageError(
+            f"{name} has labels of the shape {labels.shape}: give single planes, (H, W)"
+        )
+    return pixels, check_pair(pixels, labels, name)
 
 
 def _initial_model(config: PretrainingConfig) -> SamModel:
     arch = architecture("builtin")
     if config.start is not None:
-        return build(config.start)
+        model = build(config.start)
+        if model.architecture != arch or model.dense_head is None:
+            what = "no dense head" if model.architecture == arch else "another architecture"
+            raise TrainingError(
+                f"the start {str(config.start)!r} has {what}: give the built-in model or weights "
+                "trained from it, or leave it out to start from random weights"
+            )
+        return model
     sam = construct(arch)
     _match_positions(sam.mask_decoder)
     return SamModel("builtin", arch, sam, "", DenseHead(arch.embedding_width))
@@ -184,64 +166,3 @@ def _rate(step: int, config: PretrainingConfig) -> float:
 def _update(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
-
-
-def _recipe(config: PretrainingConfig, model: SamModel, real: int) -> dict[str, str | float]:
-    """Return what the result depends on, to be kept with it."""
-    chosen: dict[str, str | float] = {
-        name: value if isinstance(value, (int, float)) else str(value)
-        for name, value in asdict(config).items()
-        if name not in ("folder", "save_every", "start")
-    }
-    start = "" if config.start is None else model.weights_hash
-    return chosen | {"start": start, "real_images": real}
-
-
-def _resume(
-    config: PretrainingConfig,
-    recipe: dict[str, str | float],
-    network: torch.nn.Module,
-    average: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> int:
-    path = config.folder / "state.pt"
-    if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    differing = [name for name, value in recipe.items() if state["recipe"].get(name) != value]
-    if differing:
-        begun = ", ".join(f"{name} {state['recipe'].get(name)!r}" for name in differing)
-        raise TrainingError(
-            f"the run in {config.folder} was begun with {begun}; give the same to go on with it, "
-            "or another output folder to begin a new one"
-        )
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
-
-
-def _save(
-    config: PretrainingConfig,
-    recipe: dict[str, str | float],
-    step: int,
-    network: torch.nn.Module,
-    average: torch.nn.ModuleList,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    state = {
-        "recipe": recipe,
-        "step": step,
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    temporary = config.folder / "state.tmp"
-    torch.save(state, temporary)
-    temporary.replace(config.folder / "state.pt")
-    sam, head = average
-    weights = {k: v.half().contiguous() for k, v in sam.state_dict().items()}
-    weights |= {f"dense_head.{k}": v.half().contiguous() for k, v in head.state_dict().items()}
-    temporary = config.folder / "builtin.tmp"
-    save_file(weights, temporary, metadata={"training": json.dumps({**recipe, "step": step})})
-    temporary.replace(config.folder / "builtin.safetensors")

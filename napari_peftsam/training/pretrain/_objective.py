@@ -19,7 +19,17 @@ __all__ = ["pretraining_loss"]
 def pretraining_loss(
     model: SamModel, batch: Batch, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of a batch and what it consists of."""
+    """Return the loss of a batch and what it consists of.
+
+    Parameters
+    ----------
+    model
+        On the device of the batch.
+    batch
+        Crops and their objects.
+    generator
+        Of the prompts, on the CPU.
+    """
     sam, head = model.sam, model.dense_head
     assert head is not None
     features = encode_crop(sam, standardise(batch.images, model))
@@ -58,7 +68,7 @@ def _round(
     low, scores = decode(model.sam, features, prompts, offset)
     logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
     best = scores.argmax(1)
-    rows = torch.arange(len(best))
+    rows = torch.arange(len(best), device=best.device)
     answer, fed_back = logits.detach()[rows, best], low[rows, best][:, None]
     following = user.correct(prompts, answer, fed_back, target[:, 0])
     return promptable_loss(logits, scores, target), following

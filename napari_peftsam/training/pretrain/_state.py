@@ -1,0 +1,125 @@
+"""What a run of pretraining keeps in its folder, and what that must agree with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import xxhash
+from safetensors.torch import save_file
+
+from napari_peftsam import __version__
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.models import SamModel
+from napari_peftsam.training.pretrain._config import PretrainingConfig
+from napari_peftsam.types import LabelArray, PixelArray
+
+__all__ = ["Recipe", "RunState", "make_recipe"]
+
+Recipe = dict[str, str | float]
+
+# Where results are kept, how often and how they are computed does not change what is computed;
+# a run can be moved to another machine.
+_WITHOUT_EFFECT = ("folder", "save_every", "device", "workers")
+
+
+def make_recipe(
+    config: PretrainingConfig, model: SamModel, real: Sequence[tuple[PixelArray, LabelArray]]
+) -> Recipe:
+    """Return what the result depends on, to be kept with it."""
+    chosen: Recipe = {
+        name: value if isinstance(value, (int, float)) else str(value)
+        for name, value in asdict(config).items()
+        if name not in (*_WITHOUT_EFFECT, "start")
+    }
+    start = "" if config.start is None else model.weights_hash
+    return chosen | {"start": start, "real_images": len(real), "real_digest": _digest(real)}
+
+
+def _digest(real: Sequence[tuple[PixelArray, LabelArray]]) -> str:
+    """Return the xxh128 (hex) of pixels and labels in their order; empty if there are none."""
+    digest = xxhash.xxh128()
+    for array in (array for pair in real for array in pair):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest() if real else ""
+
+
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """The parts of a run that change while it trains.
+
+    Attributes
+    ----------
+    config
+        Says where they are kept.
+    recipe
+        See `make_recipe`; a run is only resumed with the one it was begun with.
+    network, average
+        The network, and the average of its weights: a SAM and a dense head each.
+    optimiser
+        Of the network.
+    """
+
+    config: PretrainingConfig
+    recipe: Recipe
+    network: torch.nn.ModuleList
+    average: torch.nn.ModuleList
+    optimiser: torch.optim.Optimizer
+
+    def resume(self) -> int:
+        """Load what was saved, if anything, and return the number of steps it took.
+
+        Raises
+        ------
+        TrainingError
+            If it was saved by a run of another recipe.
+        """
+        if not self.config.state.is_file():
+            return 0
+        # Another machine may lack the device that it was saved from.
+        state = torch.load(self.config.state, map_location="cpu", weights_only=True)
+        self._check(state.get("recipe", {}))
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+
+    def _check(self, begun: Recipe) -> None:
+        differing = [name for name, value in self.recipe.items() if begun.get(name) != value]
+        if not differing:
+            return
+        options = ", ".join(
+            f"{name} {begun[name]!r}" if name in begun else f"no {name}" for name in differing
+        )
+        raise TrainingError(
+            f"the run in {self.config.folder} was begun with "
+            f"{options if begun else 'options it does not tell'}; give the same to go on with "
+            "it, or another output folder to begin a new one"
+        )
+
+    def save(self, step: int) -> None:
+        """Keep everything that is needed to go on after `step`, and the averaged weights."""
+        state = {
+            "recipe": self.recipe,
+            "step": step,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        temporary = self.config.folder / "state.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.config.state)
+        sam, head = self.average
+        tensors = sam.state_dict() | {f"dense_head.{k}": v for k, v in head.state_dict().items()}
+        weights = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
+        # The versions are told, not compared: most changes of a version leave training alone,
+        # and a run of hours that an update stopped for good would help nobody.
+        versions = {"version": __version__, "torch": str(torch.__version__)}
+        training = json.dumps({**self.recipe, **versions, "step": step})
+        temporary = self.config.folder / "builtin.tmp"
+        save_file(weights, temporary, metadata={"training": training})
+        temporary.replace(self.config.weights)
