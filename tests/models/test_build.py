@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections import OrderedDict
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from napari_peftsam.models import (
     hash_weights,
     pick_device,
     to_model_input,
+    read_state_dict,
 )
 
 State = dict[str, torch.Tensor]
@@ -298,6 +300,31 @@ def test_what_cannot_be_passed_over_is_refused_and_named(
         pytest.param(
             lambda s: {k: v for k, v in s.items() if not k.startswith("mask_decoder.iou_pred")},
             r"6 missing \(mask_decoder\.iou_prediction_head\.layers\.0\.bias, .*, .*, …\)$",
+def test_two_threads_read_the_same_training_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, load = tmp_path / "training.pt", torch.load
+    torch.save({"model_state": build_tiny().sam.state_dict(), "init": Path("a")}, path)
+    first_is_done, second_asks = threading.Event(), threading.Event()
+    states: list[State] = []
+    second = threading.Thread(target=lambda: states.append(read_state_dict(path)))
+
+    def in_turns(*arguments: object, **options: object) -> object:
+        if threading.current_thread() is second:
+            second_asks.set()
+            first_is_done.wait(20)
+        else:  # what it may make is allowed now: let the other one find out what it may make
+            second.start()
+            second_asks.wait(0.5)
+        return load(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "load", in_turns)
+    states.append(read_state_dict(path))
+    first_is_done.set()
+    second.join(20)
+    assert [hash_weights(state) for state in states] == [build_tiny().weights_hash] * 2
+
+
             id="missing",
         ),
         pytest.param(
