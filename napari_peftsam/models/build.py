@@ -31,6 +31,7 @@ from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.registry import find_model, model_names
 
 __all__ = [
+    "DENSE_HEAD",
     "build",
     "build_random",
     "build_tiny",
@@ -39,11 +40,13 @@ __all__ = [
     "read_state_dict",
 ]
 
+DENSE_HEAD = "dense_head."
+"""How the names of the built-in model's dense head begin in a checkpoint."""
+
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
 _DEEPEST = 16  # wrappers in each other; a mapping may also contain itself
 _DECODER = "decoder_state"
-_DENSE = "dense_head."
 # The blocks of a plain ViT, or of the stages of a TinyViT, and a norm as wide as they are
 _BLOCK = re.compile(r"(image_encoder\.(?:layers\.\d\.)?blocks\.)(\d+)\.")
 _NORMS = ("norm1", "conv3.bn", "local_conv.bn")
@@ -253,8 +256,8 @@ def _stages(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
 
 
 def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device: str) -> SamModel:
-    dense = {k.removeprefix(_DENSE): v for k, v in state.items() if k.startswith(_DENSE)}
-    weights = {k: v for k, v in state.items() if not k.startswith(_DENSE)}
+    dense = {k.removeprefix(DENSE_HEAD): v for k, v in state.items() if k.startswith(DENSE_HEAD)}
+    weights = {k: v for k, v in state.items() if not k.startswith(DENSE_HEAD)}
     with torch.device("meta"):
         sam = construct(arch)
     weights = fitted(name, checkpoint_state(arch, sam.state_dict()), weights)
