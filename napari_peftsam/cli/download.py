@@ -65,4 +65,5 @@ def _fetch(entry: ModelEntry, part: Part) -> DownloadFinished:
 
 def _text(event: DownloadProgress) -> str:
     total = f" of {event.total / 1e6:.1f}" if event.total else ""
-    return f"{event.received / 1e6:.1f}{total} MB"
+    text = f"{event.received / 1e6:.1f}{total} MB"
+    return text if event.verified is None else f"{text}, {event.verified / 1e6:.1f} MB verified"

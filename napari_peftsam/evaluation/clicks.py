@@ -15,6 +15,7 @@ from napari_peftsam.evaluation.prompts import Target
 from napari_peftsam.types import FloatArray, Prediction, Prompts
 
 __all__ = [
+    "CANDIDATES",
     "BatchPredictor",
     "Candidates",
     "box_ious",
@@ -25,6 +26,9 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
+CANDIDATES = 3
+"""How many candidates of an object `first_candidates` looks at, all in memory at once."""
+
 
 class BatchPredictor(Protocol):
     """What is evaluated: `napari_peftsam.segmentation.Predictor`, or another one."""
@@ -34,7 +38,7 @@ class BatchPredictor(Protocol):
         embedding: Embedding,
         prompts: Sequence[Prompts],
         previous: Sequence[FloatArray | None] | None = None,
-        candidates: int = 3,
+        candidates: int = CANDIDATES,
     ) -> list[Prediction]:
         """Return one `Prediction` per object, its best candidate first."""
         ...
@@ -92,7 +96,7 @@ def first_candidates(
 ) -> Candidates:
     """Return the candidates of every object after its first click."""
     prompts = [Prompts((target.first_click(),)) for target in targets]
-    predictions = predictor.predict_many(embedding, prompts)
+    predictions = predictor.predict_many(embedding, prompts, candidates=CANDIDATES)
     return Candidates(
         np.array([p.scores for p in predictions], float),
         np.array([p.masks.sum((1, 2)) for p in predictions], float),

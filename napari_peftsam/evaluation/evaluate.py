@@ -25,6 +25,7 @@ from napari_peftsam.evaluation._objects import (
     targets_of,
 )
 from napari_peftsam.evaluation.clicks import (
+    CANDIDATES,
     BatchPredictor,
     Candidates,
     Floats,
@@ -47,7 +48,8 @@ __all__ = [
     "evaluate",
 ]
 
-# Masks of one batch, one per object, at the image's size; bounds memory on large images.
+# Masks of one batch, all candidates of its objects at the image's size; bounds memory on large
+# images.
 _MASK_BYTES = 2**27
 _EMBEDDING_SHARE = 0.1
 
@@ -239,7 +241,8 @@ def _measure(
 ) -> Generator[EvaluationProgress, None, list[_Measured]]:
     """Measure all objects of one image, in batches."""
     measured: list[_Measured] = []
-    size = max(1, _MASK_BYTES // (embedding.frame.height * embedding.frame.width))
+    pixels = embedding.frame.height * embedding.frame.width
+    size = max(1, _MASK_BYTES // (CANDIDATES * pixels))
     for start in range(0, len(targets), size):
         batch = targets[start : start + size]
         boxes = box_ious(predictor, embedding, batch)

@@ -8,6 +8,7 @@ from napari_peftsam.models.architecture import (
     architecture,
 )
 from napari_peftsam.models.build import (
+    DENSE_HEAD,
     build,
     build_random,
     build_tiny,
@@ -45,6 +46,7 @@ from napari_peftsam.models.registry import REGISTRY, available_models, find_mode
 
 __all__ = [
     "ARCHITECTURES",
+    "DENSE_HEAD",
     "DEVICES",
     "IMAGE_KINDS",
     "REGISTRY",

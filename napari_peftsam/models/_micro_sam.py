@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+
+from napari_peftsam.models._fit import is_whole
 
 __all__ = ["fold_micro_sam_lora"]
 
@@ -17,8 +21,13 @@ def fold_micro_sam_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     In its attention layers the query, key and value parts of ``qkv`` have their own pair of
     matrices; in its MLPs each layer has one. The sum of products is not scaled (its ``alpha``
-    is the constant 1). A state dict without such layers is returned as it is, and so is
-    whatever else does not fit.
+    is the constant 1). A state dict without such pairs is returned as it is, and half a pair
+    is left in it: a name that no network has.
+
+    Raises
+    ------
+    ValueError
+        If a pair has nothing to adapt, or is not exactly as large as what it adapts.
     """
     pairs = {
         up.group(0): up for up in map(_UP.fullmatch, state) if up and _down(up.group(0)) in state
@@ -29,15 +38,31 @@ def fold_micro_sam_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
     folded = {_plain(key): value for key, value in state.items() if key not in gone}
     for key, up in pairs.items():
         layer, part = up.groups()
-        update = state[key].double() @ state[_down(key)].double()
-        if part in "qkv":
-            target, start = f"{layer}.weight", "qkv".index(part) * len(update)
-        else:
-            target, start = f"{layer}.lin{part}.weight", 0
-        base = folded[target].double()
+        blocks = 3 if part in "qkv" else 1
+        target = f"{layer}.weight" if part in "qkv" else f"{layer}.lin{part}.weight"
+        _check(key, state, target, folded, blocks)
+        update = state[key].detach().double() @ state[_down(key)].detach().double()
+        start = "qkv".index(part) * len(update) if part in "qkv" else 0
+        base = folded[target].detach().to(torch.float64, copy=True)
         base[start : start + len(update)] += update
         folded[target] = base.float()
     return folded
+
+
+def _check(
+    key: str, state: Mapping[str, Tensor], target: str, folded: Mapping[str, Tensor], blocks: int
+) -> None:
+    """Refuse what adding would broadcast or cut, before anything is computed."""
+    if target not in folded:
+        raise ValueError(f"there is no {target} for {key}")
+    up, down, base = matrices = state[key], state[_down(key)], folded[target]
+    if not all(matrix.ndim == 2 and is_whole(matrix) for matrix in matrices):
+        raise ValueError(f"{key}, its pair or {target} is no plain matrix")
+    if up.shape[1] != down.shape[0] or base.shape != (blocks * up.shape[0], down.shape[1]):
+        sizes = " and ".join(" x ".join(map(str, matrix.shape)) for matrix in (up, down))
+        raise ValueError(
+            f"{key} and its pair are {sizes}, {target} is {base.shape[0]} x {base.shape[1]}"
+        )
 
 
 def _down(key: str) -> str:

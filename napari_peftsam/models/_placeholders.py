@@ -9,6 +9,7 @@ knows the name of what it stands for, takes every argument and does nothing.
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ import torch
 __all__ = ["load_with_placeholders", "name_of_placeholder"]
 
 
-# No data set or transform is made by these; a file that names one is not one to open.
+# torch's list of what a file may name belongs to the whole process: names that another
+# thread has just allowed would be missing among ours, and gone when we load.
+_LOCK = threading.Lock()
+
+# A courtesy, and not what makes loading safe: placeholders do nothing whatever they stand
+# for, and no such list is ever complete. No data set or transform is made by these, so a
+# file that names one is refused with the reason instead of being half understood.
 _HARMFUL = {
     *("builtins.__import__", "builtins.compile", "builtins.eval", "builtins.exec", "builtins.open"),
     *("code", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty", "runpy"),
@@ -42,16 +49,23 @@ class _Placeholder:
 def load_with_placeholders(path: Path) -> object:
     """Return what `torch.save` wrote, with placeholders for all but tensors and plain values.
 
-    It is torch's restricted unpickler that reads, which asks for nothing that is not on its
-    own list or on ours, and ours are the placeholders.
+    It is torch's restricted unpickler that reads. It asks for nothing but what is on its own
+    list, what other libraries in this process put there (`add_safe_globals`), and, while
+    this reads, our placeholders. One thread reads at a time.
 
     Raises
     ------
     pickle.UnpicklingError
         If the file names something that acts on the system, or that unpickler refuses it
-        still; anything else that torch raises for files
-        that are no checkpoints.
+        still.
+    Exception
+        Anything else that torch raises for files that are no checkpoints.
     """
+    with _LOCK:
+        return _load(path)
+
+
+def _load(path: Path) -> object:
     names = _unknown_names(path)
     if harmful := next(filter(_is_harmful, names), None):
         raise pickle.UnpicklingError(f"GLOBAL {harmful}")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
+from napari_peftsam.models._fit import fitted
 from napari_peftsam.models._micro_sam import fold_micro_sam_lora
 from napari_peftsam.models._placeholders import load_with_placeholders, name_of_placeholder
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
@@ -30,6 +31,7 @@ from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.registry import find_model, model_names
 
 __all__ = [
+    "DENSE_HEAD",
     "build",
     "build_random",
     "build_tiny",
@@ -38,10 +40,13 @@ __all__ = [
     "read_state_dict",
 ]
 
+DENSE_HEAD = "dense_head."
+"""How the names of the built-in model's dense head begin in a checkpoint."""
+
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
+_DEEPEST = 16  # wrappers in each other; a mapping may also contain itself
 _DECODER = "decoder_state"
-_DENSE = "dense_head."
 # The blocks of a plain ViT, or of the stages of a TinyViT, and a norm as wide as they are
 _BLOCK = re.compile(r"(image_encoder\.(?:layers\.\d\.)?blocks\.)(\d+)\.")
 _NORMS = ("norm1", "conv3.bn", "local_conv.bn")
@@ -128,12 +133,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        If the file is damaged, holds objects in place of weights, or holds no tensors.
+        If the file is damaged, holds objects in place of weights, or holds no tensors, or
+        if LoRA layers in it do not fit what they adapt.
     """
-    state = _tensors(_unwrap(_read(path)), path)
+    state = _tensors(_unwrap(_read(path), path), path)
     try:
         return fold_micro_sam_lora(state)
-    except (LookupError, RuntimeError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} has LoRA layers that do not fit: {error}") from error
 
 
@@ -159,7 +165,7 @@ def decoder_state_dict(entry: ModelEntry) -> dict[str, Tensor]:
     beside = content.get(_DECODER) if isinstance(content, Mapping) else None
     if beside is None and path != entry.decoder_path:
         raise ConfigurationError(f"the model {entry.name!r} has no decoder of this kind")
-    return _tensors(_unwrap(content if beside is None else beside), path)
+    return _tensors(_unwrap(content if beside is None else beside, path), path)
 
 
 def _read(path: Path) -> object:
@@ -183,15 +189,20 @@ def _more_than_tensors(path: Path, name: str | None) -> CheckpointError:
     )
 
 
-def _unwrap(content: object) -> object:
+def _unwrap(content: object, path: Path) -> object:
     """Take the wrappers off; a state dict itself has no mapping in it."""
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            return content
         inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping))
         wrapped = next(inner, None)
         if wrapped is None:
-            break
+            return content
         content = wrapped
-    return content
+    raise CheckpointError(
+        f"{path} holds more than {_DEEPEST} mappings in each other, or one that contains itself: "
+        "save its state dict alone, with the program it comes from"
+    )
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
@@ -245,11 +256,11 @@ def _stages(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
 
 
 def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device: str) -> SamModel:
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    dense = {k.removeprefix(_DENSE): weights.pop(k) for k in list(weights) if k.startswith(_DENSE)}
+    dense = {k.removeprefix(DENSE_HEAD): v for k, v in state.items() if k.startswith(DENSE_HEAD)}
+    weights = {k: v for k, v in state.items() if not k.startswith(DENSE_HEAD)}
     with torch.device("meta"):
         sam = construct(arch)
-    _check_keys(name, checkpoint_state(arch, sam.state_dict()), weights)
+    weights = fitted(name, checkpoint_state(arch, sam.state_dict()), weights)
     sam.load_state_dict(network_state(arch, weights), assign=True)
     # The two normalisation buffers are not in SAM state dicts, so they are still on meta.
     sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
@@ -257,33 +268,8 @@ def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device:
     head = None
     if dense:
         head = DenseHead(arch.embedding_width)
-        _check_keys(name, head.state_dict(), dense)
-        head.load_state_dict(dense)
+        head.load_state_dict(fitted(name, head.state_dict(), dense))
         head.eval().to(device)
     sam.eval().to(device)
     sam.requires_grad_(False)
     return SamModel(name, arch, sam, hash_weights(weights), head)
-
-
-def _check_keys(name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    def difference(key: str) -> str:
-        sizes = (
-            " x ".join(map(str, state[key].shape)) or "a number" for state in (found, expected)
-        )
-        return f"{key}: {' instead of '.join(sizes)}"
-
-    both = expected.keys() & found.keys()
-    misfits = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys()),
-        "of another shape": [
-            difference(key) for key in sorted(both) if expected[key].shape != found[key].shape
-        ],
-    }
-    parts = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-        for what, keys in misfits.items()
-        if keys
-    ]
-    if parts:
-        raise CheckpointError(f"the checkpoint {name!r} does not fit: tensors {'; '.join(parts)}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,14 +31,20 @@ __all__ = ["DownloadEvent", "DownloadFinished", "DownloadProgress", "download", 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BLOCK = 1 << 20
+_SECONDS_BETWEEN_EVENTS = 0.1
 
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """So many bytes are here, of so many (None if the server does not tell)."""
+    """So many bytes are here, of so many (None if the server does not tell).
+
+    While what came is verified, `verified` is how many bytes of it were looked at; None
+    before. Of a fast download only some progress is told, ten times a second at most.
+    """
 
     received: int
     total: int | None
+    verified: int | None = None
 
     @property
     def fraction(self) -> float:
@@ -93,7 +100,7 @@ def download(
             return
         kept = PartFile(entry.unfinished(part, folder))
         yield from _receive(remote, kept, timeout)
-        _verify(remote, kept)
+        yield from _verify(remote, kept)
         kept.path.replace(target)
         kept.discard()  # the note
     yield DownloadFinished(target)
@@ -102,10 +109,30 @@ def download(
 def file_digest(path: Path) -> str:
     """Return the xxh128 (hex) of a file's content."""
     digest = xxhash.xxh128()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+            yield block
+
+
+class _Pace:
+    """Tells which events are due, so that a fast transfer does not flood who shows them."""
+
+    def __init__(self) -> None:
+        self._next: float | None = None  # the first is due
+
+    def due(self) -> bool:
+        """Whether the last event is long enough ago; if so, count this one."""
+        now = time.monotonic()
+        if self._next is not None and now < self._next:
+            return False
+        self._next = now + _SECONDS_BETWEEN_EVENTS
+        return True
 
 
 @contextmanager
@@ -138,15 +165,20 @@ def _receive(remote: RemoteFile, kept: PartFile, timeout: float) -> Iterator[Dow
         if transfer.start == 0:
             kept.begin(transfer.origin)
         received, total = transfer.start, transfer.origin.length
+        told, pace = received, _Pace()
         _check_space(kept.path.parent, total, received)
         yield DownloadProgress(received, total)
         with kept.path.open("ab") as file:
             for block in transfer.blocks():
                 file.write(block)
                 received += len(block)
-                yield DownloadProgress(received, total)
+                if pace.due():
+                    told = received
+                    yield DownloadProgress(received, total)
             file.flush()
             os.fsync(file.fileno())
+        if told != received:
+            yield DownloadProgress(received, total)
 
 
 def _check_space(folder: Path, total: int | None, received: int) -> None:
@@ -158,8 +190,18 @@ def _check_space(folder: Path, total: int | None, received: int) -> None:
         )
 
 
-def _verify(remote: RemoteFile, kept: PartFile) -> None:
-    found = file_digest(kept.path) if remote.xxh128 else ""
+def _verify(remote: RemoteFile, kept: PartFile) -> Iterator[DownloadProgress]:
+    """Compare the digest; what is closed meanwhile stays, to be verified the next time."""
+    if not remote.xxh128:
+        return
+    size, verified = kept.path.stat().st_size, 0
+    digest, pace = xxhash.xxh128(), _Pace()
+    for block in _blocks(kept.path):
+        digest.update(block)
+        verified += len(block)
+        if pace.due():
+            yield DownloadProgress(size, size, verified)
+    found = digest.hexdigest()
     if found == remote.xxh128:
         return
     kept.discard()

@@ -15,7 +15,7 @@ from napari_peftsam.embeddings import Embedding, EmbeddingStore, EncodeEvent, En
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import atomic_path
-from napari_peftsam.models import SamModel, build, checkpoint_state, pick_device
+from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
 from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -278,7 +278,8 @@ def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
     """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
 
     `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
-    MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case.
+    MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
+    the dense head of the built-in model.
 
     Raises
     ------
@@ -289,6 +290,8 @@ def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
     """
     state = model.sam.state_dict() if adapter is None else merge(model, adapter)
     named = checkpoint_state(model.architecture, state)
+    if model.dense_head is not None:
+        named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}
     plain = {name: tensor.cpu() for name, tensor in named.items()}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:

@@ -13,7 +13,8 @@ import pytest
 import torch
 import xxhash
 
-from napari_peftsam.models import build_tiny, find_model
+from napari_peftsam.cli.download import _text
+from napari_peftsam.models import DownloadProgress, build_tiny, find_model
 from tests.cli._cases import Program
 from tests.models._server import Server, serve
 
@@ -112,6 +113,20 @@ def test_the_next_command_goes_on(models: Path, program: Program, server: Server
     assert program("download", "cells").code == 0
     assert size > 0
     assert server.does.asked_from == [0, size]
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        pytest.param((1_500_000, None), "1.5 MB", id="unknown length"),
+        pytest.param((1_500_000, 2_000_000), "1.5 of 2.0 MB", id="known length"),
+        pytest.param(
+            (2_000_000, 2_000_000, 500_000), "2.0 of 2.0 MB, 0.5 MB verified", id="verifying"
+        ),
+    ],
+)
+def test_the_progress_in_words(progress: tuple[int, int | None], text: str) -> None:
+    assert _text(DownloadProgress(*progress)) == text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -187,6 +188,34 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     assert run(max_objects=99) == run()
     samples = {run(max_objects=2, seed=seed) for seed in range(4)}
     assert len(samples) > 1, "the seed chooses the objects"
+
+
+@pytest.mark.parametrize(
+    ("masks", "batches"),
+    [
+        pytest.param(2, {1}, id="less than one object"),
+        pytest.param(6, {2, 1}, id="two objects"),
+        pytest.param(99, {3}, id="all"),
+    ],
+)
+def test_masks_of_a_batch_are_bounded(
+    masks: int, batches: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Watched(Predictor):
+        def predict_many(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            found = super().predict_many(*arguments, **options)
+            asked.append(len(found))
+            assert sum(p.masks.nbytes for p in found) <= max(masks, 3) * PIXELS.size
+            return found
+
+    # The package has a function of the module's name.
+    module = sys.modules["napari_peftsam.evaluation.evaluate"]
+    monkeypatch.setattr(module, "_MASK_BYTES", masks * PIXELS.size)
+    monkeypatch.setattr(module, "Predictor", Watched)
+    list(evaluate(build_tiny(), [("a", PIXELS, LABELS)], EvaluationConfig(clicks=1)))
+    assert set(asked) == batches
 
 
 def test_point_and_box_figures_are_those_of_the_predictor() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +32,7 @@ from napari_peftsam.models import (
     encode_tensor,
     hash_weights,
     pick_device,
+    read_state_dict,
     to_model_input,
 )
 
@@ -169,6 +172,26 @@ not_only_tensors = pytest.mark.parametrize(
 )
 
 
+def change(part: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
+    """Return what changes the tensors of a state dict whose names contain `part`."""
+
+    def changed(state: State) -> State:
+        assert any(re.search(part, key) for key in state)
+        return {k: make(v) if re.search(part, k) else v for k, v in state.items()}
+
+    return changed
+
+
+def vast_lora(state: State, side: int) -> State:
+    """Let a LoRA pair and what it adapts claim to be so large; they store one number."""
+    block = "image_encoder.blocks.2.mlp."
+    sizes = {
+        "mlp_layer.lin1": (side, side), "w_b_linear_1": (side, 2), "w_a_linear_1": (2, side),
+    }  # fmt: skip
+    vast = {f"{block}{k}.weight": torch.zeros(1).expand(size) for k, size in sizes.items()}
+    return {**state, **vast}
+
+
 def with_lora(state: State, spoil: Callable[[State], State] = lambda s: s) -> State:
     """Return a state dict as micro-sam's LoRA training names it, changed by `spoil`."""
     block = "image_encoder.blocks.2."
@@ -221,6 +244,34 @@ def test_lora_layers_of_micro_sam_are_folded(tmp_path: Path) -> None:
             id="rank",
         ),
         pytest.param(
+            change(r"w_b_linear_q", lambda v: v[:5]),
+            r"LoRA layers that do not fit: .*w_b_linear_q\.weight and its pair are 5 x 2 and "
+            r"2 x 16, .*attn\.qkv\.weight is 48 x 16$",
+            id="too few rows",
+        ),
+        pytest.param(
+            change(r"w_b_linear_2", lambda v: v[:1]),
+            r"are 1 x 2 and 2 x 64, .*mlp\.lin2\.weight is 16 x 64$",
+            id="one row",
+        ),
+        pytest.param(
+            change(r"w_a_linear_v", lambda v: v[:, :1]),
+            r"are 16 x 2 and 2 x 1, .*attn\.qkv\.weight is 48 x 16$",
+            id="one column",
+        ),
+        pytest.param(
+            change(r"w_a_linear_1", lambda v: v[..., None]), "is no plain matrix", id="no matrix"
+        ),
+        pytest.param(
+            change(r"2\.mlp\.mlp_layer\.lin1\.weight", lambda v: (9 * v).to(torch.int8)),
+            "is no plain matrix",
+            id="integers",
+        ),
+        pytest.param(change(r"w_b_linear_1", lambda v: v * 1j), "is no plain matrix", id="complex"),
+        pytest.param(
+            lambda s: vast_lora(s, 10**7), "is no plain matrix", id="larger than any memory"
+        ),
+        pytest.param(
             lambda s: {k: v for k, v in s.items() if "mlp_layer.lin1.weight" not in k},
             "LoRA layers that do not fit",
             id="no base",
@@ -247,6 +298,31 @@ def test_objects_beside_the_wrapped_weights_are_passed_over(
     assert build(path).weights_hash == build_tiny().weights_hash
     assert not Path("evil-was-here").exists()
     assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_two_threads_read_the_same_training_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, load = tmp_path / "training.pt", torch.load
+    torch.save({"model_state": build_tiny().sam.state_dict(), "init": Path("a")}, path)
+    first_is_done, second_asks = threading.Event(), threading.Event()
+    states: list[State] = []
+    second = threading.Thread(target=lambda: states.append(read_state_dict(path)))
+
+    def in_turns(*arguments: object, **options: object) -> object:
+        if threading.current_thread() is second:
+            second_asks.set()
+            first_is_done.wait(20)
+        else:  # what it may make is allowed now: let the other one find out what it may make
+            second.start()
+            second_asks.wait(0.5)
+        return load(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch, "load", in_turns)
+    states.append(read_state_dict(path))
+    first_is_done.set()
+    second.join(20)
+    assert [hash_weights(state) for state in states] == [build_tiny().weights_hash] * 2
 
 
 @pytest.mark.parametrize(
@@ -323,6 +399,106 @@ def test_a_misfit_is_told_in_one_line(
     path = tmp_path / "misfit.pt"
     torch.save(spoil(build_tiny().sam.state_dict()), path)
     with pytest.raises(CheckpointError, match=message):
+        build(path)
+
+
+TOKEN = r"mask_decoder\.iou_token\.weight"
+
+
+@pytest.mark.parametrize(
+    ("part", "make", "message"),
+    [
+        pytest.param(
+            "", lambda v: v.to(torch.int8), r"\(.*: int8 instead of float32, …\)$", id="int8"
+        ),
+        pytest.param(
+            TOKEN, torch.Tensor.long,
+            rf"1 of another kind of number \({TOKEN}: int64 instead of float32\)$", id="one int64",
+        ),
+        pytest.param(TOKEN, lambda v: v > 0, r"1 .* \(.*: bool instead of float32\)$", id="bool"),
+        pytest.param(
+            TOKEN, lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8),
+            r"1 of another kind of number \(.*: qint8 instead of float32\)$", id="quantised",
+        ),
+        pytest.param(
+            TOKEN, lambda v: v * 1j, r"1 of another kind of number \(.*: complex64 instead of",
+            id="complex",
+        ),
+        pytest.param(
+            TOKEN, torch.Tensor.to_sparse, rf"1 of another layout \({TOKEN}: sparse_coo\)$",
+            id="sparse",
+        ),
+        pytest.param(
+            TOKEN, lambda v: v.to("meta"), rf"1 without values \({TOKEN}\)$", id="meta"
+        ),
+        pytest.param(
+            TOKEN, lambda v: torch.full_like(v, torch.nan), rf"1 not finite \({TOKEN}\)$", id="nan"
+        ),
+        pytest.param(
+            TOKEN, lambda v: v.half() - torch.inf, rf"1 not finite \({TOKEN}\)$", id="infinite"
+        ),
+        pytest.param(
+            TOKEN, lambda v: v.double() + 1e300, rf"1 not finite \({TOKEN}\)$",
+            id="too large for a float",
+        ),
+        pytest.param(
+            TOKEN, lambda v: v[:1, :1].half().expand(10**7, 10**6),
+            rf"1 of another shape \({TOKEN}: 10000000 x 1000000 instead of 1 x 16\)$",
+            id="larger than any memory",
+        ),
+    ],
+)  # fmt: skip
+# torch has something to say on making quantised tensors and on reading sparse ones
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_tensors_that_are_no_weights_are_told_in_one_line(
+    part: str, make: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save(change(part, make)(build_tiny().sam.state_dict()), path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(torch.Tensor.double, id="double"),
+        pytest.param(lambda v: torch._neg_view(-v), id="negated lazily"),
+        pytest.param(lambda v: v.mT.contiguous().mT if v.ndim > 1 else v, id="transposed"),
+        pytest.param(lambda v: torch.nn.Parameter(v.double()), id="double parameters"),
+    ],
+)
+def test_the_same_values_in_another_form_are_the_same_weights(
+    make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.pt"
+    torch.save(change("", make)(build_tiny().sam.state_dict()), path)
+    model = build(path)
+    assert model.weights_hash == build_tiny().weights_hash
+    found = model.sam.state_dict().values()
+    assert all(v.dtype == torch.float32 and v.is_contiguous() for v in found)
+
+
+def test_an_expanded_weight_stores_each_of_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "expanded.pt"
+    torch.save(
+        change(TOKEN, lambda v: v[0, :1].clone().expand(1, 16))(build_tiny().sam.state_dict()), path
+    )
+    token = build(path).sam.mask_decoder.iou_token.weight
+    assert token.untyped_storage().nbytes() == token.nbytes
+
+
+@pytest.mark.parametrize("depth", [16, None], ids=["17 wrappers", "in itself"])
+def test_wrappers_without_end_are_refused(depth: int | None, tmp_path: Path) -> None:
+    path, outer = tmp_path / "endless.pt", {}
+    outer["model"] = outer
+    if depth is not None:
+        outer = {"model": build_tiny().sam.state_dict()}
+        for _ in range(depth):
+            outer = {"state_dict": outer}
+    torch.save(outer, path)
+    with pytest.raises(CheckpointError, match="more than 16 mappings in each other, or one that"):
         build(path)
 
 

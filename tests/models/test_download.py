@@ -71,10 +71,30 @@ def interrupt(entry: ModelEntry, folder: Path, server: Server) -> int:
     return part_of(entry, folder).stat().st_size
 
 
+class _Clock:
+    """Stands for `time` in the module: so many seconds pass whenever somebody looks."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def passing(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package has a function of the module's name.
+    module = sys.modules["napari_peftsam.models.download"]
+    monkeypatch.setattr(module, "time", _Clock(seconds))
+
+
 # --- all is well ---------------------------------------------------------------------
 
 
-def test_the_events_tell_the_progress_and_then_the_file(entry: ModelEntry, folder: Path) -> None:
+def test_the_events_tell_the_progress_and_then_the_file(
+    entry: ModelEntry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing(1, monkeypatch)
     *progress, finished = download(entry, folder)
     assert isinstance(finished, DownloadFinished)
     assert finished.path.read_bytes() == CONTENT
@@ -83,7 +103,35 @@ def test_the_events_tell_the_progress_and_then_the_file(entry: ModelEntry, folde
     assert len(received) == len(progress) > 2
     assert received == sorted(received)
     assert (received[0], received[-1]) == (0, len(CONTENT))
-    assert progress[-1] == DownloadProgress(len(CONTENT), len(CONTENT))
+    assert progress[-2] == DownloadProgress(len(CONTENT), len(CONTENT))
+    assert progress[-1] == DownloadProgress(len(CONTENT), len(CONTENT), len(CONTENT))
+
+
+SIZE = len(CONTENT)
+BLOCK = 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("seconds", "received", "verified"),
+    [
+        pytest.param(0, [0, BLOCK, SIZE], [BLOCK], id="at once"),
+        pytest.param(
+            0.06, [0, BLOCK, 3 * BLOCK, SIZE], [BLOCK, 3 * BLOCK], id="two blocks per period"
+        ),
+        pytest.param(
+            1, [0, *range(BLOCK, SIZE + 1, BLOCK)], [*range(BLOCK, SIZE + 1, BLOCK)], id="slow"
+        ),
+    ],
+)
+def test_a_fast_download_tells_some_of_its_progress(
+    seconds: float, received: list[int], verified: list[int], entry: ModelEntry, folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys.modules["napari_peftsam.models.download"], "_BLOCK", BLOCK)
+    passing(seconds, monkeypatch)
+    events = [e for e in download(entry, folder) if isinstance(e, DownloadProgress)]
+    assert [e.received for e in events if e.verified is None] == received
+    assert [e.verified for e in events if e.verified is not None] == verified
 
 
 @pytest.mark.parametrize(
@@ -162,6 +210,19 @@ def test_a_closed_download_goes_on_where_it_ended(
     assert 0 < size < len(CONTENT)
     assert fetch(entry, folder).read_bytes() == CONTENT
     assert server.does.asked_from == [0, size]
+
+
+def test_a_download_closed_while_it_is_verified_is_verified_the_next_time(
+    entry: ModelEntry, folder: Path, server: Server
+) -> None:
+    events = download(entry, folder)
+    verifying = next(e for e in events if isinstance(e, DownloadProgress) and e.verified)
+    assert (verifying.fraction, verifying.verified) == (1, len(CONTENT))
+    events.close()
+    assert not entry.target(folder=folder).exists()
+    assert part_of(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert server.does.asked_from == [0]
 
 
 def spoil_etag(does: Behaviour) -> None:

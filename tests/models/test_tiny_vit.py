@@ -113,6 +113,18 @@ def test_a_training_programs_checkpoint(state: State, tmp_path: Path) -> None:
     assert build(path).weights_hash == hash_weights(state)
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.float16], ids=str)
+def test_counts_may_have_another_number_format(
+    kind: torch.dtype, state: State, tmp_path: Path
+) -> None:
+    path, counts = tmp_path / "mobile.pt", "num_batches_tracked"
+    torch.save({k: v.to(kind) if k.endswith(counts) else v for k, v in state.items()}, path)
+    model = build(path)
+    assert model.weights_hash == hash_weights(state)
+    found = [v for k, v in model.sam.state_dict().items() if k.endswith(counts)]
+    assert {v.dtype for v in found} == {torch.int64}
+
+
 def without(part: str, state: State) -> State:
     return {name: tensor for name, tensor in state.items() if part not in name}
 
@@ -144,6 +156,20 @@ MISFITS: dict[str, tuple[Callable[[State], State], str]] = {
     "another width": (
         lambda s: {**s, "image_encoder.layers.3.blocks.0.local_conv.bn.weight": torch.zeros(448)},
         "2 blocks, 448 wide",
+    ),
+    "a count that is no number": (
+        lambda s: {
+            **s,
+            "image_encoder.patch_embed.seq.0.bn.num_batches_tracked": torch.tensor(True),
+        },
+        r"1 of another kind of number \(.*num_batches_tracked: bool instead of int64\)$",
+    ),
+    "an endless count": (
+        lambda s: {
+            **s,
+            "image_encoder.patch_embed.seq.0.bn.num_batches_tracked": torch.tensor(torch.inf),
+        },
+        r"1 not finite \(image_encoder\.patch_embed\.seq\.0\.bn\.num_batches_tracked\)$",
     ),
     "no stage whole": (lambda s: without("bn.weight", s), "no SAM image encoder"),
 }

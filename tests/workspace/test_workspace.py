@@ -19,16 +19,17 @@ from napari_peftsam.errors import (
     ConfigurationError,
     InputFileError,
 )
-from napari_peftsam.models import build_tiny
-from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig
+from napari_peftsam.models import build, build_tiny
+from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, capture, inject
 from napari_peftsam.training import (
     TrainingConfig,
     TrainingFinished,
     TrainingStep,
 )
 from napari_peftsam.types import Box, Point
-from napari_peftsam.workspace import Workspace
+from napari_peftsam.workspace import Workspace, export_model
 from tests.models._mobile_sam import checkpoint
+from tests.peft._cases import perturb
 from tests.training._world import make_plane
 
 PLANE = PlaneKey("discs")
@@ -233,6 +234,25 @@ def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: 
     np.testing.assert_allclose(
         fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
     )
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
+def test_an_export_of_the_built_in_model_keeps_its_dense_head(
+    adapted: bool, tmp_path: Path
+) -> None:
+    model = build("builtin")
+    head = model.dense_head
+    assert head is not None
+    adapter = None
+    if adapted:
+        with inject(model, LoraConfig(rank=2)) as injection:
+            perturb(injection.trainable_parameters(), 0.02)
+            adapter = capture(injection)
+    again = build(export_model(model, adapter, tmp_path / "merged.pth"))
+    assert (again.weights_hash == model.weights_hash) is not adapted
+    assert again.dense_head is not None
+    found = again.dense_head.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in head.state_dict().items())
 
 
 @pytest.mark.usefixtures("small_vit_t")
