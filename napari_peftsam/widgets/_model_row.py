@@ -156,6 +156,8 @@ def _state_text(entry: ModelEntry, state: RowState) -> str:
 def _progress_text(progress: DownloadProgress | None) -> str:
     if progress is None:
         return "◌ connecting"
+    if progress.verified is not None:
+        return "◌ verifying"
     total = f" of {progress.total / 1e6:,.0f}" if progress.total else ""
     return f"{progress.received / 1e6:,.0f}{total} MB"
 
