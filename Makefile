@@ -51,7 +51,7 @@ screenshots: display-packages $(VENV)/.installed-dev
 # second call goes on where the first was stopped. The other images of FLUO are held out.
 # PRETRAIN_ARGS come last and win, as in PRETRAIN_ARGS="--device cuda --workers 8".
 FLUO ?= ../shared/data/dsb_fluo
-PRETRAIN_STEPS ?= 1800
+PRETRAIN_STEPS ?= 1250
 pretrain: $(VENV)/.installed
 	$(BIN)/python -m napari_peftsam.training.pretrain --output runs/builtin --start builtin \
 		--steps $(PRETRAIN_STEPS) --real $(FLUO) --real-names \
