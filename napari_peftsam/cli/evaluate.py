@@ -54,9 +54,9 @@ def _text(report: EvaluationReport) -> str:
         f"IoU from one point {report.point_iou:.3f}, from a box {report.box_iou:.3f}\n"
         f"IoU after 1, 2, ... clicks: {curve}\n"
         f"clicks to 80 % IoU {report.noc80:.2f}, to 90 % IoU {report.noc90:.2f}\n"
-        f"correlation of predicted score and IoU {_number(report.score_correlation)}; within the "
-        f"candidates of one object {_number(report.score_ranking)} (area instead of score "
-        f"{_number(report.area_ranking)})"
+        f"predicted scores: correlation with IoU {_number(report.score_correlation)}; they rank "
+        f"the candidates of one click {_number(report.score_ranking)}, their area "
+        f"{_number(report.area_ranking)} (1: as IoU does, 0: by chance, -1: reversed)"
     )
 
 

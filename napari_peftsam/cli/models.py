@@ -53,7 +53,7 @@ def _values(entry: ModelEntry, recommended_for: list[ImageKind]) -> dict[str, An
 
 def _text(entry: ModelEntry) -> str:
     size = f"{entry.megabytes:>5} MB" if entry.megabytes else " " * 8
-    here = "available" if entry.available else "not here"
+    here = "available" if entry.available else "not here" if entry.url else "missing"
     license_name = f" ({entry.license})" if entry.license else ""
     purpose = f"\n{'':21}{entry.purpose}" if entry.purpose else ""
     return f"{entry.name:20} {size}  {here:9}  {entry.title}{license_name}{purpose}"

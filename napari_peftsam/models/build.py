@@ -177,7 +177,9 @@ def _read(path: Path) -> object:
         found = _GLOBAL.search(str(error))
         raise _more_than_tensors(path, found[1] if found else None) from error
     except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = "it is damaged, or neither torch.save nor safetensors wrote it"
+        if isinstance(error, (OSError, SafetensorError)):  # others: torch's own words, for coders
+            reason = (str(error).splitlines() or [reason])[0]
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
 
 

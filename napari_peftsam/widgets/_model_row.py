@@ -75,7 +75,9 @@ class ModelRow(QFrame):
         self.title.setTextFormat(Qt.TextFormat.RichText)
         self.title.setToolTip(entry.title)
         self.megabytes = QLabel(f"{entry.megabytes:,} MB" if entry.megabytes else "")
-        self.purpose = text_label(entry.purpose or entry.title)
+        self.purpose = text_label(
+            entry.purpose or (entry.title if entry.title != entry.name else "")
+        )
         self.terms = QLabel(_terms(entry))
         self.terms.setTextFormat(Qt.TextFormat.RichText)
         self.terms.setToolTip(entry.citation)
@@ -125,6 +127,7 @@ class ModelRow(QFrame):
     def _show_action(self, state: RowState) -> None:
         text = _state_text(self.entry, state)
         self.state.setText(text)
+        self.state.setToolTip("" if state.available or self.entry.url else self.entry.absence())
         self.action.setVisible(not text)
         if state.available:
             self.action.setText("Use")
