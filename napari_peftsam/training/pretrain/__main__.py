@@ -84,11 +84,6 @@ def _train(options: argparse.Namespace) -> None:
         device=options.device,
         workers=options.workers,
     )
-    print(
-        f"{config.steps} steps in {config.folder}; the state is saved every {config.save_every} "
-        "steps, and the same command goes on from there",
-        flush=True,
-    )
     finished = True
     for step in pretrain(config, _real_images(options.real, options.real_names)):
         finished = False
