@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["AdaptedLinear", "LowRankUpdate", "RankMixer", "check_rank"]
+__all__ = ["AdaptedLinear", "LowRankUpdate", "RankMixer", "SlotUpdate", "check_rank", "exact"]
 
 
 class RankMixer(nn.Module):
@@ -22,7 +22,19 @@ class RankMixer(nn.Module):
         raise NotImplementedError
 
 
-class LowRankUpdate(nn.Module):
+class SlotUpdate(nn.Module):
+    """What a method adds to one range of the output rows of a frozen linear layer."""
+
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return what is added to `out` ``(..., rows)``, the frozen layer's answer to `x`."""
+        raise NotImplementedError
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the rows ``(rows, in)`` that do the same without it, float64, from the frozen."""
+        raise NotImplementedError
+
+
+class LowRankUpdate(SlotUpdate):
     """``x -> alpha * B R A x`` with ``R`` the mixer's matrix, or the identity.
 
     `A` is ``(r, in)``, Kaiming-uniform with a = sqrt(5); `B` is ``(out, r)``, zeros,
@@ -44,8 +56,8 @@ class LowRankUpdate(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=sqrt(5))
         self.mixer = mixer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in)`` to ``(..., out)``, in the dtype of `x` or of autocast."""
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return the update ``(..., rows)``, in the dtype of `x` or of autocast."""
         inner = F.linear(x, self.A.to(x.dtype))
         if self.mixer is not None:
             inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
@@ -53,10 +65,14 @@ class LowRankUpdate(nn.Module):
 
     def delta(self) -> Tensor:
         """Return the ``(out, in)`` float64 CPU matrix that `forward` multiplies by."""
-        inner = _exact(self.A)
+        inner = exact(self.A)
         if self.mixer is not None:
-            inner = _exact(self.mixer.matrix()) @ inner
-        return self.alpha * (_exact(self.B) @ inner)
+            inner = exact(self.mixer.matrix()) @ inner
+        return self.alpha * (exact(self.B) @ inner)
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the frozen rows plus the update."""
+        return weight + self.delta()
 
 
 class AdaptedLinear(nn.Module):
@@ -75,7 +91,7 @@ class AdaptedLinear(nn.Module):
     def __init__(
         self,
         base: nn.Linear,
-        updates: Mapping[str, nn.Module],
+        updates: Mapping[str, SlotUpdate],
         rows: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__()
@@ -91,17 +107,17 @@ class AdaptedLinear(nn.Module):
             start, stop = self.rows[name]
             # In place: a frozen linear layer does not need its output in the backward
             # pass, and a second tensor of this size would cost as much memory again.
-            out[..., start:stop] += update(x)
+            out[..., start:stop] += update(x, out[..., start:stop])
         return out
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return weight and bias of the plain layer that computes the same."""
         state = {k: v.detach().cpu() for k, v in self.base.state_dict().items()}
-        weight = _exact(state["weight"]).clone()
+        weight = exact(state["weight"]).clone()
         for name, update in self.slots.items():
-            assert isinstance(update, LowRankUpdate)
+            assert isinstance(update, SlotUpdate)
             start, stop = self.rows[name]
-            weight[start:stop] += update.delta()
+            weight[start:stop] = update.folded(weight[start:stop])
         return state | {"weight": weight.to(state["weight"].dtype)}
 
 
@@ -114,5 +130,6 @@ def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
         )
 
 
-def _exact(tensor: Tensor) -> Tensor:
+def exact(tensor: Tensor) -> Tensor:
+    """Return a float64 copy on the CPU, in which weights are folded."""
     return tensor.detach().cpu().double()  # CPU first: not every device has float64

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import RankMixer
+from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
 from napari_peftsam.peft._matrices import slots_of
 from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import LowRankConfig, install_low_rank
+from napari_peftsam.peft.lora import LowRankConfig, SlotSite, install_low_rank
 
 __all__ = ["HUB_PATH", "CobotHub", "CobotInit", "CobotLora", "CobotLoraConfig", "CobotMixer"]
 
@@ -132,7 +132,13 @@ class CobotLora:
         hub = CobotHub(config.rank, len(slots), config.init)
         reference = surgery.layer(slots[0].layer).weight
         surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
-        install_low_rank(surgery, config, lambda slot: CobotMixer(hub, slot, config.init))
+
+
+        def make(site: SlotSite) -> LowRankUpdate:
+            mixer = CobotMixer(hub, site.number, config.init)
+            return LowRankUpdate(site.shape, config.rank, config.factor, mixer)
+
+        install_low_rank(surgery, config, make)
 
     def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
         """Coefficients get their own group; decay would pull S from the identity to 0."""

@@ -7,18 +7,20 @@ the fused layer would share A between q, k and v and be another model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 from pydantic import Field
+from torch import nn
 
-from napari_peftsam.peft._low_rank import AdaptedLinear, LowRankUpdate, RankMixer, check_rank
+from napari_peftsam.peft._low_rank import AdaptedLinear, LowRankUpdate, SlotUpdate, check_rank
 from napari_peftsam.peft._matrices import Matrices, slots_of
 from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import PlacedConfig
 
-__all__ = ["Lora", "LoraConfig", "LowRankConfig", "install_low_rank"]
+__all__ = ["Lora", "LoraConfig", "LowRankConfig", "SlotSite", "install_low_rank"]
 
 
 class LowRankConfig(PlacedConfig):
@@ -43,6 +45,12 @@ class LowRankConfig(PlacedConfig):
     )
 
 
+    @property
+    def factor(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha
+
+
 class LoraConfig(LowRankConfig):
     """Options of `LoRA on q,v`."""
 
@@ -64,7 +72,9 @@ class Lora:
 
     def install(self, surgery: Surgery, config: LoraConfig) -> None:
         """Replace the chosen linear layers."""
-        install_low_rank(surgery, config)
+        install_low_rank(
+            surgery, config, lambda site: LowRankUpdate(site.shape, config.rank, config.factor)
+        )
 
     def hint(self, parameter: str, config: LoraConfig) -> ParameterHint:
         """All parameters are ordinary."""
@@ -75,10 +85,24 @@ class Lora:
         return config.placement.blocks(depth)[0]
 
 
+@dataclass(frozen=True, eq=False)
+class SlotSite:
+    """Where an update is made: its number, and its rows of which frozen layer."""
+
+    number: int
+    base: nn.Linear
+    rows: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)`` of the update."""
+        return self.rows[1] - self.rows[0], self.base.in_features
+
+
 def install_low_rank(
     surgery: Surgery,
     config: LowRankConfig,
-    mixer: Callable[[int], RankMixer] | None = None,
+    make: Callable[[SlotSite], SlotUpdate],
 ) -> None:
     """Replace each chosen layer by an `AdaptedLinear`.
 
@@ -87,9 +111,9 @@ def install_low_rank(
     surgery
         The model to change.
     config
-        Rank, alpha, matrices and placement.
-    mixer
-        Makes the rank-space map of slot number ``t``; None for none.
+        Rank, matrices and placement.
+    make
+        Makes the update of one slot.
     """
     slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
     numbered = groupby(enumerate(slots), key=lambda item: item[1].layer)
@@ -97,10 +121,8 @@ def install_low_rank(
         base = surgery.layer(path)
         updates, rows = {}, {}
         for number, slot in members:
-            start, stop = rows[slot.part] = slot.rows(base.out_features)
-            shape = (stop - start, base.in_features)
-            check_rank(config.rank, shape, path)
-            updates[slot.part] = LowRankUpdate(
-                shape, config.rank, config.alpha, mixer(number) if mixer else None
-            )
+            rows[slot.part] = slot.rows(base.out_features)
+            site = SlotSite(number, base, rows[slot.part])
+            check_rank(config.rank, site.shape, path)
+            updates[slot.part] = make(site)
         surgery.replace(path, AdaptedLinear(base, updates, rows))

@@ -1,0 +1,31 @@
+"""Training of the attention layers themselves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from napari_peftsam.peft._selective import SelectiveMethod
+from napari_peftsam.peft.config import PlacedConfig
+
+__all__ = ["AttentionTuning", "AttentionTuningConfig"]
+
+
+class AttentionTuningConfig(PlacedConfig):
+    """Options of `attention tuning`."""
+
+    method: Literal["attention-tuning"] = "attention-tuning"
+
+
+class AttentionTuning(SelectiveMethod):
+    """Every weight of a block's attention, relative positions included."""
+
+    name = "attention-tuning"
+    title = "attention tuning"
+    description = (
+        "Trains the attention layers of the chosen blocks themselves; large files, no added layers."
+    )
+    config = AttentionTuningConfig
+
+    def selects(self, name: str) -> bool:
+        """Take all of the attention."""
+        return name.startswith("attn.")

@@ -1,0 +1,31 @@
+"""Training of biases alone (Ben Zaken et al. 2022, BitFit)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from napari_peftsam.peft._selective import SelectiveMethod
+from napari_peftsam.peft.config import PlacedConfig
+
+__all__ = ["BiasTuning", "BiasTuningConfig"]
+
+
+class BiasTuningConfig(PlacedConfig):
+    """Options of `bias tuning`."""
+
+    method: Literal["bias-tuning"] = "bias-tuning"
+
+
+class BiasTuning(SelectiveMethod):
+    """Every bias of a block."""
+
+    name = "bias-tuning"
+    title = "bias tuning"
+    description = (
+        "Trains the biases of the chosen blocks only; very small, and often enough for a change of contrast."
+    )
+    config = BiasTuningConfig
+
+    def selects(self, name: str) -> bool:
+        """Take the biases."""
+        return name.endswith(".bias")

@@ -1,0 +1,38 @@
+"""rsLoRA: LoRA whose factor falls with the root of the rank (Kalajdzievski 2023)."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Literal
+
+from pydantic import Field
+
+from napari_peftsam.peft.lora import Lora, LowRankConfig
+
+__all__ = ["RsLora", "RsLoraConfig"]
+
+
+class RsLoraConfig(LowRankConfig):
+    """Options of `rsLoRA`."""
+
+    method: Literal["rslora"] = "rslora"
+    alpha: float = Field(
+        default=4.0,
+        gt=0,
+        title="Alpha",
+        description="The update's factor is alpha / sqrt(rank), so that higher ranks learn as fast.",
+    )
+
+    @property
+    def factor(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha / sqrt(self.rank)
+
+
+class RsLora(Lora):
+    """LoRA with rank-stabilised scaling."""
+
+    name = "rslora"
+    title = "rsLoRA"
+    description = "LoRA whose updates keep their size at high ranks; for ranks of 32 and more."
+    config = RsLoraConfig  # type: ignore[assignment]
