@@ -21,9 +21,7 @@ class BiasTuning(SelectiveMethod):
 
     name = "bias-tuning"
     title = "bias tuning"
-    description = (
-        "Trains the biases of the chosen blocks only; very small, and often enough for a change of contrast."
-    )
+    description = "Trains the biases of the chosen blocks only; very small, and often enough for a change of contrast."
     config = BiasTuningConfig
 
     def selects(self, name: str) -> bool:

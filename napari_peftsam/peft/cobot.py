@@ -7,10 +7,11 @@ projection (intra-block enhancement).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
@@ -19,13 +20,40 @@ from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.lora import LowRankConfig, SlotSite, install_low_rank
 
-__all__ = ["HUB_PATH", "CobotHub", "CobotInit", "CobotLora", "CobotLoraConfig", "CobotMixer"]
+__all__ = [
+    "HUB_PATH",
+    "CobotHub",
+    "CobotInit",
+    "CobotLora",
+    "CobotLoraConfig",
+    "CobotMixer",
+    "CobotOptions",
+    "coefficient_hint",
+    "install_hub",
+]
 
 CobotInit = Literal["neutral", "official"]
 HUB_PATH = "image_encoder.cobot_hub"
 
 
-class CobotLoraConfig(LowRankConfig):
+class CobotOptions(BaseModel):
+    """Options of all methods that COBOT orchestrates."""
+
+    init: CobotInit = Field(
+        default="neutral",
+        title="Start",
+        description="neutral: starts as the plain method; official: as the published code does.",
+    )
+    coefficient_lr_multiplier: float = Field(
+        default=10.0,
+        gt=0,
+        title="Coefficient learning rate factor",
+        description="Factor on the learning rate of the orchestrating coefficients, which "
+        "are of order 1 where other weights are of order 0.01.",
+    )
+
+
+class CobotLoraConfig(CobotOptions, LowRankConfig):
     """Options of `LoRA + COBOT`."""
 
     method: Literal["cobot-lora"] = "cobot-lora"
@@ -35,18 +63,6 @@ class CobotLoraConfig(LowRankConfig):
         multiple_of=4,
         title="Rank",
         description="Inner dimension of the update; divisible by 4, the parts of a quaternion.",
-    )
-    init: CobotInit = Field(
-        default="neutral",
-        title="Start",
-        description="neutral: starts as plain LoRA; official: as the published code does.",
-    )
-    coefficient_lr_multiplier: float = Field(
-        default=10.0,
-        gt=0,
-        title="Coefficient learning rate factor",
-        description="Factor on the learning rate of the orchestrating coefficients, which "
-        "are of order 1 where other weights are of order 0.01.",
     )
 
 
@@ -113,6 +129,23 @@ class CobotMixer(RankMixer):
         return self.projection().T * self.scale()
 
 
+def install_hub(
+    surgery: Surgery, width: int, slots: int, init: CobotInit
+) -> Callable[[int], CobotMixer]:
+    """Add the hub to the encoder; return what makes the mixer of slot ``t``."""
+    hub = CobotHub(width, slots, init)
+    reference = next(surgery.encoder.parameters())
+    surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
+    return lambda slot: CobotMixer(hub, slot, init)
+
+
+def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint:
+    """Give coefficients their own group; decay would pull S from the identity to 0."""
+    if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
+        return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
+    return ParameterHint()
+
+
 class CobotLora:
     """LoRA whose slots are orchestrated by COBOT."""
 
@@ -129,22 +162,16 @@ class CobotLora:
     def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:
         """Add the hub to the encoder and replace the chosen linear layers."""
         slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
-        hub = CobotHub(config.rank, len(slots), config.init)
-        reference = surgery.layer(slots[0].layer).weight
-        surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
-
+        mixer = install_hub(surgery, config.rank, len(slots), config.init)
 
         def make(site: SlotSite) -> LowRankUpdate:
-            mixer = CobotMixer(hub, site.number, config.init)
-            return LowRankUpdate(site.shape, config.rank, config.factor, mixer)
+            return LowRankUpdate(site.shape, config.rank, config.factor, mixer(site.number))
 
         install_low_rank(surgery, config, make)
 
     def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
-        """Coefficients get their own group; decay would pull S from the identity to 0."""
-        if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
-            return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
-        return ParameterHint()
+        """Coefficients get their own group."""
+        return coefficient_hint(parameter, config)
 
     def first_changed_block(self, config: CobotLoraConfig, depth: int) -> int:
         """Return the first adapted block."""

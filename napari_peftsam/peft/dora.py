@@ -64,14 +64,14 @@ class Dora(Lora):
 
     name = "dora"
     title = "DoRA"
-    description = "LoRA plus a learned length of each weight row; slower, may do better at low ranks."
+    description = (
+        "LoRA plus a learned length of each weight row; slower, may do better at low ranks."
+    )
     config = DoraConfig  # type: ignore[assignment]
 
     def install(self, surgery: Surgery, config: DoraConfig) -> None:  # type: ignore[override]
         """Replace the chosen linear layers."""
-        install_low_rank(
-            surgery, config, lambda site: DoraUpdate(site, config.rank, config.factor)
-        )
+        install_low_rank(surgery, config, lambda site: DoraUpdate(site, config.rank, config.factor))
 
     def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:  # type: ignore[override]
         """Magnitudes must not decay."""

@@ -44,7 +44,6 @@ class LowRankConfig(PlacedConfig):
         description="attention: q and v; all-linear: q, k, v and both layers of the MLP.",
     )
 
-
     @property
     def factor(self) -> float:
         """What the update is multiplied by."""

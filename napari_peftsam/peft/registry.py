@@ -10,10 +10,22 @@ from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.peft._protocol import PeftMethod
+from napari_peftsam.peft.adaptformer import AdaptFormer
+from napari_peftsam.peft.attention_tuning import AttentionTuning
+from napari_peftsam.peft.bias_tuning import BiasTuning
 from napari_peftsam.peft.cobot import CobotLora
+from napari_peftsam.peft.cobot_adaptformer import CobotAdaptFormer
 from napari_peftsam.peft.config import MethodConfig
+from napari_peftsam.peft.dora import Dora
+from napari_peftsam.peft.fact import Fact
 from napari_peftsam.peft.frozen_encoder import FrozenEncoder
+from napari_peftsam.peft.full_finetuning import FullFinetuning
+from napari_peftsam.peft.late_finetuning import LateFinetuning
+from napari_peftsam.peft.layernorm_tuning import LayerNormTuning
 from napari_peftsam.peft.lora import Lora
+from napari_peftsam.peft.pissa import Pissa
+from napari_peftsam.peft.rslora import RsLora
+from napari_peftsam.peft.ssf import Ssf
 
 __all__ = [
     "METHODS",
@@ -29,7 +41,19 @@ __all__ = [
 _ALL: tuple[PeftMethod[Any], ...] = (
     Lora(),
     CobotLora(),
+    RsLora(),
+    Dora(),
+    Pissa(),
+    Fact(),
+    Ssf(),
+    AdaptFormer(),
+    CobotAdaptFormer(),
+    AttentionTuning(),
+    BiasTuning(),
+    LayerNormTuning(),
+    LateFinetuning(),
     FrozenEncoder(),
+    FullFinetuning(),
 )
 METHODS: dict[str, PeftMethod[Any]] = {method.name: method for method in _ALL}
 

@@ -18,6 +18,21 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
         "method": "cobot-lora", "rank": 8, "alpha": 2.0, "init": "official",
         "matrices": "all-linear",
     },
+    "rslora": {"method": "rslora", "rank": 4},
+    "dora": {"method": "dora", "rank": 4},
+    "pissa": {"method": "pissa", "rank": 4, "alpha": 0.5},
+    "fact": {"method": "fact", "rank": 4, "dropout": 0.0},
+    "fact-per-block": {"method": "fact", "rank": 4, "dropout": 0.0, "shared": False},
+    "ssf": {"method": "ssf"},
+    "adaptformer": {"method": "adaptformer", "bottleneck": 4},
+    "adaptformer-norm": {
+        "method": "adaptformer", "bottleneck": 4, "input_norm": True, "learn_scale": False,
+    },
+    "cobot-adaptformer": {"method": "cobot-adaptformer", "bottleneck": 8},
+    "attention-tuning": {"method": "attention-tuning"},
+    "bias-tuning": {"method": "bias-tuning"},
+    "layernorm-tuning": {"method": "layernorm-tuning"},
+    "late-finetuning": {"method": "late-finetuning"},
 }  # fmt: skip
 PLACEMENTS = ("all", "late-50%", "last", "first", "0,2")
 
@@ -26,6 +41,7 @@ CASES: dict[str, MethodConfig] = {
     for name, options in METHOD_OPTIONS.items()
     for placement in PLACEMENTS
 }
+CASES["full-finetuning"] = parse_method_config({"method": "full-finetuning"})
 CASES["frozen-encoder"] = parse_method_config({"method": "frozen-encoder"})
 
 

@@ -1,0 +1,154 @@
+"""AdaptFormer: a bottleneck beside the MLP of each block (Chen et al., NeurIPS 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft._low_rank import RankMixer
+from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.config import PlacedConfig
+
+__all__ = [
+    "AdaptFormer",
+    "AdaptFormerConfig",
+    "BottleneckConfig",
+    "ParallelAdapter",
+    "install_bottlenecks",
+]
+
+
+class BottleneckConfig(PlacedConfig):
+    """Options of all methods with a bottleneck beside the MLP."""
+
+    bottleneck: int = Field(
+        default=64,
+        ge=1,
+        title="Bottleneck",
+        description="Inner width of the adapter; more can learn more and weighs more.",
+    )
+    scale: float = Field(
+        default=1.0, gt=0, title="Scale", description="Factor on the adapter, or where it starts."
+    )
+    learn_scale: bool = Field(
+        default=True, title="Learn the scale", description="Train that factor, one per block."
+    )
+    input_norm: bool = Field(
+        default=False,
+        title="Normalise the input",
+        description="Put a layer norm before the bottleneck.",
+    )
+
+
+class AdaptFormerConfig(BottleneckConfig):
+    """Options of `AdaptFormer`."""
+
+    method: Literal["adaptformer"] = "adaptformer"
+
+
+class ParallelAdapter(nn.Module):
+    """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
+
+    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it is
+    silent at first.
+
+    Parameters
+    ----------
+    base
+        The frozen MLP; it stays the same object and keeps its keys under ``base.``.
+    width
+        Channels of z.
+    config
+        Bottleneck, scale and input norm.
+    mixer
+        Map of the bottleneck; None for the identity.
+    """
+
+    def __init__(
+        self, base: nn.Module, width: int, config: BottleneckConfig, mixer: RankMixer | None = None
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.norm = nn.LayerNorm(width, device="cpu") if config.input_norm else None
+        self.down = nn.Linear(width, config.bottleneck, device="cpu")
+        self.up = nn.Linear(config.bottleneck, width, device="cpu")
+        self.mixer = mixer
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        scale = torch.tensor(config.scale, device="cpu")
+        self.scale = nn.Parameter(scale) if config.learn_scale else scale.item()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., D)``."""
+        inner: Tensor = self.down(z if self.norm is None else self.norm(z))
+        if self.mixer is not None:
+            inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
+        branch: Tensor = self.up(F.relu(inner))
+        out: Tensor = self.base(z)
+        return out + branch * self.scale
+
+
+class AdaptFormer:
+    """A small branch beside each MLP."""
+
+    name = "adaptformer"
+    title = "AdaptFormer"
+    description = (
+        "A small branch beside each block's MLP; the paper's best without COBOT, but it cannot "
+        "be merged."
+    )
+    mergeable = False
+    adapts_encoder = True
+    config = AdaptFormerConfig
+
+    def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
+        """Put a branch beside each chosen MLP."""
+        install_bottlenecks(surgery, config)
+
+    def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
+        """The scale must not decay."""
+        return (
+            ParameterHint("scales", decay=False)
+            if parameter.endswith(".mlp.scale")
+            else (ParameterHint())
+        )
+
+    def first_changed_block(self, config: AdaptFormerConfig, depth: int) -> int:
+        """Return the first adapted block."""
+        return config.placement.blocks(depth)[0]
+
+
+def install_bottlenecks(
+    surgery: Surgery,
+    config: BottleneckConfig,
+    mixer: Callable[[int], RankMixer] | None = None,
+) -> None:
+    """Put a `ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
+    for slot, block in enumerate(config.placement.blocks(surgery.depth)):
+        path = f"image_encoder.blocks.{block}.mlp"
+        first = surgery.layer(f"{path}.lin1")
+        if config.bottleneck > first.in_features:
+            raise ConfigurationError(
+                f"the bottleneck {config.bottleneck} is wider than the {first.in_features} "
+                f"channels of {path}: choose at most {first.in_features}"
+            )
+        adapter = ParallelAdapter(
+            surgery.root.get_submodule(path),
+            first.in_features,
+            config,
+            None if mixer is None else mixer(slot),
+        )
+        for name, child in adapter.named_children():
+            if name != "base":
+                child.to(first.weight.device, first.weight.dtype)
+        if isinstance(adapter.scale, nn.Parameter):
+            adapter.scale.data = adapter.scale.data.to(first.weight.device, first.weight.dtype)
+        surgery.replace(path, adapter)

@@ -1,0 +1,122 @@
+"""FacT-TT: updates of all blocks from shared factors (Jie and Deng, AAAI 2023)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from napari_peftsam.peft._low_rank import AdaptedLinear, SlotUpdate, check_rank, exact
+from napari_peftsam.peft._matrices import slots_of
+from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.config import PlacedConfig
+
+__all__ = ["FACTORS_PATH", "Fact", "FactConfig", "FactFactors", "FactUpdate"]
+
+FACTORS_PATH = "image_encoder.fact"
+
+
+class FactConfig(PlacedConfig):
+    """Options of `FacT-TT`."""
+
+    method: Literal["fact"] = "fact"
+    rank: int = Field(
+        default=16,
+        ge=1,
+        title="Rank",
+        description="Inner dimension of the update; more can learn more and weighs more.",
+    )
+    alpha: float = Field(default=1.0, gt=0, title="Alpha", description="Factor on the update.")
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        description="Share of the inner dimensions left out at random in each training step.",
+    )
+    shared: bool = Field(
+        default=True,
+        title="Share factors",
+        description="One pair of outer factors for all blocks, as in the paper; else one a block.",
+    )
+
+
+class FactFactors(nn.Module):
+    """The outer factors: U ``(r, D)``, Kaiming-uniform, and V ``(D, r)``, zeros."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(rank, width, device="cpu"))
+        self.V = nn.Parameter(torch.zeros(width, rank, device="cpu"))
+        nn.init.kaiming_uniform_(self.U, a=5**0.5)
+
+
+class FactUpdate(SlotUpdate):
+    """``x -> alpha * V Sigma U x`` with factors that may serve several slots.
+
+    They are referred to but not registered here, so that state dicts, optimisers and files
+    see them once.
+    """
+
+    factors: FactFactors
+
+    def __init__(self, factors: FactFactors, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.__dict__["factors"] = factors  # past nn.Module's registration
+        self.alpha, self.dropout = alpha, dropout
+        self.Sigma = nn.Parameter(torch.empty(rank, rank, device="cpu"))
+        nn.init.kaiming_uniform_(self.Sigma, a=5**0.5)
+
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return the update ``(..., D)``."""
+        inner = F.linear(F.linear(x, self.factors.U.to(x.dtype)), self.Sigma.to(x.dtype))
+        inner = F.dropout(inner, self.dropout, self.training and torch.is_grad_enabled())
+        return F.linear(inner * self.alpha, self.factors.V.to(inner.dtype))
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the frozen rows plus the update."""
+        return weight + self.alpha * exact(self.factors.V) @ exact(self.Sigma) @ exact(
+            self.factors.U
+        )
+
+
+class Fact:
+    """Tensor-train updates of q and v."""
+
+    name = "fact"
+    title = "FacT-TT"
+    description = "Updates of q and v built from factors that all blocks share; the smallest files."
+    mergeable = True
+    adapts_encoder = True
+    config = FactConfig
+
+    def install(self, surgery: Surgery, config: FactConfig) -> None:
+        """Add the factors to the encoder and replace the attention projections."""
+        factors: FactFactors | None = None
+        for block in config.placement.blocks(surgery.depth):
+            slots = slots_of((block,), "attention")
+            base = surgery.layer(slots[0].layer)
+            width = base.in_features
+            check_rank(config.rank, (width, width), slots[0].layer)
+            if factors is None or not config.shared:
+                factors = FactFactors(width, config.rank)
+                path = FACTORS_PATH if config.shared else f"image_encoder.blocks.{block}.fact"
+                surgery.add(path, factors.to(base.weight.device, base.weight.dtype))
+            updates = {
+                slot.part: FactUpdate(factors, config.rank, config.alpha, config.dropout)
+                for slot in slots
+            }
+            rows = {slot.part: slot.rows(base.out_features) for slot in slots}
+            surgery.replace(slots[0].layer, AdaptedLinear(base, updates, rows))
+
+    def hint(self, parameter: str, config: FactConfig) -> ParameterHint:
+        """All parameters are ordinary."""
+        return ParameterHint()
+
+    def first_changed_block(self, config: FactConfig, depth: int) -> int:
+        """Return the first adapted block."""
+        return config.placement.blocks(depth)[0]

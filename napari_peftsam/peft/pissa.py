@@ -1,0 +1,80 @@
+"""PiSSA: LoRA that starts from the principal part of the weights (Meng et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_peftsam.peft._low_rank import SlotUpdate, exact
+from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.lora import Lora, LowRankConfig, SlotSite, install_low_rank
+
+__all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
+
+
+class PissaConfig(LowRankConfig):
+    """Options of `PiSSA`."""
+
+    method: Literal["pissa"] = "pissa"
+
+
+class PissaUpdate(SlotUpdate):
+    """``x -> alpha (B A - B0 A0) x``; A and B start as the principal part A0, B0 of the rows.
+
+    With ``W = U S V^T``: ``B0 = U_r sqrt(S_r / alpha)``, ``A0 = sqrt(S_r / alpha) V_r^T``. The
+    paper takes the principal part out of the frozen weights; here they stay as they are and
+    the part is subtracted, which is the same and leaves the base untouched. A0 and B0 are
+    kept with the adapter: another machine's decomposition need not be the same.
+    """
+
+    def __init__(self, site: SlotSite, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        down, up = _principal(site, rank, alpha)
+        self.A, self.B = nn.Parameter(down.clone()), nn.Parameter(up.clone())
+        self.register_buffer("A0", down)
+        self.register_buffer("B0", up)
+        self.A0: Tensor
+        self.B0: Tensor
+
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Return the difference to the principal part that `out` holds."""
+        trained = F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
+        start = F.linear(F.linear(x, self.A0.to(x.dtype)), self.B0.to(x.dtype))
+        return (trained - start) * self.alpha
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the frozen rows, their principal part replaced."""
+        change = exact(self.B) @ exact(self.A) - exact(self.B0) @ exact(self.A0)
+        return weight + self.alpha * change
+
+
+def _principal(site: SlotSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:
+    weight = site.base.weight.detach()
+    rows, columns = site.shape
+    if weight.is_meta:  # only the number of parameters is asked for
+        return torch.zeros(rank, columns, device="cpu"), torch.zeros(rows, rank, device="cpu")
+    u, s, vh = torch.linalg.svd(exact(weight[slice(*site.rows)]), full_matrices=False)
+    root = (s[:rank] / alpha).sqrt()
+    return (root[:, None] * vh[:rank]).float(), (u[:, :rank] * root).float()
+
+
+class Pissa(Lora):
+    """LoRA on the most important directions of the weights themselves."""
+
+    name = "pissa"
+    title = "PiSSA"
+    description = (
+        "LoRA that starts from the principal directions of the weights; learns faster, so use "
+        "a lower learning rate."
+    )
+    config = PissaConfig  # type: ignore[assignment]
+
+    def install(self, surgery: Surgery, config: PissaConfig) -> None:  # type: ignore[override]
+        """Replace the chosen linear layers."""
+        install_low_rank(
+            surgery, config, lambda site: PissaUpdate(site, config.rank, config.factor)
+        )

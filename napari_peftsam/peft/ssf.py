@@ -1,0 +1,107 @@
+"""SSF: scaling and shifting of features (Lian et al., NeurIPS 2022)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from napari_peftsam.peft._low_rank import exact
+from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.config import PlacedConfig
+
+__all__ = ["ScaledShifted", "Ssf", "SsfConfig"]
+
+_SITES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
+
+
+class SsfConfig(PlacedConfig):
+    """Options of `SSF`."""
+
+    method: Literal["ssf"] = "ssf"
+    patch_embedding: bool = Field(
+        default=True,
+        title="Patch embedding, too",
+        description="Scale and shift the patch embedding as well where the first block is chosen.",
+    )
+
+
+class ScaledShifted(nn.Module):
+    """``y = gamma * f(x) + beta`` per channel, gamma = 1 and beta = 0 at first.
+
+    Parameters
+    ----------
+    base
+        f: a linear layer, a layer norm (channels last) or a convolution (channels second).
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        weight = base.get_parameter("weight")
+        self.gamma = nn.Parameter(torch.ones(len(weight), device="cpu"))
+        self.beta = nn.Parameter(torch.zeros(len(weight), device="cpu"))
+        self.to(weight.device, weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled and shifted answer of the frozen layer."""
+        out: Tensor = self.base(x)
+        shape = (-1, 1, 1) if isinstance(self.base, nn.Conv2d) else (-1,)
+        gamma, beta = self.gamma.view(shape), self.beta.view(shape)
+        return out * gamma.to(out.dtype) + beta.to(out.dtype)
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return weight and bias of the plain layer that computes the same."""
+        state = {k: v.detach().cpu() for k, v in self.base.state_dict().items()}
+        gamma, beta = exact(self.gamma), exact(self.beta)
+        weight = exact(state["weight"])
+        folded = {
+            "weight": weight * gamma.view(-1, *(1,) * (weight.ndim - 1)),
+            "bias": exact(state["bias"]) * gamma + beta,
+        }
+        return {name: value.to(state[name].dtype) for name, value in folded.items()}
+
+
+class Ssf:
+    """A scale and a shift per channel after every layer of the chosen blocks."""
+
+    name = "ssf"
+    title = "SSF"
+    description = "Scales and shifts the features after each layer; small, mild, hard to overdo."
+    mergeable = True
+    adapts_encoder = True
+    config = SsfConfig
+
+    def install(self, surgery: Surgery, config: SsfConfig) -> None:
+        """Put a scale and a shift after each layer."""
+        blocks = config.placement.blocks(surgery.depth)
+        paths = [f"image_encoder.blocks.{block}.{site}" for block in blocks for site in _SITES]
+        if self._scales_patches(config, blocks[0]):
+            paths.insert(0, _last_convolution(surgery))
+        for path in paths:
+            surgery.replace(path, ScaledShifted(surgery.root.get_submodule(path)))
+
+    def hint(self, parameter: str, config: SsfConfig) -> ParameterHint:
+        """Decay would pull scales from 1 to 0."""
+        if parameter.endswith((".gamma", ".beta")):
+            return ParameterHint("scales", decay=False)
+        return ParameterHint()
+
+    def first_changed_block(self, config: SsfConfig, depth: int) -> int:
+        """Return the first chosen block; the patch embedding precedes them all."""
+        first = config.placement.blocks(depth)[0]
+        return -1 if self._scales_patches(config, first) else first
+
+    @staticmethod
+    def _scales_patches(config: SsfConfig, first_block: int) -> bool:
+        return config.patch_embedding and first_block == 0
+
+
+def _last_convolution(surgery: Surgery) -> str:
+    """Return the path of what makes the tokens: SAM's only one, or the last of a stem."""
+    modules = surgery.encoder.get_submodule("patch_embed").named_modules()
+    names = [name for name, module in modules if isinstance(module, nn.Conv2d)]
+    return f"image_encoder.patch_embed.{names[-1]}"
