@@ -114,7 +114,7 @@ class AdaptFormer:
         install_bottlenecks(surgery, config)
 
     def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
-        """The scale must not decay."""
+        """Keep the scale from decaying."""
         return (
             ParameterHint("scales", decay=False)
             if parameter.endswith(".mlp.scale")

@@ -20,7 +20,7 @@ class RsLoraConfig(LowRankConfig):
         default=4.0,
         gt=0,
         title="Alpha",
-        description="The update's factor is alpha / sqrt(rank), so that higher ranks learn as fast.",
+        description="The factor is alpha / sqrt(rank), so that higher ranks learn as fast.",
     )
 
     @property

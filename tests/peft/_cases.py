@@ -33,16 +33,18 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "bias-tuning": {"method": "bias-tuning"},
     "layernorm-tuning": {"method": "layernorm-tuning"},
     "late-finetuning": {"method": "late-finetuning"},
+    "full-finetuning": {"method": "full-finetuning"},
+    "frozen-encoder": {"method": "frozen-encoder"},
 }  # fmt: skip
+UNPLACED = ("full-finetuning", "frozen-encoder")
 PLACEMENTS = ("all", "late-50%", "last", "first", "0,2")
 
 CASES: dict[str, MethodConfig] = {
     f"{name}-{placement}": parse_method_config({**options, "placement": placement})
     for name, options in METHOD_OPTIONS.items()
+    if name not in UNPLACED
     for placement in PLACEMENTS
-}
-CASES["full-finetuning"] = parse_method_config({"method": "full-finetuning"})
-CASES["frozen-encoder"] = parse_method_config({"method": "frozen-encoder"})
+} | {name: parse_method_config(METHOD_OPTIONS[name]) for name in UNPLACED}
 
 
 def tiny() -> SamModel:

@@ -30,7 +30,18 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.peft._surgery import Surgery
-from tests.peft._cases import CASES, image, outputs, perturb, same, snapshot, step, tiny
+from napari_peftsam.peft.config import PlacedConfig
+from tests.peft._cases import (
+    CASES,
+    METHOD_OPTIONS,
+    image,
+    outputs,
+    perturb,
+    same,
+    snapshot,
+    step,
+    tiny,
+)
 
 table = pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
 one_per_method = pytest.mark.parametrize(
@@ -90,18 +101,31 @@ def test_names_are_the_adapter_and_the_decoder(config: MethodConfig) -> None:
     assert bool(encoder) == (not isinstance(config, FrozenEncoderConfig))
 
 
+def _contents(module: torch.nn.Module) -> dict[str, int]:
+    named = (*module.named_modules(), *module.named_parameters())
+    return {name: id(value) for name, value in named}
+
+
+def _chosen_blocks(config: MethodConfig) -> tuple[int, ...]:
+    if isinstance(config, PlacedConfig):
+        return config.placement.blocks(4)
+    return (0, 1, 2, 3) if config.method == "full-finetuning" else ()
+
+
 @table
 def test_untouched_blocks_hold_nothing_new(config: MethodConfig) -> None:
     model = tiny()
     blocks = model.sam.image_encoder.blocks
-    before = [{n: id(m) for n, m in b.named_modules()} for b in blocks]
+    before = [_contents(block) for block in blocks]
+    stem = _contents(model.sam.image_encoder.patch_embed)
     inject(model, config)
-    changed = {
-        i for i, b in enumerate(blocks) if {n: id(m) for n, m in b.named_modules()} != before[i]
-    }
-    chosen = () if isinstance(config, FrozenEncoderConfig) else config.placement.blocks(4)
-    assert changed == set(chosen)
-    assert first_changed_block(config, 4) == min(changed, default=4)
+    changed = {i for i, block in enumerate(blocks) if _contents(block) != before[i]}
+    assert changed == set(_chosen_blocks(config))
+    first = first_changed_block(config, 4)
+    if _contents(model.sam.image_encoder.patch_embed) != stem:
+        assert first == -1
+    else:
+        assert first == min(changed, default=4)
 
 
 @table
@@ -160,6 +184,10 @@ def test_merged_weights_compute_the_same(config: MethodConfig) -> None:
     expected = outputs(model, image())
     adapter = capture(injection)
     injection.remove()
+    if not METHODS[config.method].mergeable:
+        with pytest.raises(ConfigurationError, match="cannot be merged into plain weights"):
+            merge(model, adapter)
+        return
     merged = merge(model, adapter)
 
     assert same(snapshot(model), base)
@@ -240,13 +268,15 @@ def test_the_start_is_repeatable_and_applying_leaves_the_generator_alone(
     before = torch.get_rng_state()
     model = tiny()
     apply_adapter(model, states[0]).remove()
-    merge(model, states[0])
+    if METHODS[config.method].mergeable:
+        merge(model, states[0])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_decoder_parts_can_be_fixed(method) -> None:
-    part = parse_method_config({"method": method.name, "tune_prompt_encoder": False})
+    options = next(o for o in METHOD_OPTIONS.values() if o["method"] == method.name)
+    part = parse_method_config({**options, "tune_prompt_encoder": False})
     names = inject(tiny(), part).trainable_parameters()
     assert any(n.startswith("decoder.mask_decoder.") for n in names)
     assert not any(n.startswith("decoder.prompt_encoder.") for n in names)
@@ -323,7 +353,7 @@ def test_adapters_are_refused_before_anything_is_touched(
 ) -> None:
     model = build_random("vit_t")
     base = snapshot(model)
-    message = r"LoRA .* is not available for vit_t, .*: choose the method frozen-encoder, or anoth"
+    message = r".+ is not available for vit_t, .*: choose the method frozen-encoder, or anoth"
     with pytest.raises(ConfigurationError, match=message):
         inject(model, config)
     with pytest.raises(ConfigurationError, match=message):
