@@ -21,8 +21,10 @@ class BiasTuning(SelectiveMethod):
 
     name = "bias-tuning"
     title = "bias tuning"
+    description = (
         "Trains the biases of the chosen blocks only; very small, and often enough for another "
         "contrast."
+    )
     config = BiasTuningConfig
 
     def selects(self, name: str) -> bool:
