@@ -16,7 +16,7 @@ __all__ = ["Answerer", "CurrentObject", "Draft", "ParkedDraft", "park"]
 
 @dataclass(frozen=True)
 class Answerer:
-    """What answered prompts.
+    """What answered prompts; equal ones give equal answers.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Answerer:
     weights
         Identifies the model's weights: another model cannot refine its logits.
     embedding
-        Identifies the embedding; equal ones give equal answers.
+        Identifies the embedding, and what decodes it.
     """
 
     model: str = ""

@@ -1,5 +1,6 @@
 """Parameter-efficient finetuning: methods, placement, injection, adapter files, merging."""
 
+from napari_peftsam.peft._matrices import Matrices
 from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft.adapter import Adapter, BaseIdentity, apply_adapter, capture
 from napari_peftsam.peft.cobot import CobotLoraConfig
@@ -20,15 +21,18 @@ from napari_peftsam.peft.registry import (
     first_changed_block,
     parse_method_config,
 )
+from napari_peftsam.peft.switch import AdapterSwitch
 
 __all__ = [
     "METHODS",
     "Adapter",
+    "AdapterSwitch",
     "BaseIdentity",
     "CobotLoraConfig",
     "FrozenEncoderConfig",
     "Injection",
     "LoraConfig",
+    "Matrices",
     "MethodConfig",
     "MethodField",
     "MethodInfo",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,16 @@ class LowRankUpdate(SlotUpdate):
         return weight + self.delta()
 
 
+class FrozenLinear(Protocol):
+    """What an `AdaptedLinear` needs of the layer it stands for; an `nn.Linear` has it."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 class AdaptedLinear(nn.Module):
     """A frozen linear layer plus one update per chosen range of its output rows.
 
@@ -90,7 +101,7 @@ class AdaptedLinear(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: FrozenLinear,
         updates: Mapping[str, SlotUpdate],
         rows: Mapping[str, tuple[int, int]],
     ) -> None:
@@ -98,6 +109,7 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.slots = nn.ModuleDict(updates)
         self.rows = dict(rows)
+        self.strength = 1.0
         self.slots.to(device=base.weight.device, dtype=base.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,18 +119,20 @@ class AdaptedLinear(nn.Module):
             start, stop = self.rows[name]
             # In place: a frozen linear layer does not need its output in the backward
             # pass, and a second tensor of this size would cost as much memory again.
-            out[..., start:stop] += update(x, out[..., start:stop])
+            change = update(x, out[..., start:stop])
+            out[..., start:stop] += change if self.strength == 1 else change * self.strength
         return out
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return weight and bias of the plain layer that computes the same."""
-        state = {k: v.detach().cpu() for k, v in self.base.state_dict().items()}
-        weight = exact(state["weight"]).clone()
+        frozen = self.base.weight
+        weight = exact(frozen).clone()
         for name, update in self.slots.items():
             assert isinstance(update, SlotUpdate)
-            start, stop = self.rows[name]
-            weight[start:stop] = update.folded(weight[start:stop])
-        return state | {"weight": weight.to(state["weight"].dtype)}
+            rows = slice(*self.rows[name])
+            weight[rows] += self.strength * (update.folded(weight[rows]) - weight[rows])
+        state = {"weight": weight.to(frozen.dtype)}
+        return state if self.base.bias is None else state | {"bias": self.base.bias.detach().cpu()}
 
 
 def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:

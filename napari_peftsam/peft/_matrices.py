@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any
 
-__all__ = ["Matrices", "Slot", "slots_of"]
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-Matrices = Literal["attention", "all-linear"]
+from napari_peftsam.errors import ConfigurationError
 
-_QKV = "attn.qkv"
-_IN_BLOCK: dict[Matrices, tuple[tuple[str, str], ...]] = {
-    "attention": ((_QKV, "q"), (_QKV, "v")),
-    "all-linear": (
-        (_QKV, "q"),
-        (_QKV, "k"),
-        (_QKV, "v"),
-        ("mlp.lin1", "all"),
-        ("mlp.lin2", "all"),
-    ),
+__all__ = ["ATTENTION", "Matrices", "MatricesField", "Slot", "slots_of"]
+
+_LAYERS = {
+    "q": "attn.qkv",
+    "k": "attn.qkv",
+    "v": "attn.qkv",
+    "lin1": "mlp.lin1",
+    "lin2": "mlp.lin2",
 }
+_NAMED = {"attention": ("q", "v"), "all-linear": tuple(_LAYERS)}
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """A set of matrices of every chosen block.
+
+    Attributes
+    ----------
+    name
+        Canonical text: ``attention`` (q and v), ``all-linear`` (q, k, v and both layers of
+        the MLP) or a list such as ``q,k,v,lin1``. Make one with `parse`, which checks it.
+    """
+
+    name: str = "attention"
+
+    @classmethod
+    def parse(cls, text: str) -> Matrices:
+        """Read a set of matrices.
+
+        Raises
+        ------
+        ConfigurationError
+            If `text` is none of the known forms.
+        """
+        name = text.strip().lower().replace(" ", "")
+        if name in _NAMED:
+            return cls(name)
+        given = name.split(",")
+        if not set(given) <= _LAYERS.keys():
+            raise ConfigurationError(
+                f"matrices {text!r} are not known: use {', '.join(_NAMED)}, or a list of "
+                f"{', '.join(_LAYERS)} such as q,k,v"
+            )
+        parts = tuple(part for part in _LAYERS if part in given)
+        return cls(next((n for n, named in _NAMED.items() if named == parts), ",".join(parts)))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names in the order q, k, v, lin1, lin2."""
+        return _NAMED.get(self.name) or tuple(self.name.split(","))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ATTENTION = Matrices("attention")
 
 
 @dataclass(frozen=True)
@@ -50,7 +95,22 @@ class Slot:
 def slots_of(blocks: Iterable[int], matrices: Matrices) -> tuple[Slot, ...]:
     """Return all slots, ordered by block, then q, k, v, lin1, lin2."""
     return tuple(
-        Slot(f"image_encoder.blocks.{block}.{layer}", part)
+        Slot(f"image_encoder.blocks.{block}.{_LAYERS[part]}", part if part in "qkv" else "all")
         for block in blocks
-        for layer, part in _IN_BLOCK[matrices]
+        for part in matrices.parts
     )
+
+
+def _coerce(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = ",".join(map(str, value))
+    return Matrices.parse(value) if isinstance(value, str) else value
+
+
+MatricesField = Annotated[
+    Matrices,
+    BeforeValidator(_coerce),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["attention", "all-linear", "q,k,v"]}),
+]
+"""`Matrices` as a field of a pydantic model: read from its text or a list, written as text."""

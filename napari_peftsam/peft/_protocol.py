@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+from napari_peftsam.peft.config import MethodConfig, PlacedConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_peftsam.peft._surgery import Surgery
-    from napari_peftsam.peft.config import MethodConfig
 
-__all__ = ["Foldable", "ParameterHint", "PeftMethod"]
+__all__ = ["ConfigT", "Foldable", "ParameterHint", "PeftMethod", "Scalable"]
 
-ConfigT = TypeVar("ConfigT", bound="MethodConfig")
-ConfigT_contra = TypeVar("ConfigT_contra", bound="MethodConfig", contravariant=True)
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ParameterHint:
     decay: bool = True
 
 
-class PeftMethod(Protocol[ConfigT_contra]):
+class PeftMethod(ABC, Generic[ConfigT]):
     """One way of adapting SAM: a small class in a file of its own.
 
     Attributes
@@ -45,38 +46,51 @@ class PeftMethod(Protocol[ConfigT_contra]):
         The key in the registry and in adapter files, e.g. ``lora``.
     title, description
         What lists in the interface show; the description is one sentence.
+    changes
+        What it trains in a block of the encoder, for the table of methods: a short phrase.
+    use_when
+        When to take it, for the same table: a short phrase.
     mergeable
         Whether the trained result can be written as a vanilla SAM checkpoint. If so,
         every module passed to `Surgery.replace` must be `Foldable`.
+    scalable
+        Whether its update can be weakened by a factor. If so, every module passed to
+        `Surgery.replace` must be `Scalable`.
     adapts_encoder
         Whether injecting it must change the encoder; if it then changes nothing, the
         injection is refused.
+    config
+        The class of its options.
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def description(self) -> str: ...
-    @property
-    def mergeable(self) -> bool: ...
-    @property
-    def adapts_encoder(self) -> bool: ...
-    @property
-    def config(self) -> type[MethodConfig]: ...
+    name: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    changes: ClassVar[str]
+    use_when: ClassVar[str]
+    mergeable: ClassVar[bool] = True
+    scalable: ClassVar[bool] = True
+    adapts_encoder: ClassVar[bool] = True
+    config: type[ConfigT]
 
-    def install(self, surgery: Surgery, config: ConfigT_contra) -> None:
+    @abstractmethod
+    def install(self, surgery: Surgery, config: ConfigT) -> None:
         """Put new modules into the encoder, or choose encoder weights to tune."""
 
-    def hint(self, parameter: str, config: ConfigT_contra) -> ParameterHint:
+    def hint(self, parameter: str, config: ConfigT) -> ParameterHint:
         """Say how to optimise the adapter parameter called `parameter`."""
+        return ParameterHint()
 
-    def first_changed_block(self, config: ConfigT_contra, depth: int) -> int:
+    def first_changed_block(self, config: ConfigT, depth: int) -> int:
         """Return the first block whose output differs from the base model's.
 
         `depth` when no block changes, -1 when what precedes the blocks changes.
         """
+        return config.placement.blocks(depth)[0] if isinstance(config, PlacedConfig) else depth
+
+    def obstacle(self, device: str) -> str:
+        """Return why it cannot be used on this kind of torch device; empty if it can."""
+        return ""
 
 
 @runtime_checkable
@@ -85,3 +99,13 @@ class Foldable(Protocol):
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return the replaced module's state dict with the adapter folded in, on CPU."""
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """A module whose update is multiplied by `strength`, 1 at first.
+
+    The update must vanish linearly: at 0 the module would be the one it replaced.
+    """
+
+    strength: float

@@ -11,20 +11,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft._protocol import Scalable
 
 __all__ = ["Surgery"]
 
 
 @dataclass(frozen=True)
 class _Swap:
-    """One change; `old` or `new` is None where there was or will be nothing."""
+    """One change; `old` is None where there was nothing.
+
+    A parked `old` rests on the CPU while it is out of the model.
+    """
 
     path: str
     old: nn.Module | nn.Parameter | None
-    new: nn.Module | nn.Parameter | None
+    new: nn.Module | nn.Parameter
+    parked: bool = False
 
 
 class Surgery:
@@ -55,9 +61,26 @@ class Surgery:
         }
 
     @property
-    def tuned(self) -> dict[str, nn.Parameter]:
-        """The trainable copies of base weights, by path."""
-        return {s.path: s.new for s in self._swaps if isinstance(s.new, nn.Parameter)}
+    def constants(self) -> dict[str, Tensor]:
+        """The buffers of the new modules, by path: what was drawn once and is not trained."""
+        return {
+            f"{swap.path}.{name}": buffer
+            for swap in self._swaps
+            if isinstance(swap.new, nn.Module)
+            for name, buffer in swap.new.named_buffers()
+            if not name.startswith("base.")
+        }
+
+    def tuned(self, strength: float = 1.0) -> dict[str, nn.Parameter]:
+        """Return the trainable copies of base weights, by path.
+
+        With a `strength` below 1 they are new tensors, so much of the way from the base.
+        """
+        return {
+            swap.path: _weakened(swap, strength)
+            for swap in self._swaps
+            if isinstance(swap.new, nn.Parameter)
+        }
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -78,9 +101,13 @@ class Surgery:
             )
         return found
 
-    def replace(self, path: str, module: nn.Module) -> None:
-        """Put `module` in the place of the module at `path`."""
-        self._apply(_Swap(path, self.root.get_submodule(path), module))
+    def replace(self, path: str, module: nn.Module, park: bool = False) -> None:
+        """Put `module` in the place of the module at `path`.
+
+        `park` lets the old one's tensors rest on the CPU once `park` is called, for methods
+        that mean to spare the device's memory.
+        """
+        self._apply(_Swap(path, self.root.get_submodule(path), module, park))
 
     def add(self, path: str, module: nn.Module) -> None:
         """Register `module` at `path`, where nothing may be yet."""
@@ -93,15 +120,30 @@ class Surgery:
                 copy = nn.Parameter(old.detach().clone())
                 self._apply(_Swap(path, old, copy))
 
+    def park(self) -> None:
+        """Move the old modules that may rest on the CPU there; `undo` fetches them."""
+        for swap in self._swaps:
+            if swap.parked and isinstance(swap.old, nn.Module):
+                swap.old.to("cpu")
+
     def undo(self) -> None:
         """Put the original objects back."""
+        device = next(self.root.parameters()).device
         for swap in reversed(self._swaps):
+            if swap.parked and isinstance(swap.old, nn.Module):
+                swap.old.to(device)
             _put(self.root, swap.path, swap.old)
 
-    def redo(self) -> None:
-        """Put the new objects back after `undo`."""
+    def redo(self, strength: float = 1.0) -> None:
+        """Put the new objects back after `undo`, their changes multiplied by `strength`."""
         for swap in self._swaps:
+            if isinstance(swap.new, nn.Parameter):
+                _put(self.root, swap.path, _weakened(swap, strength))
+                continue
+            if isinstance(swap.new, Scalable):
+                swap.new.strength = strength
             _put(self.root, swap.path, swap.new)
+        self.park()
 
     def _apply(self, swap: _Swap) -> None:
         _put(self.root, swap.path, swap.new)
@@ -115,3 +157,12 @@ def _put(root: nn.Module, path: str, value: nn.Module | nn.Parameter | None) -> 
         delattr(parent, name)
     else:
         setattr(parent, name, value)
+
+
+def _weakened(swap: _Swap, strength: float) -> nn.Parameter:
+    new, old = swap.new, swap.old
+    assert isinstance(new, nn.Parameter)
+    assert isinstance(old, nn.Parameter)
+    if strength == 1:
+        return new
+    return nn.Parameter(torch.lerp(old.detach(), new.detach(), strength), requires_grad=False)

@@ -17,6 +17,7 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.inject import Injection, inject
+from napari_peftsam.peft.registry import method_of
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,6 +26,7 @@ __all__ = [
     "apply_adapter",
     "capture",
     "check_base",
+    "content_digest",
 ]
 
 FORMAT_VERSION = 1
@@ -76,17 +78,30 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """The xxh128 (hex) of everything that determines its output; not its metrics."""
-        identity = {
-            "config": self.config.model_dump(mode="json"),
-            "weights_hash": self.base.weights_hash,
-            "normalisation": self.normalisation,
-        }
-        hasher = xxhash.xxh128(json.dumps(identity, sort_keys=True).encode())
-        for name in sorted(self.tensors):
-            tensor = self.tensors[name].detach().cpu().contiguous()
-            hasher.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return hasher.hexdigest()
+        return content_digest(self, self.config.model_dump(mode="json"))
+
+    @property
+    def changes_embeddings(self) -> bool:
+        """Whether the image encoder computes anything else with it."""
+        return method_of(self.config).adapts_encoder
+
+
+def content_digest(adapter: Adapter, config: Mapping[str, Any]) -> str:
+    """Return the digest of `adapter`, its options as they were written in a file.
+
+    A later version's options have more entries, so the digest of a file is that of its text.
+    """
+    identity = {
+        "config": dict(config),
+        "weights_hash": adapter.base.weights_hash,
+        "normalisation": adapter.normalisation,
+    }
+    hasher = xxhash.xxh128(json.dumps(identity, sort_keys=True).encode())
+    for name in sorted(adapter.tensors):
+        tensor = adapter.tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def capture(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.peft._low_rank import RankMixer
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import PlacedConfig
 
@@ -22,6 +22,7 @@ __all__ = [
     "BottleneckConfig",
     "ParallelAdapter",
     "install_bottlenecks",
+    "scale_hint",
 ]
 
 
@@ -85,6 +86,7 @@ class ParallelAdapter(nn.Module):
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
         scale = torch.tensor(config.scale, device="cpu")
         self.scale = nn.Parameter(scale) if config.learn_scale else scale.item()
+        self.strength = 1.0
 
     def forward(self, z: Tensor) -> Tensor:
         """Map ``(..., D)`` to ``(..., D)``."""
@@ -93,10 +95,10 @@ class ParallelAdapter(nn.Module):
             inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
         branch: Tensor = self.up(F.relu(inner))
         out: Tensor = self.base(z)
-        return out + branch * self.scale
+        return out + branch * self.scale * self.strength
 
 
-class AdaptFormer:
+class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     """A small branch beside each MLP."""
 
     name = "adaptformer"
@@ -105,8 +107,9 @@ class AdaptFormer:
         "A small branch beside each block's MLP; the paper's best without COBOT, but it cannot "
         "be merged."
     )
+    changes = "a bottleneck beside the MLP"
+    use_when = "nothing must be merged"
     mergeable = False
-    adapts_encoder = True
     config = AdaptFormerConfig
 
     def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
@@ -115,15 +118,14 @@ class AdaptFormer:
 
     def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
         """Keep the scale from decaying."""
-        return (
-            ParameterHint("scales", decay=False)
-            if parameter.endswith(".mlp.scale")
-            else (ParameterHint())
-        )
+        return scale_hint(parameter)
 
-    def first_changed_block(self, config: AdaptFormerConfig, depth: int) -> int:
-        """Return the first adapted block."""
-        return config.placement.blocks(depth)[0]
+
+def scale_hint(parameter: str) -> ParameterHint:
+    """Keep the factor of a branch from decaying."""
+    if parameter.endswith(".mlp.scale"):
+        return ParameterHint("scales", decay=False)
+    return ParameterHint()
 
 
 def install_bottlenecks(

@@ -16,7 +16,7 @@ class AttentionTuningConfig(PlacedConfig):
     method: Literal["attention-tuning"] = "attention-tuning"
 
 
-class AttentionTuning(SelectiveMethod):
+class AttentionTuning(SelectiveMethod[AttentionTuningConfig]):
     """Every weight of a block's attention, relative positions included."""
 
     name = "attention-tuning"
@@ -24,6 +24,8 @@ class AttentionTuning(SelectiveMethod):
     description = (
         "Trains the attention layers of the chosen blocks themselves; large files, no added layers."
     )
+    changes = "every weight of the attention"
+    use_when = "enough data; placed late"
     config = AttentionTuningConfig
 
     def selects(self, name: str) -> bool:

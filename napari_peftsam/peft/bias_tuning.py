@@ -16,7 +16,7 @@ class BiasTuningConfig(PlacedConfig):
     method: Literal["bias-tuning"] = "bias-tuning"
 
 
-class BiasTuning(SelectiveMethod):
+class BiasTuning(SelectiveMethod[BiasTuningConfig]):
     """Every bias of a block."""
 
     name = "bias-tuning"
@@ -25,6 +25,8 @@ class BiasTuning(SelectiveMethod):
         "Trains the biases of the chosen blocks only; very small, and often enough for another "
         "contrast."
     )
+    changes = "every bias"
+    use_when = "very small files, another contrast"
     config = BiasTuningConfig
 
     def selects(self, name: str) -> bool:

@@ -15,10 +15,15 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
+from napari_peftsam.peft._low_rank_method import (
+    LowRankConfig,
+    SlotSite,
+    install_low_rank,
+    low_rank_hint,
+)
 from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import LowRankConfig, SlotSite, install_low_rank
 
 __all__ = [
     "HUB_PATH",
@@ -139,14 +144,17 @@ def install_hub(
     return lambda slot: CobotMixer(hub, slot, init)
 
 
-def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint:
-    """Give coefficients their own group; decay would pull S from the identity to 0."""
+def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint | None:
+    """Give coefficients their own group; decay would pull S from the identity to 0.
+
+    None for other parameters.
+    """
     if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
         return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
-    return ParameterHint()
+    return None
 
 
-class CobotLora:
+class CobotLora(PeftMethod[CobotLoraConfig]):
     """LoRA whose slots are orchestrated by COBOT."""
 
     name = "cobot-lora"
@@ -155,8 +163,8 @@ class CobotLora:
         "LoRA whose updates are related across blocks by few shared coefficients; "
         "gains on microscopy are unproven, so compare it with plain LoRA."
     )
-    mergeable = True
-    adapts_encoder = True
+    changes = "as LoRA, with coefficients shared across blocks"
+    use_when = "instead of LoRA, for about 1 K parameters more"
     config = CobotLoraConfig
 
     def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:
@@ -167,12 +175,8 @@ class CobotLora:
         def make(site: SlotSite) -> LowRankUpdate:
             return LowRankUpdate(site.shape, config.rank, config.factor, mixer(site.number))
 
-        install_low_rank(surgery, config, make)
+        install_low_rank(surgery, slots, config.rank, make)
 
     def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
         """Coefficients get their own group."""
-        return coefficient_hint(parameter, config)
-
-    def first_changed_block(self, config: CobotLoraConfig, depth: int) -> int:
-        """Return the first adapted block."""
-        return config.placement.blocks(depth)[0]
+        return coefficient_hint(parameter, config) or low_rank_hint(parameter, config)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.adaptformer import BottleneckConfig, install_bottlenecks
+from napari_peftsam.peft.adaptformer import BottleneckConfig, install_bottlenecks, scale_hint
 from napari_peftsam.peft.cobot import CobotOptions, coefficient_hint, install_hub
 
 __all__ = ["CobotAdaptFormer", "CobotAdaptFormerConfig"]
@@ -27,7 +27,7 @@ class CobotAdaptFormerConfig(CobotOptions, BottleneckConfig):
     )
 
 
-class CobotAdaptFormer:
+class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
     """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
 
     name = "cobot-adaptformer"
@@ -36,8 +36,9 @@ class CobotAdaptFormer:
         "AdaptFormer whose branches are related across blocks by few shared coefficients; "
         "gains on microscopy are unproven."
     )
+    changes = "as AdaptFormer, with coefficients shared across blocks"
+    use_when = "instead of AdaptFormer, for about 1 K parameters more"
     mergeable = False
-    adapts_encoder = True
     config = CobotAdaptFormerConfig
 
     def install(self, surgery: Surgery, config: CobotAdaptFormerConfig) -> None:
@@ -48,10 +49,4 @@ class CobotAdaptFormer:
 
     def hint(self, parameter: str, config: CobotAdaptFormerConfig) -> ParameterHint:
         """Coefficients get their own group, and the scale does not decay."""
-        if parameter.endswith(".mlp.scale"):
-            return ParameterHint("scales", decay=False)
-        return coefficient_hint(parameter, config)
-
-    def first_changed_block(self, config: CobotAdaptFormerConfig, depth: int) -> int:
-        """Return the first adapted block."""
-        return config.placement.blocks(depth)[0]
+        return coefficient_hint(parameter, config) or scale_hint(parameter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_peftsam.peft.placement import Placement, PlacementField
 
@@ -29,6 +31,22 @@ class MethodConfig(BaseModel):
         title="Train the prompt encoder",
         description="Finetune SAM's prompt encoder together with the encoder's adapter.",
     )
+    decoder_lora_rank: int = Field(
+        default=0,
+        ge=0,
+        title="Decoder LoRA rank",
+        description="0: train the mask decoder's own weights; else LoRA of this rank on its "
+        "attention (q and v), the weights themselves staying as they are.",
+    )
+
+    @model_validator(mode="after")
+    def _decoder_is_trained(self) -> Self:
+        if self.decoder_lora_rank and not self.tune_mask_decoder:
+            raise ValueError(
+                f"decoder_lora_rank is {self.decoder_lora_rank}, but tune_mask_decoder is False: "
+                "let the mask decoder be trained, or leave the rank at 0"
+            )
+        return self
 
 
 class PlacedConfig(MethodConfig):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import LowRankUpdate, exact
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 from napari_peftsam.peft._protocol import ParameterHint
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import Lora, LowRankConfig, SlotSite, install_low_rank
 
 __all__ = ["Dora", "DoraConfig", "DoraUpdate"]
 
@@ -45,12 +44,15 @@ class DoraUpdate(LowRankUpdate):
         quotient = self.magnitude / norm
         bias = self._bias()
         linear = out if bias is None else out - bias
-        return (quotient - 1) * linear + quotient * super().forward(x, out)
+        update: Tensor = (quotient - 1) * linear + quotient * super().forward(x, out)
+        return update
 
     def folded(self, weight: Tensor) -> Tensor:
         """Return the recomposed rows."""
         direction = weight + self.delta()
-        return exact(self.magnitude)[:, None] * direction / direction.norm(dim=1, keepdim=True)
+        length = direction.norm(dim=1, keepdim=True)
+        recomposed: Tensor = direction * (exact(self.magnitude)[:, None] / length)
+        return recomposed
 
     def _weight(self) -> Tensor:
         return self.frozen.weight[slice(*self.rows)]
@@ -59,7 +61,7 @@ class DoraUpdate(LowRankUpdate):
         return None if self.frozen.bias is None else self.frozen.bias[slice(*self.rows)]
 
 
-class Dora(Lora):
+class Dora(LowRankMethod[DoraConfig]):
     """LoRA for the direction of each row of the weights, and a magnitude of its own."""
 
     name = "dora"
@@ -67,14 +69,17 @@ class Dora(Lora):
     description = (
         "LoRA plus a learned length of each weight row; slower, may do better at low ranks."
     )
-    config = DoraConfig  # type: ignore[assignment]
+    changes = "as LoRA, and the length of each weight row"
+    use_when = "low ranks, if training may take longer"
+    scalable = False
+    config = DoraConfig
 
-    def install(self, surgery: Surgery, config: DoraConfig) -> None:  # type: ignore[override]
-        """Replace the chosen linear layers."""
-        install_low_rank(surgery, config, lambda site: DoraUpdate(site, config.rank, config.factor))
+    def update(self, site: SlotSite, config: DoraConfig) -> DoraUpdate:
+        """Make the update of direction and magnitude."""
+        return DoraUpdate(site, config.rank, config.factor)
 
-    def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:  # type: ignore[override]
+    def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:
         """Magnitudes must not decay."""
         if parameter.endswith(".magnitude"):
             return ParameterHint("magnitudes", decay=False)
-        return ParameterHint()
+        return super().hint(parameter, config)

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import AdaptedLinear, SlotUpdate, check_rank, exact
-from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._matrices import ATTENTION, slots_of
+from napari_peftsam.peft._protocol import PeftMethod
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import PlacedConfig
 
@@ -84,21 +84,21 @@ class FactUpdate(SlotUpdate):
         )
 
 
-class Fact:
+class Fact(PeftMethod[FactConfig]):
     """Tensor-train updates of q and v."""
 
     name = "fact"
     title = "FacT-TT"
     description = "Updates of q and v built from factors that all blocks share; the smallest files."
-    mergeable = True
-    adapts_encoder = True
+    changes = "an update of q and v from factors that blocks share"
+    use_when = "the smallest files"
     config = FactConfig
 
     def install(self, surgery: Surgery, config: FactConfig) -> None:
         """Add the factors to the encoder and replace the attention projections."""
         factors: FactFactors | None = None
         for block in config.placement.blocks(surgery.depth):
-            slots = slots_of((block,), "attention")
+            slots = slots_of((block,), ATTENTION)
             base = surgery.layer(slots[0].layer)
             width = base.in_features
             check_rank(config.rank, (width, width), slots[0].layer)
@@ -112,11 +112,3 @@ class Fact:
             }
             rows = {slot.part: slot.rows(base.out_features) for slot in slots}
             surgery.replace(slots[0].layer, AdaptedLinear(base, updates, rows))
-
-    def hint(self, parameter: str, config: FactConfig) -> ParameterHint:
-        """All parameters are ordinary."""
-        return ParameterHint()
-
-    def first_changed_block(self, config: FactConfig, depth: int) -> int:
-        """Return the first adapted block."""
-        return config.placement.blocks(depth)[0]

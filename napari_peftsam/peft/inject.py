@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
-from napari_peftsam.models import Architecture, SamModel
+from napari_peftsam.models import SamModel
+from napari_peftsam.peft._decoder import install_decoder
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.registry import METHODS, method_of
@@ -36,6 +37,7 @@ def inject(model: SamModel, config: MethodConfig) -> Injection:
         change or train nothing, or an option does not fit the model (rank, placement).
     """
     surgery = operate(model, config)
+    surgery.park()
     return Injection(model, config, surgery)
 
 
@@ -43,17 +45,9 @@ def operate(model: SamModel, config: MethodConfig) -> Surgery:
     """Do what `inject` does to the bare network; on failure nothing is changed."""
     sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
-    check_method(model.architecture, config)
+    check_method(model, config)
     sam.requires_grad_(False)
     surgery = Surgery(sam)
-    tuned = tuple(
-        prefix
-        for prefix, wanted in (
-            ("mask_decoder.", config.tune_mask_decoder),
-            ("prompt_encoder.", config.tune_prompt_encoder),
-        )
-        if wanted
-    )
     try:
         method.install(surgery, config)
         if method.adapts_encoder and not surgery.changed:
@@ -61,8 +55,7 @@ def operate(model: SamModel, config: MethodConfig) -> Surgery:
                 f"{method.title} found nothing to adapt in this encoder: choose another "
                 "placement or method"
             )
-        if tuned:
-            surgery.tune(lambda path: path.startswith(tuned))
+        install_decoder(surgery, config)
         if not surgery.changed:
             raise ConfigurationError(
                 f"{method.title} with mask decoder and prompt encoder both fixed leaves "
@@ -75,15 +68,19 @@ def operate(model: SamModel, config: MethodConfig) -> Surgery:
     return surgery
 
 
-def check_method(architecture: Architecture, config: MethodConfig) -> None:
-    """Raise `ConfigurationError` if a method adapts what the architecture does not have."""
-    method = method_of(config)
+def check_method(model: SamModel, config: MethodConfig) -> None:
+    """Raise `ConfigurationError` if a method does not fit the model's network or device."""
+    method, architecture = method_of(config), model.architecture
     if method.adapts_encoder and not architecture.adaptable:
         names = " or ".join(m.name for m in METHODS.values() if not m.adapts_encoder)
         raise ConfigurationError(
             f"{method.title} is not available for {architecture.name}, into whose image encoder "
             f"no adapters fit: choose the method {names}, or another model"
         )
+    # Of the weights: those to be counted only are on torch's meta device.
+    obstacle = method.obstacle(next(model.sam.parameters()).device.type)
+    if obstacle:
+        raise ConfigurationError(f"{method.title} {obstacle}")
 
 
 def check_not_adapted(sam: nn.Module) -> None:
@@ -115,14 +112,18 @@ class Injection:
         self.model = model
         self.config = config
         self._surgery = surgery
-        # By path and not by `requires_grad`, which a training stage may switch.
-        self._paths = {_public(n): n for n, p in model.sam.named_parameters() if p.requires_grad}
-        self._active = True
+        # Noted now, since a training stage may switch `requires_grad`.
+        self._parameters = {
+            _public(n): p for n, p in model.sam.named_parameters() if p.requires_grad
+        }
+        self._constants = {_public(n): b for n, b in surgery.constants.items()}
+        self._strength = 1.0
+        self._removed = False
 
     @property
-    def active(self) -> bool:
-        """Whether the method is still in the model."""
-        return self._active
+    def strength(self) -> float:
+        """How much of the adapter is in the model now: 1 all, 0 none."""
+        return self._strength
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's own parameters by public name.
@@ -132,9 +133,9 @@ class Injection:
         ConfigurationError
             If the injection was removed.
         """
-        if not self._active:
+        if self._removed:
             raise ConfigurationError("this injection was removed: inject the method again")
-        return {name: self.model.sam.get_parameter(path) for name, path in self._paths.items()}
+        return dict(self._parameters)
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return torch optimiser groups (``name``, ``params``, ``lr``, ``weight_decay``)."""
@@ -155,10 +156,10 @@ class Injection:
         return list(groups.values())
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of the adapter's tensors on the CPU."""
+        """Return copies of the adapter's tensors on the CPU, untrained constants included."""
         return {
-            name: parameter.detach().to("cpu", copy=True).contiguous()
-            for name, parameter in self.trainable_parameters().items()
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in self._tensors().items()
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -169,30 +170,66 @@ class Injection:
         AdapterMismatchError
             If tensors are missing, unknown or of another shape; nothing is loaded then.
         """
-        own = self.trainable_parameters()
+        own = self._tensors()
         _check_same({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state[name])
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def set_strength(self, strength: float) -> None:
+        """Weaken the adapter, or take it out for now.
+
+        Parameters
+        ----------
+        strength
+            Factor on all of its changes: 1 as trained, 0 the base model, bit for bit, into
+            which another method may be injected then. Training is for 1 only.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not within [0, 1], the method's update cannot be weakened, the injection
+            was removed, or the model carries another adapter by now.
+        """
+        method = method_of(self.config)
+        self.trainable_parameters()
+        if not 0 <= strength <= 1:
+            raise ConfigurationError(f"the strength {strength} is not within 0 and 1")
+        if 0 < strength < 1 and not method.scalable:
+            raise ConfigurationError(
+                f"{method.title} is not linear in its update and cannot be weakened: "
+                "use strength 0 or 1"
+            )
+        self._take_out()
+        if strength > 0:
+            check_not_adapted(self.model.sam)
+            self._surgery.redo(strength)
+            setattr(self.model.sam, _MARK, method.title)
+        self._strength = strength
 
     def remove(self) -> None:
         """Restore the base model, bit for bit; its weights are left frozen."""
-        if self._active:
-            self._surgery.undo()
-            delattr(self.model.sam, _MARK)
-            self._active = False
+        self._take_out()
+        self._removed = True
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Compute with the base model inside the ``with`` block."""
-        self._surgery.undo()
-        title = getattr(self.model.sam, _MARK)
-        delattr(self.model.sam, _MARK)
+        strength = self._strength
+        self.set_strength(0)
         try:
             yield
         finally:
-            setattr(self.model.sam, _MARK, title)
-            self._surgery.redo()
+            self.set_strength(strength)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self.trainable_parameters(), **self._constants}
+
+    def _take_out(self) -> None:
+        if self._strength > 0:
+            self._surgery.undo()
+            delattr(self.model.sam, _MARK)
+            self._strength = 0.0
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
-from napari_peftsam.peft.adapter import FORMAT_VERSION, Adapter, BaseIdentity
+from napari_peftsam.peft.adapter import FORMAT_VERSION, Adapter, BaseIdentity, content_digest
 from napari_peftsam.peft.registry import parse_method_config
 
 __all__ = ["METADATA_KEY", "load_adapter", "save_adapter"]
@@ -129,7 +129,7 @@ def _assemble(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) 
     adapter = Adapter(
         config, header.base, tensors, header.normalisation, header.provenance, header.metrics
     )
-    if adapter.digest != header.digest:
+    if content_digest(adapter, header.config) != header.digest:
         raise AdapterMismatchError(
             f"the contents of {path} do not match its checksum: copy or download it again"
         )

@@ -24,12 +24,14 @@ class LateFinetuningConfig(PlacedConfig):
     )
 
 
-class LateFinetuning(SelectiveMethod):
+class LateFinetuning(SelectiveMethod[LateFinetuningConfig]):
     """Every weight of the chosen blocks."""
 
     name = "late-finetuning"
     title = "late finetuning"
     description = "Trains whole blocks, the last half by default; large files, much to learn with."
+    changes = "every weight of the chosen blocks"
+    use_when = "enough data and disk"
     config = LateFinetuningConfig
 
     def selects(self, name: str) -> bool:

@@ -16,7 +16,7 @@ class LayerNormTuningConfig(PlacedConfig):
     method: Literal["layernorm-tuning"] = "layernorm-tuning"
 
 
-class LayerNormTuning(SelectiveMethod):
+class LayerNormTuning(SelectiveMethod[LayerNormTuningConfig]):
     """Scale and shift of both norms of a block."""
 
     name = "layernorm-tuning"
@@ -24,6 +24,8 @@ class LayerNormTuning(SelectiveMethod):
     description = (
         "Trains the layer norms of the chosen blocks only; the smallest change of the encoder."
     )
+    changes = "both layer norms"
+    use_when = "the smallest change of the encoder"
     config = LayerNormTuningConfig
 
     def selects(self, name: str) -> bool:

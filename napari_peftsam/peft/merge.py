@@ -13,18 +13,27 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft._protocol import Foldable
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import Injection, check_not_adapted, operate
+from napari_peftsam.peft.inject import Injection, check_method, check_not_adapted, operate
 from napari_peftsam.peft.registry import METHODS, method_of
 
 __all__ = ["merge"]
 
 
-def merge(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
+def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
     """Return a state dict with exactly the keys of ``model.sam``, adapter included.
 
     The model itself is not changed, not even for a moment, so another thread may go
     on predicting with it. Updates are summed in float64; what the adapter does not
     touch shares memory with the model if that is on the CPU.
+
+    Parameters
+    ----------
+    model
+        The base, without adapter.
+    adapter
+        What is folded into it.
+    strength
+        Factor on its changes, see `Injection.set_strength`.
 
     Raises
     ------
@@ -35,30 +44,33 @@ def merge(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
         If the adapter belongs to another base or its tensors do not fit.
     """
     method = method_of(adapter.config)
+    check_not_adapted(model.sam)
+    check_method(model, adapter.config)
     if not method.mergeable:
         known = ", ".join(m.title for m in METHODS.values() if m.mergeable)
         raise ConfigurationError(
             f"{method.title} cannot be merged into plain weights: keep its adapter file, or "
             f"train one of {known}"
         )
-    check_not_adapted(model.sam)
     check_base(model, adapter)
     merged = {name: tensor.detach().cpu() for name, tensor in model.sam.state_dict().items()}
     expected = set(merged)
-    for name, tensor in _changes(model, adapter).items():
+    for name, tensor in _changes(model, adapter, strength).items():
         if name not in expected:
             raise ConfigurationError(f"{method.title} left an unknown tensor {name} when merging")
         merged[name] = tensor.to(merged[name].dtype)
     return merged
 
 
-def _changes(model: SamModel, adapter: Adapter) -> dict[str, Tensor]:
+def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Tensor]:
     twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     with torch.random.fork_rng(devices=[]):
         surgery = operate(twin, adapter.config)
-    Injection(twin, adapter.config, surgery).load(adapter.tensors)
+    injection = Injection(twin, adapter.config, surgery)
+    injection.load(adapter.tensors)
+    injection.set_strength(strength)
     changes: dict[str, Tensor] = {}
-    for path, value in surgery.tuned.items():
+    for path, value in surgery.tuned(strength).items():
         changes[path] = value.detach().cpu()
     for path, module in surgery.replacements.items():
         if not isinstance(module, Foldable):

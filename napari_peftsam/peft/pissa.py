@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import SlotUpdate, exact
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import Lora, LowRankConfig, SlotSite, install_low_rank
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 
 __all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
 
@@ -62,7 +61,7 @@ def _principal(site: SlotSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]
     return (root[:, None] * vh[:rank]).float(), (u[:, :rank] * root).float()
 
 
-class Pissa(Lora):
+class Pissa(LowRankMethod[PissaConfig]):
     """LoRA on the most important directions of the weights themselves."""
 
     name = "pissa"
@@ -71,10 +70,10 @@ class Pissa(Lora):
         "LoRA that starts from the principal directions of the weights; learns faster, so use "
         "a lower learning rate."
     )
-    config = PissaConfig  # type: ignore[assignment]
+    changes = "as LoRA, from the principal directions of the weights"
+    use_when = "few steps, at a lower learning rate"
+    config = PissaConfig
 
-    def install(self, surgery: Surgery, config: PissaConfig) -> None:  # type: ignore[override]
-        """Replace the chosen linear layers."""
-        install_low_rank(
-            surgery, config, lambda site: PissaUpdate(site, config.rank, config.factor)
-        )
+    def update(self, site: SlotSite, config: PissaConfig) -> PissaUpdate:
+        """Make the change of the principal part."""
+        return PissaUpdate(site, config.rank, config.factor)

@@ -24,6 +24,7 @@ from napari_peftsam.peft.late_finetuning import LateFinetuning
 from napari_peftsam.peft.layernorm_tuning import LayerNormTuning
 from napari_peftsam.peft.lora import Lora
 from napari_peftsam.peft.pissa import Pissa
+from napari_peftsam.peft.qlora import QLora
 from napari_peftsam.peft.rslora import RsLora
 from napari_peftsam.peft.ssf import Ssf
 
@@ -44,6 +45,7 @@ _ALL: tuple[PeftMethod[Any], ...] = (
     RsLora(),
     Dora(),
     Pissa(),
+    QLora(),
     Fact(),
     Ssf(),
     AdaptFormer(),
@@ -88,12 +90,21 @@ class OptionInfo:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One method, as lists in the interface show it."""
+    """One method, as lists in the interface show it; texts as in `PeftMethod`.
+
+    Attributes
+    ----------
+    obstacle
+        Why it cannot be used on this device; empty if it can.
+    """
 
     name: str
     title: str
     description: str
+    changes: str
+    use_when: str
     mergeable: bool
+    obstacle: str
     options: tuple[OptionInfo, ...]
 
 
@@ -102,11 +113,23 @@ def method_of(config: MethodConfig) -> PeftMethod[Any]:
     return METHODS[config.method]
 
 
-def describe_methods() -> tuple[MethodInfo, ...]:
-    """Return all methods with their options, in the order of the registry."""
+def describe_methods(device: str = "cpu") -> tuple[MethodInfo, ...]:
+    """Return all methods with their options, in the order of the registry.
+
+    `device` is a kind of torch device, see `napari_peftsam.models.pick_device`.
+    """
     return tuple(
-        MethodInfo(m.name, m.title, m.description, m.mergeable, _options(m.config))
-        for m in METHODS.values()
+        MethodInfo(
+            name=method.name,
+            title=method.title,
+            description=method.description,
+            changes=method.changes,
+            use_when=method.use_when,
+            mergeable=method.mergeable,
+            obstacle=method.obstacle(device),
+            options=_options(method.config),
+        )
+        for method in METHODS.values()
     )
 
 
@@ -141,20 +164,24 @@ def parse_method_config(options: Mapping[str, Any]) -> MethodConfig:
         raise ConfigurationError(f"{found}: choose one of {known}")
     config = METHODS[name].config
     try:
-        return config.model_validate(dict(options))
+        parsed: MethodConfig = config.model_validate(dict(options))
     except ValidationError as error:
         problems = "; ".join(_explain(e, config) for e in error.errors(include_url=False))
         raise ConfigurationError(f"method {name}: {problems}") from None
+    return parsed
 
 
 def _explain(error: Mapping[str, Any], config: type[MethodConfig]) -> str:
     option = ".".join(str(part) for part in error["loc"])
     limits: dict[str, Any] = error.get("ctx", {})
+    if not option:  # options that contradict each other
+        return str(limits["error"])
     if error["type"] == "extra_forbidden":
         return f"unknown option {option!r}, allowed are {', '.join(config.model_fields)}"
     allowed = {
         "greater_than_equal": "at least {ge}",
         "greater_than": "more than {gt}",
+        "less_than": "less than {lt}",
         "multiple_of": "a number divisible by {multiple_of}",
         "literal_error": "one of {expected}",
         "finite_number": "a finite number",

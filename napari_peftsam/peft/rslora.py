@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from napari_peftsam.peft.lora import Lora, LowRankConfig
+from napari_peftsam.peft._low_rank import LowRankUpdate
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 
 __all__ = ["RsLora", "RsLoraConfig"]
 
@@ -29,10 +30,16 @@ class RsLoraConfig(LowRankConfig):
         return self.alpha / sqrt(self.rank)
 
 
-class RsLora(Lora):
+class RsLora(LowRankMethod[RsLoraConfig]):
     """LoRA with rank-stabilised scaling."""
 
     name = "rslora"
     title = "rsLoRA"
     description = "LoRA whose updates keep their size at high ranks; for ranks of 32 and more."
-    config = RsLoraConfig  # type: ignore[assignment]
+    changes = "as LoRA, scaled by alpha / sqrt(rank)"
+    use_when = "ranks of 32 and more"
+    config = RsLoraConfig
+
+    def update(self, site: SlotSite, config: RsLoraConfig) -> LowRankUpdate:
+        """Make ``alpha / sqrt(rank) B A``."""
+        return LowRankUpdate(site.shape, config.rank, config.factor)

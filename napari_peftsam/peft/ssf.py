@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import exact
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import PlacedConfig
 
@@ -45,18 +45,19 @@ class ScaledShifted(nn.Module):
         self.gamma = nn.Parameter(torch.ones(len(weight), device="cpu"))
         self.beta = nn.Parameter(torch.zeros(len(weight), device="cpu"))
         self.to(weight.device, weight.dtype)
+        self.strength = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled and shifted answer of the frozen layer."""
         out: Tensor = self.base(x)
         shape = (-1, 1, 1) if isinstance(self.base, nn.Conv2d) else (-1,)
-        gamma, beta = self.gamma.view(shape), self.beta.view(shape)
+        gamma, beta = (v.view(shape) for v in self._weakened(self.gamma, self.beta))
         return out * gamma.to(out.dtype) + beta.to(out.dtype)
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return weight and bias of the plain layer that computes the same."""
         state = {k: v.detach().cpu() for k, v in self.base.state_dict().items()}
-        gamma, beta = exact(self.gamma), exact(self.beta)
+        gamma, beta = self._weakened(exact(self.gamma), exact(self.beta))
         weight = exact(state["weight"])
         folded = {
             "weight": weight * gamma.view(-1, *(1,) * (weight.ndim - 1)),
@@ -64,15 +65,20 @@ class ScaledShifted(nn.Module):
         }
         return {name: value.to(state[name].dtype) for name, value in folded.items()}
 
+    def _weakened(self, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        if self.strength == 1:
+            return gamma, beta
+        return 1 + self.strength * (gamma - 1), self.strength * beta
 
-class Ssf:
+
+class Ssf(PeftMethod[SsfConfig]):
     """A scale and a shift per channel after every layer of the chosen blocks."""
 
     name = "ssf"
     title = "SSF"
     description = "Scales and shifts the features after each layer; small, mild, hard to overdo."
-    mergeable = True
-    adapts_encoder = True
+    changes = "a scale and a shift after every layer"
+    use_when = "small files, a mild change of contrast or stain"
     config = SsfConfig
 
     def install(self, surgery: Surgery, config: SsfConfig) -> None:

@@ -99,7 +99,7 @@ def finetune(
         If `start` or `incumbent` belongs to another base.
     """
     # Before anything slow
-    check_method(model.architecture, start.config if start else config.method)
+    check_method(model, start.config if start else config.method)
     earlier = _trained_on(start, incumbent)
     split = split_objects(planes, config.held_out, config.seed, earlier)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)

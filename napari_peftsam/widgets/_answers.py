@@ -141,7 +141,7 @@ class Answers:
             return
         plane, queue = current.plane, session.queue
         answerer = self._answerer(embedding)
-        is_current = current.made_by.embedding == embedding.key
+        is_current = current.made_by == answerer
         shown = current.mask if is_current else None
         known = [] if shown is None else [NewObject(queue[0], shown, current.score)]
         rest = list(queue[len(known) :])
@@ -258,11 +258,11 @@ class Answers:
         current, embedding, engine = self._session.current, self._embedding, self._engine
         if current is None or embedding is None or engine is None or self._predictor is not None:
             return
-        answered = current.candidates is not None and current.made_by.embedding == embedding.key
+        answerer = self._answerer(embedding)
+        answered = current.candidates is not None and current.made_by == answerer
         if answered or current.plane != self._target or current.revision == self._failed:
             return
         revision, prompts = current.revision, current.prompts
-        answerer = self._answerer(embedding)
         previous = current.previous_for(answerer)
 
         def done(prediction: Prediction | None) -> None:

@@ -241,7 +241,7 @@ def _measure(
 ) -> Generator[DemoProgress, None, EvaluationReport]:
     chosen = EvaluationConfig(max_objects=config.held_out_objects, seed=config.seed)
     engine = workspace.engine
-    for event in evaluate(engine.model, images, chosen, adapter=engine.adapter):
+    for event in evaluate(engine.model, images, chosen, adapter=engine.encoder_adapter):
         if isinstance(event, EvaluationReport):
             return event
         yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")

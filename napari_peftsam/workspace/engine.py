@@ -20,7 +20,7 @@ from napari_peftsam.embeddings import (
     encode,
 )
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, Injection, apply_adapter
+from napari_peftsam.peft import Adapter, AdapterSwitch
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
 
@@ -46,47 +46,58 @@ class Engine:
         self.store = store
         self._predictor = Predictor(model)
         self._lock = threading.RLock()
-        self._injection: Injection | None = None
-        self._live: Adapter | None = None
+        self._switch = AdapterSwitch(model)
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
         self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
 
     @property
     def adapter(self) -> str:
-        """Content hash of the live adapter, ``"base"`` without one."""
-        return BASE_ADAPTER if self._live is None else self._live.digest
+        """Content hash of the live adapter, ``"base"`` without one.
 
-    def use(self, adapter: Adapter | None) -> None:
+        Below full strength, that follows it: ``"<hash>@0.5"``.
+        """
+        live, strength = self._switch.live, self._switch.strength
+        if live is None or strength == 0:
+            return BASE_ADAPTER
+        return live.digest if strength == 1 else f"{live.digest}@{strength:g}"
+
+    @property
+    def strength(self) -> float:
+        """Factor on the live adapter's changes; 1 for the base model."""
+        return self._switch.strength
+
+    @property
+    def encoder_adapter(self) -> str:
+        """What addresses embeddings: as `adapter`, or the base's where the encoder is that."""
+        live = self._switch.live
+        return self.adapter if live is not None and live.changes_embeddings else BASE_ADAPTER
+
+    def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
         """Make an adapter live (None: the bare base model).
 
         If it does not fit, the one that was live stays so. Encodings under way end
-        without a result.
+        without a result if the encoder is another now.
+
+        Parameters
+        ----------
+        adapter
+            Made for this model.
+        strength
+            Factor on its changes, see `napari_peftsam.peft.AdapterSwitch.use`.
 
         Raises
         ------
         AdapterMismatchError
             If the adapter belongs to another base or is damaged.
+        ConfigurationError
+            If it cannot be weakened.
         """
         with self._lock:
-            before = self._live
-            self._swap(None)
-            try:
-                self._swap(adapter)
-            except BaseException:
-                self._swap(before)
-                raise
-
-    def _swap(self, adapter: Adapter | None) -> None:
-        if self._injection is not None:
-            self._injection.remove()
-            self._injection = None
-        if adapter is not None:
-            self._injection = apply_adapter(self.model, adapter)
-        self._live = adapter
+            self._switch.use(adapter, strength)
 
     def embedding(self, pixels: PixelArray) -> Embedding | None:
         """Return the embedding of an image plane if it is known, from memory or the store."""
-        key = embedding_key(self.model, pixels, self.adapter)
+        key = embedding_key(self.model, pixels, self.encoder_adapter)
         found = self._recent.get(key)
         if found is None and self.store is not None:
             found = self.store.get(key)
@@ -99,7 +110,7 @@ class Engine:
 
         Ends early, without `Encoded`, when the adapter is swapped before the last step.
         """
-        adapter = self.adapter
+        adapter = self.encoder_adapter
         known = self._recent.get(embedding_key(self.model, pixels, adapter))
         if known is not None:
             yield Encoded(name, known, from_store=True)
@@ -120,7 +131,7 @@ class Engine:
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
         with self._lock:
-            if self.adapter != adapter:
+            if self.encoder_adapter != adapter:
                 raise _AdapterSwappedError
             yield
 
@@ -129,25 +140,25 @@ class Engine:
     ) -> Prediction | None:
         """Predict one object's candidates; None if the embedding's adapter is live no more."""
         with self._lock:
-            if embedding.key.adapter != self.adapter:
+            if embedding.key.adapter != self.encoder_adapter:
                 return None
             return self._predictor.predict(embedding, prompts, previous)
 
     def predict_many(self, embedding: Embedding, prompts: list[Prompts]) -> list[Prediction] | None:
         """Predict the best mask of several objects at once; None as in `predict`."""
         with self._lock:
-            if embedding.key.adapter != self.adapter:
+            if embedding.key.adapter != self.encoder_adapter:
                 return None
             return self._predictor.predict_many(embedding, prompts, candidates=1)
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
         with self._lock:
-            if self._injection is None:
+            injection = self._switch.injection
+            if injection is None:
                 return copy.deepcopy(self.model)
-            with self._injection.disabled():
-                duplicate = copy.deepcopy(self.model)
-        return duplicate
+            with injection.disabled():
+                return copy.deepcopy(self.model)
 
     def _remember(self, embedding: Embedding) -> None:
         with self._recent_lock:

@@ -161,7 +161,7 @@ def evaluate_folders(
     planes = folder_planes(images, labels)
     engine = (choice or ModelChoice()).open().engine
     pairs = [(plane.name, plane.pixels, plane.labels) for plane in planes]
-    for event in evaluate(engine.model, pairs, config, adapter=engine.adapter):
+    for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
         watch(event)
         if isinstance(event, EvaluationReport):
             return event

@@ -111,17 +111,33 @@ class Workspace:
         self.events.adapters_changed.emit()
         return model
 
-    def activate(self, name: str) -> AdapterEntry:
-        """Make an adapter of the list live; labels, prompts and history stay as they are."""
+    def activate(self, name: str, strength: float = 1.0) -> AdapterEntry:
+        """Make an adapter of the list live; labels, prompts and history stay as they are.
+
+        Parameters
+        ----------
+        name
+            Of an entry of `adapters`.
+        strength
+            Factor on the adapter's changes, from 0 (the base model) to 1.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no such adapter, or its method cannot be weakened.
+        """
         entry = self.adapters[name]
-        return self._go_live(entry.adapter, lambda: entry)
+        return self._go_live(entry.adapter, lambda: entry, strength)
 
     def _go_live(
-        self, adapter: Adapter | None, list_it: Callable[[], AdapterEntry]
+        self,
+        adapter: Adapter | None,
+        list_it: Callable[[], AdapterEntry],
+        strength: float = 1.0,
     ) -> AdapterEntry:
         """Swap the adapter in and then list it, for it may be refused."""
         with self._lock:
-            self.engine.use(adapter)
+            self.engine.use(adapter, strength)
             entry = self.adapters.set_live(list_it().name)
         self.events.adapters_changed.emit()
         return entry
@@ -146,8 +162,14 @@ class Workspace:
         return path
 
     def export_model(self, name: str, path: Path) -> Path:
-        """Write a plain SAM checkpoint with an adapter of the list merged in; slow."""
-        return export_model(self.engine.bare_copy(), self.adapters[name].adapter, path)
+        """Write a plain SAM checkpoint with an adapter of the list merged in; slow.
+
+        The live adapter is merged in at the strength it has.
+        """
+        with self._lock:
+            strength = self.engine.strength if name == self.adapters.live.name else 1.0
+            adapter, model = self.adapters[name].adapter, self.engine.bare_copy()
+        return export_model(model, adapter, path, strength)
 
     # --- prompting -------------------------------------------------------------------
 
@@ -183,8 +205,10 @@ class Workspace:
 
     def answerer(self, embedding: Embedding) -> Answerer:
         """Return what answers prompts on this embedding at present, for the record."""
-        key = embedding.key
-        return Answerer(self.engine.model.name, self.adapters.live.name, key.model, key)
+        key, engine = embedding.key, self.engine
+        weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
+        name = f"{self.adapters.live.name}{weakened}"
+        return Answerer(engine.model.name, name, key.model, (key, engine.adapter))
 
     def _embedded(self, plane: PlaneKey) -> Embedding:
         known = self.embedding(plane)
@@ -274,12 +298,14 @@ class Workspace:
         return export_labels(annotated.labels, path, format_name, context)
 
 
-def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
+def export_model(
+    model: SamModel, adapter: Adapter | None, path: Path, strength: float = 1.0
+) -> Path:
     """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
 
     `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
     MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
-    the dense head of the built-in model.
+    the dense head of the built-in model. `strength` is a factor on the adapter's changes.
 
     Raises
     ------
@@ -288,7 +314,7 @@ def export_model(model: SamModel, adapter: Adapter | None, path: Path) -> Path:
     ExportError
         If the file cannot be written; a file that was there before is untouched.
     """
-    state = model.sam.state_dict() if adapter is None else merge(model, adapter)
+    state = model.sam.state_dict() if adapter is None else merge(model, adapter, strength)
     named = checkpoint_state(model.architecture, state)
     if model.dense_head is not None:
         named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}

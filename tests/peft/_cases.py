@@ -12,6 +12,8 @@ from napari_peftsam.peft import MethodConfig, parse_method_config
 
 METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "rank": 4},
+    "lora-k-lin1": {"method": "lora", "rank": 4, "matrices": ["lin1", "k"]},
+    "lora-decoder": {"method": "lora", "rank": 4, "decoder_lora_rank": 2, "lora_plus_ratio": 4},
     "lora-all-linear": {"method": "lora", "rank": 2, "alpha": 0.5, "matrices": "all-linear"},
     "cobot": {"method": "cobot-lora", "rank": 4},
     "cobot-official": {
@@ -35,8 +37,9 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "late-finetuning": {"method": "late-finetuning"},
     "full-finetuning": {"method": "full-finetuning"},
     "frozen-encoder": {"method": "frozen-encoder"},
+    "decoder-lora": {"method": "frozen-encoder", "decoder_lora_rank": 4},
 }  # fmt: skip
-UNPLACED = ("full-finetuning", "frozen-encoder")
+UNPLACED = ("full-finetuning", "frozen-encoder", "decoder-lora")
 PLACEMENTS = ("all", "late-50%", "last", "first", "0,2")
 
 CASES: dict[str, MethodConfig] = {

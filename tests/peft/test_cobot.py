@@ -67,7 +67,7 @@ def test_module_equals_the_closed_form(model, injection) -> None:
         mixer = update.mixer
         scale = torch.diag(mixer.gamma + lam[:, number])
         delta = 0.5 * update.B @ mixer.projection().T @ scale @ update.A
-        torch.testing.assert_close(update(x), x @ delta.T, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(update(x, x), x @ delta.T, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(update.delta().float(), delta, rtol=1e-5, atol=1e-5)
 
 

@@ -64,7 +64,7 @@ def test_placement_outside_the_encoder() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"no method is given: choose one of lora, cobot-lora, frozen-encoder"),
+        ({}, r"no method is given: choose one of lora, cobot-lora, rslora, "),
         ({"method": "dora2"}, r"unknown method 'dora2': choose one of lora, "),
         ({"method": ["lora"]}, r"unknown method \['lora'\]"),
         ({"method": "lora", "rank": 0}, r"option 'rank' is 0, allowed is at least 1"),
@@ -72,7 +72,17 @@ def test_placement_outside_the_encoder() -> None:
         ({"method": "lora", "alpha": 0}, r"option 'alpha' is 0, allowed is more than 0"),
         ({"method": "lora", "alpha": float("nan")}, r"option 'alpha' is nan, "),
         ({"method": "lora", "bias": 1}, r"unknown option 'bias', allowed are .*rank, alpha"),
-        ({"method": "lora", "matrices": "k"}, r"'k', allowed is one of 'attention' or 'all-l"),
+        ({"method": "lora", "matrices": "proj"}, r"'proj' are not known: use attention, all-l"),
+        (
+            {"method": "lora", "matrices": []},
+            r"'matrices' is \[\]: matrices '' are not known",
+        ),
+        ({"method": "fact", "dropout": 1.0}, r"'dropout' is 1.0, allowed is less than 1"),
+        ({"method": "lora", "lora_plus_ratio": 0.5}, r"'lora_plus_ratio' is 0.5, .* at least 1"),
+        (
+            {"method": "lora", "decoder_lora_rank": 2, "tune_mask_decoder": False},
+            r"^method lora: decoder_lora_rank is 2, but tune_mask_decoder is False: let",
+        ),
         ({"method": "lora", "placement": "top"}, r"option 'placement' is 'top': .* use all"),
         ({"method": "lora", "placement": 3}, r"option 'placement' is 3: "),
         ({"method": "cobot-lora", "rank": 6}, r"'rank' is 6, allowed is .* divisible by 4"),

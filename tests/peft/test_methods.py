@@ -34,6 +34,7 @@ from napari_peftsam.peft.config import PlacedConfig
 from tests.peft._cases import (
     CASES,
     METHOD_OPTIONS,
+    UNPLACED,
     image,
     outputs,
     perturb,
@@ -46,8 +47,8 @@ from tests.peft._cases import (
 table = pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
 one_per_method = pytest.mark.parametrize(
     "config",
-    [c for n, c in CASES.items() if n.endswith("-0,2") or n == "frozen-encoder"],
-    ids=[n for n in CASES if n.endswith("-0,2") or n == "frozen-encoder"],
+    [c for n, c in CASES.items() if n.endswith("-0,2") or n in UNPLACED],
+    ids=[n for n in CASES if n.endswith("-0,2") or n in UNPLACED],
 )
 
 
@@ -89,11 +90,18 @@ def test_training_moves_the_adapter_and_nothing_else(config: MethodConfig) -> No
 @table
 def test_names_are_the_adapter_and_the_decoder(config: MethodConfig) -> None:
     model = tiny()
-    decoder = {
-        f"decoder.{n}"
-        for n, _ in model.sam.named_parameters()
-        if n.startswith(("mask_decoder.", "prompt_encoder."))
-    }
+    tuned = (
+        ("prompt_encoder.",) if config.decoder_lora_rank else ("mask_decoder.", "prompt_encoder.")
+    )
+    decoder = {f"decoder.{n}" for n, _ in model.sam.named_parameters() if n.startswith(tuned)}
+    if config.decoder_lora_rank:
+        decoder |= {
+            f"decoder.{n}.slots.all.{half}"
+            for n, _ in model.sam.named_modules()
+            if n.startswith("mask_decoder.transformer.") and n.endswith(("q_proj", "v_proj"))
+            for half in "AB"
+        }
+        assert len(decoder) > 20
     names = set(inject(model, config).trainable_parameters())
     assert {n for n in names if n.startswith("decoder.")} == decoder
     encoder = names - decoder
@@ -199,6 +207,51 @@ def test_merged_weights_compute_the_same(config: MethodConfig) -> None:
 
 
 @one_per_method
+def test_strength_weakens_to_the_base_bit_for_bit(config: MethodConfig) -> None:
+    model = tiny()
+    base = outputs(model, image())
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters(), 0.02)
+    full, state = outputs(model, image()), injection.state()
+    injection.set_strength(0)
+    assert torch.equal(outputs(model, image()), base)
+    injection.set_strength(1)
+    assert torch.equal(outputs(model, image()), full)
+    if not METHODS[config.method].scalable:
+        with pytest.raises(ConfigurationError, match="not linear in its update"):
+            injection.set_strength(0.5)
+        assert torch.equal(outputs(model, image()), full)
+        return
+    changes = []
+    for strength in (1e-3, 0.5):
+        injection.set_strength(strength)
+        changes.append((outputs(model, image()) - base).norm())
+        assert same(injection.state(), state)
+        if METHODS[config.method].mergeable:
+            with injection.disabled():
+                merged = merge(model, capture(injection), strength)
+            plain = tiny()
+            plain.sam.load_state_dict(merged)
+            torch.testing.assert_close(outputs(plain, image()), outputs(model, image()))
+    assert 0 < changes[0] < 0.01 * (full - base).norm() + 0.01 * changes[1]
+    assert changes[0] < changes[1] < 1.5 * (full - base).norm()
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigurationError, match="not within 0 and 1"):
+            injection.set_strength(wrong)
+
+
+@pytest.mark.parametrize("config", [c for n, c in CASES.items() if n in UNPLACED])
+def test_embeddings_stay_valid_when_only_the_decoder_is_trained(config: MethodConfig) -> None:
+    model = tiny()
+    embedding = model.sam.image_encoder(image())
+    injection = inject(model, config)
+    perturb(injection.trainable_parameters())
+    unchanged = torch.equal(model.sam.image_encoder(image()), embedding)
+    assert capture(injection).changes_embeddings == (not unchanged)
+    assert unchanged == (config.method == "frozen-encoder")
+
+
+@one_per_method
 @pytest.mark.parametrize("grid", [(5, 9), (8, 3)], ids=["wide", "tall"])
 def test_non_square_grids(config: MethodConfig, grid: tuple[int, int]) -> None:
     model = tiny()
@@ -273,9 +326,9 @@ def test_the_start_is_repeatable_and_applying_leaves_the_generator_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
-def test_decoder_parts_can_be_fixed(method) -> None:
-    options = next(o for o in METHOD_OPTIONS.values() if o["method"] == method.name)
+@pytest.mark.parametrize("name", METHOD_OPTIONS)
+def test_decoder_parts_can_be_fixed(name) -> None:
+    options = METHOD_OPTIONS[name]
     part = parse_method_config({**options, "tune_prompt_encoder": False})
     names = inject(tiny(), part).trainable_parameters()
     assert any(n.startswith("decoder.mask_decoder.") for n in names)
@@ -306,7 +359,7 @@ def test_second_injection_is_refused_with_the_remedy() -> None:
     for attempt in (lambda: inject(model, LoraConfig()), lambda: merge(model, adapter)):
         with pytest.raises(ConfigurationError, match="remove that injection first"):
             attempt()
-    assert injection.active
+    assert injection.strength == 1
     injection.remove()
     with pytest.raises(ConfigurationError, match="was removed"):
         injection.state()
@@ -315,10 +368,11 @@ def test_second_injection_is_refused_with_the_remedy() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"decoder_lora_rank": 9}, r"rank 9 is larger than the width 8 of mask_decoder"),
         ({"rank": 17}, r"rank 17 is larger than the width 16 of .*qkv: choose at most 16"),
         ({"placement": "1,4"}, r"names block 4, but this encoder has 4 blocks"),
     ],
-    ids=["rank", "placement"],
+    ids=["decoder", "rank", "placement"],
 )
 def test_options_that_do_not_fit_the_model_leave_it_whole(options, message) -> None:
     model = tiny()

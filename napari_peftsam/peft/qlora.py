@@ -1,0 +1,112 @@
+"""QLoRA: LoRA over frozen layers held in 4 bits (Dettmers et al., NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from torch import Tensor, nn
+
+from napari_peftsam.peft._low_rank import LowRankUpdate
+from napari_peftsam.peft._low_rank_method import (
+    LowRankConfig,
+    LowRankMethod,
+    SlotSite,
+    install_low_rank,
+)
+from napari_peftsam.peft._matrices import slots_of
+from napari_peftsam.peft._surgery import Surgery
+
+__all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
+
+_LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
+
+
+class QLoraConfig(LowRankConfig):
+    """Options of `QLoRA`."""
+
+    method: Literal["qlora"] = "qlora"
+
+
+class QuantisedLinear(nn.Module):
+    """A frozen linear layer in 4 bits: NF4 with double quantisation.
+
+    Parameters
+    ----------
+    base
+        The layer whose weights are quantised; it is not kept.
+    """
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        from bitsandbytes import functional
+
+        self.packed, self.quantisation = functional.quantize_4bit(
+            base.weight.detach(), quant_type="nf4", compress_statistics=True
+        )
+        self.bias = base.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights ``(out, in)`` that it computes with, a new tensor at each call."""
+        from bitsandbytes import functional
+
+        weight: Tensor = functional.dequantize_4bit(self.packed, self.quantisation)
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        from bitsandbytes import matmul_4bit
+
+        out: Tensor = matmul_4bit(x, self.packed.t(), quant_state=self.quantisation, bias=self.bias)
+        return out
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return weight and bias of the plain layer that computes the same."""
+        return {"weight": self.weight.cpu(), "bias": self.bias.detach().cpu()}
+
+
+class QLora(LowRankMethod[QLoraConfig]):
+    """LoRA in blocks whose linear layers are held in 4 bits."""
+
+    name = "qlora"
+    title = "QLoRA"
+    description = (
+        "LoRA over blocks held in 4 bits; needs an NVIDIA GPU, and saves memory for weights "
+        "only, which is little beside that for activations."
+    )
+    changes = "as LoRA, over frozen layers in 4 bits"
+    use_when = "the weights of a large model do not fit the GPU"
+    # At strength 0 it would still be the 4-bit model.
+    scalable = False
+    config = QLoraConfig
+
+    def obstacle(self, device: str) -> str:
+        """Ask for CUDA and bitsandbytes; on torch's meta device parameters are only counted."""
+        if device == "meta":
+            return ""
+        if device != "cuda":
+            return f"needs an NVIDIA GPU (CUDA) for its 4-bit layers, found {device}: choose lora"
+        if find_spec("bitsandbytes") is None:
+            return "needs bitsandbytes: pip install 'napari-peftsam[qlora]', or choose lora"
+        return ""
+
+    def install(self, surgery: Surgery, config: QLoraConfig) -> None:
+        """Hold the linear layers of the chosen blocks in 4 bits, and adapt some of them."""
+        counting = next(surgery.encoder.parameters()).is_meta
+        blocks = config.placement.blocks(surgery.depth)
+        install_low_rank(
+            surgery,
+            slots_of(blocks, config.matrices),
+            config.rank,
+            lambda site: self.update(site, config),
+            hold=None if counting else QuantisedLinear,
+        )
+        paths = [f"image_encoder.blocks.{block}.{name}" for block in blocks for name in _LINEAR]
+        if not counting:
+            for path in set(paths) - surgery.replacements.keys():
+                surgery.replace(path, QuantisedLinear(surgery.layer(path)), park=True)
+
+    def update(self, site: SlotSite, config: QLoraConfig) -> LowRankUpdate:
+        """Make ``alpha B A``."""
+        return LowRankUpdate(site.shape, config.rank, config.factor)

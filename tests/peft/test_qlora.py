@@ -1,0 +1,94 @@
+"""QLoRA. Its arithmetic runs on the CPU here; that a GPU is asked for is switched off."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import architecture
+from napari_peftsam.peft import (
+    LoraConfig,
+    capture,
+    count_parameters,
+    describe_methods,
+    inject,
+    merge,
+    parse_method_config,
+)
+from napari_peftsam.peft.qlora import QLora, QLoraConfig
+from tests.peft._cases import image, outputs, perturb, same, snapshot, step, tiny
+
+pytest.importorskip("bitsandbytes")
+CONFIG = QLoraConfig(rank=4, matrices="q,v,lin1", placement="2-3")
+
+
+@pytest.fixture
+def on_any_device(monkeypatch) -> None:
+    monkeypatch.setattr(QLora, "obstacle", lambda self, device: "")
+
+
+def test_it_is_refused_without_cuda() -> None:
+    model = tiny()
+    base = snapshot(model)
+    message = r"^QLoRA needs an NVIDIA GPU \(CUDA\).*found cpu: choose lora$"
+    with pytest.raises(ConfigurationError, match=message):
+        inject(model, CONFIG)
+    assert same(snapshot(model), base)
+    reasons = {info.name: info.obstacle for info in describe_methods("cpu")}
+    assert reasons.pop("qlora").startswith("needs an NVIDIA GPU")
+    assert not any(reasons.values())
+    assert not any(info.obstacle for info in describe_methods("cuda"))
+
+
+def test_it_is_refused_without_bitsandbytes(monkeypatch) -> None:
+    monkeypatch.setattr("napari_peftsam.peft.qlora.find_spec", lambda name: None)
+    assert "pip install 'napari-peftsam[qlora]'" in QLora().obstacle("cuda")
+
+
+def test_it_is_counted_everywhere() -> None:
+    arch = architecture("vit_b")
+    own = count_parameters(arch, parse_method_config({"method": "qlora", "rank": 32}))
+    assert own.encoder == count_parameters(arch, LoraConfig(rank=32)).encoder == 1_179_648
+
+
+@pytest.mark.usefixtures("on_any_device")
+def test_it_trains_over_four_bits_and_gives_the_base_back() -> None:
+    model = tiny()
+    base, expected = snapshot(model), outputs(model, image())
+    blocks = model.sam.image_encoder.blocks
+    injection = inject(model, CONFIG)
+    start = outputs(model, image())
+    # Quantised weights are other weights: this one method does not start as the base.
+    assert 0 < (start - expected).norm() < 0.7 * expected.norm()
+    assert blocks[1].attn.proj.weight.dtype == torch.float32
+    packed = [blocks[3].attn.qkv.base, blocks[3].attn.proj, blocks[3].mlp.lin1.base]
+    assert all(layer.packed.dtype == torch.uint8 for layer in (*packed, blocks[3].mlp.lin2))
+    frozen = [layer.packed.clone() for layer in packed]
+    optimiser = torch.optim.AdamW(injection.parameter_groups(1e-2, 0.1))
+    losses = [step(model, optimiser) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(a, b.packed) for a, b in zip(frozen, packed, strict=True))
+    assert all(".slots." in n for n in injection.state() if n.startswith("encoder."))
+    with injection.disabled():
+        assert torch.equal(outputs(model, image()), expected)
+    injection.remove()
+    assert same(snapshot(model), base)
+
+
+@pytest.mark.usefixtures("on_any_device")
+def test_merged_weights_are_the_dequantised_ones_with_the_update() -> None:
+    model = tiny()
+    injection = inject(model, CONFIG)
+    perturb(injection.trainable_parameters())
+    expected, adapter = outputs(model, image()), capture(injection)
+    for twin in (copy.deepcopy(injection), pickle.loads(pickle.dumps(injection))):
+        torch.testing.assert_close(outputs(twin.model, image()), expected)
+    injection.remove()
+    plain = tiny()
+    plain.sam.load_state_dict(merge(model, adapter))
+    error = (outputs(plain, image()) - expected).norm() / expected.norm()
+    assert error <= 1e-5
