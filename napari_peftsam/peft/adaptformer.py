@@ -152,5 +152,6 @@ def install_bottlenecks(
             if name != "base":
                 child.to(first.weight.device, first.weight.dtype)
         if isinstance(adapter.scale, nn.Parameter):
-            adapter.scale.data = adapter.scale.data.to(first.weight.device, first.weight.dtype)
+            scale = adapter.scale.detach().to(first.weight.device, first.weight.dtype)
+            adapter.scale = nn.Parameter(scale)
         surgery.replace(path, adapter)

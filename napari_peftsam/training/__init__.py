@@ -10,9 +10,13 @@ from napari_peftsam.training.events import (
     Validated,
 )
 from napari_peftsam.training.finetune import finetune
+from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
 
 __all__ = [
+    "RECIPES",
+    "RECOMMENDED",
     "AnnotatedPlane",
+    "Recipe",
     "Split",
     "TrainEvent",
     "TrainingConfig",
@@ -22,6 +26,7 @@ __all__ = [
     "TrainingStep",
     "Validated",
     "finetune",
+    "recipe",
     "recommended_learning_rate",
     "split_objects",
 ]
