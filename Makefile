@@ -12,8 +12,8 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo test lint interoperability test-interoperability screenshots pretrain clean \
-	distclean display-packages
+.PHONY: help demo test lint interoperability test-interoperability screenshots pretrain study \
+	clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
@@ -22,6 +22,7 @@ help:
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
+	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
 
 demo: $(VENV)/.installed
@@ -56,6 +57,12 @@ pretrain: $(VENV)/.installed
 	$(BIN)/python -m napari_peftsam.training.pretrain --output runs/builtin --start builtin \
 		--steps $(PRETRAIN_STEPS) --real $(FLUO) --real-names \
 		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019) $(PRETRAIN_ARGS)
+
+# One line of runs/peft_study.jsonl per training; those that are there are not done again. As in
+# STUDY_ARGS="--steps 40 --seeds 0".
+study: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/peft_study.py $(STUDY_ARGS)
+	$(BIN)/python tests/benchmarks/peft_study.py --write docs/study.md
 
 clean:
 	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
