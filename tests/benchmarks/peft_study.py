@@ -114,6 +114,8 @@ CASES = (
     Case("late-finetuning late-50%", "late-finetuning", {"placement": "late-50%"}),
     Case("late-finetuning last", "late-finetuning", {"placement": "last"}),
     Case("frozen-encoder", "frozen-encoder"),
+    Case("decoder-lora", "frozen-encoder", {"decoder_lora_rank": 4}),
+    Case("lora + decoder-lora", "lora", {"decoder_lora_rank": 4}),
     Case("full-finetuning", "full-finetuning"),
 )
 
