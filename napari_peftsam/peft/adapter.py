@@ -85,6 +85,11 @@ class Adapter:
         """Whether the image encoder computes anything else with it."""
         return method_of(self.config).adapts_encoder
 
+    @property
+    def scalable(self) -> bool:
+        """Whether it can be used at a strength between 0 and 1."""
+        return method_of(self.config).scalable
+
 
 def content_digest(adapter: Adapter, config: Mapping[str, Any]) -> str:
     """Return the digest of `adapter`, its options as they were written in a file.

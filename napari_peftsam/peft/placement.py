@@ -108,6 +108,8 @@ PlacementField = Annotated[
     Placement,
     BeforeValidator(_coerce),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "examples": ["all", "late-50%", "last", "0,3,5-7"]}),
+    WithJsonSchema(
+        {"type": "string", "examples": ["all", "late-50%", "late-25%", "last", "early-50%"]}
+    ),
 ]
 """`Placement` as a field of a pydantic model: read from and written as its text."""

@@ -1,13 +1,13 @@
-"""What a user chooses about a finetuning: method, placement, options, budget."""
+"""What a user chooses about a finetuning: a recipe or method and options, and the budget."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -16,21 +16,23 @@ from napari_peftsam.widgets._parts import combo_box, form_layout, text_label, ti
 from napari_peftsam.widgets._worker import Worker, run
 
 if TYPE_CHECKING:
+    from napari_peftsam.models import SamModel
     from napari_peftsam.peft import MethodInfo, ParameterCounts
-    from napari_peftsam.training import TrainingConfig
+    from napari_peftsam.training import Recipe, TrainingConfig
     from napari_peftsam.widgets._session import ViewerSession
 
 __all__ = ["BUDGETS", "FinetuneOptions"]
 
 BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
 """Units, as `TrainingConfig` calls them, with a sensible start."""
-_PLACEMENTS = ("all", "late-50%", "late-25%", "last")
+_OWN = "own"
 _DELAY_MS = 150  # parameters are counted when the user pauses
 
 
 class FinetuneOptions(QWidget):
     """Forms for a `TrainingConfig`, and how many parameters it would train.
 
+    A recipe fills the forms; whatever differs from it afterwards is the user's own choice.
     Emits `changed` when `config` may be another. `problem` is a label for the dock to
     place. Everything but the budget is empty until `offer_methods` is called, since the
     methods come with torch.
@@ -45,9 +47,12 @@ class FinetuneOptions(QWidget):
         self._amounts = dict(BUDGETS)
         self._config: TrainingConfig | None = None
         self._counting: Worker[Any] | None = None
+        self._applied: dict[str, Any] = {}
+        self.recipe = combo_box("Settings that belong together; change any of them below")
+        self.advice = text_label()
         self.method = combo_box()
         self.placement, self.details, self.rate = Form(), Form(), Form()
-        self.collapsible = QCollapsible("Options")
+        self.collapsible = QCollapsible("Method, placement, rank …")
         self.parameters, self.problem = text_label(), text_label()
         self.problem.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
@@ -82,12 +87,14 @@ class FinetuneOptions(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
-        layout.addLayout(form_layout(("Method", self.method)))
-        layout.addWidget(self.placement)
+        layout.addLayout(form_layout(("Recipe", self.recipe)))
+        layout.addWidget(self.advice)
         layout.addWidget(self.parameters)
         layout.addLayout(form_layout(("Budget", budget)))
-        for form in (self.details, self.rate):
-            self.collapsible.addWidget(form)
+        method = QWidget()
+        method.setLayout(form_layout(("Method", self.method)))
+        for part in (method, self.placement, self.details, self.rate):
+            self.collapsible.addWidget(part)
         layout.addWidget(self.collapsible)
         for holder in (self.collapsible, self.collapsible.content()):
             inner = holder.layout()
@@ -95,6 +102,7 @@ class FinetuneOptions(QWidget):
             inner.setContentsMargins(0, 0, 0, 0)
 
     def _connect(self) -> None:
+        self.recipe.currentIndexChanged.connect(self._apply_recipe)
         self.method.currentIndexChanged.connect(self._method_changed)
         for form in (self.placement, self.details, self.rate):
             form.changed.connect(self._read)
@@ -107,45 +115,104 @@ class FinetuneOptions(QWidget):
     def offer_methods(self) -> None:
         """Fill in what needs torch, which must be imported by now."""
         from napari_peftsam.peft import describe_methods
-        from napari_peftsam.training import TrainingConfig
+        from napari_peftsam.training import RECIPES, RECOMMENDED, TrainingConfig
 
-        recommended = TrainingConfig(steps=1).method.method
         self._methods = {info.name: info for info in describe_methods()}
-        blocked = self.method.blockSignals(True)
-        self.method.clear()
-        for index, info in enumerate(self._methods.values()):
-            mark = " (default)" if info.name == recommended else ""
-            self.method.addItem(f"{info.title[:1].upper()}{info.title[1:]}{mark}", info.name)
-            self.method.setItemData(index, info.description, Qt.ItemDataRole.ToolTipRole)
-        self.method.setCurrentIndex(self.method.findData(recommended))
-        self.method.blockSignals(blocked)
+        for box in (self.method, self.recipe):
+            box.blockSignals(True)
+            box.clear()
+        for info in self._methods.values():
+            self.method.addItem(f"{info.title[:1].upper()}{info.title[1:]}", info.name)
+        self.recipe.addItem("Recommended", RECOMMENDED)
+        for each in RECIPES.values():
+            self.recipe.addItem(each.title, each.name)
+        self.recipe.addItem("Own choice", _OWN)
+        for box in (self.method, self.recipe):
+            box.blockSignals(False)
         self.rate.set_fields(fields_of(TrainingConfig, ["learning_rate"]))
-        self._method_changed()
+        default = TrainingConfig(steps=1)
+        self._fill({"method": default.method, "learning_rate": None})
+        self.model_changed()
 
     def model_changed(self) -> None:
-        """Follow another model: its size, and the learning rate that suits it."""
-        workspace = self._owner.workspace
-        if workspace is None or not workspace.has_model or not self._methods:
+        """Follow another model: what is recommended and possible, and its learning rate."""
+        model = self._model()
+        if model is None or not self._methods:
             return
+        from napari_peftsam.peft import describe_methods
         from napari_peftsam.training import recommended_learning_rate
 
-        rate = recommended_learning_rate(workspace.engine.model.architecture)
+        for index, info in enumerate(describe_methods(model.device.type)):
+            self.method.setItemData(
+                index, info.obstacle or info.description, Qt.ItemDataRole.ToolTipRole
+            )
+            items = self.method.model()
+            assert isinstance(items, QStandardItemModel)
+            item = items.item(index)
+            assert item is not None
+            item.setEnabled(not info.obstacle)
+        rate = recommended_learning_rate(model.architecture)
         self.rate.set_placeholder("learning_rate", f"automatic ({rate:g})")
+        self._apply_recipe()
+
+    def _model(self) -> SamModel | None:
+        workspace = self._owner.workspace
+        if workspace is None or not workspace.has_model:
+            return None
+        return workspace.engine.model
+
+    def _chosen_recipe(self) -> Recipe | None:
+        """Return the recipe; None for the user's own choice, or while there is no model."""
+        from napari_peftsam.training import recipe
+
+        name, model = self.recipe.currentData(), self._model()
+        if name == _OWN or model is None:
+            return None
+        return recipe(name, model.architecture, self._owner.gpu_memory)
+
+    def _apply_recipe(self) -> None:
+        """Fill the forms with the recipe's settings."""
+        chosen = self._chosen_recipe()
+        if chosen is not None:
+            self._fill(chosen.settings())
+        self._show_advice(chosen)
         self._read()
 
+    def _fill(self, settings: dict[str, Any]) -> None:
+        """Show the settings of a recipe in the forms."""
+        self._applied = settings
+        method = settings["method"]
+        self._without_signals(self.method, self.method.findData(method.method))
+        self._show_fields(method.method)
+        for name, value in method.model_dump(mode="json").items():
+            for form in (self.placement, self.details):
+                if name in form.values():
+                    form.blockSignals(True)
+                    form.set_value(name, value)
+                    form.blockSignals(False)
+        self.rate.blockSignals(True)
+        self.rate.set_value("learning_rate", settings["learning_rate"])
+        self.rate.blockSignals(False)
+
+    def _show_advice(self, chosen: Recipe | None) -> None:
+        text = "" if chosen is None else chosen.explanation
+        self.advice.setText(text)
+        self.advice.setVisible(bool(text))
+
     def _method_changed(self) -> None:
+        self._show_fields(self.method.currentData())
+        self._read()
+
+    def _show_fields(self, name: str) -> None:
         from napari_peftsam.peft import METHODS
 
-        name = self.method.currentData()
         self.method.setToolTip(self._methods[name].description)
         fields = fields_of(METHODS[name].config)
-        placed = [replace(f, choices=_PLACEMENTS) for f in fields if f.name == "placement"]
+        placed = [f for f in fields if f.name == "placement"]
         self.placement.set_fields(placed)
         self.placement.setVisible(bool(placed))
         others = [f for f in fields if f.name != "placement"]
         self.details.set_fields(sorted(others, key=lambda f: f.kind == "boolean"))
-        self._read()
-        self.model_changed()
 
     def _unit_changed(self, unit: str) -> None:
         self.amount.setValue(self._amounts[unit])
@@ -166,10 +233,27 @@ class FinetuneOptions(QWidget):
             self._config = self._validated()
         except ValidationError as caught:
             self._config, error = None, caught
+        self._note_own_choice()
         problems = [f.show_error(error) for f in (self.placement, self.details, self.rate)]
         self._show_problem("" if error is None else next(filter(None, problems), str(error)))
         self._timer.start()
         self.changed.emit()
+
+    def _note_own_choice(self) -> None:
+        """Say so when the settings are no longer the recipe's."""
+        config = self._config
+        same = config is not None and all(
+            getattr(config, name) == value for name, value in self._applied.items()
+        )
+        if not same and self.recipe.currentData() != _OWN:
+            self._without_signals(self.recipe, self.recipe.findData(_OWN))
+            self._show_advice(None)
+
+    @staticmethod
+    def _without_signals(box: QComboBox, index: int) -> None:
+        blocked = box.blockSignals(True)
+        box.setCurrentIndex(index)
+        box.blockSignals(blocked)
 
     def _validated(self) -> TrainingConfig:
         from napari_peftsam.peft import METHODS

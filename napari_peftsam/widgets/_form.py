@@ -102,16 +102,22 @@ class Form(QWidget):
         self.set_fields(fields)
 
     def set_fields(self, fields: Sequence[FormField]) -> None:
-        """Show other fields; fields of the same name and kind keep what was entered."""
-        kept = {(f.name, f.kind): self._value(f) for f in self._fields}
+        """Show other fields; fields of the same name and kind keep what was entered.
+
+        What was left at the old default comes with the new one.
+        """
+        entered = ((f, self._value(f)) for f in self._fields)
+        kept = {(f.name, f.kind): v for f, v in entered if str(v) != str(f.default)}
         while self._rows.rowCount():
             self._rows.removeRow(0)
         self._fields = tuple(fields)
         self._editors, self._problems = {}, {}
+        blocked = self.blockSignals(True)  # not before all of them are there
         for field in fields:
             self._add_row(field)
             if (field.name, field.kind) in kept:
                 self.set_value(field.name, kept[field.name, field.kind])
+        self.blockSignals(blocked)
 
     def editor(self, name: str) -> QWidget:
         """Return the editor of a field."""

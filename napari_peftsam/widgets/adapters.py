@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QSize
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QRadioButton,
+    QSlider,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label
+from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
 from napari_peftsam.widgets._training import training_of
 from napari_peftsam.widgets._worker import notify, run
 
@@ -33,6 +34,8 @@ __all__ = ["AdaptersDock"]
 
 _ADAPTERS = "Adapters (*.safetensors)"
 _CHECKPOINTS = "SAM checkpoints (*.pth)"
+_FULL = 100  # of the slider
+_SETTLE_MS = 250  # a new strength is used when the slider rests: the image is embedded again
 _EMPTY = "Finetune to get the first adapter, or load one."
 
 
@@ -56,6 +59,11 @@ class AdaptersDock(Dock):
         self.merge = push_button(
             "Merged SAM…", "Write a plain SAM checkpoint with the live adapter built in"
         )
+        self.strength = QSlider(Qt.Orientation.Horizontal)
+        self.strength.setRange(0, _FULL)
+        self.strength.setValue(_FULL)
+        self.strength_text = QLabel()
+        self._settle = timer(self, _SETTLE_MS)
         self._group = QButtonGroup(self)
         self._buttons: dict[str, QRadioButton] = {}
         self._ious: list[QLabel] = []
@@ -84,6 +92,13 @@ class AdaptersDock(Dock):
         inner.addWidget(table)
         inner.addWidget(self.hint)
         inner.addStretch(1)
+        weaken = QHBoxLayout()
+        weaken.setSpacing(4)
+        self.strength_text.setMinimumWidth(
+            self.strength_text.fontMetrics().horizontalAdvance("100 %")
+        )
+        for part in (QLabel("Strength"), self.strength, self.strength_text):
+            weaken.addWidget(part)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         for button in (self.save, self.load, self.merge):
@@ -92,11 +107,14 @@ class AdaptersDock(Dock):
         layout.setContentsMargins(8, 6, 8, 6)
         layout.setSpacing(6)
         layout.addWidget(scrolled(padded), 1)
+        layout.addLayout(weaken)
         layout.addLayout(buttons)
 
     def _connect(self) -> None:
         owner = self.viewer_session
         self._group.idClicked.connect(self._chosen)
+        self.strength.valueChanged.connect(self._strength_moved)
+        self._settle.timeout.connect(self._weaken)
         self.save.clicked.connect(lambda _: self.save_live())
         self.load.clicked.connect(lambda _: self.load_file())
         self.merge.clicked.connect(lambda _: self.save_merged())
@@ -107,6 +125,8 @@ class AdaptersDock(Dock):
     def release(self) -> None:
         """Let go of the viewer."""
         owner = self.viewer_session
+        if not owner.is_closed:  # else Qt has destroyed the dock's parts by now
+            self._settle.stop()
         owner.events.adapters_changed.disconnect(self._show_entries)
         owner.events.model_changed.disconnect(self._show_entries)
         self.training.signals.changed.disconnect(self._show_entries)
@@ -155,6 +175,40 @@ class AdaptersDock(Dock):
         if name != workspace.adapters.live.name:
             self._work(lambda: workspace.activate(name))
 
+    def _strength_moved(self, value: int) -> None:
+        self.strength_text.setText(f"{value} %")
+        self._settle.start()
+
+    def _weaken(self) -> None:
+        """Use the live adapter at the slider's strength."""
+        workspace = self.viewer_session.workspace
+        strength = self.strength.value() / _FULL
+        if workspace is None or not workspace.has_model or strength == workspace.engine.strength:
+            return
+        name = workspace.adapters.live.name
+        self._work(lambda: workspace.activate(name, strength))
+
+    def _show_strength(self) -> None:
+        workspace = self.viewer_session.workspace
+        has_model = workspace is not None and workspace.has_model
+        live = workspace.adapters.live if workspace is not None else None
+        can = has_model and live is not None and live.scalable
+        self.strength.setEnabled(can)
+        value = round(_FULL * workspace.engine.strength) if workspace and has_model else _FULL
+        if not self.strength.isSliderDown() and not self._settle.isActive():
+            blocked = self.strength.blockSignals(True)
+            self.strength.setValue(value)
+            self.strength.blockSignals(blocked)
+            self.strength_text.setText(f"{value} %")
+        reason = (
+            "How much of the adapter is used: 100 % as trained, 0 % the base model"
+            if can
+            else "The base model has no strength to choose"
+            if live is None or live.adapter is None
+            else f"{live.method} is not linear in its update and cannot be weakened"
+        )
+        self.strength.setToolTip(reason)
+
     def _work(self, action: Callable[[], object], message: str = "") -> None:
         def failed(error: Exception) -> None:
             notify(error)
@@ -179,6 +233,7 @@ class AdaptersDock(Dock):
             iou = self.training.measured.get(entry.name, entry.iou)
             self._ious[row].setText("" if iou is None else f"{iou:.2f}")
             self._buttons[entry.name].setChecked(entry.name == live)
+        self._show_strength()
         has_model = self.viewer_session.has_model
         self.hint.setVisible(len(entries) < 2)
         self.save.setEnabled(has_model and live != "base")

@@ -40,6 +40,11 @@ class AdapterEntry:
         """The method's name, empty for the base model."""
         return "" if self.adapter is None else self.adapter.config.method
 
+    @property
+    def scalable(self) -> bool:
+        """Whether there is anything to weaken, and that can be done."""
+        return self.adapter is not None and self.adapter.scalable
+
 
 class AdapterTimeline:
     """The entries in the order they came; one of them is live."""

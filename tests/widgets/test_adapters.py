@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ import pytest
 import torch
 from napari.utils.notifications import notification_manager
 
-from napari_peftsam.models import build
+from napari_peftsam.models import build, build_tiny
+from napari_peftsam.peft import capture, inject
+from napari_peftsam.peft.dora import DoraConfig
 from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock
@@ -79,6 +82,33 @@ def test_one_click_switches_there_and_back(dock: AdaptersDock) -> None:
         wait(lambda name=name: _shown(dock) == [name])
         assert workspace.engine.adapter == workspace.adapters[name].digest
         assert dock.save.isEnabled() == (name != "base")
+
+
+def test_the_live_adapter_can_be_weakened(dock: AdaptersDock) -> None:
+    workspace, digest = _workspace(dock), _workspace(dock).engine.adapter
+    assert (dock.strength.value(), dock.strength_text.text()) == (100, "100 %")
+    dock.strength.setValue(40)
+    wait(lambda: workspace.engine.strength == 0.4)
+    assert workspace.engine.adapter == f"{digest}@0.4"
+    assert _shown(dock) == ["v2"]
+    dock.button("v1").click()  # another one comes at its full strength
+    wait(lambda: workspace.adapters.live.name == "v1")
+    wait(lambda: dock.strength_text.text() == "100 %")
+    dock.button("base").click()
+    wait(lambda: not dock.strength.isEnabled())
+    assert "no strength" in dock.strength.toolTip()
+
+
+def test_what_is_not_linear_cannot_be_weakened(dock: AdaptersDock) -> None:
+    workspace = _workspace(dock)
+    with inject(build_tiny(), DoraConfig()) as injection:
+        made = capture(injection)
+    base = workspace.adapters["v1"].adapter.base
+    workspace.adapters.add_version(dataclasses.replace(made, base=base))
+    workspace.activate("v3")
+    wait(lambda: _shown(dock) == ["v3"])
+    assert not dock.strength.isEnabled()
+    assert "dora is not linear" in dock.strength.toolTip()
 
 
 def test_saved_adapters_can_be_loaded(dock: AdaptersDock, tmp_path: Path) -> None:

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.peft import CobotLoraConfig, LoraConfig, MethodConfig, count_parameters
-from napari_peftsam.training import TrainingConfig, split_objects
+from napari_peftsam.peft import (
+    METHODS,
+    CobotLoraConfig,
+    LoraConfig,
+    MethodConfig,
+    count_parameters,
+)
+from napari_peftsam.training import RECIPES, TrainingConfig, split_objects
 from napari_peftsam.types import Point, Prompts
 from napari_peftsam.widgets._form import Form, fields_of
 from napari_peftsam.widgets._session import session_of
@@ -265,6 +272,52 @@ def test_options_are_checked_and_counted_before_the_start(
     assert bench.view.train.isEnabled()
     assert options.config is not None
     assert options.config.learning_rate == 1e-3
+
+
+def test_recipes_fill_the_forms_until_the_user_chooses(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    options = bench.options
+
+    def choose(name: str) -> None:
+        options.recipe.setCurrentIndex(options.recipe.findData(name))
+
+    assert options.recipe.currentData() == "recommended"
+    assert options.advice.text().endswith("needs no saving.")
+    for name, made in RECIPES.items():
+        choose(name)
+        assert options.config is not None
+        assert options.config.method == made.method
+        assert options.config.learning_rate == made.learning_rate
+        assert options.advice.text() == made.explanation
+        assert not options.advice.isHidden()
+    choose("peft-sam")
+    options.details.set_value("rank", 8)
+    assert options.recipe.currentData() == "own"
+    assert options.advice.isHidden()
+    assert options.config is not None
+    assert options.config.method == RECIPES["peft-sam"].method.model_copy(update={"rank": 8})
+    choose("recommended")
+    assert options.config == TrainingConfig(seconds=60)
+    options.method.setCurrentIndex(options.method.findData("dora"))
+    assert options.recipe.currentData() == "own"
+
+
+def test_every_method_can_be_chosen_but_what_the_device_lacks(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning()
+    options = bench.options
+    items = options.method.model()
+    for index, name in enumerate(METHODS):
+        assert options.method.itemData(index) == name
+        assert items.item(index).isEnabled() == (name != "qlora")
+        options.method.setCurrentIndex(index)
+        assert options.config is not None, name
+        assert options.config.method == METHODS[name].config()
+    tip = options.method.itemData(list(METHODS).index("qlora"), Qt.ItemDataRole.ToolTipRole)
+    assert "needs an NVIDIA GPU" in tip
 
 
 # --- trainings -----------------------------------------------------------------------------
