@@ -60,11 +60,22 @@ LowRankT = TypeVar("LowRankT", bound=LowRankConfig)
 
 @dataclass(frozen=True, eq=False)
 class SlotSite:
-    """Where an update is made: its number, and its rows of which frozen layer."""
+    """Where an update is made.
+
+    Attributes
+    ----------
+    number
+        Of the slot, counted through the model.
+    base, rows
+        The frozen layer, and which of its output rows.
+    loading
+        Whether the update's tensors will be overwritten, see `Surgery`.
+    """
 
     number: int
     base: nn.Linear
     rows: tuple[int, int]
+    loading: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,7 +140,7 @@ def install_low_rank(
         updates, rows = {}, {}
         for number, slot in members:
             rows[slot.part] = slot.rows(base.out_features)
-            site = SlotSite(number, base, rows[slot.part])
+            site = SlotSite(number, base, rows[slot.part], surgery.loading)
             check_rank(rank, site.shape, path)
             updates[slot.part] = make(site)
         frozen = base if hold is None else hold(base)

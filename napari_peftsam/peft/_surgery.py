@@ -37,10 +37,17 @@ class Surgery:
     """Record changes made to one model so that they can be undone and done again.
 
     Paths are relative to `root`, e.g. ``image_encoder.blocks.3.attn.qkv``.
+
+    Attributes
+    ----------
+    loading
+        Whether all new tensors will be overwritten by those of a trained adapter, so that a
+        costly start need not be computed.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, loading: bool = False) -> None:
         self.root = root
+        self.loading = loading
         self._swaps: list[_Swap] = []
 
     @property

@@ -137,7 +137,7 @@ def apply_adapter(model: SamModel, adapter: Adapter) -> Injection:
     check_base(model, adapter)
     # The random start is overwritten at once and must not disturb a seeded training.
     with torch.random.fork_rng(devices=[]):
-        injection = inject(model, adapter.config)
+        injection = inject(model, adapter.config, loading=True)
     try:
         injection.load(adapter.tensors)
     except BaseException:

@@ -23,7 +23,7 @@ _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
 
 
-def inject(model: SamModel, config: MethodConfig) -> Injection:
+def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> Injection:
     """Put a method into `model`, in place, and freeze everything it does not train.
 
     New weights are drawn from torch's CPU generator, so ``torch.manual_seed`` makes
@@ -36,18 +36,18 @@ def inject(model: SamModel, config: MethodConfig) -> Injection:
         If the model is adapted already, the method does not suit its encoder or would
         change or train nothing, or an option does not fit the model (rank, placement).
     """
-    surgery = operate(model, config)
+    surgery = operate(model, config, loading)
     surgery.park()
     return Injection(model, config, surgery)
 
 
-def operate(model: SamModel, config: MethodConfig) -> Surgery:
+def operate(model: SamModel, config: MethodConfig, loading: bool = False) -> Surgery:
     """Do what `inject` does to the bare network; on failure nothing is changed."""
     sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
     check_method(model, config)
     sam.requires_grad_(False)
-    surgery = Surgery(sam)
+    surgery = Surgery(sam, loading)
     try:
         method.install(surgery, config)
         if method.adapts_encoder and not surgery.changed:

@@ -65,7 +65,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
 def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Tensor]:
     twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     with torch.random.fork_rng(devices=[]):
-        surgery = operate(twin, adapter.config)
+        surgery = operate(twin, adapter.config, loading=True)
     injection = Injection(twin, adapter.config, surgery)
     injection.load(adapter.tensors)
     injection.set_strength(strength)

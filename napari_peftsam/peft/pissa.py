@@ -54,11 +54,13 @@ class PissaUpdate(SlotUpdate):
 def _principal(site: SlotSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:
     weight = site.base.weight.detach()
     rows, columns = site.shape
-    if weight.is_meta:  # only the number of parameters is asked for
+    if site.loading or weight.is_meta:  # on the meta device, parameters are counted only
         return torch.zeros(rank, columns, device="cpu"), torch.zeros(rows, rank, device="cpu")
     u, s, vh = torch.linalg.svd(exact(weight[slice(*site.rows)]), full_matrices=False)
     root = (s[:rank] / alpha).sqrt()
-    return (root[:, None] * vh[:rank]).float(), (u[:, :rank] * root).float()
+    # Laid out as when loaded, so that products round alike.
+    down, up = root[:, None] * vh[:rank], u[:, :rank] * root
+    return down.float().contiguous(), up.float().contiguous()
 
 
 class Pissa(LowRankMethod[PissaConfig]):

@@ -44,9 +44,11 @@ def _annotate(workspace: Workspace) -> None:
     workspace.session.set_labels("discs", plane.labels)
 
 
-def _finish(workspace: Workspace, iou_before: float, iou_after: float) -> TrainingFinished:
+def _finish(
+    workspace: Workspace, iou_before: float, iou_after: float, config: TrainingConfig = CONFIG
+) -> TrainingFinished:
     """Finetune for real, then judge it as the caller wants, and make sure it changes masks."""
-    *_, finished = workspace.finetune(CONFIG)
+    *_, finished = workspace.finetune(config)
     assert isinstance(finished, TrainingFinished)
     tensors = {name: tensor + 0.05 for name, tensor in finished.adapter.tensors.items()}
     return replace(
@@ -101,6 +103,43 @@ def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
     assert workspace.embedding(PLANE) is None
     new = workspace.prompt()
     assert not np.array_equal(new.logits, old.logits)
+
+
+def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> None:
+    _annotate(workspace)
+    session = workspace.session
+    session.add_point(PLANE, Point(34, 34))
+    old = workspace.prompt()
+    embedding = workspace.embedding(PLANE)
+    assert embedding is not None
+    before = workspace.answerer(embedding)
+    config = CONFIG.model_copy(update={"method": FrozenEncoderConfig(decoder_lora_rank=2)})
+    workspace.promote(_finish(workspace, 0.1, 0.9, config))
+    assert workspace.embedding(PLANE) is embedding
+    assert workspace.answerer(embedding) != before  # yet its answers are others
+    assert not np.array_equal(workspace.prompt().logits, old.logits)
+
+
+def test_a_weakened_adapter_is_exported_and_recorded_as_such(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.5, 0.6))
+    workspace.session.add_point(PLANE, Point(34, 34))
+    full = workspace.prompt()
+    workspace.session.clear_prompts()
+    workspace.activate("v1", 0.5)
+    session = workspace.session
+    session.add_point(PLANE, Point(34, 34))
+    half = workspace.prompt()
+    workspace.accept()
+    assert session.records("discs")[-1].adapter == "v1@0.5"
+    merged = Workspace()
+    merged.load_model(workspace.export_model("v1", tmp_path / "half.pth"), "cpu")
+    merged.session.add_image("discs", make_plane("discs").pixels)
+    merged.session.add_point(PLANE, Point(34, 34))
+    error = np.abs(merged.prompt().logits - half.logits).max()  # embeddings are rounded
+    assert error < 0.05 * np.abs(full.logits - half.logits).max()
 
 
 def test_switching_back_restores_the_base_exactly_and_from_memory(workspace: Workspace) -> None:
