@@ -20,7 +20,7 @@ class AttentionTuning(SelectiveMethod[AttentionTuningConfig]):
     """Every weight of a block's attention, relative positions included."""
 
     name = "attention-tuning"
-    title = "attention tuning"
+    title = "Attention tuning"
     description = (
         "Trains the attention layers of the chosen blocks themselves; large files, no added layers."
     )

@@ -20,7 +20,7 @@ class BiasTuning(SelectiveMethod[BiasTuningConfig]):
     """Every bias of a block."""
 
     name = "bias-tuning"
-    title = "bias tuning"
+    title = "Bias tuning"
     description = (
         "Trains the biases of the chosen blocks only; very small, and often enough for another "
         "contrast."

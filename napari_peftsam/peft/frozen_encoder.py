@@ -21,7 +21,7 @@ class FrozenEncoder(PeftMethod[FrozenEncoderConfig]):
     """No adapter at all in the encoder; its embeddings stay valid while training."""
 
     name = "frozen-encoder"
-    title = "frozen encoder"
+    title = "Frozen encoder"
     description = "Trains the mask decoder only; fastest and lightest, and embeddings stay valid."
     changes = "nothing; the mask decoder alone is trained"
     use_when = "little memory, or no GPU"

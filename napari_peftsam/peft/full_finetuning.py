@@ -21,7 +21,7 @@ class FullFinetuning(PeftMethod[FullFinetuningConfig]):
     """Every weight of the encoder, patch embedding, positions and neck included."""
 
     name = "full-finetuning"
-    title = "full finetuning"
+    title = "Full finetuning"
     description = "Trains everything; needs the most memory, data and disk, and forgets the most."
     changes = "every weight of the encoder"
     use_when = "much data, memory and disk"

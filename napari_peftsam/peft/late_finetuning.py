@@ -28,7 +28,7 @@ class LateFinetuning(SelectiveMethod[LateFinetuningConfig]):
     """Every weight of the chosen blocks."""
 
     name = "late-finetuning"
-    title = "late finetuning"
+    title = "Late finetuning"
     description = "Trains whole blocks, the last half by default; large files, much to learn with."
     changes = "every weight of the chosen blocks"
     use_when = "enough data and disk"

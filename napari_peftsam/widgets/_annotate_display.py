@@ -86,17 +86,23 @@ class AnnotateDisplay:
 
     def show_sources(self) -> None:
         """Show which images, models and adapters there are, and which are chosen."""
-        images, view, owner = self._layers.image_layers, self.view, self._owner
+        images, view = self._layers.image_layers, self.view
         chosen = images.index(self._layers.image) if self._layers.image in images else -1
         fill_combo(view.image, [(layer.name, None) for layer in images], chosen)
         self._show_models()
-        entries = owner.workspace.adapters.entries if owner.workspace is not None else ()
-        live = owner.workspace.adapters.live.name if owner.workspace is not None else ""
+        self._show_adapters()
+
+    def _show_adapters(self) -> None:
+        workspace, box = self._owner.workspace, self.view.adapter
+        entries = workspace.adapters.entries if workspace is not None else ()
+        live = workspace.adapters.live.name if workspace is not None else ""
         names = [entry.name for entry in entries]
         titles = [f"{e.name} · {e.method}" if e.method else e.name for e in entries]
         index = names.index(live) if live in names else -1
-        fill_combo(view.adapter, list(zip(titles, names, strict=True)), index)
-        view.adapter.setEnabled(len(names) > 1)
+        if workspace is not None and workspace.has_model and workspace.engine.strength < 1:
+            titles[index] += f" · {workspace.engine.strength:.0%}"
+        fill_combo(box, list(zip(titles, names, strict=True)), index)
+        box.setEnabled(len(names) > 1)
 
     def _show_models(self) -> None:
         owner, view = self._owner, self.view

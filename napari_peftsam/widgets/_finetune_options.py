@@ -122,7 +122,7 @@ class FinetuneOptions(QWidget):
             box.blockSignals(True)
             box.clear()
         for info in self._methods.values():
-            self.method.addItem(f"{info.title[:1].upper()}{info.title[1:]}", info.name)
+            self.method.addItem(info.title, info.name)
         self.recipe.addItem("Recommended", RECOMMENDED)
         for each in RECIPES.values():
             self.recipe.addItem(each.title, each.name)
@@ -204,7 +204,8 @@ class FinetuneOptions(QWidget):
         self._read()
 
     def _show_fields(self, name: str) -> None:
-        from napari_peftsam.peft import METHODS
+        """Show the method's placement, its own options, and those that all methods have."""
+        from napari_peftsam.peft import METHODS, MethodConfig
 
         self.method.setToolTip(self._methods[name].description)
         fields = fields_of(METHODS[name].config)
@@ -212,7 +213,9 @@ class FinetuneOptions(QWidget):
         self.placement.set_fields(placed)
         self.placement.setVisible(bool(placed))
         others = [f for f in fields if f.name != "placement"]
-        self.details.set_fields(sorted(others, key=lambda f: f.kind == "boolean"))
+        common = MethodConfig.model_fields
+        others.sort(key=lambda f: (f.name in common, f.kind == "boolean"))
+        self.details.set_fields(others)
 
     def _unit_changed(self, unit: str) -> None:
         self.amount.setValue(self._amounts[unit])

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QSize
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QPoint, QSize
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_peftsam.widgets._curve import TrainingCurve
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label
+from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
 from napari_peftsam.widgets._training import Phase
 from napari_peftsam.widgets._verdict import format_time
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FinetuneView"]
 
 _PROGRESS_PARTS = 1000
+_UNFOLDED_MS = 350  # longer than QCollapsible takes to unfold
 _LEAST_HEIGHT = 60  # pixels: method, placement and their cost
 _STATUS = {
     Phase.IDLE: "",
@@ -70,8 +78,12 @@ class FinetuneView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 6, 8, 6)
         layout.setSpacing(6)
+        self._area = LowArea(inner)
+        unfolded = timer(self, _UNFOLDED_MS)
+        unfolded.timeout.connect(self._scroll_to_options)
+        self.options.collapsible.toggled.connect(lambda _: unfolded.start())
         for part in (
-            self.summary, LowArea(inner), self.options.problem, buttons,
+            self.summary, self._area, self.options.problem, buttons,
             self.progress, self.status, self.outcome,
         ):  # fmt: skip
             if isinstance(part, QWidget):
@@ -79,6 +91,12 @@ class FinetuneView(QWidget):
             else:
                 layout.addLayout(part)
         layout.addStretch(1)
+
+    def _scroll_to_options(self) -> None:
+        """Bring what was unfolded into sight, where the dock is low."""
+        bar, part = self._area.verticalScrollBar(), self.options.collapsible
+        if bar is not None and part.isExpanded():
+            bar.setValue(part.mapTo(self._area.widget(), QPoint(0, 0)).y())
 
     def show_phase(self, phase: Phase, why_not: str) -> None:
         """Show what the run does; `why_not` says why none can start, empty if one can."""

@@ -243,6 +243,7 @@ class AdaptersDock(Dock):
     def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
         while (item := self.rows.takeAt(0)) is not None:
             if (widget := item.widget()) is not None:
+                widget.hide()  # at once; Qt deletes it when it finds the time
                 widget.deleteLater()
         self._buttons.clear()
         self._ious.clear()
