@@ -12,8 +12,8 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo test lint interoperability test-interoperability screenshots pretrain study \
-	clean distclean display-packages
+.PHONY: help demo test lint interoperability test-interoperability screenshots methods-page pretrain \
+	study clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint         ruff, mypy and the import contracts"
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
+	@echo "make methods-page write the tables of docs/methods.md again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
@@ -47,6 +48,9 @@ test-interoperability: display-packages $(VENV)/.installed-interoperability
 
 screenshots: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python docs/make_screenshots.py
+
+methods-page: $(VENV)/.installed
+	$(BIN)/python docs/make_methods.py
 
 # How the shipped weights were made, each version from the one before, see the model card. A
 # second call goes on where the first was stopped. The other images of FLUO are held out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -30,8 +30,8 @@ def fail(message: str) -> None:
     say(f"error: {' '.join(message.split())}")
 
 
-def emit(values: Mapping[str, Any], as_json: bool, text: str) -> None:
-    """Print a command's result: one JSON object, or text for people."""
+def emit(values: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool, text: str) -> None:
+    """Print a command's result: one JSON object or list, or text for people."""
     typer.echo(json.dumps(values, allow_nan=False) if as_json else text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,7 +16,27 @@ if TYPE_CHECKING:
 
     ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-__all__ = ["Adapter", "Device", "Images", "Json", "Labels", "Model", "Seed", "configure", "seconds"]
+__all__ = [
+    "METHOD_NAMES",
+    "Adapter",
+    "Alpha",
+    "Bottleneck",
+    "Cobot",
+    "DecoderLoraRank",
+    "Device",
+    "Images",
+    "Json",
+    "Labels",
+    "Matrices",
+    "Model",
+    "Placement",
+    "Rank",
+    "Seed",
+    "Settings",
+    "configure",
+    "method_options",
+    "seconds",
+]
 
 Images = Annotated[Path, typer.Option(help="Folder of images: TIFF, PNG, JPEG or zarr.")]
 Labels = Annotated[
@@ -27,7 +48,58 @@ Model = Annotated[
 Adapter = Annotated[Path | None, typer.Option(help="Adapter file to use with the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+# As `peft.METHODS` has them, which cannot be asked here: it needs torch.
+METHOD_NAMES = (
+    "lora, cobot-lora, rslora, dora, pissa, qlora, fact, ssf, adaptformer, cobot-adaptformer, "
+    "attention-tuning, bias-tuning, layernorm-tuning, late-finetuning, frozen-encoder, "
+    "full-finetuning"
+)
+Rank = Annotated[
+    int | None,
+    typer.Option(help="Rank of the update; with COBOT a multiple of 4.  [default: 8; fact: 16]"),
+]
+Alpha = Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1; rslora: 4]")]
+Placement = Annotated[
+    str | None,
+    typer.Option(
+        help="Blocks to adapt: all, late-50%, late-25%, last, early-50%, first, or numbers as "
+        "0,3,5-7.  [default: all; late-finetuning: late-50%]"
+    ),
+]
+Matrices = Annotated[
+    str | None,
+    typer.Option(
+        help="Matrices of a block to adapt: attention (q and v), all-linear, or a list of q, k, "
+        "v, lin1, lin2.  [default: attention]"
+    ),
+]
+Bottleneck = Annotated[
+    int | None,
+    typer.Option(
+        help="Inner width of adaptformer; with COBOT a multiple of 4.  [default: 64; with "
+        "COBOT: 16]"
+    ),
+]
+DecoderLoraRank = Annotated[
+    int | None,
+    typer.Option(
+        help="Adapt the mask decoder by LoRA of this rank; 0 trains its own weights.  [default: 0]"
+    ),
+]
+Cobot = Annotated[
+    bool, typer.Option("--cobot", help="Orchestrate lora or adaptformer by SAM-COBOT.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any option of the method, as --set shared=false; may be repeated. `methods --json` "
+        "tells which there are.",
+    ),
+]
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|sec|m|min|h)?")
 _UNITS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -48,6 +120,35 @@ def seconds(text: str) -> float:
             f"the time {text!r} is not known: give more than 0 as in 120s, 2m or 1h"
         )
     return value
+
+
+def method_options(settings: Sequence[str] | None, **named: Any) -> dict[str, Any]:
+    """Return the options of a method that were given, by their names in its configuration.
+
+    Parameters
+    ----------
+    settings
+        Texts ``NAME=VALUE``.
+    named
+        Values of options that the command line has itself; None if not given.
+
+    Raises
+    ------
+    ConfigurationError
+        If a text has another form, or an option is given twice.
+    """
+    options = {name: value for name, value in named.items() if value is not None}
+    for setting in settings or ():
+        text, equals, value = setting.partition("=")
+        name = text.strip().lower().replace("-", "_")
+        if not equals or not name:
+            raise ConfigurationError(f"--set takes NAME=VALUE as in shared=false, got {setting!r}")
+        if name == "method":
+            raise ConfigurationError(f"got --set {setting}: choose the method by --method")
+        if name in options:
+            raise ConfigurationError(f"the option {name} is given twice: give it once")
+        options[name] = value.strip()
+    return options
 
 
 def configure(config: type[ConfigT], **values: Any) -> ConfigT:

@@ -11,18 +11,34 @@ from napari_peftsam.errors import ConfigurationError
 
 from ._console import INTERRUPTED, Progress, emit, say
 from ._interrupt import graceful_interrupt
-from ._options import Device, Images, Json, Labels, Model, Seed, configure, seconds
+from ._options import (
+    METHOD_NAMES,
+    Alpha,
+    Bottleneck,
+    Cobot,
+    DecoderLoraRank,
+    Device,
+    Images,
+    Json,
+    Labels,
+    Matrices,
+    Model,
+    Placement,
+    Rank,
+    Seed,
+    Settings,
+    configure,
+    method_options,
+    seconds,
+)
 
 if TYPE_CHECKING:
+    from napari_peftsam.peft import MethodConfig
     from napari_peftsam.training import TrainEvent, TrainingConfig
     from napari_peftsam.workspace import FinetuneReport
 
 __all__ = ["TrainingProgress", "finetune"]
 
-_RANK = "Rank of the update; for cobot-lora a multiple of 4.  [default: 8]"
-_PLACEMENT = (
-    "Blocks to adapt: all, late-50%, early-50%, first, last, or numbers as 0,3,5-7.  [default: all]"
-)
 _BUDGET = "Time for training and validation, without loading, as 120s or 2m.  [default: 60s]"
 
 
@@ -33,14 +49,16 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     model: Model = "builtin",
     adapter: Annotated[Path | None, typer.Option(help="Adapter file to go on from.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="lora, cobot-lora or frozen-encoder.  [default: cobot-lora]")
+        str | None, typer.Option(help=f"{METHOD_NAMES}; see `methods`.  [default: cobot-lora]")
     ] = None,
-    rank: Annotated[int | None, typer.Option(help=_RANK)] = None,
-    placement: Annotated[
-        str | None,
-        typer.Option(help=_PLACEMENT),
-    ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1]")] = None,
+    cobot: Cobot = False,
+    rank: Rank = None,
+    alpha: Alpha = None,
+    placement: Placement = None,
+    matrices: Matrices = None,
+    bottleneck: Bottleneck = None,
+    decoder_lora_rank: DecoderLoraRank = None,
+    settings: Settings = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate; by default what suits the model.")
     ] = None,
@@ -61,14 +79,20 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     if len(given) > 1:
         raise ConfigurationError(f"got {' and '.join(given)}: give only one of them")
     limit = {"seconds": seconds(budget)} if budget is not None else {}
-    options = {"rank": rank, "placement": placement, "alpha": alpha}
+    options = method_options(
+        settings,
+        rank=rank,
+        alpha=alpha,
+        placement=placement,
+        matrices=matrices,
+        bottleneck=bottleneck,
+        decoder_lora_rank=decoder_lora_rank,
+    )
 
-    from napari_peftsam.workspace import ModelChoice, finetune_folders
+    from napari_peftsam.workspace import ModelChoice, choose_method, finetune_folders
 
     config = _configuration(
-        method,
-        {name: value for name, value in options.items() if value is not None},
-        adapter,
+        choose_method(method, options, adapter, cobot),
         {"steps": steps, "epochs": epochs, "learning_rate": learning_rate, "seed": seed, **limit},
     )
     message = "ending the training, keeping the best state so far"
@@ -114,22 +138,13 @@ class TrainingProgress:
             )
 
 
-def _configuration(
-    method: str | None, options: dict[str, Any], start: Path | None, rest: dict[str, Any]
-) -> TrainingConfig:
-    from napari_peftsam.peft import METHODS
+def _configuration(method: MethodConfig, rest: dict[str, Any]) -> TrainingConfig:
     from napari_peftsam.training import TrainingConfig
-    from napari_peftsam.workspace import DEFAULT_BUDGET, choose_method
+    from napari_peftsam.workspace import DEFAULT_BUDGET
 
-    known = METHODS.get((method or "").replace("_", "-"))
-    if known is not None:
-        for name in sorted(options.keys() - known.config.model_fields.keys()):
-            say(f"note: --{name} has no effect with {method}")
-            del options[name]
-    chosen = choose_method(method, options, start)
     if not any(rest.get(budget) for budget in ("steps", "epochs", "seconds")):
         rest["seconds"] = DEFAULT_BUDGET
-    return configure(TrainingConfig, method=chosen, **rest)
+    return configure(TrainingConfig, method=method, **rest)
 
 
 def _text(report: FinetuneReport) -> str:

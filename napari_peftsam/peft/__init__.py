@@ -20,6 +20,7 @@ from napari_peftsam.peft.registry import (
     describe_methods,
     first_changed_block,
     parse_method_config,
+    with_cobot,
 )
 from napari_peftsam.peft.switch import AdapterSwitch
 
@@ -54,4 +55,5 @@ __all__ = [
     "merge",
     "parse_method_config",
     "save_adapter",
+    "with_cobot",
 ]

@@ -59,6 +59,8 @@ class PeftMethod(ABC, Generic[ConfigT]):
     adapts_encoder
         Whether injecting it must change the encoder; if it then changes nothing, the
         injection is refused.
+    cobot
+        Name of the method that is this one orchestrated by COBOT; empty if there is none.
     config
         The class of its options.
     """
@@ -71,6 +73,7 @@ class PeftMethod(ABC, Generic[ConfigT]):
     mergeable: ClassVar[bool] = True
     scalable: ClassVar[bool] = True
     adapts_encoder: ClassVar[bool] = True
+    cobot: ClassVar[str] = ""
     config: type[ConfigT]
 
     @abstractmethod

@@ -110,6 +110,7 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     changes = "a bottleneck beside the MLP"
     use_when = "nothing must be merged"
     mergeable = False
+    cobot = "cobot-adaptformer"
     config = AdaptFormerConfig
 
     def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:

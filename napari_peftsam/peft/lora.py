@@ -31,6 +31,7 @@ class Lora(LowRankMethod[LoraConfig]):
     )
     changes = "a low-rank update of q and v (k, MLP on request)"
     use_when = "a sound first choice; read by other software"
+    cobot = "cobot-lora"
     config = LoraConfig
 
     def update(self, site: SlotSite, config: LoraConfig) -> LowRankUpdate:

@@ -37,6 +37,7 @@ __all__ = [
     "first_changed_block",
     "method_of",
     "parse_method_config",
+    "with_cobot",
 ]
 
 _ALL: tuple[PeftMethod[Any], ...] = (
@@ -148,6 +149,22 @@ def first_changed_block(config: MethodConfig, depth: int) -> int:
     return method_of(config).first_changed_block(config, depth)
 
 
+def with_cobot(name: str) -> str:
+    """Return the method that is the one called `name` orchestrated by COBOT, or itself if it is.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none.
+    """
+    forms = {method.name: method.cobot for method in METHODS.values() if method.cobot}
+    if name not in forms and name not in forms.values():
+        raise ConfigurationError(
+            f"method {name} cannot be combined with COBOT: choose one of {', '.join(forms)}"
+        )
+    return forms.get(name, name)
+
+
 def parse_method_config(options: Mapping[str, Any]) -> MethodConfig:
     """Return the configuration that a mapping describes; ``method`` chooses its class.
 
@@ -177,8 +194,9 @@ def _explain(error: Mapping[str, Any], config: type[MethodConfig]) -> str:
     if not option:  # options that contradict each other
         return str(limits["error"])
     if error["type"] == "extra_forbidden":
-        return f"unknown option {option!r}, allowed are {', '.join(config.model_fields)}"
-    allowed = {
+        allowed = ", ".join(name for name in config.model_fields if name != "method")
+        return f"unknown option {option!r}, allowed are {allowed}"
+    limit = {
         "greater_than_equal": "at least {ge}",
         "greater_than": "more than {gt}",
         "less_than": "less than {lt}",
@@ -186,10 +204,10 @@ def _explain(error: Mapping[str, Any], config: type[MethodConfig]) -> str:
         "literal_error": "one of {expected}",
         "finite_number": "a finite number",
     }.get(error["type"])
-    if allowed is None:
+    if limit is None:
         cause = str(limits["error"]) if "error" in limits else str(error["msg"])
         return f"option {option!r} is {error['input']!r}: {cause}"
-    return f"option {option!r} is {error['input']!r}, allowed is {allowed.format(**limits)}"
+    return f"option {option!r} is {error['input']!r}, allowed is {limit.format(**limits)}"
 
 
 def _options(config: type[MethodConfig]) -> tuple[OptionInfo, ...]:

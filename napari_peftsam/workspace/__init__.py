@@ -19,6 +19,7 @@ from napari_peftsam.workspace.folders import (
     finetune_folders,
 )
 from napari_peftsam.workspace.jobs import TrainingJob
+from napari_peftsam.workspace.methods import MethodOverview, compare_methods
 from napari_peftsam.workspace.single import (
     SegmentReport,
     export_file,
@@ -38,12 +39,14 @@ __all__ = [
     "DemoStage",
     "Engine",
     "FinetuneReport",
+    "MethodOverview",
     "ModelChoice",
     "SegmentReport",
     "TrainingJob",
     "Workspace",
     "WorkspaceEvents",
     "choose_method",
+    "compare_methods",
     "demo",
     "evaluate_folders",
     "export_file",

@@ -14,6 +14,7 @@ from napari_peftsam.peft import (
     MethodConfig,
     load_adapter,
     parse_method_config,
+    with_cobot,
 )
 from napari_peftsam.workspace.workspace import Workspace
 
@@ -54,7 +55,10 @@ class ModelChoice:
 
 
 def choose_method(
-    name: str | None = None, options: Mapping[str, Any] | None = None, start: Path | None = None
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    start: Path | None = None,
+    cobot: bool = False,
 ) -> MethodConfig:
     """Return the method to finetune with.
 
@@ -63,14 +67,17 @@ def choose_method(
     name
         As in `napari_peftsam.peft.METHODS`; default: that of `start`, else LoRA + COBOT.
     options
-        Its options, only those that differ from the default.
+        Its options, only those that differ from the default; values may be texts.
     start
         Adapter file to go on from; its method and options are kept.
+    cobot
+        Take the method that is this one orchestrated by COBOT, see `with_cobot`.
 
     Raises
     ------
     ConfigurationError
-        If the method or an option is unknown or out of range, or contradicts `start`.
+        If the method or an option is unknown or out of range, or contradicts `start`, or
+        COBOT cannot orchestrate the method.
     InputFileError, AdapterMismatchError
         If `start` cannot be read.
     """
@@ -83,9 +90,11 @@ def choose_method(
         if method not in METHODS:
             known = ", ".join(METHODS)
             raise ConfigurationError(f"unknown method {name!r}: choose one of {known}")
+    if cobot:
+        method = with_cobot(method)
+    wanted = {**given, "method": method}
     if before is None:
-        return parse_method_config({"method": method, **given})
-    wanted = {"method": method, **given}
+        return parse_method_config(wanted)
     if method == before.method:
         known_options = before.model_dump(mode="json") | wanted
         if parse_method_config(known_options) == before:

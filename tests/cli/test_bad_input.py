@@ -47,6 +47,10 @@ def export_model(i: Inputs, *more: str) -> tuple[str, ...]:
     return ("export-model", *i.model(), "--adapter", adapter, "--output", output, *more)
 
 
+def methods(i: Inputs, *more: str) -> tuple[str, ...]:
+    return ("methods", *more)
+
+
 def write_image(name: str, pixels: np.ndarray) -> Spoil:
     return lambda i: tifffile.imwrite(i / name, pixels)
 
@@ -124,7 +128,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "no decoder to download": (
         nothing, lambda i: ("download", "vit_b", "--decoder"), (), "has no decoder",
     ),
-    "unknown method": (nothing, finetune, ("--method", "lorra"), "lora, cobot-lora, frozen-enc"),
+    "unknown method": (nothing, finetune, ("--method", "lorra"), "lora, cobot-lora, rslora"),
     "method that does not suit the model": (
         lambda i: torch.save(checkpoint(), i / "tiny.pth"), finetune, ("--method", "lora"),
         "not available for vit_t, into whose image encoder no adapters fit: choose the method froz",
@@ -137,6 +141,62 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "negative rank": (nothing, finetune, ("--rank", "-4"), "at least 4"),
     "rank 6 with COBOT": (nothing, finetune, ("--rank", "6"), "divisible by 4"),
     "rank is no number": (nothing, finetune, ("--rank", "many"), "--rank"),
+    "rank of a method without": (
+        nothing, finetune, ("--method", "frozen-encoder", "--rank", "8"),
+        "unknown option 'rank', allowed are tune_mask_decoder, tune_prompt_encoder, decoder_lora",
+    ),
+    "bottleneck of a method without": (
+        nothing, finetune, ("--bottleneck", "8"), "unknown option 'bottleneck', allowed are ",
+    ),
+    "bottleneck 6 with COBOT": (
+        nothing, finetune, ("--method", "adaptformer", "--cobot", "--bottleneck", "6"),
+        "method cobot-adaptformer: option 'bottleneck' is 6, allowed is a number divisible by 4",
+    ),
+    "rank beyond a layer": (
+        nothing, finetune, ("--method", "lora", "--rank", "17"), "rank 17",
+    ),
+    "unknown matrices": (nothing, finetune, ("--matrices", "q,o"), "matrices 'q,o' are not known"),
+    "COBOT on a method without": (
+        nothing, finetune, ("--method", "dora", "--cobot"), "choose one of lora, adaptformer",
+    ),
+    "qlora without CUDA": (
+        nothing, finetune, ("--method", "qlora", "--rank", "2", "--device", "cpu"),
+        "needs an NVIDIA GPU",
+    ),
+    "a setting without a value": (nothing, finetune, ("--set", "init"), "takes NAME=VALUE"),
+    "a setting without a name": (nothing, finetune, ("--set", "=3"), "takes NAME=VALUE"),
+    "an unknown setting": (
+        nothing, finetune, ("--set", "share=false"), "unknown option 'share', allowed are tune_m",
+    ),
+    "a setting that is no number": (
+        nothing, finetune, ("--set", "lora_plus_ratio=much"), "'lora_plus_ratio' is 'much'",
+    ),
+    "a setting that is none of its choices": (
+        nothing, finetune, ("--set", "init=zero"), "one of 'neutral' or 'official'",
+    ),
+    "a setting and its option": (
+        nothing, finetune, ("--rank", "4", "--set", "rank=8"), "the option rank is given twice",
+    ),
+    "the method as a setting": (nothing, finetune, ("--set", "method=lora"), "by --method"),
+    "unknown method to show": (nothing, methods, ("--method", "lorra"), "lora, cobot-lora, rslora"),
+    "unknown architecture": (nothing, methods, ("--architecture", "vit_x"), "vit_b, vit_h, vit_l"),
+    "rank of a method without to show": (
+        nothing, methods, ("--method", "ssf", "--rank", "8"), "unknown option 'rank', allowed are ",
+    ),
+    "rank 6 with COBOT to show": (
+        nothing, methods, ("--method", "lora", "--cobot", "--rank", "6"), "divisible by 4",
+    ),
+    "a rank that fits no method": (nothing, methods, ("--rank", "0"), "allowed is at least 1"),
+    "a rank that fits no orchestrated method": (
+        nothing, methods, ("--cobot", "--rank", "6"), "divisible by 4",
+    ),
+    "a block that no method finds": (nothing, methods, ("--placement", "9"), "names block 9"),
+    "a setting that no method has": (
+        nothing, methods, ("--set", "share=false"), "no method has the option 'share': there are ",
+    ),
+    "a setting that no orchestrated method has": (
+        nothing, methods, ("--cobot", "--set", "shared=false"), "no method has the option 'shared'",
+    ),
     "alpha 0": (nothing, finetune, ("--alpha", "0"), "alpha"),
     "learning rate 0": (nothing, finetune, ("--learning-rate", "0"), "learning_rate"),
     "two budgets": (nothing, finetune, ("--budget", "9s"), "--steps and --budget"),
@@ -175,6 +235,11 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
         nothing,
         lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors"), "--rank", "8"),
         (), "rank 2",
+    ),
+    "COBOT against the adapter's": (
+        nothing,
+        lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors")),
+        ("--cobot",), "was trained with method lora",
     ),
     # prompts
     "missing prompts": (remove("prompts.json"), segment, (), "No such file"),

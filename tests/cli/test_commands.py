@@ -19,11 +19,11 @@ import zarr
 from pycocotools.coco import COCO
 
 from napari_peftsam.models import REGISTRY, build
-from napari_peftsam.peft import apply_adapter, load_adapter
+from napari_peftsam.peft import METHODS, apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
 
 COMMANDS = (
-    "demo", "open", "models", "download", "finetune", "evaluate", "segment", "export",
+    "demo", "open", "models", "methods", "download", "finetune", "evaluate", "segment", "export",
     "export-model",
 )  # fmt: skip
 FINETUNE_KEYS = [
@@ -75,9 +75,10 @@ def test_version(program: Program) -> None:
     assert program("--version").out == f"{napari_peftsam.__version__}\n"
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", ["finetune", "methods"])
+def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
-        "import sys; from napari_peftsam.cli import main; main(['finetune', '--help']);"
+        f"import sys; from napari_peftsam.cli import main; main(['{command}', '--help']);"
         "sys.exit(str([m for m in ('torch', 'napari', 'numpy', 'scipy') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -107,24 +108,30 @@ def test_models(program: Program) -> None:
 # --- finetune ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "method", "rank"),
-    [
-        ((), "cobot-lora", 8),
-        (("--method", "cobot-lora", "--rank", "4", "--placement", "late-50%"), "cobot-lora", 4),
-        (("--method", "lora", "--rank", "2", "--alpha", "2", "--placement", "0,2"), "lora", 2),
-        (("--method", "frozen-encoder"), "frozen-encoder", None),
-        (("--epochs", "1"), "cobot-lora", 8),
-        (("--budget", "1s"), "cobot-lora", 8),
-    ],
-    ids=["default", "cobot", "lora", "frozen encoder", "epochs", "seconds"],
-)
+# options, and what the adapter then says of itself
+FINETUNE = {
+    "": "cobot-lora rank=8",
+    "--method cobot-lora --rank 4 --placement late-50%": "cobot-lora rank=4 placement=late-50%",
+    "--method lora --rank 2 --alpha 2 --placement 0,2": "lora rank=2 alpha=2.0 placement=0,2",
+    "--method lora --rank 4 --cobot": "cobot-lora rank=4",
+    "--cobot --set init=official": "cobot-lora init=official",
+    "--method lora --matrices v,q,k --set lora-plus-ratio=16 --rank 2 --decoder-lora-rank 2":
+        "lora matrices=q,k,v lora_plus_ratio=16.0 decoder_lora_rank=2",
+    "--method fact --rank 4 --set shared=false --set dropout=0": "fact shared=False dropout=0.0",
+    "--method adaptformer --cobot --bottleneck 4": "cobot-adaptformer bottleneck=4",
+    "--method Late_Finetuning --placement last": "late-finetuning placement=last",
+    "--method frozen-encoder": "frozen-encoder",
+    "--epochs 1": "cobot-lora",
+    "--budget 1s": "cobot-lora",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "trained"), FINETUNE.items())
 def test_finetune(
-    options: tuple[str, ...], method: str, rank: int | None, shared: Inputs, program: Program,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    options: str, trained: str, shared: Inputs, program: Program, tmp_path: Path
+) -> None:
     output = tmp_path / "a.safetensors"
-    outcome = program(*finetune(shared, output, *options))
+    outcome = program(*finetune(shared, output, *options.split()))
     assert outcome.code == 0
     assert list(outcome.json) == FINETUNE_KEYS
     assert outcome.json["adapter"] == str(output)
@@ -132,8 +139,10 @@ def test_finetune(
     assert 0 <= outcome.json["best_step"] <= outcome.json["steps"]
     assert outcome.json["val_iou_after"] >= outcome.json["val_iou_before"]
     adapter = load_adapter(output)
+    method, *values = trained.split()
     assert adapter.config.method == method
-    assert getattr(adapter.config, "rank", None) == rank
+    found = adapter.config.model_dump(mode="json")
+    assert values == [f"{name}={found[name]}" for name in (v.split("=")[0] for v in values)]
     assert adapter.metrics["val_iou"] == outcome.json["val_iou_after"]
     with apply_adapter(build(shared / "tiny.pth"), adapter) as injection:
         sizes = [p.numel() for p in injection.trainable_parameters().values()]
@@ -159,14 +168,16 @@ def test_training_goes_on_from_an_adapter(shared: Inputs, program: Program, tmp_
     assert after["val_iou_before"] == before["val_iou_after"]
 
 
-def test_options_of_other_methods_are_noted(
-    shared: Inputs, program: Program, tmp_path: Path
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "qlora"])
+def test_every_method_can_be_trained(
+    method: str, shared: Inputs, program: Program, tmp_path: Path
 ) -> None:
     output = tmp_path / "a.safetensors"
-    arguments = finetune(shared, output, "--method", "frozen-encoder", "--rank", "8")
-    outcome = program(*arguments)
-    assert outcome.code == 0
-    assert "--rank has no effect with frozen-encoder" in outcome.err
+    fitting = {"rank": "4", "bottleneck": "4"}  # the model is 16 wide
+    fields = METHODS[method].config.model_fields
+    options = [f"--{n}={value}" for n, value in fitting.items() if n in fields]
+    assert program(*finetune(shared, output, "--method", method, *options)).code == 0
+    assert load_adapter(output).config.method == method
 
 
 def test_ctrl_c_keeps_the_best_state(shared: Inputs, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Write the tables of methods.md from the code; the words between them are the page's own.
+
+Run it with ``make methods-page``. A test compares the page with what this writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from napari_peftsam.models import architecture
+from napari_peftsam.peft import count_parameters, parse_method_config
+from napari_peftsam.workspace import MethodOverview, compare_methods
+
+PAGE = Path(__file__).parent / "methods.md"
+SIZES = ("rank", "bottleneck", "placement")
+RANKS = (1, 4, 8, 16, 32, 64)
+PLACES = (
+    ("q and v, all blocks", "attention", "all"),
+    ("q and v, last half", "attention", "late-50%"),
+    ("all-linear, all blocks", "all-linear", "all"),
+    ("all-linear, last half", "all-linear", "late-50%"),
+    ("all-linear, last block", "all-linear", "last"),
+)
+
+
+def all_methods() -> str:
+    """Return every method with its default options."""
+    large, small = (compare_methods(architecture(name)) for name in ("vit_b", "builtin"))
+    return table(
+        (
+            "method",
+            "changes in the encoder",
+            "default",
+            "ViT-B",
+            "built-in",
+            "merges",
+            "when to use it",
+        ),
+        "lllrrll",
+        (
+            (
+                f"`{one.info.name}`",
+                one.info.changes,
+                size(one),
+                f"{one.counts.encoder:,}",
+                f"{other.counts.encoder:,}",
+                "yes" if one.info.mergeable else "no",
+                one.info.use_when,
+            )
+            for one, other in zip(large, small, strict=True)
+            if one.counts and other.counts
+        ),
+    )
+
+
+def size(method: MethodOverview) -> str:
+    """Return the default of the option that says how large the method is."""
+    found = (f"{name} {method.options[name]}" for name in SIZES if name in method.options)
+    return next(found, "")
+
+
+def lora_by_place() -> str:
+    """Return LoRA's parameters by rank, placement and matrices."""
+    vit_b = architecture("vit_b")
+
+    def row(rank: int) -> Iterable[str]:
+        yield str(rank)
+        for _, matrices, placement in PLACES:
+            options = {"rank": rank, "matrices": matrices, "placement": placement}
+            config = parse_method_config({"method": "lora", **options})
+            yield f"{count_parameters(vit_b, config).encoder:,}"
+
+    return table(("rank", *(title for title, *_ in PLACES)), "r" * 6, map(row, RANKS))
+
+
+def table(head: Sequence[str], alignment: str, rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown; `alignment` has an l or r for each column."""
+    rule = ["---:" if side == "r" else "---" for side in alignment]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+TABLES: dict[str, Callable[[], str]] = {"methods": all_methods, "lora": lora_by_place}
+
+
+def filled(page: str) -> str:
+    """Return the page with its tables made anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- table: {name} -->\n\n", "\n\n<!-- end of table -->"
+        before, marker, rest = page.partition(begin)
+        _, end_marker, after = rest.partition(end)
+        if not marker or not end_marker:
+            raise ValueError(f"{PAGE.name} has no place for the table {name}")
+        page = before + begin + make() + end + after
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
