@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 __all__ = [
-    "METHOD_NAMES",
     "Adapter",
     "Alpha",
     "Bottleneck",
@@ -28,6 +27,7 @@ __all__ = [
     "Json",
     "Labels",
     "Matrices",
+    "Method",
     "Model",
     "Placement",
     "Rank",
@@ -50,12 +50,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-# As `peft.METHODS` has them, which cannot be asked here: it needs torch.
-METHOD_NAMES = (
-    "lora, cobot-lora, rslora, dora, pissa, qlora, fact, ssf, adaptformer, cobot-adaptformer, "
-    "attention-tuning, bias-tuning, layernorm-tuning, late-finetuning, frozen-encoder, "
-    "full-finetuning"
-)
+Method = Annotated[
+    str | None, typer.Option(help="Name of a method, as `napari-peftsam methods` lists them.")
+]
 Rank = Annotated[
     int | None,
     typer.Option(help="Rank of the update; with COBOT a multiple of 4.  [default: 8; fact: 16]"),

@@ -12,7 +12,6 @@ from napari_peftsam.errors import ConfigurationError
 from ._console import INTERRUPTED, Progress, emit, say
 from ._interrupt import graceful_interrupt
 from ._options import (
-    METHOD_NAMES,
     Alpha,
     Bottleneck,
     Cobot,
@@ -22,6 +21,7 @@ from ._options import (
     Json,
     Labels,
     Matrices,
+    Method,
     Model,
     Placement,
     Rank,
@@ -33,12 +33,15 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from napari_peftsam.peft import MethodConfig
     from napari_peftsam.training import TrainEvent, TrainingConfig
     from napari_peftsam.workspace import FinetuneReport
 
 __all__ = ["TrainingProgress", "finetune"]
 
+_RECIPE = (
+    "Settings that belong together, instead of a method and its options: recommended (for the "
+    "model and this computer), peft-sam, peft-sam-small or cobot."
+)
 _BUDGET = "Time for training and validation, without loading, as 120s or 2m.  [default: 60s]"
 
 
@@ -48,9 +51,8 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
     model: Model = "builtin",
     adapter: Annotated[Path | None, typer.Option(help="Adapter file to go on from.")] = None,
-    method: Annotated[
-        str | None, typer.Option(help=f"{METHOD_NAMES}; see `methods`.  [default: cobot-lora]")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help=_RECIPE)] = None,
+    method: Method = None,
     cobot: Cobot = False,
     rank: Rank = None,
     alpha: Alpha = None,
@@ -89,21 +91,31 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
         decoder_lora_rank=decoder_lora_rank,
     )
 
-    from napari_peftsam.workspace import ModelChoice, choose_method, finetune_folders
+    from napari_peftsam.workspace import ModelChoice, choose_method, choose_recipe, finetune_folders
 
-    config = _configuration(
-        choose_method(method, options, adapter, cobot),
-        {"steps": steps, "epochs": epochs, "learning_rate": learning_rate, "seed": seed, **limit},
-    )
+    choice, preface = ModelChoice(model, adapter, device), ""
+    if recipe is None:
+        chosen: dict[str, Any] = {"method": choose_method(method, options, adapter, cobot)}
+    elif method or options or cobot or adapter:
+        raise ConfigurationError(
+            "a recipe comes with its method and options: leave out --recipe, or the method, its "
+            "options and --adapter"
+        )
+    else:
+        found = choose_recipe(recipe, choice)
+        chosen = found.settings()
+        preface = f"{found.title} ({found.method.method}): {found.explanation}"
+    if learning_rate is not None:
+        chosen["learning_rate"] = learning_rate
+    config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
     message = "ending the training, keeping the best state so far"
     with graceful_interrupt(message) as stop, Progress() as progress:
-        display = TrainingProgress(progress)
+        display = TrainingProgress(progress, preface)
 
         def watch(event: TrainEvent) -> bool:
             display.show(event)
             return stop.is_set()
 
-        choice = ModelChoice(model, adapter, device)
         report = finetune_folders(images, labels, output, config, choice, watch)
     emit(report.to_dict(), as_json, _text(report))
     if stop.is_set():
@@ -111,10 +123,19 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
 
 
 class TrainingProgress:
-    """Shows the events of a training on a progress line."""
+    """Shows the events of a training on a progress line.
 
-    def __init__(self, progress: Progress) -> None:
+    Parameters
+    ----------
+    progress
+        The line.
+    preface
+        Said when the training starts; empty for nothing.
+    """
+
+    def __init__(self, progress: Progress, preface: str = "") -> None:
         self._progress = progress
+        self._preface = preface
         self._iou = 0.0
 
     def show(self, event: object) -> None:
@@ -122,6 +143,8 @@ class TrainingProgress:
         from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
 
         if isinstance(event, TrainingStarted):
+            if self._preface:
+                say(self._preface)
             say(
                 f"training {event.trainable_parameters:,} parameters on {event.training_objects} "
                 f"objects; {event.held_out_objects} held out by {event.held_out_by}, "
@@ -138,13 +161,13 @@ class TrainingProgress:
             )
 
 
-def _configuration(method: MethodConfig, rest: dict[str, Any]) -> TrainingConfig:
+def _configuration(values: dict[str, Any]) -> TrainingConfig:
     from napari_peftsam.training import TrainingConfig
     from napari_peftsam.workspace import DEFAULT_BUDGET
 
-    if not any(rest.get(budget) for budget in ("steps", "epochs", "seconds")):
-        rest["seconds"] = DEFAULT_BUDGET
-    return configure(TrainingConfig, method=method, **rest)
+    if not any(values.get(budget) for budget in ("steps", "epochs", "seconds")):
+        values["seconds"] = DEFAULT_BUDGET
+    return configure(TrainingConfig, **values)
 
 
 def _text(report: FinetuneReport) -> str:

@@ -8,13 +8,13 @@ import typer
 
 from ._console import emit
 from ._options import (
-    METHOD_NAMES,
     Alpha,
     Bottleneck,
     Cobot,
     DecoderLoraRank,
     Json,
     Matrices,
+    Method,
     Placement,
     Rank,
     Settings,
@@ -33,9 +33,7 @@ def methods(  # noqa: PLR0913, PLR0917  # one parameter per option
     architecture: Annotated[
         str, typer.Option(help="builtin, vit_b, vit_l, vit_h or vit_t.")
     ] = "builtin",
-    method: Annotated[
-        str | None, typer.Option(help=f"The only one to show: {METHOD_NAMES}.  [default: all]")
-    ] = None,
+    method: Method = None,
     cobot: Cobot = False,
     rank: Rank = None,
     alpha: Alpha = None,

@@ -13,6 +13,7 @@ from napari_peftsam.models.build import (
     build_random,
     build_tiny,
     decoder_state_dict,
+    find_architecture,
     read_state_dict,
 )
 from napari_peftsam.models.device import DEVICES, autocast, device_memory, pick_device
@@ -79,6 +80,7 @@ __all__ = [
     "encode_crop",
     "encode_steps",
     "encode_tensor",
+    "find_architecture",
     "find_model",
     "frame_of",
     "guess_image_kind",

@@ -36,6 +36,7 @@ __all__ = [
     "build_random",
     "build_tiny",
     "decoder_state_dict",
+    "find_architecture",
     "infer_architecture",
     "read_state_dict",
 ]
@@ -81,17 +82,34 @@ def build(model: str | Path, device: str = "cpu", folder: Path | None = None) ->
         If the file cannot be read safely or fits no known architecture.
     """
     entry = find_model(str(model), folder)
-    if entry is None:
-        name, path = Path(model).stem, Path(model)
-        if not path.is_file():
-            raise ConfigurationError(
-                f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
-                f"{', '.join(model_names())}"
-            )
-    else:
-        name, path = entry.name, _path_of(entry)
+    name, path = (
+        (Path(model).stem, _file(model)) if entry is None else (entry.name, _path_of(entry))
+    )
     state = read_state_dict(path)
     return _from_state(name, infer_architecture(state, path), state, device)
+
+
+def find_architecture(model: str | Path, folder: Path | None = None) -> Architecture:
+    """Return the architecture of a model; of a checkpoint's path, its file is read.
+
+    Parameters and errors are those of `build`; a model whose entry in the registry says it
+    need not be on this computer.
+    """
+    entry = find_model(str(model), folder)
+    if entry is not None and entry.architecture:
+        return architecture(entry.architecture)
+    path = _file(model) if entry is None else _path_of(entry)
+    return infer_architecture(read_state_dict(path), path)
+
+
+def _file(model: str | Path) -> Path:
+    path = Path(model)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
+            f"{', '.join(model_names())}"
+        )
+    return path
 
 
 def _path_of(entry: ModelEntry) -> Path:

@@ -164,7 +164,7 @@ class CobotLora(PeftMethod[CobotLoraConfig]):
         "gains on microscopy are unproven, so compare it with plain LoRA."
     )
     changes = "as LoRA, with coefficients shared across blocks"
-    use_when = "instead of LoRA, for about 1 K parameters more"
+    use_when = "instead of LoRA of the same rank"
     config = CobotLoraConfig
 
     def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:

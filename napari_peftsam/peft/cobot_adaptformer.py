@@ -37,7 +37,7 @@ class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
         "gains on microscopy are unproven."
     )
     changes = "as AdaptFormer, with coefficients shared across blocks"
-    use_when = "instead of AdaptFormer, for about 1 K parameters more"
+    use_when = "instead of AdaptFormer of the same bottleneck"
     mergeable = False
     config = CobotAdaptFormerConfig
 

@@ -89,9 +89,9 @@ class Fact(PeftMethod[FactConfig]):
 
     name = "fact"
     title = "FacT-TT"
-    description = "Updates of q and v built from factors that all blocks share; the smallest files."
+    description = "Updates of q and v built from factors that all blocks share; small files."
     changes = "an update of q and v from factors that blocks share"
-    use_when = "the smallest files"
+    use_when = "small files"
     config = FactConfig
 
     def install(self, surgery: Surgery, config: FactConfig) -> None:

@@ -1,7 +1,7 @@
 """Session, live model, adapters and finetuning wired together; runs headless."""
 
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
-from napari_peftsam.workspace.choice import ModelChoice, choose_method
+from napari_peftsam.workspace.choice import ModelChoice, choose_method, choose_recipe
 from napari_peftsam.workspace.demo import (
     DemoConfig,
     DemoEvent,
@@ -46,6 +46,7 @@ __all__ = [
     "Workspace",
     "WorkspaceEvents",
     "choose_method",
+    "choose_recipe",
     "compare_methods",
     "demo",
     "evaluate_folders",

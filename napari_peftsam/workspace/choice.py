@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import device_memory, find_architecture
 from napari_peftsam.peft import (
     METHODS,
     CobotLoraConfig,
@@ -16,9 +17,10 @@ from napari_peftsam.peft import (
     parse_method_config,
     with_cobot,
 )
+from napari_peftsam.training import RECIPES, Recipe, recipe
 from napari_peftsam.workspace.workspace import Workspace
 
-__all__ = ["ModelChoice", "choose_method"]
+__all__ = ["ModelChoice", "choose_method", "choose_recipe"]
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,18 @@ def choose_method(
         f"{start} was trained with {was}, but {asked} is asked for: leave these options out to go "
         "on from it, or start without it"
     )
+
+
+def choose_recipe(name: str, choice: ModelChoice) -> Recipe:
+    """Return a recipe for a model on its device, see `napari_peftsam.training.recipe`.
+
+    Raises
+    ------
+    ConfigurationError, CheckpointError
+        If there is no such recipe, model or device, or the model cannot be read.
+    """
+    name = name.strip().lower().replace("_", "-")
+    fixed = RECIPES.get(name)
+    if fixed is not None:
+        return fixed
+    return recipe(name, find_architecture(choice.model), device_memory(choice.device))

@@ -137,6 +137,15 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "block out of range": (nothing, finetune, ("--placement", "0,7"), "block 7"),
     "unknown format": (nothing, export, ("--format", "bmp"), "'bmp': choose one of tiff, ome-zarr"),
     "unknown device": (nothing, finetune, ("--device", "tpu"), "unknown device 'tpu'"),
+    "unknown recipe": (
+        nothing, finetune, ("--recipe", "best"), "unknown recipe 'best': choose one of recommended",
+    ),
+    "recipe and rank": (
+        nothing, finetune, ("--recipe", "cobot", "--rank", "4"), "leave out --recipe, or the",
+    ),
+    "recipe that does not fit": (
+        nothing, finetune, ("--recipe", "peft-sam"), "rank 32 is larger than the width 16",
+    ),
     "rank 0": (nothing, finetune, ("--method", "lora", "--rank", "0"), "at least 1"),
     "negative rank": (nothing, finetune, ("--rank", "-4"), "at least 4"),
     "rank 6 with COBOT": (nothing, finetune, ("--rank", "6"), "divisible by 4"),

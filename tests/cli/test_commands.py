@@ -121,6 +121,9 @@ FINETUNE = {
     "--method adaptformer --cobot --bottleneck 4": "cobot-adaptformer bottleneck=4",
     "--method Late_Finetuning --placement last": "late-finetuning placement=last",
     "--method frozen-encoder": "frozen-encoder",
+    "--recipe cobot": "cobot-lora rank=4 coefficient_lr_multiplier=100.0",
+    "--recipe PEFT_SAM_small": "frozen-encoder",
+    "--recipe recommended --learning-rate 1e-3": "cobot-lora rank=8 placement=all",
     "--epochs 1": "cobot-lora",
     "--budget 1s": "cobot-lora",
 }  # fmt: skip

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from napari_peftsam.cli._options import METHOD_NAMES
 from napari_peftsam.peft import METHODS, describe_methods
 from tests.cli._cases import Program
 
@@ -25,10 +24,6 @@ def listed(program: Program, *options: str) -> dict[str, dict[str, Any]]:
     found = json.loads(outcome.out)
     assert isinstance(found, list)
     return {entry["name"]: entry for entry in found}
-
-
-def test_the_help_names_every_method() -> None:
-    assert METHOD_NAMES.split(", ") == list(METHODS)
 
 
 @pytest.mark.parametrize("architecture", ["builtin", "vit_b", "vit_l", "vit_h"])
