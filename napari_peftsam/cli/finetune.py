@@ -34,7 +34,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig
-    from napari_peftsam.workspace import FinetuneReport
+    from napari_peftsam.workspace import FinetuneReport, ModelChoice
 
 __all__ = ["TrainingProgress", "finetune"]
 
@@ -91,20 +91,10 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
         decoder_lora_rank=decoder_lora_rank,
     )
 
-    from napari_peftsam.workspace import ModelChoice, choose_method, choose_recipe, finetune_folders
+    from napari_peftsam.workspace import ModelChoice, finetune_folders
 
-    choice, preface = ModelChoice(model, adapter, device), ""
-    if recipe is None:
-        chosen: dict[str, Any] = {"method": choose_method(method, options, adapter, cobot)}
-    elif method or options or cobot or adapter:
-        raise ConfigurationError(
-            "a recipe comes with its method and options: leave out --recipe, or the method, its "
-            "options and --adapter"
-        )
-    else:
-        found = choose_recipe(recipe, choice)
-        chosen = found.settings()
-        preface = f"{found.title} ({found.method.method}): {found.explanation}"
+    choice = ModelChoice(model, adapter, device)
+    chosen, preface = _chosen(choice, recipe, method, options, cobot)
     if learning_rate is not None:
         chosen["learning_rate"] = learning_rate
     config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
@@ -120,6 +110,27 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     emit(report.to_dict(), as_json, _text(report))
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
+
+
+def _chosen(
+    choice: ModelChoice,
+    recipe: str | None,
+    method: str | None,
+    options: dict[str, Any],
+    cobot: bool,
+) -> tuple[dict[str, Any], str]:
+    """Return the training's settings, and what to say of them."""
+    from napari_peftsam.workspace import choose_method, choose_recipe
+
+    if recipe is None:
+        return {"method": choose_method(method, options, choice.adapter, cobot)}, ""
+    if method or options or cobot or choice.adapter:
+        raise ConfigurationError(
+            "a recipe comes with its method and options: leave out --recipe, or the method, its "
+            "options and --adapter"
+        )
+    found = choose_recipe(recipe, choice)
+    return found.settings(), f"{found.title} ({found.method.method}): {found.explanation}"
 
 
 class TrainingProgress:
