@@ -75,6 +75,8 @@ class SlotSite:
 class LowRankMethod(PeftMethod[LowRankT]):
     """Base of the methods that add an update to each chosen matrix."""
 
+    low_rank = True
+
     def install(self, surgery: Surgery, config: LowRankT) -> None:
         """Replace the chosen linear layers."""
         slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import LowRankUpdate, exact
+from napari_peftsam.peft._low_rank import Factors, LowRankUpdate, exact, plain
 from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 from napari_peftsam.peft._protocol import ParameterHint
 
@@ -53,6 +54,10 @@ class DoraUpdate(LowRankUpdate):
         length = direction.norm(dim=1, keepdim=True)
         recomposed: Tensor = direction * (exact(self.magnitude)[:, None] / length)
         return recomposed
+
+    def low_rank(self) -> Factors:
+        """Return A and B with the lengths of the rows."""
+        return replace(super().low_rank(), magnitude=plain(self.magnitude))
 
     def _weight(self) -> Tensor:
         return self.frozen.weight[slice(*self.rows)]
