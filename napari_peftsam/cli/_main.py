@@ -16,8 +16,10 @@ from . import (
     download,
     evaluate,
     export,
+    export_adapter,
     export_model,
     finetune,
+    import_adapter,
     methods,
     models,
     open_viewer,
@@ -48,6 +50,8 @@ for _name, _command in (
     ("segment", segment.segment),
     ("export", export.export),
     ("export-model", export_model.export_model),
+    ("export-adapter", export_adapter.export_adapter),
+    ("import-adapter", import_adapter.import_adapter),
 ):
     app.command(_name)(_command)
 

@@ -1,5 +1,6 @@
 """Promptable models: architectures, registry, safe loading, the way pixels enter them."""
 
+from napari_peftsam.models._micro_sam import LoraPair
 from napari_peftsam.models.architecture import (
     ARCHITECTURES,
     Architecture,
@@ -14,6 +15,7 @@ from napari_peftsam.models.build import (
     build_tiny,
     decoder_state_dict,
     find_architecture,
+    read_lora_checkpoint,
     read_state_dict,
 )
 from napari_peftsam.models.device import DEVICES, autocast, device_memory, pick_device
@@ -58,6 +60,7 @@ __all__ = [
     "DownloadFinished",
     "DownloadProgress",
     "ImageKind",
+    "LoraPair",
     "ModelEntry",
     "Part",
     "PlainVit",
@@ -88,6 +91,7 @@ __all__ = [
     "model_names",
     "network_state",
     "pick_device",
+    "read_lora_checkpoint",
     "read_state_dict",
     "recommend",
     "standardise",

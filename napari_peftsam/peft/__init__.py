@@ -6,6 +6,14 @@ from napari_peftsam.peft.adapter import Adapter, BaseIdentity, apply_adapter, ca
 from napari_peftsam.peft.cobot import CobotLoraConfig
 from napari_peftsam.peft.config import MethodConfig, PlacedConfig
 from napari_peftsam.peft.counts import ParameterCounts, count_parameters
+from napari_peftsam.peft.exchange import (
+    EXCHANGE_FORMATS,
+    Told,
+    check_replaceable,
+    export_hf_peft,
+    import_adapter,
+    restore_adapter,
+)
 from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
 from napari_peftsam.peft.inject import Injection, check_method, inject
 from napari_peftsam.peft.io import load_adapter, save_adapter
@@ -25,6 +33,7 @@ from napari_peftsam.peft.registry import (
 from napari_peftsam.peft.switch import AdapterSwitch
 
 __all__ = [
+    "EXCHANGE_FORMATS",
     "METHODS",
     "Adapter",
     "AdapterSwitch",
@@ -44,16 +53,21 @@ __all__ = [
     "PlacedConfig",
     "Placement",
     "PlacementField",
+    "Told",
     "apply_adapter",
     "capture",
     "check_method",
+    "check_replaceable",
     "count_parameters",
     "describe_methods",
+    "export_hf_peft",
     "first_changed_block",
+    "import_adapter",
     "inject",
     "load_adapter",
     "merge",
     "parse_method_config",
+    "restore_adapter",
     "save_adapter",
     "with_cobot",
 ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from napari_peftsam.peft._low_rank import LowRankUpdate
 from napari_peftsam.peft._low_rank_method import install_low_rank
 from napari_peftsam.peft._matrices import Slot
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import MethodConfig
 
-__all__ = ["install_decoder"]
+__all__ = ["decoder_layers", "install_decoder"]
 
 _TRANSFORMER = "mask_decoder.transformer"
 _ADAPTED = (".q_proj", ".v_proj")
+
+
+def decoder_layers(sam: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the layers in the mask decoder that LoRA acts on."""
+    layers = sam.get_submodule(_TRANSFORMER).named_modules()
+    return tuple(f"{_TRANSFORMER}.{name}" for name, _ in layers if name.endswith(_ADAPTED))
 
 
 def install_decoder(surgery: Surgery, config: MethodConfig) -> None:
@@ -34,12 +42,9 @@ def install_decoder(surgery: Surgery, config: MethodConfig) -> None:
         if wanted
     )
     if config.decoder_lora_rank:
-        layers = surgery.root.get_submodule(_TRANSFORMER).named_modules()
-        slots = [Slot(f"{_TRANSFORMER}.{name}", "all") for name, _ in layers
-                 if name.endswith(_ADAPTED)]  # fmt: skip
         install_low_rank(
             surgery,
-            slots,
+            [Slot(path, "all") for path in decoder_layers(surgery.root)],
             config.decoder_lora_rank,
             lambda site: LowRankUpdate(site.shape, config.decoder_lora_rank, 1.0),
         )

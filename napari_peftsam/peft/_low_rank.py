@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import sqrt
 from typing import Protocol
 
@@ -12,7 +13,16 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["AdaptedLinear", "LowRankUpdate", "RankMixer", "SlotUpdate", "check_rank", "exact"]
+__all__ = [
+    "AdaptedLinear",
+    "Factors",
+    "LowRankUpdate",
+    "RankMixer",
+    "SlotUpdate",
+    "check_rank",
+    "exact",
+    "plain",
+]
 
 
 class RankMixer(nn.Module):
@@ -21,6 +31,36 @@ class RankMixer(nn.Module):
     def matrix(self) -> Tensor:
         """Return the ``(r, r)`` matrix that multiplies ``A x`` from the left."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A change of some rows of a linear layer, as other programs know it; on the CPU.
+
+    The rows become ``W + scale * up @ down``; with lengths, those of the layer are scaled to them.
+
+    Attributes
+    ----------
+    down
+        ``(r, in)``.
+    up
+        ``(rows, r)``.
+    scale
+        Factor on the product.
+    magnitude
+        ``(out,)``, the lengths of all rows of the layer afterwards (DoRA); None leaves them as
+        they come.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Inner dimension of the product."""
+        return len(self.down)
 
 
 class SlotUpdate(nn.Module):
@@ -32,6 +72,10 @@ class SlotUpdate(nn.Module):
 
     def folded(self, weight: Tensor) -> Tensor:
         """Return the rows ``(rows, in)`` that do the same without it, float64, from the frozen."""
+        raise NotImplementedError
+
+    def low_rank(self) -> Factors:
+        """Return the matrices of the plain low-rank update that does the same."""
         raise NotImplementedError
 
 
@@ -74,6 +118,13 @@ class LowRankUpdate(SlotUpdate):
     def folded(self, weight: Tensor) -> Tensor:
         """Return the frozen rows plus the update."""
         return weight + self.delta()
+
+    def low_rank(self) -> Factors:
+        """Return A and B, what mixes rank space multiplied into A."""
+        down: Tensor = self.A
+        if self.mixer is not None:
+            down = (exact(self.mixer.matrix()) @ exact(down)).to(down.dtype)
+        return Factors(plain(down), plain(self.B), self.alpha)
 
 
 class FrozenLinear(Protocol):
@@ -123,16 +174,23 @@ class AdaptedLinear(nn.Module):
             out[..., start:stop] += change if self.strength == 1 else change * self.strength
         return out
 
-    def folded_state(self) -> dict[str, Tensor]:
-        """Return weight and bias of the plain layer that computes the same."""
-        frozen = self.base.weight
-        weight = exact(frozen).clone()
+    def folded_weight(self) -> Tensor:
+        """Return the weight ``(out, in)`` of the plain layer that does the same, float64, CPU."""
+        weight = exact(self.base.weight).clone()
         for name, update in self.slots.items():
             assert isinstance(update, SlotUpdate)
             rows = slice(*self.rows[name])
             weight[rows] += self.strength * (update.folded(weight[rows]) - weight[rows])
-        state = {"weight": weight.to(frozen.dtype)}
+        return weight
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return weight and bias of the plain layer that computes the same."""
+        state = {"weight": self.folded_weight().to(self.base.weight.dtype)}
         return state if self.base.bias is None else state | {"bias": self.base.bias.detach().cpu()}
+
+    def lengths(self) -> Tensor | None:
+        """Return the lengths ``(out,)`` that all rows are given; None if they are as they come."""
+        return None
 
 
 def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
@@ -142,6 +200,11 @@ def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
             f"rank {rank} is larger than the width {min(shape)} of {layer}: "
             f"choose at most {min(shape)}"
         )
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return the tensor itself on the CPU, without its history."""
+    return tensor.detach().cpu()
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field
 from torch import nn
@@ -84,12 +85,22 @@ class SlotSite:
 
 
 class LowRankMethod(PeftMethod[LowRankT]):
-    """Base of the methods that add an update to each chosen matrix."""
+    """Base of the methods that add an update to each chosen matrix.
+
+    Attributes
+    ----------
+    layer
+        What stands for a linear layer that holds some of the matrices.
+    """
+
+    low_rank = True
+    layer: ClassVar[type[AdaptedLinear]] = AdaptedLinear
 
     def install(self, surgery: Surgery, config: LowRankT) -> None:
         """Replace the chosen linear layers."""
         slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
-        install_low_rank(surgery, slots, config.rank, lambda site: self.update(site, config))
+        make = partial(self.update, config=config)
+        install_low_rank(surgery, slots, config.rank, make, layer=self.layer)
 
     @abstractmethod
     def update(self, site: SlotSite, config: LowRankT) -> SlotUpdate:
@@ -112,9 +123,11 @@ def install_low_rank(
     slots: Iterable[Slot],
     rank: int,
     make: Callable[[SlotSite], SlotUpdate],
+    *,
+    layer: type[AdaptedLinear] = AdaptedLinear,
     hold: Callable[[nn.Linear], FrozenLinear] | None = None,
 ) -> None:
-    """Replace the layers that hold some slots by `AdaptedLinear`.
+    """Replace the layers that hold some matrices.
 
     Parameters
     ----------
@@ -126,6 +139,8 @@ def install_low_rank(
         Inner dimension of the updates.
     make
         Makes the update of one matrix.
+    layer
+        What the layers are replaced by.
     hold
         Makes what computes in the place of a frozen layer; None for the layer itself.
 
@@ -144,4 +159,4 @@ def install_low_rank(
             check_rank(rank, site.shape, path)
             updates[slot.part] = make(site)
         frozen = base if hold is None else hold(base)
-        surgery.replace(path, AdaptedLinear(frozen, updates, rows), park=hold is not None)
+        surgery.replace(path, layer(frozen, updates, rows), park=hold is not None)

@@ -56,6 +56,11 @@ class PeftMethod(ABC, Generic[ConfigT]):
     scalable
         Whether its update can be weakened by a factor. If so, every module passed to
         `Surgery.replace` must be `Scalable`.
+    low_rank
+        Whether low-rank updates of linear layers are all it does to the encoder. If so, every
+        module passed to `Surgery.replace` must be an `AdaptedLinear` whose updates know
+        their `SlotUpdate.low_rank`, and what `Surgery.add` brings acts through them only; such
+        adapters can be written for HF peft.
     adapts_encoder
         Whether injecting it must change the encoder; if it then changes nothing, the
         injection is refused.
@@ -72,6 +77,7 @@ class PeftMethod(ABC, Generic[ConfigT]):
     use_when: ClassVar[str]
     mergeable: ClassVar[bool] = True
     scalable: ClassVar[bool] = True
+    low_rank: ClassVar[bool] = False
     adapts_encoder: ClassVar[bool] = True
     cobot: ClassVar[str] = ""
     config: type[ConfigT]
@@ -90,6 +96,14 @@ class PeftMethod(ABC, Generic[ConfigT]):
         `depth` when no block changes, -1 when what precedes the blocks changes.
         """
         return config.placement.blocks(depth)[0] if isinstance(config, PlacedConfig) else depth
+
+    def over_plain_layers(self, config: ConfigT) -> MethodConfig:
+        """Return the options under which the same tensors act on layers held in full.
+
+        Another configuration only where a method holds the frozen layers in fewer bits, which
+        not every machine can; what it has learned can be read everywhere.
+        """
+        return config
 
     def obstacle(self, device: str) -> str:
         """Return why it cannot be used on this kind of torch device; empty if it can."""

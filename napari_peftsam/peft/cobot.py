@@ -165,6 +165,7 @@ class CobotLora(PeftMethod[CobotLoraConfig]):
     )
     changes = "as LoRA, with coefficients shared across blocks"
     use_when = "instead of LoRA of the same rank"
+    low_rank = True
     config = CobotLoraConfig
 
     def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:

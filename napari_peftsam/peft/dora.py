@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import LowRankUpdate, exact
+from napari_peftsam.peft._low_rank import (
+    AdaptedLinear,
+    FrozenLinear,
+    LowRankUpdate,
+    SlotUpdate,
+    exact,
+    plain,
+)
 from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 from napari_peftsam.peft._protocol import ParameterHint
 
-__all__ = ["Dora", "DoraConfig", "DoraUpdate"]
+__all__ = ["Dora", "DoraConfig", "DoraLinear"]
 
 
 class DoraConfig(LowRankConfig):
@@ -20,45 +28,51 @@ class DoraConfig(LowRankConfig):
     method: Literal["dora"] = "dora"
 
 
-class DoraUpdate(LowRankUpdate):
+class DoraLinear(AdaptedLinear):
     """``W -> m (W + alpha B A) / |W + alpha B A|``, row by row; m starts as ``|W|``.
 
-    As in the paper (section 4.3), no gradient flows through the norm. The frozen layer is
-    referred to but not registered here, so that its tensors are seen once.
+    The rows are those of the whole layer, as in the paper; where q and v are adapted, those of
+    k keep their direction, and their length is learned, too. As in the paper (section 4.3),
+    no gradient flows through the norm.
     """
 
-    frozen: nn.Linear
+    def __init__(
+        self,
+        base: FrozenLinear,
+        updates: Mapping[str, SlotUpdate],
+        rows: Mapping[str, tuple[int, int]],
+    ) -> None:
+        super().__init__(base, updates, rows)
+        self.magnitude = nn.Parameter(base.weight.detach().norm(dim=1).clone())
 
-    def __init__(self, site: SlotSite, rank: int, alpha: float) -> None:
-        super().__init__(site.shape, rank, alpha)
-        self.__dict__["frozen"] = site.base  # past nn.Module's registration
-        self.rows = site.rows
-        weight = self._weight()
-        self.magnitude = nn.Parameter(weight.detach().norm(dim=1).clone())
-
-    def forward(self, x: Tensor, out: Tensor) -> Tensor:
-        """Return what turns the frozen rows' answer into that of the recomposed ones."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        out: Tensor = self.base(x)
         with torch.no_grad():
             # In full precision, so that the untrained quotient is exactly 1.
-            norm = (self._weight() + self.alpha * (self.B @ self.A)).norm(dim=1)
+            direction = self.base.weight.clone()
+            for name, update in self.slots.items():
+                assert isinstance(update, LowRankUpdate)
+                direction[slice(*self.rows[name])] += update.alpha * (update.B @ update.A)
+            norm = direction.norm(dim=1)
         quotient = self.magnitude / norm
-        bias = self._bias()
-        linear = out if bias is None else out - bias
-        update: Tensor = (quotient - 1) * linear + quotient * super().forward(x, out)
-        return update
+        linear = out if self.base.bias is None else out - self.base.bias
+        changed: Tensor = out + (quotient - 1) * linear
+        for name, update in self.slots.items():
+            rows = slice(*self.rows[name])
+            changed[..., rows] += quotient[rows] * update(x, out[..., rows])
+        return changed
 
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the recomposed rows."""
-        direction = weight + self.delta()
+    def folded_weight(self) -> Tensor:
+        """Return the recomposed rows, float64."""
+        direction = super().folded_weight()
         length = direction.norm(dim=1, keepdim=True)
         recomposed: Tensor = direction * (exact(self.magnitude)[:, None] / length)
         return recomposed
 
-    def _weight(self) -> Tensor:
-        return self.frozen.weight[slice(*self.rows)]
-
-    def _bias(self) -> Tensor | None:
-        return None if self.frozen.bias is None else self.frozen.bias[slice(*self.rows)]
+    def lengths(self) -> Tensor:
+        """Return the learned lengths of all rows."""
+        return plain(self.magnitude)
 
 
 class Dora(LowRankMethod[DoraConfig]):
@@ -72,11 +86,12 @@ class Dora(LowRankMethod[DoraConfig]):
     changes = "as LoRA, and the length of each weight row"
     use_when = "low ranks, if training may take longer"
     scalable = False
+    layer = DoraLinear
     config = DoraConfig
 
-    def update(self, site: SlotSite, config: DoraConfig) -> DoraUpdate:
-        """Make the update of direction and magnitude."""
-        return DoraUpdate(site, config.rank, config.factor)
+    def update(self, site: SlotSite, config: DoraConfig) -> LowRankUpdate:
+        """Make the update of the direction."""
+        return LowRankUpdate(site.shape, config.rank, config.factor)
 
     def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:
         """Magnitudes must not decay."""

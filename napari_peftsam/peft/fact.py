@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import AdaptedLinear, SlotUpdate, check_rank, exact
+from napari_peftsam.peft._low_rank import (
+    AdaptedLinear,
+    Factors,
+    SlotUpdate,
+    check_rank,
+    exact,
+    plain,
+)
 from napari_peftsam.peft._matrices import ATTENTION, slots_of
 from napari_peftsam.peft._protocol import PeftMethod
 from napari_peftsam.peft._surgery import Surgery
@@ -83,6 +90,11 @@ class FactUpdate(SlotUpdate):
             self.factors.U
         )
 
+    def low_rank(self) -> Factors:
+        """Return U, and V with the core multiplied into it."""
+        up = (exact(self.factors.V) @ exact(self.Sigma)).to(self.factors.V.dtype)
+        return Factors(plain(self.factors.U), up, self.alpha)
+
 
 class Fact(PeftMethod[FactConfig]):
     """Tensor-train updates of q and v."""
@@ -92,6 +104,7 @@ class Fact(PeftMethod[FactConfig]):
     description = "Updates of q and v built from factors that all blocks share; small files."
     changes = "an update of q and v from factors that blocks share"
     use_when = "small files"
+    low_rank = True
     config = FactConfig
 
     def install(self, surgery: Surgery, config: FactConfig) -> None:

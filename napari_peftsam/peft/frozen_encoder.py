@@ -26,6 +26,7 @@ class FrozenEncoder(PeftMethod[FrozenEncoderConfig]):
     changes = "nothing; the mask decoder alone is trained"
     use_when = "little memory, or no GPU"
     adapts_encoder = False
+    low_rank = True
     config = FrozenEncoderConfig
 
     def install(self, surgery: Surgery, config: FrozenEncoderConfig) -> None:

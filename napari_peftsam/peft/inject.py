@@ -17,7 +17,7 @@ from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.registry import METHODS, method_of
 
-__all__ = ["Injection", "check_method", "check_not_adapted", "inject", "operate"]
+__all__ = ["Injection", "check_method", "check_not_adapted", "inject", "operate", "public_name"]
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
@@ -114,9 +114,9 @@ class Injection:
         self._surgery = surgery
         # Noted now, since a training stage may switch `requires_grad`.
         self._parameters = {
-            _public(n): p for n, p in model.sam.named_parameters() if p.requires_grad
+            public_name(n): p for n, p in model.sam.named_parameters() if p.requires_grad
         }
-        self._constants = {_public(n): b for n, b in surgery.constants.items()}
+        self._constants = {public_name(n): b for n, b in surgery.constants.items()}
         self._strength = 1.0
         self._removed = False
 
@@ -243,7 +243,8 @@ class Injection:
         self.remove()
 
 
-def _public(path: str) -> str:
+def public_name(path: str) -> str:
+    """Return what a tensor of the network is called in adapters, see `Injection`."""
     if path.startswith(_ENCODER):
         return "encoder." + path.removeprefix(_ENCODER)
     return f"decoder.{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from napari_peftsam.files import atomic_path
 from napari_peftsam.peft.adapter import FORMAT_VERSION, Adapter, BaseIdentity, content_digest
 from napari_peftsam.peft.registry import parse_method_config
 
-__all__ = ["METADATA_KEY", "load_adapter", "save_adapter"]
+__all__ = [
+    "METADATA_KEY",
+    "assemble_adapter",
+    "describe_adapter",
+    "load_adapter",
+    "read_tensors",
+    "save_adapter",
+]
 
 METADATA_KEY = "napari_peftsam"
 
@@ -46,6 +54,20 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
     ExportError
         If the file cannot be written.
     """
+    text = describe_adapter(adapter)
+    with atomic_path(path) as temporary:
+        # Not `save_file`, whose error for a full disk is none of the file system's.
+        temporary.write_bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
+
+
+def describe_adapter(adapter: Adapter) -> str:
+    """Return the JSON that says all about an adapter but its tensors.
+
+    Raises
+    ------
+    ConfigurationError
+        If its provenance or metrics are not plain JSON values.
+    """
     header = {
         "format_version": adapter.format_version,
         "digest": adapter.digest,
@@ -56,15 +78,12 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
         "metrics": dict(adapter.metrics),
     }
     try:
-        text = json.dumps(header)
+        return json.dumps(header)
     except TypeError as error:
         raise ConfigurationError(
             f"the adapter's provenance or metrics cannot be written as JSON ({error}): "
             "use text, numbers, lists and mappings only"
         ) from error
-    with atomic_path(path) as temporary:
-        # Not `save_file`, whose error for a full disk is none of the file system's.
-        temporary.write_bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
 
 
 def load_adapter(path: str | Path) -> Adapter:
@@ -81,30 +100,38 @@ def load_adapter(path: str | Path) -> Adapter:
     if not path.is_file():
         raise InputFileError(f"no adapter file at {path}: check the path")
     try:
-        metadata, tensors = _read(path)
+        metadata, tensors = read_tensors(path)
     except OSError as error:
         raise InputFileError(f"{path} cannot be read ({error}): check its permissions") from error
     except SafetensorError as error:
         raise AdapterMismatchError(
             f"{path} is damaged or not a safetensors file ({error}): copy or download it again"
         ) from error
-    return _assemble(path, metadata, tensors)
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    with safe_open(path, framework="pt", device="cpu") as file:
-        # Clones, because the tensors would go on referring to the file on disk.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return file.metadata() or {}, tensors
-
-
-def _assemble(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Adapter:
     text = metadata.get(METADATA_KEY)
     if text is None:
         raise AdapterMismatchError(
             f"{path} holds tensors but is not an adapter of napari-peftsam: choose a file "
             "that was saved as an adapter"
         )
+    return assemble_adapter(path, text, tensors)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a safetensors file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        # Clones, because the tensors would go on referring to the file on disk.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return file.metadata() or {}, tensors
+
+
+def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Adapter:
+    """Return the adapter that `describe_adapter` described, from its tensors.
+
+    Raises
+    ------
+    AdapterMismatchError
+        If the description is damaged or of a newer format, or the tensors are other ones.
+    """
     try:
         content = json.loads(text)
         version = content["format_version"]

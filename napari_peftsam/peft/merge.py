@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
-import torch
-from segment_anything.modeling import Sam
 from torch import Tensor
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft._protocol import Foldable
+from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import Injection, check_method, check_not_adapted, operate
+from napari_peftsam.peft.inject import check_method, check_not_adapted
 from napari_peftsam.peft.registry import METHODS, method_of
 
 __all__ = ["merge"]
@@ -63,11 +59,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
 
 
 def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Tensor]:
-    twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
-    with torch.random.fork_rng(devices=[]):
-        surgery = operate(twin, adapter.config, loading=True)
-    injection = Injection(twin, adapter.config, surgery)
-    injection.load(adapter.tensors)
+    injection, surgery = adapted_twin(model, adapter)
     injection.set_strength(strength)
     changes: dict[str, Tensor] = {}
     for path, value in surgery.tuned(strength).items():
@@ -77,9 +69,3 @@ def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Te
             raise ConfigurationError(f"{type(module).__name__} at {path} cannot be merged")
         changes.update({f"{path}.{key}": value for key, value in module.folded_state().items()})
     return changes
-
-
-def _structural_copy(sam: Sam) -> Sam:
-    """Copy all modules but share all tensors; an injection writes to none of them."""
-    shared: dict[int, object] = {id(t): t for t in (*sam.parameters(), *sam.buffers())}
-    return copy.deepcopy(sam, shared)

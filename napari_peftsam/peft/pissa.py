@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import SlotUpdate, exact
+from napari_peftsam.peft._low_rank import Factors, SlotUpdate, exact, plain
 from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
 
 __all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
@@ -49,6 +49,11 @@ class PissaUpdate(SlotUpdate):
         """Return the frozen rows, their principal part replaced."""
         change = exact(self.B) @ exact(self.A) - exact(self.B0) @ exact(self.A0)
         return weight + self.alpha * change
+
+    def low_rank(self) -> Factors:
+        """Return both products as one of twice the rank."""
+        down, up = torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1)
+        return Factors(plain(down), plain(up), self.alpha)
 
 
 def _principal(site: SlotSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:

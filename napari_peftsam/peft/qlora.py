@@ -16,6 +16,7 @@ from napari_peftsam.peft._low_rank_method import (
 )
 from napari_peftsam.peft._matrices import slots_of
 from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.lora import LoraConfig
 
 __all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
 
@@ -106,6 +107,10 @@ class QLora(LowRankMethod[QLoraConfig]):
         if not counting:
             for path in set(paths) - surgery.replacements.keys():
                 surgery.replace(path, QuantisedLinear(surgery.layer(path)), park=True)
+
+    def over_plain_layers(self, config: QLoraConfig) -> LoraConfig:
+        """LoRA with the same options."""
+        return LoraConfig(**config.model_dump(exclude={"method"}))
 
     def update(self, site: SlotSite, config: QLoraConfig) -> LowRankUpdate:
         """Make ``alpha B A``."""

@@ -12,6 +12,7 @@ from napari_peftsam.workspace.demo import (
     run_demo,
 )
 from napari_peftsam.workspace.engine import Engine
+from napari_peftsam.workspace.exchange import export_adapter_folder, import_adapter_file
 from napari_peftsam.workspace.folders import (
     DEFAULT_BUDGET,
     FinetuneReport,
@@ -50,10 +51,12 @@ __all__ = [
     "compare_methods",
     "demo",
     "evaluate_folders",
+    "export_adapter_folder",
     "export_file",
     "export_model",
     "export_model_file",
     "finetune_folders",
+    "import_adapter_file",
     "run_demo",
     "segment_file",
 ]

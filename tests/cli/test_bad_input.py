@@ -15,7 +15,15 @@ import tifffile
 import torch
 from safetensors.torch import save_file
 
-from napari_peftsam.models import build_tiny
+from napari_peftsam.models import build, build_tiny
+from napari_peftsam.peft import (
+    capture,
+    export_hf_peft,
+    inject,
+    load_adapter,
+    parse_method_config,
+    save_adapter,
+)
 from tests.cli._cases import Inputs, Program, scene
 from tests.models._mobile_sam import checkpoint
 
@@ -49,6 +57,33 @@ def export_model(i: Inputs, *more: str) -> tuple[str, ...]:
 
 def methods(i: Inputs, *more: str) -> tuple[str, ...]:
     return ("methods", *more)
+
+
+def export_adapter(i: Inputs, *more: str) -> tuple[str, ...]:
+    adapter, output = str(i / "adapter.safetensors"), str(i / "hf")
+    return ("export-adapter", *i.model(), "--adapter", adapter, "--output", output, *more)
+
+
+def import_adapter(i: Inputs, *more: str) -> tuple[str, ...]:
+    output = str(i / "out.safetensors")
+    return ("import-adapter", str(i / "hf"), *i.model(), "--output", output, *more)
+
+
+def exported(change: Spoil = lambda _: None) -> Spoil:
+    """Return what exports the adapter, and then spoils the folder."""
+
+    def spoil(i: Inputs) -> None:
+        adapter = load_adapter(i / "adapter.safetensors")
+        export_hf_peft(build(i / "tiny.pth"), adapter, i / "hf")
+        change(i)
+
+    return spoil
+
+
+def of_another_method(i: Inputs) -> None:
+    config = parse_method_config({"method": "adaptformer", "bottleneck": 4})
+    with inject(build(i / "tiny.pth"), config) as injection:
+        save_adapter(capture(injection), i / "adapter.safetensors")
 
 
 def write_image(name: str, pixels: np.ndarray) -> Spoil:
@@ -250,6 +285,55 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
         lambda i: finetune(i, "--adapter", str(i / "adapter.safetensors")),
         ("--cobot",), "was trained with method lora",
     ),
+    # adapters of other programs
+    "method that HF peft does not have": (
+        of_another_method, export_adapter, (), "AdaptFormer is no low-rank update of linear layers",
+    ),
+    "unknown exchange format": (
+        nothing, export_adapter, ("--format", "onnx"),
+        "unknown format 'onnx': choose one of hf-peft",
+    ),
+    "missing adapter to export": (
+        remove("adapter.safetensors"), export_adapter, (), "no adapter file",
+    ),
+    "adapter for another base to export": (
+        lambda i: shutil.copy(i / "other.pth", i / "tiny.pth"), export_adapter, (), "trained on",
+    ),
+    "adapter over a folder of others": (
+        exported(write_text("hf/mine.txt", "precious")), export_adapter, (),
+        "it holds other files than an export of napari-peftsam and is not replaced",
+    ),
+    "adapter folder over a file": (
+        write_text("hf", ""), export_adapter, (), "a file of this name exists and a folder cannot",
+    ),
+    "nothing to import": (nothing, import_adapter, (), "no such file or folder"),
+    "folder to import that is none": (
+        lambda i: (i / "hf").mkdir(), import_adapter, (), "has no adapter_config.json",
+    ),
+    "adapter file to import": (
+        lambda i: shutil.copy(i / "adapter.safetensors", i / "hf.safetensors"),
+        lambda i: ("import-adapter", str(i / "hf.safetensors")),
+        ("--output", "out.safetensors"), "is an adapter file of napari-peftsam already",
+    ),
+    "model to import": (
+        lambda i: shutil.copy(i / "tiny.pth", i / "hf"), import_adapter, (),
+        "has no LoRA layers of micro-sam",
+    ),
+    "rank against the import's": (
+        exported(), import_adapter, ("--rank", "4"), "hf has rank 2, but 4 was given",
+    ),
+    "placement against the import's": (
+        exported(), import_adapter, ("--placement", "last"),
+        "hf adapts all blocks, but the placement last (3) was given",
+    ),
+    "import for another base": (
+        exported(), import_adapter, ("--model", "other.pth"), "was trained on random-tiny",
+    ),
+    "import over its source": (
+        exported(), import_adapter, ("--output", "hf/adapter_model.safetensors"),
+        "is an input of this command",
+    ),
+    "wrong ending of an import": (exported(), import_adapter, ("--output", "a.pt"), ".safetensors"),
     # prompts
     "missing prompts": (remove("prompts.json"), segment, (), "No such file"),
     "prompts are no JSON": (write_text("prompts.json", "[{"), segment, (), "not valid JSON"),
@@ -355,6 +439,7 @@ WRITERS = {
     "export": (export, "out.tif", 200),
     "export-model": (export_model, "out.pth", 5000),
     "finetune": (finetune, "out.safetensors", 5000),
+    "import-adapter": (import_adapter, "out.safetensors", 5000),
 }
 
 
@@ -362,6 +447,7 @@ WRITERS = {
 def test_a_full_disk_leaves_the_previous_file(
     command: Callable[..., tuple[str, ...]], name: str, left: int, inputs: Inputs, program: Program
 ) -> None:
+    exported()(inputs)
     (inputs / name).write_bytes(b"precious")
     before = inputs.contents()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -372,6 +458,20 @@ def test_a_full_disk_leaves_the_previous_file(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert outcome.code == 2
     assert "cannot write" in outcome.err.splitlines()[-1]
+    assert inputs.contents() == before
+
+
+def test_a_full_disk_leaves_the_previous_export(inputs: Inputs, program: Program) -> None:
+    exported()(inputs)
+    before = inputs.contents()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        outcome = program(*export_adapter(inputs))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "cannot write" in outcome.err
     assert inputs.contents() == before
 
 
@@ -403,7 +503,6 @@ def test_a_trained_adapter_is_kept_when_its_disk_is_full(
         return False
 
     from napari_peftsam.errors import ExportError
-    from napari_peftsam.peft import load_adapter
     from napari_peftsam.training import TrainingConfig
     from napari_peftsam.workspace import ModelChoice, finetune_folders
 

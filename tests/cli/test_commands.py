@@ -21,10 +21,11 @@ from pycocotools.coco import COCO
 from napari_peftsam.models import REGISTRY, build
 from napari_peftsam.peft import METHODS, apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
+from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
     "demo", "open", "models", "methods", "download", "finetune", "evaluate", "segment", "export",
-    "export-model",
+    "export-model", "export-adapter", "import-adapter",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
@@ -313,6 +314,44 @@ def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert build(output).architecture.name == "tiny"
 
 
+def test_an_adapter_goes_to_hf_peft_and_comes_back(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    folder, back, adapter = (
+        tmp_path / "hf",
+        tmp_path / "b.safetensors",
+        shared / "adapter.safetensors",
+    )
+    arguments = ("export-adapter", *shared.model(), "--adapter", adapter, "--output", folder)
+    for _ in range(2):  # again, over the first
+        assert program(*arguments, "--json").json == {"output": str(folder), "format": "hf-peft"}
+    assert {"adapter_config.json", "adapter_model.safetensors"} == {
+        path.name for path in folder.iterdir()
+    }
+    outcome = program("import-adapter", folder, "--output", back, "--json")  # it knows its model
+    assert outcome.json == {
+        "output": str(back), "method": "lora", "rank": 2, "placement": "all",
+        "matrices": "attention", "alpha": 1.0, "model": "random-tiny",
+    }  # fmt: skip
+    assert load_adapter(back).digest == load_adapter(adapter).digest
+    told = ("--rank", "2", "--alpha", "1", "--placement", "0-3")
+    text = program("import-adapter", folder, *shared.model(), *told, "--output", back)
+    assert (text.code, text.err) == (0, "")
+    assert text.out.endswith(f"\nadapter: {back}\n")
+
+
+def test_a_checkpoint_of_micro_sam_becomes_an_adapter(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "best.pt", tmp_path / "a.safetensors"
+    micro_sam_checkpoint(path, model=build(shared / "tiny.pth"))
+    arguments = ("import-adapter", path, *shared.model(), "--output", output)
+    outcome = program(*arguments, "--rank", "3", "--placement", "0,2", "--json")
+    assert (outcome.json["rank"], outcome.json["placement"]) == (3, "0,2")
+    with apply_adapter(build(shared / "tiny.pth"), load_adapter(output)):
+        pass
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -321,6 +360,9 @@ def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
         ("export", "labels.tif", "--format", "tiff", "--output", "labels.tif"),
         ("export-model", "--model", "tiny.pth", "--adapter", "adapter.safetensors", "--output",
          "tiny.pth"),
+        ("import-adapter", "adapter.safetensors", "--output", "adapter.safetensors"),
+        ("export-adapter", "--model", "tiny.pth", "--adapter", "adapter.safetensors", "--output",
+         "adapter.safetensors"),
     ],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from napari_peftsam.models import (
     encode_tensor,
     to_model_input,
 )
-from napari_peftsam.peft import MethodConfig
+from napari_peftsam.peft import MethodConfig, Placement, Told, apply_adapter, import_adapter
 from napari_peftsam.workspace import export_model_file
 from tests.interoperability._cases import (
     CONFIGS,
@@ -177,22 +177,44 @@ def test_its_checkpoint_loads_here(
 LORA = {"q and v": ["q", "v"], "everything": ["q", "k", "v", "mlp"]}
 
 
-@pytest.mark.parametrize("matrices", LORA.values(), ids=LORA.keys())
-def test_its_lora_checkpoint_loads_here(
-    matrices: list[str], checkpoint: Path, tmp_path: Path
-) -> None:
+def train_lora(checkpoint: Path, folder: Path, matrices: list[str]) -> tuple[Path, SimpleNamespace]:
+    """Return a checkpoint with LoRA layers that have an effect, and micro-sam's own network."""
     kwargs = {"rank": 4, "update_matrices": matrices, "attention_layers_to_update": [0, 5, 11]}
-    path = train(checkpoint, tmp_path, peft_kwargs=kwargs)
+    path = train(checkpoint, folder, peft_kwargs=kwargs)
     content = torch.load(path, weights_only=False)
     generator = torch.Generator().manual_seed(3)
     for name, tensor in content["model_state"].items():
         if "_linear_" in name:  # they start without effect
             tensor.normal_(std=0.05, generator=generator)
+        elif "mask_decoder" in name and tensor.is_floating_point():
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.02)
     torch.save(content, path)
+    return path, load_there(path, peft_kwargs=kwargs)
 
-    theirs = load_there(path, peft_kwargs=kwargs)
+
+@pytest.mark.parametrize("matrices", LORA.values(), ids=LORA.keys())
+def test_its_lora_checkpoint_loads_here(
+    matrices: list[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    path, theirs = train_lora(checkpoint, tmp_path, matrices)
     assert_equal(embedding(build(path).sam), embedding(theirs.sam))
     assert_moved(embedding(theirs.sam), embedding(build(checkpoint).sam))
+
+
+@pytest.mark.parametrize("matrices", LORA.values(), ids=LORA.keys())
+def test_its_lora_checkpoint_becomes_an_adapter_of_its_base(
+    matrices: list[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    path, theirs = train_lora(checkpoint, tmp_path, matrices)
+    model = build(checkpoint)
+    told = Told(rank=4, placement=Placement.parse("0,5,11"))
+    adapter = import_adapter(path, model, told)
+    assert (adapter.config.method, adapter.config.alpha) == ("lora", 1)
+    with apply_adapter(model, adapter):
+        assert_equal(embedding(model.sam), embedding(theirs.sam))
+        state = theirs.sam.mask_decoder.state_dict()
+        for name, tensor in model.sam.mask_decoder.state_dict().items():
+            assert torch.equal(tensor, state[name])
 
 
 # --- what we write -----------------------------------------------------------------------

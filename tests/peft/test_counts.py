@@ -39,9 +39,8 @@ ENCODER: list[tuple[str, str, dict[str, Any], int]] = [
     ("vit_b", "rslora", {"rank": 32}, 1_179_648),
     ("vit_b", "pissa", {"rank": 32}, 1_179_648),
     ("vit_b", "qlora", {"rank": 32}, 1_179_648),
-    # LoRA's and the magnitudes of the adapted rows, q and v: 12 * 1536. One DoRA on the fused
-    # layer, which adapts k as well, has 12 * 2304 of them: 1,207,296.
-    ("vit_b", "dora", {"rank": 32}, 1_179_648 + 18_432),
+    # LoRA's and the lengths of all rows of the fused layers: 12 * 2304.
+    ("vit_b", "dora", {"rank": 32}, 1_207_296),
     ("vit_b", "dora", {"rank": 32, "matrices": "q,k,v"}, 1_769_472 + 27_648),
     ("vit_b", "fact", {"rank": 16}, 30_720),
     ("vit_b", "fact", {"rank": 4}, 6_528),

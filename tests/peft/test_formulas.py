@@ -77,13 +77,6 @@ def fact_per_block(t: Trained, part: str) -> Tensor:
     return t.own("fact.V") @ t.slot(part, "Sigma") @ t.own("fact.U")
 
 
-def dora(t: Trained, part: str) -> Tensor:
-    weight = t.base["attn.qkv.weight"][Q if part == "q" else V]
-    direction = weight + 0.5 * t.slot(part, "B") @ t.slot(part, "A")
-    length = direction.square().sum(dim=1).sqrt()
-    return (t.slot(part, "magnitude") / length)[:, None] * direction - weight
-
-
 def quaternion(parts: Tensor) -> Tensor:
     r, i, j, k = parts
     return torch.cat(
@@ -107,7 +100,6 @@ def cobot(t: Trained, part: str) -> Tensor:
     [
         pytest.param({"method": "lora", "rank": 4, "alpha": 0.5}, lora, id="lora"),
         pytest.param({"method": "rslora", "rank": 4, "alpha": 3}, rslora, id="rslora"),
-        pytest.param({"method": "dora", "rank": 4, "alpha": 0.5}, dora, id="dora"),
         pytest.param({"method": "pissa", "rank": 4, "alpha": 0.5}, pissa, id="pissa"),
         pytest.param(
             {"method": "fact", "rank": 4, "alpha": 0.5, "dropout": 0}, fact, id="fact"
@@ -132,6 +124,18 @@ def test_updates_of_q_and_v(options, change) -> None:
     assert (expected - untouched)[..., Q].abs().min() > 0
     assert torch.equal(expected[..., WIDTH : 2 * WIDTH], untouched[..., WIDTH : 2 * WIDTH])
     found = trained.block.attn.qkv(trained.x).double()
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_dora_gives_all_rows_lengths_and_those_of_q_and_v_directions() -> None:
+    t = Trained({"method": "dora", "rank": 4, "alpha": 0.5})
+    direction = t.base["attn.qkv.weight"].clone()
+    for part, rows in (("q", Q), ("v", V)):
+        direction[rows] += 0.5 * t.slot(part, "B") @ t.slot(part, "A")
+    length = direction.square().sum(dim=1).sqrt()
+    weight = (t.own("attn.qkv.magnitude") / length)[:, None] * direction
+    expected = F.linear(t.x.double(), weight, t.base["attn.qkv.bias"])
+    found = t.block.attn.qkv(t.x).double()
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 

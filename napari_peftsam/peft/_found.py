@@ -1,0 +1,222 @@
+"""What was found in another program's file becomes an adapter of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import SamModel, architecture
+from napari_peftsam.peft._decoder import decoder_layers
+from napari_peftsam.peft._low_rank import Factors
+from napari_peftsam.peft._matrices import Slot
+from napari_peftsam.peft._twin import adapted_twin
+from napari_peftsam.peft.adapter import Adapter, BaseIdentity
+from napari_peftsam.peft.config import MethodConfig, PlacedConfig
+from napari_peftsam.peft.dora import DoraConfig
+from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
+from napari_peftsam.peft.inject import public_name
+from napari_peftsam.peft.lora import LoraConfig
+from napari_peftsam.peft.placement import Placement
+from napari_peftsam.peft.registry import parse_method_config
+
+__all__ = ["FoundUpdate", "Told", "assemble_found", "check_told"]
+
+_BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(?:attn\.qkv|mlp\.(lin[12]))")
+
+
+@dataclass(frozen=True, eq=False)
+class FoundUpdate:
+    """A low-rank update of one matrix, see `Slot`."""
+
+    slot: Slot
+    factors: Factors
+
+    @property
+    def block(self) -> int | None:
+        """Its block of the encoder; None in the mask decoder."""
+        match = _BLOCK.fullmatch(self.slot.layer)
+        return int(match[1]) if match else None
+
+    @property
+    def matrix(self) -> str:
+        """Which matrix of the block: q, k, v, lin1 or lin2."""
+        match = _BLOCK.fullmatch(self.slot.layer)
+        assert match is not None
+        return match[2] or self.slot.part
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the user knows of a file; None where the file alone should tell.
+
+    Attributes
+    ----------
+    rank
+        Inner dimension of the updates.
+    placement
+        The adapted blocks.
+    alpha
+        Factor on the updates; a checkpoint of micro-sam does not tell it.
+    """
+
+    rank: int | None = None
+    placement: Placement | None = None
+    alpha: float | None = None
+
+
+def assemble_found(
+    source: str,
+    model: SamModel,
+    updates: Sequence[FoundUpdate],
+    whole: Mapping[str, Tensor],
+    told: Told,
+) -> Adapter:
+    """Make an adapter of `model` from updates of the encoder and the mask decoder.
+
+    All updates get the largest of their ranks. What is missing to it starts as LoRA does: B is
+    zero, so that the output is that of the source, and A is drawn, so that it can be trained.
+
+    Parameters
+    ----------
+    source
+        The file, for messages and the adapter's provenance.
+    updates
+        Those of the encoder on the same matrices of each of some blocks; those of the mask
+        decoder on q and v of all its attention layers, or none.
+    whole
+        Tuned weights of mask decoder and prompt encoder, by path.
+    told
+        What the result is called by, where there are several ways; see `check_told`.
+
+    Raises
+    ------
+    ConfigurationError, AdapterMismatchError
+        If no adapter of ours does the same, or the tensors do not fit the model.
+    """
+    encoder = [u for u in updates if u.block is not None]
+    decoder = [u for u in updates if u.block is None]
+    options: dict[str, Any] = {
+        # LoRA trains the mask decoder as well.
+        "tune_mask_decoder": bool(decoder) or any(p.startswith("mask_decoder.") for p in whole),
+        "tune_prompt_encoder": any(p.startswith("prompt_encoder.") for p in whole),
+    }
+    method: type[MethodConfig] = FrozenEncoderConfig
+    if decoder:
+        _check_decoder(source, model, decoder)
+        options["decoder_lora_rank"] = _largest_rank(decoder)
+    if encoder:
+        first, blocks = encoder[0].factors, _check_encoder(source, encoder)
+        method = LoraConfig if first.magnitude is None else DoraConfig
+        options |= {
+            "rank": _largest_rank(encoder),
+            "alpha": first.scale,
+            "placement": _name(blocks, model.architecture.depth, told.placement),
+            "matrices": sorted({update.matrix for update in encoder}),
+        }
+    config = parse_method_config({"method": method.model_fields["method"].default, **options})
+    tensors = {public_name(path): tensor for path, tensor in whole.items()}
+    tensors |= _tensors(decoder, 1.0) | _tensors(encoder, options.get("alpha", 1.0))
+    tensors |= _lengths(encoder)
+    adapter = Adapter(config, BaseIdentity.of(model), tensors, provenance={"imported_from": source})
+    adapted_twin(model, adapter)
+    return adapter
+
+
+def check_told(source: str, adapter: Adapter, told: Told) -> None:
+    """Raise `ConfigurationError` if an adapter is not what the user knows its source to be."""
+    config = adapter.config
+    depth = architecture(adapter.base.architecture).depth
+    blocks = config.placement.blocks(depth) if isinstance(config, PlacedConfig) else None
+    found: dict[str, Any] = {
+        "rank": getattr(config, "rank", None),
+        "alpha": getattr(config, "alpha", None),
+    }
+    for option, value in found.items():
+        wanted = getattr(told, option)
+        if wanted is not None and (value is None or abs(value - wanted) > 1e-6 * wanted):
+            raise ConfigurationError(
+                f"{source} has {option} {'none' if value is None else f'{value:g}'}, but "
+                f"{wanted:g} was given: give that one, or leave it out"
+            )
+    if told.placement is not None and told.placement.blocks(depth) != blocks:
+        placement = config.placement if isinstance(config, PlacedConfig) else "no"
+        raise ConfigurationError(
+            f"{source} adapts {placement} blocks, but the placement {told.placement} "
+            f"({_listed(told.placement.blocks(depth))}) was given: give that one, or leave it out"
+        )
+
+
+def _check_encoder(source: str, updates: Iterable[FoundUpdate]) -> tuple[int, ...]:
+    """Return the adapted blocks, if it is the same matrices in each."""
+    placed: dict[str, set[int]] = {}
+    for update in updates:
+        assert update.block is not None
+        placed.setdefault(update.matrix, set()).add(update.block)
+    (first, blocks), *others = placed.items()
+    for matrix, own in others:
+        if own != blocks:
+            raise ConfigurationError(
+                f"{source} adapts {first} in the blocks {_listed(blocks)} and {matrix} in "
+                f"{_listed(own)}, but adapters here act on the same matrices of every block they "
+                "are placed in: merge it into the weights where it was made, and use these as a "
+                "model"
+            )
+    return tuple(sorted(blocks))
+
+
+def _check_decoder(source: str, model: SamModel, updates: Iterable[FoundUpdate]) -> None:
+    expected = set(decoder_layers(model.sam))
+    found = {update.slot.layer for update in updates}
+    if found != expected:
+        raise ConfigurationError(
+            f"{source} adapts {len(found)} layers of the mask decoder ({min(found)}, …), but "
+            f"adapters here act on q_proj and v_proj of all its {len(expected) // 2} attention "
+            "layers or on none: merge it into the weights where it was made, and use these as a "
+            "model"
+        )
+
+
+def _name(blocks: tuple[int, ...], depth: int, told: Placement | None) -> str:
+    if told is not None and told.blocks(depth) == blocks:
+        return str(told)
+    return "all" if blocks == tuple(range(depth)) else _listed(blocks)
+
+
+def _listed(blocks: Iterable[int]) -> str:
+    return str(Placement.parse(",".join(map(str, sorted(blocks)))))
+
+
+def _largest_rank(updates: Iterable[FoundUpdate]) -> int:
+    return max((update.factors.rank for update in updates), default=0)
+
+
+def _tensors(updates: Sequence[FoundUpdate], scale: float) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rank, tensors = _largest_rank(updates), {}
+    for update in updates:
+        factors = update.factors
+        name = f"{public_name(update.slot.layer)}.slots.{update.slot.part}."
+        missing = rank - factors.rank
+        down, up = factors.down.float(), factors.up.float() * (factors.scale / scale)
+        if missing:
+            fresh = torch.empty(missing, down.shape[1])
+            nn.init.kaiming_uniform_(fresh, a=sqrt(5), generator=generator)
+            down, up = torch.cat([down, fresh]), nn.functional.pad(up, (0, missing))
+        tensors[f"{name}A"], tensors[f"{name}B"] = down.contiguous(), up.contiguous()
+    return tensors
+
+
+def _lengths(updates: Iterable[FoundUpdate]) -> dict[str, Tensor]:
+    """Return DoRA's lengths of the rows of each layer."""
+    return {
+        f"{public_name(update.slot.layer)}.magnitude": update.factors.magnitude.float()
+        for update in updates
+        if update.factors.magnitude is not None
+    }

@@ -1,0 +1,237 @@
+"""Folders that HF `peft` wrote by itself, read without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import inf, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
+from napari_peftsam.models import SamModel
+from napari_peftsam.peft._decoder import decoder_layers
+from napari_peftsam.peft._found import FoundUpdate, Told, assemble_found
+from napari_peftsam.peft._hf_peft import (
+    CONFIG_FILE,
+    PREFIX,
+    WEIGHTS_FILE,
+    WHOLE_MODULES,
+    read_config,
+    row_lengths,
+)
+from napari_peftsam.peft._low_rank import Factors
+from napari_peftsam.peft._matrices import Slot
+from napari_peftsam.peft.adapter import Adapter
+from napari_peftsam.peft.io import read_tensors
+
+__all__ = ["read_folder"]
+
+_LORA = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(magnitude_vector))")
+_ENCODER_LAYER = re.compile(r"image_encoder\.blocks\.\d+\.(?:attn\.qkv|mlp\.lin[12])")
+# Starts that leave the base weights as they are; others are of use with changed ones only.
+_HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Options that change what the matrices mean, and the value at which they do not.
+_UNKNOWN_HERE: dict[str, Any] = {
+    "bias": "none",
+    "lora_bias": False,
+    "use_qalora": False,
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "velora_config": None,
+}
+_SAME_LENGTH = 1e-5  # relative; float32 norms of float32 rows
+
+
+def read_folder(folder: Path, model: SamModel, told: Told) -> Adapter:
+    """Read a folder; see `napari_peftsam.peft.exchange.import_adapter`."""
+    config = read_config(folder)
+    _check_options(folder, config)
+    lora, whole = _sorted_out(folder, read_tensors(folder / WEIGHTS_FILE)[1])
+    layers = {path: _factors(folder, config, model, path, lora[path]) for path in lora}
+    updates = [update for path in layers for update in _updates(folder, model, path, layers[path])]
+    updates = _without_idle(updates)
+    return assemble_found(folder.name, model, updates, _tuned(folder, model, whole), told)
+
+
+def _check_options(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ConfigurationError(
+            f"{folder} holds an adapter of the type {kind!r}: of HF peft, only LORA can be read "
+            "(LoRA, rsLoRA, DoRA)"
+        )
+    for option, neutral in _UNKNOWN_HERE.items():
+        value = config.get(option, neutral)
+        if value != neutral and value not in ([], {}):
+            raise ConfigurationError(
+                f"{folder} was trained with {option} {value!r}, which adapters here do not have: "
+                f"train it with {option} {neutral!r}, or merge it into the weights there and use "
+                "these as a model"
+            )
+    start = config.get("init_lora_weights", True)
+    if start not in _HARMLESS_STARTS:
+        raise ConfigurationError(
+            f"{folder} started with init_lora_weights {start!r}, which changes the base weights "
+            "themselves: save it with peft's path_initial_model_for_weight_conversion, which "
+            "writes plain LoRA"
+        )
+
+
+def _sorted_out(
+    folder: Path, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Return LoRA matrices by layer (A, B and perhaps lengths), and whole weights by path."""
+    lora: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        path = _path(key)
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
+            raise AdapterMismatchError(
+                f"{path} in {folder} is not made of finite numbers: copy it again"
+            )
+        if match := _LORA.fullmatch(path):
+            lora.setdefault(match[1], {})[match[2] or "lengths"] = tensor.float()
+        else:
+            whole[path] = tensor.float()
+    return lora, whole
+
+
+def _path(key: str) -> str:
+    """Return a path from the model's root; LoRA may have been put into its encoder only."""
+    path = key.removeprefix(PREFIX).removeprefix("sam.")
+    return f"image_encoder.{path}" if path.startswith("blocks.") else path
+
+
+def _factors(
+    folder: Path,
+    config: Mapping[str, Any],
+    model: SamModel,
+    path: str,
+    tensors: Mapping[str, Tensor],
+) -> Factors:
+    if not _ENCODER_LAYER.fullmatch(path) and path not in decoder_layers(model.sam):
+        raise ConfigurationError(
+            f"{folder} adapts {path}, where adapters here do not act (only on attn.qkv, mlp.lin1 "
+            "and mlp.lin2 of the image encoder, and q_proj and v_proj of the mask decoder): merge "
+            "it into the weights where it was made, and use these as a model"
+        )
+    down, up, lengths = (tensors.get(name) for name in ("A", "B", "lengths"))
+    if down is None or up is None or (lengths is None) == bool(config.get("use_dora")):
+        raise AdapterMismatchError(
+            f"{folder} has not all tensors of {path} that {CONFIG_FILE} asks for: copy it again"
+        )
+    rows, columns = _shape(folder, model, path)
+    good = down.ndim == up.ndim == 2 and down.shape[1] == columns and up.shape[0] == rows
+    if not good or len(down) != up.shape[1] or (lengths is not None and lengths.shape != (rows,)):
+        raise AdapterMismatchError(
+            f"{folder} has {tuple(up.shape)} and {tuple(down.shape)} for {path}, which is "
+            f"({rows}, {columns}) in {model.name}: choose the model it was trained on"
+        )
+    return Factors(down, up, _scale(folder, config, path, len(down)), lengths)
+
+
+def _shape(folder: Path, model: SamModel, path: str) -> tuple[int, int]:
+    try:
+        weight = model.sam.get_parameter(f"{path}.weight")
+    except AttributeError:
+        raise AdapterMismatchError(
+            f"{folder} adapts {path}, which {model.name} does not have: choose the model it was "
+            "trained on"
+        ) from None
+    return weight.shape[0], weight.shape[1]
+
+
+def _scale(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
+    patterns = config.get("alpha_pattern") or {}
+    try:
+        found = (a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", path))
+        alpha = float(next(found, config.get("lora_alpha", 8)))
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise AdapterMismatchError(
+            f"lora_alpha or alpha_pattern in {folder / CONFIG_FILE} cannot be read ({error}): copy "
+            "it again"
+        ) from error
+    if not 0 < alpha < inf:
+        raise ConfigurationError(
+            f"{folder} has lora_alpha {alpha:g} for {path}: only factors above 0 can be read"
+        )
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iterable[FoundUpdate]:
+    if path.endswith(".qkv"):
+        for part in "qkv":
+            rows = slice(*Slot(path, part).rows(len(factors.up)))
+            yield FoundUpdate(Slot(path, part), replace(factors, up=factors.up[rows]))
+        return
+    if factors.magnitude is not None and not _ENCODER_LAYER.fullmatch(path):
+        weight = model.sam.get_parameter(f"{path}.weight")
+        if not _close(factors.magnitude, row_lengths(weight, factors)):
+            raise ConfigurationError(
+                f"{folder} has DoRA in the mask decoder ({path}), where there is LoRA only here: "
+                "train it with LoRA, or merge it into the weights there and use these as a model"
+            )
+        factors = replace(factors, magnitude=None)
+    yield FoundUpdate(Slot(path, "all"), factors)
+
+
+def _without_idle(updates: list[FoundUpdate]) -> list[FoundUpdate]:
+    """Leave out of the fused layers what has no effect: parts, and directions of rank space.
+
+    So what was fused for HF is separate again. A part stays if it acts in any block.
+    """
+    fused = [u for u in updates if u.slot.part != "all"]
+    active = {u.matrix for u in fused if _used(u).any()}
+    if not active:  # untrained
+        return updates
+    rank = max(int(_used(u).sum()) for u in fused)
+    return [
+        u if u.slot.part == "all" else FoundUpdate(u.slot, _reduced(u, rank))
+        for u in updates
+        if u.slot.part == "all" or u.matrix in active
+    ]
+
+
+def _used(update: FoundUpdate) -> Tensor:
+    return (update.factors.up != 0).any(dim=0)
+
+
+def _reduced(update: FoundUpdate, rank: int) -> Factors:
+    order = torch.argsort(~_used(update), stable=True)[: max(rank, 1)]
+    factors = update.factors
+    return replace(factors, down=factors.down[order], up=factors.up[:, order])
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=_SAME_LENGTH, atol=0)
+
+
+def _tuned(folder: Path, model: SamModel, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tuned weights without buffers, which must be those of the model."""
+    buffers, tuned = dict(model.sam.named_buffers()), {}
+    for path, tensor in whole.items():
+        if path.partition(".")[0] not in WHOLE_MODULES:
+            raise ConfigurationError(
+                f"{folder} also holds {path}, but beside LoRA only {' and '.join(WHOLE_MODULES)} "
+                "can be tuned here: merge it into the weights where it was made, and use these as "
+                "a model"
+            )
+        if path not in buffers:
+            tuned[path] = tensor
+        elif not torch.equal(buffers[path].cpu().float(), tensor):
+            raise AdapterMismatchError(
+                f"{folder} was not trained on {model.name}: its {path} is another one; choose the "
+                "model it was trained on"
+            )
+    return tuned

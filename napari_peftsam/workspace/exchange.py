@@ -1,0 +1,90 @@
+"""Adapters to and from the files of other programs, one call each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models import build
+from napari_peftsam.peft import (
+    EXCHANGE_FORMATS,
+    Adapter,
+    Told,
+    check_replaceable,
+    export_hf_peft,
+    import_adapter,
+    load_adapter,
+    restore_adapter,
+    save_adapter,
+)
+from napari_peftsam.workspace._folders import check_not_an_input, check_output
+
+__all__ = ["export_adapter_folder", "import_adapter_file"]
+
+
+def export_adapter_folder(
+    model: str | Path, adapter: Path, output: Path, format_name: str = "hf-peft"
+) -> Path:
+    """Write an adapter as a folder that another program loads onto the same model; slow.
+
+    Parameters
+    ----------
+    model
+        The model it was trained on: a name of the registry, or the path of a checkpoint.
+    adapter
+        The adapter file.
+    output
+        A new folder, or an older export, which is replaced.
+    format_name
+        One of `EXCHANGE_FORMATS`.
+
+    Raises
+    ------
+    PeftSamError
+        If the model or the adapter cannot be used, the format cannot hold its method, or
+        `output` cannot be written; see `napari_peftsam.peft.export_hf_peft`.
+    """
+    if format_name not in EXCHANGE_FORMATS:
+        raise ConfigurationError(
+            f"unknown format {format_name!r}: choose one of {', '.join(EXCHANGE_FORMATS)}"
+        )
+    check_not_an_input(output, Path(model), adapter)
+    if output.is_dir():
+        check_replaceable(output)
+        check_output(output / "x")
+    else:
+        check_output(output)
+    trained = load_adapter(adapter)
+    export_hf_peft(build(model), trained, output)
+    return output
+
+
+def import_adapter_file(
+    source: Path, output: Path, model: str | Path | None = None, told: Told | None = None
+) -> Adapter:
+    """Write what another program trained as an adapter file; slow.
+
+    Parameters
+    ----------
+    source
+        A folder of HF `peft`, or a checkpoint of micro-sam's LoRA training.
+    output
+        The ``.safetensors`` file to write.
+    model
+        The model it was trained on. None: an export of this program knows it; else the
+        built-in one.
+    told
+        What is known of it, see `napari_peftsam.peft.import_adapter`.
+
+    Raises
+    ------
+    PeftSamError
+        If the source or the model cannot be used, or `output` cannot be written.
+    """
+    check_output(output, (".safetensors",))
+    check_not_an_input(output, source, *(source.iterdir() if source.is_dir() else ()))
+    adapter = restore_adapter(source, told) if model is None else None
+    if adapter is None:
+        adapter = import_adapter(source, build(model or "builtin"), told)
+    save_adapter(adapter, output)
+    return adapter
