@@ -160,17 +160,3 @@ def test_shared_tensors_are_stored_once(model, injection) -> None:
     assert names == ["image_encoder.cobot_hub.C", "image_encoder.cobot_hub.S"]
     injection.remove()
     assert not any("cobot" in name for name in snapshot(model))
-
-
-def test_coefficients_have_a_group_without_decay(model) -> None:
-    config = CobotLoraConfig(rank=4, coefficient_lr_multiplier=100)
-    injection = inject(model, config)
-    groups = {g["name"]: g for g in injection.parameter_groups(1e-4, 0.1)}
-    assert (groups["main"]["lr"], groups["main"]["weight_decay"]) == (1e-4, 0.1)
-    assert groups["coefficients"]["lr"] == pytest.approx(1e-2)
-    assert groups["coefficients"]["weight_decay"] == 0
-    slots = 8
-    assert len(groups["coefficients"]["params"]) == 2 + 2 * slots
-    sizes = [sum(p.numel() for p in g["params"]) for g in groups.values()]
-    assert sum(sizes) == sum(p.numel() for p in injection.trainable_parameters().values())
-    torch.optim.AdamW(list(groups.values()))
