@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import DENSE_HEAD, SamModel
 from napari_peftsam.training.pretrain._config import PretrainingConfig
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -114,7 +114,7 @@ class RunState:
         torch.save(state, temporary)
         temporary.replace(self.config.state)
         sam, head = self.average
-        tensors = sam.state_dict() | {f"dense_head.{k}": v for k, v in head.state_dict().items()}
+        tensors = sam.state_dict() | {f"{DENSE_HEAD}{k}": v for k, v in head.state_dict().items()}
         weights = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
         # The versions are told, not compared: most changes of a version leave training alone,
         # and a run of hours that an update stopped for good would help nobody.
