@@ -25,13 +25,16 @@ class Answerer:
     weights
         Identifies the model's weights: another model cannot refine its logits.
     embedding
-        Identifies the embedding, and what decodes it.
+        Identifies the embedding.
+    decoder
+        Identifies the adapter that decodes it: as an embedding's, it may be of the base model.
     """
 
     model: str = ""
     adapter: str = ""
     weights: str = ""
     embedding: object = None
+    decoder: str = ""
 
 
 @dataclass(frozen=True, eq=False)

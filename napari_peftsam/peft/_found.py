@@ -204,7 +204,8 @@ def _tensors(updates: Sequence[FoundUpdate], scale: float) -> dict[str, Tensor]:
         factors = update.factors
         name = f"{public_name(update.slot.layer)}.slots.{update.slot.part}."
         missing = rank - factors.rank
-        down, up = factors.down.float(), factors.up.float() * (factors.scale / scale)
+        # Of a fused layer, q, k and v have the same A; here each has its own.
+        down, up = factors.down.float().clone(), factors.up.float() * (factors.scale / scale)
         if missing:
             fresh = torch.empty(missing, down.shape[1])
             nn.init.kaiming_uniform_(fresh, a=sqrt(5), generator=generator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,13 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 from torch import nn
 
-from napari_peftsam.peft._low_rank import AdaptedLinear, FrozenLinear, SlotUpdate, check_rank
+from napari_peftsam.peft._low_rank import (
+    AdaptedLinear,
+    FrozenLinear,
+    LowRankUpdate,
+    SlotUpdate,
+    check_rank,
+)
 from napari_peftsam.peft._matrices import ATTENTION, MatricesField, Slot, slots_of
 from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft._surgery import Surgery
@@ -102,9 +107,9 @@ class LowRankMethod(PeftMethod[LowRankT]):
         make = partial(self.update, config=config)
         install_low_rank(surgery, slots, config.rank, make, layer=self.layer)
 
-    @abstractmethod
     def update(self, site: SlotSite, config: LowRankT) -> SlotUpdate:
         """Make the update of one matrix."""
+        return LowRankUpdate(site.shape, config.rank, config.factor)
 
     def hint(self, parameter: str, config: LowRankT) -> ParameterHint:
         """Follow the LoRA+ ratio."""

@@ -61,6 +61,8 @@ class PeftMethod(ABC, Generic[ConfigT]):
         module passed to `Surgery.replace` must be an `AdaptedLinear` whose updates know
         their `SlotUpdate.low_rank`, and what `Surgery.add` brings acts through them only; such
         adapters can be written for HF peft.
+    starts_as_base
+        Whether it computes what the base computes until it is trained.
     adapts_encoder
         Whether injecting it must change the encoder; if it then changes nothing, the
         injection is refused.
@@ -78,6 +80,7 @@ class PeftMethod(ABC, Generic[ConfigT]):
     mergeable: ClassVar[bool] = True
     scalable: ClassVar[bool] = True
     low_rank: ClassVar[bool] = False
+    starts_as_base: ClassVar[bool] = True
     adapts_encoder: ClassVar[bool] = True
     cobot: ClassVar[str] = ""
     config: type[ConfigT]

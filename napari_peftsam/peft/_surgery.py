@@ -142,7 +142,10 @@ class Surgery:
             _put(self.root, swap.path, swap.old)
 
     def redo(self, strength: float = 1.0) -> None:
-        """Put the new objects back after `undo`, their changes multiplied by `strength`."""
+        """Put the new objects back after `undo`, their changes multiplied by `strength`.
+
+        Tuned weights are those that are trained for a `strength` of 1 only, else copies.
+        """
         for swap in self._swaps:
             if isinstance(swap.new, nn.Parameter):
                 _put(self.root, swap.path, _weakened(swap, strength))
@@ -152,7 +155,15 @@ class Surgery:
             _put(self.root, swap.path, swap.new)
         self.park()
 
+    def train(self, mode: bool) -> None:
+        """Switch the new modules to training or evaluation."""
+        for swap in self._swaps:
+            if isinstance(swap.new, nn.Module):
+                swap.new.train(mode)
+
     def _apply(self, swap: _Swap) -> None:
+        if isinstance(swap.new, nn.Module):
+            swap.new.eval()
         _put(self.root, swap.path, swap.new)
         self._swaps.append(swap)
 

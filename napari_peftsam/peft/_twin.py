@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from segment_anything.modeling import Sam
+from torch import nn
 
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft._surgery import Surgery
@@ -44,13 +45,18 @@ def adapted_twin(
     twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     config = config or adapter.config
     with torch.random.fork_rng(devices=[]):
-        surgery = operate(twin, config, loading=True)
+        surgery = operate(twin, config, loading=True, running=False)
     injection = Injection(twin, config, surgery)
     injection.load(adapter.tensors)
     return injection, surgery
 
 
 def _structural_copy(sam: Sam) -> Sam:
-    """Copy all modules but share all tensors; an injection writes to none of them."""
-    shared: dict[int, object] = {id(t): t for t in (*sam.parameters(), *sam.buffers())}
+    """Copy all modules but share all storage; an injection writes to none of it.
+
+    Parameters are new objects, since an injection freezes those that it finds.
+    """
+    shared: dict[int, object] = {id(b): b for b in sam.buffers()}
+    for parameter in sam.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     return copy.deepcopy(sam, shared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._selective import SelectiveMethod
 from napari_peftsam.peft.config import PlacedConfig
 
@@ -32,3 +33,9 @@ class BiasTuning(SelectiveMethod[BiasTuningConfig]):
     def selects(self, name: str) -> bool:
         """Take the biases."""
         return name.endswith(".bias")
+
+    def hint(self, parameter: str, config: BiasTuningConfig) -> ParameterHint:
+        """Decay would pull the encoder's values to 0."""
+        if parameter.startswith("encoder."):
+            return ParameterHint("encoder", decay=False)
+        return super().hint(parameter, config)

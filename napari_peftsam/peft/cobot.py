@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
 from napari_peftsam.peft._low_rank_method import (
     LowRankConfig,
+    LowRankMethod,
     SlotSite,
     install_low_rank,
     low_rank_hint,
 )
 from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
+from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
 
 __all__ = [
@@ -154,7 +155,7 @@ def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint | No
     return None
 
 
-class CobotLora(PeftMethod[CobotLoraConfig]):
+class CobotLora(LowRankMethod[CobotLoraConfig]):
     """LoRA whose slots are orchestrated by COBOT."""
 
     name = "cobot-lora"
@@ -165,7 +166,6 @@ class CobotLora(PeftMethod[CobotLoraConfig]):
     )
     changes = "as LoRA, with coefficients shared across blocks"
     use_when = "instead of LoRA of the same rank"
-    low_rank = True
     config = CobotLoraConfig
 
     def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:

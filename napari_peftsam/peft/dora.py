@@ -16,7 +16,7 @@ from napari_peftsam.peft._low_rank import (
     exact,
     plain,
 )
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod
 from napari_peftsam.peft._protocol import ParameterHint
 
 __all__ = ["Dora", "DoraConfig", "DoraLinear"]
@@ -48,14 +48,7 @@ class DoraLinear(AdaptedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
         out: Tensor = self.base(x)
-        with torch.no_grad():
-            # In full precision, so that the untrained quotient is exactly 1.
-            direction = self.base.weight.clone()
-            for name, update in self.slots.items():
-                assert isinstance(update, LowRankUpdate)
-                direction[slice(*self.rows[name])] += update.alpha * (update.B @ update.A)
-            norm = direction.norm(dim=1)
-        quotient = self.magnitude / norm
+        quotient = self.magnitude / self._norm()
         linear = out if self.base.bias is None else out - self.base.bias
         changed: Tensor = out + (quotient - 1) * linear
         for name, update in self.slots.items():
@@ -63,16 +56,31 @@ class DoraLinear(AdaptedLinear):
             changed[..., rows] += quotient[rows] * update(x, out[..., rows])
         return changed
 
+    def _norm(self) -> Tensor:
+        """Return the lengths of the rows before they get those that are learned."""
+        # In full precision, so that the untrained quotient is exactly 1.
+        with torch.no_grad(), torch.autocast(self.magnitude.device.type, enabled=False):
+            direction = self.base.weight.clone()
+            for name, update in self.slots.items():
+                assert isinstance(update, LowRankUpdate)
+                direction[slice(*self.rows[name])] += update.alpha * (update.B @ update.A)
+            return _without_zeros(direction.norm(dim=1))
+
     def folded_weight(self) -> Tensor:
         """Return the recomposed rows, float64."""
         direction = super().folded_weight()
-        length = direction.norm(dim=1, keepdim=True)
-        recomposed: Tensor = direction * (exact(self.magnitude)[:, None] / length)
+        length = _without_zeros(direction.norm(dim=1))
+        recomposed: Tensor = direction * (exact(self.magnitude) / length)[:, None]
         return recomposed
 
     def lengths(self) -> Tensor:
         """Return the learned lengths of all rows."""
         return plain(self.magnitude)
+
+
+def _without_zeros(norm: Tensor) -> Tensor:
+    """Keep rows of zeros: no direction could be given a length."""
+    return norm.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class Dora(LowRankMethod[DoraConfig]):
@@ -88,10 +96,6 @@ class Dora(LowRankMethod[DoraConfig]):
     scalable = False
     layer = DoraLinear
     config = DoraConfig
-
-    def update(self, site: SlotSite, config: DoraConfig) -> LowRankUpdate:
-        """Make the update of the direction."""
-        return LowRankUpdate(site.shape, config.rank, config.factor)
 
     def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:
         """Magnitudes must not decay."""

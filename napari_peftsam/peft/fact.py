@@ -81,7 +81,7 @@ class FactUpdate(SlotUpdate):
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return the update ``(..., D)``."""
         inner = F.linear(F.linear(x, self.factors.U.to(x.dtype)), self.Sigma.to(x.dtype))
-        inner = F.dropout(inner, self.dropout, self.training and torch.is_grad_enabled())
+        inner = F.dropout(inner, self.dropout, self.training)
         return F.linear(inner * self.alpha, self.factors.V.to(inner.dtype))
 
     def folded(self, weight: Tensor) -> Tensor:

@@ -13,11 +13,21 @@ from torch import Tensor, nn
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft._decoder import install_decoder
+from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.registry import METHODS, method_of
 
-__all__ = ["Injection", "check_method", "check_not_adapted", "inject", "operate", "public_name"]
+__all__ = [
+    "Injection",
+    "check_architecture",
+    "check_method",
+    "check_not_adapted",
+    "check_strength",
+    "inject",
+    "operate",
+    "public_name",
+]
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
@@ -36,16 +46,25 @@ def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> I
         If the model is adapted already, the method does not suit its encoder or would
         change or train nothing, or an option does not fit the model (rank, placement).
     """
-    surgery = operate(model, config, loading)
+    surgery = operate(model, config, loading=loading)
     surgery.park()
     return Injection(model, config, surgery)
 
 
-def operate(model: SamModel, config: MethodConfig, loading: bool = False) -> Surgery:
-    """Do what `inject` does to the bare network; on failure nothing is changed."""
+def operate(
+    model: SamModel, config: MethodConfig, *, loading: bool = False, running: bool = True
+) -> Surgery:
+    """Do what `inject` does to the bare network; on failure nothing is changed.
+
+    Without `running` the device need not be able to compute with the method: what it learned
+    is only looked at.
+    """
     sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
-    check_method(model, config)
+    check_architecture(model, config)
+    if running:
+        check_device(model, config)
+    trainable = [parameter for parameter in sam.parameters() if parameter.requires_grad]
     sam.requires_grad_(False)
     surgery = Surgery(sam, loading)
     try:
@@ -63,6 +82,8 @@ def operate(model: SamModel, config: MethodConfig, loading: bool = False) -> Sur
             )
     except BaseException:
         surgery.undo()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
         raise
     setattr(sam, _MARK, method.title)
     return surgery
@@ -70,6 +91,12 @@ def operate(model: SamModel, config: MethodConfig, loading: bool = False) -> Sur
 
 def check_method(model: SamModel, config: MethodConfig) -> None:
     """Raise `ConfigurationError` if a method does not fit the model's network or device."""
+    check_architecture(model, config)
+    check_device(model, config)
+
+
+def check_architecture(model: SamModel, config: MethodConfig) -> None:
+    """Raise `ConfigurationError` if a method does not fit the model's network."""
     method, architecture = method_of(config), model.architecture
     if method.adapts_encoder and not architecture.adaptable:
         names = " or ".join(m.name for m in METHODS.values() if not m.adapts_encoder)
@@ -77,6 +104,11 @@ def check_method(model: SamModel, config: MethodConfig) -> None:
             f"{method.title} is not available for {architecture.name}, into whose image encoder "
             f"no adapters fit: choose the method {names}, or another model"
         )
+
+
+def check_device(model: SamModel, config: MethodConfig) -> None:
+    """Raise `ConfigurationError` if a method cannot be computed on the model's device."""
+    method = method_of(config)
     # Of the weights: those to be counted only are on torch's meta device.
     obstacle = method.obstacle(next(model.sam.parameters()).device.type)
     if obstacle:
@@ -91,6 +123,12 @@ def check_not_adapted(sam: nn.Module) -> None:
             f"this model already carries an adapter ({title}): remove that injection "
             "first, or build the model anew"
         )
+
+
+def check_strength(strength: float) -> None:
+    """Raise `ConfigurationError` unless it is within [0, 1]."""
+    if not 0 <= strength <= 1:
+        raise ConfigurationError(f"the strength {strength} is not within 0 and 1")
 
 
 class Injection:
@@ -125,6 +163,11 @@ class Injection:
         """How much of the adapter is in the model now: 1 all, 0 none."""
         return self._strength
 
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether it computes what the base computes until it is trained."""
+        return method_of(self.config).starts_as_base
+
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's own parameters by public name.
 
@@ -138,13 +181,23 @@ class Injection:
         return dict(self._parameters)
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return torch optimiser groups (``name``, ``params``, ``lr``, ``weight_decay``)."""
+        """Return torch optimiser groups (``name``, ``params``, ``lr``, ``weight_decay``).
+
+        Raises
+        ------
+        ConfigurationError
+            If the adapter is weakened: it would be trained to make up for that.
+        """
+        if self._strength != 1:
+            raise ConfigurationError(
+                f"an adapter is trained at strength 1, not at {self._strength:g}: set that first"
+            )
         method = method_of(self.config)
-        groups: dict[str, dict[str, Any]] = {}
+        groups: dict[ParameterHint, dict[str, Any]] = {}
         for name, parameter in self.trainable_parameters().items():
             hint = method.hint(name, self.config)
             group = groups.setdefault(
-                hint.group,
+                hint,
                 {
                     "name": hint.group,
                     "params": [],
@@ -175,6 +228,20 @@ class Injection:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
+        if 0 < self._strength < 1:
+            self.set_strength(self._strength)  # weakened copies are made anew
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Compute as in training inside the ``with`` block, with what a method draws then.
+
+        Outside, an adapter's answers are repeatable, whatever the mode of the model.
+        """
+        self._surgery.train(True)
+        try:
+            yield
+        finally:
+            self._surgery.train(False)
 
     def set_strength(self, strength: float) -> None:
         """Weaken the adapter, or take it out for now.
@@ -193,8 +260,7 @@ class Injection:
         """
         method = method_of(self.config)
         self.trainable_parameters()
-        if not 0 <= strength <= 1:
-            raise ConfigurationError(f"the strength {strength} is not within 0 and 1")
+        check_strength(strength)
         if 0 < strength < 1 and not method.scalable:
             raise ConfigurationError(
                 f"{method.title} is not linear in its update and cannot be weakened: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from napari_peftsam.peft._protocol import ParameterHint
 from napari_peftsam.peft._selective import SelectiveMethod
 from napari_peftsam.peft.config import PlacedConfig
 
@@ -31,3 +32,9 @@ class LayerNormTuning(SelectiveMethod[LayerNormTuningConfig]):
     def selects(self, name: str) -> bool:
         """Take both norms."""
         return name.startswith(("norm1.", "norm2."))
+
+    def hint(self, parameter: str, config: LayerNormTuningConfig) -> ParameterHint:
+        """Decay would pull the encoder's values to 0."""
+        if parameter.startswith("encoder."):
+            return ParameterHint("encoder", decay=False)
+        return super().hint(parameter, config)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from napari_peftsam.peft._low_rank import LowRankUpdate
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod
 
 __all__ = ["Lora", "LoraConfig"]
 
@@ -33,7 +32,3 @@ class Lora(LowRankMethod[LoraConfig]):
     use_when = "a sound first choice; read by other software"
     cobot = "cobot-lora"
     config = LoraConfig
-
-    def update(self, site: SlotSite, config: LoraConfig) -> LowRankUpdate:
-        """Make ``alpha B A``."""
-        return LowRankUpdate(site.shape, config.rank, config.factor)

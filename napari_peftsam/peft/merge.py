@@ -9,7 +9,7 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.peft._protocol import Foldable
 from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import check_method, check_not_adapted
+from napari_peftsam.peft.inject import check_architecture, check_not_adapted
 from napari_peftsam.peft.registry import METHODS, method_of
 
 __all__ = ["merge"]
@@ -41,7 +41,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
     """
     method = method_of(adapter.config)
     check_not_adapted(model.sam)
-    check_method(model, adapter.config)
+    check_architecture(model, adapter.config)
     if not method.mergeable:
         known = ", ".join(m.title for m in METHODS.values() if m.mergeable)
         raise ConfigurationError(
@@ -61,6 +61,8 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
 def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Tensor]:
     injection, surgery = adapted_twin(model, adapter)
     injection.set_strength(strength)
+    if strength == 0:
+        return {}
     changes: dict[str, Tensor] = {}
     for path, value in surgery.tuned(strength).items():
         changes[path] = value.detach().cpu()

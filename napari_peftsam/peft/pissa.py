@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.peft._low_rank import Factors, SlotUpdate, exact, plain
 from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
+from napari_peftsam.peft._protocol import ParameterHint
 
 __all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
 
@@ -84,3 +86,9 @@ class Pissa(LowRankMethod[PissaConfig]):
     def update(self, site: SlotSite, config: PissaConfig) -> PissaUpdate:
         """Make the change of the principal part."""
         return PissaUpdate(site, config.rank, config.factor)
+
+    def hint(self, parameter: str, config: PissaConfig) -> ParameterHint:
+        """Decay would pull the principal part out of the weights."""
+        hint = super().hint(parameter, config)
+        own = parameter.startswith("encoder.")
+        return replace(hint, group=f"principal {hint.group}", decay=False) if own else hint

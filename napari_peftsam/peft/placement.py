@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Annotated, Any
@@ -101,6 +102,8 @@ def _canonical(blocks: tuple[int, ...]) -> str:
 
 
 def _coerce(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = ",".join(map(str, value))
     return Placement.parse(value) if isinstance(value, str) else value
 
 
@@ -112,4 +115,4 @@ PlacementField = Annotated[
         {"type": "string", "examples": ["all", "late-50%", "late-25%", "last", "early-50%"]}
     ),
 ]
-"""`Placement` as a field of a pydantic model: read from and written as its text."""
+"""`Placement` as a field of a pydantic model: read from its text or a list, written as text."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
+from types import ModuleType
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import LowRankUpdate
+from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.peft._low_rank_method import (
     LowRankConfig,
     LowRankMethod,
-    SlotSite,
     install_low_rank,
 )
 from napari_peftsam.peft._matrices import slots_of
@@ -20,6 +20,7 @@ from napari_peftsam.peft.lora import LoraConfig
 
 __all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
 
+_MISSING = "needs bitsandbytes: pip install 'napari-peftsam[qlora]'"
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
 
 
@@ -40,19 +41,17 @@ class QuantisedLinear(nn.Module):
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
-        from bitsandbytes import functional
-
+        functional = _functional()
         self.packed, self.quantisation = functional.quantize_4bit(
             base.weight.detach(), quant_type="nf4", compress_statistics=True
         )
-        self.bias = base.bias
+        # Not the same object: the layer itself may rest on another device meanwhile.
+        self.bias = None if base.bias is None else nn.Parameter(base.bias.detach().clone(), False)
 
     @property
     def weight(self) -> Tensor:
         """The weights ``(out, in)`` that it computes with, a new tensor at each call."""
-        from bitsandbytes import functional
-
-        weight: Tensor = functional.dequantize_4bit(self.packed, self.quantisation)
+        weight: Tensor = _functional().dequantize_4bit(self.packed, self.quantisation)
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +63,16 @@ class QuantisedLinear(nn.Module):
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return weight and bias of the plain layer that computes the same."""
-        return {"weight": self.weight.cpu(), "bias": self.bias.detach().cpu()}
+        state = {"weight": self.weight.cpu()}
+        return state if self.bias is None else state | {"bias": self.bias.detach().cpu()}
+
+
+def _functional() -> ModuleType:
+    if find_spec("bitsandbytes") is None:
+        raise ConfigurationError(f"QLoRA {_MISSING}")
+    from bitsandbytes import functional
+
+    return cast("ModuleType", functional)
 
 
 class QLora(LowRankMethod[QLoraConfig]):
@@ -80,6 +88,7 @@ class QLora(LowRankMethod[QLoraConfig]):
     use_when = "the weights of a large model do not fit the GPU"
     # At strength 0 it would still be the 4-bit model.
     scalable = False
+    starts_as_base = False
     config = QLoraConfig
 
     def obstacle(self, device: str) -> str:
@@ -89,7 +98,7 @@ class QLora(LowRankMethod[QLoraConfig]):
         if device != "cuda":
             return f"needs an NVIDIA GPU (CUDA) for its 4-bit layers, found {device}: choose lora"
         if find_spec("bitsandbytes") is None:
-            return "needs bitsandbytes: pip install 'napari-peftsam[qlora]', or choose lora"
+            return _MISSING
         return ""
 
     def install(self, surgery: Surgery, config: QLoraConfig) -> None:
@@ -111,7 +120,3 @@ class QLora(LowRankMethod[QLoraConfig]):
     def over_plain_layers(self, config: QLoraConfig) -> LoraConfig:
         """LoRA with the same options."""
         return LoraConfig(**config.model_dump(exclude={"method"}))
-
-    def update(self, site: SlotSite, config: QLoraConfig) -> LowRankUpdate:
-        """Make ``alpha B A``."""
-        return LowRankUpdate(site.shape, config.rank, config.factor)

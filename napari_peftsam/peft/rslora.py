@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from napari_peftsam.peft._low_rank import LowRankUpdate
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
+from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod
 
 __all__ = ["RsLora", "RsLoraConfig"]
 
@@ -39,7 +38,3 @@ class RsLora(LowRankMethod[RsLoraConfig]):
     changes = "as LoRA, scaled by alpha / sqrt(rank)"
     use_when = "ranks of 32 and more"
     config = RsLoraConfig
-
-    def update(self, site: SlotSite, config: RsLoraConfig) -> LowRankUpdate:
-        """Make ``alpha / sqrt(rank) B A``."""
-        return LowRankUpdate(site.shape, config.rank, config.factor)

@@ -52,7 +52,8 @@ class ScaledShifted(nn.Module):
         out: Tensor = self.base(x)
         shape = (-1, 1, 1) if isinstance(self.base, nn.Conv2d) else (-1,)
         gamma, beta = (v.view(shape) for v in self._weakened(self.gamma, self.beta))
-        return out * gamma.to(out.dtype) + beta.to(out.dtype)
+        # In the precision of gamma: rounded to bfloat16, small changes of it would vanish.
+        return (out * gamma + beta).to(out.dtype)
 
     def folded_state(self) -> dict[str, Tensor]:
         """Return weight and bias of the plain layer that computes the same."""

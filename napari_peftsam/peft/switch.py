@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import Adapter, apply_adapter
-from napari_peftsam.peft.inject import Injection
+from napari_peftsam.peft.inject import Injection, check_strength
 
 __all__ = ["AdapterSwitch"]
 
@@ -62,6 +62,7 @@ class AdapterSwitch:
         ConfigurationError
             If it cannot have this strength.
         """
+        check_strength(strength)
         before, before_strength = self._live, self.strength
         self._take_out()
         try:

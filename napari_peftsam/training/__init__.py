@@ -9,13 +9,14 @@ from napari_peftsam.training.events import (
     TrainingStep,
     Validated,
 )
-from napari_peftsam.training.finetune import finetune
+from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
 
 __all__ = [
     "RECIPES",
     "RECOMMENDED",
     "AnnotatedPlane",
+    "Incumbent",
     "Recipe",
     "Split",
     "TrainEvent",

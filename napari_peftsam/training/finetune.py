@@ -40,7 +40,7 @@ from napari_peftsam.training.events import (
     Validated,
 )
 
-__all__ = ["finetune"]
+__all__ = ["Incumbent", "finetune"]
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
@@ -50,13 +50,27 @@ _GRADIENT_NORM = 1.0
 _HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
 
 
+@dataclass(frozen=True)
+class Incumbent:
+    """The adapter that a result is judged against, as it is used now.
+
+    Attributes
+    ----------
+    strength
+        Factor on its changes, see `napari_peftsam.peft.Injection.set_strength`.
+    """
+
+    adapter: Adapter
+    strength: float = 1.0
+
+
 def finetune(
     model: SamModel,
     planes: Sequence[AnnotatedPlane],
     config: TrainingConfig,
     *,
     start: Adapter | None = None,
-    incumbent: Adapter | None = None,
+    incumbent: Incumbent | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrainEvent]:
     """Train an adapter from accepted objects.
@@ -100,20 +114,21 @@ def finetune(
     """
     # Before anything slow
     check_method(model, start.config if start else config.method)
-    earlier = _trained_on(start, incumbent)
+    own = Incumbent(start) if start else None
+    judge = incumbent or own
+    earlier = _trained_on(start, incumbent.adapter if incumbent else None)
     split = split_objects(planes, config.held_out, config.seed, earlier)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
     split = _visible(split, prepared)
     trained = _union(earlier, planes, split)
     held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
-    judge = incumbent or start
     before = _measure(model, judge, prepared, held_out)
     torch.manual_seed(config.seed)
     injection = apply_adapter(model, start) if start else inject(model, config.method)
     try:
         run = _Run(
             model, injection, config, split, trained, prepared, held_out, before,
-            judge is start, stop,
+            judge == own and (own is not None or injection.starts_as_base), stop,
         )  # fmt: skip
         yield from _train(run)
     finally:
@@ -241,7 +256,7 @@ def _step(
     crop = (arch.training_side, arch.patch_size)
     sample = plane.sample(objects, turn).cropped(*crop, _random_zoom(generator))
     real = plane.sample(objects[:1]).cropped(*crop) if _draw_real(sample, generator) else None
-    with autocast(str(run.model.device)):
+    with autocast(str(run.model.device)), run.injection.training():
         if real is not None and real.real[0] is not None:
             # Objects prompted by hand have layouts of their own, so one at a time.
             first = prompt_tensors(real.real[0], plane, run.model)
@@ -309,13 +324,14 @@ def _remaining(run: _Run, progress: float) -> float:
 
 def _measure(
     model: SamModel,
-    adapter: Adapter | None,
+    judge: Incumbent | None,
     prepared: Mapping[int, ModelPlane],
     held_out: HeldOut,
 ) -> float:
-    if adapter is None:
+    if judge is None:
         return validation_iou(model, prepared, held_out)
-    with apply_adapter(model, adapter):
+    with apply_adapter(model, judge.adapter) as injection:
+        injection.set_strength(judge.strength)
         return validation_iou(model, prepared, held_out)
 
 

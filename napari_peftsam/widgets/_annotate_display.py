@@ -99,8 +99,8 @@ class AnnotateDisplay:
         names = [entry.name for entry in entries]
         titles = [f"{e.name} · {e.method}" if e.method else e.name for e in entries]
         index = names.index(live) if live in names else -1
-        if workspace is not None and workspace.has_model and workspace.engine.strength < 1:
-            titles[index] += f" · {workspace.engine.strength:.0%}"
+        if workspace is not None and workspace.adapters.strength < 1:
+            titles[index] += f" · {workspace.adapters.strength:.0%}"
         fill_combo(box, list(zip(titles, names, strict=True)), index)
         box.setEnabled(len(names) > 1)
 

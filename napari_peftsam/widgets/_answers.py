@@ -163,7 +163,7 @@ class Answers:
 
         if rest:
             run(
-                lambda: engine.predict_many(embedding, rest),
+                lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
                 on_result=done,
                 group=self._owner.workers,
             )
@@ -278,7 +278,7 @@ class Answers:
             notify(error)
 
         self._predictor = run(
-            lambda: engine.predict(embedding, prompts, previous),
+            lambda: engine.predict(embedding, prompts, previous, adapter=answerer.decoder),
             on_result=done,
             on_error=failed,
             group=self._owner.workers,

@@ -64,6 +64,7 @@ class AdaptersDock(Dock):
         self.strength.setValue(_FULL)
         self.strength_text = QLabel()
         self._settle = timer(self, _SETTLE_MS)
+        self._weakened = ""  # the adapter whose strength was changed last
         self._group = QButtonGroup(self)
         self._buttons: dict[str, QRadioButton] = {}
         self._ious: list[QLabel] = []
@@ -176,16 +177,20 @@ class AdaptersDock(Dock):
             self._work(lambda: workspace.activate(name))
 
     def _strength_moved(self, value: int) -> None:
+        workspace = self.viewer_session.workspace
+        self._weakened = "" if workspace is None else workspace.adapters.live.name
         self.strength_text.setText(f"{value} %")
         self._settle.start()
 
     def _weaken(self) -> None:
-        """Use the live adapter at the slider's strength."""
-        workspace = self.viewer_session.workspace
+        """Use the adapter whose slider was moved at that strength, if it still is the live one."""
+        workspace, name = self.viewer_session.workspace, self._weakened
         strength = self.strength.value() / _FULL
-        if workspace is None or not workspace.has_model or strength == workspace.engine.strength:
+        if workspace is None or name != workspace.adapters.live.name:
+            self._show_strength()
             return
-        name = workspace.adapters.live.name
+        if strength == workspace.adapters.strength:
+            return
         self._work(lambda: workspace.activate(name, strength))
 
     def _show_strength(self) -> None:
@@ -194,7 +199,7 @@ class AdaptersDock(Dock):
         live = workspace.adapters.live if workspace is not None else None
         can = has_model and live is not None and live.scalable
         self.strength.setEnabled(can)
-        value = round(_FULL * workspace.engine.strength) if workspace and has_model else _FULL
+        value = _FULL if workspace is None else round(_FULL * workspace.adapters.strength)
         if not self.strength.isSliderDown() and not self._settle.isActive():
             blocked = self.strength.blockSignals(True)
             self.strength.setValue(value)

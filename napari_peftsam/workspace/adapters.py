@@ -32,7 +32,7 @@ class AdapterEntry:
 
     @property
     def digest(self) -> str:
-        """What addresses embeddings: the adapter's content hash, or ``"base"``."""
+        """The adapter's content hash, or ``"base"``: one content is listed once."""
         return BASE_ADAPTER if self.adapter is None else self.adapter.digest
 
     @property
@@ -52,6 +52,7 @@ class AdapterTimeline:
     def __init__(self) -> None:
         self._entries = {BASE_ADAPTER: AdapterEntry(BASE_ADAPTER)}
         self._live = BASE_ADAPTER
+        self._strength = 1.0
         self._versions = 0
 
     @property
@@ -80,10 +81,15 @@ class AdapterTimeline:
         iou = adapter.metrics.get("val_iou")
         return self._add(path.stem, adapter, float(iou) if iou is not None else None)
 
-    def set_live(self, name: str) -> AdapterEntry:
-        """Note that this entry answers prompts now."""
+    @property
+    def strength(self) -> float:
+        """How much of the live adapter is used, from 0 to 1."""
+        return self._strength
+
+    def set_live(self, name: str, strength: float = 1.0) -> AdapterEntry:
+        """Note that this entry answers prompts now, at this strength."""
         entry = self[name]
-        self._live = name
+        self._live, self._strength = name, strength
         return entry
 
     def _add(self, name: str, adapter: Adapter, iou: float | None) -> AdapterEntry:

@@ -59,7 +59,7 @@ class Engine:
         live, strength = self._switch.live, self._switch.strength
         if live is None or strength == 0:
             return BASE_ADAPTER
-        return live.digest if strength == 1 else f"{live.digest}@{strength:g}"
+        return live.digest if strength == 1 else f"{live.digest}@{strength!r}"
 
     @property
     def strength(self) -> float:
@@ -136,20 +136,35 @@ class Engine:
             yield
 
     def predict(
-        self, embedding: Embedding, prompts: Prompts, previous: FloatArray | None = None
+        self,
+        embedding: Embedding,
+        prompts: Prompts,
+        previous: FloatArray | None = None,
+        *,
+        adapter: str | None = None,
     ) -> Prediction | None:
-        """Predict one object's candidates; None if the embedding's adapter is live no more."""
+        """Predict one object's candidates.
+
+        None if the embedding's adapter is live no more, nor the `adapter` whose answer is
+        asked for (as the property has it), which may differ in the mask decoder alone.
+        """
         with self._lock:
-            if embedding.key.adapter != self.encoder_adapter:
+            if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict(embedding, prompts, previous)
 
-    def predict_many(self, embedding: Embedding, prompts: list[Prompts]) -> list[Prediction] | None:
+    def predict_many(
+        self, embedding: Embedding, prompts: list[Prompts], *, adapter: str | None = None
+    ) -> list[Prediction] | None:
         """Predict the best mask of several objects at once; None as in `predict`."""
         with self._lock:
-            if embedding.key.adapter != self.encoder_adapter:
+            if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict_many(embedding, prompts, candidates=1)
+
+    def _answers(self, embedding: Embedding, adapter: str | None) -> bool:
+        same = embedding.key.adapter == self.encoder_adapter
+        return same and adapter in (None, self.adapter)
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""

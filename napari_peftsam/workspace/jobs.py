@@ -23,7 +23,7 @@ import torch
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter
-from napari_peftsam.training import AnnotatedPlane, TrainEvent, TrainingConfig, finetune
+from napari_peftsam.training import AnnotatedPlane, Incumbent, TrainEvent, TrainingConfig, finetune
 
 __all__ = ["TrainingJob", "run"]
 
@@ -39,7 +39,7 @@ class TrainingJob:
     planes: tuple[AnnotatedPlane, ...]
     config: TrainingConfig
     start: Adapter | None = None
-    incumbent: Adapter | None = None
+    incumbent: Incumbent | None = None
 
 
 def run(job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:

@@ -19,6 +19,7 @@ from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state,
 from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
 from napari_peftsam.training import (
     AnnotatedPlane,
+    Incumbent,
     TrainEvent,
     TrainingConfig,
     TrainingFinished,
@@ -103,10 +104,11 @@ class Workspace:
         with self._lock:
             if load != self._loads:
                 return model
-            self._engine = Engine(model, self._store)
-            self._source = str(source)
-            self.adapters = self._timelines.setdefault(model.weights_hash, AdapterTimeline())
-            self.engine.use(self.adapters.live.adapter)
+            engine = Engine(model, self._store)
+            adapters = self._timelines.get(model.weights_hash, AdapterTimeline())
+            engine.use(adapters.live.adapter, adapters.strength)
+            self._engine, self._source, self.adapters = engine, str(source), adapters
+            self._timelines[model.weights_hash] = adapters
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
@@ -138,7 +140,7 @@ class Workspace:
         """Swap the adapter in and then list it, for it may be refused."""
         with self._lock:
             self.engine.use(adapter, strength)
-            entry = self.adapters.set_live(list_it().name)
+            entry = self.adapters.set_live(list_it().name, strength)
         self.events.adapters_changed.emit()
         return entry
 
@@ -167,7 +169,7 @@ class Workspace:
         The live adapter is merged in at the strength it has.
         """
         with self._lock:
-            strength = self.engine.strength if name == self.adapters.live.name else 1.0
+            strength = self.adapters.strength if name == self.adapters.live.name else 1.0
             adapter, model = self.adapters[name].adapter, self.engine.bare_copy()
         return export_model(model, adapter, path, strength)
 
@@ -208,7 +210,7 @@ class Workspace:
         key, engine = embedding.key, self.engine
         weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
         name = f"{self.adapters.live.name}{weakened}"
-        return Answerer(engine.model.name, name, key.model, (key, engine.adapter))
+        return Answerer(engine.model.name, name, key.model, key, engine.adapter)
 
     def _embedded(self, plane: PlaneKey) -> Embedding:
         known = self.embedding(plane)
@@ -257,7 +259,7 @@ class Workspace:
             planes=self.training_planes(),
             config=config,
             start=start,
-            incumbent=live,
+            incumbent=None if live is None else Incumbent(live, self.adapters.strength),
         )
 
     def finetune(

@@ -23,7 +23,7 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
     "rslora": {"method": "rslora", "rank": 4},
     "dora": {"method": "dora", "rank": 4},
     "pissa": {"method": "pissa", "rank": 4, "alpha": 0.5},
-    "fact": {"method": "fact", "rank": 4, "dropout": 0.0},
+    "fact": {"method": "fact", "rank": 4},
     "fact-per-block": {"method": "fact", "rank": 4, "dropout": 0.0, "shared": False},
     "ssf": {"method": "ssf"},
     "adaptformer": {"method": "adaptformer", "bottleneck": 4},

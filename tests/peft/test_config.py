@@ -84,6 +84,7 @@ def test_placement_outside_the_encoder() -> None:
             r"^method lora: decoder_lora_rank is 2, but tune_mask_decoder is False: let",
         ),
         ({"method": "lora", "placement": "top"}, r"option 'placement' is 'top': .* use all"),
+        ({"method": "lora", "placement": []}, r"option 'placement' is \[\]: .* is not known"),
         ({"method": "lora", "placement": 3}, r"option 'placement' is 3: "),
         ({"method": "cobot-lora", "rank": 6}, r"'rank' is 6, allowed is .* divisible by 4"),
         ({"method": "cobot-lora", "init": "zero"}, r"one of 'neutral' or 'official'"),
@@ -102,6 +103,11 @@ def test_configs_survive_json_and_pickle(config) -> None:
     text = json.dumps(config.model_dump(mode="json"))
     assert parse_method_config(json.loads(text)) == config
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_placement_and_matrices_are_texts_or_lists() -> None:
+    listed = LoraConfig.model_validate({"placement": [5, 0, 1], "matrices": ["v", "q", "k"]})
+    assert listed == LoraConfig.model_validate({"placement": "0-1,5", "matrices": "q,k,v"})
 
 
 def test_configs_are_frozen_and_refuse_unknown_options() -> None:

@@ -31,6 +31,7 @@ from napari_peftsam.peft import (
 )
 from napari_peftsam.peft._surgery import Surgery
 from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.ssf import ScaledShifted
 from tests.peft._cases import (
     CASES,
     METHOD_OPTIONS,
@@ -223,10 +224,15 @@ def test_strength_weakens_to_the_base_bit_for_bit(config: MethodConfig) -> None:
         assert torch.equal(outputs(model, image()), full)
         return
     changes = []
+    if METHODS[config.method].mergeable:
+        with injection.disabled():
+            assert same(merge(model, capture(injection), 0), snapshot(model))
     for strength in (1e-3, 0.5):
         injection.set_strength(strength)
         changes.append((outputs(model, image()) - base).norm())
         assert same(injection.state(), state)
+        with pytest.raises(ConfigurationError, match="trained at strength 1"):
+            injection.parameter_groups(1e-4, 0)
         if METHODS[config.method].mergeable:
             with injection.disabled():
                 merged = merge(model, capture(injection), strength)
@@ -249,6 +255,54 @@ def test_embeddings_stay_valid_when_only_the_decoder_is_trained(config: MethodCo
     unchanged = torch.equal(model.sam.image_encoder(image()), embedding)
     assert capture(injection).changes_embeddings == (not unchanged)
     assert unchanged == (config.method == "frozen-encoder")
+
+
+@one_per_method
+def test_looking_at_an_adapter_does_not_freeze_the_model(config: MethodConfig) -> None:
+    model = tiny()
+    adapter = capture(injection := inject(model, config))
+    injection.remove()
+    model.sam.requires_grad_(True)
+    if METHODS[config.method].mergeable:
+        merge(model, adapter)
+    if "rank" in type(config).model_fields:
+        with pytest.raises(ConfigurationError, match="larger than the width"):
+            inject(model, config.model_copy(update={"rank": 400}))
+    assert all(p.requires_grad for p in model.sam.parameters())
+
+
+def test_tensors_loaded_into_a_weakened_adapter_count_at_once() -> None:
+    model = tiny()
+    injection = inject(model, CASES["late-finetuning-last"])
+    perturb(injection.trainable_parameters())
+    trained = injection.state()
+    injection.set_strength(0.5)
+    half = outputs(model, image())
+    injection.load({k: v + 0.1 for k, v in trained.items()})
+    assert not torch.equal(outputs(model, image()), half)
+    injection.load(trained)
+    assert torch.equal(outputs(model, image()), half)
+
+
+def test_dora_leaves_rows_of_zeros() -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.sam.image_encoder.blocks[1].attn.qkv.weight[3] = 0
+    expected = outputs(model, image())
+    injection = inject(model, CASES["dora-all"])
+    assert torch.equal(outputs(model, image()), expected)
+    perturb(injection.trainable_parameters())
+    assert torch.isfinite(outputs(model, image())).all()
+
+
+def test_small_scales_are_not_rounded_away_in_bf16() -> None:
+    layer = ScaledShifted(torch.nn.Linear(64, 64))
+    x = torch.randn(256, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = layer(x)
+        layer.gamma.fill_(1.003)  # between two numbers of bfloat16
+        after = layer(x)
+    assert not torch.equal(after, before)
 
 
 @one_per_method

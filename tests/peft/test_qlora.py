@@ -70,6 +70,34 @@ def test_it_trains_over_four_bits_and_gives_the_base_back() -> None:
 
 
 @pytest.mark.usefixtures("on_any_device")
+def test_resting_layers_share_nothing_with_the_live_model() -> None:
+    model = tiny()
+    originals = [
+        layer for block in model.sam.image_encoder.blocks[2:] for layer in block.modules()
+        if isinstance(layer, torch.nn.Linear)
+    ]  # fmt: skip
+    inject(model, CONFIG)
+    live = {p.data_ptr() for p in model.sam.parameters()}
+    resting = [p for layer in originals for p in layer.parameters()]
+    assert resting
+    assert live.isdisjoint(p.data_ptr() for p in resting)
+
+
+def test_it_is_merged_without_a_gpu(monkeypatch) -> None:
+    model = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(QLora, "obstacle", lambda self, device: "")
+        with inject(model, CONFIG) as injection:
+            perturb(injection.trainable_parameters())
+            adapter = capture(injection)
+    merged = merge(model, adapter)
+    assert list(merged) == list(snapshot(model))
+    monkeypatch.setattr("napari_peftsam.peft.qlora.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=r"needs bitsandbytes: pip install"):
+        merge(model, adapter)
+
+
+@pytest.mark.usefixtures("on_any_device")
 def test_merged_weights_are_the_dequantised_ones_with_the_update() -> None:
     model = tiny()
     injection = inject(model, CONFIG)

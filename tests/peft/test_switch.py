@@ -73,6 +73,7 @@ def test_what_cannot_be_used_leaves_the_live_one(adapters, before) -> None:
         (foreign, 1.0, AdapterMismatchError),
         (adapters["dora-all"], 0.5, ConfigurationError),
         (adapters["cobot-all"], 2.0, ConfigurationError),
+        (None, 7.0, ConfigurationError),
     ):
         with pytest.raises(error):
             switch.use(wrong, strength)
