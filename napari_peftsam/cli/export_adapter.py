@@ -24,8 +24,8 @@ def export_adapter(
 ) -> None:
     """Write an adapter for HF peft, tuned mask decoder and prompt encoder included.
 
-    For low-rank methods: lora, rslora, dora, pissa, fact, cobot-lora, qlora, and LoRA in the
-    mask decoder. There: PeftModel.from_pretrained(sam, folder).
+    For methods whose updates are low-rank (all kinds of LoRA, PiSSA, FacT); others are refused
+    with what to do instead. There: PeftModel.from_pretrained(sam, folder).
     """
     from napari_peftsam.workspace import export_adapter_folder
 

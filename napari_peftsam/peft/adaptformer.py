@@ -104,11 +104,11 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     name = "adaptformer"
     title = "AdaptFormer"
     description = (
-        "A small branch beside each block's MLP; the paper's best without COBOT, but it cannot "
-        "be merged."
+        "A small branch beside each block's MLP; ahead of LoRA in the SAM-COBOT paper, but it "
+        "cannot be merged."
     )
     changes = "a bottleneck beside the MLP"
-    use_when = "nothing must be merged"
+    use_when = "instead of LoRA, if nothing must be merged"
     mergeable = False
     cobot = "cobot-adaptformer"
     config = AdaptFormerConfig

@@ -22,7 +22,7 @@ class FrozenEncoder(PeftMethod[FrozenEncoderConfig]):
 
     name = "frozen-encoder"
     title = "Frozen encoder"
-    description = "Trains the mask decoder only; fastest and lightest, and embeddings stay valid."
+    description = "Trains the mask decoder only; lightest, and embeddings stay valid."
     changes = "nothing; the mask decoder alone is trained"
     use_when = "little memory, or no GPU"
     adapts_encoder = False

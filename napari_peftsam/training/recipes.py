@@ -67,8 +67,8 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             "cobot",
             "SAM-COBOT",
-            "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024), its "
-            "coefficients learning 100 times as fast, as in the published code.",
+            "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024); coefficients "
+            "learn 100 times as fast, as C and S do in the published code.",
             parse_method_config(
                 {"method": "cobot-lora", "rank": 4, "coefficient_lr_multiplier": 100.0}
             ),

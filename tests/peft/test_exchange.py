@@ -36,6 +36,7 @@ from napari_peftsam.peft import (
     export_hf_peft,
     import_adapter,
     inject,
+    load_adapter,
     merge,
     parse_method_config,
     restore_adapter,
@@ -148,6 +149,16 @@ def test_without_our_description_it_is_an_equivalent_adapter(
     for option in ("placement", "matrices", "decoder_lora_rank", "tune_mask_decoder"):
         wanted = getattr(config, option, getattr(found.config, option, None))
         assert str(getattr(found.config, option, None)) == str(wanted)
+
+
+def test_what_was_never_trained_can_be_imported_and_saved(tmp_path: Path) -> None:
+    with inject(tiny(), LoraConfig(rank=2)) as injection:
+        adapter = capture(injection)
+    export_hf_peft(tiny(), adapter, tmp_path / "hf")
+    anonymous(tmp_path / "hf")
+    found = import_adapter(tmp_path / "hf", tiny())
+    save_adapter(found, tmp_path / "a.safetensors")
+    assert load_adapter(tmp_path / "a.safetensors").digest == found.digest
 
 
 def anonymous(folder: Path) -> None:

@@ -21,13 +21,14 @@ from napari_peftsam.errors import (
 )
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, capture, inject
+from napari_peftsam.peft.lora import Lora
 from napari_peftsam.training import (
     Incumbent,
     TrainingConfig,
     TrainingFinished,
     TrainingStep,
 )
-from napari_peftsam.types import Box, Point
+from napari_peftsam.types import Box, Point, Prompts
 from napari_peftsam.workspace import Workspace, export_model
 from tests.models._mobile_sam import checkpoint
 from tests.peft._cases import perturb
@@ -117,8 +118,42 @@ def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> N
     config = CONFIG.model_copy(update={"method": FrozenEncoderConfig(decoder_lora_rank=2)})
     workspace.promote(_finish(workspace, 0.1, 0.9, config))
     assert workspace.embedding(PLANE) is embedding
-    assert workspace.answerer(embedding) != before  # yet its answers are others
+    after = workspace.answerer(embedding)
+    assert after != before  # yet its answers are others
+    engine, prompts = workspace.engine, Prompts(points=(Point(34, 34),))
+    for stale in (
+        engine.predict(embedding, prompts, adapter=before.decoder),
+        engine.predict_many(embedding, [prompts], adapter=before.decoder),
+    ):
+        assert stale is None
+    assert engine.predict(embedding, prompts, adapter=after.decoder) is not None
     assert not np.array_equal(workspace.prompt().logits, old.logits)
+
+
+def test_a_model_comes_back_with_its_adapter_as_weak_as_it_was(
+    workspace: Workspace, checkpoint: Path
+) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.5, 0.6))
+    workspace.activate("v1", 0.25)
+    address = workspace.engine.adapter
+    job = workspace.training_job(CONFIG)
+    assert job.incumbent == Incumbent(workspace.adapters.live.adapter, 0.25)
+    workspace.load_model(checkpoint, "cpu")
+    assert (workspace.adapters.live.name, workspace.engine.adapter) == ("v1", address)
+
+
+def test_a_model_whose_adapter_cannot_be_used_does_not_become_live(
+    workspace: Workspace, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _annotate(workspace)
+    workspace.promote(_finish(workspace, 0.5, 0.6))
+    engine = workspace.engine
+    monkeypatch.setattr(Lora, "obstacle", lambda self, device: "needs another device")
+    with pytest.raises(ConfigurationError, match="needs another device"):
+        workspace.load_model(checkpoint, "cpu")
+    assert workspace.engine is engine
+    assert workspace.engine.adapter == workspace.adapters.live.digest
 
 
 def test_a_weakened_adapter_is_exported_and_recorded_as_such(
