@@ -10,6 +10,7 @@ from pathlib import Path
 
 from napari_peftsam.models import architecture
 from napari_peftsam.peft import count_parameters, parse_method_config
+from napari_peftsam.training import RECIPES, Recipe
 from napari_peftsam.workspace import MethodOverview, compare_methods
 
 PAGE = Path(__file__).parent / "methods.md"
@@ -80,7 +81,26 @@ def table(head: Sequence[str], alignment: str, rows: Iterable[Iterable[str]]) ->
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": all_methods, "lora": lora_by_place}
+def all_recipes() -> str:
+    """Return the fixed recipes and what they set."""
+
+    def row(each: Recipe) -> Iterable[str]:
+        given = each.method.model_dump(mode="json")
+        default = type(each.method)().model_dump(mode="json")
+        changed = [f"{k} {v}" for k, v in given.items() if v != default[k]]
+        rate = "automatic" if each.learning_rate is None else f"{each.learning_rate:g}"
+        yield from (f"`{each.name}`", f"`{each.method.method}`", ", ".join(changed), rate)
+        yield each.explanation
+
+    head = ("recipe", "method", "options", "learning rate", "why")
+    return table(head, "lllll", map(row, RECIPES.values()))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": all_methods,
+    "lora": lora_by_place,
+    "recipes": all_recipes,
+}
 
 
 def filled(page: str) -> str:

@@ -61,8 +61,8 @@ Alpha = Annotated[float | None, typer.Option(help="Factor on the update.  [defau
 Placement = Annotated[
     str | None,
     typer.Option(
-        help="Blocks to adapt: all, late-50%, late-25%, last, early-50%, first, or numbers as "
-        "0,3,5-7.  [default: all; late-finetuning: late-50%]"
+        help="Blocks to adapt: all, late-50%, early-25% (any percentage), last, first, or numbers "
+        "as 0,3,5-7.  [default: all; late-finetuning: late-50%]"
     ),
 ]
 Matrices = Annotated[

@@ -81,5 +81,5 @@ def _row(entry: MethodOverview) -> tuple[str, ...]:
     info, counts = entry.info, entry.counts
     numbers = (f"{counts.encoder:,}", f"{counts.total:,}") if counts else ("-", "-")
     note = f" (not here: {info.obstacle})" if info.obstacle else ""
-    words = entry.problem or info.description + note
+    words = entry.problem or info.changes + note
     return (info.name, *numbers, "yes" if info.mergeable else "no", words)

@@ -50,7 +50,7 @@ class LowRankConfig(PlacedConfig):
     lora_plus_ratio: float = Field(
         default=1.0,
         ge=1,
-        title="LoRA+ ratio",
+        title="LoRA+",
         description="Factor on the learning rate of B, the half of the update that starts as 0 "
         "(Hayou et al. 2024 use 16).",
     )

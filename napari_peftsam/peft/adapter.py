@@ -86,6 +86,11 @@ class Adapter:
         return method_of(self.config).adapts_encoder
 
     @property
+    def mergeable(self) -> bool:
+        """Whether it can be folded into plain weights."""
+        return method_of(self.config).mergeable
+
+    @property
     def scalable(self) -> bool:
         """Whether it can be used at a strength between 0 and 1."""
         return method_of(self.config).scalable

@@ -23,7 +23,7 @@ class FrozenEncoder(PeftMethod[FrozenEncoderConfig]):
     name = "frozen-encoder"
     title = "Frozen encoder"
     description = "Trains the mask decoder only; lightest, and embeddings stay valid."
-    changes = "nothing; the mask decoder alone is trained"
+    changes = "nothing; mask decoder and prompt encoder only"
     use_when = "little memory, or no GPU"
     adapts_encoder = False
     low_rank = True

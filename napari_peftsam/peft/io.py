@@ -104,6 +104,11 @@ def load_adapter(path: str | Path) -> Adapter:
     except OSError as error:
         raise InputFileError(f"{path} cannot be read ({error}): check its permissions") from error
     except SafetensorError as error:
+        if _is_torch_file(path):
+            raise AdapterMismatchError(
+                f"{path} is a checkpoint of torch, not an adapter file: use it as the model, or "
+                "read it with import-adapter if micro-sam's LoRA is in it"
+            ) from error
         raise AdapterMismatchError(
             f"{path} is damaged or not a safetensors file ({error}): copy or download it again"
         ) from error
@@ -114,6 +119,11 @@ def load_adapter(path: str | Path) -> Adapter:
             "that was saved as an adapter"
         )
     return assemble_adapter(path, text, tensors)
+
+
+def _is_torch_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"  # a zip archive
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -43,7 +43,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
     check_not_adapted(model.sam)
     check_architecture(model, adapter.config)
     if not method.mergeable:
-        known = ", ".join(m.title for m in METHODS.values() if m.mergeable)
+        known = ", ".join(m.name for m in METHODS.values() if m.mergeable)
         raise ConfigurationError(
             f"{method.title} cannot be merged into plain weights: keep its adapter file, or "
             f"train one of {known}"

@@ -16,7 +16,7 @@ __all__ = ["Placement", "PlacementField"]
 
 _SHARE = re.compile(r"(late|early)-(\d{1,3})%")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
-_ALLOWED = "all, late-50%, late-25%, early-50%, early-25%, last, first, or blocks such as 0,3,5-7"
+_ALLOWED = "all, late-50% or early-25% (any percentage), last, first, or blocks such as 0,3,5-7"
 
 
 @dataclass(frozen=True)

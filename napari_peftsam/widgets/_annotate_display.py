@@ -97,10 +97,13 @@ class AnnotateDisplay:
         entries = workspace.adapters.entries if workspace is not None else ()
         live = workspace.adapters.live.name if workspace is not None else ""
         names = [entry.name for entry in entries]
-        titles = [f"{e.name} · {e.method}" if e.method else e.name for e in entries]
+        strength = 1.0 if workspace is None else workspace.adapters.strength
         index = names.index(live) if live in names else -1
-        if workspace is not None and workspace.adapters.strength < 1:
-            titles[index] += f" · {workspace.adapters.strength:.0%}"
+        titles = []
+        for name, entry in zip(names, entries, strict=True):
+            weakened = f"{strength:.0%}" if name == live and strength < 1 else ""
+            method = entry.method if entry.method != name else ""
+            titles.append(" · ".join(filter(None, (name, weakened, method))))
         fill_combo(box, list(zip(titles, names, strict=True)), index)
         box.setEnabled(len(names) > 1)
 

@@ -11,7 +11,7 @@ from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
-from napari_peftsam.widgets._form import Form, fields_of
+from napari_peftsam.widgets._form import Form, fields_of, message_of
 from napari_peftsam.widgets._parts import combo_box, form_layout, text_label, timer
 from napari_peftsam.widgets._worker import Worker, run
 
@@ -238,7 +238,7 @@ class FinetuneOptions(QWidget):
             self._config, error = None, caught
         self._note_own_choice()
         problems = [f.show_error(error) for f in (self.placement, self.details, self.rate)]
-        self._show_problem("" if error is None else next(filter(None, problems), str(error)))
+        self._show_problem("" if error is None else next(filter(None, problems), message_of(error)))
         self._timer.start()
         self.changed.emit()
 

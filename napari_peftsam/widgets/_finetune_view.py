@@ -168,7 +168,10 @@ class LowArea(QScrollArea):
             return QSize(DOCK_WIDTH, 0)
         width = self.width() if self.isVisible() else DOCK_WIDTH
         frame = self.height() - self.maximumViewportSize().height()
-        return QSize(DOCK_WIDTH, layout.totalHeightForWidth(width) + frame)  # labels wrap
+        # Labels wrap; without one, as during a run, a layout does not know any such height.
+        wrapped = layout.hasHeightForWidth()
+        height = layout.totalHeightForWidth(width) if wrapped else layout.totalSizeHint().height()
+        return QSize(DOCK_WIDTH, height + frame)
 
     def event(self, event: QEvent | None) -> bool:
         """Follow parts that come and go, and the width in which they wrap."""

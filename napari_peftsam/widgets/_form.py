@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.widgets._parts import form_layout, label_of, text_label
 
-__all__ = ["Form", "FormField", "fields_of"]
+__all__ = ["Form", "FormField", "fields_of", "message_of"]
 
 _LARGEST = 2**31 - 1  # of a QSpinBox
 
@@ -81,6 +81,15 @@ def _field(name: str, schema: Mapping[str, Any]) -> FormField:
         minimum=int(details.get("minimum", 0)),
         step=int(details.get("multipleOf", 1)),
     )
+
+
+def message_of(error: ValidationError) -> str:
+    """Return what is wrong in one sentence, also where fields contradict each other."""
+    return _message(error.errors(include_url=False)[0])
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    return str(problem.get("ctx", {}).get("error", problem["msg"]))
 
 
 class Form(QWidget):
@@ -161,7 +170,7 @@ class Form(QWidget):
         for problem in error.errors(include_url=False) if error else ():
             name = next((str(p) for p in problem["loc"] if str(p) in titles), None)
             if name is not None:
-                text = str(problem.get("ctx", {}).get("error", problem["msg"]))
+                text = _message(problem)
                 self._problems[name].setText(f"⚠ {text}")
                 self._problems[name].show()
                 first = first or f"{titles[name]}: {text}"

@@ -145,7 +145,9 @@ class AdaptersDock(Dock):
             self, f"Save {name}", suggestion, _ADAPTERS, with_ending(".safetensors")
         )
         if path is not None:
-            self._work(lambda: workspace.save_adapter(name, path), f"Saved {name} to {path}")
+            full = " (at full strength)" if workspace.adapters.strength < 1 else ""
+            message = f"Saved {name}{full} to {path}"
+            self._work(lambda: workspace.save_adapter(name, path), message)
 
     def load_file(self) -> None:
         """Ask for an adapter file, add it to the list and use it."""
@@ -162,10 +164,14 @@ class AdaptersDock(Dock):
         if workspace is None:
             return
         name = workspace.adapters.live.name
-        title, suggestion = f"Save a checkpoint with {name}", f"sam-{name}.pth"
+        percent = round(_FULL * workspace.adapters.strength)
+        weakened = "" if percent == _FULL else f" at {percent} %"
+        title = f"Save a checkpoint with {name}{weakened}"
+        suggestion = f"sam-{name}{weakened.replace(' ', '').replace('%', '')}.pth"
         path = self.ask_save(self, title, suggestion, _CHECKPOINTS, with_ending(".pth", ".pt"))
         if path is not None:
-            self._work(lambda: workspace.export_model(name, path), f"Saved {path}")
+            message = f"Saved {path}, with {name}{weakened}"
+            self._work(lambda: workspace.export_model(name, path), message)
 
     def _chosen(self, index: int) -> None:
         workspace = self.viewer_session.workspace
@@ -204,7 +210,7 @@ class AdaptersDock(Dock):
             blocked = self.strength.blockSignals(True)
             self.strength.setValue(value)
             self.strength.blockSignals(blocked)
-            self.strength_text.setText(f"{value} %")
+            self.strength_text.setText(f"{value} %" if can else "")
         reason = (
             "How much of the adapter is used: 100 % as trained, 0 % the base model"
             if can
@@ -235,15 +241,32 @@ class AdaptersDock(Dock):
         if [entry.name for entry in entries] != list(self._buttons):
             self._rebuild(entries)
         for row, entry in enumerate(entries):
-            iou = self.training.measured.get(entry.name, entry.iou)
-            self._ious[row].setText("" if iou is None else f"{iou:.2f}")
+            self._show_iou(self._ious[row], entry)
             self._buttons[entry.name].setChecked(entry.name == live)
         self._show_strength()
         has_model = self.viewer_session.has_model
         self.hint.setVisible(len(entries) < 2)
         self.save.setEnabled(has_model and live != "base")
         self.load.setEnabled(has_model)
-        self.merge.setEnabled(has_model)
+        mergeable = workspace is not None and workspace.adapters.live.mergeable
+        self.merge.setEnabled(has_model and mergeable)
+        self.merge.setToolTip(
+            "Write a plain SAM checkpoint with the live adapter built in, at its strength"
+            if mergeable
+            else f"{live} cannot be merged into plain weights: save the adapter instead"
+        )
+
+    def _show_iou(self, label: QLabel, entry: AdapterEntry) -> None:
+        measured = self.training.measured.get(entry.name)
+        iou = entry.iou if measured is None else measured
+        foreign = entry.from_file and measured is None
+        text = "" if iou is None else f"{iou:.2f}"
+        label.setText(f"({text})" if foreign and text else text)
+        label.setToolTip(
+            "IoU on the objects held out when it was trained: not to be compared with others"
+            if foreign
+            else "IoU on held-out objects, as last measured"
+        )
 
     def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
         while (item := self.rows.takeAt(0)) is not None:
@@ -259,7 +282,6 @@ class AdaptersDock(Dock):
             self._buttons[entry.name] = button
             iou = QLabel()
             self._ious.append(iou)
-            iou.setToolTip("IoU on held-out objects, as last measured")
             self.rows.addWidget(button, row, 0)
             self.rows.addWidget(iou, row, 1)
             self.rows.addWidget(QLabel(_described(entry)), row, 2)

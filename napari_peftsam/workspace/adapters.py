@@ -24,11 +24,14 @@ class AdapterEntry:
         None for the base model.
     iou
         Held-out IoU, where it was measured.
+    from_file
+        Whether it was loaded; its IoU is that of the objects held out when it was trained.
     """
 
     name: str
     adapter: Adapter | None = None
     iou: float | None = None
+    from_file: bool = False
 
     @property
     def digest(self) -> str:
@@ -44,6 +47,11 @@ class AdapterEntry:
     def scalable(self) -> bool:
         """Whether there is anything to weaken, and that can be done."""
         return self.adapter is not None and self.adapter.scalable
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether it can be written as a plain checkpoint."""
+        return self.adapter is None or self.adapter.mergeable
 
 
 class AdapterTimeline:
@@ -79,7 +87,7 @@ class AdapterTimeline:
     def add_file(self, path: Path, adapter: Adapter) -> AdapterEntry:
         """Append an adapter that was loaded from a file, under the file's name."""
         iou = adapter.metrics.get("val_iou")
-        return self._add(path.stem, adapter, float(iou) if iou is not None else None)
+        return self._add(path.stem, adapter, float(iou) if iou is not None else None, True)
 
     @property
     def strength(self) -> float:
@@ -92,12 +100,14 @@ class AdapterTimeline:
         self._live, self._strength = name, strength
         return entry
 
-    def _add(self, name: str, adapter: Adapter, iou: float | None) -> AdapterEntry:
+    def _add(
+        self, name: str, adapter: Adapter, iou: float | None, from_file: bool = False
+    ) -> AdapterEntry:
         for existing in self._entries.values():
             if existing.digest == adapter.digest:
                 return existing
         unique, count = name, 2
         while unique in self._entries:
             unique, count = f"{name}-{count}", count + 1
-        self._entries[unique] = AdapterEntry(unique, adapter, iou)
+        self._entries[unique] = AdapterEntry(unique, adapter, iou, from_file)
         return self._entries[unique]
