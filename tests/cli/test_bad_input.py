@@ -185,6 +185,10 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "negative rank": (nothing, finetune, ("--rank", "-4"), "at least 4"),
     "rank 6 with COBOT": (nothing, finetune, ("--rank", "6"), "divisible by 4"),
     "rank is no number": (nothing, finetune, ("--rank", "many"), "--rank"),
+    "checkpoint as the adapter": (
+        nothing, lambda i: finetune(i, "--adapter", str(i / "tiny.pth")), (),
+        "tiny.pth is a checkpoint of torch, not an adapter file",
+    ),
     "rank of a method without": (
         nothing, finetune, ("--method", "frozen-encoder", "--rank", "8"),
         "unknown option 'rank', allowed are tune_mask_decoder, tune_prompt_encoder, decoder_lora",

@@ -298,6 +298,12 @@ def test_recipes_fill_the_forms_until_the_user_chooses(
     assert options.advice.isHidden()
     assert options.config is not None
     assert options.config.method == RECIPES["peft-sam"].method.model_copy(update={"rank": 8})
+    options.details.set_value("decoder_lora_rank", 2)
+    options.details.set_value("tune_mask_decoder", False)
+    assert options.problem.text() == (
+        "⚠ decoder_lora_rank is 2, but tune_mask_decoder is False: let the mask decoder be "
+        "trained, or leave the rank at 0"
+    )
     choose("recommended")
     assert options.config == TrainingConfig(seconds=60)
     options.method.setCurrentIndex(options.method.findData("dora"))
