@@ -66,7 +66,7 @@ pretrain: $(VENV)/.installed
 # STUDY_ARGS="--steps 40 --seeds 0".
 study: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/peft_study.py $(STUDY_ARGS)
-	$(BIN)/python tests/benchmarks/peft_study.py --write docs/study.md
+	$(BIN)/python tests/benchmarks/peft_study.py --write docs/study.md $(STUDY_ARGS)
 
 clean:
 	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -38,7 +38,17 @@ def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> I
 
     New weights are drawn from torch's CPU generator, so ``torch.manual_seed`` makes
     an injection repeatable on every device. Before any training the model goes on
-    computing what the base computes.
+    computing what the base computes, see `Injection.starts_as_base`.
+
+    Parameters
+    ----------
+    model
+        It must carry no adapter.
+    config
+        Method and options.
+    loading
+        Whether the tensors of a trained adapter are loaded next, so that a costly start need
+        not be computed; until then the model computes nothing sensible.
 
     Raises
     ------

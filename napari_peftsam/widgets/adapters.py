@@ -165,9 +165,8 @@ class AdaptersDock(Dock):
             return
         name = workspace.adapters.live.name
         percent = round(_FULL * workspace.adapters.strength)
-        weakened = "" if percent == _FULL else f" at {percent} %"
-        title = f"Save a checkpoint with {name}{weakened}"
-        suggestion = f"sam-{name}{weakened.replace(' ', '').replace('%', '')}.pth"
+        weakened, suffix = ("", "") if percent == _FULL else (f" at {percent} %", f"-{percent}")
+        title, suggestion = f"Save a checkpoint with {name}{weakened}", f"sam-{name}{suffix}.pth"
         path = self.ask_save(self, title, suggestion, _CHECKPOINTS, with_ending(".pth", ".pt"))
         if path is not None:
             message = f"Saved {path}, with {name}{weakened}"
