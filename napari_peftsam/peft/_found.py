@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel, architecture
 from napari_peftsam.peft._decoder import decoder_layers
-from napari_peftsam.peft._low_rank import Factors
+from napari_peftsam.peft._low_rank import Factors, random_start
 from napari_peftsam.peft._matrices import Slot
 from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, BaseIdentity
@@ -207,8 +206,7 @@ def _tensors(updates: Sequence[FoundUpdate], scale: float) -> dict[str, Tensor]:
         # Of a fused layer, q, k and v have the same A; here each has its own.
         down, up = factors.down.float().clone(), factors.up.float() * (factors.scale / scale)
         if missing:
-            fresh = torch.empty(missing, down.shape[1])
-            nn.init.kaiming_uniform_(fresh, a=sqrt(5), generator=generator)
+            fresh = random_start(missing, down.shape[1], generator)
             down, up = torch.cat([down, fresh]), nn.functional.pad(up, (0, missing))
         tensors[f"{name}A"], tensors[f"{name}B"] = down.contiguous(), up.contiguous()
     return tensors

@@ -22,6 +22,7 @@ __all__ = [
     "check_rank",
     "exact",
     "plain",
+    "random_start",
 ]
 
 
@@ -96,9 +97,8 @@ class LowRankUpdate(SlotUpdate):
         super().__init__()
         out_features, in_features = shape
         self.alpha = alpha
-        self.A = nn.Parameter(torch.empty(rank, in_features, device="cpu"))
+        self.A = nn.Parameter(random_start(rank, in_features))
         self.B = nn.Parameter(torch.zeros(out_features, rank, device="cpu"))
-        nn.init.kaiming_uniform_(self.A, a=sqrt(5))
         self.mixer = mixer
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
@@ -191,6 +191,12 @@ class AdaptedLinear(nn.Module):
     def lengths(self) -> Tensor | None:
         """Return the lengths ``(out,)`` that all rows are given; None if they are as they come."""
         return None
+
+
+def random_start(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:
+    """Return a matrix as LoRA's A starts: Kaiming-uniform with a = sqrt(5), on the CPU."""
+    drawn = torch.empty(rows, columns, device="cpu")
+    return nn.init.kaiming_uniform_(drawn, a=sqrt(5), generator=generator)
 
 
 def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:

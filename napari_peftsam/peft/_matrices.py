@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import PlainSerializer, WithJsonSchema
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft._text_field import read_from_text
 
 __all__ = ["ATTENTION", "Matrices", "MatricesField", "Slot", "slots_of"]
 
@@ -101,15 +102,9 @@ def slots_of(blocks: Iterable[int], matrices: Matrices) -> tuple[Slot, ...]:
     )
 
 
-def _coerce(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = ",".join(map(str, value))
-    return Matrices.parse(value) if isinstance(value, str) else value
-
-
 MatricesField = Annotated[
     Matrices,
-    BeforeValidator(_coerce),
+    read_from_text(Matrices.parse),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "examples": ["attention", "all-linear", "q,k,v"]}),
 ]

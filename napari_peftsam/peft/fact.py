@@ -16,6 +16,7 @@ from napari_peftsam.peft._low_rank import (
     check_rank,
     exact,
     plain,
+    random_start,
 )
 from napari_peftsam.peft._matrices import ATTENTION, slots_of
 from napari_peftsam.peft._protocol import PeftMethod
@@ -57,9 +58,8 @@ class FactFactors(nn.Module):
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        self.U = nn.Parameter(torch.empty(rank, width, device="cpu"))
+        self.U = nn.Parameter(random_start(rank, width))
         self.V = nn.Parameter(torch.zeros(width, rank, device="cpu"))
-        nn.init.kaiming_uniform_(self.U, a=5**0.5)
 
 
 class FactUpdate(SlotUpdate):
@@ -75,8 +75,7 @@ class FactUpdate(SlotUpdate):
         super().__init__()
         self.__dict__["factors"] = factors  # past nn.Module's registration
         self.alpha, self.dropout = alpha, dropout
-        self.Sigma = nn.Parameter(torch.empty(rank, rank, device="cpu"))
-        nn.init.kaiming_uniform_(self.Sigma, a=5**0.5)
+        self.Sigma = nn.Parameter(random_start(rank, rank))
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Return the update ``(..., D)``."""

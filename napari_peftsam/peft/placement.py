@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import PlainSerializer, WithJsonSchema
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft._text_field import read_from_text
 
 __all__ = ["Placement", "PlacementField"]
 
@@ -101,15 +101,9 @@ def _canonical(blocks: tuple[int, ...]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
-def _coerce(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = ",".join(map(str, value))
-    return Placement.parse(value) if isinstance(value, str) else value
-
-
 PlacementField = Annotated[
     Placement,
-    BeforeValidator(_coerce),
+    read_from_text(Placement.parse),
     PlainSerializer(str, return_type=str),
     WithJsonSchema(
         {"type": "string", "examples": ["all", "late-50%", "late-25%", "last", "early-50%"]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
@@ -139,18 +138,17 @@ class FinetuneOptions(QWidget):
         model = self._model()
         if model is None or not self._methods:
             return
-        from napari_peftsam.peft import describe_methods
+        from napari_peftsam.peft import METHODS
         from napari_peftsam.training import recommended_learning_rate
 
-        for index, info in enumerate(describe_methods(model.device.type)):
-            self.method.setItemData(
-                index, info.obstacle or info.description, Qt.ItemDataRole.ToolTipRole
-            )
-            items = self.method.model()
-            assert isinstance(items, QStandardItemModel)
+        items = self.method.model()
+        assert isinstance(items, QStandardItemModel)
+        for index, method in enumerate(METHODS.values()):
+            obstacle = method.obstacle(model.device.type)
             item = items.item(index)
             assert item is not None
-            item.setEnabled(not info.obstacle)
+            item.setToolTip(obstacle or method.description)
+            item.setEnabled(not obstacle)
         rate = recommended_learning_rate(model.architecture)
         self.rate.set_placeholder("learning_rate", f"automatic ({rate:g})")
         self._apply_recipe()
