@@ -26,12 +26,14 @@ from napari_peftsam.models.download import (
     download,
 )
 from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
+from napari_peftsam.models.image_encoder import reference_attention
 from napari_peftsam.models.model import (
     SamModel,
     checkpoint_state,
     construct,
-    encode_crop,
+    encode_prefix,
     encode_steps,
+    encode_suffix,
     encode_tensor,
     hash_weights,
     network_state,
@@ -80,8 +82,9 @@ __all__ = [
     "decoder_state_dict",
     "device_memory",
     "download",
-    "encode_crop",
+    "encode_prefix",
     "encode_steps",
+    "encode_suffix",
     "encode_tensor",
     "find_architecture",
     "find_model",
@@ -94,6 +97,7 @@ __all__ = [
     "read_lora_checkpoint",
     "read_state_dict",
     "recommend",
+    "reference_attention",
     "standardise",
     "to_model_input",
 ]

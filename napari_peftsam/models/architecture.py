@@ -45,7 +45,7 @@ class PlainVit:
 
     @property
     def takes_crops(self) -> bool:
-        """Whether it sees a crop as a part of the frame, see `encode_crop`."""
+        """Whether it sees a crop as a part of the frame, see `encode_tensor`."""
         return not self.absolute_positions
 
 

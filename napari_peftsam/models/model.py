@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 import xxhash
 from segment_anything.modeling import (
-    ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,
     Sam,
     TwoWayTransformer,
 )
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from napari_peftsam.models.architecture import Architecture, PlainVit, TinyVit
-from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
+from napari_peftsam.models.architecture import Architecture, TinyVit
+from napari_peftsam.models.image_encoder import ImageEncoder
+from napari_peftsam.models.parts import DenseHead, PromptDrawing
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, to_mobile_sam, to_timm
 
 __all__ = [
     "SamModel",
     "checkpoint_state",
     "construct",
-    "encode_crop",
+    "encode_prefix",
     "encode_steps",
+    "encode_suffix",
     "encode_tensor",
     "hash_weights",
     "network_state",
@@ -83,7 +81,7 @@ def construct(arch: Architecture) -> Sam:
     if isinstance(arch.encoder, TinyVit):
         encoder = TinyVitEncoder(arch.encoder, arch.image_size, arch.embedding_width)
     else:
-        encoder = _plain_encoder(arch, arch.encoder)
+        encoder = ImageEncoder(arch, arch.encoder)
     prompt_encoder = PromptEncoder(
         embed_dim=arch.embedding_width,
         image_embedding_size=(arch.grid, arch.grid),
@@ -105,26 +103,6 @@ def construct(arch: Architecture) -> Sam:
         iou_head_hidden_dim=arch.embedding_width,
     )
     return Sam(encoder, prompt_encoder, decoder).eval()
-
-
-def _plain_encoder(arch: Architecture, vit: PlainVit) -> nn.Module:
-    encoder = ImageEncoderViT(
-        img_size=arch.image_size,
-        patch_size=arch.patch_size,
-        embed_dim=vit.width,
-        depth=vit.depth,
-        num_heads=vit.heads,
-        out_chans=arch.embedding_width,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_abs_pos=vit.absolute_positions,
-        use_rel_pos=True,
-        window_size=vit.window_size,
-        global_attn_indexes=vit.global_blocks,
-    )
-    if vit.convolutional_stem:
-        encoder.patch_embed = ConvStem(vit.width)
-    built: nn.Module = encoder
-    return built
 
 
 def checkpoint_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +133,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
+def encode_steps(sam: Sam, x: Tensor, first: int = 0) -> Iterator[tuple[float, Tensor | None]]:
     """Run the image encoder step by step, so that it can be watched and stopped.
 
     A step is one transformer block, or one stage of an encoder whose blocks are small.
@@ -165,7 +143,10 @@ def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
     sam
         The network, with or without adapters.
     x
-        Model input ``(B, 3, S, S)``, see `to_model_input`.
+        Model input ``(B, 3, S, S)``, see `to_model_input`; if `first` is not 0, the tokens
+        that enter that block, see `encode_prefix`.
+    first
+        The first block to run. Only the encoder of an adaptable architecture can start later.
 
     Yields
     ------
@@ -173,48 +154,52 @@ def encode_steps(sam: Sam, x: Tensor) -> Iterator[tuple[float, Tensor | None]]:
         Fraction done in (0, 1], and None; with the last step (fraction 1) the image
         embedding ``(B, C, S / patch_size, S / patch_size)``.
     """
-    steps = _steps(sam.image_encoder)
+    encoder = sam.image_encoder
+    steps = encoder.steps(first) if first else encoder.steps()
     for number, step in enumerate(steps, start=1):
         x = step(x)
         yield number / len(steps), x if number == len(steps) else None
 
 
-def _steps(encoder: Any) -> tuple[Callable[[Tensor], Tensor], ...]:
-    if isinstance(encoder, TinyVitEncoder):
-        return encoder.steps()
-    return (partial(_embed, encoder), *encoder.blocks, partial(_finish, encoder))
-
-
-def _embed(encoder: Any, x: Tensor) -> Tensor:
-    tokens: Tensor = encoder.patch_embed(x)
-    return tokens if encoder.pos_embed is None else tokens + encoder.pos_embed
-
-
-def _finish(encoder: Any, tokens: Tensor) -> Tensor:
-    embedding: Tensor = encoder.neck(tokens.permute(0, 3, 1, 2))
-    return embedding
-
-
 def encode_tensor(sam: Sam, x: Tensor) -> Tensor:
-    """Return the image embedding of model input `x` in one go (see `encode_steps`)."""
+    """Return the image embedding of model input `x` in one go (see `encode_steps`).
+
+    Encoders without absolute positions (``takes_crops``) see an input ``(B, 3, s, s)``
+    smaller than the frame as a part of it.
+    """
     embedding: Tensor = sam.image_encoder(x)
     return embedding
 
 
-def encode_crop(sam: Sam, x: Tensor) -> Tensor:
-    """Return the embedding of a square crop ``(B, 3, s, s)``, seen as a part of the frame.
+def encode_prefix(sam: Sam, x: Tensor, blocks: int) -> Tensor:
+    """Return the tokens ``(B, h, w, width)`` that enter block `blocks`.
 
-    Only for encoders without absolute positions. SAM's attention *interpolates* relative
-    positions when the grid is not the one it was built for; a crop must use the central
-    ones instead, so that a distance of one token stays one token.
+    Parameters
+    ----------
+    sam
+        The network; its encoder must be that of an adaptable architecture.
+    x
+        Model input ``(B, 3, s, s)``.
+    blocks
+        How many blocks to run, after the patch embedding.
     """
-    encoder = sam.image_encoder
-    frame = next(b for b in encoder.blocks if b.window_size == 0).attn.rel_pos_h.shape[0] // 2 + 1
-    tokens = x.shape[-1] * frame // encoder.img_size
-    central = {
-        name: parameter[frame - tokens : frame + tokens - 1]
-        for name, parameter in encoder.named_parameters()
-        if ".rel_pos_" in name and encoder.blocks[int(name.split(".")[1])].window_size == 0
-    }
-    embedding: Tensor = functional_call(encoder, central, (x,))
+    tokens: Tensor = sam.image_encoder.prefix(x, blocks)
+    return tokens
+
+
+def encode_suffix(sam: Sam, x: Tensor, first: int, checkpointing: bool = False) -> Tensor:
+    """Return the image embedding from what enters block `first`, see `encode_prefix`.
+
+    Parameters
+    ----------
+    sam
+        The network; its encoder must be that of an adaptable architecture.
+    x
+        Tokens ``(B, h, w, width)``; if `first` is 0, model input ``(B, 3, s, s)``.
+    first
+        The first block to run; the number of blocks runs the neck only.
+    checkpointing
+        Whether blocks are run again in the backward pass instead of keeping what it needs.
+    """
+    embedding: Tensor = sam.image_encoder(x, first, checkpointing)
     return embedding

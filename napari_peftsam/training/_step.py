@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from napari_peftsam.models import SamModel, encode_crop, encode_tensor
+from napari_peftsam.models import SamModel, encode_tensor
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training._samples import Sample
 from napari_peftsam.training.losses import promptable_loss
@@ -35,8 +35,7 @@ def sample_loss(
         First prompts of all objects of the sample; default: simulated.
     """
     patch = model.architecture.patch_size
-    is_crop = sample.image.shape[-1] < model.image_size
-    features = (encode_crop if is_crop else encode_tensor)(model.sam, sample.image)
+    features = encode_tensor(model.sam, sample.image)
     left, top = sample.corner
     user = PromptSimulator(generator, (float(left), float(top)))
     known = _inside(sample.windows, sample.masks.shape[-1])

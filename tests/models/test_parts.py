@@ -10,7 +10,6 @@ from napari_peftsam.models import (
     DenseHead,
     PromptDrawing,
     build_random,
-    encode_crop,
     encode_tensor,
 )
 
@@ -71,13 +70,6 @@ def test_a_crop_draws_its_part_of_the_frame() -> None:
     torch.testing.assert_close(part, whole[..., 40:104, 48:80])
 
 
-def test_a_crop_as_large_as_the_frame_is_encoded_like_the_frame() -> None:
-    model = build_random("builtin")
-    x = torch.rand(1, 3, 384, 384)
-    with torch.inference_mode():
-        torch.testing.assert_close(encode_crop(model.sam, x), encode_tensor(model.sam, x))
-
-
 def test_a_crop_uses_the_central_relative_positions() -> None:
     model = build_random("builtin")
     encoder = model.sam.image_encoder
@@ -86,7 +78,7 @@ def test_a_crop_uses_the_central_relative_positions() -> None:
         torch.nn.init.normal_(block.attn.rel_pos_w)
     x = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        before = encode_crop(model.sam, x)
+        before = encode_tensor(model.sam, x)
         for block in (encoder.blocks[3], encoder.blocks[7]):
             block.attn.rel_pos_h[:30] += 5  # further away than any two tokens of the crop
-        torch.testing.assert_close(encode_crop(model.sam, x), before)
+        torch.testing.assert_close(encode_tensor(model.sam, x), before)

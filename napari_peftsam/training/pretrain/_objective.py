@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_peftsam.models import SamModel, encode_crop
+from napari_peftsam.models import SamModel, encode_tensor
 from napari_peftsam.models.preprocess import standardise
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import promptable_loss
@@ -32,7 +32,7 @@ def pretraining_loss(
     """
     sam, head = model.sam, model.dense_head
     assert head is not None
-    features = encode_crop(sam, standardise(batch.images, model))
+    features = encode_tensor(sam, standardise(batch.images, model))
     dense_loss = _dense_loss(head, features, batch.dense)
     objects = batch.masks.shape[1]
     repeated = features.repeat_interleave(objects, dim=0)
