@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "Model",
     "Placement",
+    "Precision",
     "Rank",
     "Seed",
     "Settings",
@@ -47,6 +48,12 @@ Model = Annotated[
 ]
 Adapter = Annotated[Path | None, typer.Option(help="Adapter file to use with the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto, fp32, bf16 or fp16: what to compute in; auto takes what is fast on the device."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

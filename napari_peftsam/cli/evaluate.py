@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._console import Progress, emit
-from ._options import Adapter, Device, Images, Json, Labels, Model, Seed, configure
+from ._options import Adapter, Device, Images, Json, Labels, Model, Precision, Seed, configure
 
 if TYPE_CHECKING:
     from napari_peftsam.evaluation import EvaluationEvent, EvaluationReport
@@ -25,6 +25,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure how well prompts are answered: IoU from a point, a box and 1 to 10 clicks.
@@ -42,7 +43,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
             if isinstance(event, EvaluationProgress):
                 progress.show(event.fraction, event.name)
 
-        choice = ModelChoice(model, adapter, device)
+        choice = ModelChoice(model, adapter, device, precision)
         report = evaluate_folders(images, labels, config, choice, watch)
     emit(report.to_dict(), as_json, _text(report))
 

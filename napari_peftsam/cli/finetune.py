@@ -24,6 +24,7 @@ from ._options import (
     Method,
     Model,
     Placement,
+    Precision,
     Rank,
     Seed,
     Settings,
@@ -69,6 +70,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     budget: Annotated[str | None, typer.Option(help=_BUDGET)] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
     """Finetune on folders of images and labels that have the same names.
@@ -93,7 +95,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
 
     from napari_peftsam.workspace import ModelChoice, finetune_folders
 
-    choice = ModelChoice(model, adapter, device)
+    choice = ModelChoice(model, adapter, device, precision)
     chosen, preface = _chosen(choice, recipe, method, options, cobot)
     if learning_rate is not None:
         chosen["learning_rate"] = learning_rate

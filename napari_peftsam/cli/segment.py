@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ._console import emit, say
-from ._options import Adapter, Device, Json, Model
+from ._options import Adapter, Device, Json, Model, Precision
 
 __all__ = ["segment"]
 
@@ -20,6 +20,7 @@ def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     model: Model = "builtin",
     adapter: Adapter = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
     """Segment prompted objects; object number i of the prompts file gets label i.
@@ -30,7 +31,7 @@ def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     """
     from napari_peftsam.workspace import ModelChoice, segment_file
 
-    report = segment_file(image, prompts, output, ModelChoice(model, adapter, device))
+    report = segment_file(image, prompts, output, ModelChoice(model, adapter, device, precision))
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")

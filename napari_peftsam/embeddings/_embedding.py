@@ -35,6 +35,8 @@ class EmbeddingKey:
         Name of the intensity normalisation.
     image_size
         Side of the square model input, in pixels.
+    precision
+        What the encoder computed in (`SamModel.precision`).
     """
 
     image: str
@@ -42,6 +44,7 @@ class EmbeddingKey:
     adapter: str
     normalisation: str
     image_size: int
+    precision: str
 
     @property
     def digest(self) -> str:
@@ -90,5 +93,10 @@ def image_signature(pixels: PixelArray) -> str:
 def embedding_key(model: SamModel, pixels: PixelArray, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
     """Return the key of the embedding of `pixels` by `model` with `adapter` injected."""
     return EmbeddingKey(
-        image_signature(pixels), model.weights_hash, adapter, NORMALISATION, model.image_size
+        image_signature(pixels),
+        model.weights_hash,
+        adapter,
+        NORMALISATION,
+        model.image_size,
+        model.precision,
     )

@@ -18,7 +18,7 @@ from napari_peftsam.embeddings._embedding import (
 )
 from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
-from napari_peftsam.models import SamModel, autocast, encode_steps, frame_of, to_model_input
+from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
 from napari_peftsam.types import FloatArray, PixelArray
 
 __all__ = [
@@ -201,7 +201,7 @@ def _forward(
         steps = encode_steps(model.sam, to_model_input(pixels, model))
     while True:
         try:
-            with turn(), torch.inference_mode(), autocast(str(model.device)):
+            with turn(), torch.inference_mode(), model.autocast():
                 fraction, features = next(steps)
         except StopIteration:
             return

@@ -18,7 +18,14 @@ from napari_peftsam.models.build import (
     read_lora_checkpoint,
     read_state_dict,
 )
-from napari_peftsam.models.device import DEVICES, autocast, device_memory, pick_device
+from napari_peftsam.models.device import (
+    DEVICES,
+    PRECISIONS,
+    autocast,
+    device_memory,
+    pick_device,
+    pick_precision,
+)
 from napari_peftsam.models.download import (
     DownloadEvent,
     DownloadFinished,
@@ -54,6 +61,7 @@ __all__ = [
     "DENSE_HEAD",
     "DEVICES",
     "IMAGE_KINDS",
+    "PRECISIONS",
     "REGISTRY",
     "Architecture",
     "ConvStem",
@@ -94,6 +102,7 @@ __all__ = [
     "model_names",
     "network_state",
     "pick_device",
+    "pick_precision",
     "read_lora_checkpoint",
     "read_state_dict",
     "recommend",

@@ -18,6 +18,7 @@ from napari_peftsam.models._fit import fitted
 from napari_peftsam.models._micro_sam import LoraPair, fold_micro_sam_lora, split_micro_sam_lora
 from napari_peftsam.models._placeholders import load_with_placeholders, name_of_placeholder
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
+from napari_peftsam.models.device import pick_precision
 from napari_peftsam.models.download import file_digest
 from napari_peftsam.models.entry import ModelEntry
 from napari_peftsam.models.model import (
@@ -60,7 +61,12 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def build(model: str | Path, device: str = "cpu", folder: Path | None = None) -> SamModel:
+def build(
+    model: str | Path,
+    device: str = "cpu",
+    folder: Path | None = None,
+    precision: str = "auto",
+) -> SamModel:
     """Load a model.
 
     Parameters
@@ -73,21 +79,24 @@ def build(model: str | Path, device: str = "cpu", folder: Path | None = None) ->
         Torch device, see `pick_device`.
     folder
         Where downloaded models are; default: `napari_peftsam.folders.model_folder`.
+    precision
+        What to compute in, see `pick_precision`.
 
     Raises
     ------
     ConfigurationError
         If `model` is neither a name nor an existing file, or was not downloaded: nothing
-        is downloaded here.
+        is downloaded here; or the device does not compute in `precision`.
     CheckpointError
         If the file cannot be read safely or fits no known architecture.
     """
+    pick_precision(device, precision)
     entry = find_model(str(model), folder)
     name, path = (
         (Path(model).stem, _file(model)) if entry is None else (entry.name, _path_of(entry))
     )
     state = read_state_dict(path)
-    return _from_state(name, infer_architecture(state, path), state, device)
+    return _from_state(name, infer_architecture(state, path), state, (device, precision))
 
 
 def find_architecture(model: str | Path, folder: Path | None = None) -> Architecture:
@@ -323,7 +332,10 @@ def _stages(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple(stages)
 
 
-def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device: str) -> SamModel:
+def _from_state(
+    name: str, arch: Architecture, state: dict[str, Tensor], computing: tuple[str, str]
+) -> SamModel:
+    device, precision = computing
     dense = {k.removeprefix(DENSE_HEAD): v for k, v in state.items() if k.startswith(DENSE_HEAD)}
     weights = {k: v for k, v in state.items() if not k.startswith(DENSE_HEAD)}
     with torch.device("meta"):
@@ -340,4 +352,4 @@ def _from_state(name: str, arch: Architecture, state: dict[str, Tensor], device:
         head.eval().to(device)
     sam.eval().to(device)
     sam.requires_grad_(False)
-    return SamModel(name, arch, sam, hash_weights(weights), head)
+    return SamModel(name, arch, sam, hash_weights(weights), head, precision)

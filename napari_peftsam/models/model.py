@@ -16,6 +16,7 @@ from segment_anything.modeling import (
 from torch import Tensor, nn
 
 from napari_peftsam.models.architecture import Architecture, TinyVit
+from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, to_mobile_sam, to_timm
@@ -49,6 +50,9 @@ class SamModel:
         xxh128 of the base weights; addresses embeddings and binds adapters.
     dense_head
         Instance head of the built-in model, None for the others.
+    precision
+        What it computes in, ``fp32``, ``bf16`` or ``fp16``; ``auto`` becomes what suits its
+        device, see `pick_precision`.
     """
 
     name: str
@@ -56,6 +60,10 @@ class SamModel:
     sam: Sam = field(repr=False)
     weights_hash: str
     dense_head: DenseHead | None = field(default=None, repr=False)
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", pick_precision(str(self.device), self.precision))
 
     @property
     def image_size(self) -> int:
@@ -67,6 +75,10 @@ class SamModel:
         """Where the weights are."""
         device: torch.device = self.sam.device
         return device
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which its networks compute in its precision."""
+        return autocast(str(self.device), self.precision)
 
 
 def construct(arch: Architecture) -> Sam:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import SamModel, autocast
+from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, check_method, inject
 from napari_peftsam.training._samples import (
     TURNS,
@@ -256,7 +256,7 @@ def _step(
     crop = (arch.training_side, arch.patch_size)
     sample = plane.sample(objects, turn).cropped(*crop, _random_zoom(generator))
     real = plane.sample(objects[:1]).cropped(*crop) if _draw_real(sample, generator) else None
-    with autocast(str(run.model.device)), run.injection.training():
+    with run.model.autocast(), run.injection.training():
         if real is not None and real.real[0] is not None:
             # Objects prompted by hand have layouts of their own, so one at a time.
             first = prompt_tensors(real.real[0], plane, run.model)

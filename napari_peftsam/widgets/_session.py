@@ -175,7 +175,7 @@ class ViewerSession:
         if not source:
             self._set_status(error="no model on this computer: browse for a SAM checkpoint")
             return
-        workspace, device = self.require(), plugin_settings().device
+        workspace, settings = self.require(), plugin_settings()
         use_preferred_model_folder()
         if self._loader is not None:
             self._loader.stop()
@@ -190,7 +190,7 @@ class ViewerSession:
 
         self._set_status(loading=Path(source).name)
         self._loader = run(
-            lambda: workspace.load_model(source, device),
+            lambda: workspace.load_model(source, settings.device, settings.precision),
             on_result=lambda _: loaded(),
             on_error=failed,
             group=self.workers,

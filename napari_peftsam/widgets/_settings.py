@@ -26,11 +26,14 @@ class PluginSettings:
         Where downloaded models are kept.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    precision
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     """
 
     embedding_folder: Path
     model_folder: Path
     device: str = "auto"
+    precision: str = "auto"
 
 
 def plugin_settings() -> PluginSettings:
@@ -46,6 +49,7 @@ def plugin_settings() -> PluginSettings:
         else embedding_folder(),
         Path(storage.model_folder).expanduser() if storage.model_folder else model_folder(),
         settings.computing.device,
+        settings.computing.precision,
     )
 
 

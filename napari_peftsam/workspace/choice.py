@@ -35,11 +35,14 @@ class ModelChoice:
         An adapter file made for this model; None for the bare model.
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    precision
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `napari_peftsam.models.pick_precision`.
     """
 
     model: str | Path = "builtin"
     adapter: Path | None = None
     device: str = "auto"
+    precision: str = "auto"
 
     def open(self) -> Workspace:
         """Return an empty workspace with the model and its adapter live; slow.
@@ -50,7 +53,7 @@ class ModelChoice:
             See `Workspace.load_model` and `Workspace.load_adapter`.
         """
         workspace = Workspace()
-        workspace.load_model(self.model, self.device)
+        workspace.load_model(self.model, self.device, self.precision)
         if self.adapter is not None:
             workspace.load_adapter(self.adapter)
         return workspace

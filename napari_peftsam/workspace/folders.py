@@ -105,7 +105,7 @@ def finetune_folders(
     start = None if choice.adapter is None else load_adapter(choice.adapter)
     device = pick_device(choice.device)
     planes = folder_planes(images, labels)
-    job = TrainingJob(str(choice.model), device, planes, config, start)
+    job = TrainingJob(str(choice.model), device, planes, config, start, precision=choice.precision)
     finished = _watched(job, watch)
     _save(finished.adapter, output)
     return FinetuneReport(

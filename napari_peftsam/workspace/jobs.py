@@ -40,11 +40,12 @@ class TrainingJob:
     config: TrainingConfig
     start: Adapter | None = None
     incumbent: Incumbent | None = None
+    precision: str = "auto"
 
 
 def run(job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
     """Build the job's model and finetune it."""
-    model = build(job.source, job.device)
+    model = build(job.source, job.device, precision=job.precision)
     yield from finetune(
         model, job.planes, job.config, start=job.start, incumbent=job.incumbent, stop=stop
     )

@@ -84,7 +84,9 @@ class Workspace:
         """Whether a model is loaded."""
         return self._engine is not None
 
-    def load_model(self, source: str | Path = "builtin", device: str = "auto") -> SamModel:
+    def load_model(
+        self, source: str | Path = "builtin", device: str = "auto", precision: str = "auto"
+    ) -> SamModel:
         """Load a model by registry name or checkpoint path and make it live; slow.
 
         Weights that were loaded before come with the adapters they had.
@@ -100,7 +102,7 @@ class Workspace:
         with self._lock:
             self._loads += 1
             load = self._loads
-        model = build(source, pick_device(device))
+        model = build(source, pick_device(device), precision=precision)
         with self._lock:
             if load != self._loads:
                 return model
@@ -260,6 +262,7 @@ class Workspace:
             config=config,
             start=start,
             incumbent=None if live is None else Incumbent(live, self.adapters.strength),
+            precision=self.engine.model.precision,
         )
 
     def finetune(

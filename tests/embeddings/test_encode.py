@@ -22,7 +22,7 @@ from napari_peftsam.embeddings import (
     encode_one,
 )
 from napari_peftsam.errors import CheckpointError, ImageError
-from napari_peftsam.models import autocast, build_tiny, encode_tensor, to_model_input
+from napari_peftsam.models import build_tiny, encode_tensor, to_model_input
 from napari_peftsam.types import Frame
 
 RNG = np.random.default_rng(0)
@@ -44,7 +44,7 @@ BAD_IMAGES = [
 def test_blockwise_encoding_equals_the_whole(pixels: np.ndarray) -> None:
     model = build_tiny()
     embedding = encode_one(model, pixels)
-    with torch.inference_mode(), autocast("cpu"):
+    with torch.inference_mode(), model.autocast():
         expected = encode_tensor(model.sam, to_model_input(pixels, model))[0].float().numpy()
     assert embedding.features.dtype == np.float32
     np.testing.assert_array_equal(embedding.features, expected)

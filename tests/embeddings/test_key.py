@@ -12,7 +12,7 @@ from napari_peftsam.errors import ImageError
 from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import NORMALISATION
 
-KEY = EmbeddingKey("image", "model", "base", "normalisation", 64)
+KEY = EmbeddingKey("image", "model", "base", "normalisation", 64, "fp32")
 PIXELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
 
 
@@ -54,6 +54,7 @@ def test_python_objects_are_no_image() -> None:
         {"adapter": "b"},
         {"normalisation": "b"},
         {"image_size": 128},
+        {"precision": "bf16"},
         {"image": "imagemodel", "model": ""},
     ],
     ids="+".join,
@@ -68,5 +69,10 @@ def test_key_names_image_model_adapter_and_normalisation() -> None:
     model = build_tiny()
     key = embedding_key(model, PIXELS, "adapter-digest")
     assert key == EmbeddingKey(
-        image_signature(PIXELS), model.weights_hash, "adapter-digest", NORMALISATION, 64
+        image_signature(PIXELS),
+        model.weights_hash,
+        "adapter-digest",
+        NORMALISATION,
+        64,
+        model.precision,
     )

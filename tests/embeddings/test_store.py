@@ -19,7 +19,7 @@ from napari_peftsam.errors import ExportError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.types import Frame
 
-KEY = EmbeddingKey("image", "model", "base", "normalisation", 64)
+KEY = EmbeddingKey("image", "model", "base", "normalisation", 64, "fp32")
 
 
 def embedding(key: EmbeddingKey = KEY, seed: int = 0) -> Embedding:

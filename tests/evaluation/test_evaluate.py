@@ -38,7 +38,7 @@ LABELS[35:37, 40:42] = 2  # 4 pixels: too small
 LABELS[0:8, 40:50] = 11  # 80 pixels, at the image's corner
 PIXELS = np.random.default_rng(0).integers(0, 99, SHAPE) + 100 * (LABELS > 0)
 FEATURES = np.zeros((1, 8, 8), np.float32)
-EMBEDDING = Embedding(EmbeddingKey("", "", "", "", 64), Frame(*SHAPE, 64), FEATURES)
+EMBEDDING = Embedding(EmbeddingKey("", "", "", "", 64, "fp32"), Frame(*SHAPE, 64), FEATURES)
 KEYS = [
     "images",
     "objects",

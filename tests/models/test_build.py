@@ -22,7 +22,6 @@ from napari_peftsam.models import (
     REGISTRY,
     ModelEntry,
     architecture,
-    autocast,
     build,
     build_random,
     build_tiny,
@@ -723,9 +722,3 @@ def test_a_few_missing_values_count_as_the_darkest() -> None:
     holed[0, 0] = np.nan
     model = build_tiny()
     torch.testing.assert_close(to_model_input(holed, model), to_model_input(pixels, model))
-
-
-def test_autocast_is_either_bfloat16_or_off() -> None:
-    with autocast("cpu"):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype in (torch.bfloat16, torch.float32)
