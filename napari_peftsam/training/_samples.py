@@ -1,4 +1,4 @@
-"""Planes in model pixels, ready to be turned, encoded and prompted."""
+"""Planes in model pixels, ready to be turned, cropped and prompted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,54 @@ from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import bounding_boxes
 from napari_peftsam.types import Frame, Prompts
 
-__all__ = ["ModelPlane", "Sample", "prepare_planes", "prompt_tensors"]
+__all__ = ["TURNS", "Crop", "ModelPlane", "Sample", "prepare_planes", "prompt_tensors"]
 
 TURNS = 8  # the dihedral group of the square model frame
 _MARGIN = 1.0  # an object's surroundings: its own size on each side ...
 _LEAST_MARGIN = 12.0  # ... and at least this many model pixels
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square part of a frame, magnified or not.
+
+    Attributes
+    ----------
+    left, top, window
+        The part, in pixels of the frame.
+    side
+        Side of what it is resampled to, in model pixels.
+    corner
+        ``(x, y)`` in the frame where the result is said to lie.
+    """
+
+    left: int
+    top: int
+    window: int
+    side: int
+    corner: tuple[int, int]
+
+    def of_image(self, image: Tensor) -> Tensor:
+        """Return the part of ``(1, 3, S, S)``."""
+        part = self._part(image)
+        if self.window == self.side:
+            return part
+        size = (self.side, self.side)
+        return functional.interpolate(part, size, mode="bilinear", antialias=True)
+
+    def of_masks(self, masks: Tensor) -> Tensor:
+        """Return the part of ``(B, S, S)`` boolean."""
+        part = self._part(masks)
+        if self.window == self.side:
+            return part
+        # As the image is: "nearest" would shift the masks by up to half a pixel.
+        size = (self.side, self.side)
+        soft = functional.interpolate(part[None].float(), size, mode="bilinear", antialias=True)
+        return soft[0] >= 0.5
+
+    def _part(self, x: Tensor) -> Tensor:
+        rows = slice(self.top, self.top + self.window)
+        return x[..., rows, self.left : self.left + self.window]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,24 +72,44 @@ class Sample:
 
     Attributes
     ----------
-    image
-        ``(1, 3, s, s)`` model input.
     masks
         ``(B, s, s)`` boolean.
     windows
         ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in pixel edges of the crop: inside
         them what is not the object is background; outside nothing is known.
+    boxes
+        ``(B, 4)`` tight boxes, likewise.
     real
         The user's own prompts per object, None where there are none.
-    corner
-        ``(x, y)`` of the first pixel in the model's frame.
+    crop
+        Which part of the frame it is; None for the whole.
     """
 
-    image: Tensor
     masks: Tensor
     windows: Tensor
+    boxes: Tensor
     real: tuple[Prompts | None, ...]
-    corner: tuple[int, int] = (0, 0)
+    crop: Crop | None = None
+
+    @classmethod
+    def of(
+        cls, masks: Tensor, real: tuple[Prompts | None, ...], crop: Crop | None = None
+    ) -> Sample:
+        """Return the sample of these masks, none of them empty."""
+        boxes = bounding_boxes(masks)
+        margin = ((boxes[:, 2:] - boxes[:, :2]) * _MARGIN).clamp(min=_LEAST_MARGIN)
+        windows = torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
+        return cls(masks, windows.clamp(0, masks.shape[-1]), boxes, real, crop)
+
+    @property
+    def side(self) -> int:
+        """Side of the model input in pixels."""
+        return self.masks.shape[-1]
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """``(x, y)`` of the first pixel in the model's frame."""
+        return self.crop.corner if self.crop else (0, 0)
 
     def cropped(self, side: int, step: int, zoom: float = 1.0) -> Sample:
         """Return the part around all objects as a crop of `side` pixels.
@@ -60,28 +123,19 @@ class Sample:
         zoom
             Magnification of what is cropped. The user's own prompts do not follow it.
         """
-        size = self.image.shape[-1]
+        size = self.side
         if side >= size:
             return self
         window = min(size, round(side / zoom))
-        boxes = bounding_boxes(self.masks)
-        middle = (boxes[:, :2].amin(0) + boxes[:, 2:].amax(0)) / 2
+        middle = (self.boxes[:, :2].amin(0) + self.boxes[:, 2:].amax(0)) / 2
         left, top = (_aligned(float(c) - window / 2, size - window, step) for c in middle)
-        part = (..., slice(top, top + window), slice(left, left + window))
-        image, masks = self.image[part], self.masks[part]
-        if window != side:
-            image = functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
-            # As the image is: "nearest" would shift the masks by up to half a pixel.
-            soft = functional.interpolate(
-                masks[None].float(), (side, side), mode="bilinear", antialias=True
-            )
-            masks = soft[0] >= 0.5
+        crop = Crop(left, top, window, side, (min(left, size - side), min(top, size - side)))
+        masks = crop.of_masks(self.masks)
         kept = masks.flatten(1).any(1)
         if not kept.any():  # a few objects far apart: no crop holds them
             return self
         real = tuple(r for r, keep in zip(self.real, kept.tolist(), strict=True) if keep)
-        corner = (min(left, size - side), min(top, size - side))
-        return Sample(image, masks[kept], _windows(masks[kept]), real, corner)
+        return Sample.of(masks[kept], real, crop)
 
 
 def _aligned(start: float, most: int, step: int) -> int:
@@ -100,11 +154,15 @@ class ModelPlane:
 
     def sample(self, objects: Sequence[TrainingObject], turn: int = 0) -> Sample:
         """Return these objects with the plane turned (0 to 7)."""
-        image, labels = _turned(self.image, turn), _turned(self.labels, turn)
+        labels = _turned(self.labels, turn)
         numbers = torch.tensor([o.label for o in objects], device=labels.device)
-        masks = labels[None] == numbers[:, None, None]
         real = tuple(self.source.prompts.get(o.label) for o in objects)
-        return Sample(image, masks, _windows(masks), real)
+        return Sample.of(labels[None] == numbers[:, None, None], real)
+
+    def picture(self, turn: int = 0, crop: Crop | None = None) -> Tensor:
+        """Return the model input ``(1, 3, s, s)`` of the plane turned, or of a crop of it."""
+        image = _turned(self.image, turn)
+        return crop.of_image(image) if crop else image
 
 
 def prepare_planes(
@@ -129,21 +187,13 @@ def _turned(x: Tensor, turn: int) -> Tensor:
     return x.flip(-1) if turn >= 4 else x
 
 
-def _windows(masks: Tensor) -> Tensor:
-    boxes = bounding_boxes(masks)
-    margin = ((boxes[:, 2:] - boxes[:, :2]) * _MARGIN).clamp(min=_LEAST_MARGIN)
-    windows = torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
-    return windows.clamp(0, masks.shape[-1])
-
-
-def prompt_tensors(prompts: Prompts, plane: ModelPlane, model: SamModel) -> PromptTensors:
-    """Return one object's own prompts (orientation 0) as a batch of one."""
-    frame, device = plane.frame, model.device
+def prompt_tensors(prompts: Prompts, plane: ModelPlane) -> PromptTensors:
+    """Return one object's own prompts (orientation 0) as a batch of one, on the CPU."""
+    frame = plane.frame
     points = labels = boxes = None
     if prompts.points:
-        points = torch.from_numpy(frame.points_to_model(prompts.points))[None].to(device)
-        signs = [float(p.positive) for p in prompts.points]
-        labels = torch.tensor([signs], device=device)
+        points = torch.from_numpy(frame.points_to_model(prompts.points))[None]
+        labels = torch.tensor([[float(p.positive) for p in prompts.points]])
     if prompts.box is not None:
-        boxes = torch.from_numpy(frame.box_to_model(prompts.box))[None].to(device)
+        boxes = torch.from_numpy(frame.box_to_model(prompts.box))[None]
     return PromptTensors(points, labels, boxes)

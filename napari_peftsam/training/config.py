@@ -50,6 +50,9 @@ class TrainingConfig(BaseModel):
     objects_per_step: int = Field(
         8, ge=1, title="Objects per step", description="Objects of one image trained at once."
     )
+    images_per_step: int = Field(
+        1, ge=1, title="Images per step", description="Images or crops that make up one step."
+    )
     rounds: int = Field(
         3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
     )

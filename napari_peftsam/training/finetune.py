@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import torch
 
-from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, check_method, inject
-from napari_peftsam.training._samples import (
-    TURNS,
-    ModelPlane,
-    Sample,
-    prepare_planes,
-    prompt_tensors,
-)
-from napari_peftsam.training._step import sample_loss
-from napari_peftsam.training._validation import HeldOut, validation_iou
-from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
-from napari_peftsam.training.dataset import (
-    AnnotatedPlane,
-    Split,
-    TrainedObjects,
-    TrainingObject,
-    split_objects,
-)
+from napari_peftsam.training._budget import Budget, learning_rate_factor
+from napari_peftsam.training._data import RunData
+from napari_peftsam.training._team import Alone, Team
+from napari_peftsam.training._trainer import Trainer
+from napari_peftsam.training._validation import validation_iou
+from napari_peftsam.training._views import Views
+from napari_peftsam.training.config import TrainingConfig
+from napari_peftsam.training.dataset import AnnotatedPlane
 from napari_peftsam.training.events import (
     TrainEvent,
     TrainingFinished,
@@ -41,13 +29,6 @@ from napari_peftsam.training.events import (
 )
 
 __all__ = ["Incumbent", "finetune"]
-
-_WARMUP = 0.05  # share of the budget
-_FINAL_RATE = 0.05  # of the peak learning rate
-_REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
-_MOST_ZOOM = 2.0
-_GRADIENT_NORM = 1.0
-_HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
 
 
 @dataclass(frozen=True)
@@ -64,13 +45,14 @@ class Incumbent:
     strength: float = 1.0
 
 
-def finetune(
+def finetune(  # noqa: PLR0913  # most are optional
     model: SamModel,
     planes: Sequence[AnnotatedPlane],
     config: TrainingConfig,
     *,
     start: Adapter | None = None,
     incumbent: Incumbent | None = None,
+    team: Team | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrainEvent]:
     """Train an adapter from accepted objects.
@@ -92,6 +74,9 @@ def finetune(
     incumbent
         The adapter that is live now, against which the result is judged (``iou_before``);
         default: `start`, or the bare base.
+    team
+        The processes that take part; each must call this with the same arguments. Default:
+        this one alone.
     stop
         Asked after every step; True ends the run early, with a last validation. Closing
         the generator ends it at once; the last `Validated.adapter` is then the best.
@@ -116,227 +101,96 @@ def finetune(
     check_method(model, start.config if start else config.method)
     own = Incumbent(start) if start else None
     judge = incumbent or own
-    earlier = _trained_on(start, incumbent.adapter if incumbent else None)
-    split = split_objects(planes, config.held_out, config.seed, earlier)
-    prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
-    split = _visible(split, prepared)
-    trained = _union(earlier, planes, split)
-    held_out = HeldOut.draw(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
-    before = _measure(model, judge, prepared, held_out)
+    earlier = [each.adapter for each in (own, incumbent) if each]
+    data = RunData.prepare(model, planes, config, earlier)
+    before = _measure(model, judge, data)
     torch.manual_seed(config.seed)
     injection = apply_adapter(model, start) if start else inject(model, config.method)
     try:
         run = _Run(
-            model, injection, config, split, trained, prepared, held_out, before,
-            judge == own and (own is not None or injection.starts_as_base), stop,
+            injection, config, data, before,
+            judge == own and (own is not None or injection.starts_as_base), team or Alone(), stop,
         )  # fmt: skip
         yield from _train(run)
     finally:
         injection.remove()
 
 
-def _trained_on(*adapters: Adapter | None) -> TrainedObjects:
-    """Return what any of these adapters learned from, as their files say."""
-    found: dict[str, set[int]] = {}
-    for adapter in adapters:
-        listed = {} if adapter is None else adapter.provenance.get("trained_on")
-        if isinstance(listed, Mapping):
-            for name, labels in listed.items():
-                found.setdefault(name, set()).update(labels)
-    return found
-
-
-def _union(
-    trained: TrainedObjects, planes: Sequence[AnnotatedPlane], split: Split
-) -> TrainedObjects:
-    union = {name: set(labels) for name, labels in trained.items()}
-    for item in split.training:
-        union.setdefault(planes[item.plane].name, set()).add(item.label)
-    return union
-
-
-def _visible(split: Split, prepared: Mapping[int, ModelPlane]) -> Split:
-    """Leave out training objects without a pixel in the model's frame: too small to learn."""
-    seen = {plane: set(prepared[plane].labels.unique().tolist()) for plane in prepared}
-    kept = tuple(o for o in split.training if o.label in seen[o.plane])
-    if not kept:
-        raise TrainingError(
-            "all objects are smaller than a pixel of the model's input: cut the images into "
-            "smaller pieces first"
-        )
-    return replace(split, training=kept)
-
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Run:
-    """What stays the same over the run, and its clock."""
+    """What stays the same over the run."""
 
-    model: SamModel
     injection: Injection
     config: TrainingConfig
-    split: Split
-    trained: TrainedObjects
-    prepared: Mapping[int, ModelPlane]
-    held_out: HeldOut
+    data: RunData
     before: float
     before_is_start: bool
+    team: Team
     stop: Callable[[], bool]
-    began: float = field(default_factory=time.perf_counter)
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.began
 
     def start_iou(self) -> float:
         """Return the held-out IoU before the first step (an untrained adapter is the base)."""
-        if self.before_is_start:
-            return self.before
-        return validation_iou(self.model, self.prepared, self.held_out)
+        return self.before if self.before_is_start else self.held_out_iou()
 
-    def progress(self, step: int, epochs: float) -> float:
-        """Return the share of the budget that is used up, in [0, 1]."""
-        config = self.config
-        if config.seconds is not None:
-            return min(1.0, self.elapsed() / config.seconds)
-        if config.epochs is not None:
-            return min(1.0, epochs / config.epochs)
-        assert config.steps is not None  # the configuration has exactly one budget
-        return min(1.0, step / config.steps)
+    def held_out_iou(self) -> float:
+        """Return the held-out IoU of the present state."""
+        return validation_iou(self.injection.model, self.data.planes, self.data.held_out)
+
+    def stopped(self) -> bool:
+        """Return whether the run was asked to end; the same for all processes."""
+        return bool(self.team.agree(float(self.stop())))
 
 
 def _train(run: _Run) -> Iterator[TrainEvent]:
-    config, model = run.config, run.model
-    parameters = run.injection.trainable_parameters()
-    counts = {name: p.numel() for name, p in parameters.items()}
+    config, data = run.config, run.data
+    counts = {name: p.numel() for name, p in run.injection.trainable_parameters().items()}
     trainable = sum(counts.values())
     encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
+    split = data.split
     yield TrainingStarted(
-        trainable, encoder, len(run.split.training), len(run.split.held_out), run.split.by,
-        run.before,
-    )  # fmt: skip
-    rate = config.learning_rate or recommended_learning_rate(model.architecture)
-    groups = run.injection.parameter_groups(rate, config.weight_decay)
-    peaks = [float(group["lr"]) for group in groups]
-    optimiser = torch.optim.AdamW(groups, fused=True)
-    generator = torch.Generator().manual_seed(config.seed)
-    batches = _batches(run)
+        trainable, encoder, len(split.training), len(split.held_out), split.by, run.before
+    )
+    budget = Budget(config, run.team)
+    trainer = Trainer(run.injection, config, data.planes, run.team)
+    architecture = run.injection.model.architecture
+    views = iter(
+        Views(split.training, data.planes, architecture, config.objects_per_step, config.seed)
+    )
 
     # The untrained start is a candidate too: a run that only makes things worse returns it.
     best_iou = run.start_iou()
     best_step, best = 0, _capture(run, 0, best_iou)
     yield Validated(0, best_iou, best)
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
-    while (progress := run.progress(step, epochs)) < 1 and not run.stop():
-        epochs, objects = next(batches)
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["lr"] = peak * _rate(progress)
-        loss = _step(run, objects, optimiser, generator)
+    while (progress := budget.progress(step, epochs)) < 1 and not run.stopped():
+        batch = list(itertools.islice(views, config.images_per_step))
+        epochs = batch[-1][0]
+        factor = learning_rate_factor(progress)
+        loss = trainer.step(step, [view for _, view in batch], factor)
         step += 1
-        progress = run.progress(step, epochs)
-        yield TrainingStep(step, loss, run.elapsed(), _remaining(run, progress))
-        ending = progress >= 1 or run.stop()
+        progress = budget.progress(step, epochs)
+        yield TrainingStep(step, loss, budget.elapsed(), budget.remaining(progress))
+        ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
-            iou = validation_iou(model, run.prepared, run.held_out)
+            iou = run.held_out_iou()
             better = iou > best_iou
             if better:
                 best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
-    yield TrainingFinished(best, step, run.elapsed(), trainable, run.before, best_iou, best_step)
+    yield TrainingFinished(best, step, budget.elapsed(), trainable, run.before, best_iou, best_step)
 
 
-def _step(
-    run: _Run,
-    objects: tuple[TrainingObject, ...],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> float:
-    """Train on some objects of one plane; return the loss."""
-    plane, arch = run.prepared[objects[0].plane], run.model.architecture
-    turn = int(torch.randint(TURNS, (), generator=generator))
-    crop = (arch.training_side, arch.patch_size)
-    sample = plane.sample(objects, turn).cropped(*crop, _random_zoom(generator))
-    real = plane.sample(objects[:1]).cropped(*crop) if _draw_real(sample, generator) else None
-    with run.model.autocast(), run.injection.training():
-        if real is not None and real.real[0] is not None:
-            # Objects prompted by hand have layouts of their own, so one at a time.
-            first = prompt_tensors(real.real[0], plane, run.model)
-            loss = sample_loss(run.model, real, run.config.rounds, generator, first)
-        else:
-            loss = sample_loss(run.model, sample, run.config.rounds, generator)
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            "the training diverged (its loss is no longer a finite number): lower the learning "
-            "rate; the adapter that was live before is unchanged"
-        )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, _GRADIENT_NORM)
-    optimiser.step()
-    return loss.item()
-
-
-def _random_zoom(generator: torch.Generator) -> float:
-    """Objects of all sizes: the few annotated ones must not teach that there is one size."""
-    return math.exp(math.log(_MOST_ZOOM) * (2 * float(torch.rand((), generator=generator)) - 1))
-
-
-def _draw_real(sample: Sample, generator: torch.Generator) -> bool:
-    drawn = float(torch.rand((), generator=generator))
-    return sample.real[0] is not None and drawn < _REAL_PROMPTS
-
-
-def _batches(run: _Run) -> Iterator[tuple[float, tuple[TrainingObject, ...]]]:
-    """Yield neighbouring objects of one plane, for ever, each preceded by the epochs done.
-
-    Each epoch sees every object once.
-    """
-    size, side = run.config.objects_per_step, run.model.architecture.training_side
-    rng = np.random.default_rng(run.config.seed)
-    for epoch in itertools.count():
-        cells: dict[tuple[int, int, int], list[TrainingObject]] = {}
-        shift = rng.random(2)
-        for index in rng.permutation(len(run.split.training)):
-            item = run.split.training[index]
-            frame = run.prepared[item.plane].frame
-            centre = np.array([item.bbox[0] + item.bbox[2], item.bbox[1] + item.bbox[3]]) / 2
-            # Cells of the crop's size, placed anew in every epoch.
-            where = centre * frame.scale / side + shift if side < frame.size else (0, 0)
-            row, col = (int(n) for n in where)
-            cells.setdefault((item.plane, row, col), []).append(item)
-        chunks = [
-            tuple(cell[i : i + size]) for cell in cells.values() for i in range(0, len(cell), size)
-        ]
-        for done, index in enumerate(rng.permutation(len(chunks)), start=1):
-            yield epoch + done / len(chunks), chunks[index]
-
-
-def _rate(progress: float) -> float:
-    if progress < _WARMUP:
-        return (progress + 0.1 * _WARMUP) / (1.1 * _WARMUP)
-    decay = 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
-    return _FINAL_RATE + (1 - _FINAL_RATE) * decay
-
-
-def _remaining(run: _Run, progress: float) -> float:
-    return run.elapsed() * (1 - progress) / max(progress, 1e-6)
-
-
-def _measure(
-    model: SamModel,
-    judge: Incumbent | None,
-    prepared: Mapping[int, ModelPlane],
-    held_out: HeldOut,
-) -> float:
+def _measure(model: SamModel, judge: Incumbent | None, data: RunData) -> float:
     if judge is None:
-        return validation_iou(model, prepared, held_out)
+        return validation_iou(model, data.planes, data.held_out)
     with apply_adapter(model, judge.adapter) as injection:
         injection.set_strength(judge.strength)
-        return validation_iou(model, prepared, held_out)
+        return validation_iou(model, data.planes, data.held_out)
 
 
 def _capture(run: _Run, step: int, iou: float) -> Adapter:
-    split = run.split
+    split = run.data.split
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -344,6 +198,6 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         "training_objects": len(split.training),
         "held_out_objects": len(split.held_out),
         "held_out_by": split.by,
-        "trained_on": {name: sorted(labels) for name, labels in run.trained.items()},
+        "trained_on": {name: sorted(labels) for name, labels in run.data.trained.items()},
     }
     return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})

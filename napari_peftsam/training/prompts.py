@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
 
-__all__ = ["PromptSimulator", "bounding_boxes"]
+__all__ = ["Grid", "PromptSimulator", "bounding_boxes"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
@@ -27,23 +27,58 @@ _BESIDE = 8  # pixels: how far beside an object its surroundings reach
 _GAP = 2  # pixels: nearer to an object, a click on the background may be meant for it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the pixels of masks lie in the model's frame.
+
+    Attributes
+    ----------
+    origin
+        ``(B, 2)``, or ``(1, 2)`` for all objects: ``(x, y)`` of the centre of the first pixel.
+    spacing
+        The same of the distance between pixels.
+    """
+
+    origin: Tensor
+    spacing: Tensor
+
+    @classmethod
+    def at(cls, corner: tuple[float, float]) -> Grid:
+        """Return the grid of model pixels, whose first is at `corner`."""
+        return cls(torch.tensor([corner]), torch.ones(1, 2))
+
+    @classmethod
+    def within(cls, windows: Tensor, pixels: int, corner: tuple[float, float]) -> Grid:
+        """Return a grid of so many pixels on each side in each object's own window.
+
+        Windows ``(B, 4)`` are in pixel edges of what has its first pixel at `corner`.
+        """
+        spacing = (windows[:, 2:] - windows[:, :2]) / pixels
+        origin = windows[:, :2] + spacing / 2 - 0.5 + torch.tensor(corner)
+        return cls(origin, spacing)
+
+    def points(self, columns: Tensor, rows: Tensor) -> Tensor:
+        """Return points ``(B, N, 2)`` in model pixels of indices ``(B, N)``."""
+        index = torch.stack([columns, rows], dim=-1)
+        return self.origin[:, None] + index * self.spacing[:, None]
+
+
+@dataclass(frozen=True, eq=False)
 class PromptSimulator:
     """A user who prompts objects given by their true masks.
 
-    Masks are tensors ``(B, H, W)`` in model pixels, prompts are in model pixels too, in
-    SAM's order ``(x, y)``.
+    Masks are tensors ``(B, H, W)``; prompts are in model pixels, in SAM's order ``(x, y)``.
 
     Attributes
     ----------
     generator
         Source of all random choices.
-    corner
-        ``(x, y)`` of the masks' first pixel in the model's frame, for crops.
+    grid
+        Where the masks' pixels lie; default: they are the pixels of the model's frame.
     """
 
     generator: torch.Generator
-    corner: tuple[float, float] = (0.0, 0.0)
+    grid: Grid = field(default_factory=lambda: Grid.at((0.0, 0.0)))
 
     def clicks(self, region: Tensor, count: int = 1) -> Tensor:
         """Return random pixels ``(B, count, 2)`` of each region, off its border if they can be."""
@@ -55,26 +90,33 @@ class PromptSimulator:
             weights.flatten(1).cpu(), count, replacement=True, generator=self.generator
         )
         width = region.shape[-1]
-        points = torch.stack([index % width, index // width], dim=-1).float()
-        return (points + torch.tensor(self.corner)).to(region.device)
+        return self.grid.points(index % width, index // width).to(region.device)
 
-    def boxes(self, masks: Tensor) -> Tensor:
-        """Return bounding boxes ``(B, 4)`` as a hand draws them: each side a little off."""
-        boxes = bounding_boxes(masks)
-        size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-        noise = torch.randn(boxes.shape, generator=self.generator).clamp(-2, 2)
-        shift = torch.tensor(self.corner).repeat(2) - 0.5
-        return boxes + noise.to(masks.device) * _BOX_NOISE * size + shift.to(masks.device)
+    def boxes(self, tight: Tensor) -> Tensor:
+        """Return boxes ``(B, 4)`` as a hand draws them: each side of the tight ones a little off.
 
-    def first(self, masks: Tensor) -> PromptTensors:
+        Both are in model pixels.
+        """
+        size = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
+        noise = torch.randn(tight.shape, generator=self.generator).clamp(-2, 2)
+        return tight + noise.to(tight.device) * _BOX_NOISE * size
+
+    def first(self, masks: Tensor, tight: Tensor | None = None) -> PromptTensors:
         """Give every object of the batch a click, or every one a box.
 
         The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
+
+        Parameters
+        ----------
+        masks
+            ``(B, H, W)`` boolean.
+        tight
+            ``(B, 4)`` bounding boxes in model pixels; default: those of the masks.
         """
         if torch.rand((), generator=self.generator) < _CLICKS_FIRST:
             points = self.clicks(masks)
             return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
-        return PromptTensors(boxes=self.boxes(masks))
+        return PromptTensors(boxes=self.boxes(self._tight(masks) if tight is None else tight))
 
     def first_with_surroundings(
         self, masks: Tensor, foreground: Tensor
@@ -104,6 +146,11 @@ class PromptSimulator:
         region = torch.where(beside[:, None, None], empty, masks)
         points = torch.where(beside[:, None, None], self.clicks(region), prompts.points)
         return PromptTensors(points, prompts.labels), masks & ~beside[:, None, None]
+
+    def _tight(self, masks: Tensor) -> Tensor:
+        """Return the bounding boxes ``(B, 4)`` of the masks in model pixels."""
+        edges = bounding_boxes(masks).cpu().unflatten(1, (2, 2)) - 0.5
+        return self.grid.points(edges[..., 0], edges[..., 1]).flatten(1).to(masks.device)
 
     def _deny(self, masks: Tensor, foreground: Tensor) -> PromptTensors:
         """Give every object a click, and one beside it where there is something beside it."""
@@ -137,7 +184,7 @@ class PromptSimulator:
         answer
             ``(B, H, W)`` logits of the mask that the user sees.
         low_resolution
-            ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it.
+            ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it; it may be on another device.
         masks
             ``(B, H, W)`` the truth.
         known

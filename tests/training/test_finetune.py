@@ -26,6 +26,7 @@ from napari_peftsam.training import (
     recommended_learning_rate,
 )
 from napari_peftsam.training._samples import Sample, prepare_planes
+from napari_peftsam.training._targets import Targets
 from napari_peftsam.training.dataset import split_objects
 from tests.training._world import make_plane
 
@@ -135,10 +136,9 @@ def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:
 def test_masks_of_zoomed_crops_lie_where_the_image_does(zoom: float) -> None:
     rows, cols = torch.meshgrid(torch.arange(192), torch.arange(192), indexing="ij")
     disc = (rows - 90) ** 2 + (cols - 101) ** 2 < 12**2
-    sample = Sample(
-        disc.float().expand(1, 3, -1, -1), disc[None], torch.zeros(1, 4), (None,)
-    ).cropped(96, 8, zoom)
-    shown = sample.image[0, 0] > 0.5
+    sample = Sample.of(disc[None], (None,)).cropped(96, 8, zoom)
+    assert sample.crop is not None
+    shown = sample.crop.of_image(disc.float().expand(1, 3, -1, -1))[0, 0] > 0.5
     for axis in (0, 1):
         centre = [
             float(mask.nonzero()[:, axis].float().mean()) for mask in (shown, sample.masks[0])
@@ -217,8 +217,6 @@ def test_divergence_is_reported_and_leaves_the_model_whole(planes: list[Annotate
 
 def test_unlabelled_pixels_far_from_objects_do_not_matter() -> None:
     """What lies outside an object's surroundings never reaches the loss."""
-    from napari_peftsam.training._step import _resample
-
     plane = make_plane("a")
     only = np.where(plane.labels == 1, 1, 0)
     prepared = prepare_planes(
@@ -227,12 +225,13 @@ def test_unlabelled_pixels_far_from_objects_do_not_matter() -> None:
         build_tiny(),
     )
     objects = [o for o in split_objects([plane], 0.2, 0).training if o.label == 1]
-    sample = prepared[0].sample(objects)
+    targets = Targets.of(prepared[0].sample(objects))
     logits = torch.zeros(1, 1, 64, 64)
     elsewhere = logits.clone()
     elsewhere[..., 45:, :] = 30.0  # discs that nobody labelled
+    everyone = slice(None)
     torch.testing.assert_close(
-        _resample(logits, sample.windows, 1.0), _resample(elsewhere, sample.windows, 1.0)
+        targets.view(logits, 1.0, everyone), targets.view(elsewhere, 1.0, everyone)
     )
 
 
@@ -245,7 +244,7 @@ def test_all_eight_orientations_keep_objects_on_their_pixels() -> None:
     for turn in range(8):
         sample = prepared.sample(objects, turn)
         inside, outside = (
-            sample.image[0, 0][where].mean()
+            prepared.picture(turn)[0, 0][where].mean()
             for where in (sample.masks.any(0), ~sample.masks.any(0))
         )
         assert inside > outside + 1
@@ -265,13 +264,15 @@ def test_crops_hold_the_objects_and_know_where_they_are() -> None:
     plane = make_plane("a")
     model = build_random("builtin")
     objects = [o for o in split_objects([plane], 0.2, 0).training if o.label in (1, 2)]
-    whole = prepare_planes([plane], objects, model)[0].sample(objects)
+    prepared = prepare_planes([plane], objects, model)[0]
+    whole = prepared.sample(objects)
     crop = whole.cropped(192, 8)
     left, top = crop.corner
-    assert crop.image.shape == (1, 3, 192, 192)
+    picture = prepared.picture(0, crop.crop)
+    assert picture.shape == (1, 3, 192, 192)
     assert left % 8 == top % 8 == 0
     part = (..., slice(top, top + 192), slice(left, left + 192))
-    assert torch.equal(crop.image, whole.image[part])
+    assert torch.equal(picture, prepared.picture()[part])
     assert torch.equal(crop.masks, whole.masks[part])
 
 
@@ -282,9 +283,10 @@ def test_zoomed_crops_have_the_same_side_and_larger_objects(zoom: float) -> None
     plane = make_plane("a")
     model = build_random("builtin")
     objects = [o for o in split_objects([plane], 0.2, 0).training if o.label == 5]
-    whole = prepare_planes([plane], objects, model)[0].sample(objects)
+    prepared = prepare_planes([plane], objects, model)[0]
+    whole = prepared.sample(objects)
     crop = whole.cropped(192, 8, zoom)
-    assert crop.image.shape == (1, 3, 192, 192)
+    assert prepared.picture(0, crop.crop).shape == (1, 3, 192, 192)
     assert all(0 <= c <= 384 - 192 and c % 8 == 0 for c in crop.corner)
     grown = float(crop.masks.sum() / whole.masks.sum()) ** 0.5
     assert grown == pytest.approx(max(zoom, 0.5), rel=0.05)

@@ -11,7 +11,7 @@ from napari_peftsam.models.preprocess import standardise
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.pretrain._data import Batch
-from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.prompts import Grid, PromptSimulator
 
 __all__ = ["pretraining_loss"]
 
@@ -40,7 +40,8 @@ def pretraining_loss(
     foreground = (batch.dense[:, 0] > 0).repeat_interleave(objects, dim=0)
     offset = _random_offset(model, features.shape[-1], generator)
     patch = model.architecture.patch_size
-    user = PromptSimulator(generator, (float(offset[1] * patch), float(offset[0] * patch)))
+    corner = (float(offset[1] * patch), float(offset[0] * patch))
+    user = PromptSimulator(generator, Grid.at(corner))
     prompts, meant = user.first_with_surroundings(masks, foreground)
     target = meant[:, None]
     first, corrected = _round(model, repeated, prompts, offset, target, user)

@@ -1,0 +1,117 @@
+"""Which objects are seen when, and how the image around them is turned and magnified."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_peftsam.models import Architecture
+from napari_peftsam.training._samples import TURNS, ModelPlane
+from napari_peftsam.training.dataset import TrainingObject
+
+__all__ = ["View", "Views"]
+
+_REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
+_MOST_ZOOM = 2.0
+_SEEN, _ORDER, _TURNS = range(3)  # independent streams of random numbers
+
+
+@dataclass(frozen=True)
+class View:
+    """Objects of one plane as a micro-batch sees them.
+
+    Attributes
+    ----------
+    objects
+        At least one, all of one plane.
+    turn
+        Orientation of the plane, 0 to 7.
+    zoom
+        Magnification, for models that are trained on crops.
+    own_prompts
+        Whether the user's own prompts come first, where the object has any.
+    """
+
+    objects: tuple[TrainingObject, ...]
+    turn: int = 0
+    zoom: float = 1.0
+    own_prompts: bool = False
+
+    @property
+    def plane(self) -> int:
+        """Index of the plane."""
+        return self.objects[0].plane
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """All views of a run, in an order that depends on nothing but the seed.
+
+    Attributes
+    ----------
+    objects
+        To train on.
+    planes
+        That hold them, by index.
+    architecture
+        Says whether the model is trained on crops or whole frames.
+    size
+        Objects of a view, at most.
+    seed
+        Of all random choices.
+    """
+
+    objects: Sequence[TrainingObject]
+    planes: Mapping[int, ModelPlane]
+    architecture: Architecture
+    size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[tuple[float, View]]:
+        """Yield views for ever, each with the epochs that are done after it.
+
+        Each epoch sees every object once.
+        """
+        for epoch in itertools.count():
+            views = self._epoch(epoch)
+            order = self._random(_ORDER, epoch).permutation(len(views))
+            for done, index in enumerate(order, start=1):
+                yield epoch + done / len(views), views[index]
+
+    def _epoch(self, epoch: int) -> list[View]:
+        rng = self._random(_SEEN, epoch)
+        return [self._view(objects, rng) for objects in self._neighbours(rng)]
+
+    def _view(self, objects: tuple[TrainingObject, ...], rng: np.random.Generator) -> View:
+        turn, drawn = int(rng.integers(TURNS)), rng.random()
+        # Objects of all sizes: the few annotated ones must not teach that there is one size.
+        zoom = math.exp(math.log(_MOST_ZOOM) * rng.uniform(-1, 1))
+        prompted = objects[0].label in self.planes[objects[0].plane].source.prompts
+        if prompted and drawn < _REAL_PROMPTS:
+            # Objects prompted by hand have layouts of their own, so one at a time.
+            return View(objects[:1], own_prompts=True)
+        return View(objects, turn, zoom)
+
+    def _neighbours(self, rng: np.random.Generator) -> list[tuple[TrainingObject, ...]]:
+        """Return all objects, those in one group near to each other."""
+        side, size = self.architecture.training_side, self.size
+        cells: dict[tuple[int, int, int], list[TrainingObject]] = {}
+        shift = rng.random(2)
+        for index in rng.permutation(len(self.objects)):
+            item = self.objects[index]
+            frame = self.planes[item.plane].frame
+            centre = np.array([item.bbox[0] + item.bbox[2], item.bbox[1] + item.bbox[3]]) / 2
+            # Cells of the crop's size, placed anew in every epoch.
+            where = centre * frame.scale / side + shift if side < frame.size else (0, 0)
+            row, col = (int(n) for n in where)
+            cells.setdefault((item.plane, row, col), []).append(item)
+        return [
+            tuple(cell[i : i + size]) for cell in cells.values() for i in range(0, len(cell), size)
+        ]
+
+    def _random(self, stream: int, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, stream, index))
