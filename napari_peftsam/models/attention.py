@@ -7,6 +7,7 @@ of tokens, 805 MB for a global block of ViT-B at 1024 pixels, several times over
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ __all__ = ["position_attention"]
 # Logits computed at once: they should stay in the processor's caches between the products.
 _CHUNK_BYTES = 4 << 20
 _ROWS = 512
+_LONG_ROW = 32  # of keys; along shorter ones adding a bias costs more than further channels
 
 
 def position_attention(
@@ -41,12 +43,18 @@ def position_attention(
         ``(B, H * W, d)``.
     """
     with torch.autocast(q.device.type, enabled=False):
-        bias_rows, bias_columns = _biases(q, rel_rows.to(q.dtype), rel_columns.to(q.dtype))
-        scaled = q * q.shape[-1] ** -0.5
-        if q.device.type == "cpu":
-            chunked: Tensor = _InChunks.apply(scaled, k, v, bias_rows, bias_columns)
+        biases: tuple[Tensor, ...] = _biases(q, rel_rows.to(q.dtype), rel_columns.to(q.dtype))
+        q = q * q.shape[-1] ** -0.5
+        on_cpu = q.device.type == "cpu"
+        if not on_cpu or len(rel_columns) < _LONG_ROW:
+            q, k, biases = *_folded(q, k, *biases), ()
+        if on_cpu:
+            # Once here, or every product of a part would copy its factors.
+            whole = (x.contiguous() for x in (q, k, v, *biases))
+            chunked: Tensor = _InChunks.apply(*whole)
             return chunked
-        return _fused(scaled, k, v, bias_rows, bias_columns)
+        q, k, v = (x[:, None] for x in (q, k, v))
+        return functional.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0]
 
 
 def _biases(q: Tensor, rel_rows: Tensor, rel_columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +65,8 @@ def _biases(q: Tensor, rel_rows: Tensor, rel_columns: Tensor) -> tuple[Tensor, T
     return rows.flatten(1, 2), columns.flatten(1, 2)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, bias_rows: Tensor, bias_columns: Tensor) -> Tensor:
-    """Let the bias enter torch's fused kernels as further channels of queries and keys.
+def _folded(q: Tensor, k: Tensor, bias_rows: Tensor, bias_columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Let the biases be further channels of queries and keys.
 
     The key at row i has the i-th unit vector there, so that the product picks its bias.
     """
@@ -66,51 +74,47 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias_rows: Tensor, bias_columns: Ten
     row_of = torch.eye(height, dtype=k.dtype, device=k.device).repeat_interleave(width, 0)
     column_of = torch.eye(width, dtype=k.dtype, device=k.device).repeat(height, 1)
     units = torch.cat([row_of, column_of], -1).expand(len(k), -1, -1)
-    queries = torch.cat([q, bias_rows, bias_columns], -1)[:, None]
-    keys = torch.cat([k, units], -1)[:, None]
-    out: Tensor = functional.scaled_dot_product_attention(queries, keys, v[:, None], scale=1.0)
-    return out[:, 0]
+    return torch.cat([q, bias_rows, bias_columns], -1), torch.cat([k, units], -1)
 
 
 class _InChunks(torch.autograd.Function):
-    """The same part by part: the CPU's fused kernel is slower with a bias, and has no gradient.
+    """Attention part by part: the CPU's fused kernel is slower, and has no gradient of a bias.
 
-    In the backward pass each part's probabilities are computed once more.
+    Biases of rows and columns of keys may be given. In the backward pass each part's
+    probabilities are computed once more.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias_rows: Tensor, bias_columns: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(q, k, v, bias_rows, bias_columns)
-        out = torch.empty_like(q)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *biases: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, *biases)
+        out = torch.empty_like(v)
         work = _Workspace(q)
         for batch, rows in work.parts:
-            probability = work.probability(q, k, bias_rows, bias_columns, (batch, rows))
+            probability = work.probability(q, k, biases, (batch, rows))
             out[batch, rows] = torch.bmm(probability, v[batch])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, bias_rows, bias_columns = ctx.saved_tensors
-        d_q, d_rows, d_columns = map(torch.empty_like, (q, bias_rows, bias_columns))
+        q, k, v, *biases = ctx.saved_tensors
+        d_q, *d_biases = map(torch.empty_like, (q, *biases))
         # Sums over the parts, which half precision would round each time.
         d_k, d_v = (torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
+        gradient = gradient.contiguous()
         work = _Workspace(q)
-        grid = (bias_rows.shape[-1], bias_columns.shape[-1])
         for part in work.parts:
             batch, _ = part
-            probability = work.probability(q, k, bias_rows, bias_columns, part)
+            probability = work.probability(q, k, biases, part)
             d_out = gradient[part]
             d_v[batch] += torch.bmm(probability.transpose(1, 2), d_out)
             d_probability = torch.bmm(d_out, v[batch].transpose(1, 2), out=work.spare(part))
             d_logits = _softmax_gradient(d_probability, probability)
             d_q[part] = torch.bmm(d_logits, k[batch])
             d_k[batch] += torch.bmm(d_logits.transpose(1, 2), q[part])
-            pairs = d_logits.unflatten(2, grid)
-            d_rows[part], d_columns[part] = pairs.sum(-1), pairs.sum(-2)
-        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), d_rows, d_columns
+            for axis, d_bias in zip((-1, -2), d_biases, strict=False):
+                d_bias[part] = _pairs(d_logits, biases).sum(axis)
+        return d_q, d_k.to(k.dtype), d_v.to(v.dtype), *d_biases
 
 
 class _Workspace:
@@ -125,27 +129,30 @@ class _Workspace:
             for start in range(0, size, together)
             for row in range(0, tokens, rows)
         ]
-        self._logits, self._spare = (q.new_empty(together, rows, tokens) for _ in range(2))
+        self._logits, self._probability = (q.new_empty(together, rows, tokens) for _ in range(2))
 
     def spare(self, part: tuple[slice, slice]) -> Tensor:
         """Return memory for the logits of a part; the next call returns the same."""
         return _fitting(self._logits, part)
 
     def probability(
-        self,
-        q: Tensor,
-        k: Tensor,
-        bias_rows: Tensor,
-        bias_columns: Tensor,
-        part: tuple[slice, slice],
+        self, q: Tensor, k: Tensor, biases: Sequence[Tensor], part: tuple[slice, slice]
     ) -> Tensor:
         """Return how much each query of a part takes of each key; the next call overwrites it."""
         logits = torch.bmm(q[part], k[part[0]].transpose(1, 2), out=self.spare(part))
-        pairs = logits.unflatten(2, (bias_rows.shape[-1], bias_columns.shape[-1]))
-        pairs += bias_rows[part][..., None]
-        pairs += bias_columns[part][..., None, :]
-        found: Tensor = torch.softmax(logits, -1, out=_fitting(self._spare, part))
+        if biases:
+            rows, columns = (bias[part] for bias in biases)
+            pairs = _pairs(logits, biases)
+            pairs += rows[..., None]
+            pairs += columns[..., None, :]
+        found: Tensor = torch.softmax(logits, -1, out=_fitting(self._probability, part))
         return found
+
+
+def _pairs(logits: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    """Return logits ``(B, N, H * W)`` as ``(B, N, H, W)``."""
+    pairs: Tensor = logits.unflatten(2, [bias.shape[-1] for bias in biases])
+    return pairs
 
 
 def _softmax_gradient(gradient: Tensor, probability: Tensor) -> Tensor:

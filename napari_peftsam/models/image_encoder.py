@@ -153,10 +153,12 @@ class PositionAttention(nn.Module):
         batch, height, width, channels = x.shape
         side = self.window_size
         rows, columns = (side, side) if side else (height, width)
-        # (3, windows, heads, rows * columns, channels of a head)
-        windows = _cut(self._padded(x, self.qkv(x)), rows, columns)
-        qkv = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.flatten(1, 2).unbind(0)
+        padded = self._padded(x, self.qkv(x))
+        # (batch, windows down, rows, windows across, columns, 3, heads, channels of a head)
+        tiles = padded.unflatten(3, (3, self.num_heads, -1))
+        tiles = tiles.unflatten(2, (-1, columns)).unflatten(1, (-1, rows))
+        qkv = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7)
+        q, k, v = qkv.reshape(3, -1, rows * columns, tiles.shape[-1]).unbind(0)
         attend = _as_sam if self.reference else _attended
         out = attend(q, k, v, self._tables(rows, columns), (rows, columns))
         heads = out.unflatten(0, (-1, self.num_heads)).transpose(1, 2).flatten(2)
@@ -186,20 +188,14 @@ class PositionAttention(nn.Module):
         return positions
 
 
-def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Cut ``(B, H, W, C)`` into windows ``(B * H / rows * W / columns, rows * columns, C)``."""
-    tiles = x.unflatten(1, (-1, rows)).unflatten(3, (-1, columns)).transpose(2, 3)
-    windows: Tensor = tiles.flatten(0, 2).flatten(1, 2)
-    return windows
-
-
 def _joined(windows: Tensor, shape: tuple[int, int, int, int], rows: int, columns: int) -> Tensor:
-    """Undo `_cut`, and the padding beyond the shape ``(B, H, W, C)``."""
+    """Put windows ``(B * windows, rows * columns, C)`` together to ``(B, H, W, C)``, unpadded."""
     batch, height, width, channels = shape
     down, across = -(-height // rows), -(-width // columns)
     tiles = windows.view(batch, down, across, rows, columns, channels).transpose(2, 3)
     grid = tiles.reshape(batch, down * rows, across * columns, channels)
-    return grid[:, :height, :width]
+    # Contiguous: a linear layer is slow on anything else.
+    return grid[:, :height, :width].contiguous()
 
 
 def _attended(

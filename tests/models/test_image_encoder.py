@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
 
 from napari_peftsam.models import (
     Architecture,
@@ -134,10 +135,11 @@ def test_attention_in_parts_and_in_fused_kernels_is_the_written_out_one(
     q, k, v = (torch.randn(batch, tokens, 8).requires_grad_() for _ in range(3))
     tables = [torch.randn(n, n, 8).requires_grad_() for n in grid]
     bias = attention._biases(q, *tables)
-    fused = attention._fused(q * 8**-0.5, k, v, *bias)
     logits = (q * 8**-0.5) @ k.transpose(1, 2)
     pairs = logits.unflatten(2, grid) + bias[0][..., None] + bias[1][..., None, :]
     expected = pairs.flatten(2).softmax(-1) @ v
+    folded = attention._folded(q * 8**-0.5, k, *bias)
+    fused = scaled_dot_product_attention(*folded, v, scale=1.0)
     found = position_attention(q, k, v, *tables)
     seed = torch.randn_like(expected)
     leaves = (q, k, v, *tables)
