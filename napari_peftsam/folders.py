@@ -17,6 +17,7 @@ __all__ = [
     "configuration_folder",
     "embedding_folder",
     "model_folder",
+    "scratch_folder",
     "use_model_folder",
 ]
 
@@ -28,6 +29,11 @@ MODELS_VARIABLE = "NAPARI_PEFTSAM_MODELS"
 def embedding_folder() -> Path:
     """Return the folder of image embeddings."""
     return Path(platformdirs.user_cache_dir(_PROGRAM)) / "embeddings"
+
+
+def scratch_folder() -> Path:
+    """Return the folder of what a run keeps on disk until it ends."""
+    return Path(platformdirs.user_cache_dir(_PROGRAM)) / "scratch"
 
 
 def model_folder() -> Path:

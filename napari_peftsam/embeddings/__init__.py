@@ -7,6 +7,8 @@ from napari_peftsam.embeddings._embedding import (
     embedding_key,
     image_signature,
 )
+from napari_peftsam.embeddings._entries import EntryFolder
+from napari_peftsam.embeddings.activations import ActivationCache
 from napari_peftsam.embeddings.encode import (
     Encoded,
     EncodeEvent,
@@ -17,10 +19,12 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
-from napari_peftsam.embeddings.store import EmbeddingStore
+from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
 
 __all__ = [
     "BASE_ADAPTER",
+    "DEFAULT_STORE_BYTES",
+    "ActivationCache",
     "Embedding",
     "EmbeddingKey",
     "EmbeddingStore",
@@ -30,6 +34,7 @@ __all__ = [
     "EncodeRequest",
     "EncodeStarted",
     "Encoded",
+    "EntryFolder",
     "embedding_key",
     "encode",
     "encode_one",

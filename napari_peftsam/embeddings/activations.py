@@ -1,0 +1,207 @@
+"""Activations of an encoder by key: in memory first, then on disk, then gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+import xxhash
+from torch import Tensor
+
+from napari_peftsam.embeddings._entries import Entry, EntryFolder
+from napari_peftsam.embeddings._scratch import ScratchFolder
+from napari_peftsam.errors import ExportError
+from napari_peftsam.folders import scratch_folder
+
+__all__ = ["ActivationCache"]
+
+_log = logging.getLogger(__name__)
+
+# numpy and zarr have no bfloat16: its bits are kept.
+_AS_BITS = {torch.bfloat16: torch.uint16}
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+
+
+class ActivationCache:
+    """Tensors by key, bit for bit, within a budget of memory and one of disk space.
+
+    What was not used for longest moves from memory to disk, and from disk to nowhere. What
+    is read from disk moves up again and stays on disk, so that it is written once. A disk
+    that is full or read-only is a warning, once; what should go there is just not kept.
+    All methods may be called from any thread; the disk is written to outside of locks.
+
+    Parameters
+    ----------
+    memory
+        Bytes of tensors in memory.
+    entries
+        Where those beyond it go; None: nowhere.
+    write_through
+        Whether everything is written at once, so that it outlives this object.
+    """
+
+    def __init__(
+        self, memory: int, entries: EntryFolder | None = None, *, write_through: bool = False
+    ) -> None:
+        self._memory = memory
+        self._entries = entries
+        self._write_through = write_through
+        self._scratch: tuple[Path, int | None] | None = None
+        self._owned: ScratchFolder | None = None
+        self._lock = threading.RLock()
+        self._tensors: OrderedDict[str, Tensor] = OrderedDict()  # the latest used comes last
+        self._leaving: dict[str, Tensor] = {}  # on their way to the disk
+        self._warned = False
+        self._closed = False
+
+    @classmethod
+    def temporary(cls, memory: int, disk: int, parent: Path | None = None) -> Self:
+        """Return a cache that uses up to `disk` bytes in a folder of its own.
+
+        The folder is made in `parent` (default: the program's scratch folder) when memory
+        is full, and removed by `close`; if the process dies, by the next one's first use.
+        """
+        cache = cls(memory)
+        if disk > 0:
+            cache._scratch = (parent or scratch_folder(), disk)
+        return cache
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything in memory, and of a temporary folder; later ones are not kept."""
+        with self._lock:
+            self._closed = True
+            self._tensors.clear()
+            self._leaving.clear()
+            owned, self._owned, self._entries, self._scratch = self._owned, None, None, None
+        if owned is not None:
+            owned.remove()
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            if key in self._tensors or key in self._leaving:
+                return True
+            return self._entries is not None and _name(key) in self._entries
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the tensors in memory."""
+        with self._lock:
+            return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def get(self, key: str) -> Tensor | None:
+        """Return a tensor on the CPU, or None if it is not there any more or was damaged.
+
+        It is the kept one: do not write to it.
+        """
+        with self._lock:
+            found = self._tensors.get(key)
+            if found is not None:
+                self._tensors.move_to_end(key)
+                return found
+            found, entries = self._leaving.get(key), self._entries
+        if found is None and entries is not None:
+            entry = entries.read(_name(key), key)
+            if entry is not None:
+                found = _tensor_of(entry)
+                self._hold(key, found)
+        return found
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Keep a copy of a float32, float16 or bfloat16 tensor, in place of an earlier one.
+
+        Raises
+        ------
+        TypeError
+            If it has another type.
+        """
+        if str(tensor.dtype) not in _DTYPES:
+            raise TypeError(f"expected one of {', '.join(_DTYPES)}, got {tensor.dtype}")
+        kept = _copy(tensor)
+        with self._lock:
+            if self._closed:
+                return
+            stale = self._entries
+        if self._write_through:
+            self._write(key, kept)
+        elif stale is not None:
+            stale.discard(_name(key))
+        self._hold(key, kept)
+
+    def _hold(self, key: str, tensor: Tensor) -> None:
+        """Keep a tensor in memory, and write what has no room there any more."""
+        with self._lock:
+            if self._closed:
+                return
+            self._tensors[key] = tensor
+            self._tensors.move_to_end(key)
+            used, leaving = self.memory_bytes, {}
+            while used > self._memory:
+                name, last = self._tensors.popitem(last=False)
+                leaving[name] = last
+                used -= last.nbytes
+            self._leaving |= leaving
+        for name, each in leaving.items():
+            if not self._is_written(name):
+                self._write(name, each)
+            with self._lock:
+                if self._leaving.get(name) is each:
+                    del self._leaving[name]
+
+    def _is_written(self, key: str) -> bool:
+        with self._lock:
+            return self._entries is not None and _name(key) in self._entries
+
+    def _write(self, key: str, tensor: Tensor) -> None:
+        try:
+            entries = self._folder()
+            if entries is not None:
+                entries.write(_name(key), _entry_of(key, tensor))
+        except (ExportError, OSError) as error:
+            if not self._warned:
+                _log.warning("activations beyond the memory's share are not kept: %s", error)
+            self._warned = True
+
+    def _folder(self) -> EntryFolder | None:
+        """Return where tensors are written, making the temporary folder at the first call."""
+        with self._lock:
+            if self._entries is None and self._scratch is not None:
+                parent, budget = self._scratch
+                self._owned = ScratchFolder(parent)
+                self._entries = EntryFolder(self._owned.path, "activations", budget)
+            return self._entries
+
+
+def _name(key: str) -> str:
+    return xxhash.xxh128_hexdigest(key.encode())
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    # An inference tensor could not take part in training later.
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+
+def _entry_of(key: str, tensor: Tensor) -> Entry:
+    bits = tensor.view(_AS_BITS.get(tensor.dtype, tensor.dtype))
+    return Entry(bits.numpy(), {"key": key, "precision": str(tensor.dtype)})
+
+
+def _tensor_of(entry: Entry) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.from_numpy(entry.values).view(_DTYPES[entry.attributes["precision"]])
