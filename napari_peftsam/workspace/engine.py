@@ -23,10 +23,12 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
+from napari_peftsam.workspace._turns import Turns
 
-__all__ = ["Engine"]
+__all__ = ["IN_MEMORY", "Engine"]
 
-_IN_MEMORY = 16  # embeddings kept beside the store; 4 MB each for the large models
+IN_MEMORY = 16
+"""Embeddings kept beside the store; 4 MB each for the large models."""
 
 
 class _AdapterSwappedError(Exception):
@@ -37,15 +39,15 @@ class Engine:
     """One model with its live adapter, its embeddings and its predictor.
 
     All methods may be called from any thread. Work on the network is done in short
-    turns under one lock, so that a prompt waits for one block of a running encoding at
-    most, and a swap of the adapter never meets a half-finished one.
+    turns, so that a prompt waits for one block of a running encoding at most, and a swap
+    of the adapter never meets a half-finished one.
     """
 
     def __init__(self, model: SamModel, store: EmbeddingStore | None = None) -> None:
         self.model = model
         self.store = store
         self._predictor = Predictor(model)
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._switch = AdapterSwitch(model)
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
         self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
@@ -92,7 +94,7 @@ class Engine:
         ConfigurationError
             If it cannot be weakened.
         """
-        with self._lock:
+        with self._turns.urgent():
             self._switch.use(adapter, strength)
 
     def embedding(self, pixels: PixelArray) -> Embedding | None:
@@ -130,7 +132,7 @@ class Engine:
     @contextmanager
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
-        with self._lock:
+        with self._turns.patient():
             if self.encoder_adapter != adapter:
                 raise _AdapterSwappedError
             yield
@@ -148,7 +150,7 @@ class Engine:
         None if the embedding's adapter is live no more, nor the `adapter` whose answer is
         asked for (as the property has it), which may differ in the mask decoder alone.
         """
-        with self._lock:
+        with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict(embedding, prompts, previous)
@@ -157,7 +159,7 @@ class Engine:
         self, embedding: Embedding, prompts: list[Prompts], *, adapter: str | None = None
     ) -> list[Prediction] | None:
         """Predict the best mask of several objects at once; None as in `predict`."""
-        with self._lock:
+        with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict_many(embedding, prompts, candidates=1)
@@ -168,7 +170,7 @@ class Engine:
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
-        with self._lock:
+        with self._turns.urgent():
             injection = self._switch.injection
             if injection is None:
                 return copy.deepcopy(self.model)
@@ -179,5 +181,5 @@ class Engine:
         with self._recent_lock:
             self._recent[embedding.key] = embedding
             self._recent.move_to_end(embedding.key)
-            while len(self._recent) > _IN_MEMORY:
+            while len(self._recent) > IN_MEMORY:
                 self._recent.popitem(last=False)
