@@ -10,17 +10,19 @@ from contextlib import contextmanager
 
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
+    ActivationCache,
     Embedding,
     EmbeddingKey,
     EmbeddingStore,
     Encoded,
     EncodeEvent,
     EncodeRequest,
+    Prefixes,
     embedding_key,
     encode,
 )
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, AdapterSwitch
+from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
 from napari_peftsam.workspace._turns import Turns
@@ -29,6 +31,9 @@ __all__ = ["IN_MEMORY", "Engine"]
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
+
+_TOKEN_BYTES = 256 * 1000**2  # of prefixes in memory, beside the store
+_RECOMMENDED = ("late-50%", "late-25%")
 
 
 class _AdapterSwappedError(Exception):
@@ -49,6 +54,10 @@ class Engine:
         self._predictor = Predictor(model)
         self._turns = Turns()
         self._switch = AdapterSwitch(model)
+        # Adapters are not known yet when most images are embedded: the recommended placements are.
+        self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
+        entries = None if store is None else store.entries
+        self._tokens = ActivationCache(_TOKEN_BYTES, entries, write_through=True)
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
         self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
 
@@ -118,7 +127,14 @@ class Engine:
             yield Encoded(name, known, from_store=True)
             return
         request = EncodeRequest(name, pixels)
-        events = encode(self.model, [request], self.store, adapter, lambda: self._turn(adapter))
+        events = encode(
+            self.model,
+            [request],
+            self.store,
+            adapter,
+            lambda: self._turn(adapter),
+            self._prefixes(),
+        )
         try:
             for event in events:
                 if isinstance(event, Encoded):
@@ -128,6 +144,16 @@ class Engine:
             return
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
+
+    def _prefixes(self) -> Prefixes | None:
+        """Return where an encoding with the live adapter may begin, and what it keeps."""
+        arch, live = self.model.architecture, self._switch.live
+        if not arch.adaptable:
+            return None
+        if live is None or self.encoder_adapter == BASE_ADAPTER:
+            return Prefixes(self._tokens, arch.depth, self._kept)
+        reach = first_changed_block(live.config, arch.depth)
+        return Prefixes(self._tokens, reach, (*self._kept, reach))
 
     @contextmanager
     def _turn(self, adapter: str) -> Iterator[None]:
