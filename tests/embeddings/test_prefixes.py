@@ -46,7 +46,9 @@ METHODS = [
     pytest.param(LoraConfig(placement=late("late-50%")), id="LoRA, last half"),
     pytest.param(LoraConfig(placement=late("1,3")), id="LoRA, from block 1"),
     pytest.param(LoraConfig(placement=late("last")), id="LoRA, last block"),
-    pytest.param(AdaptFormerConfig(placement=late("late-25%")), id="AdaptFormer, last quarter"),
+    pytest.param(
+        AdaptFormerConfig(bottleneck=8, placement=late("late-25%")), id="AdaptFormer, last quarter"
+    ),
     pytest.param(LateFinetuningConfig(), id="late finetuning"),
 ]
 
