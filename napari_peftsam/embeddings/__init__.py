@@ -19,6 +19,7 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
+from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "EncodeStarted",
     "Encoded",
     "EntryFolder",
+    "Prefixes",
     "embedding_key",
     "encode",
     "encode_one",

@@ -16,6 +16,7 @@ from napari_peftsam.embeddings._embedding import (
     EmbeddingKey,
     embedding_key,
 )
+from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
@@ -88,6 +89,7 @@ def encode(
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
     turn: Turn = nullcontext,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[EncodeEvent]:
     """Embed images one after the other.
 
@@ -109,6 +111,9 @@ def encode(
         Returns a context for one use of the network, e.g. a lock that is shared with
         others. Reading, normalising and storing happen outside of it. What it raises
         ends the encoding.
+    prefixes
+        Where encodings may begin, see `Prefixes`; what is new is put there after the
+        image's `Encoded`. Not for encoders that are not adaptable.
 
     Yields
     ------
@@ -117,12 +122,12 @@ def encode(
         or one `EncodeFailed`.
     """
     pending = requests if isinstance(requests, Sequence) else tuple(requests)
-    writer = _Writer(store)
+    encoding = _Encoding(model, _Writer(store), adapter, turn, prefixes)
     for index in range(len(pending)):
         request = pending[index]
         yield EncodeStarted(request.name, index, len(pending))
         try:
-            yield from _encode_request(model, request, writer, adapter, turn)
+            yield from encoding.events(request)
         except PeftSamError as error:
             yield EncodeFailed(request.name, error)
 
@@ -171,46 +176,63 @@ class _Writer:
             self._warned = True
 
 
-def _encode_request(
-    model: SamModel, request: EncodeRequest, writer: _Writer, adapter: str, turn: Turn
-) -> Iterator[EncodeEvent]:
-    name, pixels = request.name, request.pixels
-    if np.ndim(pixels) < 2:
-        raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
-    key = embedding_key(model, pixels, adapter)
-    stored = writer.get(key)
-    if stored is not None:
-        yield EncodeProgress(name, 1.0)
-        yield Encoded(name, stored, from_store=True)
-        return
-    for fraction, features in _forward(model, pixels, turn):
-        yield EncodeProgress(name, fraction)
-        if features is not None:
-            embedding = Embedding(key, frame_of(pixels, model), features)
-            writer.put(embedding)
-            yield Encoded(name, embedding, from_store=False)
+@dataclass(frozen=True, eq=False)
+class _Encoding:
+    """What is the same for all images of one call of `encode`."""
 
+    model: SamModel
+    writer: _Writer
+    adapter: str
+    turn: Turn
+    prefixes: Prefixes | None
 
-def _forward(
-    model: SamModel, pixels: PixelArray, turn: Turn
-) -> Iterator[tuple[float, FloatArray | None]]:
-    """Run the encoder block by block; `features` ``(C, h, w)`` comes with the last step."""
-    # The modes are entered for every step anew: a generator that yields inside a
-    # `with torch.inference_mode()` would leave its consumer in that mode.
-    with torch.inference_mode():
-        steps = encode_steps(model.sam, to_model_input(pixels, model))
-    while True:
-        try:
-            with turn(), torch.inference_mode(), model.autocast():
-                fraction, features = next(steps)
-        except StopIteration:
+    def events(self, request: EncodeRequest) -> Iterator[EncodeEvent]:
+        name, pixels = request.name, request.pixels
+        if np.ndim(pixels) < 2:
+            raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
+        key = embedding_key(self.model, pixels, self.adapter)
+        stored = self.writer.get(key)
+        if stored is not None:
+            yield EncodeProgress(name, 1.0)
+            yield Encoded(name, stored, from_store=True)
             return
-        except torch.cuda.OutOfMemoryError as error:
-            raise PeftSamError(
-                f"not enough memory on {model.device} to embed an image with {model.name}: "
-                "close other programs, or choose a smaller model or the device 'cpu'"
-            ) from error
-        yield fraction, None if features is None else _to_array(features, model)
+        start = (0, None) if self.prefixes is None else self.prefixes.latest(key)
+        entering: dict[int, torch.Tensor] = {}  # blocks whose input is to be kept
+        for fraction, block, x in self._steps(pixels, *start):
+            if fraction < 1 and self.prefixes is not None and self.prefixes.wants(block):
+                entering[block] = x
+            yield EncodeProgress(name, fraction)
+        embedding = Embedding(key, frame_of(pixels, self.model), _to_array(x, self.model))
+        self.writer.put(embedding)
+        yield Encoded(name, embedding, from_store=False)
+        for block, tokens in entering.items():  # only now: nobody waits for the disk
+            assert self.prefixes is not None
+            self.prefixes.keep(key, block, tokens)
+
+    def _steps(
+        self, pixels: PixelArray, first: int, tokens: torch.Tensor | None
+    ) -> Iterator[tuple[float, int, torch.Tensor]]:
+        """Run the encoder from block `first` on; yield the block that a step's result enters."""
+        model = self.model
+        # The modes are entered for every step anew: a generator that yields inside a
+        # `with torch.inference_mode()` would leave its consumer in that mode.
+        with torch.inference_mode():
+            x = to_model_input(pixels, model) if tokens is None else tokens.to(model.device).float()
+            steps = encode_steps(model.sam, x, first)
+        block = 0 if tokens is None else first + 1
+        while True:
+            try:
+                with self.turn(), torch.inference_mode(), model.autocast():
+                    fraction, x = next(steps)
+            except StopIteration:
+                return
+            except torch.cuda.OutOfMemoryError as error:
+                raise PeftSamError(
+                    f"not enough memory on {model.device} to embed an image with {model.name}: "
+                    "close other programs, or choose a smaller model or the device 'cpu'"
+                ) from error
+            yield fraction, block, x
+            block += 1
 
 
 def _to_array(features: torch.Tensor, model: SamModel) -> FloatArray:

@@ -145,7 +145,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def encode_steps(sam: Sam, x: Tensor, first: int = 0) -> Iterator[tuple[float, Tensor | None]]:
+def encode_steps(sam: Sam, x: Tensor, first: int = 0) -> Iterator[tuple[float, Tensor]]:
     """Run the image encoder step by step, so that it can be watched and stopped.
 
     A step is one transformer block, or one stage of an encoder whose blocks are small.
@@ -163,14 +163,15 @@ def encode_steps(sam: Sam, x: Tensor, first: int = 0) -> Iterator[tuple[float, T
     Yields
     ------
     tuple
-        Fraction done in (0, 1], and None; with the last step (fraction 1) the image
-        embedding ``(B, C, S / patch_size, S / patch_size)``.
+        Fraction done in (0, 1], and what the step gave: the tokens that enter the next
+        block; with the last step (fraction 1) the image embedding
+        ``(B, C, S / patch_size, S / patch_size)``.
     """
     encoder = sam.image_encoder
     steps = encoder.steps(first) if first else encoder.steps()
     for number, step in enumerate(steps, start=1):
         x = step(x)
-        yield number / len(steps), x if number == len(steps) else None
+        yield number / len(steps), x
 
 
 def encode_tensor(sam: Sam, x: Tensor) -> Tensor:

@@ -81,6 +81,8 @@ class Answers:
         self._embedding: Embedding | None = None
         self._embedder: Worker[EncodeEvent] | None = None
         self._predictor: Worker[Prediction | None] | None = None
+        self._accepting: Worker[list[Prediction] | None] | None = None
+        self._awaited = False
         self._failed = 0  # revision of prompts that could not be answered
         self._settle = QTimer()
         self._settle.setSingleShot(True)
@@ -102,10 +104,17 @@ class Answers:
         """Whether a prediction is under way."""
         return self._predictor is not None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the user waits for an embedding or a mask."""
+        return self.status.kind == "embedding" or bool(self._predictor or self._accepting)
+
     def release(self) -> None:
         """Stop, and listen no more."""
         self._settle.stop()
+        self._accepting = None
         self._drop()
+        self._tell_awaited()
         owner, bridge, session = self._owner, self._bridge, self._session
         owner.events.model_changed.disconnect(self._start_over)
         owner.events.adapters_changed.disconnect(self._start_over)
@@ -147,6 +156,7 @@ class Answers:
         rest = list(queue[len(known) :])
 
         def done(predictions: list[Prediction] | None) -> None:
+            self._accepted()
             if predictions is None:  # another adapter is live by now
                 self._start_over()
                 return
@@ -161,14 +171,24 @@ class Answers:
                 return
             accepted()
 
-        if rest:
-            run(
-                lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
-                on_result=done,
-                group=self._owner.workers,
-            )
-        else:
+        def failed(error: Exception) -> None:
+            self._accepted()
+            notify(error)
+
+        if not rest:
             done([])
+            return
+        self._accepting = run(
+            lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
+            on_result=done,
+            on_error=failed,
+            group=self._owner.workers,
+        )
+        self._tell_awaited()
+
+    def _accepted(self) -> None:
+        self._accepting = None
+        self._tell_awaited()
 
     def _answerer(self, embedding: Embedding) -> Answerer:
         workspace = self._owner.workspace
@@ -203,6 +223,7 @@ class Answers:
             self._predictor.stop()
             self._predictor = None
         self._target = self._embedding = self._engine = None
+        self._tell_awaited()
 
     def _stop_embedding(self) -> None:
         if self._embedder is not None:
@@ -214,11 +235,10 @@ class Answers:
         workspace = self._owner.workspace
         assert workspace is not None
         self._target = plane
-        engine = self._engine = workspace.engine
-        view = self._session.image(plane.image)
+        self._engine = workspace.engine
         self._tell(Status("embedding"))
         self._embedder = start(
-            lambda: engine.embed(plane.image, view.plane_pixels(plane)),
+            workspace.embed(plane),
             on_event=self._embedding_event,
             on_error=self._embedding_failed,
             on_done=self._embedding_ended,
@@ -246,10 +266,16 @@ class Answers:
         if self._embedding is None and self.status.kind == "embedding":
             self._start_over()  # the adapter was swapped meanwhile
 
+    def _tell_awaited(self) -> None:
+        if self._awaited != self.is_awaited:
+            self._awaited = self.is_awaited
+            self._owner.events.awaited_changed.emit(self._awaited)
+
     def _tell(self, status: Status) -> None:
         if status != self.status:
             self.status = status
             self.events.status_changed.emit(status)
+            self._tell_awaited()
 
     # --- predicting -----------------------------------------------------------------
 
@@ -269,12 +295,12 @@ class Answers:
             self._predictor = None
             if prediction is not None:
                 self._session.set_candidates(prediction, revision, answerer)
-            self.events.busy_changed.emit()
+            self._tell_busy()
             self._answer()  # newer prompts may have come
 
         def failed(error: Exception) -> None:
             self._predictor, self._failed = None, revision
-            self.events.busy_changed.emit()
+            self._tell_busy()
             notify(error)
 
         self._predictor = run(
@@ -283,7 +309,11 @@ class Answers:
             on_error=failed,
             group=self._owner.workers,
         )
+        self._tell_busy()
+
+    def _tell_busy(self) -> None:
         self.events.busy_changed.emit()
+        self._tell_awaited()
 
 
 def _best(prompts: Prompts, prediction: Prediction) -> NewObject:

@@ -43,8 +43,8 @@ def process_events(job: TrainingJob) -> Iterator[TrainEvent]:
 class TrainingProcess:
     """One finetuning run in a child process.
 
-    Iterate `events` in a worker thread; `stop` and `cancel` may be called from any
-    thread, at any time, more than once, and return at once.
+    Iterate `events` in a worker thread; the other methods may be called from any thread,
+    at any time, more than once, and return at once.
 
     Parameters
     ----------
@@ -77,6 +77,25 @@ class TrainingProcess:
             self._cancelled = True
             if self._child is not None:
                 self._child.terminate()  # does nothing if it has ended
+
+    def pause(self) -> None:
+        """Ask the child to leave the processor to this process, for some seconds at most."""
+        from napari_peftsam.workspace.jobs import PAUSE
+
+        self._command(PAUSE)
+
+    def go_on(self) -> None:
+        """End a pause."""
+        from napari_peftsam.workspace.jobs import GO_ON
+
+        self._command(GO_ON)
+
+    def _command(self, command: bytes) -> None:
+        with self._lock:
+            if self._commands is not None and not self._commands.closed:
+                with suppress(BrokenPipeError, OSError):
+                    self._commands.write(command)
+                    self._commands.flush()
 
     def events(self) -> Iterator[TrainEvent]:
         """Start the child and yield its events.

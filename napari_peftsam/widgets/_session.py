@@ -45,6 +45,8 @@ class SessionState(SignalGroup):
     """Another model is live."""
     adapters_changed = Signal()
     """The list of adapters changed, or another one is live."""
+    awaited_changed = Signal(bool)
+    """The user waits for an embedding or a mask, or does so no more."""
     closed = Signal()
     """The viewer is closing: stop what is under way."""
 

@@ -72,6 +72,7 @@ class TrainingRun:
         self._failure = ""
         self._reset()
         owner.events.closed.connect(self._abort)
+        owner.events.awaited_changed.connect(self._give_way)
         owner.events.model_changed.connect(self._model_changed)
 
     @property
@@ -129,6 +130,11 @@ class TrainingRun:
         """End the run at once; its best state so far is kept if it is an improvement."""
         if self._process is not None and self.is_running:
             self._process.cancel()
+
+    def _give_way(self, awaited: bool) -> None:
+        """Leave the processor to what the user waits for."""
+        if self._process is not None and self.is_running:
+            (self._process.pause if awaited else self._process.go_on)()
 
     # --- what the child says ---------------------------------------------------------
 

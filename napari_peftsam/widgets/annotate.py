@@ -14,6 +14,7 @@ from napari_peftsam.widgets._answers import Answers
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._reload import Reload
 from napari_peftsam.widgets._worker import run
 from napari_peftsam.widgets.models import show_models
 
@@ -43,6 +44,7 @@ class AnnotateDock(Dock):
         self.view = AnnotateView(self, ObjectsTable(self.session))
         self.layers.open_prompts()
         self.answers = Answers(owner, self.layers)
+        self.reload = Reload(owner, self.layers, self.answers)
         self.display = AnnotateDisplay(self.view, owner, self.answers)
         self._keys = KeyBindings()
         self._connect_view()
@@ -62,6 +64,7 @@ class AnnotateDock(Dock):
         self.layers.events.prompt_layers_changed.disconnect(self._bind_keys)
         self._keys.release()
         self.display.release()
+        self.reload.release()
         self.answers.release()
         if not self.viewer_session.is_closed:
             self.layers.close_prompts()

@@ -10,23 +10,30 @@ from contextlib import contextmanager
 
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
+    ActivationCache,
     Embedding,
     EmbeddingKey,
     EmbeddingStore,
     Encoded,
     EncodeEvent,
     EncodeRequest,
+    Prefixes,
     embedding_key,
     encode,
 )
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, AdapterSwitch
+from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
+from napari_peftsam.workspace._turns import Turns
 
-__all__ = ["Engine"]
+__all__ = ["IN_MEMORY", "Engine"]
 
-_IN_MEMORY = 16  # embeddings kept beside the store; 4 MB each for the large models
+IN_MEMORY = 16
+"""Embeddings kept beside the store; 4 MB each for the large models."""
+
+_TOKEN_BYTES = 256 * 1000**2  # of prefixes in memory, beside the store
+_RECOMMENDED = ("late-50%", "late-25%")
 
 
 class _AdapterSwappedError(Exception):
@@ -37,16 +44,20 @@ class Engine:
     """One model with its live adapter, its embeddings and its predictor.
 
     All methods may be called from any thread. Work on the network is done in short
-    turns under one lock, so that a prompt waits for one block of a running encoding at
-    most, and a swap of the adapter never meets a half-finished one.
+    turns, so that a prompt waits for one block of a running encoding at most, and a swap
+    of the adapter never meets a half-finished one.
     """
 
     def __init__(self, model: SamModel, store: EmbeddingStore | None = None) -> None:
         self.model = model
         self.store = store
         self._predictor = Predictor(model)
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._switch = AdapterSwitch(model)
+        # Adapters are not known yet when most images are embedded: the recommended placements are.
+        self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
+        entries = None if store is None else store.entries
+        self._tokens = ActivationCache(_TOKEN_BYTES, entries, write_through=True)
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
         self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
 
@@ -92,7 +103,7 @@ class Engine:
         ConfigurationError
             If it cannot be weakened.
         """
-        with self._lock:
+        with self._turns.urgent():
             self._switch.use(adapter, strength)
 
     def embedding(self, pixels: PixelArray) -> Embedding | None:
@@ -116,7 +127,14 @@ class Engine:
             yield Encoded(name, known, from_store=True)
             return
         request = EncodeRequest(name, pixels)
-        events = encode(self.model, [request], self.store, adapter, lambda: self._turn(adapter))
+        events = encode(
+            self.model,
+            [request],
+            self.store,
+            adapter,
+            lambda: self._turn(adapter),
+            self._prefixes(),
+        )
         try:
             for event in events:
                 if isinstance(event, Encoded):
@@ -127,10 +145,20 @@ class Engine:
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
 
+    def _prefixes(self) -> Prefixes | None:
+        """Return where an encoding with the live adapter may begin, and what it keeps."""
+        arch, live = self.model.architecture, self._switch.live
+        if not arch.adaptable:
+            return None
+        if live is None or self.encoder_adapter == BASE_ADAPTER:
+            return Prefixes(self._tokens, arch.depth, self._kept)
+        reach = first_changed_block(live.config, arch.depth)
+        return Prefixes(self._tokens, reach, (*self._kept, reach))
+
     @contextmanager
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
-        with self._lock:
+        with self._turns.patient():
             if self.encoder_adapter != adapter:
                 raise _AdapterSwappedError
             yield
@@ -148,7 +176,7 @@ class Engine:
         None if the embedding's adapter is live no more, nor the `adapter` whose answer is
         asked for (as the property has it), which may differ in the mask decoder alone.
         """
-        with self._lock:
+        with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict(embedding, prompts, previous)
@@ -157,7 +185,7 @@ class Engine:
         self, embedding: Embedding, prompts: list[Prompts], *, adapter: str | None = None
     ) -> list[Prediction] | None:
         """Predict the best mask of several objects at once; None as in `predict`."""
-        with self._lock:
+        with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict_many(embedding, prompts, candidates=1)
@@ -168,7 +196,7 @@ class Engine:
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
-        with self._lock:
+        with self._turns.urgent():
             injection = self._switch.injection
             if injection is None:
                 return copy.deepcopy(self.model)
@@ -179,5 +207,5 @@ class Engine:
         with self._recent_lock:
             self._recent[embedding.key] = embedding
             self._recent.move_to_end(embedding.key)
-            while len(self._recent) > _IN_MEMORY:
+            while len(self._recent) > IN_MEMORY:
                 self._recent.popitem(last=False)

@@ -3,7 +3,8 @@
 `main` is what a child process runs: it reads one pickled `TrainingJob` from its
 standard input and writes pickled events to its standard output. A process that is
 started this way, and not through `multiprocessing`, never runs the user's own script
-again. The parent asks for an early end by closing the child's standard input.
+again. After the job, every byte is a command: `PAUSE` or `GO_ON`. The parent asks for an
+early end by closing the child's standard input.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter
 from napari_peftsam.training import AnnotatedPlane, Incumbent, TrainEvent, TrainingConfig, finetune
+from napari_peftsam.workspace._pauses import Pauses, give_way_inside
 
-__all__ = ["TrainingJob", "run"]
+__all__ = ["GO_ON", "PAUSE", "TrainingJob", "run"]
+
+PAUSE, GO_ON = b"p", b"g"
+"""Commands to the child: leave the processor to the viewer for a moment, and no longer."""
 
 _NICENESS = 5  # below the viewer's own work, so that it stays responsive on few cores
 
@@ -43,9 +48,15 @@ class TrainingJob:
     precision: str = "auto"
 
 
-def run(job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
-    """Build the job's model and finetune it."""
+def run(
+    job: TrainingJob,
+    stop: Callable[[], bool] = lambda: False,
+    give_way: Callable[[], object] | None = None,
+) -> Iterator[TrainEvent]:
+    """Build the job's model and finetune it; `give_way` is called between small steps."""
     model = build(job.source, job.device, precision=job.precision)
+    if give_way is not None:
+        give_way_inside(model.sam, give_way)
     yield from finetune(
         model, job.planes, job.config, start=job.start, incumbent=job.incumbent, stop=stop
     )
@@ -54,15 +65,20 @@ def run(job: TrainingJob, stop: Callable[[], bool] = lambda: False) -> Iterator[
 def _serve(commands: BinaryIO, answers: BinaryIO) -> None:
     """Run one job; every answer is a pickled event or, last, a pickled exception."""
     job: TrainingJob = pickle.load(commands)
-    stopping = threading.Event()
+    stopping, pauses = threading.Event(), Pauses()
 
     def watch() -> None:
-        commands.read(1)  # returns when the parent closes its end
+        while command := commands.read(1):  # empty when the parent closes its end
+            if command == PAUSE:
+                pauses.begin()
+            elif command == GO_ON:
+                pauses.end()
         stopping.set()
+        pauses.end()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        for event in run(job, stopping.is_set):
+        for event in run(job, stopping.is_set, pauses.wait):
             _send(answers, event)
     except PeftSamError as error:
         _send(answers, error)

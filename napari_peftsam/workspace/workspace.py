@@ -26,6 +26,7 @@ from napari_peftsam.training import (
     finetune,
 )
 from napari_peftsam.types import FloatArray, Prediction, Prompts
+from napari_peftsam.workspace._embedded import EmbeddedPlanes
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.jobs import TrainingJob
@@ -65,6 +66,10 @@ class Workspace:
         self._timelines: dict[str, AdapterTimeline] = {}  # by weights: no model loses its own
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
+        self._planes = EmbeddedPlanes()
+        for signal in (self.session.events.image_removed, self.session.events.pixels_changed):
+            signal.connect(self._planes.forget)
+        self.session.events.image_renamed.connect(self._planes.forget, max_args=1)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -182,8 +187,18 @@ class Workspace:
         return self.engine.embedding(self.session.pixels(plane))
 
     def embed(self, plane: PlaneKey) -> Iterator[EncodeEvent]:
-        """Embed a plane under the live adapter; slow, closeable between encoder blocks."""
-        return self.engine.embed(plane.image, self.session.pixels(plane))
+        """Embed a plane under the live adapter; slow, closeable between encoder blocks.
+
+        The session is read now, the rest happens while iterating, in any thread.
+        """
+        return self._planes.embed(self.engine, plane, self.session.image(plane.image))
+
+    def reload(self, near: PlaneKey) -> Iterator[EncodeEvent]:
+        """Embed what was embedded before the live adapter went live; planes near `near` first.
+
+        As `embed`; what was embedded is known since the workspace was made.
+        """
+        return self._planes.reload(self.engine, self.session.images, near)
 
     def predict(
         self, embedding: Embedding, prompts: Prompts, previous: FloatArray | None = None

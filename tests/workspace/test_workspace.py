@@ -236,7 +236,7 @@ def test_nothing_but_the_network_is_used_under_the_lock(workspace: Workspace) ->
 
         def put(self, embedding: object) -> None:
             def take() -> None:
-                with engine._lock:
+                with engine._turns.urgent():
                     free.append(True)
 
             other = threading.Thread(target=take)

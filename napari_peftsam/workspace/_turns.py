@@ -1,0 +1,54 @@
+"""One use of the network at a time, answers to the user first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """A lock with two kinds of takers.
+
+    A plain lock is not fair: a thread that lets go of it and takes it again at once, as an
+    encoding does between two blocks, often wins against one that has been waiting. Here
+    nobody patient gets a turn while somebody urgent waits. Not reentrant.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._taken = False
+        self._urgent = 0
+
+    @contextmanager
+    def urgent(self) -> Iterator[None]:
+        """Take the next turn."""
+        with self._changed:
+            self._urgent += 1
+            try:
+                self._changed.wait_for(lambda: not self._taken)
+            finally:
+                self._urgent -= 1
+            self._taken = True
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Take a turn when nobody urgent wants one."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken and not self._urgent)
+            self._taken = True
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._changed:
+            self._taken = False
+            self._changed.notify_all()
