@@ -112,6 +112,17 @@ class PromptDrawing(nn.Module):
         window
             Top, left, height and width of the embedding in the frame, in tokens.
         """
+        drawn: torch.Tensor = self.layers(self.maps(points, labels, boxes, window))
+        return drawn
+
+    def maps(
+        self,
+        points: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        boxes: torch.Tensor | None,
+        window: tuple[int, int, int, int],
+    ) -> torch.Tensor:
+        """Return the drawn maps ``(B, 9, 4 h, 4 w)``, see `forward`."""
         given = boxes if points is None else points
         assert given is not None
         top, left, height, width = (4 * n for n in window)
@@ -122,8 +133,7 @@ class PromptDrawing(nn.Module):
         maps = [*self._box_maps(boxes, x, y, len(given))]
         for sign in (1, 0):
             maps += self._point_maps(points, labels, sign, x, y, len(given))
-        drawn: torch.Tensor = self.layers(torch.stack(maps, dim=1))
-        return drawn
+        return torch.stack(maps, dim=1)
 
     @staticmethod
     def _box_maps(
