@@ -47,25 +47,24 @@ def box_tokens(encoder: PromptEncoder, boxes: Tensor) -> Tensor:
     return placed + torch.cat([encoder.point_embeddings[kind].weight for kind in (2, 3)])
 
 
-def mask_tokens(layers: nn.Sequential, maps: Tensor) -> Tensor:
-    """Return tokens ``(B, h w, C)`` of maps ``(B, K, 4 h, 4 w)``.
+def mask_tokens(layers: nn.Sequential, quarters: Tensor) -> Tensor:
+    """Return tokens ``(B, h w, C)`` of maps.
 
     Parameters
     ----------
     layers
         Two convolutions whose stride is their size, 2, each with norm and activation, and
         a convolution of single pixels. The first two are products of pixels side by side.
-    maps
-        Logits of masks, or what else is as fine.
+    quarters
+        ``(B, K, 2, 2, 2 h, 2 w)``: the pixels ``(2 y + i, 2 x + j)`` of maps in ``[i, j]``.
     """
     first, norm, activation, second, second_norm, second_activation, last = layers
-    height, width = (side // 4 for side in maps.shape[-2:])
-    cells = maps.unflatten(3, (width, 2, 2)).unflatten(2, (height, 2, 2))
-    x = cells.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(len(maps), height * width * 4, -1)
+    objects, height, width = len(quarters), quarters.shape[-2] // 2, quarters.shape[-1] // 2
+    x = quarters.flatten(4).flatten(1, 3).transpose(1, 2)
     x = activation(layer_norm(functional.linear(x, first.weight.flatten(1), first.bias), norm))
+    x = x.view(objects, height, 2, width, 2, -1).transpose(2, 3).reshape(objects, height * width, -1)
     merging = second.weight.permute(0, 2, 3, 1).flatten(1)
-    x = functional.linear(x.view(len(maps), height * width, -1), merging, second.bias)
-    x = second_activation(layer_norm(x, second_norm))
+    x = second_activation(layer_norm(functional.linear(x, merging, second.bias), second_norm))
     return functional.linear(x, last.weight.flatten(1), last.bias)
 
 

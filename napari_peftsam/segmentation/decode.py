@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
+from torch.nn import functional
 
-from napari_peftsam.segmentation._masks import MaskOutputs, upscaled
+from napari_peftsam.segmentation._masks import MaskOutputs
 from napari_peftsam.segmentation._prompt_tokens import (
     box_tokens,
     dense_positions,
@@ -96,7 +97,7 @@ def decode_outputs(
         mlps = decoder.output_hypernetworks_mlps
         queries = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
         scores = decoder.iou_prediction_head(hidden[:, 0])
-        return MaskOutputs(scores, queries, upscaled(decoder, image), grid)
+        return MaskOutputs(scores, queries, image, decoder, grid)
 
 
 def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
@@ -118,7 +119,8 @@ def _dense(sam: Sam, prompts: PromptTensors, window: Window) -> Tensor:
     if prompts.masks is None:
         dense = encoder.no_mask_embed.weight[None]
     else:
-        dense = mask_tokens(encoder.mask_downscaling, prompts.masks)
+        quarters = functional.pixel_unshuffle(prompts.masks.float(), 2)
+        dense = mask_tokens(encoder.mask_downscaling, quarters.unflatten(1, (-1, 2, 2)))
     drawing = getattr(encoder, "drawing", None)  # SAM's own prompt encoder has none
     if drawing is not None:
         maps = drawing.maps(prompts.points, prompts.labels, prompts.boxes, window)
