@@ -112,28 +112,46 @@ class PromptDrawing(nn.Module):
         window
             Top, left, height and width of the embedding in the frame, in tokens.
         """
+        maps = self.maps(points, labels, boxes, window)
+        drawn: torch.Tensor = self.layers(nn.functional.pixel_shuffle(maps.flatten(1, 3), 2))
+        return drawn
+
+    def maps(
+        self,
+        points: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        boxes: torch.Tensor | None,
+        window: tuple[int, int, int, int],
+    ) -> torch.Tensor:
+        """Return what `forward` convolves, as ``(B, 9, 2, 2, 2 h, 2 w)``.
+
+        The pixels ``(2 y + i, 2 x + j)`` of a map are in its part ``[i, j]``.
+        """
         given = boxes if points is None else points
         assert given is not None
-        top, left, height, width = (4 * n for n in window)
-        rows = torch.arange(top, top + height, device=given.device) * self.stride
-        columns = torch.arange(left, left + width, device=given.device) * self.stride
-        middle = (self.stride - 1) / 2
-        y, x = (rows + middle)[None, :, None], (columns + middle)[None, None, :]
-        maps = [*self._box_maps(boxes, x, y, len(given))]
+        top, left, height, width = window
+        y = self._centres(4 * top, 4 * height, given.device)[:, None, :, None]
+        x = self._centres(4 * left, 4 * width, given.device)[None, :, None, :]
+        nothing = given.new_zeros(len(given), 2, 2, 2 * height, 2 * width)
+        maps = [nothing] * 3 if boxes is None else [*self._box_maps(boxes, x, y)]
         for sign in (1, 0):
-            maps += self._point_maps(points, labels, sign, x, y, len(given))
-        drawn: torch.Tensor = self.layers(torch.stack(maps, dim=1))
-        return drawn
+            if points is None or labels is None:
+                maps += [nothing] * len(self.reaches)
+            else:
+                maps += self._point_maps(points, labels == sign, x, y)
+        return torch.stack(maps, dim=1)
+
+    def _centres(self, first: int, count: int, device: torch.device) -> torch.Tensor:
+        """Return where pixels of a map are, in model pixels, even ones and odd ones ``(2, n)``."""
+        pixels = torch.arange(first, first + count, device=device) * self.stride
+        return (pixels + (self.stride - 1) / 2).view(-1, 2).t()
 
     @staticmethod
     def _box_maps(
-        boxes: torch.Tensor | None, x: torch.Tensor, y: torch.Tensor, objects: int
+        boxes: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Return whether there is a box, how deep inside it, how deep in its ellipse."""
-        if boxes is None:
-            nothing = torch.zeros(objects, y.shape[1], x.shape[2], device=x.device)
-            return nothing, nothing, nothing
-        x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(1))
+        x0, y0, x1, y1 = (edge.view(-1, 1, 1, 1, 1) for edge in boxes.unbind(1))
         depth = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
         across = (2 * x - x0 - x1) / (x1 - x0).clamp(min=1)
         along = (2 * y - y0 - y1) / (y1 - y0).clamp(min=1)
@@ -141,21 +159,17 @@ class PromptDrawing(nn.Module):
         return torch.ones_like(depth), torch.tanh(depth / 8), ellipse
 
     def _point_maps(
-        self,
-        points: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        sign: int,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        objects: int,
+        self, points: torch.Tensor, chosen: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Return bells of several widths around the nearest click of this sign."""
-        if points is None or labels is None:
-            nothing = torch.zeros(objects, y.shape[1], x.shape[2], device=x.device)
-            return [nothing] * len(self.reaches)
-        across = x[:, None] - points[..., 0, None, None]
-        along = y[:, None] - points[..., 1, None, None]
-        distance = across**2 + along**2
-        far = torch.full_like(distance, torch.inf)
-        nearest = torch.where((labels == sign)[..., None, None], distance, far).amin(1)
-        return [torch.exp(-nearest / (2 * reach**2)) for reach in self.reaches]
+        """Return bells of several widths around the nearest of the chosen clicks."""
+        across, along = (
+            (axis - points[..., n].view(*points.shape[:2], 1, 1, 1, 1)) ** 2
+            for n, axis in enumerate((x, y))
+        )
+        there = chosen.view(*chosen.shape, 1, 1, 1, 1)
+        # A bell is the product of its profiles, so that few exponentials are taken; the one
+        # around the nearest click is the highest.
+        return [
+            (torch.exp(-along / (2 * r**2)) * there * torch.exp(-across / (2 * r**2))).amax(1)
+            for r in self.reaches
+        ]

@@ -7,8 +7,20 @@ from dataclasses import dataclass
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["PromptTensors", "decode"]
+from napari_peftsam.segmentation._masks import MaskOutputs
+from napari_peftsam.segmentation._prompt_tokens import (
+    box_tokens,
+    dense_positions,
+    mask_tokens,
+    point_tokens,
+)
+from napari_peftsam.segmentation._two_way import two_way
+
+__all__ = ["PromptTensors", "decode", "decode_outputs"]
+
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +50,9 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Decode B prompted objects in one batch.
 
+    Under autocast what is computed for each pixel is in its precision; prompts, positions
+    and scores never are.
+
     Parameters
     ----------
     sam
@@ -54,51 +69,67 @@ def decode(
     Returns
     -------
     logits
-        ``(B, 4, 4 h, 4 w)``: output 0 answers unambiguous prompts, 1 to 3 are the
+        ``(B, 4, 4 h, 4 w)``, float32: output 0 answers unambiguous prompts, 1 to 3 are the
         alternatives for ambiguous ones.
     scores
-        ``(B, 4)`` predicted IoU.
+        ``(B, 4)`` predicted IoU, float32.
     """
-    height, width = features.shape[-2:]
-    top, left = offset
-    # Positions in half precision would be off by whole pixels, whatever the caller computes in.
-    with torch.autocast(features.device.type, enabled=False):
-        sparse, dense = _encode_prompts(sam, prompts, (top, left, height, width))
-        positions = sam.prompt_encoder.get_dense_pe()[..., top : top + height, left : left + width]
-    return _mask_decoder(sam, features + dense, positions, sparse)
+    outputs = decode_outputs(sam, features, prompts, offset)
+    return outputs.logits(), outputs.scores
 
 
-def _encode_prompts(
-    sam: Sam, prompts: PromptTensors, window: tuple[int, int, int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return prompt tokens ``(B, N, C)`` and the mask prompt ``(B or 1, C, h or 1, w or 1)``."""
+def decode_outputs(
+    sam: Sam, features: Tensor, prompts: PromptTensors, offset: tuple[int, int] = (0, 0)
+) -> MaskOutputs:
+    """Decode as `decode`, but leave it to the caller which masks are multiplied out."""
+    device = features.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    grid = features.shape[-2], features.shape[-1]
+    window = (*offset, *grid)
+    decoder = sam.mask_decoder
+    # Positions in half precision would be off by whole pixels. Prompt tokens are so few that
+    # half precision would only cost their weights' conversion.
+    with torch.autocast(device, enabled=False):
+        tokens = _tokens(sam, prompts)
+        image = _rows(features, dtype) + _dense(sam, prompts, window).to(dtype)
+        positions = dense_positions(sam.prompt_encoder, window, dtype)
+        hidden, image = two_way(decoder.transformer, tokens, image, positions)
+        mlps = decoder.output_hypernetworks_mlps
+        queries = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
+        scores = decoder.iou_prediction_head(hidden[:, 0])
+        return MaskOutputs(scores, queries, image, decoder, grid)
+
+
+def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
+    """Return the decoder's own tokens and those of points and boxes, ``(B, T, C)``."""
+    encoder, decoder = sam.prompt_encoder, sam.mask_decoder
+    found = []
+    if prompts.points is not None and prompts.labels is not None:
+        closed = prompts.boxes is None
+        found.append(point_tokens(encoder, prompts.points, prompts.labels, closed))
+    if prompts.boxes is not None:
+        found.append(box_tokens(encoder, prompts.boxes))
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    return torch.cat([own.expand(len(found[0]), -1, -1), *found], dim=1)
+
+
+def _dense(sam: Sam, prompts: PromptTensors, window: Window) -> Tensor:
+    """Return the mask prompt ``(B or 1, h w or 1, C)``."""
     encoder = sam.prompt_encoder
-    points = None if prompts.points is None else (prompts.points, prompts.labels)
-    sparse, _ = encoder(points=points, boxes=prompts.boxes, masks=None)
     if prompts.masks is None:
-        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        dense = encoder.no_mask_embed.weight[None]
     else:
-        dense = encoder.mask_downscaling(prompts.masks)
+        quarters = functional.pixel_unshuffle(prompts.masks.float(), 2)
+        dense = mask_tokens(encoder.mask_downscaling, quarters.unflatten(1, (-1, 2, 2)))
     drawing = getattr(encoder, "drawing", None)  # SAM's own prompt encoder has none
     if drawing is not None:
-        dense = dense + drawing(prompts.points, prompts.labels, prompts.boxes, window)
-    return sparse, dense
+        maps = drawing.maps(prompts.points, prompts.labels, prompts.boxes, window)
+        dense = dense + mask_tokens(drawing.layers, maps)
+    return dense
 
 
-def _mask_decoder(
-    sam: Sam, source: Tensor, positions: Tensor, sparse: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Run the mask decoder; unlike SAM's own loop it takes one embedding per object."""
-    decoder = sam.mask_decoder
-    objects = sparse.shape[0]
-    output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output.expand(objects, -1, -1), sparse], dim=1)
-    source = source.expand(objects, -1, -1, -1)
-    height, width = source.shape[-2:]
-    hidden, keys = decoder.transformer(source, positions.expand(objects, -1, -1, -1), tokens)
-    upscaled = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (height, width)))
-    hyper = torch.stack(
-        [mlp(hidden[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-    )
-    logits = torch.einsum("bkc,bchw->bkhw", hyper, upscaled)
-    return logits, decoder.iou_prediction_head(hidden[:, 0])
+def _rows(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the embedding ``(B, C, h, w)`` as tokens ``(B, h w, C)`` in `dtype`."""
+    flat = features.to(dtype).flatten(2)
+    # torch transposes single matrices in blocks, stacks of them three times slower.
+    return torch.stack([one.t().contiguous() for one in flat])
