@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ def pretend() -> Iterator[LiveBytes]:
     """Follow shapes, devices and precisions inside the ``with`` block, and count their bytes.
 
     Tensors made inside hold no values. Where the code asks for one, it hears that all is
-    true, and 1; a selection by a mask selects everything.
+    true, and 1; a selection by a mask selects everything, a search finds nothing.
     """
     with FakeTensorMode(), _Pretending() as live:
         yield live
@@ -38,10 +38,13 @@ class _Pretending(LiveBytes):
     ) -> Any:
         if func.overloadpacket in _INDEXING:
             args = (args[0], _all_selected(args[1]), *args[2:])
+        if func is torch.ops.aten.nonzero.default:
+            return args[0].new_empty(0, args[0].dim(), dtype=torch.long)
         try:
             return super().__torch_dispatch__(func, types, args, kwargs)
         except DataDependentOutputException:
-            return torch.ones((), dtype=args[0].dtype, device="meta").dtype.is_floating_point or 1
+            kind = args[0].dtype
+            return kind is torch.bool or (1.0 if kind.is_floating_point else 1)
 
 
 def _all_selected(index: list[Tensor | None]) -> list[Tensor | None]:
@@ -65,7 +68,7 @@ def pretend_weights(module: nn.Module, device: torch.device) -> None:
 
     def stand_in(old: Tensor) -> Tensor:
         if id(old) not in known:
-            new = torch.empty_like(old, device=device)
+            new = torch.empty(old.shape, dtype=old.dtype, device=device)
             known[id(old)] = (
                 nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
             )
