@@ -92,6 +92,17 @@ class Trainer:
         self._scaler.update()
         return loss.item()
 
+    def try_out(self, view: View) -> None:
+        """Compute the gradients of a view and drop them, to see that there is room for them.
+
+        Weights and the state of torch's generators are as before.
+        """
+        device = self._model.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self._injection.training():
+            self._add_gradients(view, (0, 0), torch.ones((), device=device))
+        self._optimiser.zero_grad(set_to_none=True)
+
     def _add_gradients(self, view: View, place: tuple[int, int], weight: Tensor) -> Tensor:
         model, plane = self._model, self._planes[view.plane]
         seed = int(np.random.SeedSequence((self._config.seed, *place)).generate_state(1)[0])

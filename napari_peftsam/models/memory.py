@@ -1,0 +1,226 @@
+"""How much memory there is, how much a piece of work takes, and what running out looks like."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = [
+    "LiveBytes",
+    "MemoryPeak",
+    "free_memory",
+    "is_out_of_memory",
+    "measure_peak",
+    "readable_bytes",
+    "release_memory",
+    "tensor_bytes",
+]
+
+# What torch raises besides its OutOfMemoryError: the CPU's allocator on Linux and on Windows,
+# CUDA's libraries, which take memory of their own, and Apple's GPUs.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
+_PROCESS = Path("/proc/self")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_RESET_PEAK = "5"  # see proc(5), clear_refs
+
+
+def readable_bytes(count: int) -> str:
+    """Return a size for people: ``850 MB``, ``1.9 GB``, ``24 GB``."""
+    if count < 1e9:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still take on a device.
+
+    On the CPU this is what is available without swapping, within the limits of the
+    container that the process runs in.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # Torch keeps what it freed for the next tensors.
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        taken = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
+        return int(torch.mps.recommended_max_memory() - taken)
+    available = int(psutil.virtual_memory().available)
+    return min((available, *_room_in_groups(_PROCESS, _CONTROL_GROUPS)))
+
+
+def _room_in_groups(process: Path, groups: Path) -> Iterator[int]:
+    """Yield what is left in each of Linux's control groups that limits a process."""
+    for line in _text(process / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, limit, usage, cached = groups, "memory.max", "memory.current", "inactive_file"
+        elif controllers == "memory":  # version 1
+            root, limit, usage = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        # A container often sees its own group as the root, whatever the name says.
+        for group in (folder, *folder.parents):
+            most = _text(group / limit).strip()
+            if most.isdecimal():
+                statistics = dict(row.split() for row in _text(group / "memory.stat").splitlines())
+                # Files that were read are forgotten when memory is needed.
+                taken = int(_text(group / usage)) - int(statistics.get(cached, 0))
+                yield max(0, int(most) - taken)
+            if group == root:
+                break
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any longer: Python's, torch's and the C library's."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if sys.platform == "linux":
+        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # only glibc has it
+            trim(0)
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """Return the bytes of a module's parameters, buffers and gradients, each counted once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    tensors += [p.grad for p in module.parameters() if p.grad is not None]
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(sizes.values())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside the ``with`` block and alive.
+
+    What kernels take for themselves is not seen, nor are tensors made before.
+
+    Attributes
+    ----------
+    now, peak
+        Bytes at present, and at most so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.now
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and note its results."""
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return out
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)  # one per storage, however many tensors look at it
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.now += self._sizes[key]
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key).atexit = False
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+@dataclass
+class MemoryPeak:
+    """What `measure_peak` found, once its block has ended.
+
+    Attributes
+    ----------
+    rise
+        Bytes at the highest point above those before the block.
+    """
+
+    rise: int = 0
+
+
+@contextmanager
+def measure_peak(device: torch.device) -> Iterator[MemoryPeak]:
+    """Measure the highest memory inside the ``with`` block.
+
+    On CUDA torch's allocator is asked; on the CPU the operating system is, if it can tell
+    (Linux), otherwise the tensors are counted.
+    """
+    peak = MemoryPeak()
+    release_memory()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.rise = torch.cuda.max_memory_allocated(device) - before
+    elif device.type == "cpu" and _reset_peak():
+        before = _status("VmRSS")
+        yield peak
+        peak.rise = max(0, _status("VmHWM") - before)
+    else:
+        with LiveBytes() as live:
+            yield peak
+        peak.rise = live.peak
+
+
+def _reset_peak() -> bool:
+    """Let Linux forget the highest memory of this process so far; False if it cannot."""
+    try:
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    return _status("VmHWM") > 0
+
+
+def _status(name: str) -> int:
+    for line in _text(_PROCESS / "status").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return 0

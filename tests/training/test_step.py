@@ -1,0 +1,206 @@
+"""A step: what is computed does not depend on how it is cut up, nor on who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from napari_peftsam.models import SamModel, build_tiny, encode_tensor
+from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
+from napari_peftsam.peft.fact import FactConfig
+from napari_peftsam.segmentation.decode import decode
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig
+from napari_peftsam.training._samples import prepare_planes
+from napari_peftsam.training._step import MicroBatch, StepPlan, add_gradients
+from napari_peftsam.training._targets import Targets
+from napari_peftsam.training._team import Alone
+from napari_peftsam.training._trainer import Trainer
+from napari_peftsam.training._views import Views
+from napari_peftsam.training.dataset import split_objects
+from napari_peftsam.training.losses import promptable_loss
+from napari_peftsam.training.prompts import PromptSimulator
+from tests.training._world import make_plane
+
+METHODS = [
+    pytest.param(LoraConfig(rank=4), id="lora in all blocks"),
+    pytest.param(LoraConfig(rank=4, placement="late-50%"), id="lora in late blocks"),
+    pytest.param(FrozenEncoderConfig(), id="frozen encoder"),
+]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> SamModel:
+    """A tiny model that computes in single precision on every machine."""
+    monkeypatch.setattr("napari_peftsam.training._step.autocast", lambda _: nullcontext())
+    monkeypatch.setattr("napari_peftsam.training._trainer.autocast", lambda _: nullcontext())
+    return build_tiny()
+
+
+def _batch(model: SamModel, rounds: int = 4) -> tuple[MicroBatch, Tensor]:
+    """Return eight objects of a plane with its image, the same ones every time."""
+    plane = make_plane("a")
+    objects = split_objects([plane], 0.2, 0).training
+    prepared = prepare_planes([plane], objects, model)[0]
+    sample = prepared.sample(objects)
+    generator = torch.Generator().manual_seed(3)
+    targets = Targets.of(sample)
+    batch = MicroBatch(targets, sample.side, sample.corner, rounds, generator)
+    return batch, prepared.picture()
+
+
+def _take_gradients(model: SamModel) -> dict[str, Tensor]:
+    found = {n: p.grad for n, p in model.sam.named_parameters() if p.grad is not None}
+    for parameter in model.sam.parameters():
+        parameter.grad = None
+    return found
+
+
+def _assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert expected
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # The last bias of a hypernetwork and the like hardly matter: rounding is all they have.
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def _all_at_once(model: SamModel, batch: MicroBatch, features: Tensor) -> Tensor:
+    """Do what `add_gradients` does the plain way: one sum, differentiated once."""
+    user, targets = PromptSimulator(batch.generator, batch.targets.grid), batch.targets
+    prompts = user.first(targets.truth, targets.boxes)
+    losses = []
+    for _ in range(batch.rounds):
+        low, scores = decode(model.sam, features, prompts)
+        seen = targets.view(low, low.shape[-1] / batch.side, slice(None))
+        losses.append(promptable_loss(seen, scores, targets.shapes))
+        best = torch.arange(len(low)), scores.argmax(1)
+        prompts = user.correct(
+            prompts, seen.detach()[best], low.detach()[best][:, None], targets.truth
+        )
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_are_those_of_the_sum_of_all_rounds(
+    model: SamModel, method: MethodConfig
+) -> None:
+    with inject(model, method):
+        batch, image = _batch(model)
+        expected_loss = _all_at_once(model, batch, encode_tensor(model.sam, image))
+        expected = _take_gradients(model)
+        batch, image = _batch(model)
+        features = encode_tensor(model.sam, image)
+        loss = add_gradients(model, batch, features, StepPlan(), torch.tensor(1.0))
+        assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+        _assert_same(_take_gradients(model), expected)
+
+
+@pytest.mark.parametrize("objects_at_once", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("method", METHODS)
+def test_objects_may_go_through_the_decoder_in_parts(
+    model: SamModel, method: MethodConfig, objects_at_once: int
+) -> None:
+    with inject(model, method):
+        results = []
+        for plan in (StepPlan(), StepPlan(objects_at_once)):
+            batch, image = _batch(model)
+            features = encode_tensor(model.sam, image)
+            loss = add_gradients(model, batch, features, plan, torch.tensor(1.0))
+            results.append((loss, _take_gradients(model), batch.generator.get_state()))
+    (whole, expected, drawn), (parts, found, drawn_in_parts) = results
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert torch.equal(drawn_in_parts, drawn)
+    _assert_same(found, expected)
+
+
+def test_a_frozen_encoder_is_not_differentiated(model: SamModel) -> None:
+    with inject(model, FrozenEncoderConfig()):
+        batch, image = _batch(model)
+        features = encode_tensor(model.sam, image)
+        assert not features.requires_grad
+        add_gradients(model, batch, features, StepPlan(), torch.tensor(1.0))
+        assert all(not n.startswith("image_encoder") for n in _take_gradients(model))
+
+
+class _Kept:
+    """Counts the bytes that autograd keeps for the backward pass."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def pack(self, tensor: Tensor) -> _Held:
+        return _Held(self, tensor)
+
+    @staticmethod
+    def unpack(held: _Held) -> Tensor:
+        return held.tensor
+
+
+class _Held:
+    def __init__(self, kept: _Kept, tensor: Tensor) -> None:
+        self.kept, self.tensor = kept, tensor
+        kept.now += tensor.nbytes
+        kept.most = max(kept.most, kept.now)
+
+    def __del__(self) -> None:
+        self.kept.now -= self.tensor.nbytes
+
+
+def _most_kept(model: SamModel, rounds: int, plan: StepPlan) -> int:
+    batch, image = _batch(model, rounds)
+    features = encode_tensor(model.sam, image)
+    kept = _Kept()
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
+        add_gradients(model, batch, features, plan, torch.tensor(1.0))
+    assert kept.now == 0
+    return kept.most
+
+
+def test_activations_of_one_round_and_part_are_kept_at_a_time(model: SamModel) -> None:
+    with inject(model, LoraConfig(rank=4)):
+        once = _most_kept(model, 1, StepPlan())
+        # Later rounds have more clicks, and a mask that is fed back.
+        assert _most_kept(model, 8, StepPlan()) < 2 * once
+        assert _most_kept(model, 1, StepPlan(objects_at_once=2)) < 0.5 * once
+
+
+class _Member(Alone):
+    """One of several processes; it notes its gradients and hears nothing of the others."""
+
+    def __init__(self, rank: int, members: int) -> None:
+        self.rank, self.members = rank, members
+        self.noted: dict[int, Tensor] = {}
+
+    def share(self, micro_batches: int) -> Sequence[int]:
+        return range(self.rank, micro_batches, self.members)
+
+    def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
+        self.noted = {i: p.grad.clone() for i, p in enumerate(parameters) if p.grad is not None}
+
+
+@pytest.mark.parametrize("members", [2, 3, 4])
+def test_processes_that_share_a_step_add_up_to_one(
+    model: SamModel, planes: list[AnnotatedPlane], members: int
+) -> None:
+    """Whoever computes a micro-batch draws the same prompts and the same dropout for it."""
+    objects = split_objects(planes, 0.2, 0).training
+    prepared = prepare_planes(planes, objects, model)
+    config = TrainingConfig(steps=1, rounds=2, learning_rate=1e-30)
+    views = [v for _, v in islice(Views(objects, prepared, model.architecture, 2, 0), 3)]
+    alone, team = _Member(0, 1), [_Member(rank, members) for rank in range(members)]
+    with inject(model, FactConfig(dropout=0.3)) as injection:
+        for member in (alone, *team):
+            Trainer(injection, config, prepared, member).step(7, views, 1.0)
+    together: dict[int, Tensor] = {}
+    for member in team:
+        for index, gradient in member.noted.items():
+            together[index] = together.get(index, torch.zeros_like(gradient)) + gradient
+    _assert_same(
+        {str(i): g for i, g in together.items()}, {str(i): g for i, g in alone.noted.items()}
+    )
