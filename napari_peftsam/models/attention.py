@@ -74,7 +74,11 @@ def _folded(q: Tensor, k: Tensor, bias_rows: Tensor, bias_columns: Tensor) -> tu
     row_of = torch.eye(height, dtype=k.dtype, device=k.device).repeat_interleave(width, 0)
     column_of = torch.eye(width, dtype=k.dtype, device=k.device).repeat(height, 1)
     units = torch.cat([row_of, column_of], -1).expand(len(k), -1, -1)
-    return torch.cat([q, bias_rows, bias_columns], -1), torch.cat([k, units], -1)
+    folded = torch.cat([q, bias_rows, bias_columns], -1), torch.cat([k, units], -1)
+    # Fused kernels take multiples of 8 channels only; without one all pairs would be kept.
+    rest = -folded[0].shape[-1] % 8
+    queries, keys = (functional.pad(x, (0, rest)) for x in folded)
+    return queries, keys
 
 
 class _InChunks(torch.autograd.Function):
