@@ -43,14 +43,22 @@ class ActivationCache:
         Where those beyond it go; None: nowhere.
     write_through
         Whether everything is written at once, so that it outlives this object.
+    pinned
+        Whether memory is locked, so that CUDA devices can read it on their own.
     """
 
     def __init__(
-        self, memory: int, entries: EntryFolder | None = None, *, write_through: bool = False
+        self,
+        memory: int,
+        entries: EntryFolder | None = None,
+        *,
+        write_through: bool = False,
+        pinned: bool = False,
     ) -> None:
         self._memory = memory
         self._entries = entries
         self._write_through = write_through
+        self._pinned = pinned
         self._scratch: tuple[Path, int | None] | None = None
         self._owned: ScratchFolder | None = None
         self._lock = threading.RLock()
@@ -60,13 +68,15 @@ class ActivationCache:
         self._closed = False
 
     @classmethod
-    def temporary(cls, memory: int, disk: int, parent: Path | None = None) -> Self:
+    def temporary(
+        cls, memory: int, disk: int, parent: Path | None = None, *, pinned: bool = False
+    ) -> Self:
         """Return a cache that uses up to `disk` bytes in a folder of its own.
 
         The folder is made in `parent` (default: the program's scratch folder) when memory
         is full, and removed by `close`; if the process dies, by the next one's first use.
         """
-        cache = cls(memory)
+        cache = cls(memory, pinned=pinned)
         if disk > 0:
             cache._scratch = (parent or scratch_folder(), disk)
         return cache
@@ -132,7 +142,7 @@ class ActivationCache:
         """
         if str(tensor.dtype) not in _DTYPES:
             raise TypeError(f"expected one of {', '.join(_DTYPES)}, got {tensor.dtype}")
-        kept = _copy(tensor)
+        kept = _copy(tensor, self._pinned)
         with self._lock:
             if self._closed:
                 return
@@ -191,10 +201,10 @@ def _name(key: str) -> str:
     return xxhash.xxh128_hexdigest(key.encode())
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor, pinned: bool) -> Tensor:
     # An inference tensor could not take part in training later.
     with torch.inference_mode(False), torch.no_grad():
-        return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor)
 
 
 def _entry_of(key: str, tensor: Tensor) -> Entry:

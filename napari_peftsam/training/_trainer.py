@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import encode_tensor
 from napari_peftsam.peft import Injection
-from napari_peftsam.training._samples import ModelPlane, prompt_tensors
+from napari_peftsam.training._encoder import PlaneEncoder
+from napari_peftsam.training._samples import prompt_tensors
 from napari_peftsam.training._step import MicroBatch, StepPlan, add_gradients
 from napari_peftsam.training._targets import Targets
 from napari_peftsam.training._team import Team
@@ -38,10 +38,10 @@ class Trainer:
         self,
         injection: Injection,
         config: TrainingConfig,
-        planes: Mapping[int, ModelPlane],
+        encoder: PlaneEncoder,
         team: Team,
     ) -> None:
-        self._injection, self._config, self._planes, self._team = injection, config, planes, team
+        self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
         self._model = model = injection.model
         self.plan = StepPlan()
         rate = config.learning_rate or recommended_learning_rate(model.architecture)
@@ -104,7 +104,7 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
 
     def _add_gradients(self, view: View, place: tuple[int, int], weight: Tensor) -> Tensor:
-        model, plane = self._model, self._planes[view.plane]
+        model, plane = self._model, self._encoder.planes[view.plane]
         seed = int(np.random.SeedSequence((self._config.seed, *place)).generate_state(1)[0])
         torch.manual_seed(seed)  # of what the adapter draws, e.g. dropout
         generator = torch.Generator().manual_seed(seed)
@@ -116,6 +116,5 @@ class Trainer:
             Targets.of(sample), sample.side, sample.corner, self._config.rounds, generator,
             None if own is None else prompt_tensors(own, plane),
         )  # fmt: skip
-        with model.autocast():
-            features = encode_tensor(model.sam, plane.picture(view.turn, sample.crop))
+        features = self._encoder.features(view.plane, view.turn, sample.crop, self.plan.checkpoint)
         return add_gradients(model, batch, features, self.plan, weight)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from napari_peftsam.embeddings import encode_one
+from napari_peftsam.embeddings import Embedding, embedding_key
 from napari_peftsam.evaluation import Target, box_ious, click_ious
-from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.training._samples import ModelPlane
+from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 
 __all__ = ["HeldOut", "validation_iou"]
@@ -46,14 +45,21 @@ class HeldOut:
         return cls(targets)
 
 
-def validation_iou(model: SamModel, planes: Mapping[int, ModelPlane], held_out: HeldOut) -> float:
+def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
     """Return the mean IoU over the objects: of a tight box, and after 1, 2 and 3 clicks."""
-    predictor = Predictor(model)
+    predictor = Predictor(encoder.model)
     found: list[float] = []
     with torch.inference_mode():
         for index, targets in held_out.targets.items():
-            embedding = encode_one(model, planes[index].source.pixels)
+            embedding = _embedding(encoder, index)
             found += box_ious(predictor, embedding, targets).tolist()
             for ious in click_ious(predictor, embedding, targets, _CLICKS):
                 found += ious.tolist()
     return float(np.mean(found))
+
+
+def _embedding(encoder: PlaneEncoder, index: int) -> Embedding:
+    plane = encoder.planes[index]
+    key = embedding_key(encoder.model, plane.source.pixels)
+    features = encoder.features(index)[0].float().cpu().numpy()
+    return Embedding(key, plane.frame, features)

@@ -63,6 +63,10 @@ class Views:
         Objects of a view, at most.
     seed
         Of all random choices.
+    limit
+        After so many epochs the same views come again, in another order, so that what does
+        not change about them need be computed only once; None for new ones for ever. A
+        plane that is seen as a whole has one orientation in each epoch.
     """
 
     objects: Sequence[TrainingObject]
@@ -70,6 +74,7 @@ class Views:
     architecture: Architecture
     size: int
     seed: int
+    limit: int | None = None
 
     def __iter__(self) -> Iterator[tuple[float, View]]:
         """Yield views for ever, each with the epochs that are done after it.
@@ -83,11 +88,17 @@ class Views:
                 yield epoch + done / len(views), views[index]
 
     def _epoch(self, epoch: int) -> list[View]:
-        rng = self._random(_SEEN, epoch)
-        return [self._view(objects, rng) for objects in self._neighbours(rng)]
+        number = epoch if self.limit is None else epoch % self.limit
+        rng = self._random(_SEEN, number)
+        return [self._view(objects, number, rng) for objects in self._neighbours(rng)]
 
-    def _view(self, objects: tuple[TrainingObject, ...], rng: np.random.Generator) -> View:
+    def _view(
+        self, objects: tuple[TrainingObject, ...], epoch: int, rng: np.random.Generator
+    ) -> View:
         turn, drawn = int(rng.integers(TURNS)), rng.random()
+        if self.limit is not None and not self._crops:
+            turns = self._random(_TURNS, objects[0].plane).permutation(TURNS)
+            turn = int(turns[epoch % TURNS])
         # Objects of all sizes: the few annotated ones must not teach that there is one size.
         zoom = math.exp(math.log(_MOST_ZOOM) * rng.uniform(-1, 1))
         prompted = objects[0].label in self.planes[objects[0].plane].source.prompts
@@ -106,12 +117,16 @@ class Views:
             frame = self.planes[item.plane].frame
             centre = np.array([item.bbox[0] + item.bbox[2], item.bbox[1] + item.bbox[3]]) / 2
             # Cells of the crop's size, placed anew in every epoch.
-            where = centre * frame.scale / side + shift if side < frame.size else (0, 0)
+            where = centre * frame.scale / side + shift if self._crops else (0, 0)
             row, col = (int(n) for n in where)
             cells.setdefault((item.plane, row, col), []).append(item)
         return [
             tuple(cell[i : i + size]) for cell in cells.values() for i in range(0, len(cell), size)
         ]
+
+    @property
+    def _crops(self) -> bool:
+        return self.architecture.training_side < self.architecture.image_size
 
     def _random(self, stream: int, index: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, stream, index))

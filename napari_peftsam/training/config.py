@@ -53,6 +53,25 @@ class TrainingConfig(BaseModel):
     images_per_step: int = Field(
         1, ge=1, title="Images per step", description="Images or crops that make up one step."
     )
+    views: int = Field(
+        8,
+        ge=1,
+        title="Views",
+        description="Turns and crops in which an image is seen, where a part of the encoder is "
+        "frozen; what that part computes is kept for each. Otherwise they are not limited.",
+    )
+    cache_prefix: bool = Field(
+        default=True,
+        title="Keep what is frozen",
+        description="Compute the frozen part of the encoder once per view, not in every step.",
+    )
+    cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        title="Memory for that",
+        description="In bytes; beyond it the disk is used. By default a quarter of what is free, "
+        "at most 8 GiB.",
+    )
     rounds: int = Field(
         3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
     )

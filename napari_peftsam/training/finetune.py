@@ -5,18 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
 
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, Injection, apply_adapter, capture, check_method, inject
+from napari_peftsam.peft import (
+    Adapter,
+    Injection,
+    apply_adapter,
+    capture,
+    check_method,
+    first_changed_block,
+    inject,
+)
 from napari_peftsam.training._budget import Budget, learning_rate_factor
 from napari_peftsam.training._data import RunData
+from napari_peftsam.training._encoder import PlaneEncoder, open_cache
 from napari_peftsam.training._team import Alone, Team
 from napari_peftsam.training._trainer import Trainer
-from napari_peftsam.training._validation import validation_iou
+from napari_peftsam.training._validation import HeldOut, validation_iou
 from napari_peftsam.training._views import Views
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane
@@ -97,23 +106,27 @@ def finetune(  # noqa: PLR0913  # most are optional
     AdapterMismatchError
         If `start` or `incumbent` belongs to another base.
     """
-    # Before anything slow
-    check_method(model, start.config if start else config.method)
+    method = start.config if start else config.method
+    check_method(model, method)  # before anything slow
     own = Incumbent(start) if start else None
     judge = incumbent or own
     earlier = [each.adapter for each in (own, incumbent) if each]
     data = RunData.prepare(model, planes, config, earlier)
-    before = _measure(model, judge, data)
-    torch.manual_seed(config.seed)
-    injection = apply_adapter(model, start) if start else inject(model, config.method)
-    try:
-        run = _Run(
-            injection, config, data, before,
-            judge == own and (own is not None or injection.starts_as_base), team or Alone(), stop,
-        )  # fmt: skip
-        yield from _train(run)
-    finally:
-        injection.remove()
+    with open_cache(config) as cache:
+        first = first_changed_block(method, model.architecture.depth)
+        encoder = PlaneEncoder(model, data.planes, first, cache)
+        before = _measure(encoder, judge, data.held_out)
+        torch.manual_seed(config.seed)
+        injection = apply_adapter(model, start) if start else inject(model, config.method)
+        try:
+            run = _Run(
+                injection, encoder, config, data, before,
+                judge == own and (own is not None or injection.starts_as_base),
+                team or Alone(), stop,
+            )  # fmt: skip
+            yield from _train(run)
+        finally:
+            injection.remove()
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +134,7 @@ class _Run:
     """What stays the same over the run."""
 
     injection: Injection
+    encoder: PlaneEncoder
     config: TrainingConfig
     data: RunData
     before: float
@@ -134,7 +148,16 @@ class _Run:
 
     def held_out_iou(self) -> float:
         """Return the held-out IoU of the present state."""
-        return validation_iou(self.injection.model, self.data.planes, self.data.held_out)
+        return validation_iou(self.encoder, self.data.held_out)
+
+    def views(self) -> Views:
+        """Return what there is to see of the training objects."""
+        config, encoder = self.config, self.encoder
+        limit = config.views if encoder.first > 0 else None  # else nothing is kept of a view
+        return Views(
+            self.data.split.training, encoder.planes, encoder.model.architecture,
+            config.objects_per_step, config.seed, limit,
+        )  # fmt: skip
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
@@ -151,11 +174,8 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
         trainable, encoder, len(split.training), len(split.held_out), split.by, run.before
     )
     budget = Budget(config, run.team)
-    trainer = Trainer(run.injection, config, data.planes, run.team)
-    architecture = run.injection.model.architecture
-    views = iter(
-        Views(split.training, data.planes, architecture, config.objects_per_step, config.seed)
-    )
+    trainer = Trainer(run.injection, config, run.encoder, run.team)
+    views = iter(run.views())
 
     # The untrained start is a candidate too: a run that only makes things worse returns it.
     best_iou = run.start_iou()
@@ -181,12 +201,15 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
     yield TrainingFinished(best, step, budget.elapsed(), trainable, run.before, best_iou, best_step)
 
 
-def _measure(model: SamModel, judge: Incumbent | None, data: RunData) -> float:
+def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:
     if judge is None:
-        return validation_iou(model, data.planes, data.held_out)
+        return validation_iou(encoder, held_out)
+    model = encoder.model
     with apply_adapter(model, judge.adapter) as injection:
         injection.set_strength(judge.strength)
-        return validation_iou(model, data.planes, data.held_out)
+        first = first_changed_block(judge.adapter.config, model.architecture.depth)
+        # Where both begin late, what the base makes of the planes is the same for both.
+        return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)
 
 
 def _capture(run: _Run, step: int, iou: float) -> Adapter:

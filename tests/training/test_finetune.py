@@ -90,6 +90,7 @@ def test_training_learns_the_objects_it_is_shown() -> None:
 
 
 def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
+    from napari_peftsam.training._encoder import PlaneEncoder
     from napari_peftsam.training._validation import HeldOut, validation_iou
 
     planes = [make_plane(f"image {i}", i) for i in range(3)]
@@ -101,7 +102,8 @@ def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
     prepared = prepare_planes(planes, split.held_out, model)
     held_out = HeldOut.draw(split.held_out, planes, 40, config.seed)
     with apply_adapter(model, finished.adapter):
-        assert validation_iou(model, prepared, held_out) == finished.iou_after
+        encoder = PlaneEncoder(model, prepared, first=0)
+        assert validation_iou(encoder, held_out) == finished.iou_after
     assert finished.adapter.metrics["val_iou"] == finished.iou_after
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -15,6 +15,7 @@ from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, i
 from napari_peftsam.peft.fact import FactConfig
 from napari_peftsam.segmentation.decode import decode
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
+from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._samples import prepare_planes
 from napari_peftsam.training._step import MicroBatch, StepPlan, add_gradients
 from napari_peftsam.training._targets import Targets
@@ -34,11 +35,9 @@ METHODS = [
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> SamModel:
+def model() -> SamModel:
     """A tiny model that computes in single precision on every machine."""
-    monkeypatch.setattr("napari_peftsam.training._step.autocast", lambda _: nullcontext())
-    monkeypatch.setattr("napari_peftsam.training._trainer.autocast", lambda _: nullcontext())
-    return build_tiny()
+    return replace(build_tiny(), precision="fp32")
 
 
 def _batch(model: SamModel, rounds: int = 4) -> tuple[MicroBatch, Tensor]:
@@ -195,8 +194,9 @@ def test_processes_that_share_a_step_add_up_to_one(
     views = [v for _, v in islice(Views(objects, prepared, model.architecture, 2, 0), 3)]
     alone, team = _Member(0, 1), [_Member(rank, members) for rank in range(members)]
     with inject(model, FactConfig(dropout=0.3)) as injection:
+        encoder = PlaneEncoder(model, prepared, first=0)
         for member in (alone, *team):
-            Trainer(injection, config, prepared, member).step(7, views, 1.0)
+            Trainer(injection, config, encoder, member).step(7, views, 1.0)
     together: dict[int, Tensor] = {}
     for member in team:
         for index, gradient in member.noted.items():

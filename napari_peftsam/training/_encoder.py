@@ -1,0 +1,114 @@
+"""Image embeddings of planes; what the training does not change is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from shutil import disk_usage
+
+import torch
+from torch import Tensor
+
+from napari_peftsam.embeddings import ActivationCache
+from napari_peftsam.folders import scratch_folder
+from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
+from napari_peftsam.models.memory import free_memory
+from napari_peftsam.training._samples import Crop, ModelPlane
+from napari_peftsam.training.config import TrainingConfig
+
+__all__ = ["PlaneEncoder", "open_cache"]
+
+_SHARE = 4  # the cache takes a quarter of what is free, in memory and on disk ...
+_MOST_MEMORY = 8 * 2**30  # ... and no more than this
+_MOST_DISK = 64 * 2**30
+
+
+@contextmanager
+def open_cache(config: TrainingConfig) -> Iterator[ActivationCache | None]:
+    """Return the cache of a run inside the ``with`` block; None if there should be none."""
+    if not config.cache_prefix:
+        yield None
+        return
+    memory = config.cache_bytes
+    if memory is None:
+        memory = min(free_memory(torch.device("cpu")) // _SHARE, _MOST_MEMORY)
+    folder = scratch_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = min(disk_usage(folder).free // _SHARE, _MOST_DISK)
+    pinned = torch.cuda.is_available()
+    with ActivationCache.temporary(memory, disk, folder, pinned=pinned) as cache:
+        yield cache
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneEncoder:
+    """The image encoder on planes, turned and cropped.
+
+    Attributes
+    ----------
+    model
+        With an adapter injected, or none.
+    planes
+        By index.
+    first
+        First block whose output the adapter can change: all before it is computed without
+        gradients and kept. The number of blocks if the whole encoder is the base's; less
+        than 1 if there is nothing to keep.
+    cache
+        Where it is kept; None computes it anew every time, to the same result. Encoders of
+        other adapters of the same base may share it.
+    """
+
+    model: SamModel
+    planes: Mapping[int, ModelPlane]
+    first: int
+    cache: ActivationCache | None = None
+
+    def features(
+        self, plane: int, turn: int = 0, crop: Crop | None = None, checkpointing: bool = False
+    ) -> Tensor:
+        """Return the embedding ``(1, C, h, w)``, with a graph if grad mode is on.
+
+        Parameters
+        ----------
+        plane
+            Index of the plane.
+        turn
+            Its orientation, 0 to 7.
+        crop
+            The part to encode; None for all of it.
+        checkpointing
+            Whether blocks are run again in the backward pass instead of keeping what it needs.
+        """
+        model = self.model
+        if self.first < 1:
+            with model.autocast():
+                picture = self.planes[plane].picture(turn, crop)
+                return encode_suffix(model.sam, picture, 0, checkpointing)
+        known = self._known(plane, turn, crop).to(model.device, non_blocking=True).float()
+        if self.first == model.architecture.depth:
+            return known
+        with model.autocast():
+            return encode_suffix(model.sam, known, self.first, checkpointing)
+
+    def _known(self, plane: int, turn: int, crop: Crop | None) -> Tensor:
+        """Return what enters the first changed block, or the embedding if none changes."""
+        key = f"{self.first} {plane} {turn} {crop}"
+        known = None if self.cache is None else self.cache.get(key)
+        if known is None:
+            known = self._compute(self.planes[plane].picture(turn, crop))
+            if self.cache is not None:
+                self.cache.put(key, known)
+        return known
+
+    def _compute(self, picture: Tensor) -> Tensor:
+        model = self.model
+        with torch.no_grad(), model.autocast():
+            if self.first == model.architecture.depth:
+                known = encode_tensor(model.sam, picture)
+            else:
+                known = encode_prefix(model.sam, picture, self.first)
+        # As the cache gives it back: other strides are multiplied in another order.
+        known = known.contiguous()
+        return known.to(torch.float32 if model.precision == "fp32" else torch.bfloat16)
