@@ -9,7 +9,7 @@ conventions of `skimage.measure.regionprops` and of napari respectively.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,11 @@ __all__ = [
     "Frame",
     "LabelArray",
     "PixelArray",
+    "Plane",
     "Point",
     "Prediction",
     "Prompts",
+    "Window",
 ]
 
 PixelArray = npt.NDArray[Any]
@@ -34,6 +36,74 @@ LabelArray = npt.NDArray[np.integer[Any]]
 """Instance labels ``(H, W)``; 0 is unlabelled."""
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
+
+
+class Plane(Protocol):
+    """One image plane ``(H, W)`` or ``(H, W, 3)`` that may lie on disk and is read in parts.
+
+    A numpy array is one, and so are arrays of zarr and dask.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and perhaps colours."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read a part, given by slices."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an image plane: `height` x `width` pixels from pixel ``(row, col)`` on."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @classmethod
+    def from_slices(cls, rows: slice, cols: slice) -> Window:
+        """Return the window of two slices with start and stop."""
+        return cls(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+
+    @property
+    def stop(self) -> tuple[int, int]:
+        """The first row below it and the first column to its right."""
+        return self.row + self.height, self.col + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        bottom, right = self.stop
+        return slice(self.row, bottom), slice(self.col, right)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    def __bool__(self) -> bool:
+        return self.height > 0 and self.width > 0
+
+    def __and__(self, other: Window) -> Window:
+        """Return what both cover; an empty window if that is nothing."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom, right = (min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Window(row, col, max(0, bottom - row), max(0, right - col))
+
+    def __or__(self, other: Window) -> Window:
+        """Return the smallest window that holds both."""
+        row, col = min(self.row, other.row), min(self.col, other.col)
+        bottom, right = (max(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Window(row, col, bottom - row, right - col)
+
+    def seen_from(self, other: Window) -> Window:
+        """Return the same window counted from the first pixel of another one."""
+        return replace(self, row=self.row - other.row, col=self.col - other.col)
 
 
 @dataclass(frozen=True)
