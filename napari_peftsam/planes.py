@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["LazyImage", "plane_of"]
+__all__ = ["LazyImage", "is_same", "plane_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,14 @@ def plane_of(pixels: Any, index: tuple[int, ...]) -> Plane:
         return whole
     axes = tuple(range(len(index), len(pixels.shape)))
     return LazyImage(pixels, axes, tuple(enumerate(index)))
+
+
+def is_same(one: Plane, other: Plane) -> bool:
+    """Whether two planes are views of the same part of the same array on disk."""
+    if isinstance(one, LazyImage) and isinstance(other, LazyImage):
+        view = (one.axes, one.fixed, one.last)
+        return one.source is other.source and view == (other.axes, other.fixed, other.last)
+    return one is other and not isinstance(one, np.ndarray)
 
 
 def _all_axes(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:

@@ -22,7 +22,12 @@ from napari_peftsam.embeddings.encode import (
 from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
 from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
-from napari_peftsam.embeddings.tiled import TiledImage, TileRequests, tiled_image
+from napari_peftsam.embeddings.tiled import (
+    TiledEmbedding,
+    TiledImage,
+    TileRequests,
+    tiled_image,
+)
 
 __all__ = [
     "BASE_ADAPTER",
@@ -43,6 +48,7 @@ __all__ = [
     "Tile",
     "TileGrid",
     "TileRequests",
+    "TiledEmbedding",
     "TiledImage",
     "embedding_key",
     "encode",

@@ -161,6 +161,20 @@ class TileGrid:
         cols = range(self._cols.place(window.col), self._cols.place(right - 1) + 1)
         return tuple(self.tile(row, col) for row, col in product(rows, cols))
 
+    def count_by_tile(
+        self, rows: npt.NDArray[np.integer[Any]], cols: npt.NDArray[np.integer[Any]]
+    ) -> dict[Tile, int]:
+        """Return the tiles whose cores hold any of N pixels, and how many each holds."""
+        places = [
+            np.clip(np.searchsorted(axis.bounds, at, side="right") - 1, 0, len(axis.starts) - 1)
+            for axis, at in ((self._rows, rows), (self._cols, cols))
+        ]
+        found, counts = np.unique(np.stack(places), axis=1, return_counts=True)
+        return {
+            self.tile(row, col): count
+            for (row, col), count in zip(found.T.tolist(), counts.tolist(), strict=True)
+        }
+
     def ordered(self, first: Window | None = None) -> Sequence[Tile]:
         """Return all tiles, those nearest to a window first: the visible ones, if it is that.
 

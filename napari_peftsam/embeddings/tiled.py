@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from napari_peftsam.embeddings._embedding import (
     BASE_ADAPTER,
     EmbeddingKey,
     embedding_key,
+    image_signature,
 )
 from napari_peftsam.embeddings.encode import EncodeRequest
 from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
@@ -21,7 +23,7 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["TileRequests", "TiledImage", "tiled_image"]
+__all__ = ["TileRequests", "TiledEmbedding", "TiledImage", "tiled_image"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +90,47 @@ class TiledImage:
         """Return the address of a tile's embedding; tiles of equal content share one."""
         return embedding_key(model, self.read(tile), adapter, self.limits)
 
+    @cached_property
+    def signature(self) -> str:
+        """Tells images apart by shape, type, limits and their middle tile; not every pixel."""
+        middle = self.grid.tile_at(self.grid.height / 2, self.grid.width / 2)
+        known = (self.plane.shape, self.plane.dtype.str, image_signature(self.read(middle)))
+        return xxhash.xxh128_hexdigest(f"{known}{self.limits}".encode())
+
+    def embedding(self, model: SamModel, adapter: str = BASE_ADAPTER) -> TiledEmbedding:
+        """Return what stands for the embedding of the whole plane; none is computed."""
+        key = EmbeddingKey(
+            self.signature,
+            model.weights_hash,
+            adapter,
+            self.limits.name,
+            model.image_size,
+            model.precision,
+        )
+        return TiledEmbedding(key, self)
+
     def _unreadable(self, error: Exception) -> ImageError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return ImageError(
             f"{self.name}: a part of the image cannot be read ({reason}); the file may be damaged"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class TiledEmbedding:
+    """A large plane as the mask decoder may come to see it: its tiles are embedded on demand.
+
+    Attributes
+    ----------
+    key
+        Names model, adapter and image, like that of an `Embedding`; each tile has a key of
+        its own.
+    image
+        The plane and its tiles.
+    """
+
+    key: EmbeddingKey
+    image: TiledImage = field(repr=False)
 
 
 class TileRequests(Sequence[EncodeRequest]):
