@@ -2,6 +2,7 @@
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor
+from napari_peftsam.segmentation.region_labels import RegionLabels
 from napari_peftsam.segmentation.segment import segment
 from napari_peftsam.segmentation.tiled import MOST_TILES, WantedTile, predict_in_tiles
 
@@ -9,6 +10,7 @@ __all__ = [
     "MOST_TILES",
     "Predictor",
     "PromptTensors",
+    "RegionLabels",
     "WantedTile",
     "decode",
     "predict_in_tiles",

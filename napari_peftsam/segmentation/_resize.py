@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_peftsam.types import BoolArray, FloatArray, Frame
+from napari_peftsam.types import FloatArray, Frame
 
 __all__ = ["enlarged", "to_image_logits"]
 
@@ -44,10 +44,10 @@ def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
     return resized[..., : frame.height, : frame.width]
 
 
-def enlarged(logits: FloatArray, factor: int) -> tuple[BoolArray, tuple[int, int]]:
-    """Return masks in pixels from logits that lie `factor` pixels apart, and their corner.
+def enlarged(logits: FloatArray, factor: int) -> tuple[FloatArray, tuple[int, int]]:
+    """Return logits of pixels from logits that lie `factor` pixels apart, and their corner.
 
-    Only the part that holds anything is enlarged.
+    Only the part that holds anything above 0 is enlarged.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def enlarged(logits: FloatArray, factor: int) -> tuple[BoolArray, tuple[int, int
 
     Returns
     -------
-    masks
+    logits
         ``(K, H, W)``, a part of ``(K, factor h, factor w)`` with all that is above 0.
     corner
         Row and column of its first pixel.
@@ -67,5 +67,5 @@ def enlarged(logits: FloatArray, factor: int) -> tuple[BoolArray, tuple[int, int
     high = [int(i.max()) + 2 if len(i) else 1 for i in inside]
     part = torch.from_numpy(logits[:, low[0] : high[0], low[1] : high[1]])[None]
     large = functional.interpolate(part, scale_factor=factor, mode="bilinear", align_corners=False)
-    masks: BoolArray = (large[0] > 0).numpy()
-    return masks, (low[0] * factor, low[1] * factor)
+    pixels: FloatArray = large[0].numpy()
+    return pixels, (low[0] * factor, low[1] * factor)

@@ -158,11 +158,11 @@ class _Object:
         """Return all candidates in pixels of the image."""
         grid, window = self._grid, self._window()
         logits = np.stack([mosaic.blend(window)[0] for mosaic in self._mosaics])
-        masks, offset = enlarged(logits, grid.stride)
+        large, offset = enlarged(logits, grid.stride)
         row, col = window.row * grid.stride, window.col * grid.stride
         row, col = row + offset[0], col + offset[1]
-        inside = Window(row, col, *masks.shape[1:]) & grid.window  # tiles may reach over the end
-        masks = masks[:, : inside.height, : inside.width]
+        inside = Window(row, col, *large.shape[1:]) & grid.window  # tiles may reach over the end
+        masks = large[:, : inside.height, : inside.width] > 0
         corner = window.row * grid.stride, window.col * grid.stride
         whole = grid.window.shape
         return Prediction(masks, self._scores, logits, (row, col), corner, whole).trimmed()
