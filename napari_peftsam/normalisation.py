@@ -6,18 +6,38 @@ later change of it cannot silently be mixed with older files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
 import numpy as np
 
 from napari_peftsam.errors import ImageError
-from napari_peftsam.types import FloatArray, PixelArray
+from napari_peftsam.types import FloatArray, PixelArray, Plane
 
-__all__ = ["NORMALISATION", "normalise"]
+__all__ = ["NORMALISATION", "Limits", "normalise", "sampled_limits"]
 
 NORMALISATION = "percentile-0.1-99.9-joint"
 _LOW, _HIGH = 0.1, 99.9
+_SAMPLES = 16  # places along each axis at which a large plane is looked at ...
+_SAMPLE_SIDE = 64  # ... in squares of so many pixels: a million pixels in all
+_BLOCK = 2048  # pixels along each axis that are read at once where all of them are
 
 
-def normalise(pixels: PixelArray) -> FloatArray:
+@dataclass(frozen=True)
+class Limits:
+    """The intensities that become 0 and 255; ``low < high``."""
+
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """Names the normalisation by these limits, as `NORMALISATION` names that by its own."""
+        return f"{NORMALISATION}:{self.low!r}:{self.high!r}"
+
+
+def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
     """Map one image plane to RGB in [0, 255].
 
     The 0.1th and 99.9th percentiles of the plane, over all channels together so that
@@ -28,6 +48,10 @@ def normalise(pixels: PixelArray) -> FloatArray:
     pixels
         ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` (alpha is dropped); integer,
         floating or boolean. NaN and infinities count as the lowest finite value.
+    limits
+        Those of the whole plane where `pixels` are a part of a large one: all parts must
+        be mapped alike, and one without contrast is no error. NaN and infinities count
+        as the lower limit then.
 
     Returns
     -------
@@ -49,19 +73,81 @@ def normalise(pixels: PixelArray) -> FloatArray:
         raise ImageError(f"expected real numbers, got pixels of type {pixels.dtype}")
     values = pixels.astype(np.float32) if grey else pixels[..., :3].astype(np.float32)
     finite = np.isfinite(values)
-    if not finite.any():
-        raise ImageError("the image has no finite value (all NaN or infinite)")
+    if limits is None and not finite.any():
+        raise _nothing_finite()
     if not finite.all():
-        values = np.where(finite, values, values[finite].min())
-    low, high = _limits(values)
-    values = np.clip((values - low) * np.float32(255 / (high - low)), 0, 255)
+        lowest = values[finite].min() if limits is None else np.float32(limits.low)
+        values = np.where(finite, values, lowest)
+    limits = limits or _limits(values)
+    scale = np.float32(255 / (limits.high - limits.low))
+    values = np.clip((values - limits.low) * scale, 0, 255)
     return np.repeat(values[..., None], 3, axis=-1) if grey else values
 
 
-def _limits(values: FloatArray) -> tuple[float, float]:
+def sampled_limits(plane: Plane) -> Limits:
+    """Return the limits of a large plane from a sample spread evenly over it.
+
+    The percentiles are those of 16 x 16 squares of 64 pixels, whatever the plane's size:
+    equal planes have equal limits, and memory and time do not grow with the plane. Only
+    where the sample has no contrast is all of the plane looked at, block by block, and
+    its lowest and highest value are taken.
+
+    Parameters
+    ----------
+    plane
+        ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
+
+    Raises
+    ------
+    ImageError
+        If the whole plane is constant or has no finite value.
+    """
+    starts = [_spread(n) for n in plane.shape[:2]]
+    sample = np.concatenate(
+        [_finite(plane, row, col, _SAMPLE_SIDE) for row, col in product(*starts)]
+    )
+    if sample.size:
+        low, high = (float(v) for v in np.percentile(sample, (_LOW, _HIGH)))
+        if low < high:
+            return Limits(low, high)
+    blocks = [range(0, n, _BLOCK) for n in plane.shape[:2]]
+    return _extremes(_finite(plane, row, col, _BLOCK) for row, col in product(*blocks))
+
+
+def _spread(length: int) -> list[int]:
+    last = max(0, length - _SAMPLE_SIDE)
+    return sorted({round(last * i / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+
+
+def _finite(plane: Plane, row: int, col: int, side: int) -> FloatArray:
+    """Return the finite values ``(N,)`` of a square, alpha left out."""
+    part = np.asarray(plane[row : row + side, col : col + side])
+    values = (part if part.ndim == 2 else part[..., :3]).astype(np.float32).ravel()
+    return values[np.isfinite(values)]
+
+
+def _extremes(blocks: Iterator[FloatArray]) -> Limits:
+    low, high = np.inf, -np.inf
+    for values in blocks:
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return _contrast(low, high)
+
+
+def _limits(values: FloatArray) -> Limits:
     low, high = (float(v) for v in np.percentile(values, (_LOW, _HIGH)))
     if low == high:  # a few bright pixels on nothing: the percentiles miss them
         low, high = float(values.min()), float(values.max())
+    return _contrast(low, high)
+
+
+def _contrast(low: float, high: float) -> Limits:
+    if low > high:
+        raise _nothing_finite()
     if low == high:
         raise ImageError(f"the image is constant (every pixel is {low:g}): nothing to segment")
-    return low, high
+    return Limits(low, high)
+
+
+def _nothing_finite() -> ImageError:
+    return ImageError("the image has no finite value (all NaN or infinite)")

@@ -9,7 +9,7 @@ conventions of `skimage.measure.regionprops` and of napari respectively.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,16 @@ from napari_peftsam.errors import PromptError
 __all__ = [
     "BoolArray",
     "Box",
+    "Earlier",
     "FloatArray",
     "Frame",
     "LabelArray",
     "PixelArray",
+    "Plane",
     "Point",
     "Prediction",
     "Prompts",
+    "Window",
 ]
 
 PixelArray = npt.NDArray[Any]
@@ -34,6 +37,74 @@ LabelArray = npt.NDArray[np.integer[Any]]
 """Instance labels ``(H, W)``; 0 is unlabelled."""
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
+
+
+class Plane(Protocol):
+    """One image plane ``(H, W)`` or ``(H, W, 3)`` that may lie on disk and is read in parts.
+
+    A numpy array is one, and so are arrays of zarr and dask.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and perhaps colours."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read a part, given by slices."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of an image plane: `height` x `width` pixels from pixel ``(row, col)`` on."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @classmethod
+    def from_slices(cls, rows: slice, cols: slice) -> Window:
+        """Return the window of two slices with start and stop."""
+        return cls(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+
+    @property
+    def stop(self) -> tuple[int, int]:
+        """The first row below it and the first column to its right."""
+        return self.row + self.height, self.col + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        bottom, right = self.stop
+        return slice(self.row, bottom), slice(self.col, right)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    def __bool__(self) -> bool:
+        return self.height > 0 and self.width > 0
+
+    def __and__(self, other: Window) -> Window:
+        """Return what both cover; an empty window if that is nothing."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom, right = (min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Window(row, col, max(0, bottom - row), max(0, right - col))
+
+    def __or__(self, other: Window) -> Window:
+        """Return the smallest window that holds both."""
+        row, col = min(self.row, other.row), min(self.col, other.col)
+        bottom, right = (max(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Window(row, col, bottom - row, right - col)
+
+    def seen_from(self, other: Window) -> Window:
+        """Return the same window counted from the first pixel of another one."""
+        return replace(self, row=self.row - other.row, col=self.col - other.col)
 
 
 @dataclass(frozen=True)
@@ -153,6 +224,16 @@ class Frame:
         return inner_height / self.height, inner_width / self.width
 
 
+class Earlier(NamedTuple):
+    """A candidate of an earlier prediction, to be refined.
+
+    One of `Prediction.logits`, ``(h, w)``, and the `Prediction.logits_offset` they came with.
+    """
+
+    logits: FloatArray
+    offset: tuple[int, int] = (0, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The candidates for one object, best predicted score first.
@@ -160,16 +241,59 @@ class Prediction:
     Attributes
     ----------
     masks
-        ``(K, H, W)`` boolean, in the image's own pixels.
+        ``(K, H, W)`` boolean, in the image's own pixels: of the whole plane, or of the
+        part of it at `offset`. Outside of that part there is nothing of the object.
     scores
         ``(K,)`` predicted IoU in [0, 1].
     logits
         ``(K, h, w)`` low-resolution mask logits; feed one back as `previous`.
+    offset
+        Row and column in the plane of the first pixel of `masks`.
+    logits_offset
+        Row and column in the plane where `logits` begin; ``(0, 0)`` unless the plane is
+        worked on in tiles.
+    part_of
+        Height and width of the plane; None if `masks` cover all of it.
     """
 
     masks: BoolArray
     scores: FloatArray
     logits: FloatArray
+    offset: tuple[int, int] = (0, 0)
+    logits_offset: tuple[int, int] = (0, 0)
+    part_of: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def window(self) -> Window:
+        """The part of the plane that `masks` cover."""
+        return Window(*self.offset, *self.masks.shape[1:])
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        """Height and width of the plane."""
+        return self.part_of or self.window.shape
+
+    def earlier(self, choice: int) -> Earlier:
+        """Return what the predictor needs to refine a candidate."""
+        return Earlier(self.logits[choice].copy(), self.logits_offset)
+
+    def trimmed(self) -> Prediction:
+        """Return the same candidates in the smallest part of the plane that holds them all.
+
+        At least one pixel is kept, so that nobody has to deal with empty arrays.
+        """
+        rows = _extent(self.masks.any(axis=(0, 2)))
+        cols = _extent(self.masks[:, rows].any(axis=(0, 1)))
+        row, col = self.offset
+        offset = row + rows.start, col + cols.start
+        masks = self.masks[:, rows, cols].copy()
+        return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)
+
+
+def _extent(filled: Any) -> slice:
+    """Return from the first to the last true value, the first one where none is."""
+    at = np.flatnonzero(filled)
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 1)

@@ -19,7 +19,7 @@ from napari_peftsam.annotation.history import History
 from napari_peftsam.annotation.images import AnnotatedImage, annotated_image, spatial
 from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.errors import ImageError
-from napari_peftsam.types import LabelArray, PixelArray
+from napari_peftsam.types import LabelArray, Plane
 
 __all__ = ["Apply", "ImageSession"]
 
@@ -137,8 +137,11 @@ class ImageSession:
         self.history.map(lambda step: step.renamed(old, new))
         self.events.image_renamed.emit(old, new)
 
-    def pixels(self, plane: PlaneKey) -> PixelArray:
-        """Return ``(H, W)`` or ``(H, W, 3|4)``: the pixels of a plane, a view if possible."""
+    def pixels(self, plane: PlaneKey) -> Plane:
+        """Return ``(H, W)`` or ``(H, W, 3|4)``: the pixels of a plane, a view.
+
+        Of an array on disk nothing is read; slice it, or use `numpy.asarray` on it.
+        """
         return self.image(plane.image).plane_pixels(plane)
 
     def labels(self, plane: PlaneKey) -> LabelArray:

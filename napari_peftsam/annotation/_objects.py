@@ -35,11 +35,15 @@ Overlap = Literal["keep", "overwrite"]
 
 
 class NewObject(NamedTuple):
-    """An object to accept: its prompts, ``(H, W)`` mask and predicted IoU."""
+    """An object to accept: its prompts, mask and predicted IoU.
+
+    The mask is ``(H, W)`` of the whole plane, or of the part of it that begins at `offset`.
+    """
 
     prompts: Prompts
     mask: BoolArray
     score: float | None = None
+    offset: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,19 +102,21 @@ def check_objects(image: AnnotatedImage, labels: Iterable[int]) -> None:
 
 
 def mask_patch(
-    image: AnnotatedImage, plane: PlaneKey, mask: BoolArray, overlap: Overlap
+    image: AnnotatedImage, plane: PlaneKey, new: NewObject, overlap: Overlap
 ) -> PatchLabels | None:
-    """Return the edit that writes ``(H, W)`` `mask` as the next object, None if nothing is left.
+    """Return the edit that writes a mask as the next object, None if nothing is left of it.
 
     With ``overlap="keep"`` only unlabelled pixels are taken.
     """
-    if mask.shape != image.plane_shape:
-        raise PromptError(
-            f"the mask has shape {mask.shape}, the image {image.name!r} has planes of "
-            f"{image.plane_shape}: predict it from this image"
-        )
+    mask = new.mask
+    _check_place(image, mask, new.offset)
     box = bounding_box(mask[np.newaxis])
     wanted = mask[box]
+    top, left = new.offset or (0, 0)
+    box = (
+        slice(box[0].start + top, box[0].stop + top),
+        slice(box[1].start + left, box[1].stop + left),
+    )
     if overlap == "keep":
         wanted = wanted & (image.plane_labels(plane)[box] == 0)
     rows, columns = np.nonzero(wanted)
@@ -120,6 +126,18 @@ def mask_patch(
     leading = tuple(np.full(len(rows), i) for i in plane.index)
     where = image.flat((*leading, rows + box[0].start, columns + box[1].start))
     return patch(image, where, image.next_label)
+
+
+def _check_place(image: AnnotatedImage, mask: BoolArray, offset: tuple[int, int] | None) -> None:
+    row, col = offset or (0, 0)
+    height, width = image.plane_shape
+    inside = 0 <= row <= height - mask.shape[0] and 0 <= col <= width - mask.shape[1]
+    if not inside or (offset is None and mask.shape != image.plane_shape):
+        at = "" if offset is None else f" at {offset}"
+        raise PromptError(
+            f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
+            f"{image.plane_shape}: predict it from this image"
+        )
 
 
 def paint_patch(image: AnnotatedImage, atoms: Sequence[PaintAtom]) -> PatchLabels | None:

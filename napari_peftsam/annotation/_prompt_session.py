@@ -10,7 +10,7 @@ from napari_peftsam.annotation.current import Answerer, CurrentObject, Draft
 from napari_peftsam.annotation.edits import ChangeDraft
 from napari_peftsam.annotation.records import PlaneKey
 from napari_peftsam.errors import PromptError
-from napari_peftsam.types import Box, Point, Prediction, Prompts
+from napari_peftsam.types import Box, Point, Prediction, Prompts, Window
 
 __all__ = ["PromptSession"]
 
@@ -119,7 +119,8 @@ class PromptSession(ImageSession):
         Parameters
         ----------
         prediction
-            Masks ``(K, H, W)`` of the plane's size, K >= 1, best first.
+            Of this plane or of a part of it, K >= 1 masks, best first; what is kept is
+            `Prediction.trimmed`.
         revision
             `CurrentObject.revision` of the prompts it was made for.
         made_by
@@ -139,12 +140,9 @@ class PromptSession(ImageSession):
         if current is None or current.revision != revision:
             return False
         shape = self.image(current.plane.image).plane_shape
-        if len(prediction) < 1 or prediction.masks.shape != (len(prediction), *shape):
-            raise PromptError(
-                f"the candidates have shape {prediction.masks.shape}, expected (K, "
-                f"{shape[0]}, {shape[1]}) with K >= 1: predict them from this plane"
-            )
-        self._show(replace(current, candidates=prediction, choice=0, made_by=made_by))
+        _check_candidates(prediction, shape)
+        candidates = prediction.trimmed()
+        self._show(replace(current, candidates=candidates, choice=0, made_by=made_by))
         return True
 
     def choose(self, index: int) -> None:
@@ -196,3 +194,15 @@ class PromptSession(ImageSession):
     def _show(self, current: CurrentObject) -> None:
         self._state.set_draft(replace(self._state.draft, current=current))
         self._tell(history=False)
+
+
+def _check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:
+    count, window = len(prediction), prediction.window
+    inside = window & Window(0, 0, *shape) == window
+    is_one = prediction.masks.shape == (count, *window.shape)
+    if count < 1 or not is_one or not inside or prediction.plane_shape != shape:
+        where = "" if prediction.part_of is None else f" at {prediction.offset}"
+        raise PromptError(
+            f"the candidates have shape {prediction.masks.shape}{where}, expected (K, "
+            f"{shape[0]}, {shape[1]}) with K >= 1, or a part of it: predict them from this plane"
+        )

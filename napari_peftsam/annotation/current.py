@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from napari_peftsam.annotation._regions import bounding_box
 from napari_peftsam.annotation.records import PlaneKey
-from napari_peftsam.types import BoolArray, FloatArray, Prediction, Prompts
+from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts
 
-__all__ = ["Answerer", "CurrentObject", "Draft", "ParkedDraft", "park"]
+__all__ = ["Answerer", "CurrentObject", "Draft"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,14 @@ class CurrentObject:
     revision
         Names this state of the prompts; hand it back with the answer to them.
     candidates
-        The answer to these prompts, None while it is awaited.
+        The answer to these prompts, None while it is awaited; cut down to the part of the
+        plane that holds them, since whole masks would cost K bytes per pixel of the image
+        and step of the history.
     choice
         Index of the shown candidate.
     previous
-        ``(h, w)`` logits of the candidate shown before the last point was added,
-        for the predictor to refine; None if there is nothing to refine.
+        The candidate shown before the last point was added, for the predictor to refine;
+        None if there is nothing to refine.
     made_by, previous_by
         What gave `candidates` and `previous`.
     """
@@ -65,14 +64,19 @@ class CurrentObject:
     revision: int
     candidates: Prediction | None = None
     choice: int = 0
-    previous: FloatArray | None = None
+    previous: Earlier | None = None
     made_by: Answerer = Answerer()
     previous_by: Answerer = Answerer()
 
     @property
     def mask(self) -> BoolArray | None:
-        """``(H, W)`` the shown candidate, None while it is awaited."""
+        """The shown candidate, None while it is awaited; the part of the plane at `offset`."""
         return None if self.candidates is None else self.candidates.masks[self.choice]
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Row and column of the first pixel of `mask`."""
+        return (0, 0) if self.candidates is None else self.candidates.offset
 
     @property
     def score(self) -> float | None:
@@ -83,10 +87,10 @@ class CurrentObject:
         """Return the object with more points; the shown candidate becomes `previous`."""
         previous, by = self.previous, self.previous_by
         if self.candidates is not None:
-            previous, by = self.candidates.logits[self.choice].copy(), self.made_by
+            previous, by = self.candidates.earlier(self.choice), self.made_by
         return CurrentObject(self.plane, prompts, revision, previous=previous, previous_by=by)
 
-    def previous_for(self, answerer: Answerer) -> FloatArray | None:
+    def previous_for(self, answerer: Answerer) -> Earlier | None:
         """Return `previous` if `answerer` can refine it, i.e. has the weights that gave it."""
         return self.previous if self.previous_by.weights == answerer.weights else None
 
@@ -136,46 +140,3 @@ class Draft:
         if current is None or current.plane.image != old:
             return self
         return replace(self, current=replace(current, plane=replace(current.plane, image=new)))
-
-
-@dataclass(frozen=True, eq=False)
-class ParkedDraft:
-    """A draft in the history: its candidate masks cut down to the region they fill.
-
-    Whole masks would cost K bytes per image pixel and step, gigabytes for a history
-    of large images.
-    """
-
-    draft: Draft
-    shape: tuple[int, ...] = ()
-
-    def unpark(self) -> Draft:
-        """Return the draft with whole candidate masks."""
-        current = self.draft.current
-        if current is None or current.candidates is None:
-            return self.draft
-        parked = current.candidates
-        assert isinstance(parked, _ParkedPrediction)
-        masks = np.zeros(self.shape, np.bool_)
-        masks[parked.region] = parked.masks
-        whole = Prediction(masks, parked.scores, parked.logits)
-        return replace(self.draft, current=replace(current, candidates=whole))
-
-
-@dataclass(frozen=True, eq=False)
-class _ParkedPrediction(Prediction):
-    region: tuple[slice, ...] = ()
-
-
-def park(draft: Draft) -> ParkedDraft:
-    """Return what the history keeps of `draft`."""
-    current = draft.current
-    if current is None or current.candidates is None:
-        return ParkedDraft(draft)
-    masks = current.candidates.masks
-    region = (slice(None), *bounding_box(masks))
-    small = _ParkedPrediction(
-        masks[region].copy(), current.candidates.scores, current.candidates.logits, region
-    )
-    parked = replace(draft, current=replace(current, candidates=small))
-    return ParkedDraft(parked, masks.shape)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from napari_peftsam.annotation._state import SessionState
-from napari_peftsam.annotation.current import Draft, ParkedDraft, park
+from napari_peftsam.annotation.current import Draft
 from napari_peftsam.annotation.images import AnnotatedImage, Indices
 from napari_peftsam.annotation.records import ObjectRecord
 from napari_peftsam.types import LabelArray
@@ -108,14 +108,13 @@ class ChangeDraft:
     were chosen after the edit come back with a redo as well.
     """
 
-    def __init__(self, other: Draft | ParkedDraft) -> None:
+    def __init__(self, other: Draft) -> None:
         self._other = other
 
     def do(self, state: SessionState) -> None:
         """Exchange the drafts."""
-        other = self._other
-        self._other = park(state.draft)
-        state.set_draft(other.unpark() if isinstance(other, ParkedDraft) else other)
+        other, self._other = self._other, state.draft
+        state.set_draft(other)
 
     def undo(self, state: SessionState) -> None:
         """Exchange them back."""
@@ -123,16 +122,12 @@ class ChangeDraft:
 
     def renamed(self, old: str, new: str) -> ChangeDraft:
         """Follow the renaming of an image."""
-        parked = self._parked()
-        return ChangeDraft(replace(parked, draft=parked.draft.renamed(old, new)))
+        return ChangeDraft(self._other.renamed(old, new))
 
     def without(self, image: str) -> ChangeDraft:
         """Empty the draft if it lies in the removed image."""
-        current = self._parked().draft.current
+        current = self._other.current
         return ChangeDraft(Draft()) if current and current.plane.image == image else self
-
-    def _parked(self) -> ParkedDraft:
-        return self._other if isinstance(self._other, ParkedDraft) else park(self._other)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from napari_peftsam.annotation._regions import Region, Runs, find_runs, union
 from napari_peftsam.annotation.records import ObjectRecord, PlaneKey
 from napari_peftsam.errors import ImageError, LabelError
-from napari_peftsam.types import BoolArray, LabelArray, PixelArray
+from napari_peftsam.planes import plane_of
+from napari_peftsam.types import BoolArray, LabelArray, Plane
 
 __all__ = ["AnnotatedImage", "Indices", "annotated_image", "spatial"]
 
@@ -28,7 +29,8 @@ class AnnotatedImage:
     name
         Its name in the session.
     pixels
-        ``(..., H, W)`` or, if `rgb`, ``(..., H, W, 3|4)``; any array that can be sliced.
+        ``(..., H, W)`` or, if `rgb`, ``(..., H, W, 3|4)``; any array that can be sliced,
+        which may lie on disk.
     rgb
         Whether the last axis holds colours.
     labels
@@ -69,10 +71,10 @@ class AnnotatedImage:
                 f"indices below {leading} for its shape {self.shape}"
             )
 
-    def plane_pixels(self, plane: PlaneKey) -> PixelArray:
-        """Return ``(H, W)`` or ``(H, W, 3|4)``, a view where the pixels are a numpy array."""
+    def plane_pixels(self, plane: PlaneKey) -> Plane:
+        """Return ``(H, W)`` or ``(H, W, 3|4)``: a view, of which nothing is read yet."""
         self.check_plane(plane)
-        return np.asarray(self.pixels[plane.index])
+        return plane_of(self.pixels, plane.index)
 
     def plane_labels(self, plane: PlaneKey) -> LabelArray:
         """Return ``(H, W)``, a view."""

@@ -113,9 +113,10 @@ class Session(PromptSession):
         image = self.image(current.plane.image)
         label, now, by = image.next_label, self._clock(), current.made_by
         with self._step(f"accept object {label}", image.name) as apply:
-            edit = mask_patch(image, current.plane, current.mask, overlap)
+            new = NewObject(current.prompts, current.mask, current.score, current.offset)
+            edit = mask_patch(image, current.plane, new, overlap)
             if edit is None:
-                raise PromptError(_nothing_left(current.mask))
+                raise PromptError(_nothing_left([new]))
             record = ObjectRecord(
                 label, current.plane, current.prompts, model or by.model, adapter or by.adapter,
                 current.score, current.choice, corrected=False, created=now, modified=now,
@@ -140,8 +141,9 @@ class Session(PromptSession):
         plane
             Where they are.
         objects
-            Prompts (may be empty), ``(H, W)`` mask and predicted IoU (or None) of each;
-            of overlapping ones the first keeps the pixels unless `overlap` is "overwrite".
+            Prompts (may be empty), ``(H, W)`` mask and predicted IoU (or None) of each,
+            see `NewObject` for masks of a part of the plane; of overlapping ones the
+            first keeps the pixels unless `overlap` is "overwrite".
 
         Returns
         -------
@@ -159,16 +161,17 @@ class Session(PromptSession):
         labels: list[int] = []
         name = "accept 1 object" if len(new) == 1 else f"accept {len(new)} objects"
         with self._step(name, image.name) as apply:
-            for prompts, mask, score in new:
-                label, edit = image.next_label, mask_patch(image, plane, mask, overlap)
+            for each in new:
+                label, edit = image.next_label, mask_patch(image, plane, each, overlap)
                 labels.append(0 if edit is None else label)
                 if edit is not None:
                     record = ObjectRecord(
-                        label, plane, prompts, model, adapter, score, 0, False, now, now
-                    )
+                        label, plane, each.prompts, model, adapter, each.score, 0,
+                        corrected=False, created=now, modified=now,
+                    )  # fmt: skip
                     self._write_object(apply, image, edit, record)
             if new and not any(labels):
-                raise PromptError(_nothing_left(np.logical_or.reduce([o.mask for o in new])))
+                raise PromptError(_nothing_left(new))
             done = [o.prompts for o in new if o.prompts]
             rest = self._state.draft.without_prompts(plane, done, next(self._revisions))
             if rest.prompts != self._state.draft.prompts:
@@ -306,8 +309,8 @@ class Session(PromptSession):
         apply(ChangeRecords(image.name, before, after, (image.next_label,) * 2))
 
 
-def _nothing_left(mask: BoolArray) -> str:
-    if not mask.any():
+def _nothing_left(objects: Sequence[NewObject]) -> str:
+    if not any(each.mask.any() for each in objects):
         return "the mask is empty: add a point on the object or choose another candidate"
     return (
         "existing objects cover the whole mask: delete or merge them, or accept with "

@@ -14,6 +14,7 @@ from napari_peftsam.errors import PeftSamError
 from . import (
     demo,
     download,
+    embed,
     evaluate,
     export,
     export_adapter,
@@ -47,6 +48,7 @@ for _name, _command in (
     ("download", download.download),
     ("finetune", finetune.finetune),
     ("evaluate", evaluate.evaluate),
+    ("embed", embed.embed),
     ("segment", segment.segment),
     ("export", export.export),
     ("export-model", export_model.export_model),

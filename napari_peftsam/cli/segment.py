@@ -16,7 +16,9 @@ __all__ = ["segment"]
 def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
     prompts: Annotated[Path, typer.Option(help="JSON file: a list of objects, as above.")],
-    output: Annotated[Path, typer.Option(help="Label image to write (.tif).")],
+    output: Annotated[
+        Path, typer.Option(help="Label image to write: .tif, or .zarr, which a large image needs.")
+    ],
     model: Model = "builtin",
     adapter: Adapter = None,
     device: Device = "auto",

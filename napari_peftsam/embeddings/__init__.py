@@ -19,12 +19,20 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
+from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
 from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
+from napari_peftsam.embeddings.tiled import (
+    TiledEmbedding,
+    TiledImage,
+    TileRequests,
+    tiled_image,
+)
 
 __all__ = [
     "BASE_ADAPTER",
     "DEFAULT_STORE_BYTES",
+    "MOST_FRAMES",
     "ActivationCache",
     "Embedding",
     "EmbeddingKey",
@@ -37,8 +45,16 @@ __all__ = [
     "Encoded",
     "EntryFolder",
     "Prefixes",
+    "Tile",
+    "TileGrid",
+    "TileRequests",
+    "TiledEmbedding",
+    "TiledImage",
     "embedding_key",
     "encode",
     "encode_one",
     "image_signature",
+    "is_large",
+    "tile_grid",
+    "tiled_image",
 ]

@@ -10,7 +10,7 @@ import xxhash
 
 from napari_peftsam.errors import ImageError
 from napari_peftsam.models import SamModel
-from napari_peftsam.normalisation import NORMALISATION
+from napari_peftsam.normalisation import NORMALISATION, Limits
 from napari_peftsam.types import FloatArray, Frame, PixelArray
 
 __all__ = ["BASE_ADAPTER", "Embedding", "EmbeddingKey", "embedding_key", "image_signature"]
@@ -32,7 +32,7 @@ class EmbeddingKey:
     adapter
         Content hash of the adapter, or ``"base"``.
     normalisation
-        Name of the intensity normalisation.
+        Name of the intensity normalisation, with its limits for a tile of a large image.
     image_size
         Side of the square model input, in pixels.
     precision
@@ -90,13 +90,22 @@ def image_signature(pixels: PixelArray) -> str:
     return digest.hexdigest()
 
 
-def embedding_key(model: SamModel, pixels: PixelArray, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
-    """Return the key of the embedding of `pixels` by `model` with `adapter` injected."""
+def embedding_key(
+    model: SamModel,
+    pixels: PixelArray,
+    adapter: str = BASE_ADAPTER,
+    limits: Limits | None = None,
+) -> EmbeddingKey:
+    """Return the key of the embedding of `pixels` by `model` with `adapter` injected.
+
+    `limits` are those of the whole image where `pixels` are a tile of a large one.
+    """
+    normalisation = NORMALISATION if limits is None else limits.name
     return EmbeddingKey(
         image_signature(pixels),
         model.weights_hash,
         adapter,
-        NORMALISATION,
+        normalisation,
         model.image_size,
         model.precision,
     )

@@ -20,6 +20,7 @@ from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
+from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import FloatArray, PixelArray
 
 __all__ = [
@@ -40,10 +41,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class EncodeRequest:
-    """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages."""
+    """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages.
+
+    `limits` are those of the whole image where the plane is a tile of a large one.
+    """
 
     name: str
     pixels: PixelArray = field(repr=False)
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,7 @@ class _Encoding:
         name, pixels = request.name, request.pixels
         if np.ndim(pixels) < 2:
             raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
-        key = embedding_key(self.model, pixels, self.adapter)
+        key = embedding_key(self.model, pixels, self.adapter, request.limits)
         stored = self.writer.get(key)
         if stored is not None:
             yield EncodeProgress(name, 1.0)
@@ -198,7 +203,7 @@ class _Encoding:
             return
         start = (0, None) if self.prefixes is None else self.prefixes.latest(key)
         entering: dict[int, torch.Tensor] = {}  # blocks whose input is to be kept
-        for fraction, block, x in self._steps(pixels, *start):
+        for fraction, block, x in self._steps(request, *start):
             if fraction < 1 and self.prefixes is not None and self.prefixes.wants(block):
                 entering[block] = x
             yield EncodeProgress(name, fraction)
@@ -210,14 +215,17 @@ class _Encoding:
             self.prefixes.keep(key, block, tokens)
 
     def _steps(
-        self, pixels: PixelArray, first: int, tokens: torch.Tensor | None
+        self, request: EncodeRequest, first: int, tokens: torch.Tensor | None
     ) -> Iterator[tuple[float, int, torch.Tensor]]:
         """Run the encoder from block `first` on; yield the block that a step's result enters."""
         model = self.model
         # The modes are entered for every step anew: a generator that yields inside a
         # `with torch.inference_mode()` would leave its consumer in that mode.
         with torch.inference_mode():
-            x = to_model_input(pixels, model) if tokens is None else tokens.to(model.device).float()
+            if tokens is None:
+                x = to_model_input(request.pixels, model, request.limits)
+            else:
+                x = tokens.to(model.device).float()
             steps = encode_steps(model.sam, x, first)
         block = 0 if tokens is None else first + 1
         while True:

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from ._export import FORMATS, export_labels, export_target
 from ._format import ExportContext, ExportFormat
+from ._ome_zarr import check_replaceable, create_labels
 
-__all__ = ["FORMATS", "ExportContext", "ExportFormat", "export_labels", "export_target"]
+__all__ = [
+    "FORMATS",
+    "ExportContext",
+    "ExportFormat",
+    "check_replaceable",
+    "create_labels",
+    "export_labels",
+    "export_target",
+]

@@ -18,7 +18,7 @@ from ._format import AXES, ExportContext, ExportFormat, smallest_unsigned
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMAT", "check_replaceable"]
+__all__ = ["FORMAT", "check_replaceable", "create_labels"]
 
 _MARK = "napari-peftsam"
 _SMALLEST_LEVEL = 256  # px: below it a further level saves nothing
@@ -52,7 +52,7 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
     axes = AXES[-labels.ndim :]
     scale = dict(zip(axes, map(float, context.scale or [1] * labels.ndim), strict=True))
     factors = _factors(labels.shape)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", context.name).strip("_") or "objects"
+    name = _plain(context.name)
     group = zarr.create_group(path, zarr_format=writer.CurrentFormat().zarr_format)
     group.attrs[_MARK] = {"image": context.image_name}
     if context.pixels is not None:
@@ -72,6 +72,46 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
         label_metadata=details,
     )
     _complete_metadata(writer, group, name, with_image=context.pixels is not None)
+
+
+def create_labels(path: Path, shape: tuple[int, int], context: ExportContext) -> Any:
+    """Create an OME-Zarr with an empty label image, to be written part by part.
+
+    It has the full resolution only. Chunks without objects take no space.
+
+    Parameters
+    ----------
+    path
+        Must not exist yet.
+    shape
+        ``(H, W)``.
+
+    Returns
+    -------
+    zarr.Array
+        ``(H, W)`` int32, zeros.
+    """
+    import zarr
+
+    writer = _import_writer()
+    fmt = writer.CurrentFormat()
+    name = _plain(context.name)
+    group = zarr.create_group(path, zarr_format=fmt.zarr_format)
+    group.attrs[_MARK] = {"image": context.image_name}
+    inner = group.create_group(f"labels/{name}")
+    array = inner.create_array("0", shape=shape, dtype=np.int32, fill_value=0, **_chunks(shape))
+    scale = [{"type": "scale", "scale": [float(s) for s in context.scale or (1, 1)]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    axes = AXES[-len(shape) :]
+    writer.write_multiscales_metadata(inner, datasets, fmt=fmt, axes=axes, name=name)
+    source = {"image": "../../"}
+    writer.write_label_metadata(group["labels"], name, fmt=fmt, source=source)
+    _complete_metadata(writer, group, name, with_image=False)
+    return array
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "objects"
 
 
 def _import_writer() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._pairs import ImagePair, check_pair, check_shapes, pair_folders
-from ._read import IMAGE_SUFFIXES, check_labels, image_name, read_image, read_labels
+from ._read import IMAGE_SUFFIXES, check_labels, image_name, open_image, read_image, read_labels
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -14,6 +14,7 @@ __all__ = [
     "check_pair",
     "check_shapes",
     "image_name",
+    "open_image",
     "pair_folders",
     "read_image",
     "read_labels",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from napari_peftsam.errors import InputFileError
+from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import PixelArray
 
-__all__ = ["arrange", "guess_axes"]
+__all__ = ["arrange", "arrange_lazily", "guess_axes"]
 
 _COLOURS = 3
 
@@ -30,38 +33,49 @@ def arrange(array: PixelArray, axes: str, shown: str) -> PixelArray:
     InputFileError
         If more than one stack axis or a number of channels other than 1 or 3 is left.
     """
-    keep = [a in "YX" or n > 1 for a, n in zip(axes, array.shape, strict=True)]
-    array = array[tuple(slice(None) if k else 0 for k in keep)]
-    axes = "".join(a for a, k in zip(axes, keep, strict=True) if k)
-    for colours in "SC":
-        if colours in axes:
-            array, axes = _colours_last(array, axes, colours, shown)
-    stacks = axes.replace("s", "")
-    if len(stacks) > 3 or "Y" not in axes or "X" not in axes:
+    return arrange_lazily(array, axes, shown)[()]
+
+
+def arrange_lazily(array: Any, axes: str, shown: str) -> LazyImage:
+    """Return what `arrange` does as a view of an array on disk; nothing is read.
+
+    Parameters and errors are those of `arrange`.
+    """
+    sizes = dict(enumerate(array.shape))
+    left = {i: a for i, a in enumerate(axes) if a in "YX" or sizes[i] > 1}
+    colours: int | None = None
+    for letter in "SC":
+        at = next((i for i, a in left.items() if a == letter), None)
+        if at is None:
+            continue
+        del left[at]
+        if letter == "S" and sizes[at] == 2:  # grey and alpha
+            continue
+        _check_colours(letter, sizes[at], colours, shown)
+        colours = at
+    if len(left) > 3 or not {"Y", "X"} <= set(left.values()):
+        shape = tuple(sizes[i] for i in left)
         raise InputFileError(
-            f"{shown}: expected a plane or one stack of planes, got axes {axes.upper()} of shape "
-            f"{array.shape}: save the stack to work on as its own file"
+            f"{shown}: expected a plane or one stack of planes, got axes {''.join(left.values())} "
+            f"of shape {shape}: save the stack to work on as its own file"
         )
-    order = sorted(range(array.ndim), key=lambda i: "YXs".find(axes[i]))
-    array = np.transpose(array, order)
-    if array.dtype.kind not in "biuf":
+    order = tuple(sorted(left, key=lambda i: "YX".find(left[i])))
+    if np.dtype(array.dtype).kind not in "biuf":
         raise InputFileError(f"{shown}: expected real numbers, got pixels of type {array.dtype}")
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    fixed = tuple((i, 0) for i in sizes if i not in left and i != colours)
+    if colours is None:
+        return LazyImage(array, order, fixed)
+    return LazyImage(array, (*order, colours), fixed, _COLOURS)
 
 
-def _colours_last(array: PixelArray, axes: str, letter: str, shown: str) -> tuple[PixelArray, str]:
-    """Move the colour axis to the end, mark it ``s`` and drop alpha."""
-    at = axes.index(letter)
-    count = array.shape[at]
-    array, axes = np.moveaxis(array, at, -1), axes[:at] + axes[at + 1 :]
-    if letter == "S" and count == 2:  # grey and alpha
-        return array[..., 0], axes
-    if "s" not in axes and (count == _COLOURS or (letter == "S" and count == _COLOURS + 1)):
-        return array[..., :_COLOURS], axes + "s"
-    raise InputFileError(
-        f"{shown}: expected grey or RGB, got {count} channels: save the channel to work on, or "
-        "three of them as RGB, as its own file"
-    )
+def _check_colours(letter: str, count: int, known: int | None, shown: str) -> None:
+    """Raise unless an axis of samples or channels can be the colours."""
+    allowed = (_COLOURS, _COLOURS + 1) if letter == "S" else (_COLOURS,)
+    if known is not None or count not in allowed:
+        raise InputFileError(
+            f"{shown}: expected grey or RGB, got {count} channels: save the channel to work on, "
+            "or three of them as RGB, as its own file"
+        )
 
 
 def guess_axes(shape: tuple[int, ...]) -> str:

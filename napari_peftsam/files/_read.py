@@ -5,23 +5,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
+from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._axes import arrange
+from ._axes import arrange, arrange_lazily
 from ._tiff import read_tiff
 from ._zarr import is_zarr, read_zarr
 
-__all__ = ["IMAGE_SUFFIXES", "check_labels", "image_name", "read_image", "read_labels"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "check_labels",
+    "image_name",
+    "open_image",
+    "read_image",
+    "read_labels",
+]
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
 """What can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
 
-_Reader = Callable[[Path, bool], tuple[PixelArray, str]]
+_Reader = Callable[[Path, bool], tuple[Any, str]]
 _COLOURS = 3
+_READ_AT_ONCE = 2**26  # bytes
 
 
 def read_image(path: str | Path) -> PixelArray:
@@ -41,7 +51,16 @@ def read_image(path: str | Path) -> PixelArray:
     InputFileError
         If the file is missing, damaged, of an unknown kind, or has other axes.
     """
-    return _read(Path(path), labels=False)
+    return np.asarray(_read(Path(path), labels=False))
+
+
+def open_image(path: str | Path) -> PixelArray | LazyImage:
+    """Open an image or a stack; of zarr above 64 MiB only the parts that are used are read.
+
+    Files, shapes and errors are those of `read_image`.
+    """
+    opened: PixelArray | LazyImage = _read(Path(path), labels=False, lazily=True)
+    return opened
 
 
 def read_labels(path: str | Path) -> LabelArray:
@@ -62,7 +81,7 @@ def read_labels(path: str | Path) -> LabelArray:
     LabelError
         If the labels are not whole numbers of at least 0, or are a colour image.
     """
-    return check_labels(_read(Path(path), labels=True), str(path))
+    return check_labels(np.asarray(_read(Path(path), labels=True)), str(path))
 
 
 def check_labels(array: PixelArray, name: str) -> LabelArray:
@@ -99,10 +118,15 @@ def image_name(path: str | Path) -> str:
     return name
 
 
-def _read(path: Path, labels: bool) -> PixelArray:
+def _read(path: Path, labels: bool, lazily: bool = False) -> Any:
     reader = _reader_for(path)
     try:
         array, axes = reader(path, labels)
+        if labels:
+            _check_no_colours(array.shape, axes, path)
+        if lazily and is_zarr(path) and array.nbytes > _READ_AT_ONCE:
+            return arrange_lazily(array, axes, str(path))
+        return arrange(array, axes, str(path))
     except PeftSamError:
         raise
     except MemoryError as error:
@@ -114,16 +138,14 @@ def _read(path: Path, labels: bool) -> PixelArray:
             f"{path}: cannot be read as {path.suffix.lower() or '.zarr'} ({reason}); the file may "
             "be damaged or not be what its name says"
         ) from error
-    if labels and _has_colours(axes, array.shape):
+
+
+def _check_no_colours(shape: tuple[int, ...], axes: str, path: Path) -> None:
+    if any(a in "SC" and n >= _COLOURS for a, n in zip(axes, shape, strict=True)):
         raise LabelError(
             f"{path}: expected one label number per pixel, got a colour image of shape "
-            f"{array.shape}: save the labels as a grey integer image"
+            f"{shape}: save the labels as a grey integer image"
         )
-    return arrange(array, axes, str(path))
-
-
-def _has_colours(axes: str, shape: tuple[int, ...]) -> bool:
-    return any(a in "SC" and n >= _COLOURS for a, n in zip(axes, shape, strict=True))
 
 
 def _reader_for(path: Path) -> _Reader:

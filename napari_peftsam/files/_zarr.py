@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from napari_peftsam.errors import InputFileError
-from napari_peftsam.types import PixelArray
 
 from ._axes import guess_axes
 
@@ -23,8 +20,8 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in _METADATA)
 
 
-def read_zarr(path: Path, labels: bool) -> tuple[PixelArray, str]:
-    """Return an array, a group's single array, or an OME-Zarr image, and its axes.
+def read_zarr(path: Path, labels: bool) -> tuple[Any, str]:
+    """Return an array, a group's single array, or an OME-Zarr image, unread, and its axes.
 
     With `labels`, the label image inside an OME-Zarr image is preferred.
     """
@@ -34,13 +31,13 @@ def read_zarr(path: Path, labels: bool) -> tuple[PixelArray, str]:
     if isinstance(node, zarr.Group) and labels:
         node = _inner_labels(node, path)
     if isinstance(node, zarr.Array):
-        return np.asarray(node[...]), guess_axes(node.shape)
+        return node, guess_axes(node.shape)
     multiscales = _ome(node).get("multiscales")
     if multiscales:
         array = node[multiscales[0]["datasets"][0]["path"]]
         if not isinstance(array, zarr.Array):
             raise InputFileError(f"{path}: its OME-Zarr metadata names no array")
-        return np.asarray(array[...]), _ome_axes(multiscales[0], array.shape)
+        return array, _ome_axes(multiscales[0], array.shape)
     arrays = dict(node.arrays())
     if len(arrays) != 1:
         held = ", ".join(sorted([*arrays, *(f"{n}/" for n in node.group_keys())])) or "nothing"
@@ -48,7 +45,7 @@ def read_zarr(path: Path, labels: bool) -> tuple[PixelArray, str]:
             f"{path}: expected one array or an OME-Zarr image, found {held}: open the part you need"
         )
     (array,) = arrays.values()
-    return np.asarray(array[...]), guess_axes(array.shape)
+    return array, guess_axes(array.shape)
 
 
 def _ome(group: Any) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_peftsam.models.model import SamModel
-from napari_peftsam.normalisation import normalise
+from napari_peftsam.normalisation import Limits, normalise
 from napari_peftsam.types import Frame, PixelArray
 
 __all__ = ["frame_of", "resize_to_frame", "standardise", "to_model_input"]
@@ -18,8 +18,10 @@ def frame_of(pixels: PixelArray, model: SamModel) -> Frame:
     return Frame(pixels.shape[0], pixels.shape[1], model.image_size)
 
 
-def to_model_input(pixels: PixelArray, model: SamModel) -> Tensor:
+def to_model_input(pixels: PixelArray, model: SamModel, limits: Limits | None = None) -> Tensor:
     """Return model input ``(1, 3, S, S)``, float32, on the model's device.
+
+    `limits` are those of the whole image where `pixels` are a tile of a large one.
 
     Raises
     ------
@@ -27,7 +29,7 @@ def to_model_input(pixels: PixelArray, model: SamModel) -> Tensor:
         If the image cannot be normalised, see `napari_peftsam.normalisation.normalise`.
     """
     frame = frame_of(pixels, model)
-    rgb = torch.from_numpy(normalise(pixels)).permute(2, 0, 1)[None].to(model.device)
+    rgb = torch.from_numpy(normalise(pixels, limits)).permute(2, 0, 1)[None].to(model.device)
     return resize_to_frame(standardise(rgb, model), frame)
 
 

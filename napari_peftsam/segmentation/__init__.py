@@ -2,6 +2,17 @@
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor
+from napari_peftsam.segmentation.region_labels import RegionLabels
 from napari_peftsam.segmentation.segment import segment
+from napari_peftsam.segmentation.tiled import MOST_TILES, WantedTile, predict_in_tiles
 
-__all__ = ["Predictor", "PromptTensors", "decode", "segment"]
+__all__ = [
+    "MOST_TILES",
+    "Predictor",
+    "PromptTensors",
+    "RegionLabels",
+    "WantedTile",
+    "decode",
+    "predict_in_tiles",
+    "segment",
+]

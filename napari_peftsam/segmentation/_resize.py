@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_peftsam.types import Frame
+from napari_peftsam.types import FloatArray, Frame
 
-__all__ = ["to_image_logits"]
+__all__ = ["enlarged", "to_image_logits"]
 
 
 def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
@@ -40,3 +42,30 @@ def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
         covered, scale_factor=scale, mode="bilinear", align_corners=False
     )
     return resized[..., : frame.height, : frame.width]
+
+
+def enlarged(logits: FloatArray, factor: int) -> tuple[FloatArray, tuple[int, int]]:
+    """Return logits of pixels from logits that lie `factor` pixels apart, and their corner.
+
+    Only the part that holds anything above 0 is enlarged.
+
+    Parameters
+    ----------
+    logits
+        ``(K, h, w)``.
+
+    Returns
+    -------
+    logits
+        ``(K, H, W)``, a part of ``(K, factor h, factor w)`` with all that is above 0.
+    corner
+        Row and column of its first pixel.
+    """
+    inside = np.nonzero((logits > 0).any(axis=0))
+    # One more on each side, for what lies between the last logit of the mask and the next.
+    low = [max(0, int(i.min()) - 1) if len(i) else 0 for i in inside]
+    high = [int(i.max()) + 2 if len(i) else 1 for i in inside]
+    part = torch.from_numpy(logits[:, low[0] : high[0], low[1] : high[1]])[None]
+    large = functional.interpolate(part, scale_factor=factor, mode="bilinear", align_corners=False)
+    pixels: FloatArray = large[0].numpy()
+    return pixels, (low[0] * factor, low[1] * factor)

@@ -16,7 +16,7 @@ from napari_peftsam.segmentation._resize import to_image_logits
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts
 
-__all__ = ["Predictor"]
+__all__ = ["Decoded", "Predictor"]
 
 _CANDIDATES = 3
 _OBJECTS_PER_BATCH = 32
@@ -86,7 +86,7 @@ class Predictor:
             If the embedding was made by another model.
         """
         earlier = None if previous is None else [previous]
-        [decoded] = self._decode_many(embedding, [prompts], earlier, multimask)
+        [decoded] = self.decode_many(embedding, [prompts], earlier, multimask)
         return _to_prediction(decoded, embedding.frame)
 
     def predict_many(
@@ -119,7 +119,7 @@ class Predictor:
         PromptError, ConfigurationError
             As `predict`.
         """
-        decoded = self._decode_many(embedding, prompts, previous, keep=candidates)
+        decoded = self.decode_many(embedding, prompts, previous, keep=candidates)
         return [_to_prediction(one, embedding.frame) for one in decoded]
 
     def best_logits(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[FloatArray]:
@@ -130,12 +130,12 @@ class Predictor:
         PromptError, ConfigurationError
             As `predict`.
         """
-        for one in self._decode_many(embedding, prompts, keep=1):
+        for one in self.decode_many(embedding, prompts, keep=1):
             with torch.inference_mode():
                 logits = to_image_logits(one.logits[None, :1], embedding.frame)[0, 0]
             yield logits.cpu().numpy()
 
-    def _decode_many(
+    def decode_many(
         self,
         embedding: Embedding,
         prompts: Sequence[Prompts],
@@ -143,6 +143,11 @@ class Predictor:
         multimask: bool | None = None,
         keep: int = _CANDIDATES,
     ) -> list[Decoded]:
+        """Return the candidates of several objects before they are scaled to the image.
+
+        Parameters and errors are those of `predict` and `predict_many`; up to `keep`
+        candidates per object, best first.
+        """
         earlier = _check(self.model, embedding, prompts, previous)
         features = _to_tensor(embedding.features, self.model.device)[None]
         answers: dict[int, Decoded] = {}

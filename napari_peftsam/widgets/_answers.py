@@ -152,7 +152,7 @@ class Answers:
         answerer = self._answerer(embedding)
         is_current = current.made_by == answerer
         shown = current.mask if is_current else None
-        known = [] if shown is None else [NewObject(queue[0], shown, current.score)]
+        known = [] if shown is None else [NewObject(queue[0], shown, current.score, current.offset)]
         rest = list(queue[len(known) :])
 
         def done(predictions: list[Prediction] | None) -> None:
@@ -317,4 +317,5 @@ class Answers:
 
 
 def _best(prompts: Prompts, prediction: Prediction) -> NewObject:
-    return NewObject(prompts, prediction.masks[0], float(prediction.scores[0]))
+    best = prediction.trimmed()
+    return NewObject(prompts, best.masks[0], float(best.scores[0]), best.offset)

@@ -232,9 +232,7 @@ class LayerBridge(ImageBridge):
         here = current is not None and current.plane == self._plane
         mask = current.mask if here and current is not None else None
         self._prompts.show_prompts(self.session.queue if here else (), waiting=mask is None)
-        if self._image is not None:
-            height, width = self._image.shape[-2:]
-            self._prompts.show_mask(mask, (height, width))
+        self._prompts.show_mask(mask, current.offset if current is not None else (0, 0))
 
 
 def _fitted(prompts: Prompts, height: int, width: int) -> Prompts:

@@ -126,12 +126,13 @@ class PromptLayers:
                 self._show_boxes(boxes, active)
         self._shown = wanted
 
-    def show_mask(self, mask: BoolArray | None, shape: tuple[int, int]) -> None:
-        """Show a mask ``(H, W)``, or none in a plane of this shape."""
+    def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
+        """Show a mask ``(h, w)`` at this row and column of the plane, or none."""
         if mask is not None:
             self.mask.data = mask.astype(np.uint8)
-        elif self.mask.data.shape != shape or self.mask.data.any():
-            self.mask.data = np.zeros(shape, np.uint8)
+            self.mask.translate = offset
+        elif self.mask.data.any():
+            self.mask.data = np.zeros((1, 1), np.uint8)
 
     # --- showing --------------------------------------------------------------------
 

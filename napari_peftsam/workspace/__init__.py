@@ -11,7 +11,7 @@ from napari_peftsam.workspace.demo import (
     demo,
     run_demo,
 )
-from napari_peftsam.workspace.engine import Engine
+from napari_peftsam.workspace.engine import Engine, Predicted
 from napari_peftsam.workspace.exchange import export_adapter_folder, import_adapter_file
 from napari_peftsam.workspace.folders import (
     DEFAULT_BUDGET,
@@ -20,9 +20,15 @@ from napari_peftsam.workspace.folders import (
     finetune_folders,
 )
 from napari_peftsam.workspace.jobs import TrainingJob
+from napari_peftsam.workspace.large import (
+    EmbedProgress,
+    EmbedReport,
+    SegmentReport,
+    embed_images,
+    segment_large,
+)
 from napari_peftsam.workspace.methods import MethodOverview, compare_methods
 from napari_peftsam.workspace.single import (
-    SegmentReport,
     export_file,
     export_model_file,
     segment_file,
@@ -38,10 +44,13 @@ __all__ = [
     "DemoProgress",
     "DemoReport",
     "DemoStage",
+    "EmbedProgress",
+    "EmbedReport",
     "Engine",
     "FinetuneReport",
     "MethodOverview",
     "ModelChoice",
+    "Predicted",
     "SegmentReport",
     "TrainingJob",
     "Workspace",
@@ -50,6 +59,7 @@ __all__ = [
     "choose_recipe",
     "compare_methods",
     "demo",
+    "embed_images",
     "evaluate_folders",
     "export_adapter_folder",
     "export_file",
@@ -59,4 +69,5 @@ __all__ = [
     "import_adapter_file",
     "run_demo",
     "segment_file",
+    "segment_large",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_peftsam.embeddings import EncodeFailed
+from napari_peftsam.embeddings import Embedding, EncodeFailed
 from napari_peftsam.evaluation import Target
 from napari_peftsam.segmentation import Predictor, segment
 from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
@@ -43,7 +43,7 @@ def answer(engine: Engine, pixels: PixelArray, truth: LabelArray) -> LabelArray:
         if isinstance(event, EncodeFailed):
             raise event.error
     embedding = engine.embedding(pixels)
-    assert embedding is not None
+    assert isinstance(embedding, Embedding), "the demo's images fit one frame"
     numbers = [int(n) for n in np.unique(truth) if n]
     prompts = [Prompts((Target.from_mask(truth == n).first_click(),)) for n in numbers]
     found = segment(Predictor(engine.model), embedding, prompts)

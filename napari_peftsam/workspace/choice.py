@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import device_memory, find_architecture
 from napari_peftsam.peft import (
@@ -44,15 +45,17 @@ class ModelChoice:
     device: str = "auto"
     precision: str = "auto"
 
-    def open(self) -> Workspace:
+    def open(self, store: EmbeddingStore | None = None) -> Workspace:
         """Return an empty workspace with the model and its adapter live; slow.
+
+        Embeddings are kept in `store`; without one, the latest are in memory.
 
         Raises
         ------
         ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
             See `Workspace.load_model` and `Workspace.load_adapter`.
         """
-        workspace = Workspace()
+        workspace = Workspace(store=store)
         workspace.load_model(self.model, self.device, self.precision)
         if self.adapter is not None:
             workspace.load_adapter(self.adapter)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
 
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
@@ -16,28 +19,45 @@ from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
     EncodeEvent,
+    EncodeFailed,
     EncodeRequest,
+    EncodeStarted,
     Prefixes,
+    Tile,
+    TiledEmbedding,
+    TiledImage,
+    TileRequests,
     embedding_key,
     encode,
+    is_large,
+    tiled_image,
 )
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
-from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import FloatArray, PixelArray, Prediction, Prompts
+from napari_peftsam.planes import is_same
+from napari_peftsam.segmentation import Predictor, WantedTile, predict_in_tiles
+from napari_peftsam.types import Earlier, Plane, Prediction, Prompts
 from napari_peftsam.workspace._turns import Turns
 
-__all__ = ["IN_MEMORY", "Engine"]
+__all__ = ["IN_MEMORY", "Engine", "Predicted"]
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
 
 _TOKEN_BYTES = 256 * 1000**2  # of prefixes in memory, beside the store
 _RECOMMENDED = ("late-50%", "late-25%")
+_TILED_IN_MEMORY = 8  # large images whose intensity limits are remembered
 
 
 class _AdapterSwappedError(Exception):
     """Another adapter is live than the one an encoding began with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """The answer to prompts in a large image; None as in `Engine.predict`."""
+
+    prediction: Prediction | None
 
 
 class Engine:
@@ -59,6 +79,7 @@ class Engine:
         entries = None if store is None else store.entries
         self._tokens = ActivationCache(_TOKEN_BYTES, entries, write_through=True)
         self._recent: OrderedDict[EmbeddingKey, Embedding] = OrderedDict()
+        self._tiled: deque[TiledImage] = deque(maxlen=_TILED_IN_MEMORY)
         self._recent_lock = threading.Lock()  # held briefly, so that nobody waits for the network
 
     @property
@@ -106,9 +127,15 @@ class Engine:
         with self._turns.urgent():
             self._switch.use(adapter, strength)
 
-    def embedding(self, pixels: PixelArray) -> Embedding | None:
-        """Return the embedding of an image plane if it is known, from memory or the store."""
-        key = embedding_key(self.model, pixels, self.encoder_adapter)
+    def embedding(self, plane: Plane, name: str = "image") -> Embedding | TiledEmbedding | None:
+        """Return the embedding of an image plane if it is known, from memory or the store.
+
+        A plane that is worked on in tiles (see `napari_peftsam.embeddings.is_large`) always
+        has one: its tiles are embedded when they are needed.
+        """
+        if is_large(plane.shape, self.model):
+            return self.tiled(plane, name).embedding(self.model, self.encoder_adapter)
+        key = embedding_key(self.model, np.asarray(plane), self.encoder_adapter)
         found = self._recent.get(key)
         if found is None and self.store is not None:
             found = self.store.get(key)
@@ -116,24 +143,53 @@ class Engine:
                 self._remember(found)
         return found
 
-    def embed(self, name: str, pixels: PixelArray) -> Iterator[EncodeEvent]:
-        """Embed one image plane, see `napari_peftsam.embeddings.encode`.
+    def tiled(self, plane: Plane, name: str = "image") -> TiledImage:
+        """Return a large plane in tiles; one that lies on disk is recognised."""
+        with self._recent_lock:
+            for known in self._tiled:
+                if is_same(known.plane, plane):
+                    return known
+            image = tiled_image(name, plane, self.model)
+            self._tiled.append(image)
+        return image
+
+    def embed(self, name: str, plane: Plane) -> Iterator[EncodeEvent]:
+        """Embed one image plane, all its tiles if it is large; see `embed_tiles`.
 
         Ends early, without `Encoded`, when the adapter is swapped before the last step.
         """
+        if is_large(plane.shape, self.model):
+            yield from self.embed_tiles(self.tiled(plane, name))
+        else:
+            yield from self._embed([EncodeRequest(name, np.asarray(plane))])
+
+    def embed_tiles(
+        self, image: TiledImage, tiles: Sequence[Tile] | None = None
+    ) -> Iterator[EncodeEvent]:
+        """Embed tiles of a large image into the store, one after the other.
+
+        What is stored already is passed over, so an interrupted run goes on where it was.
+
+        Parameters
+        ----------
+        tiles
+            Which, in this order; default: all. See `napari_peftsam.embeddings.TileGrid`.
+        """
+        yield from self._embed(TileRequests(image, tiles))
+
+    def _embed(self, requests: Sequence[EncodeRequest]) -> Iterator[EncodeEvent]:
         adapter = self.encoder_adapter
-        known = self._recent.get(embedding_key(self.model, pixels, adapter))
-        if known is not None:
-            yield Encoded(name, known, from_store=True)
-            return
-        request = EncodeRequest(name, pixels)
+        if len(requests) == 1:
+            [request] = requests
+            key = embedding_key(self.model, request.pixels, adapter, request.limits)
+            known = self._recent.get(key)
+            if known is not None:
+                yield Encoded(request.name, known, from_store=True)
+                return
+        # What a reload starts from takes several times an embedding's space: not of all tiles.
+        prefixes = self._prefixes() if len(requests) == 1 else None
         events = encode(
-            self.model,
-            [request],
-            self.store,
-            adapter,
-            lambda: self._turn(adapter),
-            self._prefixes(),
+            self.model, requests, self.store, adapter, lambda: self._turn(adapter), prefixes
         )
         try:
             for event in events:
@@ -165,32 +221,97 @@ class Engine:
 
     def predict(
         self,
-        embedding: Embedding,
+        embedding: Embedding | TiledEmbedding,
         prompts: Prompts,
-        previous: FloatArray | None = None,
+        previous: Earlier | None = None,
         *,
         adapter: str | None = None,
     ) -> Prediction | None:
-        """Predict one object's candidates.
+        """Predict one object's candidates; slow where tiles must be embedded first.
 
         None if the embedding's adapter is live no more, nor the `adapter` whose answer is
         asked for (as the property has it), which may differ in the mask decoder alone.
         """
+        if isinstance(embedding, TiledEmbedding):
+            for event in self.predict_tiles(embedding, prompts, previous, adapter=adapter):
+                if isinstance(event, Predicted):
+                    return event.prediction
+        assert isinstance(embedding, Embedding)
         with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
-            return self._predictor.predict(embedding, prompts, previous)
+            logits = None if previous is None else previous.logits
+            return self._predictor.predict(embedding, prompts, logits)
+
+    def predict_tiles(
+        self,
+        embedding: TiledEmbedding,
+        prompts: Prompts,
+        previous: Earlier | None = None,
+        *,
+        adapter: str | None = None,
+    ) -> Iterator[EncodeEvent | Predicted]:
+        """Predict one object of a large image, embedding the tiles it needs on the way.
+
+        See `napari_peftsam.segmentation.predict_in_tiles`. Closeable; the last event is
+        `Predicted`. An `EncodeStarted` says which tile of how many known so far is next.
+
+        Raises
+        ------
+        PromptError, ImageError, CheckpointError
+            If the prompts, a tile or the model cannot be used.
+        """
+        work = predict_in_tiles(self._predictor, embedding.image.grid, prompts, previous)
+        found: Embedding | None = None
+        while True:
+            with self._turns.urgent():  # nothing is yielded within
+                wanted = self._next_tile(work, found) if self._answers(embedding, adapter) else None
+            if isinstance(wanted, Prediction):
+                yield Predicted(wanted)
+                return
+            if wanted is None:
+                break
+            found = None
+            for event in self.embed_tiles(embedding.image, [wanted.tile]):
+                if isinstance(event, EncodeFailed):
+                    raise event.error
+                if isinstance(event, EncodeStarted):
+                    yield EncodeStarted(event.name, wanted.index, wanted.total)
+                    continue
+                found = event.embedding if isinstance(event, Encoded) else None
+                yield event
+            if found is None:  # the adapter was swapped
+                break
+        yield Predicted(None)
+
+    @staticmethod
+    def _next_tile(
+        work: Generator[WantedTile, Embedding, Prediction], found: Embedding | None
+    ) -> WantedTile | Prediction:
+        try:
+            return next(work) if found is None else work.send(found)
+        except StopIteration as done:
+            prediction: Prediction = done.value
+            return prediction
 
     def predict_many(
-        self, embedding: Embedding, prompts: list[Prompts], *, adapter: str | None = None
+        self,
+        embedding: Embedding | TiledEmbedding,
+        prompts: list[Prompts],
+        *,
+        adapter: str | None = None,
     ) -> list[Prediction] | None:
         """Predict the best mask of several objects at once; None as in `predict`."""
+        if isinstance(embedding, TiledEmbedding):
+            each = [self.predict(embedding, one, adapter=adapter) for one in prompts]
+            answers = [one for one in each if one is not None]
+            return answers if len(answers) == len(prompts) else None
         with self._turns.urgent():
             if not self._answers(embedding, adapter):
                 return None
             return self._predictor.predict_many(embedding, prompts, candidates=1)
 
-    def _answers(self, embedding: Embedding, adapter: str | None) -> bool:
+    def _answers(self, embedding: Embedding | TiledEmbedding, adapter: str | None) -> bool:
         same = embedding.key.adapter == self.encoder_adapter
         return same and adapter in (None, self.adapter)
 

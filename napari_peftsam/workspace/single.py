@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from napari_peftsam.embeddings import EncodeFailed
+from napari_peftsam.embeddings import Embedding, EncodeFailed, is_large
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
-from napari_peftsam.files import read_image, read_labels
+from napari_peftsam.files import open_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.segmentation import Predictor, segment
 from napari_peftsam.workspace._folders import check_not_an_input, check_output
 from napari_peftsam.workspace.choice import ModelChoice
+from napari_peftsam.workspace.large import SegmentReport, check_label_output, segment_large
 from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.workspace.workspace import export_model
 
 __all__ = ["SegmentReport", "export_file", "export_model_file", "segment_file"]
-
-
-@dataclass(frozen=True)
-class SegmentReport:
-    """What a segmentation came to: objects asked for, labels without a pixel, the file."""
-
-    objects: int
-    empty: tuple[int, ...]
-    output: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures, ready for JSON."""
-        return {**asdict(self), "empty": list(self.empty), "output": str(self.output)}
 
 
 def segment_file(
@@ -42,11 +28,13 @@ def segment_file(
     Parameters
     ----------
     image
-        One plane, ``(H, W)`` or ``(H, W, 3)``.
+        One plane, ``(H, W)`` or ``(H, W, 3)``. A large one (see
+        `napari_peftsam.embeddings.is_large`) is read and segmented in tiles.
     prompts
         A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
     output
-        The TIFF file to write.
+        The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
+        into which objects are written one by one.
 
     Raises
     ------
@@ -54,22 +42,24 @@ def segment_file(
         If an input cannot be used, a prompt lies outside the image, or `output` cannot
         be written.
     """
-    check_output(output, (".tif", ".tiff"))
     check_not_an_input(output, image, prompts)
-    asked, pixels = read_prompts(prompts), read_image(image)
+    check_label_output(output)
+    asked, pixels = read_prompts(prompts), open_image(image)
     if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
         raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
     check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
     engine = (choice or ModelChoice()).open().engine
+    if is_large(pixels.shape, engine.model):
+        return segment_large(engine, engine.tiled(pixels, image.name), asked, output)
     for event in engine.embed(image.name, pixels):
         if isinstance(event, EncodeFailed):
             raise type(event.error)(f"{image}: {event.error}") from event.error
     embedding = engine.embedding(pixels)
-    assert embedding is not None
+    assert isinstance(embedding, Embedding)
     labels = segment(Predictor(engine.model), embedding, asked)
     found = set(labels.ravel().tolist())
     empty = tuple(i for i in range(1, len(asked) + 1) if i not in found)
-    written = export_labels(labels, output, "tiff", ExportContext(image_name=image.name))
+    written = export_labels(labels, output, None, ExportContext(image_name=image.name))
     return SegmentReport(len(asked), empty, written)
 
 

@@ -11,7 +11,13 @@ import torch
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.annotation import Answerer, PlaneKey, Session
-from napari_peftsam.embeddings import Embedding, EmbeddingStore, EncodeEvent, EncodeFailed
+from napari_peftsam.embeddings import (
+    Embedding,
+    EmbeddingStore,
+    EncodeEvent,
+    EncodeFailed,
+    TiledEmbedding,
+)
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import atomic_path
@@ -25,7 +31,7 @@ from napari_peftsam.training import (
     TrainingFinished,
     finetune,
 )
-from napari_peftsam.types import FloatArray, Prediction, Prompts
+from napari_peftsam.types import Earlier, Prediction, Prompts
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
@@ -182,9 +188,12 @@ class Workspace:
 
     # --- prompting -------------------------------------------------------------------
 
-    def embedding(self, plane: PlaneKey) -> Embedding | None:
-        """Return the embedding of a plane under the live adapter if it is known."""
-        return self.engine.embedding(self.session.pixels(plane))
+    def embedding(self, plane: PlaneKey) -> Embedding | TiledEmbedding | None:
+        """Return the embedding of a plane under the live adapter if it is known.
+
+        That of a large plane always is, see `Engine.embedding`.
+        """
+        return self.engine.embedding(self.session.pixels(plane), plane.image)
 
     def embed(self, plane: PlaneKey) -> Iterator[EncodeEvent]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
@@ -201,7 +210,10 @@ class Workspace:
         return self._planes.reload(self.engine, self.session.images, near)
 
     def predict(
-        self, embedding: Embedding, prompts: Prompts, previous: FloatArray | None = None
+        self,
+        embedding: Embedding | TiledEmbedding,
+        prompts: Prompts,
+        previous: Earlier | None = None,
     ) -> Prediction | None:
         """Return the candidates of one object; None if another adapter is live by now."""
         return self.engine.predict(embedding, prompts, previous)
@@ -222,14 +234,14 @@ class Workspace:
         self.session.set_candidates(prediction, current.revision, answerer)
         return prediction
 
-    def answerer(self, embedding: Embedding) -> Answerer:
+    def answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
         """Return what answers prompts on this embedding at present, for the record."""
         key, engine = embedding.key, self.engine
         weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
         name = f"{self.adapters.live.name}{weakened}"
         return Answerer(engine.model.name, name, key.model, key, engine.adapter)
 
-    def _embedded(self, plane: PlaneKey) -> Embedding:
+    def _embedded(self, plane: PlaneKey) -> Embedding | TiledEmbedding:
         known = self.embedding(plane)
         if known is not None:
             return known
@@ -255,7 +267,7 @@ class Workspace:
                 AnnotatedPlane(
                     name=f"{plane.image}{list(plane.index) if plane.index else ''}",
                     image=plane.image,
-                    pixels=self.session.pixels(plane).copy(),
+                    pixels=np.array(self.session.pixels(plane)),
                     labels=self.session.labels(plane).copy(),
                     prompts={r.label: r.prompts for r in records if r.prompts},
                 )

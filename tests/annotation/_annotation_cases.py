@@ -43,7 +43,7 @@ def snapshot(session: Session) -> dict[str, Any]:
             current.prompts,
             current.revision,
             current.choice,
-            None if current.previous is None else current.previous.tobytes(),
+            None if current.previous is None else current.previous.logits.tobytes(),
             found and (found.masks.tobytes(), found.scores.tobytes(), found.logits.tobytes()),
         )
     return {

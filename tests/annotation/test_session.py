@@ -267,7 +267,9 @@ def test_choosing(session: Session) -> None:
     session.choose(1)
     assert session.current.score == pytest.approx(0.7)
     assert session.current.mask is not None
-    assert (session.current.mask == RIGHT).all()
+    rows, cols = session.current.candidates.window.slices
+    assert (session.current.mask == RIGHT[rows, cols]).all()
+    assert session.current.mask.sum() == RIGHT.sum()
     for index in (3, -1):
         with pytest.raises(PromptError, match="there are 3"):
             session.choose(index)
@@ -281,8 +283,8 @@ def test_a_further_point_refines_the_shown_candidate(session: Session) -> None:
     logits = session.current.candidates.logits[1]
     session.add_point(CELLS, Point(6, 6))
     assert session.current.candidates is None
-    np.testing.assert_array_equal(session.current.previous, logits)
+    np.testing.assert_array_equal(session.current.previous.logits, logits)
     session.add_point(CELLS, Point(7, 7))  # before the answer: still the last mask seen
-    np.testing.assert_array_equal(session.current.previous, logits)
+    np.testing.assert_array_equal(session.current.previous.logits, logits)
     session.set_prompts(CELLS, Prompts((Point(1, 1),)))  # a moved point starts afresh
     assert session.current.previous is None

@@ -12,7 +12,8 @@ import zarr
 from PIL import Image
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.files import image_name, read_image, read_labels
+from napari_peftsam.files import image_name, open_image, read_image, read_labels
+from napari_peftsam.planes import LazyImage, plane_of
 
 
 def ramp(*shape: int, dtype: str = "uint8") -> np.ndarray:
@@ -340,3 +341,81 @@ def test_labels(tmp_path: Path, array: np.ndarray, message: str | None) -> None:
 )
 def test_image_name(name: str, expected: str) -> None:
     assert image_name(Path("folder") / name) == expected
+
+
+# --- lazily --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small arrays be opened as large ones are."""
+    monkeypatch.setattr("napari_peftsam.files._read._READ_AT_ONCE", 0)
+
+
+@pytest.mark.usefixtures("nothing_at_once")
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        pytest.param("yx", (20, 30), id="plane"),
+        pytest.param("tczyx", (1, 1, 1, 20, 30), id="ome plane"),
+        pytest.param("czyx", (3, 4, 20, 30), id="colours before depth"),
+        pytest.param("xyz", (30, 20, 4), id="other order"),
+        pytest.param("zyx", (4, 20, 30), id="stack"),
+    ],
+)
+def test_a_zarr_is_opened_as_it_is_read(tmp_path: Path, axes: str, shape: tuple) -> None:
+    group = zarr.create_group(tmp_path / "x.zarr")
+    group.create_array("0", data=ramp(*shape, dtype="uint16"))
+    named = [{"name": a} for a in axes]
+    group.attrs["multiscales"] = [{"axes": named, "datasets": [{"path": "0"}]}]
+    whole, opened = read_image(tmp_path / "x.zarr"), open_image(tmp_path / "x.zarr")
+    assert isinstance(opened, LazyImage)
+    assert opened.shape == whole.shape
+    assert opened.dtype == whole.dtype
+    np.testing.assert_array_equal(np.asarray(opened), whole)
+    np.testing.assert_array_equal(opened[..., 2:5], whole[..., 2:5])
+    np.testing.assert_array_equal(opened[1:3], whole[1:3])
+    np.testing.assert_array_equal(opened[-1], whole[-1])
+    with pytest.raises(IndexError, match="without steps"):
+        opened[::2]
+
+
+@pytest.mark.usefixtures("nothing_at_once")
+def test_alpha_is_left_out_lazily_too(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=ramp(20, 30, 4))
+    opened = open_image(tmp_path / "x.zarr")
+    assert opened.shape == (20, 30, 3)
+    np.testing.assert_array_equal(opened[3:5, 6:8], ramp(20, 30, 4)[3:5, 6:8, :3])
+
+
+def test_what_is_small_is_read_at_once(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=ramp(20, 30))
+    assert isinstance(open_image(tmp_path / "x.zarr"), np.ndarray)
+
+
+class _Counting:
+    """A source on disk that counts how many pixels are read of it."""
+
+    shape, dtype = (5, 40, 50), np.dtype(np.uint8)
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        part = ramp(*self.shape)[key]
+        self.read += part.size
+        return part
+
+
+def test_a_plane_of_a_stack_is_not_read_until_a_part_of_it_is() -> None:
+    source = _Counting()
+    plane = plane_of(source, (3,))
+    assert plane.shape == (40, 50)
+    assert source.read == 0
+    np.testing.assert_array_equal(plane[2:4, 5:9], ramp(5, 40, 50)[3, 2:4, 5:9])
+    assert source.read == 8
+
+
+def test_a_plane_of_an_array_is_a_view() -> None:
+    stack = ramp(3, 4, 5)
+    assert np.shares_memory(plane_of(stack, (1,)), stack)  # type: ignore[arg-type]

@@ -1,0 +1,250 @@
+"""How a large image plane is cut into overlapping tiles of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.models import SamModel
+from napari_peftsam.types import Point, Window
+
+__all__ = ["MOST_FRAMES", "Tile", "TileGrid", "is_large", "tile_grid"]
+
+MOST_FRAMES = 3
+"""A plane whose longer side is above this many model frames is cut into tiles.
+
+Up to it, the plane as a whole is scaled to the frame. With SAM's 1024 pixels the border
+is at 3072: what one camera takes at once (2048 to 2560 pixels as a rule) stays one frame,
+while a nucleus of 30 pixels keeps at least ten of the model's. What is larger is a mosaic
+or a slide scan, whose objects would vanish.
+"""
+_HALO = 8  # the halo is this part of a tile's side
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a `TileGrid`.
+
+    Attributes
+    ----------
+    row, col
+        Its place in the grid.
+    window
+        The pixels that are encoded together: the core with its halo. All tiles of a grid
+        have the same shape; the last ones may reach over the end of the image by less
+        than one pixel of the decoder's logits.
+    core
+        The pixels for which this tile sees most around them; cores do not overlap and
+        together cover the image.
+    """
+
+    row: int
+    col: int
+    window: Window
+    core: Window
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a grid; see `TileGrid`."""
+
+    length: int
+    side: int
+    halo: int
+    stride: int
+
+    @property
+    def size(self) -> int:
+        """Pixels of a tile along this axis."""
+        return min(self.side, _rounded_up(self.length, self.stride))
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """First pixel of each tile, multiples of the stride, evenly spread."""
+        covered = _rounded_up(self.length, self.stride)
+        if covered == self.size:
+            return np.zeros(1, np.int64)
+        count = -(-(covered - 2 * self.halo) // (self.size - 2 * self.halo))
+        steps = (covered - self.size) // self.stride
+        return np.arange(count) * steps // (count - 1) * self.stride
+
+    @cached_property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """Where the cores begin, and the end of the last: the middles of the overlaps."""
+        middles = (self.starts[1:] + self.starts[:-1] + self.size) // 2
+        return np.concatenate([[0], middles, [self.length]])
+
+    def place(self, pixel: float) -> int:
+        """Return the tile whose core holds a pixel; the nearest for one outside."""
+        found = int(np.searchsorted(self.bounds, pixel, side="right")) - 1
+        return min(max(found, 0), len(self.starts) - 1)
+
+
+def _rounded_up(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Tiles over a plane of ``height x width`` pixels, each a core with a halo around it.
+
+    Tiles are made when asked for: a grid costs nothing, however large the plane.
+
+    Attributes
+    ----------
+    height, width
+        Of the plane in pixels.
+    side
+        Of a tile in pixels; along an axis in which the plane is smaller, the plane's.
+    halo
+        Neighbouring tiles overlap by at least twice as many pixels.
+    stride
+        Image pixels per pixel of the decoder's logits. All tiles begin at multiples of
+        it, so that the logits of all tiles lie on one lattice.
+    """
+
+    height: int
+    width: int
+    side: int
+    halo: int
+    stride: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return len(self._rows.starts), len(self._cols.starts)
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        rows, cols = self.shape
+        return rows * cols
+
+    @property
+    def tile_shape(self) -> tuple[int, int]:
+        """Height and width of every tile in pixels."""
+        return self._rows.size, self._cols.size
+
+    @property
+    def window(self) -> Window:
+        """The whole plane."""
+        return Window(0, 0, self.height, self.width)
+
+    def tile(self, row: int, col: int) -> Tile:
+        """Return the tile at a place of the grid."""
+        rows, cols = self._rows, self._cols
+        window = Window(int(rows.starts[row]), int(cols.starts[col]), rows.size, cols.size)
+        top, bottom = rows.bounds[row : row + 2].tolist()
+        left, right = cols.bounds[col : col + 2].tolist()
+        return Tile(row, col, window, Window(top, left, bottom - top, right - left))
+
+    def tile_at(self, row: float, col: float) -> Tile:
+        """Return the tile whose core holds a pixel."""
+        return self.tile(self._rows.place(row), self._cols.place(col))
+
+    def tile_of(self, point: Point) -> Tile:
+        """Return the tile whose core holds a point."""
+        return self.tile_at(point.row, point.col)
+
+    def tiles_in(self, window: Window) -> tuple[Tile, ...]:
+        """Return the tiles whose cores a window touches, row by row."""
+        window = window & self.window
+        if not window:
+            return ()
+        bottom, right = window.stop
+        rows = range(self._rows.place(window.row), self._rows.place(bottom - 1) + 1)
+        cols = range(self._cols.place(window.col), self._cols.place(right - 1) + 1)
+        return tuple(self.tile(row, col) for row, col in product(rows, cols))
+
+    def count_by_tile(
+        self, rows: npt.NDArray[np.integer[Any]], cols: npt.NDArray[np.integer[Any]]
+    ) -> dict[Tile, int]:
+        """Return the tiles whose cores hold any of N pixels, and how many each holds."""
+        places = [
+            np.clip(np.searchsorted(axis.bounds, at, side="right") - 1, 0, len(axis.starts) - 1)
+            for axis, at in ((self._rows, rows), (self._cols, cols))
+        ]
+        found, counts = np.unique(np.stack(places), axis=1, return_counts=True)
+        return {
+            self.tile(row, col): count
+            for (row, col), count in zip(found.T.tolist(), counts.tolist(), strict=True)
+        }
+
+    def ordered(self, first: Window | None = None) -> Sequence[Tile]:
+        """Return all tiles, those nearest to a window first: the visible ones, if it is that.
+
+        The sequence makes its tiles one by one, when they are asked for.
+
+        Parameters
+        ----------
+        first
+            Default: the order of reading, row by row.
+        """
+        places = np.indices(self.shape).reshape(2, -1)
+        if first is not None:
+            places = places[:, np.argsort(self._distances(first).ravel(), kind="stable")]
+        return _Ordered(self, places)
+
+    def _distances(self, window: Window) -> npt.NDArray[np.float64]:
+        """Return how far each core is from a window, then from its middle; ``shape``."""
+        near, middle = [], []
+        for axis, start, stop in zip(
+            (self._rows, self._cols), (window.row, window.col), window.stop, strict=True
+        ):
+            low, high = axis.bounds[:-1], axis.bounds[1:]
+            near.append(np.maximum(0, np.maximum(low - stop + 1, start - high + 1)))
+            middle.append(np.abs((low + high) / 2 - (start + stop) / 2))
+        outside = np.hypot(near[0][:, None], near[1])
+        # The second only decides where the first is equal, e.g. for all that is visible.
+        return outside + 1e-6 * np.hypot(middle[0][:, None], middle[1])
+
+    @cached_property
+    def _rows(self) -> _Axis:
+        return _Axis(self.height, self.side, self.halo, self.stride)
+
+    @cached_property
+    def _cols(self) -> _Axis:
+        return _Axis(self.width, self.side, self.halo, self.stride)
+
+
+class _Ordered(Sequence[Tile]):
+    """Tiles of a grid in a given order, made when asked for."""
+
+    def __init__(self, grid: TileGrid, places: npt.NDArray[np.intp]) -> None:
+        self._grid = grid
+        self._places = places
+
+    def __len__(self) -> int:
+        return int(self._places.shape[1])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Ordered(self._grid, self._places[:, index])
+        row, col = self._places[:, index].tolist()
+        return self._grid.tile(row, col)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return (self[i] for i in range(len(self)))
+
+
+def is_large(shape: tuple[int, ...], model: SamModel) -> bool:
+    """Whether a plane ``(H, W[, 3])`` is worked on in tiles, see `MOST_FRAMES`."""
+    return max(shape[:2]) > MOST_FRAMES * model.image_size
+
+
+def tile_grid(shape: tuple[int, ...], model: SamModel) -> TileGrid:
+    """Return the tiles of a large plane for a model: its frame at the image's resolution.
+
+    Parameters
+    ----------
+    shape
+        ``(H, W)`` or ``(H, W, 3)``; see `is_large` for which planes this is meant.
+    """
+    side, stride = model.image_size, model.architecture.patch_size // 4
+    halo = _rounded_up(side // _HALO, stride)
+    return TileGrid(shape[0], shape[1], side, halo, stride)

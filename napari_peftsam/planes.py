@@ -1,0 +1,123 @@
+"""Image planes that lie on disk and are read in parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.types import PixelArray, Plane
+
+__all__ = ["LazyImage", "is_same", "plane_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImage:
+    """A view of an array on disk: other order of axes, some of them fixed, nothing read yet.
+
+    Slices and numbers as keys read what they cover; `numpy.asarray` reads all of it.
+
+    Attributes
+    ----------
+    source
+        What holds the values, e.g. an array of zarr or dask.
+    axes
+        For each axis of the view the axis of the source.
+    fixed
+        Positions along the axes of the source that the view does not have.
+    last
+        Length of the view's last axis where it is cut, e.g. to leave alpha out.
+    """
+
+    source: Any = field(repr=False)
+    axes: tuple[int, ...]
+    fixed: tuple[tuple[int, int], ...] = ()
+    last: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the view."""
+        shape = tuple(int(self.source.shape[axis]) for axis in self.axes)
+        return shape if self.last is None else (*shape[:-1], self.last)
+
+    @property
+    def ndim(self) -> int:
+        """Number of the view's axes."""
+        return len(self.axes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, in the machine's byte order."""
+        native: np.dtype[Any] = np.dtype(self.source.dtype).newbyteorder("=")
+        return native
+
+    def __getitem__(self, key: Any) -> PixelArray:
+        """Read a part: slices without step and numbers, the remaining axes whole."""
+        given = _all_axes(key if isinstance(key, tuple) else (key,), self.ndim)
+        parts = [_bounds(k, n) for k, n in zip(given, self.shape, strict=True)]
+        at: list[Any] = [0] * len(self.source.shape)
+        for axis, position in self.fixed:
+            at[axis] = position
+        for axis, part in zip(self.axes, parts, strict=True):
+            at[axis] = part
+        values = np.asarray(self.source[tuple(at)])
+        kept = sorted(self.axes)  # in the order in which the source returns them
+        values = values.transpose([kept.index(axis) for axis in self.axes])
+        values = values[tuple(slice(None) if isinstance(k, slice) else 0 for k in given)]
+        return np.ascontiguousarray(values, self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> PixelArray:
+        """Read all of it."""
+        values = self[()]
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def plane_of(pixels: Any, index: tuple[int, ...]) -> Plane:
+    """Return one plane of an image or stack ``(..., H, W[, 3|4])`` without reading it.
+
+    A numpy array gives a view.
+
+    Parameters
+    ----------
+    pixels
+        Anything with shape, type and slices.
+    index
+        Position along the leading axes.
+    """
+    if isinstance(pixels, np.ndarray):
+        plane: Plane = pixels[index]
+        return plane
+    if not index:
+        whole: Plane = pixels
+        return whole
+    axes = tuple(range(len(index), len(pixels.shape)))
+    return LazyImage(pixels, axes, tuple(enumerate(index)))
+
+
+def is_same(one: Plane, other: Plane) -> bool:
+    """Whether two planes are views of the same part of the same array on disk."""
+    if isinstance(one, LazyImage) and isinstance(other, LazyImage):
+        view = (one.axes, one.fixed, one.last)
+        return one.source is other.source and view == (other.axes, other.fixed, other.last)
+    return one is other and not isinstance(one, np.ndarray)
+
+
+def _all_axes(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
+    """Return a key for every axis: `...`, or what is left out at the end, are whole ones."""
+    whole = (slice(None),) * (ndim - len(key) + (Ellipsis in key))
+    at = key.index(Ellipsis) if Ellipsis in key else len(key)
+    return (*key[:at], *whole, *key[at + 1 :])
+
+
+def _bounds(key: Any, length: int) -> slice:
+    if isinstance(key, slice):
+        start, stop, step = key.indices(length)
+        if step != 1:
+            raise IndexError(f"a part of an image is read without steps, got {key}")
+        return slice(start, max(start, stop))
+    position = int(key)
+    if not -length <= position < length:
+        raise IndexError(f"position {position} is outside an axis of {length}")
+    position %= length
+    return slice(position, position + 1)

@@ -1,0 +1,303 @@
+"""Prompts in a large image: decoded tile by tile, followed over borders, blended."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from napari_peftsam.embeddings import Embedding, Tile, TileGrid
+from napari_peftsam.errors import PromptError
+from napari_peftsam.segmentation._mosaic import NOTHING, Mosaic, lattice
+from napari_peftsam.segmentation._resize import enlarged
+from napari_peftsam.segmentation.predictor import Decoded, Predictor
+from napari_peftsam.types import (
+    BoolArray,
+    Box,
+    Earlier,
+    FloatArray,
+    Point,
+    Prediction,
+    Prompts,
+    Window,
+)
+
+__all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles"]
+
+MOST_TILES = 25
+"""One object is followed into so many tiles at most, and a box may span no more."""
+_AGREEMENT = 0.5  # IoU in the overlap from which on a neighbouring tile is believed
+_OUTPUTS = 4
+
+
+@dataclass(frozen=True)
+class WantedTile:
+    """A tile whose embedding is needed next.
+
+    Attributes
+    ----------
+    tile
+        Which.
+    index, total
+        It is number `index` (from 0) of `total` as far as is known by now.
+    """
+
+    tile: Tile
+    index: int
+    total: int
+
+
+def predict_in_tiles(
+    predictor: Predictor, grid: TileGrid, prompts: Prompts, earlier: Earlier | None = None
+) -> Generator[WantedTile, Embedding, Prediction]:
+    """Predict the candidates for one object of a large image.
+
+    The tile that holds the prompts is decoded first. Where the best candidate reaches
+    the outer half of a tile's halo it is followed into the next tile: the part of the mask
+    that both see is the prompt there, and of the decoder's outputs the one is taken that
+    agrees with it best, if it does by more than half. Other candidates are followed
+    through the same tiles and no farther; ask for them by another prompt if they end there.
+
+    Parameters
+    ----------
+    prompts
+        At least one point or a box, in pixels of the image. A box is cut at its edges.
+    earlier
+        A candidate of an earlier prediction for this object, to refine it.
+
+    Yields
+    ------
+    WantedTile
+        Send the embedding of this tile.
+
+    Returns
+    -------
+    Prediction
+        Of the part of the image that holds the candidates; nothing in it, nor on the
+        way to it, has the size of the image.
+
+    Raises
+    ------
+    PromptError
+        If there are no prompts, one lies outside the image, or they span too many tiles.
+    """
+    if not prompts:
+        raise PromptError("there is no prompt: give at least one point or a box")
+    prompts.check_inside((grid.height, grid.width))
+    wanted = list(_first_tiles(grid, prompts))
+    if len(wanted) > MOST_TILES:
+        raise PromptError(
+            f"the prompts span {len(wanted)} tiles of {grid.side} pixels, the limit is "
+            f"{MOST_TILES}: prompt a smaller object"
+        )
+    work = _Object(predictor, grid, prompts, earlier)
+    done = 0
+    while done < len(wanted):
+        tile = wanted[done]
+        embedding = yield WantedTile(tile, done, len(wanted))
+        work.see(tile, embedding)
+        done += 1
+        if done == len(wanted):
+            wanted += work.next_tiles(wanted)[: MOST_TILES - done]
+    return work.prediction()
+
+
+class _Object:
+    """One object's candidates while its tiles are decoded one after the other."""
+
+    def __init__(
+        self, predictor: Predictor, grid: TileGrid, prompts: Prompts, earlier: Earlier | None
+    ) -> None:
+        self._predictor = predictor
+        self._grid = grid
+        self._prompts = prompts
+        self._earlier = earlier
+        self._mosaics: list[Mosaic] = []
+        self._scores: FloatArray = np.zeros(0, np.float32)
+
+    def see(self, tile: Tile, embedding: Embedding) -> None:
+        """Decode a tile and add what it shows of each candidate."""
+        if not self._mosaics:
+            self._begin(tile, embedding)
+            return
+        window = lattice(tile.window, self._grid)
+        own = _inside(self._prompts, tile.window)
+        for mosaic in self._mosaics:
+            logits, seen = mosaic.blend(window)
+            mask = logits > 0
+            prompts = own if not mask.any() else own.with_point(_deepest(mask, self._grid.stride))
+            if not _says_where(prompts):
+                continue
+            previous = self._remembered(window, logits, seen)
+            [answer] = self._predictor.decode_many(
+                embedding, [prompts], [previous], multimask=None, keep=_OUTPUTS
+            )
+            chosen = _agreeing(answer, mask, seen, trusted=_says_where(own))
+            if chosen is not None:
+                mosaic.put(tile, chosen)
+
+    def _begin(self, tile: Tile, embedding: Embedding) -> None:
+        window = lattice(tile.window, self._grid)
+        nothing = np.full(window.shape, NOTHING, np.float32)
+        previous = self._remembered(window, nothing, nothing > 0)
+        prompts = _inside(self._prompts, tile.window)
+        [answer] = self._predictor.decode_many(embedding, [prompts], [previous])
+        self._scores = answer.scores.cpu().numpy()
+        for logits in _of_window(answer, window):
+            mosaic = Mosaic(self._grid)
+            mosaic.put(tile, logits)
+            self._mosaics.append(mosaic)
+
+    def next_tiles(self, known: Sequence[Tile]) -> list[Tile]:
+        """Return the tiles into which the best candidate goes on."""
+        return [tile for tile in self._mosaics[0].next_tiles() if tile not in known]
+
+    def prediction(self) -> Prediction:
+        """Return all candidates in pixels of the image."""
+        grid, window = self._grid, self._window()
+        logits = np.stack([mosaic.blend(window)[0] for mosaic in self._mosaics])
+        large, offset = enlarged(logits, grid.stride)
+        row, col = window.row * grid.stride, window.col * grid.stride
+        row, col = row + offset[0], col + offset[1]
+        inside = Window(row, col, *large.shape[1:]) & grid.window  # tiles may reach over the end
+        masks = large[:, : inside.height, : inside.width] > 0
+        corner = window.row * grid.stride, window.col * grid.stride
+        whole = grid.window.shape
+        return Prediction(masks, self._scores, logits, (row, col), corner, whole).trimmed()
+
+    def _window(self) -> Window:
+        window = self._mosaics[0].window
+        for mosaic in self._mosaics[1:]:
+            window |= mosaic.window
+        return window
+
+    def _remembered(self, window: Window, logits: FloatArray, seen: BoolArray) -> FloatArray | None:
+        """Return the mask prompt ``(4 h, 4 w)`` of a tile, None if nothing is known of it.
+
+        What other tiles say of it counts most, then the earlier prediction.
+        """
+        known = logits.copy()
+        if self._earlier is not None:
+            stride = self._grid.stride
+            row, col = (n // stride for n in self._earlier.offset)
+            old = Window(row, col, *self._earlier.logits.shape)
+            both = old & window
+            if both:
+                here = both.seen_from(window).slices
+                before = self._earlier.logits[both.seen_from(old).slices]
+                known[here] = np.where(seen[here], known[here], before)
+        if not (known > 0).any():
+            return None
+        return _squared(known)
+
+
+def _squared(logits: FloatArray) -> FloatArray:
+    side = max(logits.shape)
+    missing = [(0, side - n) for n in logits.shape]
+    return np.pad(logits, missing, constant_values=NOTHING)
+
+
+def _of_window(decoded: Decoded, window: Window) -> FloatArray:
+    """Return the logits ``(K, h, w)`` of a tile without what pads it to a square."""
+    logits: FloatArray = decoded.logits[:, : window.height, : window.width].float().cpu().numpy()
+    return logits
+
+
+def _agreeing(
+    decoded: Decoded, mask: BoolArray, seen: BoolArray, trusted: bool
+) -> FloatArray | None:
+    """Return the output ``(h, w)`` that agrees best with what is known of the mask.
+
+    None if none agrees well and the user's own prompts do not point there (`trusted`).
+    """
+    logits = _of_window(decoded, Window(0, 0, *mask.shape))
+    first: FloatArray = logits[0]
+    if not mask.any():
+        return first
+    answers = (logits > 0) & seen
+    both = (answers & mask).sum((1, 2))
+    agreement = both / np.maximum(1, (answers | mask).sum((1, 2)))
+    best = int(agreement.argmax())
+    if agreement[best] < _AGREEMENT:
+        return first if trusted else None
+    agreeing: FloatArray = logits[best]
+    return agreeing
+
+
+def _first_tiles(grid: TileGrid, prompts: Prompts) -> Iterable[Tile]:
+    """Return the tiles to begin with, the one around the middle of the prompts first."""
+    extent = _extent(prompts)
+    middle = grid.tile_at((extent.row0 + extent.row1) / 2, (extent.col0 + extent.col1) / 2)
+    if _holds(middle, extent, grid):
+        return [middle]
+    # What reaches into another core by less than half a halo is seen from here as well.
+    margin = grid.halo // 2
+    tiles = {grid.tile_of(p): None for p in prompts.points if p.positive}
+    if prompts.box is not None:
+        rows = _shrunk(prompts.box.row0, prompts.box.row1, margin)
+        cols = _shrunk(prompts.box.col0, prompts.box.col1, margin)
+        tiles |= dict.fromkeys(grid.tiles_in(Window.from_slices(rows, cols)))
+    first = middle if middle in tiles else next(iter(tiles))
+    return sorted(tiles, key=lambda t: max(abs(t.row - first.row), abs(t.col - first.col)))
+
+
+def _shrunk(start: float, stop: float, margin: int) -> slice:
+    low, high = int(start), int(np.ceil(stop))
+    if high - low > 2 * margin:
+        low, high = low + margin, high - margin
+    return slice(low, high)
+
+
+def _extent(prompts: Prompts) -> Box:
+    """Return the smallest box around the box and the positive points (else all points)."""
+    points = [p for p in prompts.points if p.positive]
+    if prompts.box is None and not points:
+        points = list(prompts.points[:1])
+    rows, cols = [p.row for p in points], [p.col for p in points]
+    if prompts.box is not None:
+        rows += [prompts.box.row0, prompts.box.row1 - 1]
+        cols += [prompts.box.col0, prompts.box.col1 - 1]
+    return Box(min(rows) - 0.5, min(cols) - 0.5, max(rows) + 0.5, max(cols) + 0.5)
+
+
+def _holds(tile: Tile, extent: Box, grid: TileGrid) -> bool:
+    """Whether all of a box lies in a tile, at least half a halo from its edges."""
+    margin = grid.halo / 2
+    bottom, right = tile.window.stop
+    rows, cols = grid.shape
+    return (
+        (extent.row0 >= tile.window.row + margin or tile.row == 0)
+        and (extent.col0 >= tile.window.col + margin or tile.col == 0)
+        and (extent.row1 <= bottom - margin or tile.row == rows - 1)
+        and (extent.col1 <= right - margin or tile.col == cols - 1)
+    )
+
+
+def _inside(prompts: Prompts, window: Window) -> Prompts:
+    """Return the prompts that lie in a window, in its pixels; a box is cut at its edges."""
+    points = tuple(
+        replace(p, row=p.row - window.row, col=p.col - window.col)
+        for p in prompts.points
+        if 0 <= p.row - window.row + 0.5 <= window.height
+        and 0 <= p.col - window.col + 0.5 <= window.width
+    )
+    box = prompts.box
+    if box is None:
+        return Prompts(points)
+    row0, col0 = max(0.0, box.row0 - window.row), max(0.0, box.col0 - window.col)
+    row1 = min(float(window.height), box.row1 - window.row)
+    col1 = min(float(window.width), box.col1 - window.col)
+    return Prompts(points, Box(row0, col0, row1, col1) if row0 < row1 and col0 < col1 else None)
+
+
+def _says_where(prompts: Prompts) -> bool:
+    return prompts.box is not None or any(p.positive for p in prompts.points)
+
+
+def _deepest(mask: BoolArray, stride: int) -> Point:
+    """Return the point of a mask ``(h, w)`` of logits that is farthest from its outline."""
+    distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    row, col = np.unravel_index(distance.argmax(), mask.shape)
+    return Point((int(row) + 0.5) * stride - 0.5, (int(col) + 0.5) * stride - 0.5)

@@ -1,0 +1,218 @@
+"""Large images end to end: prompts, the stream of tiles, labels written part by part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.embeddings import Encoded, EncodeStarted, TiledEmbedding
+from napari_peftsam.errors import ConfigurationError, InputFileError
+from napari_peftsam.files import read_labels
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import LoraConfig, capture, inject
+from napari_peftsam.segmentation import RegionLabels
+from napari_peftsam.types import Box, Point, Prediction, Prompts, Window
+from napari_peftsam.workspace import (
+    EmbedProgress,
+    EmbedReport,
+    ModelChoice,
+    Predicted,
+    Workspace,
+    embed_images,
+    segment_file,
+)
+from tests.segmentation._slides import Slide
+
+SHAPE = (500, 700)
+PLANE = PlaneKey("slide")
+
+
+def slide_on_disk(path: Path, shape: tuple[int, int] = SHAPE) -> Path:
+    slide = Slide(shape, [(100, 100, 14, 14), (300, 420, 12, 18)])
+    zarr.create_array(path, data=slide[0 : shape[0], 0 : shape[1]], chunks=(128, 128))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def opened_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_peftsam.files._read._READ_AT_ONCE", 0)
+
+
+@pytest.fixture
+def large(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """Return a workspace with a large image on disk."""
+    array = zarr.open_array(slide_on_disk(tmp_path / "slide.zarr"), mode="r")
+    workspace.session.add_image("slide", array, rgb=False)
+    return workspace
+
+
+# --- prompts -------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None:
+    large.session.add_point(PLANE, Point(100, 100))
+    prediction = large.prompt()
+    assert prediction.plane_shape == SHAPE
+    assert prediction.masks.size < 3 * 300 * 300
+    label = large.accept()
+    window = prediction.window
+    found = large.session.labels(PLANE)
+    assert (found[window.slices] == label).sum() == prediction.masks[0].sum()
+    assert (found == label).sum() == prediction.masks[0].sum()
+
+
+def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> None:
+    embedding = large.embedding(PLANE)
+    assert isinstance(embedding, TiledEmbedding)
+    prompts = Prompts((Point(100, 100),))
+
+    def encoded() -> list[bool]:
+        events = list(large.engine.predict_tiles(embedding, prompts))
+        assert isinstance(events[-1], Predicted)
+        assert events[-1].prediction is not None
+        assert isinstance(events[0], EncodeStarted | Encoded)
+        return [e.from_store for e in events if isinstance(e, Encoded)]
+
+    first, second = encoded(), encoded()
+    assert not any(first)
+    assert second == [True] * len(first)
+
+
+def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
+    large.session.add_point(PLANE, Point(300, 420))
+    large.prompt()
+    large.session.add_point(PLANE, Point(310, 408))
+    current = large.session.current
+    assert current is not None
+    assert current.previous is not None
+    assert current.previous.offset != (0, 0)
+    again = large.prompt()
+    embedding = large.embedding(PLANE)
+    assert isinstance(embedding, TiledEmbedding)
+    afresh = large.engine.predict(embedding, current.prompts)
+    assert afresh is not None
+    assert not np.array_equal(again.logits, afresh.logits)
+
+
+def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
+    embedding = large.embedding(PLANE)
+    assert isinstance(embedding, TiledEmbedding)
+    model = build_tiny()
+    adapter = capture(inject(model, LoraConfig(rank=2)))
+    events = large.engine.predict_tiles(embedding, Prompts((Point(100, 100),)))
+    next(events)
+    large.engine.use(adapter)
+    *_, last = events
+    assert isinstance(last, Predicted)
+    assert last.prediction is None
+    assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
+
+
+def test_several_objects_at_once(large: Workspace) -> None:
+    embedding = large.embedding(PLANE)
+    assert embedding is not None
+    prompts = [Prompts((Point(100, 100),)), Prompts(box=Box(288, 402, 313, 439))]
+    found = large.engine.predict_many(embedding, prompts)
+    assert found is not None
+    assert len(found) == 2
+
+
+# --- embedding all of it ---------------------------------------------------------------------
+
+
+def test_images_of_all_sizes_are_embedded_and_a_second_run_finds_them(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    large = slide_on_disk(tmp_path / "large.zarr", (200, 300))
+    small = slide_on_disk(tmp_path / "small.zarr", (120, 130))
+    engine = workspace.engine
+    *progress, report = embed_images(engine, [large, small])
+    tiles = len(engine.tiled(np.zeros((200, 300))).grid)
+    assert report == EmbedReport(planes=2, tiles=tiles + 1, from_store=0)
+    fractions = [e.fraction for e in progress if isinstance(e, EmbedProgress)]
+    assert fractions[-1] == 1
+    assert [e.tile for e in progress if e.name == "large.zarr"][-1] == tiles
+    *_, again = embed_images(engine, [large, small])
+    assert again == EmbedReport(planes=2, tiles=tiles + 1, from_store=tiles + 1)
+
+
+def test_an_interrupted_run_goes_on(workspace: Workspace, tmp_path: Path) -> None:
+    path = slide_on_disk(tmp_path / "large.zarr", (200, 300))
+    events = embed_images(workspace.engine, [path], first=Window(150, 250, 10, 10))
+    for event in events:
+        if isinstance(event, EmbedProgress) and event.tile == 4:
+            break
+    events.close()
+    *_, report = embed_images(workspace.engine, [path])
+    assert isinstance(report, EmbedReport)
+    assert report.from_store == 3
+
+
+def test_without_a_store_there_is_nothing_to_embed_into(checkpoint: Path) -> None:
+    engine = ModelChoice(checkpoint).open().engine
+    with pytest.raises(ConfigurationError, match="no store"):
+        next(embed_images(engine, [Path("x.tif")]))
+
+
+def test_a_missing_image_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match=r"nothing\.tif: no such file"):
+        list(embed_images(workspace.engine, [tmp_path / "nothing.tif"]))
+
+
+# --- labels part by part -----------------------------------------------------------------------
+
+
+def prompts_file(path: Path) -> Path:
+    objects = [{"points": [[100, 100]]}, {"box": [288, 402, 313, 439]}]
+    path.write_text(json.dumps(objects), "utf-8")
+    return path
+
+
+def test_a_large_image_is_segmented_into_zarr(checkpoint: Path, tmp_path: Path) -> None:
+    image = slide_on_disk(tmp_path / "slide.zarr")
+    prompts = prompts_file(tmp_path / "prompts.json")
+    output = tmp_path / "labels.ome.zarr"
+    report = segment_file(image, prompts, output, ModelChoice(checkpoint))
+    labels = read_labels(output)
+    assert labels.shape == SHAPE
+    assert report.output == output
+    assert sorted({1, 2} - set(np.unique(labels).tolist())) == list(report.empty)
+    assert not list(tmp_path.glob(".tmp-*"))
+    again = segment_file(image, prompts, output, ModelChoice(checkpoint))
+    assert again == report
+
+
+def test_a_large_image_is_not_segmented_into_tiff(checkpoint: Path, tmp_path: Path) -> None:
+    image = slide_on_disk(tmp_path / "slide.zarr")
+    prompts = prompts_file(tmp_path / "prompts.json")
+    with pytest.raises(ConfigurationError, match=r"end the name of the output in \.zarr"):
+        segment_file(image, prompts, tmp_path / "labels.tif", ModelChoice(checkpoint))
+    assert not (tmp_path / "labels.tif").exists()
+
+
+def _logits(height: float, window: Window) -> Prediction:
+    logits = np.full((1, *window.shape), -5, np.float32)
+    logits[:, 1:-1, 1:-1] = height
+    masks = np.zeros((1, 1, 1), np.bool_)
+    return Prediction(
+        masks, np.ones(1, np.float32), logits, (0, 0), (window.row * 2, window.col * 2), (60, 60)
+    )
+
+
+def test_where_objects_overlap_the_higher_logit_wins_whatever_the_order() -> None:
+    weak, strong = _logits(2, Window(0, 0, 12, 12)), _logits(6, Window(4, 4, 12, 12))
+    shapes = []
+    for order in ((1, 2), (2, 1)):
+        labels, highest = np.zeros((60, 60), np.int32), np.zeros((60, 60), np.float32)
+        regions = RegionLabels(labels, highest, stride=2)
+        for label in order:
+            regions.write(label, (weak, strong)[label - 1])
+        shapes.append(labels)
+        assert [regions.area(n) for n in (1, 2)] == [(labels == n).sum() for n in (1, 2)]
+    np.testing.assert_array_equal(*shapes)
+    assert shapes[0][15, 15] == 2
