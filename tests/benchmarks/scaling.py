@@ -35,26 +35,28 @@ PLACES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def axes(architecture: str, repeats: int, cached_steps: int) -> Iterator[tuple[str, str, Work]]:
-    """Yield the name of an axis, a value on it, and the work."""
+def axes(
+    architecture: str, repeats: int, cached_steps: int, ends: slice = slice(None)
+) -> Iterator[tuple[str, str, Work]]:
+    """Yield the name of an axis, a value on it, and the work; of the values, those in `ends`."""
     some = {"architecture": architecture, "repeats": repeats}
     cached = {"architecture": architecture, "repeats": cached_steps}
 
     def row(axis: str, value: object, work: str, **options: Any) -> tuple[str, str, Work]:
         return axis, str(value), ours(f"{axis}: {value}", work=work, options=options)
 
-    for side in SIDES:
+    for side in SIDES[ends]:
         yield row("embed, side of the image", side, "embed", **some, precision="auto", side=side)
-    for side in SIDES:
+    for side in SIDES[ends]:
         yield row("point → mask, side of the image", side, "prompt", **some, side=side)
-    for count in OBJECTS:
+    for count in OBJECTS[ends]:
         yield row("masks, objects at once", count, "prompt", **some, objects=count)
-    for count in OBJECTS:
+    for count in OBJECTS[ends]:
         yield row("LoRA step, objects", count, "training", **some, method=LORA, objects=count)
-    for count in IMAGES:
+    for count in IMAGES[ends]:
         axis = "late-25 % step, training images"
         yield row(axis, count, "training", **cached, method=LATE25, images=count)
-    for place, method in PLACES.items():
+    for place, method in [*PLACES.items()][ends]:
         steps = some if place == "all" else cached
         yield row("training step, blocks trained", place, "training", **steps, method=method)
 
@@ -66,14 +68,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--cached-steps", type=int, default=24)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--quick", action="store_true", help="a tiny model, once, in one process")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model, few values, in one process"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-scaling.json"))
     arguments = parser.parse_args(words)
     name, repeats, cached = arguments.architecture, arguments.repeats, arguments.cached_steps
-    runner = measure
+    runner, ends = measure, slice(None)
     if arguments.quick:
-        name, repeats, cached, runner = "tiny", 1, 1, do_here
-    planned = list(axes(name, repeats, cached))
+        name, repeats, cached, runner, ends = "tiny", 1, 1, do_here, slice(2)
+    planned = list(axes(name, repeats, cached, ends))
     try:
         results = measure_all((work for *_, work in planned), arguments.threads, runner)
     except ChildError as error:
