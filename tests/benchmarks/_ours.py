@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -46,9 +47,9 @@ def own_model(name: str, precision: str = "auto", device: str = "cpu") -> SamMod
     """Return the built-in model, or an architecture with random weights."""
     if name == "builtin":
         return build(name, device, precision=precision)
-    model = build_random(name, precision=precision)
+    model = build_random(name)
     model.sam.to(device)
-    return model
+    return replace(model, precision=precision)  # what suits the device that it is on now
 
 
 def embed(

@@ -80,9 +80,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the table of goals, write both files."""
-    arguments = parsed()
+    arguments = parsed(words)
     try:
         architecture = "tiny" if arguments.quick else arguments.architecture
         runner = do_here if arguments.quick else measure

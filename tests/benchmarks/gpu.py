@@ -126,9 +126,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Measure, print the table, write `bench-gpu.json`."""
-    arguments = parsed()
+    arguments = parsed(words)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device was found: nothing was measured", file=sys.stderr)
         raise SystemExit(2)
