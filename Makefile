@@ -13,7 +13,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test lint interoperability test-interoperability screenshots methods-page pretrain \
-	study clean distclean display-packages
+	study bench bench-scaling bench-gpu performance-page clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
@@ -24,6 +24,9 @@ help:
 	@echo "make methods-page write the tables of docs/methods.md again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
+	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
+	@echo "make bench-scaling  how time and memory grow; bench-gpu: on a CUDA device"
+	@echo "make performance-page  put what the benchmarks wrote into docs/performance.md"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
 
 demo: $(VENV)/.installed
@@ -67,6 +70,25 @@ pretrain: $(VENV)/.installed
 study: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/peft_study.py $(STUDY_ARGS)
 	$(BIN)/python tests/benchmarks/peft_study.py --write docs/study.md $(STUDY_ARGS)
+
+# micro-sam is measured where its environment can be installed (7 GB); a quick run does without.
+# The last words win, as in BENCH_ARGS="--rounds 1 --threads 2".
+MICRO_SAM = $(VENV)-interoperability
+bench: $(VENV)/.installed
+ifeq ($(findstring --quick,$(BENCH_ARGS)),)
+	-$(MAKE) VENV=$(MICRO_SAM) $(MICRO_SAM)/.installed-interoperability
+endif
+	$(BIN)/python tests/benchmarks/bench.py --micro-sam $(MICRO_SAM)/bin/python $(BENCH_ARGS)
+
+bench-scaling: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/scaling.py $(BENCH_ARGS)
+
+# As in BENCH_ARGS="--micro-sam .venv-interoperability/bin/python".
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/gpu.py $(BENCH_ARGS)
+
+performance-page: $(VENV)/.installed
+	$(BIN)/python docs/make_performance.py
 
 clean:
 	rm -rf build dist demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

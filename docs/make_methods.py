@@ -5,8 +5,11 @@ Run it with ``make methods-page``. A test compares the page with what this write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from _tables import filled as filled_page
+from _tables import table
 
 from napari_peftsam.models import architecture
 from napari_peftsam.peft import count_parameters, parse_method_config
@@ -75,12 +78,6 @@ def lora_by_place() -> str:
     return table(("rank", *(title for title, *_ in PLACES)), "r" * 6, map(row, RANKS))
 
 
-def table(head: Sequence[str], alignment: str, rows: Iterable[Iterable[str]]) -> str:
-    """Return a table in Markdown; `alignment` has an l or r for each column."""
-    rule = ["---:" if side == "r" else "---" for side in alignment]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
-
-
 def all_recipes() -> str:
     """Return the fixed recipes and what they set."""
 
@@ -105,14 +102,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(page: str) -> str:
     """Return the page with its tables made anew."""
-    for name, make in TABLES.items():
-        begin, end = f"<!-- table: {name} -->\n\n", "\n\n<!-- end of table -->"
-        before, marker, rest = page.partition(begin)
-        _, end_marker, after = rest.partition(end)
-        if not marker or not end_marker:
-            raise ValueError(f"{PAGE.name} has no place for the table {name}")
-        page = before + begin + make() + end + after
-    return page
+    return filled_page(page, TABLES, PAGE.name)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,247 @@
+"""What this project takes: embedding, prompts, training, reload, adapter files, and profiles."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from _measure import Answer, Works, gigabytes, main, seconds, synchronise
+from _reference import reference_sam
+from _scene import embedded_image, training_scene
+from torch.profiler import ProfilerActivity, profile
+
+from napari_peftsam.embeddings import encode_one
+from napari_peftsam.models import (
+    SamModel,
+    build,
+    build_random,
+    encode_prefix,
+    encode_suffix,
+    encode_tensor,
+    to_model_input,
+)
+from napari_peftsam.peft import (
+    LoraConfig,
+    MethodConfig,
+    capture,
+    first_changed_block,
+    inject,
+    parse_method_config,
+    save_adapter,
+)
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingStep, finetune
+from napari_peftsam.types import Point, Prompts
+
+Options = dict[str, Any]
+LORA: Options = {"method": "lora", "rank": 4}
+
+
+def own_model(name: str, precision: str = "auto", device: str = "cpu") -> SamModel:
+    """Return the built-in model, or an architecture with random weights."""
+    if name == "builtin":
+        return build(name, device, precision=precision)
+    model = build_random(name)
+    model.sam.to(device)
+    return replace(model, precision=precision)  # what suits the device that it is on now
+
+
+def embed(
+    architecture: str, repeats: int, precision: str, device: str = "cpu", side: int | None = None
+) -> Answer:
+    """Measure `encode_one` on an image of the frame's size, or of another."""
+    model = own_model(architecture, precision, device)
+    image = embedded_image(side or model.image_size)
+    times = seconds(lambda: encode_one(model, image), repeats, device)
+    return {"seconds": times, "gigabytes": gigabytes(device)}
+
+
+def prompt(
+    architecture: str,
+    repeats: int,
+    precision: str = "auto",
+    device: str = "cpu",
+    side: int | None = None,
+    objects: int = 1,
+) -> Answer:
+    """Measure `Predictor.predict` with one point, or `predict_many` of several objects."""
+    model = own_model(architecture, precision, device)
+    image = embedded_image(side or model.image_size)
+    embedding = encode_one(model, image)
+    predictor, (height, width) = Predictor(model), image.shape[:2]
+    points = [Point(height * (i + 0.5) / objects, width / 2) for i in range(objects)]
+    clicks = [Prompts((point,)) for point in points]
+
+    def work() -> object:
+        if objects == 1:
+            return predictor.predict(embedding, clicks[0])
+        return predictor.predict_many(embedding, clicks, candidates=1)
+
+    return {"seconds": seconds(work, repeats, device), "gigabytes": gigabytes(device)}
+
+
+@torch.inference_mode()
+def throughput(
+    architecture: str, repeats: int, batch: int, precision: str = "auto", device: str = "cpu"
+) -> Answer:
+    """Measure the image encoder on batches that lie on the device already."""
+    model = own_model(architecture, precision, device)
+    x = torch.randn(batch, 3, model.image_size, model.image_size, device=device)
+    with model.autocast():
+        times = seconds(lambda: encode_tensor(model.sam, x), repeats, device)
+    return {"seconds": [t / batch for t in times], "gigabytes": gigabytes(device)}
+
+
+@torch.inference_mode()
+def agreement(architecture: str, device: str = "cpu") -> Answer:
+    """Return how far the embedding is from that of `segment_anything`, as a share of its norm.
+
+    In fp32, and in the precision that suits the hardware.
+    """
+    reference = reference_sam(architecture).to(device)
+    errors = {}
+    for precision in dict.fromkeys(("fp32", own_model(architecture, device=device).precision)):
+        model = own_model(architecture, precision, device)
+        model.sam.load_state_dict(reference.state_dict())
+        x = to_model_input(embedded_image(model.image_size), model)
+        with model.autocast():
+            found = encode_tensor(model.sam, x).float()
+        expected = reference.image_encoder(x)
+        errors[precision] = float((found - expected).norm() / expected.norm())
+    return {"errors": errors}
+
+
+def training(
+    architecture: str,
+    repeats: int,
+    method: Options,
+    precision: str = "auto",
+    device: str = "cpu",
+    **scene: int,
+) -> Answer:
+    """Measure finetuning steps, from one to the next as their events come."""
+    model = own_model(architecture, precision, device)
+    before = gigabytes(device)
+    times, began = [], 0.0
+    for _ in _steps(model, method, repeats + 1, **scene):
+        synchronise(device)
+        now = perf_counter()
+        times.append(now - began)
+        began = now
+    return {"seconds": times[1:], "gigabytes": gigabytes(device), "gigabytes_before": before}
+
+
+def _steps(
+    model: SamModel,
+    method: Options,
+    steps: int,
+    objects: int = 5,
+    rounds: int = 8,
+    images: int = 1,
+) -> Iterator[TrainingStep]:
+    """Train on the scene: 30 objects of it are learned (always five to a step), 6 held out.
+
+    With several images, one more is held out instead.
+    """
+    planes = []
+    for number in range(images if images == 1 else images + 1):
+        image, labels = training_scene(seed=number)
+        planes.append(AnnotatedPlane(f"plane {number}", f"image {number}", image, labels))
+    config = TrainingConfig(
+        method=_method(method), steps=steps, objects_per_step=objects, rounds=rounds,
+        held_out=1 / 6 if images == 1 else 1 / (images + 1), validations=1,
+    )  # fmt: skip
+    for event in finetune(model, planes, config):
+        if isinstance(event, TrainingStep):
+            yield event
+
+
+def _method(options: Options) -> MethodConfig:
+    return parse_method_config(options)
+
+
+@torch.inference_mode()
+def reload(architecture: str, repeats: int, precision: str = "auto", device: str = "cpu") -> Answer:
+    """Measure what is left of an embedding after late-25 % finetuning, and all of it."""
+    model = own_model(architecture, precision, device)
+    config = _method({**LORA, "placement": "late-25%"})
+    first = first_changed_block(config, model.architecture.depth)
+    x = to_model_input(embedded_image(model.image_size), model)
+    with model.autocast():
+        tokens = encode_prefix(model.sam, x, first)
+        rest = seconds(lambda: encode_suffix(model.sam, tokens, first), repeats, device)
+        whole = seconds(lambda: encode_tensor(model.sam, x), repeats, device)
+    return {"seconds": rest, "whole": whole, "fraction": median(rest) / median(whole)}
+
+
+def adapter(architecture: str, rank: int = 4) -> Answer:
+    """Return the size of an adapter file without decoder and prompt encoder."""
+    model = own_model(architecture)
+    config = LoraConfig(rank=rank, tune_mask_decoder=False, tune_prompt_encoder=False)
+    with tempfile.TemporaryDirectory() as folder, inject(model, config) as injection:
+        path = Path(folder) / "adapter.safetensors"
+        save_adapter(capture(injection), path)
+        return {"megabytes": path.stat().st_size / 1e6}
+
+
+def profiled(
+    architecture: str, work: str, rows: int = 10, device: str = "cpu", **scene: int
+) -> Answer:
+    """Return the operators that take the most time of their own, and their share of all."""
+    model = own_model(architecture, device=device)
+    image = embedded_image(model.image_size)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    if work == "training":
+        steps = _steps(model, LORA, 2, **scene)
+        next(steps)
+        with profile(activities=activities) as found:
+            next(steps)
+        steps.close()
+    else:
+        embedding = encode_one(model, image)
+        predictor, click = Predictor(model), Prompts((Point(len(image) / 2, len(image) / 2),))
+        predictor.predict(embedding, click)
+        with profile(activities=activities) as found:
+            if work == "embed":
+                encode_one(model, image)
+            else:
+                predictor.predict(embedding, click)
+            synchronise(device)
+    return {"operators": _operators(found, rows, device)}
+
+
+def _operators(found: profile, rows: int, device: str) -> list[dict[str, Any]]:
+    kind = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    averages = found.key_averages()
+    total = sum(getattr(row, kind) for row in averages)
+    ranked = sorted(averages, key=lambda row: getattr(row, kind), reverse=True)
+    return [
+        {
+            "name": row.key,
+            "share": getattr(row, kind) / total,
+            "seconds": getattr(row, kind) / 1e6,
+            "calls": row.count,
+        }
+        for row in ranked[:rows]
+    ]
+
+
+WORKS: Works = {
+    "embed": embed,
+    "prompt": prompt,
+    "throughput": throughput,
+    "agreement": agreement,
+    "training": training,
+    "reload": reload,
+    "adapter": adapter,
+    "profile": profiled,
+}
+
+if __name__ == "__main__":
+    main(WORKS)
