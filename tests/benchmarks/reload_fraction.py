@@ -61,9 +61,12 @@ def measure(model: SamModel, placement: str, repetitions: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="vit_b", help="architecture (random weights), builtin")
+    parser.add_argument(
+        "--model", default="vit_b", help="architecture with random weights, or builtin"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--placements", nargs="+", default=["late-50%", "late-25%", "last"])
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
     if arguments.model == "builtin":
@@ -71,9 +74,10 @@ def main() -> None:
     else:
         model = build_random(arguments.model)
         model.sam.to(device)
-    for placement in ("late-50%", "late-25%", "last"):
+    for placement in arguments.placements:
         found = {"model": arguments.model, "device": device, "precision": model.precision}
-        print(json.dumps(found | measure(model, placement, arguments.repetitions)))
+        found |= measure(model, placement, arguments.repetitions)
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
