@@ -210,9 +210,12 @@ class ViewerSession:
         """Make the workspace; its module is imported by now."""
         if self._workspace is not None or self.is_closed:
             return
+        from napari_peftsam.embeddings import EmbeddingStore
         from napari_peftsam.workspace import Workspace
 
-        workspace = Workspace(self.session, plugin_settings().embedding_folder)
+        settings = plugin_settings()
+        space = round(settings.embedding_space * 1e9)
+        workspace = Workspace(self.session, EmbeddingStore(settings.embedding_folder, space))
         workspace.events.model_changed.connect(self._tell_model)
         workspace.events.adapters_changed.connect(self._tell_adapters)
         self._workspace = workspace

@@ -28,12 +28,15 @@ class PluginSettings:
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     precision
         ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    embedding_space
+        Disk space of embeddings, in GB.
     """
 
     embedding_folder: Path
     model_folder: Path
     device: str = "auto"
     precision: str = "auto"
+    embedding_space: float = 4.0
 
 
 def plugin_settings() -> PluginSettings:
@@ -50,6 +53,7 @@ def plugin_settings() -> PluginSettings:
         Path(storage.model_folder).expanduser() if storage.model_folder else model_folder(),
         settings.computing.device,
         settings.computing.precision,
+        float(storage.embedding_space),
     )
 
 

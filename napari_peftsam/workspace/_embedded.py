@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from napari_peftsam.annotation import AnnotatedImage, PlaneKey
-from napari_peftsam.embeddings import Encoded, EncodeEvent, EncodeFailed
+from napari_peftsam.embeddings import Encoded, EncodeEvent, EncodeFailed, is_large
 from napari_peftsam.workspace.engine import IN_MEMORY, Engine
 
 __all__ = ["EmbeddedPlanes"]
@@ -41,8 +41,8 @@ class EmbeddedPlanes:
 
         Those of the image that `near` lies in come first, by their distance from it in
         planes, then those of other images, by their distance from the same place there.
-        A plane that cannot be embedded any more is forgotten. The images are looked up
-        now, the rest happens while iterating.
+        Large planes wait for prompts, as ever. A plane that cannot be embedded any more is
+        forgotten. The images are looked up now, the rest happens while iterating.
         """
         model, adapter = engine.model.weights_hash, engine.encoder_adapter
         with self._lock:
@@ -50,8 +50,10 @@ class EmbeddedPlanes:
         nearest = sorted(found, key=lambda plane: _distance(plane, near))
         if engine.store is None:  # its memory holds no more, beside the shown plane
             nearest = nearest[: IN_MEMORY - 1]
-        outdated = [plane for plane in nearest if found[plane] != adapter]
-        return self._embed(engine, [(p, images[p.image]) for p in outdated if p.image in images])
+        outdated = [p for p in nearest if found[p] != adapter and p.image in images]
+        planes = [(plane, images[plane.image]) for plane in outdated]
+        small = [(p, i) for p, i in planes if not is_large(i.plane_shape, engine.model)]
+        return self._embed(engine, small)
 
     def _embed(
         self, engine: Engine, planes: Sequence[tuple[PlaneKey, AnnotatedImage]]

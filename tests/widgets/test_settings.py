@@ -10,6 +10,7 @@ import pytest
 from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
 
+from napari_peftsam.embeddings import DEFAULT_STORE_BYTES
 from napari_peftsam.folders import CONFIGURATION_VARIABLE, embedding_folder, model_folder
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets._settings import plugin_settings
@@ -31,6 +32,18 @@ def test_a_folder_of_the_preferences_or_the_default(
     storage = get_plugin_settings("napari-peftsam").storage
     monkeypatch.setattr(storage, preference, "~/chosen")
     assert getattr(plugin_settings(), preference) == Path("~/chosen").expanduser()
+
+
+def test_the_space_for_embeddings_is_what_the_user_says(
+    make_napari_viewer: Callable[..., napari.Viewer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer = make_napari_viewer()
+    assert round(plugin_settings().embedding_space * 1e9) == DEFAULT_STORE_BYTES
+    storage = get_plugin_settings("napari-peftsam").storage
+    monkeypatch.setattr(storage, "embedding_space", 1.5)
+    store = session_of(viewer).require()._store
+    assert store is not None
+    assert store.entries.budget == 1_500_000_000
 
 
 def test_a_broken_list_of_own_models_does_not_hide_the_others(
