@@ -109,6 +109,11 @@ class ActivationCache:
             return self._entries is not None and _name(key) in self._entries
 
     @property
+    def memory_budget(self) -> int:
+        """Bytes that the tensors in memory may have."""
+        return self._memory
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the tensors in memory."""
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -133,6 +134,8 @@ class _Workspace:
             for start in range(0, size, together)
             for row in range(0, tokens, rows)
         ]
+        if isinstance(q, FakeTensor):  # it has no values, and one part takes what all take
+            self.parts = self.parts[:1]
         self._logits, self._probability = (q.new_empty(together, rows, tokens) for _ in range(2))
 
     def spare(self, part: tuple[slice, slice]) -> Tensor:

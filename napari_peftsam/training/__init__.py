@@ -1,15 +1,19 @@
 """Finetuning: configuration, data, losses, the loop and what it reports."""
 
+from napari_peftsam.training._step import StepPlan
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.dataset import AnnotatedPlane, Split, TrainingObject, split_objects
 from napari_peftsam.training.events import (
+    MemoryPlanned,
     TrainEvent,
+    TrainingAdjusted,
     TrainingFinished,
     TrainingStarted,
     TrainingStep,
     Validated,
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
+from napari_peftsam.training.memory import MemoryEstimate, estimate_memory, possible_plans
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
 
 __all__ = [
@@ -17,16 +21,22 @@ __all__ = [
     "RECOMMENDED",
     "AnnotatedPlane",
     "Incumbent",
+    "MemoryEstimate",
+    "MemoryPlanned",
     "Recipe",
     "Split",
+    "StepPlan",
     "TrainEvent",
+    "TrainingAdjusted",
     "TrainingConfig",
     "TrainingFinished",
     "TrainingObject",
     "TrainingStarted",
     "TrainingStep",
     "Validated",
+    "estimate_memory",
     "finetune",
+    "possible_plans",
     "recipe",
     "recommended_learning_rate",
     "split_objects",

@@ -32,6 +32,16 @@ class StepPlan:
     objects_at_once: int | None = None
     checkpoint: bool = False
 
+    def describe(self) -> str:
+        """Return it for people, as in "training with 4 objects at once"."""
+        if self.objects_at_once is None:
+            objects = "with all objects"
+        elif self.objects_at_once == 1:
+            objects = "with one object"
+        else:
+            objects = f"with {self.objects_at_once} objects"
+        return f"{objects} at once" + (" and activation checkpointing" if self.checkpoint else "")
+
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from napari_peftsam.errors import TrainingError
+from napari_peftsam.models.memory import is_out_of_memory, release_memory
 from napari_peftsam.peft import Injection
 from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._samples import prompt_tensors
@@ -17,8 +18,14 @@ from napari_peftsam.training._targets import Targets
 from napari_peftsam.training._team import Team
 from napari_peftsam.training._views import View
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.events import TrainingAdjusted
 
-__all__ = ["Trainer"]
+__all__ = ["REMEDIES", "Trainer"]
+
+REMEDIES = (
+    "choose a later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
+)
+"""What to do when memory is too small, the end of a message."""
 
 _GRADIENT_NORM = 1.0
 
@@ -29,9 +36,10 @@ class Trainer:
     Attributes
     ----------
     plan
-        How the next steps are computed. It may be changed between steps; a step that failed
-        for want of memory may be taken again with another plan, since nothing is changed
-        before all of its gradients are there.
+        How the next steps are computed. It may be changed between steps.
+    smaller_plans
+        What to go on with when memory runs out, in this order. The step is taken again then:
+        nothing is changed before all of its gradients are there.
     """
 
     def __init__(
@@ -44,6 +52,8 @@ class Trainer:
         self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
         self._model = model = injection.model
         self.plan = StepPlan()
+        self.smaller_plans: tuple[StepPlan, ...] = ()
+        self._adjustments: list[TrainingAdjusted] = []
         rate = config.learning_rate or recommended_learning_rate(model.architecture)
         groups = injection.parameter_groups(rate, config.weight_decay)
         self._peaks = [float(group["lr"]) for group in groups]
@@ -68,15 +78,9 @@ class Trainer:
         Raises
         ------
         TrainingError
-            If the loss is no longer finite.
+            If the loss is no longer finite, or the memory is too small for every plan.
         """
-        self._optimiser.zero_grad(set_to_none=True)
-        device = self._model.device
-        loss = torch.zeros((), device=device)
-        weight = self._scaler.scale(torch.tensor(1 / len(views), device=device))
-        with self._injection.training():
-            for index in self._team.share(len(views)):
-                loss += self._add_gradients(views[index], (number, index), weight) / len(views)
+        loss = self._within_memory(lambda: self._gradients(number, views))
         self._team.add_up(loss)
         self._team.add_up_gradients(self._parameters)
         if not torch.isfinite(loss):
@@ -93,15 +97,65 @@ class Trainer:
         return loss.item()
 
     def try_out(self, view: View) -> None:
-        """Compute the gradients of a view and drop them, to see that there is room for them.
+        """Take a step without taking it, to see that there is room for it.
 
-        Weights and the state of torch's generators are as before.
+        Weights, optimiser and torch's generators are as before.
+
+        Raises
+        ------
+        TrainingError
+            As `step`.
         """
         device = self._model.device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self._injection.training():
-            self._add_gradients(view, (0, 0), torch.ones((), device=device))
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self._within_memory(lambda: self._with_moments(view))
         self._optimiser.zero_grad(set_to_none=True)
+
+    def take_adjustments(self) -> list[TrainingAdjusted]:
+        """Return where memory ran out since this was last asked."""
+        taken, self._adjustments = self._adjustments, []
+        return taken
+
+    def _with_moments(self, view: View) -> Tensor:
+        # Those that AdamW makes in its first step, unless it has been taken.
+        missing = [] if self._optimiser.state else self._parameters
+        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
+        loss = self._gradients(0, [view])
+        del moments
+        return loss
+
+    def _within_memory(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what is computed, with smaller and smaller plans while memory runs out."""
+        while True:
+            try:
+                return compute()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Only now have the frames that held the activations gone, with the error.
+            self._back_off(reason)
+
+    def _back_off(self, reason: str) -> None:
+        self._optimiser.zero_grad(set_to_none=True)
+        release_memory()
+        if not self.smaller_plans:
+            raise TrainingError(
+                f"not enough memory for a training step, even {self.plan.describe()}: {REMEDIES}"
+            )
+        self.plan, self.smaller_plans = self.smaller_plans[0], self.smaller_plans[1:]
+        self._adjustments.append(TrainingAdjusted(self.plan.describe(), reason))
+
+    def _gradients(self, number: int, views: Sequence[View]) -> Tensor:
+        """Leave the gradients of this process' views with the parameters; return the loss."""
+        self._optimiser.zero_grad(set_to_none=True)
+        device = self._model.device
+        loss = torch.zeros((), device=device)
+        weight = self._scaler.scale(torch.tensor(1 / len(views), device=device))
+        with self._injection.training():
+            for index in self._team.share(len(views)):
+                loss += self._add_gradients(views[index], (number, index), weight) / len(views)
+        return loss
 
     def _add_gradients(self, view: View, place: tuple[int, int], weight: Tensor) -> Tensor:
         model, plane = self._model, self._encoder.planes[view.plane]

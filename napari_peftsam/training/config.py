@@ -72,6 +72,18 @@ class TrainingConfig(BaseModel):
         description="In bytes; beyond it the disk is used. By default a quarter of what is free, "
         "at most 8 GiB.",
     )
+    objects_at_once: int | None = Field(
+        None,
+        ge=1,
+        title="Objects at once",
+        description="Of a step, through the decoder; by default as many as the memory allows.",
+    )
+    checkpointing: bool | None = Field(
+        None,
+        title="Checkpointing",
+        description="Compute activations of the encoder twice instead of keeping them; by default "
+        "where the memory asks for it.",
+    )
     rounds: int = Field(
         3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
     )

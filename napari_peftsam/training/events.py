@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from napari_peftsam.models.memory import readable_bytes
 from napari_peftsam.peft import Adapter
 
-__all__ = ["TrainEvent", "TrainingFinished", "TrainingStarted", "TrainingStep", "Validated"]
+__all__ = [
+    "MemoryPlanned",
+    "TrainEvent",
+    "TrainingAdjusted",
+    "TrainingFinished",
+    "TrainingStarted",
+    "TrainingStep",
+    "Validated",
+]
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,57 @@ class TrainingStarted:
     held_out_objects: int
     held_out_by: str
     validation_iou: float
+
+
+@dataclass(frozen=True)
+class MemoryPlanned:
+    """It is known how steps are computed, and that there is room for one.
+
+    Attributes
+    ----------
+    needed
+        Bytes that the process takes on the device at the highest point of a step, as estimated.
+    measured
+        The same of a first step whose result was dropped.
+    free
+        Bytes that were free before, the network's weights being there already.
+    plan
+        For people.
+    """
+
+    needed: int
+    measured: int
+    free: int
+    plan: str
+
+    def describe(self) -> str:
+        """Return it for people, in one line."""
+        return (
+            f"memory: about {readable_bytes(self.needed)} needed ({readable_bytes(self.measured)} "
+            f"in a trial step), {readable_bytes(self.free)} free; training {self.plan}"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingAdjusted:
+    """Memory ran out in a step, which was taken again from the same state.
+
+    The result is the same, see `MemoryPlanned.plan`.
+
+    Attributes
+    ----------
+    plan
+        How steps are computed from now on, for people.
+    reason
+        What went wrong.
+    """
+
+    plan: str
+    reason: str
+
+    def describe(self) -> str:
+        """Return it for people, in one line."""
+        return f"memory ran out, so training goes on {self.plan}"
 
 
 @dataclass(frozen=True)
@@ -69,4 +129,6 @@ class TrainingFinished:
         return self.iou_after > self.iou_before
 
 
-TrainEvent = TrainingStarted | TrainingStep | Validated | TrainingFinished
+TrainEvent = (
+    MemoryPlanned | TrainingStarted | TrainingStep | TrainingAdjusted | Validated | TrainingFinished
+)

@@ -23,6 +23,7 @@ from napari_peftsam.peft import (
 from napari_peftsam.training._budget import Budget, learning_rate_factor
 from napari_peftsam.training._data import RunData
 from napari_peftsam.training._encoder import PlaneEncoder, open_cache
+from napari_peftsam.training._preflight import preflight
 from napari_peftsam.training._team import Alone, Team
 from napari_peftsam.training._trainer import Trainer
 from napari_peftsam.training._validation import HeldOut, validation_iou
@@ -93,12 +94,13 @@ def finetune(  # noqa: PLR0913  # most are optional
     Yields
     ------
     TrainEvent
-        `TrainingStarted`, then `TrainingStep` and `Validated`, at last `TrainingFinished`.
+        `MemoryPlanned` and `TrainingStarted`, then `TrainingStep`, `Validated` and, where
+        memory ran out, `TrainingAdjusted`; at last `TrainingFinished`.
 
     Raises
     ------
     TrainingError
-        If there are too few objects, or the loss is no longer finite.
+        If there are too few objects, the memory is too small, or the loss is no longer finite.
     ConfigurationError
         If the method does not fit the model.
     ImageError, LabelError
@@ -170,12 +172,14 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
     trainable = sum(counts.values())
     encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
     split = data.split
+    trainer = Trainer(run.injection, config, run.encoder, run.team)
+    views = run.views()
+    yield preflight(trainer, run.injection, config, run.encoder, views)
+    yield from trainer.take_adjustments()
     yield TrainingStarted(
         trainable, encoder, len(split.training), len(split.held_out), split.by, run.before
     )
-    budget = Budget(config, run.team)
-    trainer = Trainer(run.injection, config, run.encoder, run.team)
-    views = iter(run.views())
+    budget, upcoming = Budget(config, run.team), iter(views)
 
     # The untrained start is a candidate too: a run that only makes things worse returns it.
     best_iou = run.start_iou()
@@ -183,10 +187,11 @@ def _train(run: _Run) -> Iterator[TrainEvent]:
     yield Validated(0, best_iou, best)
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
     while (progress := budget.progress(step, epochs)) < 1 and not run.stopped():
-        batch = list(itertools.islice(views, config.images_per_step))
+        batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs = batch[-1][0]
         factor = learning_rate_factor(progress)
         loss = trainer.step(step, [view for _, view in batch], factor)
+        yield from trainer.take_adjustments()
         step += 1
         progress = budget.progress(step, epochs)
         yield TrainingStep(step, loss, budget.elapsed(), budget.remaining(progress))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,19 +13,20 @@ from segment_anything.modeling import Sam
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import Architecture, SamModel, construct
 from napari_peftsam.models.memory import LiveBytes, readable_bytes
-from napari_peftsam.peft import Injection, MethodConfig
+from napari_peftsam.peft import Injection, MethodConfig, first_changed_block
 from napari_peftsam.peft.inject import operate
+from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._pretend import pretend, pretend_weights
 from napari_peftsam.training._samples import ModelPlane
 from napari_peftsam.training._step import StepPlan
 from napari_peftsam.training._team import Alone
-from napari_peftsam.training._trainer import Trainer
+from napari_peftsam.training._trainer import REMEDIES, Trainer
 from napari_peftsam.training._views import View
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.types import Frame
 
-__all__ = ["MemoryEstimate", "estimate_memory"]
+__all__ = ["MemoryEstimate", "choose_plan", "estimate_memory", "possible_plans"]
 
 # Of the free memory. The rest is for what kernels take for themselves, for memory in pieces
 # too small to be used, and for what other programs take meanwhile.
@@ -76,7 +79,8 @@ def estimate_memory(
     architecture: Architecture,
     config: TrainingConfig,
     plan: StepPlan,
-    device: torch.device,
+    device: str,
+    precision: str = "auto",
     objects: int | None = None,
 ) -> MemoryEstimate:
     """Return what a step takes, without weights, images or the memory itself.
@@ -92,8 +96,8 @@ def estimate_memory(
         Method, objects per step and the rest.
     plan
         How steps are computed.
-    device
-        Where.
+    device, precision
+        Where and in what, see `napari_peftsam.models.build`.
     objects
         Objects of a view, if there are fewer than the configuration asks for.
 
@@ -102,26 +106,105 @@ def estimate_memory(
     ConfigurationError
         If the method does not fit the architecture.
     """
-    count = min(config.objects_per_step, objects or config.objects_per_step)
-    # Corrections add a click, hardly a byte: what two rounds take, many do.
-    short = config.model_copy(update={"rounds": min(config.rounds, 2)})
+    together = [config.objects_per_step, objects, plan.objects_at_once]
+    question = _Question(
+        architecture,
+        config.method,
+        min(n for n in together if n is not None),
+        plan.checkpoint,
+        # A third round only has more clicks than the second, which has a mask to start from.
+        min(config.rounds, 2),
+        device,
+        precision,
+    )
+    return _answer(question)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """All that an estimate depends on."""
+
+    architecture: Architecture
+    method: MethodConfig
+    objects: int
+    checkpoint: bool
+    rounds: int
+    device: str
+    precision: str
+
+
+@lru_cache(maxsize=64)
+def _answer(asked: _Question) -> MemoryEstimate:
+    config = TrainingConfig(steps=1, method=asked.method, rounds=asked.rounds)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            sam = construct(architecture)
-        model = SamModel(architecture.name, architecture, sam, "")
-        surgery = operate(model, config.method)
+            sam = construct(asked.architecture)
+        bare = SamModel("", asked.architecture, sam, "")
+        surgery = operate(bare, asked.method)
         with pretend() as live:
-            pretend_weights(sam, device)
-            injection, weights = Injection(model, config.method, surgery), live.now
-            trainer = Trainer(injection, short, {0: _plane(architecture, device)}, Alone())
-            trainer.plan = plan
-            encoder = _EncoderWatch(live, sam)
-            trainer.try_out(_view(count))
+            pretend_weights(sam, torch.device(asked.device))
+            weights, model = live.now, replace(bare, precision=asked.precision)
+            injection = Injection(model, asked.method, surgery)
+            first = first_changed_block(asked.method, asked.architecture.depth)
+            planes = PlaneEncoder(model, {0: _plane(model)}, first)
+            trainer = Trainer(injection, config, planes, Alone())
+            trainer.plan = StepPlan(checkpoint=asked.checkpoint)
+            watch = _EncoderWatch(live, sam)
+            trainer.try_out(_view(asked.objects))
             trained = sum(p.nbytes for p in injection.trainable_parameters().values())
-            peak = max(live.peak, encoder.peak)
-    step = peak - weights  # gradients are there when the encoder is differentiated
-    kept = min(encoder.kept - weights, step)
-    return MemoryEstimate(weights, _MOMENTS * trained, kept, step - kept)
+            peak = max(live.peak, watch.peak)
+    moments = _MOMENTS * trained
+    kept = watch.kept - weights - moments
+    return MemoryEstimate(weights, moments, kept, peak - watch.kept)
+
+
+def possible_plans(config: TrainingConfig, objects: int) -> tuple[StepPlan, ...]:
+    """Return the plans that a configuration allows, the fastest first.
+
+    Fewer objects at once take hardly any time; checkpointing makes a step a third longer.
+
+    Parameters
+    ----------
+    objects
+        Objects of a view, at most.
+    """
+    most = config.objects_at_once or min(config.objects_per_step, objects)
+    sizes = [most]
+    while config.objects_at_once is None and sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    modes = (False, True) if config.checkpointing is None else (config.checkpointing,)
+    return tuple(StepPlan(size, mode) for mode in modes for size in sizes)
+
+
+def choose_plan(
+    plans: Sequence[StepPlan], estimate: Callable[[StepPlan], MemoryEstimate], free: int
+) -> tuple[int, MemoryEstimate]:
+    """Return the index of the first plan that fits, and what it takes.
+
+    Parameters
+    ----------
+    plans
+        See `possible_plans`.
+    estimate
+        Of a plan.
+    free
+        Bytes to be had besides the weights, see `napari_peftsam.models.memory.free_memory`.
+
+    Raises
+    ------
+    TrainingError
+        If no plan fits.
+    """
+    found = None
+    for index, plan in enumerate(plans):
+        found = estimate(plan)
+        if found.beyond_weights <= _USABLE * free:
+            return index, found
+    assert found is not None  # there is at least one plan
+    raise TrainingError(
+        f"finetuning like this needs about {readable_bytes(found.beyond_weights)} besides the "
+        f"weights, even {plans[-1].describe()}, and {readable_bytes(free)} are free: {REMEDIES}"
+    )
 
 
 class _EncoderWatch:
@@ -144,8 +227,8 @@ class _EncoderWatch:
         self._live.restart()
 
 
-def _plane(architecture: Architecture, device: torch.device) -> ModelPlane:
-    side = architecture.image_size
+def _plane(model: SamModel) -> ModelPlane:
+    side, device = model.image_size, model.device
     nothing = np.zeros((1, 1), np.uint8)
     return ModelPlane(
         AnnotatedPlane("", "", nothing, nothing),

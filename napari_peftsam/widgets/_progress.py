@@ -29,7 +29,12 @@ class RunProgress:
 
     def add(self, event: TrainEvent) -> None:
         """Note an event."""
-        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+        from napari_peftsam.training import (
+            TrainingFinished,
+            TrainingStarted,
+            TrainingStep,
+            Validated,
+        )
 
         if isinstance(event, TrainingStarted):
             self.started = event
@@ -38,7 +43,7 @@ class RunProgress:
         elif isinstance(event, Validated):
             self.last = event
             self.best = event if event.adapter is not None else self.best
-        else:
+        elif isinstance(event, TrainingFinished):
             self.finished = event
 
     def result(self) -> TrainingFinished | None:

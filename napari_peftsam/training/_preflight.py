@@ -1,0 +1,68 @@
+"""Before the first step: what it takes is estimated, the plan that fits chosen and tried out."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from napari_peftsam.models.memory import free_memory, measure_peak, tensor_bytes
+from napari_peftsam.peft import Injection
+from napari_peftsam.training._encoder import PlaneEncoder
+from napari_peftsam.training._step import StepPlan
+from napari_peftsam.training._trainer import Trainer
+from napari_peftsam.training._views import View, Views
+from napari_peftsam.training.config import TrainingConfig
+from napari_peftsam.training.events import MemoryPlanned
+from napari_peftsam.training.memory import (
+    MemoryEstimate,
+    choose_plan,
+    estimate_memory,
+    possible_plans,
+)
+
+__all__ = ["preflight"]
+
+_LOOKED_AT = 64  # views, to find one of the largest
+
+
+def preflight(
+    trainer: Trainer,
+    injection: Injection,
+    config: TrainingConfig,
+    encoder: PlaneEncoder,
+    views: Views,
+) -> MemoryPlanned:
+    """Give the trainer the fastest plan that fits the free memory, and try it out.
+
+    Raises
+    ------
+    TrainingError
+        If no plan fits.
+    """
+    model, largest = injection.model, _largest(views)
+    device, objects = model.device, len(largest.objects)
+    asked = config.model_copy(update={"method": injection.config})
+
+    def estimate(plan: StepPlan) -> MemoryEstimate:
+        return estimate_memory(
+            model.architecture, asked, plan, str(device), model.precision, objects
+        )
+
+    plans, free = possible_plans(config, objects), free_memory(device) - _promised(encoder)
+    index, estimated = choose_plan(plans, estimate, free)
+    trainer.plan, trainer.smaller_plans = plans[index], plans[index + 1 :]
+    loaded = tensor_bytes(model.sam)
+    with measure_peak(device) as peak:
+        trainer.try_out(largest)
+    return MemoryPlanned(estimated.total, loaded + peak.rise, free, trainer.plan.describe())
+
+
+def _promised(encoder: PlaneEncoder) -> int:
+    """Return the bytes that the cache of frozen blocks may still take of the same memory."""
+    cache = encoder.cache
+    if cache is None or encoder.first < 1 or encoder.model.device.type != "cpu":
+        return 0
+    return max(0, cache.memory_budget - cache.memory_bytes)
+
+
+def _largest(views: Views) -> View:
+    return max((view for _, view in islice(views, _LOOKED_AT)), key=lambda v: len(v.objects))
