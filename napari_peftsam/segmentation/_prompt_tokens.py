@@ -62,7 +62,11 @@ def mask_tokens(layers: nn.Sequential, quarters: Tensor) -> Tensor:
     objects, height, width = len(quarters), quarters.shape[-2] // 2, quarters.shape[-1] // 2
     x = quarters.flatten(4).flatten(1, 3).transpose(1, 2)
     x = activation(layer_norm(functional.linear(x, first.weight.flatten(1), first.bias), norm))
-    x = x.view(objects, height, 2, width, 2, -1).transpose(2, 3).reshape(objects, height * width, -1)
+    x = (
+        x.view(objects, height, 2, width, 2, -1)
+        .transpose(2, 3)
+        .reshape(objects, height * width, -1)
+    )
     merging = second.weight.permute(0, 2, 3, 1).flatten(1)
     x = second_activation(layer_norm(functional.linear(x, merging, second.bias), second_norm))
     return functional.linear(x, last.weight.flatten(1), last.bias)

@@ -54,9 +54,7 @@ def two_way(
         queries = layer.norm3(queries + layer.mlp(queries))
         written = _write(layer.cross_attn_image_to_token, queries + tokens, queries, keys, image)
         image = layer_norm(written, layer.norm4)
-    read = _read(
-        transformer.final_attn_token_to_image, queries + tokens, image + positions, image
-    )
+    read = _read(transformer.final_attn_token_to_image, queries + tokens, image + positions, image)
     return transformer.norm_final_attn(queries + read), image
 
 

@@ -91,9 +91,9 @@ def measure(work: Work, threads: int | None = None) -> Measured:
     command = [work.python, str(HERE / work.script), work.work, json.dumps(dict(work.options))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = said[-1] if said else f"ended with {done.returncode} (out of memory?)"
-        raise ChildError(f"{work.name}: {reason}")
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        killed = f"it was ended by signal {-done.returncode}, as where memory runs out"
+        raise ChildError(f"{work.name}: {killed if done.returncode < 0 else said[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])
     return Measured(work.name, dict(work.options), found, load, others)
 

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
+import reload_fraction
 import torch
 from _measure import Answer, Works, gigabytes, main, seconds, synchronise
 from _reference import reference_sam
@@ -21,8 +21,6 @@ from napari_peftsam.models import (
     SamModel,
     build,
     build_random,
-    encode_prefix,
-    encode_suffix,
     encode_tensor,
     to_model_input,
 )
@@ -30,7 +28,6 @@ from napari_peftsam.peft import (
     LoraConfig,
     MethodConfig,
     capture,
-    first_changed_block,
     inject,
     parse_method_config,
     save_adapter,
@@ -166,18 +163,14 @@ def _method(options: Options) -> MethodConfig:
     return parse_method_config(options)
 
 
-@torch.inference_mode()
 def reload(architecture: str, repeats: int, precision: str = "auto", device: str = "cpu") -> Answer:
-    """Measure what is left of an embedding after late-25 % finetuning, and all of it."""
-    model = own_model(architecture, precision, device)
-    config = _method({**LORA, "placement": "late-25%"})
-    first = first_changed_block(config, model.architecture.depth)
-    x = to_model_input(embedded_image(model.image_size), model)
-    with model.autocast():
-        tokens = encode_prefix(model.sam, x, first)
-        rest = seconds(lambda: encode_suffix(model.sam, tokens, first), repeats, device)
-        whole = seconds(lambda: encode_tensor(model.sam, x), repeats, device)
-    return {"seconds": rest, "whole": whole, "fraction": median(rest) / median(whole)}
+    """Measure what is left of an embedding after late-25 % finetuning, as a share of all of it."""
+    found = reload_fraction.measure(own_model(architecture, precision, device), "late-25%", repeats)
+    return {
+        "seconds": [found["reload_s"]],
+        "whole": found["full_s"],
+        "fraction": found["reload_fraction"],
+    }
 
 
 def adapter(architecture: str, rank: int = 4) -> Answer:

@@ -83,18 +83,23 @@ class Plan:
             steps = self.repeats if name == "lora" else self.cached_steps
             options = {**some, **self.scene, "repeats": steps, "method": method}
             yield ours(f"ours {name}", work="training", options=options)
-        options = {**some, **self.scene, "method": METHODS["lora"], "precision": "fp32"}
-        yield ours("ours lora fp32", work="training", options=options)
         if self.micro_sam is not None:
-            theirs = partial(Work, script="_micro_sam.py", python=self.micro_sam, work="training")
-            # It alternates points and boxes, so an even number sees both alike.
-            for precision in self.precisions:
-                options = {**some, "repeats": 2, "precision": precision}
-                yield theirs(f"{PEER} lora {precision}", options=options)
+            yield self._micro_sam("fp32")
+
+    def _micro_sam(self, precision: str) -> Work:
+        """Return its training; it alternates points and boxes, so an even number sees both."""
+        assert self.micro_sam is not None
+        options = {"architecture": self.architecture, "repeats": 2, "precision": precision}
+        name = f"{PEER} lora {precision}"
+        return Work(name, "_micro_sam.py", "training", options, self.micro_sam)
 
     def once(self) -> Iterator[Work]:
-        """Yield what need not be repeated: sizes, limits and profiles."""
+        """Yield what need not be repeated: the other precision, sizes, limits and profiles."""
         model = {"architecture": self.architecture}
+        options = {**model, **self.scene, "repeats": self.repeats, "method": METHODS["lora"]}
+        yield ours("ours lora fp32", work="training", options={**options, "precision": "fp32"})
+        if self.micro_sam is not None and "bf16" in self.precisions:
+            yield self._micro_sam("bf16")
         yield ours("ours adapter", work="adapter", options=model)
         if self.micro_sam is not None:
             yield Work(f"{PEER} adapter", "_micro_sam.py", "adapter", model, self.micro_sam)

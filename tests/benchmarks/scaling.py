@@ -36,11 +36,13 @@ PLACES: Mapping[str, Mapping[str, Any]] = {
 
 
 def axes(
-    architecture: str, repeats: int, cached_steps: int, ends: slice = slice(None)
+    architecture: str, repeats: int, cached_steps: int, quick: bool = False
 ) -> Iterator[tuple[str, str, Work]]:
-    """Yield the name of an axis, a value on it, and the work; of the values, those in `ends`."""
+    """Yield the name of an axis, a value on it, and the work; few of them if `quick`."""
+    ends = slice(2) if quick else slice(None)
     some = {"architecture": architecture, "repeats": repeats}
-    cached = {"architecture": architecture, "repeats": cached_steps}
+    trained = {**some, "rounds": 2 if quick else 8}
+    cached = {**trained, "repeats": cached_steps}
 
     def row(axis: str, value: object, work: str, **options: Any) -> tuple[str, str, Work]:
         return axis, str(value), ours(f"{axis}: {value}", work=work, options=options)
@@ -52,12 +54,12 @@ def axes(
     for count in OBJECTS[ends]:
         yield row("masks, objects at once", count, "prompt", **some, objects=count)
     for count in OBJECTS[ends]:
-        yield row("LoRA step, objects", count, "training", **some, method=LORA, objects=count)
+        yield row("LoRA step, objects", count, "training", **trained, method=LORA, objects=count)
     for count in IMAGES[ends]:
         axis = "late-25 % step, training images"
         yield row(axis, count, "training", **cached, method=LATE25, images=count)
     for place, method in [*PLACES.items()][ends]:
-        steps = some if place == "all" else cached
+        steps = trained if place == "all" else cached
         yield row("training step, blocks trained", place, "training", **steps, method=method)
 
 
@@ -74,10 +76,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("bench-scaling.json"))
     arguments = parser.parse_args(words)
     name, repeats, cached = arguments.architecture, arguments.repeats, arguments.cached_steps
-    runner, ends = measure, slice(None)
+    runner = measure
     if arguments.quick:
-        name, repeats, cached, runner, ends = "tiny", 1, 1, do_here, slice(2)
-    planned = list(axes(name, repeats, cached, ends))
+        name, repeats, cached, runner = "tiny", 1, 1, do_here
+    planned = list(axes(name, repeats, cached, arguments.quick))
     try:
         results = measure_all((work for *_, work in planned), arguments.threads, runner)
     except ChildError as error:

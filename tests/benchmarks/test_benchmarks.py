@@ -245,3 +245,22 @@ def test_a_goal_is_reached_from_its_ratio_on(ours: float, peer: float | None, ve
     goals = module("_goals")
     [row] = goals.judged({"embed_bf16": goals.figure(ours, peer, "absent")}, "vit_b")
     assert row["reached"] == verdict
+
+
+@pytest.mark.usefixtures("benchmarks")
+@pytest.mark.parametrize("installed", [True, False], ids=["with micro-sam", "without"])
+def test_every_peer_is_planned_that_is_installed(installed: bool) -> None:
+    plan = module("_plan").Plan(
+        "vit_b", 3, 24, 2, ("fp32", "bf16"), "python" if installed else None
+    )
+    works = [*plan.works(), *plan.once()]
+    of_micro_sam = {work.name for work in works if work.script == "_micro_sam.py"}
+    assert of_micro_sam == (
+        {"peer lora fp32", "peer lora bf16", "peer adapter"} if installed else set()
+    )
+    assert {work.python for work in works if work.script == "_micro_sam.py"} <= {"python"}
+    names = [work.name for work in works]
+    assert len(names) == len(set(names))
+    for script in {work.script for work in works} - {"_micro_sam.py"}:
+        known = module(Path(script).stem).WORKS
+        assert {work.work for work in works if work.script == script} <= known.keys()
