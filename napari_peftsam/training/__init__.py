@@ -11,6 +11,7 @@ from napari_peftsam.training.events import (
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
+from napari_peftsam.training.tiles import cut_into_tiles, tiles_with_objects
 
 __all__ = [
     "RECIPES",
@@ -26,8 +27,10 @@ __all__ = [
     "TrainingStarted",
     "TrainingStep",
     "Validated",
+    "cut_into_tiles",
     "finetune",
     "recipe",
     "recommended_learning_rate",
     "split_objects",
+    "tiles_with_objects",
 ]
