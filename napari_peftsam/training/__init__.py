@@ -15,6 +15,7 @@ from napari_peftsam.training.events import (
 from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.memory import MemoryEstimate, estimate_memory, possible_plans
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
+from napari_peftsam.training.tiles import cut_into_tiles, tiles_with_objects
 
 __all__ = [
     "RECIPES",
@@ -34,10 +35,12 @@ __all__ = [
     "TrainingStarted",
     "TrainingStep",
     "Validated",
+    "cut_into_tiles",
     "estimate_memory",
     "finetune",
     "possible_plans",
     "recipe",
     "recommended_learning_rate",
     "split_objects",
+    "tiles_with_objects",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from napari_peftsam.annotation import Answerer, PlaneKey, Session
 from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
-    EncodeEvent,
+    EmbedEvent,
     EncodeFailed,
     TiledEmbedding,
+    is_large,
+    tiled_image,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
@@ -30,8 +33,9 @@ from napari_peftsam.training import (
     TrainingConfig,
     TrainingFinished,
     finetune,
+    tiles_with_objects,
 )
-from napari_peftsam.types import Earlier, Prediction, Prompts
+from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
@@ -195,14 +199,15 @@ class Workspace:
         """
         return self.engine.embedding(self.session.pixels(plane), plane.image)
 
-    def embed(self, plane: PlaneKey) -> Iterator[EncodeEvent]:
+    def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
-        The session is read now, the rest happens while iterating, in any thread.
+        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The session
+        is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.session.image(plane.image))
+        return self._planes.embed(self.engine, plane, self.session.image(plane.image), visible)
 
-    def reload(self, near: PlaneKey) -> Iterator[EncodeEvent]:
+    def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
         """Embed what was embedded before the live adapter went live; planes near `near` first.
 
         As `embed`; what was embedded is known since the workspace was made.
@@ -259,20 +264,27 @@ class Workspace:
     # --- finetuning ------------------------------------------------------------------
 
     def training_planes(self) -> tuple[AnnotatedPlane, ...]:
-        """Return copies of all planes with objects, with the prompts that made them."""
-        planes = []
+        """Return copies of all planes with objects, with the prompts that made them.
+
+        Of large planes, the tiles with objects.
+        """
+        found: list[AnnotatedPlane] = []
         for plane in self.session.planes_with_objects():
             records = [r for r in self.session.records(plane.image) if r.plane == plane]
-            planes.append(
-                AnnotatedPlane(
-                    name=f"{plane.image}{list(plane.index) if plane.index else ''}",
-                    image=plane.image,
-                    pixels=np.array(self.session.pixels(plane)),
-                    labels=self.session.labels(plane).copy(),
-                    prompts={r.label: r.prompts for r in records if r.prompts},
+            name = f"{plane.image}{list(plane.index) if plane.index else ''}"
+            prompts = {r.label: r.prompts for r in records if r.prompts}
+            pixels, labels = self.session.pixels(plane), self.session.labels(plane)
+            if is_large(pixels.shape, self.engine.model):
+                image = tiled_image(name, pixels, self.engine.model)
+                region = self.session.image(plane.image).region
+                places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
+                tiles = tiles_with_objects(image, labels, places, prompts)
+                found += [replace(tile, image=plane.image) for tile in tiles]
+            else:
+                found.append(
+                    AnnotatedPlane(name, plane.image, np.array(pixels), labels.copy(), prompts)
                 )
-            )
-        return tuple(planes)
+        return tuple(found)
 
     def training_job(self, config: TrainingConfig) -> TrainingJob:
         """Return everything a finetuning run needs, picklable, for another process.
