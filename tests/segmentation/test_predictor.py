@@ -82,7 +82,7 @@ def test_which_outputs_are_candidates(
         None if prompts.box is None else torch.from_numpy(frame.box_to_model(prompts.box))[None],
         None if previous is None else torch.from_numpy(previous)[None, None],
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), MODEL.autocast():
         logits, scores = decode(MODEL.sam, torch.from_numpy(embedding.features)[None], tensors)
     order = sorted(outputs, key=lambda i: -float(scores[0, i]))[:3]
     found = predictor.predict(embedding, prompts, previous)
@@ -209,7 +209,9 @@ def test_segment_gives_each_pixel_to_the_highest_logit(
     prompts = [BOX, POINT, BOTH, POINTS]
     labels = segment(predictor, embedding, prompts)
     assert (labels.shape, labels.dtype) == (SHAPE, np.int32)
-    logits = np.stack(list(predictor.best_logits(embedding, prompts)))
+    single = [predictor.predict_many(embedding, [one], candidates=1)[0] for one in prompts]
+    best = torch.from_numpy(np.concatenate([one.logits for one in single]))
+    logits = to_image_logits(best[None], embedding.frame)[0].numpy()
     expected = np.where(logits.max(axis=0) > 0, logits.argmax(axis=0) + 1, 0)
     np.testing.assert_array_equal(labels, expected)
     order = [2, 0, 3, 1]
