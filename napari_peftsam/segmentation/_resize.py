@@ -98,9 +98,9 @@ def _reached(positive: Tensor, step: float, side: int) -> range:
     [marked] = positive.numpy().nonzero()
     if not len(marked):
         return range(0)
-    first = math.floor((marked[0] - 0.5) / step - 0.5)
-    end = math.ceil((marked[-1] + 1.5) / step - 0.5) + 1
-    return range(max(0, first), min(side, end))
+    first = max(0, math.floor((marked[0] - 0.5) / step - 0.5))
+    end = min(side, math.ceil((marked[-1] + 1.5) / step - 0.5) + 1)
+    return range(first, max(first, end))  # nothing, if all marked lie where the square is padded
 
 
 def _sampled(logits: Tensor, pixels: range, step: float) -> Tensor:

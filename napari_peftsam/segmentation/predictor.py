@@ -258,9 +258,7 @@ def _ranked(scores: Tensor, chosen: tuple[int, int], keep: int) -> tuple[Tensor,
 def _to_prediction(decoded: Decoded, frame: Frame) -> Prediction:
     # The logits go to the CPU in any case; masks in image pixels would be many times as much.
     logits = decoded.logits.cpu()
-    return Prediction(
-        to_image_masks(logits, frame), decoded.scores.cpu().numpy(), logits.numpy()
-    )
+    return Prediction(to_image_masks(logits, frame), decoded.scores.cpu().numpy(), logits.numpy())
 
 
 def _to_tensor(features: FloatArray, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from napari_peftsam.embeddings import Embedding, encode_one
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import build_tiny
 from napari_peftsam.segmentation import Predictor, PromptTensors, decode, segment
-from napari_peftsam.segmentation._resize import to_image_logits
+from napari_peftsam.segmentation._resize import object_part, to_image_logits, to_image_masks
 from napari_peftsam.types import Box, Frame, Point, Prediction, Prompts
 
 MODEL = build_tiny()
@@ -201,6 +201,39 @@ def test_a_square_image_is_scaled_as_by_one_interpolation() -> None:
     found = to_image_logits(logits, Frame(100, 100, 64))
     expected = functional.interpolate(logits, (100, 100), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, expected)
+
+
+def _blob(row: float, col: float, radius: float, side: int = 32) -> torch.Tensor:
+    """Return logits that fall off from a place, above 0 within the radius."""
+    at = torch.arange(float(side))
+    return radius - torch.hypot(at[:, None] - row, at[None] - col)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(50, 37), (64, 64), (37, 50), (511, 300), (9, 64), (1, 40)]
+)
+@pytest.mark.parametrize(
+    "logits",
+    [
+        pytest.param(_blob(7, 11, 0.5), id="one logit"),
+        pytest.param(_blob(3, 4, 3), id="small"),
+        pytest.param(_blob(0, 0, 4), id="in the corner"),
+        pytest.param(_blob(31, 31, 20), id="at the far end"),
+        pytest.param(_blob(2, 9, 200), id="everywhere"),
+        pytest.param(_blob(2, 9, -1), id="nothing"),
+        pytest.param(torch.maximum(_blob(1, 2, 2), _blob(9, 13, 3)), id="two parts"),
+    ],
+)
+def test_only_the_part_that_holds_the_mask_is_scaled(
+    logits: torch.Tensor, height: int, width: int
+) -> None:
+    frame = Frame(height, width, 64)
+    expected = to_image_logits(logits[None, None], frame)[0, 0]
+    [mask] = to_image_masks(logits[None], frame)
+    sure = (expected.abs() > 1e-4).numpy()
+    np.testing.assert_array_equal(mask[sure], (expected > 0).numpy()[sure])
+    rows, cols, values = object_part(logits, frame)
+    torch.testing.assert_close(values, expected[rows, cols], rtol=1e-5, atol=1e-4)
 
 
 def test_segment_gives_each_pixel_to_the_highest_logit(
