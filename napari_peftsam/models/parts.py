@@ -166,10 +166,6 @@ class PromptDrawing(nn.Module):
             (axis - points[..., n].view(*points.shape[:2], 1, 1, 1, 1)) ** 2
             for n, axis in enumerate((x, y))
         )
-        there = chosen.view(*chosen.shape, 1, 1, 1, 1)
-        # A bell is the product of its profiles, so that few exponentials are taken; the one
-        # around the nearest click is the highest.
-        return [
-            (torch.exp(-along / (2 * r**2)) * there * torch.exp(-across / (2 * r**2))).amax(1)
-            for r in self.reaches
-        ]
+        along = along.masked_fill(~chosen.view(*chosen.shape, 1, 1, 1, 1), torch.inf)
+        nearest = (along + across).amin(1)
+        return [torch.exp(nearest / (-2 * reach**2)) for reach in self.reaches]

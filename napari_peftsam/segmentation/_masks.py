@@ -65,7 +65,7 @@ class MaskOutputs:
         products = (pixels @ queries.to(pixels.dtype).transpose(1, 2)).float()
         height, width = self.grid
         cells = products.unflatten(1, (height, width, 2, 2, 2, 2))
-        ordered = cells.permute(0, 7, 1, 3, 5, 2, 4, 6)
+        ordered: Tensor = cells.permute(0, 7, 1, 3, 5, 2, 4, 6)
         return ordered.reshape(len(queries), -1, 4 * height, 4 * width)
 
 
@@ -77,8 +77,8 @@ def _upscaled(decoder: MaskDecoder, image: Tensor) -> Tensor:
     rows are what a layer norm is fast for.
     """
     first, norm, activation, second, last = decoder.output_upscaling
-    pixels: Tensor = activation(layer_norm(_quadrupled(first, image), norm))
-    pixels = last(_quadrupled(second, pixels))
+    x = activation(layer_norm(_quadrupled(first, image), norm))
+    pixels: Tensor = last(_quadrupled(second, x))
     return pixels
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from segment_anything.modeling import PromptEncoder
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -36,7 +39,7 @@ def point_tokens(encoder: PromptEncoder, points: Tensor, labels: Tensor, closed:
         labels = functional.pad(labels, (0, 1), value=-1)
     negative, positive = (encoder.point_embeddings[kind].weight for kind in (0, 1))
     kinds = torch.cat([encoder.not_a_point_embed.weight, negative, positive])
-    placed = encoder.pe_layer.forward_with_coords(points, encoder.input_image_size)
+    placed: Tensor = encoder.pe_layer.forward_with_coords(points, encoder.input_image_size)
     return placed * (labels >= 0)[..., None] + functional.embedding(labels.long() + 1, kinds)
 
 
@@ -47,7 +50,7 @@ def box_tokens(encoder: PromptEncoder, boxes: Tensor) -> Tensor:
     return placed + torch.cat([encoder.point_embeddings[kind].weight for kind in (2, 3)])
 
 
-def mask_tokens(layers: nn.Sequential, quarters: Tensor) -> Tensor:
+def mask_tokens(layers: Iterable[Any], quarters: Tensor) -> Tensor:
     """Return tokens ``(B, h w, C)`` of maps.
 
     Parameters

@@ -116,6 +116,7 @@ def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
 def _dense(sam: Sam, prompts: PromptTensors, window: Window) -> Tensor:
     """Return the mask prompt ``(B or 1, h w or 1, C)``."""
     encoder = sam.prompt_encoder
+    dense: Tensor
     if prompts.masks is None:
         dense = encoder.no_mask_embed.weight[None]
     else:

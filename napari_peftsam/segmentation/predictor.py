@@ -12,8 +12,8 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation._resize import to_image_logits
-from napari_peftsam.segmentation.decode import PromptTensors, decode
+from napari_peftsam.segmentation._resize import ImagePart, object_part, to_image_masks
+from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts
 
 __all__ = ["Decoded", "Predictor"]
@@ -122,8 +122,10 @@ class Predictor:
         decoded = self.decode_many(embedding, prompts, previous, keep=candidates)
         return [_to_prediction(one, embedding.frame) for one in decoded]
 
-    def best_logits(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[FloatArray]:
-        """Yield the best candidate's logits ``(H, W)`` in image pixels, object by object.
+    def best_parts(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[ImagePart]:
+        """Yield the best candidate's logits in image pixels, object by object.
+
+        They are those of the part of the image in which any is above 0.
 
         Raises
         ------
@@ -131,9 +133,7 @@ class Predictor:
             As `predict`.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
-            with torch.inference_mode():
-                logits = to_image_logits(one.logits[None, :1], embedding.frame)[0, 0]
-            yield logits.cpu().numpy()
+            yield object_part(one.logits[0].cpu(), embedding.frame)
 
     def decode_many(
         self,
@@ -155,11 +155,12 @@ class Predictor:
             tensors = _prompt_tensors(
                 [prompts[i] for i in batch], [earlier[i] for i in batch], embedding.frame, features
             )
-            outputs = _outputs(tensors) if multimask is None else (1, 4) if multimask else (0, 1)
-            with torch.inference_mode():
-                logits, scores = decode(self.model.sam, features, tensors)
-                ranked = _ranked(logits, scores, outputs, keep)
-                answers.update(zip(batch, ranked, strict=True))
+            chosen = _outputs(tensors) if multimask is None else (1, 4) if multimask else (0, 1)
+            with torch.inference_mode(), self.model.autocast():
+                decoded = decode_outputs(self.model.sam, features, tensors)
+                outputs, scores = _ranked(decoded.scores, chosen, keep)
+                found = map(Decoded, decoded.logits(outputs), scores)
+                answers.update(zip(batch, found, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
 
@@ -246,22 +247,18 @@ def _outputs(prompts: PromptTensors) -> tuple[int, int]:
     return (1, 4) if lone and prompts.boxes is None and prompts.masks is None else (0, 4)
 
 
-def _ranked(
-    logits: Tensor, scores: Tensor, outputs: tuple[int, int], keep: int
-) -> Iterator[Decoded]:
-    first, end = outputs
-    logits, scores = logits[:, first:end], scores[:, first:end].nan_to_num(0.0)
+def _ranked(scores: Tensor, chosen: tuple[int, int], keep: int) -> tuple[Tensor, Tensor]:
+    """Return the best of the chosen outputs, ``(B, K)``, and their scores in [0, 1]."""
+    first, end = chosen
+    scores = scores[:, first:end].nan_to_num(0.0)
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :keep]
-    for mine, score, ranks in zip(logits, scores.clamp(0, 1), order, strict=True):
-        yield Decoded(mine[ranks], score[ranks])
+    return order + first, scores.take_along_dim(order, dim=1).clamp(0, 1)
 
 
 def _to_prediction(decoded: Decoded, frame: Frame) -> Prediction:
-    with torch.inference_mode():
-        masks = to_image_logits(decoded.logits[None], frame)[0] > 0
-    return Prediction(
-        masks.cpu().numpy(), decoded.scores.cpu().numpy(), decoded.logits.cpu().numpy()
-    )
+    # The logits go to the CPU in any case; masks in image pixels would be many times as much.
+    logits = decoded.logits.cpu()
+    return Prediction(to_image_masks(logits, frame), decoded.scores.cpu().numpy(), logits.numpy())
 
 
 def _to_tensor(features: FloatArray, device: torch.device) -> Tensor:

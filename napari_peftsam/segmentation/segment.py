@@ -39,8 +39,10 @@ def segment(predictor: Predictor, embedding: Embedding, prompts: Sequence[Prompt
     shape = (embedding.frame.height, embedding.frame.width)
     labels = np.zeros(shape, np.int32)
     highest = np.zeros(shape, np.float32)  # logit 0 is where background begins
-    for label, logits in enumerate(predictor.best_logits(embedding, prompts), start=1):
-        higher = logits > highest
-        labels[higher] = label
-        highest[higher] = logits[higher]
+    for label, part in enumerate(predictor.best_parts(embedding, prompts), start=1):
+        here = part.rows, part.cols
+        logits, level = part.logits.numpy(), highest[here]
+        higher = logits > level
+        labels[here][higher] = label
+        level[higher] = logits[higher]
     return labels

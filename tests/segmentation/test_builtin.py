@@ -25,7 +25,7 @@ from napari_peftsam.evaluation import (
 from napari_peftsam.models import SamModel, build
 from napari_peftsam.samples import generate, shipped_samples
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Point, Prompts
+from napari_peftsam.types import BoolArray, Box, LabelArray, PixelArray, Point, Prompts
 
 NEAR = 8  # pixels beside an object
 
@@ -125,3 +125,26 @@ def test_clicks_help_and_scores_mean_something(domain: str) -> None:
     assert report.area_ranking is not None
     assert report.score_ranking > max(0, report.area_ranking)
     assert report.score_correlation > 0.4
+
+
+@pytest.mark.parametrize("box", [False, True], ids=["point", "box"])
+def test_masks_in_half_precision_agree_with_single(box: bool) -> None:
+    models = [build("builtin", precision=name) for name in ("fp32", "bf16")]
+    ious: list[float] = []
+    for pixels, labels in _images("histology")[:3]:
+        masks = list(_objects(labels))[:12]
+        if box:
+            prompts = [Prompts(box=_box(mask)) for mask in masks]
+        else:
+            prompts = [Prompts((first_click(mask),)) for mask in masks]
+        answers = [
+            Predictor(model).predict_many(encode_one(model, pixels), prompts) for model in models
+        ]
+        ious += [iou(a.masks[0], b.masks[0]) for a, b in zip(*answers, strict=True)]
+    assert len(ious) >= 30
+    assert np.mean(ious) >= 0.99
+
+
+def _box(mask: BoolArray) -> Box:
+    rows, cols = np.nonzero(mask)
+    return Box(rows.min(), cols.min(), rows.max() + 1, cols.max() + 1)

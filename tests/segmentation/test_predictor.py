@@ -13,7 +13,7 @@ from napari_peftsam.embeddings import Embedding, encode_one
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import build_tiny
 from napari_peftsam.segmentation import Predictor, PromptTensors, decode, segment
-from napari_peftsam.segmentation._resize import to_image_logits
+from napari_peftsam.segmentation._resize import object_part, to_image_logits, to_image_masks
 from napari_peftsam.types import Box, Frame, Point, Prediction, Prompts
 
 MODEL = build_tiny()
@@ -82,7 +82,7 @@ def test_which_outputs_are_candidates(
         None if prompts.box is None else torch.from_numpy(frame.box_to_model(prompts.box))[None],
         None if previous is None else torch.from_numpy(previous)[None, None],
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), MODEL.autocast():
         logits, scores = decode(MODEL.sam, torch.from_numpy(embedding.features)[None], tensors)
     order = sorted(outputs, key=lambda i: -float(scores[0, i]))[:3]
     found = predictor.predict(embedding, prompts, previous)
@@ -203,13 +203,48 @@ def test_a_square_image_is_scaled_as_by_one_interpolation() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def _blob(row: float, col: float, radius: float, side: int = 32) -> torch.Tensor:
+    """Return logits that fall off from a place, above 0 within the radius."""
+    at = torch.arange(float(side))
+    return radius - torch.hypot(at[:, None] - row, at[None] - col)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(50, 37), (64, 64), (37, 50), (511, 300), (9, 64), (1, 40)]
+)
+@pytest.mark.parametrize(
+    "logits",
+    [
+        pytest.param(_blob(7, 11, 0.5), id="one logit"),
+        pytest.param(_blob(3, 4, 3), id="small"),
+        pytest.param(_blob(0, 0, 4), id="in the corner"),
+        pytest.param(_blob(31, 31, 20), id="at the far end"),
+        pytest.param(_blob(2, 9, 200), id="everywhere"),
+        pytest.param(_blob(2, 9, -1), id="nothing"),
+        pytest.param(torch.maximum(_blob(1, 2, 2), _blob(9, 13, 3)), id="two parts"),
+    ],
+)
+def test_only_the_part_that_holds_the_mask_is_scaled(
+    logits: torch.Tensor, height: int, width: int
+) -> None:
+    frame = Frame(height, width, 64)
+    expected = to_image_logits(logits[None, None], frame)[0, 0]
+    [mask] = to_image_masks(logits[None], frame)
+    sure = (expected.abs() > 1e-4).numpy()
+    np.testing.assert_array_equal(mask[sure], (expected > 0).numpy()[sure])
+    rows, cols, values = object_part(logits, frame)
+    torch.testing.assert_close(values, expected[rows, cols], rtol=1e-5, atol=1e-4)
+
+
 def test_segment_gives_each_pixel_to_the_highest_logit(
     predictor: Predictor, embedding: Embedding
 ) -> None:
     prompts = [BOX, POINT, BOTH, POINTS]
     labels = segment(predictor, embedding, prompts)
     assert (labels.shape, labels.dtype) == (SHAPE, np.int32)
-    logits = np.stack(list(predictor.best_logits(embedding, prompts)))
+    single = [predictor.predict_many(embedding, [one], candidates=1)[0] for one in prompts]
+    best = torch.from_numpy(np.concatenate([one.logits for one in single]))
+    logits = to_image_logits(best[None], embedding.frame)[0].numpy()
     expected = np.where(logits.max(axis=0) > 0, logits.argmax(axis=0) + 1, 0)
     np.testing.assert_array_equal(labels, expected)
     order = [2, 0, 3, 1]
