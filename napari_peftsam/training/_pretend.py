@@ -75,7 +75,7 @@ def pretend_weights(module: nn.Module, device: torch.device) -> None:
         return known[id(old)]
 
     for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            part._parameters[name] = stand_in(parameter)
-        for name, buffer in part.named_buffers(recurse=False):
-            part._buffers[name] = stand_in(buffer)
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            setattr(part, name, stand_in(parameter))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, stand_in(buffer))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
+from torch import Tensor
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import Architecture, SamModel, construct
@@ -17,7 +17,7 @@ from napari_peftsam.peft import Injection, MethodConfig, first_changed_block
 from napari_peftsam.peft.inject import operate
 from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._pretend import pretend, pretend_weights
-from napari_peftsam.training._samples import ModelPlane
+from napari_peftsam.training._samples import Crop, ModelPlane
 from napari_peftsam.training._step import StepPlan
 from napari_peftsam.training._team import Alone
 from napari_peftsam.training._trainer import REMEDIES, Trainer
@@ -146,16 +146,14 @@ def _answer(asked: _Question) -> MemoryEstimate:
             weights, model = live.now, replace(bare, precision=asked.precision)
             injection = Injection(model, asked.method, surgery)
             first = first_changed_block(asked.method, asked.architecture.depth)
-            planes = PlaneEncoder(model, {0: _plane(model)}, first)
-            trainer = Trainer(injection, config, planes, Alone())
+            encoder = _WatchedEncoder(model, {0: _plane(model)}, first, live=live)
+            trainer = Trainer(injection, config, encoder, Alone())
             trainer.plan = StepPlan(checkpoint=asked.checkpoint)
-            watch = _EncoderWatch(live, sam)
             trainer.try_out(_view(asked.objects))
             trained = sum(p.nbytes for p in injection.trainable_parameters().values())
-            peak = max(live.peak, watch.peak)
+            after, peak = encoder.seen[0], max(encoder.seen[1], live.peak)
     moments = _MOMENTS * trained
-    kept = watch.kept - weights - moments
-    return MemoryEstimate(weights, moments, kept, peak - watch.kept)
+    return MemoryEstimate(weights, moments, after - weights - moments, peak - after)
 
 
 def possible_plans(config: TrainingConfig, objects: int) -> tuple[StepPlan, ...]:
@@ -207,24 +205,20 @@ def choose_plan(
     )
 
 
-class _EncoderWatch:
-    """Notes what the encoder has kept and taken when the decoder begins.
+@dataclass(frozen=True, eq=False)
+class _WatchedEncoder(PlaneEncoder):
+    """Notes in `seen` the bytes that were alive after it and, at most, in it."""
 
-    Attributes
-    ----------
-    kept, peak
-        Bytes.
-    """
+    live: LiveBytes = field(default_factory=LiveBytes)
+    seen: list[int] = field(default_factory=list)
 
-    def __init__(self, live: LiveBytes, sam: Sam) -> None:
-        self.kept = self.peak = 0
-        self._live = live
-        self._handle = sam.mask_decoder.transformer.register_forward_pre_hook(self._note)
-
-    def _note(self, *_: object) -> None:
-        self._handle.remove()
-        self.kept, self.peak = self._live.now, self._live.peak
-        self._live.restart()
+    def features(
+        self, plane: int, turn: int = 0, crop: Crop | None = None, checkpointing: bool = False
+    ) -> Tensor:
+        found = super().features(plane, turn, crop, checkpointing)
+        self.seen.extend((self.live.now, self.live.peak))
+        self.live.restart()
+        return found
 
 
 def _plane(model: SamModel) -> ModelPlane:
