@@ -23,9 +23,11 @@ from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large
 from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
 from napari_peftsam.embeddings.tiled import (
+    EmbedEvent,
     TiledEmbedding,
     TiledImage,
     TileRequests,
+    TilesReady,
     tiled_image,
 )
 
@@ -34,6 +36,7 @@ __all__ = [
     "DEFAULT_STORE_BYTES",
     "MOST_FRAMES",
     "ActivationCache",
+    "EmbedEvent",
     "Embedding",
     "EmbeddingKey",
     "EmbeddingStore",
@@ -50,6 +53,7 @@ __all__ = [
     "TileRequests",
     "TiledEmbedding",
     "TiledImage",
+    "TilesReady",
     "embedding_key",
     "encode",
     "encode_one",

@@ -16,14 +16,21 @@ from napari_peftsam.embeddings._embedding import (
     embedding_key,
     image_signature,
 )
-from napari_peftsam.embeddings.encode import EncodeRequest
+from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
 from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
 from napari_peftsam.errors import ImageError, PeftSamError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["TileRequests", "TiledEmbedding", "TiledImage", "tiled_image"]
+__all__ = [
+    "EmbedEvent",
+    "TileRequests",
+    "TiledEmbedding",
+    "TiledImage",
+    "TilesReady",
+    "tiled_image",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +138,17 @@ class TiledEmbedding:
 
     key: EmbeddingKey
     image: TiledImage = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TilesReady:
+    """A large plane can be prompted: its tiles are embedded when they are needed."""
+
+    name: str
+    embedding: TiledEmbedding
+
+
+EmbedEvent = EncodeEvent | TilesReady
 
 
 class TileRequests(Sequence[EncodeRequest]):

@@ -127,7 +127,7 @@ class AnnotateDisplay:
     def show_status(self) -> None:
         """Show how far the embedding is."""
         status, view = self._answers.status, self.view
-        percent = f"◌ {status.fraction:.0%}"
+        percent = f"◌ {status.progress}"
         view.image_status.setText(_MARKS.get(status.kind, percent))
         view.image_status.setToolTip(status.reason or "Embedding of the shown plane")
         view.cancel.setVisible(status.kind in ("embedding", "stopped", "failed"))

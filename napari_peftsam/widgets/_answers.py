@@ -7,7 +7,7 @@ the session and are answered when it is; of several prompts only the newest are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QTimer
@@ -17,17 +17,18 @@ from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._worker import Worker, notify, run, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from napari_peftsam.annotation import Answerer
-    from napari_peftsam.embeddings import Embedding, EncodeEvent
+    from napari_peftsam.embeddings import Embedding, EmbedEvent, TiledEmbedding
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
     from napari_peftsam.widgets._session import ViewerSession
-    from napari_peftsam.workspace import Engine
+    from napari_peftsam.workspace import Engine, Workspace
 
 __all__ = ["Answers", "AnswersEvents", "Status"]
 
+_LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
 
 
@@ -43,11 +44,22 @@ class Status:
         How much is embedded.
     reason
         Why not, if it failed; the model's name while it is loading.
+    tile, tiles
+        Of a large plane: tile number `tile` (from 1) of as many is being embedded.
     """
 
     kind: Literal["none", "loading", "embedding", "ready", "stopped", "failed"]
     fraction: float = 0.0
     reason: str = ""
+    tile: int = 0
+    tiles: int = 0
+
+    @property
+    def progress(self) -> str:
+        """How much is embedded, in words."""
+        if self.tiles:
+            return f"tile {self.tile} of {self.tiles}"
+        return f"{self.fraction:.0%}"
 
 
 class AnswersEvents(SignalGroup):
@@ -78,9 +90,9 @@ class Answers:
         self.status = Status("none")
         self._target: PlaneKey | None = None
         self._engine: Engine | None = None
-        self._embedding: Embedding | None = None
-        self._embedder: Worker[EncodeEvent] | None = None
-        self._predictor: Worker[Prediction | None] | None = None
+        self._embedding: Embedding | TiledEmbedding | None = None
+        self._embedder: Worker[EmbedEvent] | None = None
+        self._predictor: Worker[Any] | None = None
         self._accepting: Worker[list[Prediction] | None] | None = None
         self._awaited = False
         self._failed = 0  # revision of prompts that could not be answered
@@ -88,11 +100,16 @@ class Answers:
         self._settle.setSingleShot(True)
         self._settle.setInterval(_SETTLE)
         self._settle.timeout.connect(self._follow)
+        self._look = QTimer()
+        self._look.setSingleShot(True)
+        self._look.setInterval(_LOOK)
+        self._look.timeout.connect(self._embed_visible)
         owner.events.model_changed.connect(self._start_over)
         owner.events.adapters_changed.connect(self._start_over)
         owner.events.status_changed.connect(self._follow)
         bridge.events.plane_changed.connect(self._settle.start, max_args=0)
         bridge.events.image_changed.connect(self._follow)
+        bridge.events.view_moved.connect(self._view_moved)
         self._session.events.prompts_changed.connect(self._follow, max_args=0)
         self._session.events.candidates_changed.connect(self._answer)
         self._session.events.image_removed.connect(self._follow, max_args=0)
@@ -112,6 +129,7 @@ class Answers:
     def release(self) -> None:
         """Stop, and listen no more."""
         self._settle.stop()
+        self._look.stop()
         self._accepting = None
         self._drop()
         self._tell_awaited()
@@ -121,6 +139,7 @@ class Answers:
         owner.events.status_changed.disconnect(self._follow)
         bridge.events.plane_changed.disconnect(self._settle.start)
         bridge.events.image_changed.disconnect(self._follow)
+        bridge.events.view_moved.disconnect(self._view_moved)
         session.events.prompts_changed.disconnect(self._follow)
         session.events.candidates_changed.disconnect(self._answer)
         session.events.image_removed.disconnect(self._follow)
@@ -190,7 +209,7 @@ class Answers:
         self._accepting = None
         self._tell_awaited()
 
-    def _answerer(self, embedding: Embedding) -> Answerer:
+    def _answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
         workspace = self._owner.workspace
         assert workspace is not None, "there is an embedding"
         return workspace.answerer(embedding)
@@ -237,25 +256,57 @@ class Answers:
         self._target = plane
         self._engine = workspace.engine
         self._tell(Status("embedding"))
+        self._start_embedding(workspace, plane)
+
+    def _start_embedding(self, workspace: Workspace, plane: PlaneKey) -> None:
+        visible = self._bridge.visible if plane == self._bridge.plane else None
         self._embedder = start(
-            workspace.embed(plane),
+            workspace.embed(plane, visible),
             on_event=self._embedding_event,
             on_error=self._embedding_failed,
             on_done=self._embedding_ended,
             group=self._owner.workers,
         )
 
-    def _embedding_event(self, event: EncodeEvent) -> None:
-        from napari_peftsam.embeddings import Encoded, EncodeFailed, EncodeProgress
+    def _view_moved(self) -> None:
+        if self._is_tiled:
+            self._look.start()
 
-        if isinstance(event, EncodeProgress):
-            self._tell(Status("embedding", event.fraction))
-        elif isinstance(event, EncodeFailed):
+    def _embed_visible(self) -> None:
+        """Embed the visible tiles of a large plane, while there is nothing more urgent."""
+        workspace, plane = self._owner.workspace, self._bridge.plane
+        if self._embedder is not None or self._predictor is not None or not self._is_tiled:
+            return
+        if workspace is not None and plane is not None and plane == self._target:
+            self._start_embedding(workspace, plane)
+
+    @property
+    def _is_tiled(self) -> bool:
+        return self._embedding is not None and hasattr(self._embedding, "image")
+
+    def _embedding_event(self, event: EmbedEvent) -> None:
+        from napari_peftsam.embeddings import Encoded, EncodeFailed, TilesReady
+
+        if isinstance(event, EncodeFailed):
             self._embedding_failed(event.error)
-        elif isinstance(event, Encoded):
+        elif isinstance(event, TilesReady) or (isinstance(event, Encoded) and not self._is_tiled):
             self._embedding = event.embedding
             self._tell(Status("ready", 1.0))
             self._answer()
+        else:
+            self._embedding_progress(event)
+
+    def _embedding_progress(self, event: object) -> None:
+        """Show how far a plane is, or which tile of a large one."""
+        from napari_peftsam.embeddings import EncodeProgress, EncodeStarted
+
+        if isinstance(event, EncodeStarted) and self._is_tiled:
+            done = event.index / event.total
+            self._tell(Status("embedding", done, tile=event.index + 1, tiles=event.total))
+        elif isinstance(event, EncodeProgress):
+            now = self.status
+            done = (now.tile - 1 + event.fraction) / now.tiles if now.tiles else event.fraction
+            self._tell(Status("embedding", done, tile=now.tile, tiles=now.tiles))
 
     def _embedding_failed(self, error: Exception) -> None:
         self._tell(Status("failed", reason=str(error)))
@@ -263,8 +314,12 @@ class Answers:
 
     def _embedding_ended(self) -> None:
         self._embedder = None
-        if self._embedding is None and self.status.kind == "embedding":
+        if self.status.kind != "embedding":
+            return
+        if self._embedding is None:
             self._start_over()  # the adapter was swapped meanwhile
+        else:
+            self._tell(Status("ready", 1.0))
 
     def _tell_awaited(self) -> None:
         if self._awaited != self.is_awaited:
@@ -303,13 +358,53 @@ class Answers:
             self._tell_busy()
             notify(error)
 
-        self._predictor = run(
-            lambda: engine.predict(embedding, prompts, previous, adapter=answerer.decoder),
-            on_result=done,
-            on_error=failed,
-            group=self._owner.workers,
-        )
+        if self._is_tiled:
+            self._predict_tiles(
+                engine.predict_tiles(
+                    cast("TiledEmbedding", embedding), prompts, previous, adapter=answerer.decoder
+                ),
+                done,
+                failed,
+            )
+        else:
+            self._predictor = run(
+                lambda: engine.predict(embedding, prompts, previous, adapter=answerer.decoder),
+                on_result=done,
+                on_error=failed,
+                group=self._owner.workers,
+            )
         self._tell_busy()
+
+    def _predict_tiles(
+        self,
+        events: Iterator[object],
+        done: Callable[[Prediction | None], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Predict in a large plane; the tiles of the prompts go before the visible ones."""
+        from napari_peftsam.workspace import Predicted
+
+        self._stop_embedding()
+        answers: list[Prediction | None] = []
+
+        def happened(event: object) -> None:
+            if isinstance(event, Predicted):
+                answers.append(event.prediction)
+            else:
+                self._embedding_progress(event)
+
+        def ended() -> None:
+            self._tell(Status("ready", 1.0))
+            done(answers[0] if answers else None)
+            self._look.start()
+
+        def broke(error: Exception) -> None:
+            self._tell(Status("ready", 1.0))
+            failed(error)
+
+        self._predictor = start(
+            events, on_event=happened, on_error=broke, on_done=ended, group=self._owner.workers
+        )
 
     def _tell_busy(self) -> None:
         self.events.busy_changed.emit()

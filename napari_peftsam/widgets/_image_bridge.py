@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer
 
     from napari_peftsam.annotation import ObjectRecord
-    from napari_peftsam.types import LabelArray, PixelArray
+    from napari_peftsam.types import LabelArray, PixelArray, Window
 
 __all__ = ["BridgeEvents", "ImageBridge"]
 
@@ -33,6 +33,8 @@ class BridgeEvents(SignalGroup):
     """Another image is being annotated."""
     plane_changed = Signal()
     """Another plane of it is shown."""
+    view_moved = Signal()
+    """Another part of the plane is shown."""
     tool_changed = Signal()
     """Another prompt tool is active, or prompts have another sign."""
     prompt_layers_changed = Signal()
@@ -76,6 +78,8 @@ class ImageBridge:
         self._locks = False
         viewer.layers.events.inserted.connect(self._layer_added)
         viewer.layers.events.removed.connect(self._layer_removed)
+        for moved in (viewer.scene.camera.events.center, viewer.scene.camera.events.zoom):
+            moved.connect(self._view_moved)
         for layer in viewer.layers:
             self._watch(layer)
 
@@ -119,6 +123,11 @@ class ImageBridge:
     def plane(self) -> PlaneKey | None:
         """The plane of that image which is shown; None if none is."""
         return self._plane
+
+    @property
+    def visible(self) -> Window | None:
+        """The part of that plane which the canvas shows; None if it shows none."""
+        return None if self._image is None or self._plane is None else self._image.visible
 
     def select_image(self, layer: Image | None) -> None:
         """Annotate another image; it gets a layer for its objects the first time."""
@@ -260,6 +269,9 @@ class ImageBridge:
             self._plane = plane
             self._plane_changed()
             self.events.plane_changed.emit()
+
+    def _view_moved(self, event: Any = None) -> None:
+        self.events.view_moved.emit()
 
     def _tool_may_differ(self, event: Any = None) -> None:
         self.events.tool_changed.emit()

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.planes import plane_of
+from napari_peftsam.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from napari_peftsam.types import PixelArray
 
 __all__ = ["ImageView"]
+
+_MOST_PIXELS = 2048  # along each axis, by which an image is recognised
 
 
 class ImageView:
@@ -44,8 +48,19 @@ class ImageView:
         return self.layer.data[0] if self.layer.multiscale else self.layer.data
 
     def first_plane(self) -> PixelArray:
-        """Return ``(H, W[, 3|4])``: the pixels of the first plane."""
-        return np.asarray(self.pixels[(0,) * (len(self.shape) - 2)])
+        """Return ``(H, W[, 3|4])``: the pixels of the first plane, of a large one a part."""
+        plane = plane_of(self.pixels, (0,) * (len(self.shape) - 2))
+        return np.asarray(plane[:_MOST_PIXELS, :_MOST_PIXELS])
+
+    @property
+    def visible(self) -> Window:
+        """The part of the plane that the canvas shows."""
+        corners = np.asarray(self.layer.corner_pixels, float)[:, : len(self.shape)]
+        if self.layer.multiscale:
+            factors = self.layer.downsample_factors[self.layer.data_level]
+            corners = corners * np.asarray(factors)[: len(self.shape)]
+        (top, left), (bottom, right) = corners[:, -2:].astype(int).tolist()
+        return Window(top, left, bottom - top + 1, right - left + 1)
 
     @property
     def fits(self) -> bool:

@@ -86,7 +86,7 @@ def _waiting(status: Status) -> str:
     kept = "Your prompt is kept."
     return {
         "loading": f"Waiting for the model to load. {kept}",
-        "embedding": f"Waiting for the embedding ({status.fraction:.0%}). {kept}",
+        "embedding": f"Waiting for the embedding ({status.progress}). {kept}",
         "stopped": f"Embedding was stopped. {kept}",
         "failed": f"⚠ {status.reason}",
     }.get(status.kind, "Predicting …")

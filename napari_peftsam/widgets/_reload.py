@@ -11,7 +11,7 @@ from napari_peftsam.widgets._worker import Worker, start
 if TYPE_CHECKING:
     from typing import Any
 
-    from napari_peftsam.embeddings import EncodeEvent
+    from napari_peftsam.embeddings import EmbedEvent
     from napari_peftsam.widgets._answers import Answers
     from napari_peftsam.widgets._layers import LayerBridge
     from napari_peftsam.widgets._session import ViewerSession
@@ -41,7 +41,7 @@ class Reload:
         self._owner = owner
         self._bridge = bridge
         self._answers = answers
-        self._worker: Worker[EncodeEvent] | None = None
+        self._worker: Worker[EmbedEvent] | None = None
         self._idle = QTimer()
         self._idle.setSingleShot(True)
         self._idle.setInterval(_IDLE)
@@ -97,5 +97,5 @@ class Reload:
         self._worker = None
 
 
-def _ignore(event: EncodeEvent) -> None:
+def _ignore(event: EmbedEvent) -> None:
     """Nobody waits for these; an image that fails is told of when it is shown."""

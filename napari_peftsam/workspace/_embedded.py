@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 from napari_peftsam.annotation import AnnotatedImage, PlaneKey
-from napari_peftsam.embeddings import Encoded, EncodeEvent, EncodeFailed, is_large
+from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, is_large
+from napari_peftsam.types import Window
 from napari_peftsam.workspace.engine import IN_MEMORY, Engine
 
 __all__ = ["EmbeddedPlanes"]
@@ -29,14 +30,18 @@ class EmbeddedPlanes:
                 del self._made_by[plane]
 
     def embed(
-        self, engine: Engine, plane: PlaneKey, image: AnnotatedImage
-    ) -> Iterator[EncodeEvent]:
+        self,
+        engine: Engine,
+        plane: PlaneKey,
+        image: AnnotatedImage,
+        visible: Window | None = None,
+    ) -> Iterator[EmbedEvent]:
         """Embed a plane, see `Engine.embed`, and remember it."""
-        return self._embed(engine, [(plane, image)])
+        return self._embed(engine, [(plane, image)], visible)
 
     def reload(
         self, engine: Engine, images: Mapping[str, AnnotatedImage], near: PlaneKey
-    ) -> Iterator[EncodeEvent]:
+    ) -> Iterator[EmbedEvent]:
         """Embed what another adapter embedded with the engine's model, nearest first.
 
         Those of the image that `near` lies in come first, by their distance from it in
@@ -56,10 +61,13 @@ class EmbeddedPlanes:
         return self._embed(engine, small)
 
     def _embed(
-        self, engine: Engine, planes: Sequence[tuple[PlaneKey, AnnotatedImage]]
-    ) -> Iterator[EncodeEvent]:
+        self,
+        engine: Engine,
+        planes: Sequence[tuple[PlaneKey, AnnotatedImage]],
+        visible: Window | None = None,
+    ) -> Iterator[EmbedEvent]:
         for plane, image in planes:
-            for event in engine.embed(plane.image, image.plane_pixels(plane)):
+            for event in engine.embed(plane.image, image.plane_pixels(plane), visible):
                 if isinstance(event, (Encoded, EncodeFailed)):
                     self._note(plane, event)
                 yield event

@@ -17,6 +17,7 @@ from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingKey,
     EmbeddingStore,
+    EmbedEvent,
     Encoded,
     EncodeEvent,
     EncodeFailed,
@@ -27,6 +28,7 @@ from napari_peftsam.embeddings import (
     TiledEmbedding,
     TiledImage,
     TileRequests,
+    TilesReady,
     embedding_key,
     encode,
     is_large,
@@ -36,7 +38,7 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
 from napari_peftsam.planes import is_same
 from napari_peftsam.segmentation import Predictor, WantedTile, predict_in_tiles
-from napari_peftsam.types import Earlier, Plane, Prediction, Prompts
+from napari_peftsam.types import Earlier, Plane, Prediction, Prompts, Window
 from napari_peftsam.workspace._turns import Turns
 
 __all__ = ["IN_MEMORY", "Engine", "Predicted"]
@@ -46,6 +48,7 @@ IN_MEMORY = 16
 
 _TOKEN_BYTES = 256 * 1000**2  # of prefixes in memory, beside the store
 _RECOMMENDED = ("late-50%", "late-25%")
+_MOST_VISIBLE = 9  # tiles embedded before anybody asks; a view of more is an overview
 _TILED_IN_MEMORY = 8  # large images whose intensity limits are remembered
 
 
@@ -153,15 +156,21 @@ class Engine:
             self._tiled.append(image)
         return image
 
-    def embed(self, name: str, plane: Plane) -> Iterator[EncodeEvent]:
-        """Embed one image plane, all its tiles if it is large; see `embed_tiles`.
+    def embed(self, name: str, plane: Plane, visible: Window | None = None) -> Iterator[EmbedEvent]:
+        """Embed one image plane, see `napari_peftsam.embeddings.encode`.
 
-        Ends early, without `Encoded`, when the adapter is swapped before the last step.
+        A large one is ready for prompts at once (`TilesReady`); the tiles in the window
+        `visible` are embedded then, unless there are many. Ends early, without `Encoded`,
+        when the adapter is swapped before the last step.
         """
-        if is_large(plane.shape, self.model):
-            yield from self.embed_tiles(self.tiled(plane, name))
-        else:
+        if not is_large(plane.shape, self.model):
             yield from self._embed([EncodeRequest(name, np.asarray(plane))])
+            return
+        image = self.tiled(plane, name)
+        yield TilesReady(name, image.embedding(self.model, self.encoder_adapter))
+        tiles = () if visible is None else image.grid.tiles_in(visible)
+        if 0 < len(tiles) <= _MOST_VISIBLE:
+            yield from self.embed_tiles(image, tiles)
 
     def embed_tiles(
         self, image: TiledImage, tiles: Sequence[Tile] | None = None

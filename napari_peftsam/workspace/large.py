@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from napari_peftsam.embeddings import (
+    EmbedEvent,
     Encoded,
     EncodeFailed,
     EncodeProgress,
@@ -140,6 +141,7 @@ def _planes(path: Path) -> Iterator[tuple[str, Plane]]:
 def _embed_plane(
     engine: Engine, name: str, plane: Plane, first: Window | None
 ) -> Iterator[EmbedProgress | Encoded]:
+    events: Iterator[EmbedEvent]
     if is_large(plane.shape, engine.model):
         image = engine.tiled(plane, name)
         events = engine.embed_tiles(image, image.grid.ordered(first))

@@ -14,7 +14,7 @@ from napari_peftsam.annotation import Answerer, PlaneKey, Session
 from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
-    EncodeEvent,
+    EmbedEvent,
     EncodeFailed,
     TiledEmbedding,
 )
@@ -31,7 +31,7 @@ from napari_peftsam.training import (
     TrainingFinished,
     finetune,
 )
-from napari_peftsam.types import Earlier, Prediction, Prompts
+from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
@@ -195,14 +195,15 @@ class Workspace:
         """
         return self.engine.embedding(self.session.pixels(plane), plane.image)
 
-    def embed(self, plane: PlaneKey) -> Iterator[EncodeEvent]:
+    def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
-        The session is read now, the rest happens while iterating, in any thread.
+        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The session
+        is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.session.image(plane.image))
+        return self._planes.embed(self.engine, plane, self.session.image(plane.image), visible)
 
-    def reload(self, near: PlaneKey) -> Iterator[EncodeEvent]:
+    def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
         """Embed what was embedded before the live adapter went live; planes near `near` first.
 
         As `embed`; what was embedded is known since the workspace was made.

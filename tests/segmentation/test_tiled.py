@@ -131,7 +131,7 @@ def test_an_object_over_a_border_is_whole(bench: Bench, number: int) -> None:
 def test_a_mask_is_followed_from_a_click_into_the_next_tile(bench: Bench) -> None:
     r, c, a, _ = snapped(bench, 1)
     inside = bench.grid.tile_at(r + 5, c)
-    found = bench.predict(Prompts((Point(r + 5, c), Point(r + 15, c + 5))))
+    found = bench.predict(Prompts((Point(r + 25, c), Point(r + 5, c + 15), Point(r - 20, c - 5))))
     assert bench.encoded == [(inside.row, inside.col), (inside.row - 1, inside.col)]
     assert found.window.row < r - a * 0.8
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from napari_peftsam.annotation import PlaneKey
+from tests.segmentation._slides import Slide
 from tests.widgets._annotate_cases import Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
@@ -352,3 +353,42 @@ def test_closing_the_viewer_while_embedding_stops_the_workers(bench: Open) -> No
     b.viewer.close()
     wait(lambda: b.owner.is_closed)
     assert len(b.owner.workers) == 0
+
+
+# --- large images ---------------------------------------------------------------------------
+
+
+class _NeverWhole:
+    """An image on disk that must not be read as a whole."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._slide = Slide(shape, [(300, 300, 10, 12)])
+        self.shape, self.dtype, self.ndim = shape, self._slide.dtype, 2
+        self.read: list[int] = []
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        rows, cols = key if isinstance(key, tuple) else (key, slice(None))
+        part = self._slide[rows, cols]
+        self.read.append(part.size)
+        return part
+
+
+def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> None:
+    import dask.array as da
+
+    source = _NeverWhole((6_000, 6_000))
+    data = da.from_array(source, chunks=(512, 512), meta=np.zeros((0, 0), np.uint8), asarray=False)
+    small = data[::16, ::16].compute()
+    source.read.clear()
+    b = bench([data, small], multiscale=True, rgb=False, contrast_limits=(0, 255))
+    b.click(300, 300)
+    mask = b.answered()
+    assert max(source.read) <= 512 * 512
+    current = b.session.current
+    assert current.candidates.plane_shape == (6_000, 6_000)
+    row, col = current.offset
+    np.testing.assert_allclose(b.prompts.mask.translate, (row, col))
+    np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
+    label = b.session.accept()
+    here = b.layers.objects.data[row : row + mask.shape[0], col : col + mask.shape[1]]
+    assert (here == label).sum() == mask.sum()
