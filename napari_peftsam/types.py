@@ -166,6 +166,23 @@ class Prompts:
         """Return a copy with this box."""
         return replace(self, box=box)
 
+    def within(self, window: Window) -> Prompts:
+        """Return the prompts that lie in a window, in its pixels; a box is cut at its edges."""
+        points = tuple(
+            replace(p, row=p.row - window.row, col=p.col - window.col)
+            for p in self.points
+            if 0 <= p.row - window.row + 0.5 <= window.height
+            and 0 <= p.col - window.col + 0.5 <= window.width
+        )
+        box = self.box
+        if box is None:
+            return Prompts(points)
+        row0, col0 = max(0.0, box.row0 - window.row), max(0.0, box.col0 - window.col)
+        row1 = min(float(window.height), box.row1 - window.row)
+        col1 = min(float(window.width), box.col1 - window.col)
+        inside = row0 < row1 and col0 < col1
+        return Prompts(points, Box(row0, col0, row1, col1) if inside else None)
+
     def check_inside(self, shape: tuple[int, int]) -> None:
         """Raise `PromptError` unless all prompts lie in an image of `shape`."""
         height, width = shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,11 +174,22 @@ def annotated_image(
         rgb = not same and len(given) >= 3 and given[-1] in (3, 4)
     array, shape = spatial(name, pixels, rgb)
     if labels is None:
-        return AnnotatedImage(name, array, rgb, np.zeros(shape, np.int32))
+        return AnnotatedImage(name, array, rgb, _empty_labels(name, shape))
     check_labels(name, labels, shape)
     if not labels.flags.writeable:
         raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
     return AnnotatedImage(name, array, rgb, labels)
+
+
+def _empty_labels(name: str, shape: tuple[int, ...]) -> LabelArray:
+    try:
+        return np.zeros(shape, np.int32)  # takes memory where objects are written, not before
+    except (MemoryError, ValueError) as error:
+        size = 4 * math.prod(shape) / 1e9
+        raise ImageError(
+            f"the labels of {name!r} would take {size:.0f} GB of memory, its shape is {shape}: "
+            "annotate a part of it, or segment it from a file of prompts (napari-peftsam segment)"
+        ) from error
 
 
 def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -123,7 +123,7 @@ class _Object:
             self._begin(tile, embedding)
             return
         window = lattice(tile.window, self._grid)
-        own = _inside(self._prompts, tile.window)
+        own = self._prompts.within(tile.window)
         for mosaic in self._mosaics:
             logits, seen = mosaic.blend(window)
             mask = logits > 0
@@ -142,7 +142,7 @@ class _Object:
         window = lattice(tile.window, self._grid)
         nothing = np.full(window.shape, NOTHING, np.float32)
         previous = self._remembered(window, nothing, nothing > 0)
-        prompts = _inside(self._prompts, tile.window)
+        prompts = self._prompts.within(tile.window)
         [answer] = self._predictor.decode_many(embedding, [prompts], [previous])
         self._scores = answer.scores.cpu().numpy()
         for logits in _of_window(answer, window):
@@ -273,23 +273,6 @@ def _holds(tile: Tile, extent: Box, grid: TileGrid) -> bool:
         and (extent.row1 <= bottom - margin or tile.row == rows - 1)
         and (extent.col1 <= right - margin or tile.col == cols - 1)
     )
-
-
-def _inside(prompts: Prompts, window: Window) -> Prompts:
-    """Return the prompts that lie in a window, in its pixels; a box is cut at its edges."""
-    points = tuple(
-        replace(p, row=p.row - window.row, col=p.col - window.col)
-        for p in prompts.points
-        if 0 <= p.row - window.row + 0.5 <= window.height
-        and 0 <= p.col - window.col + 0.5 <= window.width
-    )
-    box = prompts.box
-    if box is None:
-        return Prompts(points)
-    row0, col0 = max(0.0, box.row0 - window.row), max(0.0, box.col0 - window.col)
-    row1 = min(float(window.height), box.row1 - window.row)
-    col1 = min(float(window.width), box.col1 - window.col)
-    return Prompts(points, Box(row0, col0, row1, col1) if row0 < row1 and col0 < col1 else None)
 
 
 def _says_where(prompts: Prompts) -> bool:

@@ -15,6 +15,7 @@ from napari_peftsam.training.events import (
 from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.memory import MemoryEstimate, estimate_memory, possible_plans
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
+from napari_peftsam.training.tiles import cut_into_tiles, tiles_with_objects
 
 __all__ = [
     "RECIPES",
@@ -35,9 +36,11 @@ __all__ = [
     "TrainingStep",
     "Validated",
     "estimate_memory",
+    "cut_into_tiles",
     "finetune",
     "possible_plans",
     "recipe",
     "recommended_learning_rate",
     "split_objects",
+    "tiles_with_objects",
 ]

@@ -12,6 +12,7 @@ from napari_peftsam.training._samples import ModelPlane, prepare_planes
 from napari_peftsam.training._validation import HeldOut
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane, Split, TrainedObjects, split_objects
+from napari_peftsam.training.tiles import cut_into_tiles
 
 __all__ = ["RunData"]
 
@@ -61,6 +62,7 @@ class RunData:
         ImageError, LabelError
             If an image or its labels cannot be used.
         """
+        planes = cut_into_tiles(planes, model)
         known = _trained_on(earlier)
         split = split_objects(planes, config.held_out, config.seed, known)
         prepared = prepare_planes(planes, (*split.training, *split.held_out), model)

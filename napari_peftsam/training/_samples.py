@@ -179,7 +179,8 @@ def _prepare(plane: AnnotatedPlane, model: SamModel) -> ModelPlane:
     col_index = ((np.arange(cols) + 0.5) * (frame.width / cols)).astype(int)
     inner = torch.from_numpy(plane.labels[np.ix_(row_index, col_index)].astype(np.int64))
     labels = functional.pad(inner, (0, frame.size - cols, 0, frame.size - rows))
-    return ModelPlane(plane, frame, to_model_input(plane.pixels, model), labels.to(model.device))
+    image = to_model_input(plane.pixels, model, plane.limits)
+    return ModelPlane(plane, frame, image, labels.to(model.device))
 
 
 def _turned(x: Tensor, turn: int) -> Tensor:

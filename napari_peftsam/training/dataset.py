@@ -10,9 +10,17 @@ import numpy as np
 from scipy import ndimage
 
 from napari_peftsam.errors import LabelError, TrainingError
+from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import LabelArray, PixelArray, Prompts
 
-__all__ = ["AnnotatedPlane", "Split", "TrainedObjects", "TrainingObject", "split_objects"]
+__all__ = [
+    "AnnotatedPlane",
+    "Split",
+    "TrainedObjects",
+    "TrainingObject",
+    "objects_of",
+    "split_objects",
+]
 
 MIN_AREA = 9
 """Objects of fewer pixels are neither trained nor validated: mere specks of the brush."""
@@ -36,6 +44,9 @@ class AnnotatedPlane:
         ``(H, W)`` integer; 0 is unlabelled, which does not mean background.
     prompts
         The user's own prompts by label, where there were any.
+    limits
+        Those of the whole image where the plane is a tile of a large one, by which it is
+        normalised in use as well.
     """
 
     name: str
@@ -43,6 +54,7 @@ class AnnotatedPlane:
     pixels: PixelArray
     labels: LabelArray
     prompts: Mapping[int, Prompts] = field(default_factory=dict)
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         if self.labels.dtype.kind not in "iu":
@@ -104,7 +116,7 @@ def split_objects(
     TrainingError
         If there are fewer than three objects.
     """
-    objects = [o for index, plane in enumerate(planes) for o in _objects(index, plane)]
+    objects = [o for index, plane in enumerate(planes) for o in objects_of(index, plane)]
     if len(objects) < _MIN_OBJECTS:
         raise TrainingError(
             f"finetuning needs at least {_MIN_OBJECTS} accepted objects, found {len(objects)}: "
@@ -116,7 +128,8 @@ def split_objects(
     return _split_by_region(objects, share, is_new)
 
 
-def _objects(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
+def objects_of(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
+    """Return the objects of a plane, without mere specks."""
     numbers = np.union1d([0], plane.labels)  # 0 first, even where no pixel is unlabelled
     dense = np.searchsorted(numbers, plane.labels)  # labels may be huge and sparse
     areas = np.bincount(dense.ravel(), minlength=numbers.size)

@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["ObjectsLayer"]
 
 # napari's own undo knows strokes only; two histories of one array contradict each other.
+_LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
+_SMALLEST = 512  # ... down to about this
 _UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 
 
 class ObjectsLayer:
     """A labels layer that shares its array with the session, and reports its strokes.
+
+    That of a large image is a pyramid of views of the array, of which napari reads what is
+    visible: showing all of it at once takes a minute and gigabytes. napari does not paint
+    in pyramids, so objects there are corrected by prompts, not by the brush.
 
     Parameters
     ----------
@@ -52,8 +58,10 @@ class ObjectsLayer:
         self._session = session
         self._image_name = image_name
         self._labels = labels
+        self._is_pyramid = max(labels.shape[-2:]) > _LARGEST_FLAT
         self.layer = Labels(
-            labels,
+            _pyramid(labels) if self._is_pyramid else labels,
+            multiscale=self._is_pyramid,
             name=name,
             opacity=0.6,
             affine=image.affine,
@@ -64,17 +72,20 @@ class ObjectsLayer:
             units=image.units,
             axis_labels=image.axis_labels,
         )
-        assert self.layer.data is labels, "the session would write into another array"
-        self.layer.events.paint.connect(self._record)
-        self.layer.events.data.connect(self._take_over)
+        shown = self.layer.data[0] if self._is_pyramid else self.layer.data
+        assert shown is labels, "the session would write into another array"
+        if not self._is_pyramid:
+            self.layer.events.paint.connect(self._record)
+            self.layer.events.data.connect(self._take_over)
         session.events.labels_changed.connect(self._refresh)
         for key, method in _UNDO_KEYS.items():
             self.layer.bind_key(key, _caller(getattr(session, method)), overwrite=True)
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
-        self.layer.events.paint.disconnect(self._record)
-        self.layer.events.data.disconnect(self._take_over)
+        if not self._is_pyramid:
+            self.layer.events.paint.disconnect(self._record)
+            self.layer.events.data.disconnect(self._take_over)
         self._session.events.labels_changed.disconnect(self._refresh)
         for key in _UNDO_KEYS:
             self.layer.bind_key(key, None)
@@ -97,6 +108,12 @@ class ObjectsLayer:
     def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
         if image == self._image_name():
             self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+
+
+def _pyramid(labels: LabelArray) -> list[LabelArray]:
+    """Return views of the labels at ever lower resolution; nothing is copied."""
+    steps = [4**level for level in range(6) if max(labels.shape[-2:]) // 4**level > _SMALLEST]
+    return [labels] + [labels[..., ::step, ::step] for step in steps[1:]]
 
 
 def _atom(atom: Any) -> PaintAtom:

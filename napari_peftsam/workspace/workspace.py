@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from napari_peftsam.embeddings import (
     EmbedEvent,
     EncodeFailed,
     TiledEmbedding,
+    is_large,
+    tiled_image,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
@@ -30,6 +33,7 @@ from napari_peftsam.training import (
     TrainingConfig,
     TrainingFinished,
     finetune,
+    tiles_with_objects,
 )
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
@@ -260,20 +264,27 @@ class Workspace:
     # --- finetuning ------------------------------------------------------------------
 
     def training_planes(self) -> tuple[AnnotatedPlane, ...]:
-        """Return copies of all planes with objects, with the prompts that made them."""
-        planes = []
+        """Return copies of all planes with objects, with the prompts that made them.
+
+        Of large planes, the tiles with objects.
+        """
+        found: list[AnnotatedPlane] = []
         for plane in self.session.planes_with_objects():
             records = [r for r in self.session.records(plane.image) if r.plane == plane]
-            planes.append(
-                AnnotatedPlane(
-                    name=f"{plane.image}{list(plane.index) if plane.index else ''}",
-                    image=plane.image,
-                    pixels=np.array(self.session.pixels(plane)),
-                    labels=self.session.labels(plane).copy(),
-                    prompts={r.label: r.prompts for r in records if r.prompts},
+            name = f"{plane.image}{list(plane.index) if plane.index else ''}"
+            prompts = {r.label: r.prompts for r in records if r.prompts}
+            pixels, labels = self.session.pixels(plane), self.session.labels(plane)
+            if is_large(pixels.shape, self.engine.model):
+                image = tiled_image(name, pixels, self.engine.model)
+                region = self.session.image(plane.image).region
+                places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
+                tiles = tiles_with_objects(image, labels, places, prompts)
+                found += [replace(tile, image=plane.image) for tile in tiles]
+            else:
+                found.append(
+                    AnnotatedPlane(name, plane.image, np.array(pixels), labels.copy(), prompts)
                 )
-            )
-        return tuple(planes)
+        return tuple(found)
 
     def training_job(self, config: TrainingConfig) -> TrainingJob:
         """Return everything a finetuning run needs, picklable, for another process.

@@ -288,3 +288,13 @@ def test_a_further_point_refines_the_shown_candidate(session: Session) -> None:
     np.testing.assert_array_equal(session.current.previous.logits, logits)
     session.set_prompts(CELLS, Prompts((Point(1, 1),)))  # a moved point starts afresh
     assert session.current.previous is None
+
+
+def test_an_image_whose_labels_do_not_fit_is_refused_with_a_way_out() -> None:
+    class Huge:
+        shape, dtype = (10**7, 10**7), np.dtype(np.uint8)
+
+    session = Session()
+    with pytest.raises(ImageError, match=r"would take 400000 GB .*napari-peftsam segment"):
+        session.add_image("huge", Huge(), rgb=False)
+    assert not session.images

@@ -24,8 +24,8 @@ from tests.cli._cases import Inputs, Program, scene
 from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
-    "demo", "open", "models", "methods", "download", "finetune", "evaluate", "segment", "export",
-    "export-model", "export-adapter", "import-adapter",
+    "demo", "open", "models", "methods", "download", "finetune", "evaluate", "embed", "segment",
+    "export", "export-model", "export-adapter", "import-adapter",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
@@ -243,6 +243,34 @@ def test_a_stack_is_evaluated_slice_by_slice(inputs: Inputs, program: Program) -
         tifffile.imwrite(path, np.stack(planes), imagej=True, metadata={"axes": "ZYX"})
     outcome = program("evaluate", *inputs.folders(), *inputs.model(), "--json")
     assert (outcome.json["images"], outcome.json["objects"]) == (4, 16)
+
+
+# --- embed ---------------------------------------------------------------------------
+
+
+def test_embed_goes_on_with_what_is_missing(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    slide = np.random.default_rng(0).integers(0, 255, (100, 200), np.uint8)
+    zarr.create_array(tmp_path / "slide.zarr", data=slide, chunks=(64, 64))
+    arguments = ("embed", str(tmp_path / "slide.zarr"), *shared.model(), "--json", "--store")
+    first = program(*arguments, str(tmp_path / "store"))
+    assert first.code == 0
+    tiles = first.json["tiles"]
+    assert first.json == {
+        "planes": 1, "tiles": tiles, "from_store": 0, "store": str(tmp_path / "store")
+    }  # fmt: skip
+    assert tiles == 2 * 4
+    both = (str(shared / "image.tif"), *arguments[2:])
+    again = program("embed", arguments[1], *both, str(tmp_path / "store"))
+    assert (again.json["tiles"], again.json["from_store"]) == (tiles + 1, tiles)
+
+
+def test_embed_names_what_it_cannot_read(shared: Inputs, program: Program, tmp_path: Path) -> None:
+    outcome = program("embed", str(tmp_path / "no.tif"), *shared.model(), "--store", str(tmp_path))
+    assert outcome.code == 2
+    assert outcome.err.startswith("error:")
+    assert "no.tif: no such file" in outcome.err
 
 
 # --- segment -------------------------------------------------------------------------

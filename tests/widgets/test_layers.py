@@ -392,3 +392,22 @@ def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> Non
     label = b.session.accept()
     here = b.layers.objects.data[row : row + mask.shape[0], col : col + mask.shape[1]]
     assert (here == label).sum() == mask.sum()
+
+
+def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
+    bench: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_peftsam.widgets._objects_layer._LARGEST_FLAT", 500)
+    monkeypatch.setattr("napari_peftsam.widgets._objects_layer._SMALLEST", 100)
+    b = bench(Slide((700, 900), [(300, 300, 10, 12)])[0:700, 0:900])
+    objects = b.layers.objects
+    labels = b.session.image("image0").labels
+    assert objects.multiscale
+    assert objects.data[0] is labels
+    assert all(np.shares_memory(level, labels) for level in objects.data)
+    b.click(300, 300)
+    b.answered()
+    label = b.session.accept()
+    assert (objects.data[0] == label).any()
+    b.session.undo()
+    assert not labels.any()
