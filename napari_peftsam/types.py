@@ -293,6 +293,15 @@ class Prediction:
         """Height and width of the plane."""
         return self.part_of or self.window.shape
 
+    def whole(self, choice: int = 0) -> BoolArray:
+        """Return a candidate in the whole plane, ``(H, W)``."""
+        if self.part_of is None:
+            mask: BoolArray = self.masks[choice]
+            return mask
+        plane = np.zeros(self.part_of, np.bool_)
+        plane[self.window.slices] = self.masks[choice]
+        return plane
+
     def earlier(self, choice: int) -> Earlier:
         """Return what the predictor needs to refine a candidate."""
         return Earlier(self.logits[choice].copy(), self.logits_offset)

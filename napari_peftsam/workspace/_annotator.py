@@ -54,7 +54,7 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
     click, clicks, agreement = target.first_click(), 0, 0.0
     while True:
         session.add_point(plane, click)
-        mask = workspace.prompt().masks[0]
+        mask = workspace.prompt().whole()
         clicks, agreement = clicks + 1, target.iou(mask)
         correction = target.next_click(mask)
         if agreement >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_peftsam.embeddings import Embedding, EncodeFailed
+from napari_peftsam.embeddings import EncodeFailed
 from napari_peftsam.evaluation import Target
-from napari_peftsam.segmentation import Predictor, segment
 from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
 from napari_peftsam.workspace.engine import Engine
+from napari_peftsam.workspace.large import segment_plane
 
 if TYPE_CHECKING:
     from napari_peftsam.workspace.demo import DemoReport
@@ -43,10 +43,10 @@ def answer(engine: Engine, pixels: PixelArray, truth: LabelArray) -> LabelArray:
         if isinstance(event, EncodeFailed):
             raise event.error
     embedding = engine.embedding(pixels)
-    assert isinstance(embedding, Embedding), "the demo's images fit one frame"
+    assert embedding is not None
     numbers = [int(n) for n in np.unique(truth) if n]
     prompts = [Prompts((Target.from_mask(truth == n).first_click(),)) for n in numbers]
-    found = segment(Predictor(engine.model), embedding, prompts)
+    found = segment_plane(engine, embedding, prompts)
     return np.asarray([0, *numbers], truth.dtype)[found]
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import zarr
 
 from napari_peftsam.embeddings import (
+    Embedding,
     EmbedEvent,
     Encoded,
     EncodeFailed,
     EncodeProgress,
     EncodeStarted,
+    TiledEmbedding,
     TiledImage,
     is_large,
 )
@@ -24,8 +26,8 @@ from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import ExportContext, check_replaceable, create_labels
 from napari_peftsam.files import atomic_path, open_image
 from napari_peftsam.planes import plane_of
-from napari_peftsam.segmentation import RegionLabels
-from napari_peftsam.types import Plane, Prompts, Window
+from napari_peftsam.segmentation import Predictor, RegionLabels, segment
+from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 from napari_peftsam.workspace._folders import check_output
 from napari_peftsam.workspace.engine import Engine
 
@@ -36,6 +38,7 @@ __all__ = [
     "check_label_output",
     "embed_images",
     "segment_large",
+    "segment_plane",
 ]
 
 _CHUNK = 1024  # pixels along each axis of the scratch array
@@ -158,6 +161,25 @@ def _embed_plane(
             yield event
             done = 1.0
         yield EmbedProgress(name, tile, tiles, (tile - 1 + done) / tiles)
+
+
+def segment_plane(
+    engine: Engine, embedding: Embedding | TiledEmbedding, prompts: Sequence[Prompts]
+) -> LabelArray:
+    """Segment prompted objects of a plane that fits into memory; ``(H, W)`` int32.
+
+    As `napari_peftsam.segmentation.segment`, also where the plane is worked on in tiles.
+    """
+    if isinstance(embedding, Embedding):
+        return segment(Predictor(engine.model), embedding, prompts)
+    grid = embedding.image.grid
+    labels = np.zeros((grid.height, grid.width), np.int32)
+    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32), grid.stride)
+    for label, one in enumerate(prompts, start=1):
+        prediction = engine.predict(embedding, one)
+        assert prediction is not None, "nobody swaps adapters meanwhile"
+        regions.write(label, prediction)
+    return labels
 
 
 def check_label_output(output: Path) -> None:
