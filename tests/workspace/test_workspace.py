@@ -441,8 +441,8 @@ def test_a_model_load_that_was_overtaken_does_not_go_live(
     torch.save(build_tiny(seed=5).sam.state_dict(), other)
     real_build = module.build
 
-    def build_slowly(source: str | Path, device: str) -> object:
-        model = real_build(source, device)
+    def build_slowly(source: str | Path, device: str, precision: str) -> object:
+        model = real_build(source, device, precision=precision)
         if Path(source) == other:
             workspace.load_model(checkpoint, "cpu")  # the user chooses again meanwhile
         return model
