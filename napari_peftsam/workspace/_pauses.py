@@ -16,6 +16,9 @@ LONGEST_PAUSE = 5.0
 """Seconds after which a pause ends by itself: a forgotten one must not stop the training."""
 
 
+_PARTS = (".attn", ".self_attn", ".mlp")
+
+
 class Pauses:
     """Lets one thread hold up another one, for a moment.
 
@@ -52,8 +55,8 @@ class Pauses:
 def give_way_inside(sam: Sam, give_way: Callable[[], object]) -> None:
     """Let a network call `give_way` between its parts, forwards and backwards.
 
-    Parts are halves of the image encoder's blocks and the mask decoder: one step of the
-    training takes seconds for a large model, one part a fraction of that.
+    Parts are attention and MLP of each block, in the image encoder and the mask decoder:
+    one step of the training takes seconds for a large model, one part a fraction of that.
     """
 
     def before(*_: Any) -> None:
@@ -63,8 +66,7 @@ def give_way_inside(sam: Sam, give_way: Callable[[], object]) -> None:
         if isinstance(output, Tensor) and output.requires_grad:
             output.register_hook(before)
 
-    encoder, decoder = sam.image_encoder, sam.mask_decoder.transformer
-    halves = [m for name, m in encoder.named_modules() if name.endswith((".attn", ".mlp"))]
-    for module in (*halves, decoder):
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+    for name, module in sam.named_modules():
+        if name.endswith(_PARTS):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)

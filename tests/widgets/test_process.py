@@ -118,3 +118,16 @@ def test_a_child_that_dies_early_is_an_error_with_its_last_words() -> None:
     process = TrainingProcess(SimpleNamespace(broken=Exit()))  # type: ignore[arg-type]
     with pytest.raises(PeftSamError, match=r"ended with status 1 and no result.*a last word"):
         list(process.events())
+
+
+def test_pauses_do_not_end_a_run_and_may_come_at_any_time(tiny_checkpoint: Path) -> None:
+    process = TrainingProcess(_job(tiny_checkpoint))
+    process.pause()  # there is no child yet
+    kinds = []
+    for event in process.events():
+        kinds.append(type(event))
+        process.pause()
+        process.go_on()
+    assert kinds[-1] is TrainingFinished
+    process.pause()
+    process.go_on()
