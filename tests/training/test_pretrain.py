@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.utils.data import DataLoader
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import ConfigurationError, TrainingError
 from napari_peftsam.models import build, build_random, checkpoint_state
+from napari_peftsam.segmentation._two_way import two_way
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
 from napari_peftsam.training.pretrain._data import CropStream
@@ -208,14 +211,21 @@ def test_crops_of_the_stream_hold_their_objects() -> None:
     torch.testing.assert_close(first.images, second.images)
 
 
-def test_prompts_in_a_crop_are_seen_where_they_are_in_the_frame() -> None:
+def test_prompts_in_a_crop_are_seen_where_they_are_in_the_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = build_random("builtin")
     seen: list[torch.Tensor] = []
-    decoder = model.sam.mask_decoder
-    decoder.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+
+    def noting(transformer: nn.Module, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.extend(inputs)
+        return two_way(transformer, *inputs)
+
+    monkeypatch.setattr(import_module(decode.__module__), "two_way", noting)
     prompts = PromptTensors(points=torch.tensor([[[200.0, 120.0]]]), labels=torch.ones(1, 1))
     with torch.inference_mode():
         logits, _ = decode(model.sam, torch.zeros(1, 128, 16, 16), prompts, offset=(8, 20))
         frame = model.sam.prompt_encoder.get_dense_pe()
     assert logits.shape == (1, 4, 64, 64)
-    torch.testing.assert_close(seen[0], frame[..., 8:24, 20:36])
+    _, _, positions = seen
+    torch.testing.assert_close(positions.mT, frame[..., 8:24, 20:36].flatten(2))
