@@ -6,7 +6,7 @@ later change of it cannot silently be mixed with older files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,8 +19,9 @@ __all__ = ["NORMALISATION", "Limits", "normalise", "sampled_limits"]
 
 NORMALISATION = "percentile-0.1-99.9-joint"
 _LOW, _HIGH = 0.1, 99.9
-_SAMPLES = 16  # places along each axis at which a large plane is looked at ...
-_SAMPLE_SIDE = 64  # ... in squares of so many pixels: a million pixels in all
+_SAMPLES = 24  # places along each axis at which a large plane is looked at ...
+_SAMPLE_SIDE = 256  # ... in squares of so many pixels ...
+_SAMPLE_STEP = 8  # ... of which every eighth of every eighth row counts: 600,000 in all
 _BLOCK = 2048  # pixels along each axis that are read at once where all of them are
 
 
@@ -87,10 +88,12 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
 def sampled_limits(plane: Plane) -> Limits:
     """Return the limits of a large plane from a sample spread evenly over it.
 
-    The percentiles are those of 16 x 16 squares of 64 pixels, whatever the plane's size:
-    equal planes have equal limits, and memory and time do not grow with the plane. Only
-    where the sample has no contrast is all of the plane looked at, block by block, and
-    its lowest and highest value are taken.
+    The percentiles are those of 24 x 24 squares of 256 pixels, thinned out, whatever the plane's size:
+    equal planes have equal limits, and memory and time do not grow with the plane. Each
+    square counts by its contrast (standard deviation), as slides are mostly empty: else
+    the objects would be among the brightest thousandth, and saturated. Only where the
+    sample has no contrast is all of the plane looked at, block by block, and its lowest
+    and highest value are taken.
 
     Parameters
     ----------
@@ -103,15 +106,26 @@ def sampled_limits(plane: Plane) -> Limits:
         If the whole plane is constant or has no finite value.
     """
     starts = [_spread(n) for n in plane.shape[:2]]
-    sample = np.concatenate(
-        [_finite(plane, row, col, _SAMPLE_SIDE) for row, col in product(*starts)]
-    )
-    if sample.size:
-        low, high = (float(v) for v in np.percentile(sample, (_LOW, _HIGH)))
-        if low < high:
-            return Limits(low, high)
+    squares = [
+        _finite(plane, row, col, _SAMPLE_SIDE, _SAMPLE_STEP) for row, col in product(*starts)
+    ]
+    low, high = _percentiles([s for s in squares if s.size and s.std() > 0])
+    if low < high:
+        return Limits(low, high)
     blocks = [range(0, n, _BLOCK) for n in plane.shape[:2]]
     return _extremes(_finite(plane, row, col, _BLOCK) for row, col in product(*blocks))
+
+
+def _percentiles(squares: Sequence[FloatArray]) -> tuple[float, float]:
+    """Return both percentiles of all values, each counted by its square's deviation."""
+    if not squares:
+        return 0.0, 0.0
+    values = np.concatenate(squares)
+    weights = np.concatenate([np.full(len(s), s.std(dtype=np.float64)) for s in squares])
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order])
+    low, high = np.searchsorted(share, share[-1] * np.array([_LOW, _HIGH]) / 100).tolist()
+    return float(values[order[low]]), float(values[order[min(high, len(values) - 1)]])
 
 
 def _spread(length: int) -> list[int]:
@@ -119,9 +133,9 @@ def _spread(length: int) -> list[int]:
     return sorted({round(last * i / (_SAMPLES - 1)) for i in range(_SAMPLES)})
 
 
-def _finite(plane: Plane, row: int, col: int, side: int) -> FloatArray:
-    """Return the finite values ``(N,)`` of a square, alpha left out."""
-    part = np.asarray(plane[row : row + side, col : col + side])
+def _finite(plane: Plane, row: int, col: int, side: int, step: int = 1) -> FloatArray:
+    """Return the finite values ``(N,)`` of a square, every `step`-th along each axis, no alpha."""
+    part = np.asarray(plane[row : row + side, col : col + side])[::step, ::step]
     values = (part if part.ndim == 2 else part[..., :3]).astype(np.float32).ravel()
     return values[np.isfinite(values)]
 

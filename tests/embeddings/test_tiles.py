@@ -137,9 +137,17 @@ def test_sampled_limits_are_close_to_those_of_all_pixels(dtype: str) -> None:
     assert found == sampled_limits(pixels.copy())
 
 
+def test_objects_of_a_mostly_empty_slide_are_not_saturated() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(40, 2, (4_000, 4_000)).astype(np.float32)
+    pixels[1_000:1_400:20, 1_000:1_400] += 100  # a twentieth of a hundredth of the slide
+    assert np.percentile(pixels, 99.9) < 50
+    assert sampled_limits(pixels).high > 120
+
+
 def test_where_the_sample_has_no_contrast_all_of_the_plane_is_looked_at() -> None:
     pixels = np.zeros((3_000, 3_000), np.uint8)
-    pixels[100:104, 100:104] = 50  # between the places of the sample
+    pixels[97:103, 97:103] = 50  # between the places of the sample
     assert sampled_limits(pixels) == Limits(0, 50)
 
 

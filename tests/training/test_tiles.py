@@ -88,6 +88,5 @@ def test_training_sees_what_prompts_are_answered_from(
 def test_finetuning_on_a_large_plane(tiny_model: SamModel, large: AnnotatedPlane) -> None:
     config = TrainingConfig(method=LoraConfig(rank=2), steps=2, validations=1)
     events = list(finetune(tiny_model, [large], config))
-    started = events[0]
-    assert isinstance(started, TrainingStarted)
+    assert any(isinstance(event, TrainingStarted) for event in events)
     assert isinstance(events[-1], TrainingFinished)
