@@ -88,7 +88,7 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
 def sampled_limits(plane: Plane) -> Limits:
     """Return the limits of a large plane from a sample spread evenly over it.
 
-    The percentiles are those of 24 x 24 squares of 256 pixels, thinned out, whatever the plane's size:
+    The percentiles are those of 24 x 24 squares of 256 pixels, thinned out, whatever its size:
     equal planes have equal limits, and memory and time do not grow with the plane. Each
     square counts by its contrast (standard deviation), as slides are mostly empty: else
     the objects would be among the brightest thousandth, and saturated. Only where the
