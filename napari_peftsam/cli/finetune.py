@@ -68,6 +68,14 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Budget in passes.")] = None,
     budget: Annotated[str | None, typer.Option(help=_BUDGET)] = None,
+    objects_at_once: Annotated[
+        int | None,
+        typer.Option(min=1, help="Through the decoder; by default what the memory allows."),
+    ] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option(help="Compute activations twice to save memory; by default if need be."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -99,6 +107,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     chosen, preface = _chosen(choice, recipe, method, options, cobot)
     if learning_rate is not None:
         chosen["learning_rate"] = learning_rate
+    chosen |= {"objects_at_once": objects_at_once, "checkpointing": checkpointing}
     config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
     message = "ending the training, keeping the best state so far"
     with graceful_interrupt(message) as stop, Progress() as progress:
@@ -153,7 +162,13 @@ class TrainingProgress:
 
     def show(self, event: object) -> None:
         """Show one event of `napari_peftsam.training`, nothing for others."""
-        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+        from napari_peftsam.training import (
+            MemoryPlanned,
+            TrainingAdjusted,
+            TrainingStarted,
+            TrainingStep,
+            Validated,
+        )
 
         if isinstance(event, TrainingStarted):
             if self._preface:
@@ -163,6 +178,8 @@ class TrainingProgress:
                 f"objects; {event.held_out_objects} held out by {event.held_out_by}, "
                 f"IoU {event.validation_iou:.3f}"
             )
+        elif isinstance(event, (MemoryPlanned, TrainingAdjusted)):
+            say(event.describe())
         elif isinstance(event, Validated):
             self._iou = event.iou
         elif isinstance(event, TrainingStep):

@@ -13,7 +13,13 @@ from napari_peftsam.training.events import (
     Validated,
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
-from napari_peftsam.training.memory import MemoryEstimate, estimate_memory, possible_plans
+from napari_peftsam.training.memory import (
+    MemoryEstimate,
+    MemoryForecast,
+    estimate_memory,
+    forecast_memory,
+    possible_plans,
+)
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
 from napari_peftsam.training.tiles import cut_into_tiles, tiles_with_objects
 
@@ -23,6 +29,7 @@ __all__ = [
     "AnnotatedPlane",
     "Incumbent",
     "MemoryEstimate",
+    "MemoryForecast",
     "MemoryPlanned",
     "Recipe",
     "Split",
@@ -38,6 +45,7 @@ __all__ = [
     "cut_into_tiles",
     "estimate_memory",
     "finetune",
+    "forecast_memory",
     "possible_plans",
     "recipe",
     "recommended_learning_rate",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 
+from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models.memory import free_memory, measure_peak, tensor_bytes
 from napari_peftsam.peft import Injection
 from napari_peftsam.training._encoder import PlaneEncoder
@@ -21,6 +23,7 @@ from napari_peftsam.training.memory import (
 
 __all__ = ["preflight"]
 
+_log = logging.getLogger(__name__)
 _LOOKED_AT = 64  # views, to find one of the largest
 
 
@@ -48,12 +51,19 @@ def preflight(
         )
 
     plans, free = possible_plans(config, objects), free_memory(device) - _promised(encoder)
-    index, estimated = choose_plan(plans, estimate, free)
+    needed, index = None, 0
+    try:
+        index, estimated = choose_plan(plans, estimate, free)
+        needed = estimated.total
+    except PeftSamError:
+        raise
+    except Exception:  # noqa: BLE001 - it leans on private parts of torch; the trial does not
+        _log.warning("the memory of a training step could not be estimated", exc_info=True)
     trainer.plan, trainer.smaller_plans = plans[index], plans[index + 1 :]
     loaded = tensor_bytes(model.sam)
     with measure_peak(device) as peak:
         trainer.try_out(largest)
-    return MemoryPlanned(estimated.total, loaded + peak.rise, free, trainer.plan.describe())
+    return MemoryPlanned(needed, loaded + peak.rise, free, trainer.plan.describe())
 
 
 def _promised(encoder: PlaneEncoder) -> int:

@@ -37,7 +37,8 @@ class MemoryPlanned:
     Attributes
     ----------
     needed
-        Bytes that the process takes on the device at the highest point of a step, as estimated.
+        Bytes at the highest point of a step, weights included, as estimated; None if they could
+        not be.
     measured
         The same of a first step whose result was dropped.
     free
@@ -46,17 +47,17 @@ class MemoryPlanned:
         For people.
     """
 
-    needed: int
+    needed: int | None
     measured: int
     free: int
     plan: str
 
     def describe(self) -> str:
         """Return it for people, in one line."""
-        return (
-            f"memory: about {readable_bytes(self.needed)} needed ({readable_bytes(self.measured)} "
-            f"in a trial step), {readable_bytes(self.free)} free; training {self.plan}"
-        )
+        measured = f"{readable_bytes(self.measured)} in a trial step"
+        needed = "" if self.needed is None else f"about {readable_bytes(self.needed)} estimated, "
+        free = readable_bytes(self.free)
+        return f"memory: {needed}{measured}, {free} free; training {self.plan}"
 
 
 @dataclass(frozen=True)

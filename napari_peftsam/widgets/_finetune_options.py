@@ -29,7 +29,7 @@ _DELAY_MS = 150  # parameters are counted when the user pauses
 
 
 class FinetuneOptions(QWidget):
-    """Forms for a `TrainingConfig`, and how many parameters it would train.
+    """Forms for a `TrainingConfig`, how many parameters it would train, and in what memory.
 
     A recipe fills the forms; whatever differs from it afterwards is the user's own choice.
     Emits `changed` when `config` may be another. `problem` is a label for the dock to
@@ -46,6 +46,7 @@ class FinetuneOptions(QWidget):
         self._amounts = dict(BUDGETS)
         self._config: TrainingConfig | None = None
         self._counting: Worker[Any] | None = None
+        self._forecasting: Worker[Any] | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
         self.advice = text_label()
@@ -53,7 +54,10 @@ class FinetuneOptions(QWidget):
         self.placement, self.details, self.rate = Form(), Form(), Form()
         self.collapsible = QCollapsible("Method, placement, rank …")
         self.parameters, self.problem = text_label(), text_label()
-        self.problem.hide()
+        self.memory = text_label()
+        self.memory.setToolTip("At the highest point of a training step; tried out when it starts.")
+        for part in (self.problem, self.memory):
+            part.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
         self.amount, self.unit = QSpinBox(), QComboBox()
         self._timer = timer(self, _DELAY_MS)
@@ -68,8 +72,7 @@ class FinetuneOptions(QWidget):
     def release(self) -> None:
         """Do not count any more."""
         self._timer.stop()
-        if self._counting is not None:
-            self._counting.stop()
+        self._stop_counting()
 
     # --- layout ------------------------------------------------------------------------
 
@@ -89,6 +92,7 @@ class FinetuneOptions(QWidget):
         layout.addLayout(form_layout(("Recipe", self.recipe)))
         layout.addWidget(self.advice)
         layout.addWidget(self.parameters)
+        layout.addWidget(self.memory)
         layout.addLayout(form_layout(("Budget", budget)))
         method = QWidget()
         method.setLayout(form_layout(("Method", self.method)))
@@ -272,8 +276,7 @@ class FinetuneOptions(QWidget):
             return
         from napari_peftsam.peft import count_parameters
 
-        if self._counting is not None:
-            self._counting.stop()
+        self._stop_counting()
         architecture, method = workspace.engine.model.architecture, config.method
         self._counting = run(
             lambda: count_parameters(architecture, method),
@@ -282,10 +285,36 @@ class FinetuneOptions(QWidget):
             group=self._owner.workers,
         )
 
+    def _stop_counting(self) -> None:
+        for worker in (self._counting, self._forecasting):
+            if worker is not None:
+                worker.stop()
+
     def _show_parameters(self, counts: ParameterCounts) -> None:
         self.parameters.setText(
             f"Trains {counts.total:,} parameters ({counts.encoder:,} in the encoder)"
         )
+        self._forecast()
+
+    def _forecast(self) -> None:
+        """Find out in a thread what the training takes: it follows a step without weights."""
+        model, config = self._model(), self._config
+        if model is None or config is None:
+            return
+        from napari_peftsam.training import forecast_memory
+
+        architecture, device, precision = model.architecture, str(model.device), model.precision
+        self._forecasting = run(
+            lambda: forecast_memory(architecture, config, device, precision),
+            on_result=lambda forecast: self._show_memory(forecast.describe()),
+            # It is for information: the training looks for itself, with more means.
+            on_error=lambda _: self._show_memory(""),
+            group=self._owner.workers,
+        )
+
+    def _show_memory(self, text: str) -> None:
+        self.memory.setText(text)
+        self.memory.setVisible(bool(text))
 
     def _refuse(self, error: Exception) -> None:
         """Say why valid options do not fit this model."""
@@ -298,3 +327,4 @@ class FinetuneOptions(QWidget):
         self.problem.setVisible(bool(text))
         if text:
             self.parameters.clear()
+            self._show_memory("")

@@ -55,11 +55,14 @@ class FinetuneView(QWidget):
         self.progress.setFixedHeight(6)
         self.status = text_label()
         self.curve = TrainingCurve(theme)
+        self.memory = text_label()
         self.outcome = text_label()
         self.compare = push_button(
             tip=f"Switch between the adapters before and after it ({KEYS['before'].shown})"
         )
-        for part in (self.progress, self.status, self.curve, self.outcome, self.compare):
+        for part in (
+            self.progress, self.status, self.memory, self.curve, self.outcome, self.compare
+        ):  # fmt: skip
             part.hide()
         self._lay_out()
 
@@ -84,7 +87,7 @@ class FinetuneView(QWidget):
         self.options.collapsible.toggled.connect(lambda _: unfolded.start())
         for part in (
             self.summary, self._area, self.options.problem, buttons,
-            self.progress, self.status, self.outcome,
+            self.progress, self.status, self.memory, self.outcome,
         ):  # fmt: skip
             if isinstance(part, QWidget):
                 layout.addWidget(part)
@@ -119,10 +122,18 @@ class FinetuneView(QWidget):
             self.progress.setRange(0, 0)  # busy
         if running:
             self.curve.show()
+        if phase in (Phase.IDLE, Phase.STARTING):
+            self.memory.hide()
 
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
-        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+        from napari_peftsam.training import (
+            MemoryPlanned,
+            TrainingAdjusted,
+            TrainingStarted,
+            TrainingStep,
+            Validated,
+        )
 
         if isinstance(event, TrainingStarted):
             self.curve.set_live(event.validation_iou)
@@ -130,6 +141,10 @@ class FinetuneView(QWidget):
                 f"Training on {event.training_objects} objects, {event.held_out_objects} held out "
                 f"(by {event.held_out_by})"
             )
+        elif isinstance(event, (MemoryPlanned, TrainingAdjusted)):
+            text = event.describe()
+            self.memory.setText(f"{text[:1].upper()}{text[1:]}.")
+            self.memory.show()
         elif isinstance(event, Validated):
             self.curve.add_iou(event.step, event.iou)
         elif isinstance(event, TrainingStep):

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from napari_peftsam.errors import ExportError, TrainingError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
@@ -19,8 +17,9 @@ from napari_peftsam.evaluation import (
     evaluate,
 )
 from napari_peftsam.models import pick_device
+from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
-from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
+from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished, Validated
 from napari_peftsam.workspace._folders import check_not_an_input, check_output, folder_planes
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.jobs import TrainingJob, run
@@ -97,6 +96,7 @@ def finetune_folders(
         If an input cannot be used (see `napari_peftsam.training.finetune` and
         `napari_peftsam.files.pair_folders`), or `output` cannot be written. If that
         happens after the training, the adapter is kept elsewhere and the message says where.
+        If the training breaks off, its best state until then is written, if there is one.
     """
     config = config or TrainingConfig(seconds=DEFAULT_BUDGET)
     choice = choice or ModelChoice()
@@ -106,7 +106,7 @@ def finetune_folders(
     device = pick_device(choice.device)
     planes = folder_planes(images, labels)
     job = TrainingJob(str(choice.model), device, planes, config, start, precision=choice.precision)
-    finished = _watched(job, watch)
+    finished = _watched(job, watch, output)
     _save(finished.adapter, output)
     return FinetuneReport(
         finished.steps, finished.seconds, finished.trainable_parameters,
@@ -114,20 +114,38 @@ def finetune_folders(
     )  # fmt: skip
 
 
-def _watched(job: TrainingJob, watch: Callable[[TrainEvent], bool | None]) -> TrainingFinished:
-    asked = threading.Event()
+def _watched(
+    job: TrainingJob, watch: Callable[[TrainEvent], bool | None], output: Path
+) -> TrainingFinished:
+    asked, best = threading.Event(), None
     try:
         for event in run(job, asked.is_set):
             if watch(event):
                 asked.set()
+            if isinstance(event, Validated) and event.step > 0 and event.adapter is not None:
+                best = event
             if isinstance(event, TrainingFinished):
                 return event
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError, TrainingError) as error:
+        message = _why_ended(error, job)
+        if best is None or best.adapter is None:
+            raise TrainingError(message) from error
+        _save(best.adapter, output)
         raise TrainingError(
-            f"not enough memory on {job.device} to train {job.source}: adapt fewer blocks "
-            "(placement late-25%), or choose a smaller model or the device 'cpu'"
+            f"{message}; the best state until then, of step {best.step}, was saved as {output}"
         ) from error
     raise AssertionError("a run ends with TrainingFinished")
+
+
+def _why_ended(error: Exception, job: TrainingJob) -> str:
+    if isinstance(error, TrainingError):
+        return str(error)
+    if not is_out_of_memory(error):
+        raise error
+    return (
+        f"not enough memory on {job.device} to train {job.source}: adapt fewer blocks "
+        "(placement late-25%), or choose a smaller model or the device 'cpu'"
+    )
 
 
 def _save(adapter: Adapter, output: Path) -> None:
