@@ -25,6 +25,7 @@ from . import (
     models,
     open_viewer,
     segment,
+    segment_batch,
 )
 from ._console import INTERRUPTED, USER_ERROR, fail
 from ._interrupt import sure_interrupt
@@ -50,6 +51,7 @@ for _name, _command in (
     ("evaluate", evaluate.evaluate),
     ("embed", embed.embed),
     ("segment", segment.segment),
+    ("segment-batch", segment_batch.segment_batch),
     ("export", export.export),
     ("export-model", export_model.export_model),
     ("export-adapter", export_adapter.export_adapter),
