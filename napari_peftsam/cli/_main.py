@@ -29,6 +29,7 @@ from . import (
 )
 from ._console import INTERRUPTED, USER_ERROR, fail
 from ._interrupt import sure_interrupt
+from ._team import wait_for_leader
 
 __all__ = ["main"]
 
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = _reason(error)
         if reason is None:
             raise
+        wait_for_leader()
         fail(reason)
         return USER_ERROR
     return result if isinstance(result, int) else 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from napari_peftsam.errors import ExportError, TrainingError
+from napari_peftsam.errors import ConfigurationError, ExportError, TrainingError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
@@ -20,7 +20,14 @@ from napari_peftsam.evaluation import (
 )
 from napari_peftsam.models import pick_device
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
-from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
+from napari_peftsam.training import (
+    Team,
+    TrainEvent,
+    TrainingConfig,
+    TrainingFinished,
+    joined_team,
+    team_size,
+)
 from napari_peftsam.workspace._folders import check_not_an_input, check_output, folder_planes
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.jobs import TrainingJob, run
@@ -74,6 +81,8 @@ def finetune_folders(
 ) -> FinetuneReport:
     """Finetune on folders of images and labels and save the best adapter; slow.
 
+    Processes that ``torchrun`` has started share the images of each step; one of them writes.
+
     The state of step 0 is a candidate too, so that `output` is always written and never
     worse on the held-out objects than what the run started from.
 
@@ -84,7 +93,8 @@ def finetune_folders(
     output
         The ``.safetensors`` file to write; checked before the training.
     config
-        Method, budget and the rest; default: LoRA + COBOT for `DEFAULT_BUDGET` seconds.
+        Method, budget and the rest; default: LoRA + COBOT for `DEFAULT_BUDGET` seconds. Every
+        process needs an image per step.
     choice
         The model, and the adapter to go on from; its method and options take the place
         of those in `config` (see `choose_method`).
@@ -98,26 +108,38 @@ def finetune_folders(
         `napari_peftsam.files.pair_folders`), or `output` cannot be written. If that
         happens after the training, the adapter is kept elsewhere and the message says where.
     """
-    config = config or TrainingConfig(seconds=DEFAULT_BUDGET)
     choice = choice or ModelChoice()
-    check_output(output, (".safetensors",))
-    check_not_an_input(output, Path(choice.model))
-    start = None if choice.adapter is None else load_adapter(choice.adapter)
+    config = config or TrainingConfig(seconds=DEFAULT_BUDGET, images_per_step=team_size())
+    if config.images_per_step < team_size():
+        raise ConfigurationError(
+            f"there are {team_size()} processes, but {config.images_per_step} images per step: "
+            "take as many images at least, or start fewer processes"
+        )
     device = pick_device(choice.device)
-    planes = folder_planes(images, labels)
-    job = TrainingJob(str(choice.model), device, planes, config, start, precision=choice.precision)
-    finished = _watched(job, watch)
-    _save(finished.adapter, output)
+    with joined_team(device) as team:
+        if team.leads:
+            check_output(output, (".safetensors",))
+            check_not_an_input(output, Path(choice.model))
+        start = None if choice.adapter is None else load_adapter(choice.adapter)
+        planes = folder_planes(images, labels)
+        job = TrainingJob(
+            str(choice.model), device, planes, config, start, precision=choice.precision
+        )
+        finished = _watched(job, watch, team)
+        if team.leads:
+            _save(finished.adapter, output)
     return FinetuneReport(
         finished.steps, finished.seconds, finished.trainable_parameters,
         finished.iou_before, finished.iou_after, finished.best_step, output,
     )  # fmt: skip
 
 
-def _watched(job: TrainingJob, watch: Callable[[TrainEvent], bool | None]) -> TrainingFinished:
+def _watched(
+    job: TrainingJob, watch: Callable[[TrainEvent], bool | None], team: Team
+) -> TrainingFinished:
     asked = threading.Event()
     try:
-        for event in run(job, asked.is_set):
+        for event in run(job, asked.is_set, team=team):
             if watch(event):
                 asked.set()
             if isinstance(event, TrainingFinished):
