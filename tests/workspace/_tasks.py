@@ -45,24 +45,24 @@ def die() -> None:
 
 @dataclass
 class Deadly(WorkerPlugin):
-    """Kills a worker in the middle of an image of this name, once or always.
+    """Kills a worker in the middle of an image of this name, once.
 
     It is installed in the workers that replace dead ones, too.
     """
 
     image: str
-    folder: Path | None
+    folder: Path
 
     def setup(self, worker: Worker) -> None:
-        self._real = real = _batch_tasks.embedded
+        self._real = real = _batch_tasks.embed_plane
 
-        def deadly(engine: Any, path: Path, pixels: Any) -> Any:
-            if path.name == self.image and (self.folder is None or first_time(self.folder)):
-                next(iter(engine.embed(path.name, pixels)))  # the encoder has begun
-                die()
-            return real(engine, path, pixels)
+        def deadly(engine: Any, name: str, *others: Any, **options: Any) -> Any:
+            for event in real(engine, name, *others, **options):  # the encoder has begun
+                if name.endswith(self.image) and first_time(self.folder):
+                    die()
+                yield event
 
-        _batch_tasks.embedded = deadly
+        _batch_tasks.embed_plane = deadly
 
     def teardown(self, worker: Worker) -> None:
-        _batch_tasks.embedded = self._real
+        _batch_tasks.embed_plane = self._real

@@ -24,25 +24,17 @@ from napari_peftsam.workspace import (
     BatchPlan,
     BatchStarted,
     ClusterChoice,
-    ImageDone,
-    ImageFailed,
     ModelChoice,
-    embed_images,
+    TaskDone,
+    TaskFailed,
+    embed_batch,
+    segment_batch,
     segment_file,
-    segment_images,
 )
-from napari_peftsam.workspace import cluster as cluster_module
 from tests.workspace._tasks import Deadly
 
 HERE = ClusterChoice(workers=0)
 NAMES = ["a", "b", "c", "d"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[distributed.LocalCluster]:
-    """Start two worker processes that all tests share, as a cluster of one's own is shared."""
-    with cluster_module._local_cluster(2) as started:
-        yield started
 
 
 @pytest.fixture
@@ -80,8 +72,8 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def deadly(
     cluster: distributed.LocalCluster, tmp_path: Path
-) -> Iterator[Callable[[str, Path | None], None]]:
-    """Return a function that makes an image deadly for workers, once or always."""
+) -> Iterator[Callable[[str, Path], None]]:
+    """Return a function that makes an image deadly for workers, once."""
     with distributed.Client(cluster) as client:
         yield lambda image, folder: client.register_plugin(Deadly(image, folder), name="deadly")
         client.unregister_worker_plugin("deadly")
@@ -122,11 +114,12 @@ def test_workers_store_what_one_process_does(
     expected: dict[str, bytes],
 ) -> None:  # fmt: skip
     plan = BatchPlan(choice, there, tmp_path / "store")
-    first, *done, finished = embed_images(images, plan)
+    first, *done, finished = embed_batch([images], plan)
     assert first == BatchStarted(4)
-    assert {event.name for event in done if isinstance(event, ImageDone)} == set(NAMES)
-    assert [event.done for event in done if isinstance(event, ImageDone)] == [1, 2, 3, 4]
-    assert finished == BatchFinished(4, 4, {}, tmp_path / "store", computed=5)
+    names = {event.name for event in done if isinstance(event, TaskDone)}
+    assert names == {f"{name}.tif" for name in NAMES}
+    assert [event.done for event in done if isinstance(event, TaskDone)] == [1, 2, 3, 4]
+    assert finished == BatchFinished(4, 4, {}, tmp_path / "store", tiles=5, computed=5)
     assert stored(tmp_path / "store") == expected
 
 
@@ -135,18 +128,18 @@ def test_a_second_run_computes_only_what_is_not_there(
 ) -> None:
     asked = iter([False, False, True])
     plan = BatchPlan(choice, HERE, tmp_path / "store")
-    ended = last(embed_images(images, plan, stop=lambda: next(asked)))
+    ended = last(embed_batch([images], plan, stop=lambda: next(asked)))
     assert (ended.images, ended.computed) == (2, 2)
-    finished = last(embed_images(images, BatchPlan(choice, there, tmp_path / "store")))
+    finished = last(embed_batch([images], BatchPlan(choice, there, tmp_path / "store")))
     assert (finished.images, finished.computed) == (4, 3)
 
 
 def test_a_worker_that_dies_amid_an_image_is_replaced(
     images: Path, choice: ModelChoice, there: ClusterChoice, tmp_path: Path,
-    expected: dict[str, bytes], deadly: Callable[[str, Path | None], None],
+    expected: dict[str, bytes], deadly: Callable[[str, Path], None],
 ) -> None:  # fmt: skip
     deadly("b.tif", tmp_path)
-    finished = last(embed_images(images, BatchPlan(choice, there, tmp_path / "store")))
+    finished = last(embed_batch([images], BatchPlan(choice, there, tmp_path / "store")))
     assert (tmp_path / "seen").exists(), "a worker died"
     assert (finished.images, finished.failed) == (4, {})
     assert stored(tmp_path / "store") == expected
@@ -157,16 +150,16 @@ def test_images_without_a_plane_to_embed_are_told_and_left_out(
 ) -> None:
     (images / "b.tif").write_bytes(b"nothing")
     tifffile.imwrite(images / "c.tif", np.zeros((40, 48), np.uint8))
-    events = list(embed_images(images, BatchPlan(choice, HERE, tmp_path / "store")))
-    failed = {e.name: str(e.error) for e in events if isinstance(e, ImageFailed)}
-    assert failed.keys() == {"b", "c"}
-    assert all(str(images / f"{name}.tif") in reason for name, reason in failed.items())
-    assert events[-1] == BatchFinished(4, 2, failed, tmp_path / "store", computed=3)
+    events = list(embed_batch([images], BatchPlan(choice, HERE, tmp_path / "store")))
+    failed = {str(images / e.name): str(e.error) for e in events if isinstance(e, TaskFailed)}
+    assert failed.keys() == {str(images / name) for name in ("b.tif", "c.tif")}
+    assert all(path in reason for path, reason in failed.items())
+    assert events[-1] == BatchFinished(4, 2, failed, tmp_path / "store", tiles=3, computed=3)
 
 
 def test_one_image_is_a_batch_too(images: Path, choice: ModelChoice, tmp_path: Path) -> None:
     plan = BatchPlan(choice, HERE, tmp_path / "store")
-    assert last(embed_images(images / "d.tif", plan)).computed == 2
+    assert last(embed_batch([images / "d.tif"], plan)).computed == 2
 
 
 def test_a_changed_adapter_file_is_another_model(
@@ -177,10 +170,10 @@ def test_a_changed_adapter_file_is_another_model(
     adapter = tmp_path / "adapter.safetensors"
     adapter.write_bytes(choice.adapter.read_bytes())
     plan = BatchPlan(ModelChoice(choice.model, adapter, "cpu"), HERE, tmp_path / "store")
-    assert last(embed_images(images / "a.tif", plan)).computed == 1
+    assert last(embed_batch([images / "a.tif"], plan)).computed == 1
     with inject(model, LoraConfig(rank=4)) as injection:
         save_adapter(capture(injection, {}, {}), adapter)
-    assert last(embed_images(images / "a.tif", plan)).computed == 1
+    assert last(embed_batch([images / "a.tif"], plan)).computed == 1
     assert len(stored(tmp_path / "store")) == 2
 
 
@@ -194,8 +187,8 @@ def test_labels_are_those_of_single_images(
     output, prompts = tmp_path / "labels", tmp_path / "prompts"
     plan = BatchPlan(choice, there, tmp_path / "store")
     for _ in range(2):  # a second run writes the same
-        finished = last(segment_images(images, prompts, output, plan))
-        assert finished == BatchFinished(3, 3, {}, output, objects=6)
+        finished = last(segment_batch(images, prompts, output, plan))
+        assert finished == BatchFinished(3, 3, {}, output, objects=6, empty=0)
     assert sorted(path.name for path in output.iterdir()) == [
         "a.ome.zarr", "b.ome.zarr", "c.ome.zarr",
     ]  # fmt: skip
@@ -212,7 +205,7 @@ def test_what_dead_workers_left_half_written_is_removed(
     output = tmp_path / "labels"
     (output / ".tmp-0123.ome.zarr").mkdir(parents=True)
     plan = BatchPlan(choice, HERE, tmp_path / "store")
-    finished = last(segment_images(images, tmp_path / "prompts", output, plan))
+    finished = last(segment_batch(images, tmp_path / "prompts", output, plan))
     assert finished.failed.keys() == {"d"}
     assert "is a stack" in finished.failed["d"]
     assert not list(output.glob(".*"))
@@ -246,23 +239,23 @@ def test_bad_input_is_refused_before_the_work(
 ) -> None:  # fmt: skip
     spoil(tmp_path)
     with pytest.raises(error, match=message):
-        next(segment_images(images, tmp_path / "prompts", tmp_path / "labels"))
+        next(segment_batch(images, tmp_path / "prompts", tmp_path / "labels"))
 
 
 def test_labels_are_not_put_among_the_images(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="folder of the images"):
-        next(segment_images(images, tmp_path / "prompts", images))
+        next(segment_batch(images, tmp_path / "prompts", images))
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="holds no image"):
-        next(embed_images(tmp_path))
+        next(embed_batch([tmp_path]))
 
 
 def test_a_model_that_is_not_there_ends_the_batch(images: Path, tmp_path: Path) -> None:
     plan = BatchPlan(ModelChoice(tmp_path / "none.pth"), HERE, tmp_path / "store")
     with pytest.raises(PeftSamError, match=r"none\.pth"):
-        last(embed_images(images, plan))
+        last(embed_batch([images], plan))
 
 
 def test_the_store_is_that_of_the_docks_unless_another_is_named(user_folder: Path) -> None:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import distributed
 import pytest
+import torch
 
 from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
 from napari_peftsam.workspace import cluster as cluster_module
-from napari_peftsam.workspace.cluster import ClusterChoice, Outcome, Work, run_tasks
+from napari_peftsam.workspace.cluster import ClusterChoice, Outcome, Work, open_workers
 from tests.workspace._tasks import compute, not_ready, ready
 
 HERE = ClusterChoice(workers=0)
 WORK = Work(ready, compute)
+
+
+def run_tasks(
+    work: Work[Any, str], tasks: Sequence[Sequence[Any]], choice: ClusterChoice | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Outcome[str]]:  # fmt: skip
+    with open_workers(choice or ClusterChoice(workers=1), len(tasks)) as workers:
+        yield from workers.run(work, tasks, stop)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +61,16 @@ def test_without_workers_distributed_is_not_needed(
     assert [o.result for o in run_tasks(WORK, [("a", tmp_path)], HERE)] == ["shared a"]
 
 
+@pytest.mark.parametrize("cores", [1, 4, 7])
+def test_one_worker_would_only_cost_its_start(
+    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert len(list(run_tasks(WORK, [("a", tmp_path)], ClusterChoice()))) == 1
+
+
 def test_without_distributed_workers_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,10 +96,12 @@ def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome[str]]:
     """Run tasks of which one kills its first worker and one every worker."""
-    folder = tmp_path_factory.mktemp("seen")
+    folder, before = tmp_path_factory.mktemp("seen"), multiprocessing.active_children()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster_module, "_LIVES", 1)  # each new worker takes seconds to start
-        return run_all(folder)
+        outcomes = run_all(folder)
+    assert multiprocessing.active_children() == before, "nothing of the cluster is left"
+    return outcomes
 
 
 def run_all(folder: Path) -> dict[str, Outcome[str]]:
@@ -109,13 +132,6 @@ def test_what_ends_one_task_leaves_the_others_alone(
     error = deadly_run[name].error
     assert isinstance(error, kind)
     assert message in str(error)
-
-
-def test_nothing_of_a_local_cluster_is_left(
-    deadly_run: dict[str, Outcome[str]], capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert multiprocessing.active_children() == []
-    assert capfd.readouterr() == ("", "")
 
 
 # --- on a cluster of one's own -------------------------------------------------------
