@@ -44,10 +44,14 @@ class EngineSource:
     ----------
     store
         Folder of embeddings, which all processes share, and its disk space in bytes.
+    keeps_prefixes
+        See `Engine`. Where only labels are wanted, it would waste space, and processes
+        that use what others keep would have other rounding errors than one process alone.
     """
 
     choice: ModelChoice
     store: tuple[Path, int]
+    keeps_prefixes: bool = False
 
     def __call__(self) -> Engine:
         """Return the model with its adapter; slow the first time, and when a file changed.
@@ -67,7 +71,9 @@ def _stamps(*files: Path | None) -> _Stamps:
 
 @lru_cache(maxsize=1)
 def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
-    return source.choice.open(EmbeddingStore(*source.store)).engine
+    engine = source.choice.open(EmbeddingStore(*source.store)).engine
+    engine.keeps_prefixes = source.keeps_prefixes
+    return engine
 
 
 @lru_cache(maxsize=1)  # the parts of one image mostly come one after the other

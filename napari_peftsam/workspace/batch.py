@@ -179,9 +179,10 @@ def embed_batch(
     parts = [part for path in _images(images) for part in _parts(path.absolute())]
     _make_folder(plan.folder)
     batch = Batch([Task(_name(part), str(part.path), (part,)) for part in parts])
+    work = Work(replace(plan.source, keeps_prefixes=True), embed_part)  # as the docks do
     tiles = computed = 0
     with open_workers(plan.cluster, len(parts)) as workers:
-        for event, result in batch.run(workers, Work(plan.source, embed_part), stop):
+        for event, result in batch.run(workers, work, stop):
             if result is not None:
                 tiles, computed = tiles + result.tiles, computed + result.computed
             yield event

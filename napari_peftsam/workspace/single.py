@@ -83,7 +83,9 @@ def segment_file(
     check_not_an_input(output, image, prompts)
     check_label_output(output)
     prompted = PromptedImage.open(image, prompts)
-    return prompted.segment((choice or ModelChoice()).open().engine, output)
+    engine = (choice or ModelChoice()).open().engine
+    engine.keeps_prefixes = False  # no other adapter comes
+    return prompted.segment(engine, output)
 
 
 def export_file(labels: Path, output: Path, format_name: str) -> Path:
