@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AdapterMismatchError",
     "CheckpointError",
+    "ClusterError",
     "ConfigurationError",
     "DownloadError",
     "ExportError",
@@ -59,6 +60,10 @@ class AdapterMismatchError(PeftSamError):
 
 class ExportError(PeftSamError):
     """A result could not be written; whatever was there before is untouched."""
+
+
+class ClusterError(PeftSamError):
+    """Worker processes cannot be reached, or die again and again."""
 
 
 class TrainingError(PeftSamError):

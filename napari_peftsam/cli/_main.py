@@ -25,9 +25,11 @@ from . import (
     models,
     open_viewer,
     segment,
+    segment_batch,
 )
 from ._console import INTERRUPTED, USER_ERROR, fail
 from ._interrupt import sure_interrupt
+from ._team import wait_for_leader
 
 __all__ = ["main"]
 
@@ -50,6 +52,7 @@ for _name, _command in (
     ("evaluate", evaluate.evaluate),
     ("embed", embed.embed),
     ("segment", segment.segment),
+    ("segment-batch", segment_batch.segment_batch),
     ("export", export.export),
     ("export-model", export_model.export_model),
     ("export-adapter", export_adapter.export_adapter),
@@ -103,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = _reason(error)
         if reason is None:
             raise
+        wait_for_leader()
         fail(reason)
         return USER_ERROR
     return result if isinstance(result, int) else 0

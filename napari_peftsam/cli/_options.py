@@ -32,8 +32,12 @@ __all__ = [
     "Placement",
     "Precision",
     "Rank",
+    "Scheduler",
     "Seed",
     "Settings",
+    "Space",
+    "Store",
+    "Workers",
     "configure",
     "method_options",
     "seconds",
@@ -53,6 +57,27 @@ Precision = Annotated[
     typer.Option(
         help="auto, fp32, bf16 or fp16: what to compute in; auto takes what is fast on the device."
     ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Worker processes on this computer; 0: none, all in this process.  [default: one per "
+        "GPU, else one per four cores; 0 where that is one]",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a dask scheduler whose workers compute, as tcp://10.0.0.5:8786. They must "
+        "have this program and see the files under the same paths."
+    ),
+]
+Store = Annotated[
+    Path | None, typer.Option(help="Folder to keep embeddings in.  [default: that of the viewer]")
+]
+Space = Annotated[
+    float, typer.Option(min=0.001, help="Disk space of that folder in GB; what is old goes.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

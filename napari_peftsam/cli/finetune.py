@@ -32,6 +32,7 @@ from ._options import (
     method_options,
     seconds,
 )
+from ._team import leads
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig
@@ -42,6 +43,10 @@ __all__ = ["TrainingProgress", "finetune"]
 _RECIPE = (
     "Settings that belong together, instead of a method and its options: recommended (for the "
     "model and this computer), peft-sam, peft-sam-small or cobot."
+)
+_IMAGES = (
+    "Images or crops whose gradients make up one step; the processes of torchrun share them.  "
+    "[default: as many as there are processes]"
 )
 _BUDGET = "Time for training and validation, without loading, as 120s or 2m.  [default: 60s]"
 
@@ -65,6 +70,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate; by default what suits the model.")
     ] = None,
+    images_per_step: Annotated[int | None, typer.Option(min=1, help=_IMAGES)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Budget in steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Budget in passes.")] = None,
     budget: Annotated[str | None, typer.Option(help=_BUDGET)] = None,
@@ -84,7 +90,8 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     """Finetune on folders of images and labels that have the same names.
 
     Some of the images are held out; the state that is best on them is saved, which may
-    be the start. Ctrl-C ends the training and keeps the best state so far.
+    be the start. Ctrl-C ends the training and keeps the best state so far. With several
+    GPUs: torchrun --nproc-per-node 4 -m napari_peftsam finetune ...
     """
     times = {"steps": steps, "epochs": epochs, "budget": budget}
     given = [f"--{name}" for name, value in times.items() if value is not None]
@@ -101,6 +108,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
         decoder_lora_rank=decoder_lora_rank,
     )
 
+    from napari_peftsam.training import team_size
     from napari_peftsam.workspace import ModelChoice, finetune_folders
 
     choice = ModelChoice(model, adapter, device, precision)
@@ -108,17 +116,20 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     if learning_rate is not None:
         chosen["learning_rate"] = learning_rate
     chosen |= {"objects_at_once": objects_at_once, "checkpointing": checkpointing}
+    chosen["images_per_step"] = images_per_step or team_size()
     config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
     message = "ending the training, keeping the best state so far"
     with graceful_interrupt(message) as stop, Progress() as progress:
         display = TrainingProgress(progress, preface)
 
         def watch(event: TrainEvent) -> bool:
-            display.show(event)
+            if leads():
+                display.show(event)
             return stop.is_set()
 
         report = finetune_folders(images, labels, output, config, choice, watch)
-    emit(report.to_dict(), as_json, _text(report))
+    if leads():
+        emit(report.to_dict(), as_json, _text(report))
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import Architecture, SamModel
 from napari_peftsam.types import Point, Window
 
 __all__ = ["MOST_FRAMES", "Tile", "TileGrid", "is_large", "tile_grid"]
@@ -232,7 +232,7 @@ class _Ordered(Sequence[Tile]):
         return (self[i] for i in range(len(self)))
 
 
-def is_large(shape: tuple[int, ...], model: SamModel) -> bool:
+def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
     """Whether a plane ``(H, W[, 3])`` is worked on in tiles, see `MOST_FRAMES`."""
     return max(shape[:2]) > MOST_FRAMES * model.image_size
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ._atomic import atomic_path
-from ._pairs import ImagePair, check_pair, check_shapes, pair_folders
+from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
 from ._read import IMAGE_SUFFIXES, check_labels, image_name, open_image, read_image, read_labels
+from ._zarr import is_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -14,8 +15,11 @@ __all__ = [
     "check_pair",
     "check_shapes",
     "image_name",
+    "is_zarr",
+    "list_images",
     "open_image",
     "pair_folders",
+    "pair_prompts",
     "read_image",
     "read_labels",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from napari_peftsam.types import LabelArray, PixelArray
 
 from ._read import IMAGE_SUFFIXES, check_labels, image_name, read_image, read_labels
 
-__all__ = ["ImagePair", "check_pair", "check_shapes", "pair_folders"]
+__all__ = ["ImagePair", "check_pair", "check_shapes", "list_images", "pair_folders", "pair_prompts"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...
         name, or no image has labels.
     """
     image_folder, label_folder = Path(images), Path(labels)
-    image_files, label_files = _by_name(image_folder), _by_name(label_folder)
+    image_files, label_files = list_images(image_folder), list_images(label_folder)
     if image_folder.resolve() == label_folder.resolve():
         raise InputFileError(
             f"{image_folder}: images and labels are in one folder; put them into two, an image "
@@ -64,23 +65,68 @@ def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...
             f"no image of {image_folder} ({_examples(image_files)}) has labels of the same name "
             f"in {label_folder} ({_examples(label_files)}); rename the files so that they match"
         )
-    alone = sorted(image_files.keys() ^ label_files.keys())
-    if alone:
-        _log.warning("left out, no partner of the same name: %s", ", ".join(alone))
+    _warn_of_lonely(image_files, label_files)
     return tuple(ImagePair(n, image_files[n], label_files[n]) for n in common)
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Path, Path], ...]:
+    """Pair images with JSON files of prompts by name: ``x.ome.tif`` with ``x.json``.
+
+    Files without a partner are left out, with a warning in the log. Both may be in one folder.
+
+    Returns
+    -------
+    tuple of (name, image, prompts)
+        Sorted by name, at least one.
+
+    Raises
+    ------
+    InputFileError
+        If a folder is missing, two images have the same name, or no image has prompts.
+    """
+    image_files = list_images(images)
+    prompt_files = _by_name(Path(prompts), (".json",), lambda path: path.stem)
+    common = sorted(image_files.keys() & prompt_files.keys())
+    if not common:
+        raise InputFileError(
+            f"no image of {images} ({_examples(image_files)}) has prompts of the same name in "
+            f"{prompts} ({_examples(prompt_files, ('.json',))}); rename the files so that they "
+            "match"
+        )
+    _warn_of_lonely(image_files, prompt_files)
+    return tuple((n, image_files[n], prompt_files[n]) for n in common)
+
+
+def list_images(folder: str | Path) -> dict[str, Path]:
+    """Return the images of a folder by name (see `image_name`), sorted; perhaps none.
+
+    Raises
+    ------
+    InputFileError
+        If it is no folder, or two of its images have the same name.
+    """
+    return _by_name(Path(folder), IMAGE_SUFFIXES, image_name)
+
+
+def _warn_of_lonely(first: Collection[str], second: Collection[str]) -> None:
+    alone = sorted(set(first) ^ set(second))
+    if alone:
+        _log.warning("left out, no partner of the same name: %s", ", ".join(alone))
+
+
+def _by_name(
+    folder: Path, suffixes: tuple[str, ...], name_of: Callable[[Path], str]
+) -> dict[str, Path]:
     if not folder.is_dir():
         reason = "is not a folder" if folder.exists() else "no such folder"
         raise InputFileError(f"{folder}: {reason}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()
-        wanted = suffix in IMAGE_SUFFIXES and path.is_dir() == (suffix == ".zarr")
+        wanted = suffix in suffixes and path.is_dir() == (suffix == ".zarr")
         if path.name.startswith(".") or not wanted:
             continue
-        other = found.setdefault(image_name(path), path)
+        other = found.setdefault(name_of(path), path)
         if other != path:
             raise InputFileError(
                 f"{folder}: {other.name} and {path.name} have the same name; keep one of them"
@@ -88,9 +134,9 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _examples(files: dict[str, Path]) -> str:
+def _examples(files: dict[str, Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> str:
     if not files:
-        return f"no {', '.join(IMAGE_SUFFIXES)} files"
+        return f"no {', '.join(suffixes)} files"
     shown = ", ".join(p.name for p in list(files.values())[:3])
     return shown if len(files) <= 3 else f"{shown}, ..."
 

@@ -2,7 +2,7 @@
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor
-from napari_peftsam.segmentation.region_labels import RegionLabels
+from napari_peftsam.segmentation.region_labels import RegionLabels, logits_in_pixels
 from napari_peftsam.segmentation.segment import segment
 from napari_peftsam.segmentation.tiled import MOST_TILES, WantedTile, predict_in_tiles
 
@@ -13,6 +13,7 @@ __all__ = [
     "RegionLabels",
     "WantedTile",
     "decode",
+    "logits_in_pixels",
     "predict_in_tiles",
     "segment",
 ]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.segmentation._resize import enlarged
-from napari_peftsam.types import Prediction, Window
+from napari_peftsam.types import Earlier, FloatArray, Window
 
-__all__ = ["RegionLabels"]
+__all__ = ["RegionLabels", "logits_in_pixels"]
 
 
 class RegionLabels:
@@ -26,22 +26,31 @@ class RegionLabels:
         ``(H, W)`` float32 zeros, a scratch array: the logit by which a pixel got its label.
     stride
         Pixels per logit, see `TileGrid.stride`.
+    corner
+        Row and column in the plane where the arrays begin, if they are a part of it.
     """
 
-    def __init__(self, labels: Any, highest: Any, stride: int) -> None:
+    def __init__(
+        self, labels: Any, highest: Any, stride: int, corner: tuple[int, int] = (0, 0)
+    ) -> None:
         self._labels = labels
         self._highest = highest
         self._stride = stride
+        self._part = Window(*corner, *labels.shape)
         self._areas: dict[int, int] = {}
 
-    def write(self, label: int, prediction: Prediction) -> None:
-        """Give the pixels of an object, unless others have a better claim, to `label`."""
-        logits, corner = enlarged(prediction.logits[:1], self._stride)
-        row, col = (a + b for a, b in zip(prediction.logits_offset, corner, strict=True))
-        image = Window(0, 0, *self._labels.shape)
-        window = Window(row, col, *logits.shape[1:]) & image
-        logits = logits[0, : window.height, : window.width]
-        here = window.slices
+    def write(self, label: int, best: Earlier) -> None:
+        """Give the pixels of an object, unless others have a better claim, to `label`.
+
+        Parameters
+        ----------
+        best
+            The logits of its best candidate, see `Prediction.earlier`.
+        """
+        logits, window = logits_in_pixels(best, self._stride)
+        visible = window & self._part
+        logits = logits[visible.seen_from(window).slices]
+        here = visible.seen_from(self._part).slices
         known = np.asarray(self._highest[here])
         higher = logits > known  # logit 0 is where background begins
         labels = np.asarray(self._labels[here])
@@ -56,3 +65,13 @@ class RegionLabels:
     def area(self, label: int) -> int:
         """Return how many pixels an object has now."""
         return self._areas.get(label, 0)
+
+
+def logits_in_pixels(decoded: Earlier, stride: int) -> tuple[FloatArray, Window]:
+    """Return the part ``(h, w)`` of a candidate's logits that is above 0, and where it is.
+
+    It may reach over the end of the plane by less than `stride` pixels.
+    """
+    logits, corner = enlarged(decoded.logits[None], stride)
+    row, col = (a + b for a, b in zip(decoded.offset, corner, strict=True))
+    return logits[0], Window(row, col, *logits.shape[1:])

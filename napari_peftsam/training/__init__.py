@@ -1,6 +1,8 @@
 """Finetuning: configuration, data, losses, the loop and what it reports."""
 
+from napari_peftsam.training._parallel import joined_team, team_size
 from napari_peftsam.training._step import StepPlan
+from napari_peftsam.training._team import Team
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.dataset import AnnotatedPlane, Split, TrainingObject, split_objects
 from napari_peftsam.training.events import (
@@ -34,6 +36,7 @@ __all__ = [
     "Recipe",
     "Split",
     "StepPlan",
+    "Team",
     "TrainEvent",
     "TrainingAdjusted",
     "TrainingConfig",
@@ -46,9 +49,11 @@ __all__ = [
     "estimate_memory",
     "finetune",
     "forecast_memory",
+    "joined_team",
     "possible_plans",
     "recipe",
     "recommended_learning_rate",
     "split_objects",
+    "team_size",
     "tiles_with_objects",
 ]

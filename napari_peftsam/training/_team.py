@@ -17,6 +17,11 @@ class Team(Protocol):
     the step with the sum of all gradients, hence with the same parameters.
     """
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, speaks and writes for all."""
+        ...
+
     def share(self, micro_batches: int) -> Sequence[int]:
         """Return which micro-batches of a step are computed here, by their index in the step."""
         ...
@@ -40,6 +45,11 @@ class Team(Protocol):
 
 class Alone:
     """A process without others."""
+
+    @property
+    def leads(self) -> bool:
+        """Yes."""
+        return True
 
     def share(self, micro_batches: int) -> Sequence[int]:
         """Return all of them."""

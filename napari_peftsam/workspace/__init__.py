@@ -1,7 +1,18 @@
 """Session, live model, adapters and finetuning wired together; runs headless."""
 
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.workspace.batch import (
+    BatchEvent,
+    BatchFinished,
+    BatchPlan,
+    BatchStarted,
+    TaskDone,
+    TaskFailed,
+    embed_batch,
+    segment_batch,
+)
 from napari_peftsam.workspace.choice import ModelChoice, choose_method, choose_recipe
+from napari_peftsam.workspace.cluster import ClusterChoice
 from napari_peftsam.workspace.demo import (
     DemoConfig,
     DemoEvent,
@@ -28,17 +39,19 @@ from napari_peftsam.workspace.large import (
     segment_large,
 )
 from napari_peftsam.workspace.methods import MethodOverview, compare_methods
-from napari_peftsam.workspace.single import (
-    export_file,
-    export_model_file,
-    segment_file,
-)
+from napari_peftsam.workspace.single import export_file, export_model_file, segment_file
+from napari_peftsam.workspace.spread import segment_spread
 from napari_peftsam.workspace.workspace import Workspace, WorkspaceEvents, export_model
 
 __all__ = [
     "DEFAULT_BUDGET",
     "AdapterEntry",
     "AdapterTimeline",
+    "BatchEvent",
+    "BatchFinished",
+    "BatchPlan",
+    "BatchStarted",
+    "ClusterChoice",
     "DemoConfig",
     "DemoEvent",
     "DemoProgress",
@@ -52,6 +65,8 @@ __all__ = [
     "ModelChoice",
     "Predicted",
     "SegmentReport",
+    "TaskDone",
+    "TaskFailed",
     "TrainingJob",
     "Workspace",
     "WorkspaceEvents",
@@ -59,6 +74,7 @@ __all__ = [
     "choose_recipe",
     "compare_methods",
     "demo",
+    "embed_batch",
     "embed_images",
     "evaluate_folders",
     "export_adapter_folder",
@@ -68,6 +84,8 @@ __all__ = [
     "finetune_folders",
     "import_adapter_file",
     "run_demo",
+    "segment_batch",
     "segment_file",
     "segment_large",
+    "segment_spread",
 ]

@@ -69,11 +69,22 @@ class Engine:
     All methods may be called from any thread. Work on the network is done in short
     turns, so that a prompt waits for one block of a running encoding at most, and a swap
     of the adapter never meets a half-finished one.
+
+    Attributes
+    ----------
+    model
+        The network.
+    store
+        Where embeddings are kept beside the latest ones, which are in memory.
+    keeps_prefixes
+        Whether what the first blocks computed of single images is kept, too, and used: the
+        next adapter's embedding is then faster, and differs by rounding errors.
     """
 
     def __init__(self, model: SamModel, store: EmbeddingStore | None = None) -> None:
         self.model = model
         self.store = store
+        self.keeps_prefixes = True
         self._predictor = Predictor(model)
         self._turns = Turns()
         self._switch = AdapterSwitch(model)
@@ -213,7 +224,7 @@ class Engine:
     def _prefixes(self) -> Prefixes | None:
         """Return where an encoding with the live adapter may begin, and what it keeps."""
         arch, live = self.model.architecture, self._switch.live
-        if not arch.adaptable:
+        if not self.keeps_prefixes or not arch.adaptable:
             return None
         if live is None or self.encoder_adapter == BASE_ADAPTER:
             return Prefixes(self._tokens, arch.depth, self._kept)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.errors import ExportError, TrainingError
+from napari_peftsam.errors import ConfigurationError, ExportError, TrainingError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
@@ -19,7 +19,15 @@ from napari_peftsam.evaluation import (
 from napari_peftsam.models import pick_device
 from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
-from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished, Validated
+from napari_peftsam.training import (
+    Team,
+    TrainEvent,
+    TrainingConfig,
+    TrainingFinished,
+    Validated,
+    joined_team,
+    team_size,
+)
 from napari_peftsam.workspace._folders import check_not_an_input, check_output, folder_planes
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.jobs import TrainingJob, run
@@ -73,6 +81,8 @@ def finetune_folders(
 ) -> FinetuneReport:
     """Finetune on folders of images and labels and save the best adapter; slow.
 
+    Processes that ``torchrun`` has started share the images of each step; one of them writes.
+
     The state of step 0 is a candidate too, so that `output` is always written and never
     worse on the held-out objects than what the run started from.
 
@@ -83,7 +93,8 @@ def finetune_folders(
     output
         The ``.safetensors`` file to write; checked before the training.
     config
-        Method, budget and the rest; default: LoRA + COBOT for `DEFAULT_BUDGET` seconds.
+        Method, budget and the rest; default: LoRA + COBOT for `DEFAULT_BUDGET` seconds. Every
+        process needs an image per step.
     choice
         The model, and the adapter to go on from; its method and options take the place
         of those in `config` (see `choose_method`).
@@ -98,16 +109,26 @@ def finetune_folders(
         happens after the training, the adapter is kept elsewhere and the message says where.
         If the training breaks off, its best state until then is written, if there is one.
     """
-    config = config or TrainingConfig(seconds=DEFAULT_BUDGET)
     choice = choice or ModelChoice()
-    check_output(output, (".safetensors",))
-    check_not_an_input(output, Path(choice.model))
-    start = None if choice.adapter is None else load_adapter(choice.adapter)
+    config = config or TrainingConfig(seconds=DEFAULT_BUDGET, images_per_step=team_size())
+    if config.images_per_step < team_size():
+        raise ConfigurationError(
+            f"there are {team_size()} processes, but {config.images_per_step} images per step: "
+            "take as many images at least, or start fewer processes"
+        )
     device = pick_device(choice.device)
-    planes = folder_planes(images, labels)
-    job = TrainingJob(str(choice.model), device, planes, config, start, precision=choice.precision)
-    finished = _watched(job, watch, output)
-    _save(finished.adapter, output)
+    with joined_team(device) as team:
+        if team.leads:
+            check_output(output, (".safetensors",))
+            check_not_an_input(output, Path(choice.model))
+        start = None if choice.adapter is None else load_adapter(choice.adapter)
+        planes = folder_planes(images, labels)
+        job = TrainingJob(
+            str(choice.model), device, planes, config, start, precision=choice.precision
+        )
+        finished = _watched(job, watch, output, team)
+        if team.leads:
+            _save(finished.adapter, output)
     return FinetuneReport(
         finished.steps, finished.seconds, finished.trainable_parameters,
         finished.iou_before, finished.iou_after, finished.best_step, output,
@@ -115,11 +136,14 @@ def finetune_folders(
 
 
 def _watched(
-    job: TrainingJob, watch: Callable[[TrainEvent], bool | None], output: Path
+    job: TrainingJob,
+    watch: Callable[[TrainEvent], bool | None],
+    output: Path,
+    team: Team,
 ) -> TrainingFinished:
     asked, best = threading.Event(), None
     try:
-        for event in run(job, asked.is_set):
+        for event in run(job, asked.is_set, team=team):
             if watch(event):
                 asked.set()
             if isinstance(event, Validated) and event.step > 0 and event.adapter is not None:
@@ -128,7 +152,7 @@ def _watched(
                 return event
     except (RuntimeError, MemoryError, TrainingError) as error:
         message = _why_ended(error, job)
-        if best is None or best.adapter is None:
+        if best is None or best.adapter is None or not team.leads:
             raise TrainingError(message) from error
         _save(best.adapter, output)
         raise TrainingError(

@@ -24,7 +24,14 @@ import torch
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter
-from napari_peftsam.training import AnnotatedPlane, Incumbent, TrainEvent, TrainingConfig, finetune
+from napari_peftsam.training import (
+    AnnotatedPlane,
+    Incumbent,
+    Team,
+    TrainEvent,
+    TrainingConfig,
+    finetune,
+)
 from napari_peftsam.workspace._pauses import Pauses, give_way_inside
 
 __all__ = ["GO_ON", "PAUSE", "TrainingJob", "run"]
@@ -52,14 +59,24 @@ def run(
     job: TrainingJob,
     stop: Callable[[], bool] = lambda: False,
     give_way: Callable[[], object] | None = None,
+    team: Team | None = None,
 ) -> Iterator[TrainEvent]:
-    """Build the job's model and finetune it; `give_way` is called between small steps."""
+    """Build the job's model and finetune it.
+
+    Parameters
+    ----------
+    give_way
+        Called between small steps.
+    team
+        See `napari_peftsam.training.finetune`.
+    """
     model = build(job.source, job.device, precision=job.precision)
     if give_way is not None:
         give_way_inside(model.sam, give_way)
     yield from finetune(
-        model, job.planes, job.config, start=job.start, incumbent=job.incumbent, stop=stop
-    )
+        model, job.planes, job.config,
+        start=job.start, incumbent=job.incumbent, team=team, stop=stop,
+    )  # fmt: skip
 
 
 def _serve(commands: BinaryIO, answers: BinaryIO) -> None:

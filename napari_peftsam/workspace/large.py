@@ -36,7 +36,10 @@ __all__ = [
     "EmbedReport",
     "SegmentReport",
     "check_label_output",
+    "check_zarr_output",
     "embed_images",
+    "embed_plane",
+    "plane_indices",
     "segment_large",
     "segment_plane",
 ]
@@ -123,9 +126,11 @@ def embed_images(
         raise ConfigurationError("there is no store to embed into: give the engine one")
     planes = tiles = stored = 0
     for path in images:
-        for name, plane in _planes(path):
+        pixels = open_image(path)
+        for index in plane_indices(pixels.shape):
             planes += 1
-            for event in _embed_plane(engine, name, plane, first):
+            name = f"{path.name}{list(index) if index else ''}"
+            for event in embed_plane(engine, name, plane_of(pixels, index), first):
                 if isinstance(event, EmbedProgress):
                     yield event
                 else:
@@ -133,23 +138,34 @@ def embed_images(
     yield EmbedReport(planes, tiles, stored)
 
 
-def _planes(path: Path) -> Iterator[tuple[str, Plane]]:
-    pixels = open_image(path)
-    colours = pixels.ndim > 2 and pixels.shape[-1] == 3
-    leading = pixels.shape[: pixels.ndim - 2 - colours]
-    for index in np.ndindex(leading):
-        yield f"{path.name}{list(index) if index else ''}", plane_of(pixels, index)
+def plane_indices(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return where the planes of an image or stack ``(..., H, W[, 3])`` are."""
+    colours = len(shape) > 2 and shape[-1] == 3
+    return tuple(np.ndindex(shape[: len(shape) - 2 - colours]))
 
 
-def _embed_plane(
-    engine: Engine, name: str, plane: Plane, first: Window | None
+def embed_plane(
+    engine: Engine,
+    name: str,
+    plane: Plane,
+    first: Window | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[EmbedProgress | Encoded]:
+    """Embed a plane, or part number `part` (from 0) of so many parts of it.
+
+    A plane that fits one frame is part 0 altogether. See `embed_images`.
+    """
     events: Iterator[EmbedEvent]
+    number, parts = part
     if is_large(plane.shape, engine.model):
         image = engine.tiled(plane, name)
-        events = engine.embed_tiles(image, image.grid.ordered(first))
-    else:
+        ordered = image.grid.ordered(first)
+        begin, end = (len(ordered) * n // parts for n in (number, number + 1))
+        events = engine.embed_tiles(image, ordered[begin:end])
+    elif number == 0:
         events = engine.embed(name, plane)
+    else:
+        return
     tile, tiles = 1, 1
     for event in events:
         if isinstance(event, EncodeFailed):
@@ -178,7 +194,7 @@ def segment_plane(
     for label, one in enumerate(prompts, start=1):
         prediction = engine.predict(embedding, one)
         assert prediction is not None, "nobody swaps adapters meanwhile"
-        regions.write(label, prediction)
+        regions.write(label, prediction.earlier(0))
     return labels
 
 
@@ -188,6 +204,15 @@ def check_label_output(output: Path) -> None:
         check_replaceable(output)
         return
     check_output(output, (".tif", ".tiff", ".zarr"))
+
+
+def check_zarr_output(output: Path, name: str, shape: tuple[int, int]) -> None:
+    """Raise `ConfigurationError` unless the labels of a large plane can be written there."""
+    if output.suffix.lower() != ".zarr":
+        raise ConfigurationError(
+            f"{name} is {shape[0]} x {shape[1]} pixels: its labels are written part by part, which "
+            f"{output.suffix} files do not allow; end the name of the output in .zarr"
+        )
 
 
 def segment_large(
@@ -208,11 +233,7 @@ def segment_large(
         If the prompts, the image or the model cannot be used.
     """
     grid = image.grid
-    if output.suffix.lower() != ".zarr":
-        raise ConfigurationError(
-            f"{image.name} is {grid.height} x {grid.width} pixels: its labels are written part by "
-            f"part, which {output.suffix} files do not allow; end the name of the output in .zarr"
-        )
+    check_zarr_output(output, image.name, grid.window.shape)
     embedding = image.embedding(engine.model, engine.encoder_adapter)
     context = ExportContext(image_name=image.name)
     try:
@@ -230,7 +251,7 @@ def segment_large(
         for number in _by_place(prompts, image):
             prediction = engine.predict(embedding, prompts[number])
             assert prediction is not None, "nobody swaps adapters meanwhile"
-            regions.write(number + 1, prediction)
+            regions.write(number + 1, prediction.earlier(0))
     empty = tuple(n for n in range(1, len(prompts) + 1) if not regions.area(n))
     return SegmentReport(len(prompts), empty, output)
 

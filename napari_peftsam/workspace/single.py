@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_peftsam.embeddings import Embedding, EncodeFailed, is_large
@@ -10,14 +11,51 @@ from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import open_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
+from napari_peftsam.planes import LazyImage
 from napari_peftsam.segmentation import Predictor, segment
+from napari_peftsam.types import PixelArray, Prompts
 from napari_peftsam.workspace._folders import check_not_an_input, check_output
 from napari_peftsam.workspace.choice import ModelChoice
+from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.large import SegmentReport, check_label_output, segment_large
 from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.workspace.workspace import export_model
 
-__all__ = ["SegmentReport", "export_file", "export_model_file", "segment_file"]
+__all__ = ["PromptedImage", "SegmentReport", "export_file", "export_model_file", "segment_file"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedImage:
+    """One image plane, perhaps on disk, with prompts for its objects that lie inside."""
+
+    path: Path
+    pixels: PixelArray | LazyImage = field(repr=False)
+    prompts: tuple[Prompts, ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, image: Path, prompts: Path) -> PromptedImage:
+        """Read prompts and open the image, see `segment_file`."""
+        asked, pixels = read_prompts(prompts), open_image(image)
+        if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
+            raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
+        check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
+        return cls(image, pixels, asked)
+
+    def segment(self, engine: Engine, output: Path) -> SegmentReport:
+        """Segment the objects and write their labels, see `segment_file`."""
+        if is_large(self.pixels.shape, engine.model):
+            tiled = engine.tiled(self.pixels, self.path.name)
+            return segment_large(engine, tiled, self.prompts, output)
+        for event in engine.embed(self.path.name, self.pixels):
+            if isinstance(event, EncodeFailed):
+                raise type(event.error)(f"{self.path}: {event.error}") from event.error
+        embedding = engine.embedding(self.pixels)
+        assert isinstance(embedding, Embedding)
+        labels = segment(Predictor(engine.model), embedding, self.prompts)
+        found = set(labels.ravel().tolist())
+        empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
+        context = ExportContext(image_name=self.path.name)
+        return SegmentReport(len(self.prompts), empty, export_labels(labels, output, None, context))
 
 
 def segment_file(
@@ -44,23 +82,10 @@ def segment_file(
     """
     check_not_an_input(output, image, prompts)
     check_label_output(output)
-    asked, pixels = read_prompts(prompts), open_image(image)
-    if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
-        raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
-    check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
+    prompted = PromptedImage.open(image, prompts)
     engine = (choice or ModelChoice()).open().engine
-    if is_large(pixels.shape, engine.model):
-        return segment_large(engine, engine.tiled(pixels, image.name), asked, output)
-    for event in engine.embed(image.name, pixels):
-        if isinstance(event, EncodeFailed):
-            raise type(event.error)(f"{image}: {event.error}") from event.error
-    embedding = engine.embedding(pixels)
-    assert isinstance(embedding, Embedding)
-    labels = segment(Predictor(engine.model), embedding, asked)
-    found = set(labels.ravel().tolist())
-    empty = tuple(i for i in range(1, len(asked) + 1) if i not in found)
-    written = export_labels(labels, output, None, ExportContext(image_name=image.name))
-    return SegmentReport(len(asked), empty, written)
+    engine.keeps_prefixes = False  # no other adapter comes
+    return prompted.segment(engine, output)
 
 
 def export_file(labels: Path, output: Path, format_name: str) -> Path:

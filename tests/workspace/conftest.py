@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from napari_peftsam.models import build_tiny
 from napari_peftsam.workspace import Workspace
+from napari_peftsam.workspace import cluster as cluster_module
 from tests.training._world import make_plane
+
+if TYPE_CHECKING:
+    from distributed import LocalCluster
 
 
 @pytest.fixture
@@ -25,3 +31,10 @@ def workspace(checkpoint: Path, tmp_path: Path) -> Workspace:
     workspace.load_model(checkpoint, "cpu")
     workspace.session.add_image("discs", make_plane("discs").pixels)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LocalCluster]:
+    """Start two worker processes that tests share, as a cluster of one's own is shared."""
+    with cluster_module._local_cluster(2) as started:
+        yield started

@@ -211,7 +211,7 @@ def test_where_objects_overlap_the_higher_logit_wins_whatever_the_order() -> Non
         labels, highest = np.zeros((60, 60), np.int32), np.zeros((60, 60), np.float32)
         regions = RegionLabels(labels, highest, stride=2)
         for label in order:
-            regions.write(label, (weak, strong)[label - 1])
+            regions.write(label, (weak, strong)[label - 1].earlier(0))
         shapes.append(labels)
         assert [regions.area(n) for n in (1, 2)] == [(labels == n).sum() for n in (1, 2)]
     np.testing.assert_array_equal(*shapes)

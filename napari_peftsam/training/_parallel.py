@@ -1,0 +1,155 @@
+"""The processes that ``torchrun`` started as a team that trains together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+
+import torch
+from torch import Tensor, distributed
+
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.training._team import Alone, Team
+
+__all__ = ["ProcessTeam", "joined_team", "team_size"]
+
+_BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
+_PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
+
+
+def team_size() -> int:
+    """Return how many processes ``torchrun`` has started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_torchelastic_launched() else 1
+
+
+@contextmanager
+def joined_team(device: str) -> Iterator[Team]:
+    """Join the other processes if this one was started by ``torchrun``, else be alone.
+
+    Parameters
+    ----------
+    device
+        ``cuda``: process number ``LOCAL_RANK`` of a computer takes the GPU of that number,
+        and they talk through NCCL; otherwise through gloo.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer GPUs than processes on this computer.
+    """
+    if not distributed.is_torchelastic_launched():
+        yield Alone()
+        return
+    _join(device)
+    try:
+        yield ProcessTeam(torch.device(device))
+    finally:
+        distributed.destroy_process_group()
+
+
+def _join(device: str) -> None:
+    if torch.device(device).type != "cuda":
+        distributed.init_process_group("gloo")
+        return
+    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= there:
+        raise TrainingError(
+            f"process {local + 1} of this computer has no GPU, as there are {there}: start at most "
+            f"as many with --nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local)  # what "cuda" means from now on
+    distributed.init_process_group("nccl", device_id=torch.device("cuda", local))
+
+
+class ProcessTeam:
+    """A `Team` of the processes of the default group of `torch.distributed`.
+
+    It does by hand what `torch.nn.parallel.DistributedDataParallel` does: every process
+    has the whole model, and gradients are added up by ``all_reduce`` in buckets, once per
+    step. That class itself does not fit our steps. It must see every forward pass as a
+    call of one module and hooks into the one backward pass that follows, whereas a step
+    runs parts of the encoder from cached activations, then several backward passes against
+    a detached embedding and one through the encoder; which parameters take part differs
+    from process to process and from step to step. With its hooks off (``no_sync``) but for
+    the last pass, it would wait for parameters that this pass does not reach. What it would
+    gain, communication during the backward pass, is little for adapters of a few MB.
+
+    Parameters
+    ----------
+    device
+        On which its tensors are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self._device = device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, speaks and writes for all."""
+        return self.rank == 0
+
+    def share(self, micro_batches: int) -> Sequence[int]:
+        """Return every `size`-th of them."""
+        return range(self.rank, micro_batches, self.size)
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor, in place, by its sum over all processes."""
+        with _together():
+            distributed.all_reduce(tensor)
+
+    def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Give every parameter the sum of its gradients, none if no process has one."""
+        has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
+        has = has.to(self._device)
+        with _together():
+            distributed.all_reduce(has, op=distributed.ReduceOp.MAX)
+        used = [p for p, any_has in zip(parameters, has.tolist(), strict=True) if any_has]
+        for bucket in _buckets(used):
+            self._add_up_bucket(bucket)
+
+    def _add_up_bucket(self, parameters: Sequence[Tensor]) -> None:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        self.add_up(flat)
+        for parameter, part in zip(
+            parameters, flat.split([g.numel() for g in gradients]), strict=True
+        ):
+            parameter.grad = part.view_as(parameter)
+
+    def agree(self, value: float) -> float:
+        """Return the leading process' value."""
+        shared = torch.tensor(value, dtype=torch.float64, device=self._device)
+        with _together():
+            distributed.broadcast(shared, src=0)
+        return float(shared)
+
+
+def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield neighbouring parameters of one type, about a bucket's size at once."""
+    for _, alike in groupby(parameters, key=lambda p: p.dtype):
+        bucket: list[Tensor] = []
+        for parameter in alike:
+            bucket.append(parameter)
+            if sum(p.numel() for p in bucket) >= _BUCKET:
+                yield bucket
+                bucket = []
+        if bucket:
+            yield bucket
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Wrap what needs all processes: where one has failed, the others fail here."""
+    try:
+        yield
+    except RuntimeError as error:
+        # The process that failed has said why, and torchrun ends this one any moment.
+        time.sleep(_PATIENCE)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TrainingError(
+            f"the connection to the other processes of the training was lost ({reason})"
+        ) from error

@@ -1,0 +1,94 @@
+"""What each process of a team does in `test_parallel`; torchrun runs this file.
+
+It is given a folder, into which every process puts what it saw.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig
+from napari_peftsam.peft.fact import FactConfig
+from napari_peftsam.training import (
+    Team,
+    TrainingConfig,
+    TrainingFinished,
+    TrainingStep,
+    finetune,
+    joined_team,
+)
+from napari_peftsam.training._budget import Budget
+from tests.training._world import make_plane
+
+CASES: dict[str, tuple[MethodConfig, int]] = {
+    "even": (LoraConfig(rank=4), 2),
+    "odd": (LoraConfig(rank=2), 3),
+    "dropout": (FactConfig(rank=4, dropout=0.3), 2),
+    "decoder": (FrozenEncoderConfig(), 5),
+}
+"""Methods with the number of images per step."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a process saw of a run."""
+
+    losses: list[float]
+    state: dict[str, torch.Tensor]
+
+
+def config(method: MethodConfig, images: int, **budget: float) -> TrainingConfig:
+    return TrainingConfig(
+        method=method, images_per_step=images, objects_per_step=3, rounds=2, learning_rate=1e-2,
+        validations=1, **(budget or {"steps": 3}),
+    )  # fmt: skip
+
+
+def train(
+    settings: TrainingConfig, team: Team | None = None, stop: Callable[[], bool] = lambda: False
+) -> Seen:
+    """Train and return the last state, whichever is the best."""
+    planes = [make_plane("a"), make_plane("b", 1), make_plane("c", 2)]
+    better = count()
+    module = sys.modules["napari_peftsam.training.finetune"]
+    with patch.object(module, "validation_iou", lambda *_: float(next(better))):
+        events = list(finetune(build_tiny(), planes, settings, team=team, stop=stop))
+    finished = events[-1]
+    assert isinstance(finished, TrainingFinished)
+    assert finished.best_step == finished.steps
+    losses = [event.loss for event in events if isinstance(event, TrainingStep)]
+    return Seen(losses, dict(finished.adapter.tensors))
+
+
+def disagreeing(team: Team) -> dict[str, Seen]:
+    """Runs in which each process would end at another step if it decided itself."""
+    short = config(LoraConfig(rank=2), 2, seconds=0.5)
+    clock: Any = Budget.elapsed if team.leads else lambda _: 0.0
+    with patch.object(Budget, "elapsed", clock):
+        timed = train(short, team)
+    asked = count()
+    stop = (lambda: next(asked) >= 3) if team.leads else (lambda: False)
+    return {"timed": timed, "stopped": train(config(LoraConfig(rank=2), 2, steps=50), team, stop)}
+
+
+def main(folder: Path) -> None:
+    with joined_team("cpu") as team:
+        seen = {name: train(config(*case), team) for name, case in CASES.items()}
+        seen |= disagreeing(team)
+        torch.save(
+            {name: vars(one) for name, one in seen.items()}, folder / f"{int(team.leads)}.pt"
+        )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

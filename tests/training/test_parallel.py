@@ -1,0 +1,70 @@
+"""Two processes under torchrun do what one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from napari_peftsam.training import joined_team, team_size
+from napari_peftsam.training._team import Alone
+from tests.training._ranks import CASES, config, train
+
+Runs = dict[str, dict[str, Any]]
+ENDS = ("timed", "stopped")
+# A constant added to all keys does not change a softmax: this gradient is 0 but for rounding
+# errors, which Adam makes into steps of any direction.
+WITHOUT_EFFECT = "self_attn.k_proj.bias"
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
+    """Return what the leading process saw of all runs, and what the other one did."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "tests.training._ranks", str(folder),
+    ]  # fmt: skip
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": root}, cwd=root, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "1.pt"), torch.load(folder / "0.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_result_is_that_of_one_process(case: str, members: tuple[Runs, Runs]) -> None:
+    alone, (leader, _) = train(config(*CASES[case])), members
+    assert leader[case]["losses"] == pytest.approx(alone.losses, rel=1e-6)
+    assert leader[case]["state"].keys() == alone.state.keys()
+    for name, tensor in alone.state.items():
+        if name.endswith(WITHOUT_EFFECT):
+            continue
+        torch.testing.assert_close(leader[case]["state"][name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [*CASES, *ENDS])
+def test_all_processes_end_with_the_same(case: str, members: tuple[Runs, Runs]) -> None:
+    leader, other = members
+    assert leader[case]["losses"] == other[case]["losses"]
+    for name, tensor in leader[case]["state"].items():
+        assert torch.equal(tensor, other[case]["state"][name]), name
+
+
+def test_the_leader_decides_when_it_ends(members: tuple[Runs, Runs]) -> None:
+    assert len(members[0]["timed"]["losses"]) > 0
+    assert len(members[0]["stopped"]["losses"]) == 2
+
+
+def test_without_torchrun_a_process_is_alone() -> None:
+    assert team_size() == 1
+    with joined_team("cpu") as team:
+        assert isinstance(team, Alone)
+        assert team.leads

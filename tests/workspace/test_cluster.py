@@ -1,0 +1,190 @@
+"""Tasks on workers: each is computed once, whatever becomes of the workers."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+import torch
+
+from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
+from napari_peftsam.workspace import cluster as cluster_module
+from napari_peftsam.workspace.cluster import ClusterChoice, Outcome, Work, open_workers
+from tests.workspace._tasks import compute, not_ready, ready
+
+HERE = ClusterChoice(workers=0)
+WORK = Work(ready, compute)
+
+
+def run_tasks(
+    work: Work[Any, str], tasks: Sequence[Sequence[Any]], choice: ClusterChoice | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Outcome[str]]:  # fmt: skip
+    with open_workers(choice or ClusterChoice(workers=1), len(tasks)) as workers:
+        yield from workers.run(work, tasks, stop)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"scheduler": "tcp://a:1", "workers": 2}, "give only one of them"),
+        ({"workers": -1}, "at least 0, got -1"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "+".join(value),
+)
+def test_refused_choices(choice: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        ClusterChoice(**choice)  # type: ignore[arg-type]
+
+
+# --- in this process -----------------------------------------------------------------
+
+
+def test_without_workers_tasks_are_computed_here_in_their_order(tmp_path: Path) -> None:
+    outcomes = list(run_tasks(WORK, [("a", tmp_path), ("bad", tmp_path), ("b", tmp_path)], HERE))
+    assert [(o.index, o.result) for o in outcomes] == [(0, "shared a"), (1, None), (2, "shared b")]
+    assert isinstance(outcomes[1].error, ImageError)
+
+
+def test_without_workers_distributed_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert [o.result for o in run_tasks(WORK, [("a", tmp_path)], HERE)] == ["shared a"]
+
+
+@pytest.mark.parametrize("cores", [1, 4, 7])
+def test_one_worker_would_only_cost_its_start(
+    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert len(list(run_tasks(WORK, [("a", tmp_path)], ClusterChoice()))) == 1
+
+
+def test_without_distributed_workers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ClusterError, match=r"pip install .*\[distributed\]"):
+        list(run_tasks(WORK, [("a", tmp_path)]))
+
+
+def test_what_all_tasks_need_ends_them_all(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no model"):
+        list(run_tasks(Work(not_ready, compute), [("a", tmp_path)], HERE))
+
+
+def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
+    asked = iter([False, True])
+    tasks = [("a", tmp_path), ("b", tmp_path)]
+    assert len(list(run_tasks(WORK, tasks, HERE, stop=lambda: next(asked)))) == 1
+
+
+# --- on a local cluster --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome[str]]:
+    """Run tasks of which one kills its first worker and one every worker."""
+    folder, before = tmp_path_factory.mktemp("seen"), multiprocessing.active_children()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster_module, "_LIVES", 1)  # each new worker takes seconds to start
+        outcomes = run_all(folder)
+    assert multiprocessing.active_children() == before, "nothing of the cluster is left"
+    return outcomes
+
+
+def run_all(folder: Path) -> dict[str, Outcome[str]]:
+    names = ["fine", "unlucky", "bad", "deadly", "late"]
+    tasks = [(name, folder) for name in names]
+    outcomes = list(run_tasks(WORK, tasks, ClusterChoice(workers=2)))
+    assert len(outcomes) == len(tasks)
+    return {names[o.index]: o for o in outcomes}
+
+
+@pytest.mark.parametrize("name", ["fine", "unlucky", "late"])
+def test_dead_workers_are_replaced_and_their_tasks_computed_again(
+    name: str, deadly_run: dict[str, Outcome[str]]
+) -> None:
+    assert deadly_run[name].result == f"shared {name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("bad", ImageError, "a bad one"),
+        ("deadly", ClusterError, "the workers that computed it died"),
+    ],
+)
+def test_what_ends_one_task_leaves_the_others_alone(
+    name: str, kind: type[PeftSamError], message: str, deadly_run: dict[str, Outcome[str]]
+) -> None:
+    error = deadly_run[name].error
+    assert isinstance(error, kind)
+    assert message in str(error)
+
+
+# --- on a cluster of one's own -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Give the address of a scheduler with a worker in this process."""
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+    ) as cluster:  # fmt: skip
+        yield cluster.scheduler_address
+
+
+def test_a_scheduler_is_used_and_left_as_it_was(scheduler: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        tasks = [("a", tmp_path), ("bad", tmp_path)]
+        outcomes = {o.index: o for o in run_tasks(WORK, tasks, ClusterChoice(scheduler))}
+        assert outcomes[0].result == "shared a"
+        assert str(outcomes[1].error) == "a bad one"
+
+
+def test_a_worker_without_a_model_ends_all_tasks(scheduler: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no model"):
+        list(run_tasks(Work(not_ready, compute), [("a", tmp_path)], ClusterChoice(scheduler)))
+
+
+def test_stopping_leaves_workers_free_for_others(scheduler: str, tmp_path: Path) -> None:
+    choice = ClusterChoice(scheduler)
+    assert list(run_tasks(WORK, [("a", tmp_path)], choice, stop=lambda: True)) == []
+    run = run_tasks(WORK, [("a", tmp_path), ("b", tmp_path)], choice)
+    next(run)
+    run.close()  # type: ignore[attr-defined]  # it is a generator
+    assert len(list(run_tasks(WORK, [("a", tmp_path)], choice))) == 1
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_CONNECT", 0.2)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"no dask scheduler answers at {address}"):
+            list(run_tasks(WORK, [("a", tmp_path)], ClusterChoice(address)))
+
+
+def test_a_scheduler_without_workers_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "_WORKERS_COME", 0.2)
+    with cluster_module._local_cluster(0) as empty:
+        choice = ClusterChoice(empty.scheduler_address)
+        with pytest.raises(ClusterError, match=r"no worker came .* `dask worker tcp://"):
+            list(run_tasks(WORK, [("a", tmp_path)], choice))
