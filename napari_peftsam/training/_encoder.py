@@ -33,12 +33,14 @@ def open_cache(config: TrainingConfig) -> Iterator[ActivationCache | None]:
     memory = config.cache_bytes
     if memory is None:
         memory = min(free_memory(torch.device("cpu")) // _SHARE, _MOST_MEMORY)
-    folder = scratch_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    disk = min(disk_usage(folder).free // _SHARE, _MOST_DISK)
-    pinned = torch.cuda.is_available()
-    with ActivationCache.temporary(memory, disk, folder, pinned=pinned) as cache:
+    disk = min(_free_disk() // _SHARE, _MOST_DISK)
+    with ActivationCache.temporary(memory, disk, pinned=torch.cuda.is_available()) as cache:
         yield cache
+
+
+def _free_disk() -> int:
+    folder = scratch_folder()  # made when it is needed
+    return disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
 
 @dataclass(frozen=True, eq=False)
