@@ -17,6 +17,7 @@ from napari_peftsam.peft import (
 )
 from napari_peftsam.training import (
     AnnotatedPlane,
+    MemoryPlanned,
     TrainingConfig,
     TrainingFinished,
     TrainingStarted,
@@ -46,7 +47,8 @@ def _weights(model: SamModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
 def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[AnnotatedPlane]) -> None:
     events = list(finetune(build_tiny(), planes, _config(method)))
-    started, *middle, finished = events
+    planned, started, *middle, finished = events
+    assert isinstance(planned, MemoryPlanned)
     assert isinstance(started, TrainingStarted)
     assert (started.training_objects, started.held_out_objects) == (8, 8)
     assert started.held_out_by == "image"
@@ -117,7 +119,8 @@ def test_training_goes_on_from_an_adapter(planes: list[AnnotatedPlane]) -> None:
     first = list(finetune(build_tiny(), planes, config))
     learned = [e.adapter for e in first if isinstance(e, Validated) and e.adapter][-1]
     again = list(finetune(build_tiny(), planes, config, start=learned))
-    assert again[0].validation_iou == learned.metrics["val_iou"]
+    started = next(e for e in again if isinstance(e, TrainingStarted))
+    assert started.validation_iou == learned.metrics["val_iou"]
     at_start = next(e for e in again if isinstance(e, Validated))
     assert at_start.adapter is not None
     assert at_start.adapter.digest == learned.digest
@@ -305,10 +308,10 @@ def test_the_builtin_model_is_finetuned_on_crops() -> None:
 
 def test_objects_below_a_pixel_of_the_model_are_not_trained_on() -> None:
     rng = np.random.default_rng(0)
-    labels = np.zeros((1600, 1600), np.int32)
+    labels = np.zeros((192, 192), np.int32)  # three pixels to one of the model's
     for number in range(1, 9):
-        row, col = number * 150, number * 120
-        labels[row : row + 3, col : col + 4] = number
+        row, col = number * 18 + 2, number * 20
+        labels[row : row + 2, col : col + 5] = number  # between the rows that are sampled
     pixels = rng.random(labels.shape).astype(np.float32)
     specks = AnnotatedPlane("specks", "specks", pixels, labels)
     with pytest.raises(TrainingError, match="smaller than a pixel"):
