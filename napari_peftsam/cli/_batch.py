@@ -68,7 +68,7 @@ def run_batch(
     message = "stopping; what is finished is kept"
     with graceful_interrupt(message) as stop, Progress() as progress:
         for event in batch(stop.is_set):
-            if isinstance(event, TaskFailed):
+            if isinstance(event, TaskFailed) and event.total > 1:  # a single one is told at the end
                 progress.end()
                 say(f"left out {event.name}: {' '.join(str(event.error).split())}")
             if isinstance(event, TaskDone | TaskFailed):

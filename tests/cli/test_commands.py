@@ -188,6 +188,7 @@ def test_ctrl_c_keeps_the_best_state(shared: Inputs, tmp_path: Path) -> None:
     output = tmp_path / "a.safetensors"
     process = start(*finetune(shared, output, "--budget", "1h"))
     assert process.stderr is not None
+    assert process.stderr.readline().startswith("memory: ")
     assert process.stderr.readline().startswith("training ")  # the loop has begun
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
@@ -258,12 +259,13 @@ def test_embed_goes_on_with_what_is_missing(
     assert first.code == 0
     tiles = first.json["tiles"]
     assert first.json == {
-        "planes": 1, "tiles": tiles, "from_store": 0, "store": str(tmp_path / "store")
+        "total": 1, "images": 1, "failed": {}, "output": str(tmp_path / "store"),
+        "tiles": tiles, "computed": tiles,
     }  # fmt: skip
     assert tiles == 2 * 4
     both = (str(shared / "image.tif"), *arguments[2:])
     again = program("embed", arguments[1], *both, str(tmp_path / "store"))
-    assert (again.json["tiles"], again.json["from_store"]) == (tiles + 1, tiles)
+    assert (again.json["tiles"], again.json["computed"]) == (tiles + 1, 1)
 
 
 def test_embed_names_what_it_cannot_read(shared: Inputs, program: Program, tmp_path: Path) -> None:
