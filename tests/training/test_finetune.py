@@ -17,6 +17,7 @@ from napari_peftsam.peft import (
 )
 from napari_peftsam.training import (
     AnnotatedPlane,
+    MemoryPlanned,
     TrainingConfig,
     TrainingFinished,
     TrainingStarted,
@@ -46,7 +47,8 @@ def _weights(model: SamModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
 def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[AnnotatedPlane]) -> None:
     events = list(finetune(build_tiny(), planes, _config(method)))
-    started, *middle, finished = events
+    planned, started, *middle, finished = events
+    assert isinstance(planned, MemoryPlanned)
     assert isinstance(started, TrainingStarted)
     assert (started.training_objects, started.held_out_objects) == (8, 8)
     assert started.held_out_by == "image"

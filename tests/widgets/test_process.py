@@ -15,6 +15,7 @@ import pytest
 
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.training import (
+    MemoryPlanned,
     TrainingConfig,
     TrainingFinished,
     TrainingStarted,
@@ -49,7 +50,7 @@ def test_events_come_in_order_and_no_process_is_left(
     monkeypatch.chdir(tmp_path)
     process = TrainingProcess(_job(tiny_checkpoint))
     kinds = [type(event) for event in process.events()]
-    assert kinds[:3] == [TrainingStarted, Validated, TrainingStep]
+    assert kinds[:4] == [MemoryPlanned, TrainingStarted, Validated, TrainingStep]
     assert kinds[-2:] == [Validated, TrainingFinished]
     assert process.pid is not None
     assert not is_alive(process.pid)
@@ -75,7 +76,7 @@ def test_stop_ends_the_run_with_a_result(tiny_checkpoint: Path) -> None:
 def test_closing_the_generator_ends_the_child(tiny_checkpoint: Path) -> None:
     process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
     events = process.events()
-    assert isinstance(next(events), TrainingStarted)
+    assert isinstance(next(events), MemoryPlanned)
     assert process.pid is not None
     assert is_alive(process.pid)
     events.close()  # type: ignore[attr-defined]  # it is a generator
