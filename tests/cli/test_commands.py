@@ -25,7 +25,7 @@ from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
     "demo", "open", "models", "methods", "download", "finetune", "evaluate", "embed", "segment",
-    "export", "export-model", "export-adapter", "import-adapter",
+    "segment-batch", "export", "export-model", "export-adapter", "import-adapter",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
@@ -258,12 +258,13 @@ def test_embed_goes_on_with_what_is_missing(
     assert first.code == 0
     tiles = first.json["tiles"]
     assert first.json == {
-        "planes": 1, "tiles": tiles, "from_store": 0, "store": str(tmp_path / "store")
+        "total": 1, "images": 1, "failed": {}, "output": str(tmp_path / "store"), "tiles": tiles,
+        "computed": tiles,
     }  # fmt: skip
     assert tiles == 2 * 4
     both = (str(shared / "image.tif"), *arguments[2:])
     again = program("embed", arguments[1], *both, str(tmp_path / "store"))
-    assert (again.json["tiles"], again.json["from_store"]) == (tiles + 1, tiles)
+    assert (again.json["tiles"], again.json["computed"]) == (tiles + 1, 1)
 
 
 def test_embed_names_what_it_cannot_read(shared: Inputs, program: Program, tmp_path: Path) -> None:
