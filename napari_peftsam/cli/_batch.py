@@ -33,7 +33,8 @@ class BatchOptions:
 
     def plan(self) -> BatchPlan:
         """Return the plan that they ask for."""
-        from napari_peftsam.workspace import BatchPlan, ClusterChoice, ModelChoice
+        from napari_peftsam.workers import ClusterChoice
+        from napari_peftsam.workspace import BatchPlan, ModelChoice
 
         return BatchPlan(
             ModelChoice(self.model, self.adapter, self.device, self.precision),
@@ -70,7 +71,8 @@ def run_batch(
         for event in batch(stop.is_set):
             if isinstance(event, TaskFailed) and event.total > 1:  # a single one is told at the end
                 progress.end()
-                say(f"left out {event.name}: {' '.join(str(event.error).split())}")
+                if event.total > 1:  # else the last line says it all
+                    say(f"left out {event.name}: {' '.join(str(event.error).split())}")
             if isinstance(event, TaskDone | TaskFailed):
                 progress.show(
                     event.done / event.total, f"{event.done} of {event.total}: {event.name}"

@@ -12,7 +12,6 @@ from napari_peftsam.workspace.batch import (
     segment_batch,
 )
 from napari_peftsam.workspace.choice import ModelChoice, choose_method, choose_recipe
-from napari_peftsam.workspace.cluster import ClusterChoice
 from napari_peftsam.workspace.demo import (
     DemoConfig,
     DemoEvent,
@@ -51,7 +50,6 @@ __all__ = [
     "BatchFinished",
     "BatchPlan",
     "BatchStarted",
-    "ClusterChoice",
     "DemoConfig",
     "DemoEvent",
     "DemoProgress",

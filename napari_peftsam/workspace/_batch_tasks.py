@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 import zarr
 
 from napari_peftsam.embeddings import EmbeddingStore, Encoded
@@ -16,6 +17,7 @@ from napari_peftsam.files import atomic_path, open_image
 from napari_peftsam.planes import LazyImage, plane_of
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.types import Earlier, PixelArray, Prompts, Window
+from napari_peftsam.workers import Place
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.large import SegmentReport, embed_plane, plane_indices
@@ -53,7 +55,7 @@ class EngineSource:
     store: tuple[Path, int]
     keeps_prefixes: bool = False
 
-    def __call__(self) -> Engine:
+    def __call__(self, place: Place) -> Engine:
         """Return the model with its adapter; slow the first time, and when a file changed.
 
         Raises
@@ -61,6 +63,10 @@ class EngineSource:
         PeftSamError
             See `ModelChoice.open`.
         """
+        if place.threads is not None:
+            torch.set_num_threads(place.threads)
+        if place.number is not None and torch.cuda.is_available():
+            torch.cuda.set_device(place.number % torch.cuda.device_count())
         return _opened(self, _stamps(Path(self.choice.model), self.choice.adapter))
 
 
@@ -81,7 +87,7 @@ def _opened_image(path: Path, _stamps: _Stamps) -> PixelArray | LazyImage:
     return open_image(path)
 
 
-def nothing() -> None:
+def nothing(_place: Place) -> None:
     """Prepare nothing, for tasks that need no model."""
 
 

@@ -15,10 +15,10 @@ from napari_peftsam.errors import ConfigurationError, ExportError, InputFileErro
 from napari_peftsam.files import is_zarr, list_images, open_image, pair_prompts
 from napari_peftsam.folders import embedding_folder
 from napari_peftsam.planes import LazyImage
+from napari_peftsam.workers import ClusterChoice, Outcome, Work, Workers, open_workers
 from napari_peftsam.workspace._batch_tasks import EngineSource, Part, embed_part, segment_image
 from napari_peftsam.workspace._folders import check_output
 from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.cluster import ClusterChoice, Outcome, Work, Workers, open_workers
 from napari_peftsam.workspace.large import plane_indices
 from napari_peftsam.workspace.prompts_file import read_prompts
 

@@ -14,6 +14,7 @@ from napari_peftsam.export import ExportContext, create_labels
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import find_architecture
 from napari_peftsam.types import Prompts, Window
+from napari_peftsam.workers import Work, Workers, open_workers
 from napari_peftsam.workspace._batch_tasks import compose_region, nothing, segment_objects
 from napari_peftsam.workspace._folders import check_not_an_input
 from napari_peftsam.workspace.batch import (
@@ -24,7 +25,6 @@ from napari_peftsam.workspace.batch import (
     Task,
     TaskFailed,
 )
-from napari_peftsam.workspace.cluster import Work, Workers, open_workers
 from napari_peftsam.workspace.large import check_label_output, check_zarr_output
 from napari_peftsam.workspace.single import PromptedImage
 

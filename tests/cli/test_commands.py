@@ -25,7 +25,7 @@ from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
     "demo", "open", "models", "methods", "download", "finetune", "evaluate", "embed", "segment",
-    "export", "export-model", "export-adapter", "import-adapter",
+    "segment-batch", "export", "export-model", "export-adapter", "import-adapter",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",

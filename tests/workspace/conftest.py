@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from napari_peftsam.models import build_tiny
+from napari_peftsam.workers._local import local_cluster
 from napari_peftsam.workspace import Workspace
-from napari_peftsam.workspace import cluster as cluster_module
 from tests.training._world import make_plane
 
 if TYPE_CHECKING:
@@ -36,5 +36,5 @@ def workspace(checkpoint: Path, tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """Start two worker processes that tests share, as a cluster of one's own is shared."""
-    with cluster_module._local_cluster(2) as started:
+    with local_cluster(2) as started:
         yield started

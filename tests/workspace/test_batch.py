@@ -18,12 +18,12 @@ from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamErr
 from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import LoraConfig, capture, inject, save_adapter
+from napari_peftsam.workers import ClusterChoice
 from napari_peftsam.workspace import (
     BatchEvent,
     BatchFinished,
     BatchPlan,
     BatchStarted,
-    ClusterChoice,
     ModelChoice,
     TaskDone,
     TaskFailed,
@@ -31,7 +31,7 @@ from napari_peftsam.workspace import (
     segment_batch,
     segment_file,
 )
-from tests.workspace._tasks import Deadly
+from tests.workspace._deadly import Deadly
 
 HERE = ClusterChoice(workers=0)
 NAMES = ["a", "b", "c", "d"]
@@ -64,7 +64,7 @@ def images(tmp_path: Path) -> Path:
         shape = (2, 40, 48) if name == "d" else (40, 48)
         pixels = np.random.default_rng(number).integers(0, 255, shape, np.uint8)
         tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="minisblack")
-        objects = [{"points": [[10 + number, 10]]}, {"box": [22, 30, 34, 42]}]
+        objects = [{"points": [[10 + number, 10]]}, {"box": [2, 3, 38, 44]}]
         (prompts / f"{name}.json").write_text(json.dumps(objects))
     return folder
 

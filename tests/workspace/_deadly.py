@@ -1,46 +1,15 @@
-"""Tasks for workers, in a module of their own: workers import it."""
+"""What kills workers, in a module of its own: workers import it."""
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from napari_peftsam.errors import ImageError
 from napari_peftsam.workspace import _batch_tasks
-
-
-def ready() -> str:
-    return "shared"
-
-
-def not_ready() -> str:
-    raise ImageError("no model")
-
-
-def compute(shared: str, name: str, folder: Path) -> str:
-    """Answer, fail, or die: once or always."""
-    if name == "bad":
-        raise ImageError("a bad one")
-    if name == "deadly" or (name == "unlucky" and first_time(folder)):
-        die()
-    return f"{shared} {name}"
-
-
-def first_time(folder: Path) -> bool:
-    try:
-        (folder / "seen").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+from tests.workers._tasks import die, first_time
 
 
 @dataclass

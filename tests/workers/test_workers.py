@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
-from napari_peftsam.workspace import cluster as cluster_module
-from napari_peftsam.workspace.cluster import ClusterChoice, Outcome, Work, open_workers
-from tests.workspace._tasks import compute, not_ready, ready
+from napari_peftsam.workers import ClusterChoice, Outcome, Work, _local, open_workers
+from napari_peftsam.workers import cluster as cluster_module
+from tests.workers._tasks import compute, not_ready, ready
 
 HERE = ClusterChoice(workers=0)
 WORK = Work(ready, compute)
@@ -96,11 +96,11 @@ def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome[str]]:
     """Run tasks of which one kills its first worker and one every worker."""
-    folder, before = tmp_path_factory.mktemp("seen"), multiprocessing.active_children()
+    folder, before = tmp_path_factory.mktemp("seen"), set(multiprocessing.active_children())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster_module, "_LIVES", 1)  # each new worker takes seconds to start
+        patch.setattr(_local, "_LIVES", 1)  # each new worker takes seconds to start
         outcomes = run_all(folder)
-    assert multiprocessing.active_children() == before, "nothing of the cluster is left"
+    assert set(multiprocessing.active_children()) == before, "nothing of the cluster is left"
     return outcomes
 
 
@@ -184,7 +184,7 @@ def test_a_scheduler_without_workers_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_module, "_WORKERS_COME", 0.2)
-    with cluster_module._local_cluster(0) as empty:
+    with _local.local_cluster(0) as empty:
         choice = ClusterChoice(empty.scheduler_address)
         with pytest.raises(ClusterError, match=r"no worker came .* `dask worker tcp://"):
             list(run_tasks(WORK, [("a", tmp_path)], choice))
