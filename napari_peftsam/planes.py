@@ -96,11 +96,18 @@ def plane_of(pixels: Any, index: tuple[int, ...]) -> Plane:
 
 
 def is_same(one: Plane, other: Plane) -> bool:
-    """Whether two planes are views of the same part of the same array on disk."""
+    """Whether two planes are views of the same part of the same array."""
     if isinstance(one, LazyImage) and isinstance(other, LazyImage):
         view = (one.axes, one.fixed, one.last)
         return one.source is other.source and view == (other.axes, other.fixed, other.last)
-    return one is other and not isinstance(one, np.ndarray)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return _layout(one) == _layout(other)
+    return one is other
+
+
+def _layout(array: PixelArray) -> tuple[Any, ...]:
+    """Return where an array's values lie: nothing else can lie there while it is alive."""
+    return array.ctypes.data, array.shape, array.strides, array.dtype
 
 
 def _all_axes(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:

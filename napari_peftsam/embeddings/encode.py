@@ -20,6 +20,7 @@ from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
+from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import FloatArray, PixelArray
 
@@ -225,7 +226,7 @@ class _Encoding:
             if tokens is None:
                 x = to_model_input(request.pixels, model, request.limits)
             else:
-                x = tokens.to(model.device).float()
+                x = tokens.to(model.device)
             steps = encode_steps(model.sam, x, first)
         block = 0 if tokens is None else first + 1
         while True:
@@ -234,7 +235,9 @@ class _Encoding:
                     fraction, x = next(steps)
             except StopIteration:
                 return
-            except torch.cuda.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise PeftSamError(
                     f"not enough memory on {model.device} to embed an image with {model.name}: "
                     "close other programs, or choose a smaller model or the device 'cpu'"

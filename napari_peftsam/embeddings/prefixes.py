@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from napari_peftsam.embeddings._embedding import EmbeddingKey
 from napari_peftsam.embeddings.activations import ActivationCache
 
 __all__ = ["Prefixes"]
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +21,8 @@ class Prefixes:
     Attributes
     ----------
     cache
-        Where they are kept, in the precision that the model computes in.
+        Where they are kept, bit for bit: what follows from them is what follows in a full
+        encoding.
     reach
         Up to here, the model's blocks are the base's: block `reach` is the first whose
         output an adapter changes, the number of blocks without an adapter.
@@ -44,7 +42,7 @@ class Prefixes:
         for block in sorted(self.blocks, reverse=True):
             tokens = self.cache.get(_address(key, block)) if 0 < block <= self.reach else None
             if tokens is not None:
-                return block, tokens
+                return block, tokens.permute(0, 2, 3, 1)
         return 0, None
 
     def wants(self, block: int) -> bool:
@@ -55,9 +53,11 @@ class Prefixes:
         """Keep the tokens ``(1, h, w, width)`` of an image that enter a block."""
         address = _address(key, block)
         if address not in self.cache:
-            self.cache.put(address, tokens.to(_HALF.get(key.precision, torch.float32)))
+            # Channels first, as the convolution that made the tokens left them in memory:
+            # in another layout the next layers would add up in another order.
+            self.cache.put(address, tokens.permute(0, 3, 1, 2))
 
 
 def _address(key: EmbeddingKey, block: int) -> str:
     # Everything an embedding depends on but the adapter; no adapter has such a name.
-    return replace(key, adapter=f"tokens entering block {block}").digest
+    return replace(key, adapter=f"exact tokens entering block {block}").digest

@@ -57,6 +57,34 @@ class _AdapterSwappedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class _Live:
+    """What is live, in one piece: whoever needs several of these takes them from one moment.
+
+    Attributes
+    ----------
+    adapter, strength
+        As the switch has them.
+    """
+
+    adapter: Adapter | None
+    strength: float
+
+    @property
+    def name(self) -> str:
+        """See `Engine.adapter`."""
+        if self.adapter is None or self.strength == 0:
+            return BASE_ADAPTER
+        digest = self.adapter.digest
+        return digest if self.strength == 1 else f"{digest}@{self.strength!r}"
+
+    @property
+    def encoder(self) -> str:
+        """See `Engine.encoder_adapter`."""
+        changes = self.adapter is not None and self.adapter.changes_embeddings
+        return self.name if changes else BASE_ADAPTER
+
+
+@dataclass(frozen=True, eq=False)
 class Predicted:
     """The answer to prompts in a large image; None as in `Engine.predict`."""
 
@@ -77,8 +105,8 @@ class Engine:
     store
         Where embeddings are kept beside the latest ones, which are in memory.
     keeps_prefixes
-        Whether what the first blocks computed of single images is kept, too, and used: the
-        next adapter's embedding is then faster, and differs by rounding errors.
+        Whether what the first blocks computed of images, not of tiles, is kept, too, and
+        used: the next adapter's embedding is then faster, and the same.
     """
 
     def __init__(self, model: SamModel, store: EmbeddingStore | None = None) -> None:
@@ -87,7 +115,8 @@ class Engine:
         self.keeps_prefixes = True
         self._predictor = Predictor(model)
         self._turns = Turns()
-        self._switch = AdapterSwitch(model)
+        self._switch = AdapterSwitch(model)  # used in turns only, others read `_live`
+        self._live = _Live(None, 1.0)
         # Adapters are not known yet when most images are embedded: the recommended placements are.
         self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
         entries = None if store is None else store.entries
@@ -102,21 +131,17 @@ class Engine:
 
         Below full strength, that follows it: ``"<hash>@0.5"``.
         """
-        live, strength = self._switch.live, self._switch.strength
-        if live is None or strength == 0:
-            return BASE_ADAPTER
-        return live.digest if strength == 1 else f"{live.digest}@{strength!r}"
+        return self._live.name
 
     @property
     def strength(self) -> float:
         """Factor on the live adapter's changes; 1 for the base model."""
-        return self._switch.strength
+        return self._live.strength
 
     @property
     def encoder_adapter(self) -> str:
         """What addresses embeddings: as `adapter`, or the base's where the encoder is that."""
-        live = self._switch.live
-        return self.adapter if live is not None and live.changes_embeddings else BASE_ADAPTER
+        return self._live.encoder
 
     def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
         """Make an adapter live (None: the bare base model).
@@ -140,6 +165,7 @@ class Engine:
         """
         with self._turns.urgent():
             self._switch.use(adapter, strength)
+            self._live = _Live(self._switch.live, self._switch.strength)
 
     def embedding(self, plane: Plane, name: str = "image") -> Embedding | TiledEmbedding | None:
         """Return the embedding of an image plane if it is known, from memory or the store.
@@ -150,7 +176,7 @@ class Engine:
         if is_large(plane.shape, self.model):
             return self.tiled(plane, name).embedding(self.model, self.encoder_adapter)
         key = embedding_key(self.model, np.asarray(plane), self.encoder_adapter)
-        found = self._recent.get(key)
+        found = self._recall(key)
         if found is None and self.store is not None:
             found = self.store.get(key)
             if found is not None:
@@ -158,7 +184,10 @@ class Engine:
         return found
 
     def tiled(self, plane: Plane, name: str = "image") -> TiledImage:
-        """Return a large plane in tiles; one that lies on disk is recognised."""
+        """Return a large plane in tiles; one that was asked for lately is recognised.
+
+        Its intensity limits are found once, until `forget`.
+        """
         with self._recent_lock:
             for known in self._tiled:
                 if is_same(known.plane, plane):
@@ -167,6 +196,12 @@ class Engine:
             self._tiled.append(image)
         return image
 
+    def forget(self, name: str) -> None:
+        """Let go of the large planes called `name`: the image is gone or has other pixels."""
+        with self._recent_lock:
+            kept = [image for image in self._tiled if image.name != name]
+            self._tiled = deque(kept, maxlen=_TILED_IN_MEMORY)
+
     def embed(self, name: str, plane: Plane, visible: Window | None = None) -> Iterator[EmbedEvent]:
         """Embed one image plane, see `napari_peftsam.embeddings.encode`.
 
@@ -174,14 +209,16 @@ class Engine:
         `visible` are embedded then, unless there are many. Ends early, without `Encoded`,
         when the adapter is swapped before the last step.
         """
+        live = self._live
         if not is_large(plane.shape, self.model):
-            yield from self._embed([EncodeRequest(name, np.asarray(plane))])
+            request = EncodeRequest(name, np.asarray(plane))
+            yield from self._embed([request], live, self._prefixes(live))
             return
         image = self.tiled(plane, name)
-        yield TilesReady(name, image.embedding(self.model, self.encoder_adapter))
+        yield TilesReady(name, image.embedding(self.model, live.encoder))
         tiles = () if visible is None else image.grid.tiles_in(visible)
         if 0 < len(tiles) <= _MOST_VISIBLE:
-            yield from self.embed_tiles(image, tiles)
+            yield from self._embed(TileRequests(image, tiles), live)
 
     def embed_tiles(
         self, image: TiledImage, tiles: Sequence[Tile] | None = None
@@ -195,19 +232,24 @@ class Engine:
         tiles
             Which, in this order; default: all. See `napari_peftsam.embeddings.TileGrid`.
         """
-        yield from self._embed(TileRequests(image, tiles))
+        yield from self._embed(TileRequests(image, tiles), self._live)
 
-    def _embed(self, requests: Sequence[EncodeRequest]) -> Iterator[EncodeEvent]:
-        adapter = self.encoder_adapter
+    def _embed(
+        self, requests: Sequence[EncodeRequest], live: _Live, prefixes: Prefixes | None = None
+    ) -> Iterator[EncodeEvent]:
+        """Embed with what was live at one moment, as long as it is.
+
+        Of tiles no prefixes are kept: they take several times an embedding's space, and a
+        reload passes tiles over.
+        """
+        adapter = live.encoder
         if len(requests) == 1:
-            [request] = requests
+            requests = [request] = list(requests)  # a tile is read once
             key = embedding_key(self.model, request.pixels, adapter, request.limits)
-            known = self._recent.get(key)
+            known = self._recall(key)
             if known is not None:
                 yield Encoded(request.name, known, from_store=True)
                 return
-        # What a reload starts from takes several times an embedding's space: not of all tiles.
-        prefixes = self._prefixes() if len(requests) == 1 else None
         events = encode(
             self.model, requests, self.store, adapter, lambda: self._turn(adapter), prefixes
         )
@@ -221,14 +263,14 @@ class Engine:
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
 
-    def _prefixes(self) -> Prefixes | None:
+    def _prefixes(self, live: _Live) -> Prefixes | None:
         """Return where an encoding with the live adapter may begin, and what it keeps."""
-        arch, live = self.model.architecture, self._switch.live
+        arch = self.model.architecture
         if not self.keeps_prefixes or not arch.adaptable:
             return None
-        if live is None or self.encoder_adapter == BASE_ADAPTER:
+        if live.adapter is None or live.encoder == BASE_ADAPTER:
             return Prefixes(self._tokens, arch.depth, self._kept)
-        reach = first_changed_block(live.config, arch.depth)
+        reach = first_changed_block(live.adapter.config, arch.depth)
         return Prefixes(self._tokens, reach, (*self._kept, reach))
 
     @contextmanager
@@ -285,6 +327,7 @@ class Engine:
         found: Embedding | None = None
         while True:
             with self._turns.urgent():  # nothing is yielded within
+                live = self._live
                 wanted = self._next_tile(work, found) if self._answers(embedding, adapter) else None
             if isinstance(wanted, Prediction):
                 yield Predicted(wanted)
@@ -292,7 +335,7 @@ class Engine:
             if wanted is None:
                 break
             found = None
-            for event in self.embed_tiles(embedding.image, [wanted.tile]):
+            for event in self._embed(TileRequests(embedding.image, [wanted.tile]), live):
                 if isinstance(event, EncodeFailed):
                     raise event.error
                 if isinstance(event, EncodeStarted):
@@ -332,8 +375,8 @@ class Engine:
             return self._predictor.predict_many(embedding, prompts, candidates=1)
 
     def _answers(self, embedding: Embedding | TiledEmbedding, adapter: str | None) -> bool:
-        same = embedding.key.adapter == self.encoder_adapter
-        return same and adapter in (None, self.adapter)
+        live = self._live
+        return embedding.key.adapter == live.encoder and adapter in (None, live.name)
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
@@ -343,6 +386,13 @@ class Engine:
                 return copy.deepcopy(self.model)
             with injection.disabled():
                 return copy.deepcopy(self.model)
+
+    def _recall(self, key: EmbeddingKey) -> Embedding | None:
+        with self._recent_lock:
+            found = self._recent.get(key)
+            if found is not None:
+                self._recent.move_to_end(key)
+        return found
 
     def _remember(self, embedding: Embedding) -> None:
         with self._recent_lock:

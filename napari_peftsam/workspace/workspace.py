@@ -19,7 +19,6 @@ from napari_peftsam.embeddings import (
     EncodeFailed,
     TiledEmbedding,
     is_large,
-    tiled_image,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
@@ -78,12 +77,18 @@ class Workspace:
         self._engine: Engine | None = None
         self._planes = EmbeddedPlanes()
         for signal in (self.session.events.image_removed, self.session.events.pixels_changed):
-            signal.connect(self._planes.forget)
-        self.session.events.image_renamed.connect(self._planes.forget, max_args=1)
+            signal.connect(self._forget)
+        self.session.events.image_renamed.connect(self._forget, max_args=1)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
         self._loads = 0
+
+    def _forget(self, image: str) -> None:
+        """Let go of what is known of an image that is gone or has other pixels."""
+        self._planes.forget(image)
+        if self._engine is not None:
+            self._engine.forget(image)
 
     # --- model and adapters ----------------------------------------------------------
 
@@ -275,11 +280,13 @@ class Workspace:
             prompts = {r.label: r.prompts for r in records if r.prompts}
             pixels, labels = self.session.pixels(plane), self.session.labels(plane)
             if is_large(pixels.shape, self.engine.model):
-                image = tiled_image(name, pixels, self.engine.model)
+                image = self.engine.tiled(pixels, plane.image)
                 region = self.session.image(plane.image).region
                 places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
                 tiles = tiles_with_objects(image, labels, places, prompts)
-                found += [replace(tile, image=plane.image) for tile in tiles]
+                for tile in tiles:
+                    part = tile.name.removeprefix(image.name)
+                    found.append(replace(tile, name=f"{name}{part}", image=plane.image))
             else:
                 found.append(
                     AnnotatedPlane(name, plane.image, np.array(pixels), labels.copy(), prompts)

@@ -21,7 +21,7 @@ from napari_peftsam.embeddings import (
     encode,
     encode_one,
 )
-from napari_peftsam.errors import CheckpointError, ImageError
+from napari_peftsam.errors import CheckpointError, ImageError, PeftSamError
 from napari_peftsam.models import build_tiny, encode_tensor, to_model_input
 from napari_peftsam.types import Frame
 
@@ -148,3 +148,25 @@ def test_a_sequence_of_requests_is_read_one_by_one() -> None:
     assert loaded == [0]
     assert len([e for e in stream if isinstance(e, Encoded)]) == 2
     assert loaded == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "told"),
+    [
+        pytest.param(
+            "can't allocate memory", PeftSamError, "not enough memory on cpu", id="memory"
+        ),
+        pytest.param("cannot be multiplied", RuntimeError, "cannot be multiplied", id="a bug"),
+    ],
+)
+def test_a_lack_of_memory_is_told(
+    text: str, kind: type[Exception], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_tiny()
+
+    def fails(*_: object) -> torch.Tensor:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(model.sam.image_encoder.neck, "forward", fails)
+    with pytest.raises(kind, match=told):
+        encode_one(model, GREY)

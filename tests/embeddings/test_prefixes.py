@@ -62,10 +62,6 @@ def events(
     return found[-1].embedding, sum(isinstance(e, EncodeProgress) for e in found)
 
 
-def tolerance(model: SamModel) -> float:
-    return {"fp32": 1e-6, "bf16": 2e-2, "fp16": 2e-3}[model.precision]
-
-
 def error(found: Embedding, expected: Embedding) -> float:
     difference = np.linalg.norm(found.features - expected.features)
     return float(difference / np.linalg.norm(expected.features))
@@ -83,12 +79,14 @@ def test_from_the_cached_prefix_it_is_the_same(method: MethodConfig, precision: 
             expected, all_steps = events(model, None, "0123")
             found, steps = events(model, Prefixes(cache, reach, (2, 3, reach)), "0123")
     assert steps == all_steps - 1 - reach
-    assert error(found, expected) <= tolerance(model)
-    assert error(expected, base) > 2 * tolerance(model), "else nothing was tested"
+    np.testing.assert_array_equal(found.features, expected.features)
+    assert error(expected, base) > 0.04, "else nothing was tested"
 
 
-def test_so_it_is_with_the_built_in_model() -> None:
-    model, method = build("builtin", "cpu"), LoraConfig(placement=late("late-25%"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_so_it_is_with_the_built_in_model(precision: str) -> None:
+    model = build("builtin", "cpu", precision=precision)
+    method = LoraConfig(placement=late("late-25%"))
     with ActivationCache(10 * BYTES) as cache:
         events(model, Prefixes(cache, 8, (6,)))
         with inject(model, method) as injection:
@@ -96,7 +94,7 @@ def test_so_it_is_with_the_built_in_model() -> None:
             expected, _ = events(model, None, "0123")
             found, steps = events(model, Prefixes(cache, 6, (6,)), "0123")
     assert steps == 3
-    assert error(found, expected) <= tolerance(model)
+    np.testing.assert_array_equal(found.features, expected.features)
 
 
 def test_the_latest_block_in_reach_is_taken_and_the_next_one_kept() -> None:
@@ -140,19 +138,15 @@ def test_other_models_have_prefixes_of_their_own(other: dict[str, Any]) -> None:
     assert steps == DEPTH + 2
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
-)
-def test_tokens_are_kept_as_precisely_as_they_were_computed(
-    precision: str, dtype: torch.dtype
-) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tokens_beside_absolute_positions_are_kept_in_full(precision: str) -> None:
     model = tiny(precision)
     with ActivationCache(BYTES) as cache:
         embedding, _ = events(model, Prefixes(cache, DEPTH, (2,)))
         block, tokens = Prefixes(cache, DEPTH, (2,)).latest(embedding.key)
     assert block == 2
     assert tokens is not None
-    assert tokens.dtype == dtype
+    assert tokens.dtype == torch.float32
     assert tokens.shape == (1, 8, 8, 16)
 
 
@@ -160,7 +154,7 @@ def test_a_bad_image_leaves_nothing(tmp_path: Path) -> None:
     with ActivationCache(BYTES) as cache:
         requests = [EncodeRequest("bad", np.full((9, 9), 7)), EncodeRequest("good", GREY)]
         list(encode(build_tiny(), requests, prefixes=Prefixes(cache, DEPTH, (2,))))
-        assert cache.memory_bytes == 8 * 8 * 16 * (2 if build_tiny().precision != "fp32" else 4)
+        assert cache.memory_bytes == 8 * 8 * 16 * 4
     with pytest.raises(ImageError):
         encode_one(build_tiny(), np.full((9, 9), 7))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,14 @@ import pytest
 import zarr
 
 from napari_peftsam.annotation import PlaneKey
-from napari_peftsam.embeddings import Encoded, EncodeStarted, TiledEmbedding
+from napari_peftsam.embeddings import Encoded, EncodeStarted, TiledEmbedding, TilesReady
 from napari_peftsam.errors import ConfigurationError, InputFileError
 from napari_peftsam.files import read_labels
 from napari_peftsam.models import build_tiny
+from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.segmentation import RegionLabels
-from napari_peftsam.types import Box, Point, Prediction, Prompts, Window
+from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from napari_peftsam.workspace import (
     EmbedProgress,
     EmbedReport,
@@ -111,6 +114,58 @@ def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
     assert isinstance(last, Predicted)
     assert last.prediction is None
     assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
+
+
+def test_of_tiles_no_prefixes_are_kept(large: Workspace) -> None:
+    large.session.add_point(PLANE, Point(100, 100))
+    large.prompt()
+    assert large.engine._tokens.memory_bytes == 0
+    list(large.embed(PlaneKey("discs")))
+    assert large.engine._tokens.memory_bytes > 0
+
+
+def test_tiles_are_embedded_with_what_was_live_at_the_beginning(large: Workspace) -> None:
+    events = large.embed(PLANE, Window(90, 90, 20, 20))
+    assert isinstance(next(events), TilesReady)
+    large.engine.use(capture(inject(build_tiny(), LoraConfig(rank=2))))
+    assert not any(isinstance(event, Encoded) for event in events)
+    again = large.embed(PLANE, Window(90, 90, 20, 20))
+    live = large.engine.adapter
+    assert {e.embedding.key.adapter for e in again if isinstance(e, Encoded)} == {live}
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "on disk"])
+def test_a_large_plane_is_known_until_it_is_removed(
+    in_memory: bool, large: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_memory:
+        pixels = np.arange(np.prod(SHAPE), dtype=np.int32).reshape(1, *SHAPE)
+        large.session.add_image("slides", pixels)
+    plane = PlaneKey("slides", (0,)) if in_memory else PLANE
+    searches = []
+
+    def search(pixels: Plane) -> Limits:
+        searches.append(1)
+        return sampled_limits(pixels)
+
+    monkeypatch.setattr("napari_peftsam.embeddings.tiled.sampled_limits", search)
+    first = large.embedding(plane)
+    assert isinstance(first, TiledEmbedding)
+    again = large.embedding(plane)
+    assert isinstance(again, TiledEmbedding)
+    assert again.image is first.image
+    labels = np.zeros(large.session.labels(plane).shape, np.int32)
+    labels[90:110, 90:110] = 1
+    large.session.set_labels(plane.image, labels[None] if in_memory else labels)
+    (tile,) = large.training_planes()
+    assert tile.limits == first.image.limits
+    assert tile.name.startswith("slides[0] [" if in_memory else "slide [")
+    assert len(searches) == 1, "the training has them from the prompts"
+    gone = weakref.ref(first.image)
+    del first, again
+    large.session.remove_image(plane.image)
+    gc.collect()
+    assert gone() is None
 
 
 def test_several_objects_at_once(large: Workspace) -> None:

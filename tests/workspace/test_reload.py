@@ -12,6 +12,7 @@ from napari_peftsam.embeddings import Encoded, EncodeProgress, image_signature
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter, FrozenEncoderConfig, LoraConfig, capture, inject
 from napari_peftsam.workspace import Workspace
+from napari_peftsam.workspace.engine import IN_MEMORY
 from tests.peft._cases import perturb
 
 RNG = np.random.default_rng(0)
@@ -118,3 +119,14 @@ def test_without_a_store_no_more_than_memory_holds(checkpoint: Path) -> None:
     events = list(workspace.reload(PlaneKey("many", (0,))))
     assert sum(isinstance(event, Encoded) for event in events) == 15
     assert list(workspace.reload(PlaneKey("many", (0,)))) == []
+
+
+def test_the_plane_in_use_stays_in_memory(checkpoint: Path) -> None:
+    workspace = Workspace()
+    workspace.load_model(checkpoint, "cpu")
+    many = RNG.integers(0, 4000, (IN_MEMORY + 1, 16, 16)).astype(np.uint16)
+    workspace.session.add_image("many", many)
+    for z in range(IN_MEMORY + 1):
+        list(workspace.embed(PlaneKey("many", (z,))))
+        assert workspace.embedding(PlaneKey("many", (0,))) is not None
+    assert workspace.embedding(PlaneKey("many", (1,))) is None
