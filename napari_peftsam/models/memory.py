@@ -87,11 +87,11 @@ def _room_in_groups(process: Path, groups: Path) -> Iterator[int]:
         folder = root / path.lstrip("/")
         # A container often sees its own group as the root, whatever the name says.
         for group in (folder, *folder.parents):
-            most = _text(group / limit).strip()
-            if most.isdecimal():
+            most, used = (_text(group / name).strip() for name in (limit, usage))
+            if most.isdecimal() and used.isdecimal():
                 statistics = dict(row.split() for row in _text(group / "memory.stat").splitlines())
                 # Files that were read are forgotten when memory is needed.
-                taken = int(_text(group / usage)) - int(statistics.get(cached, 0))
+                taken = int(used) - int(statistics.get(cached, 0))
                 yield max(0, int(most) - taken)
             if group == root:
                 break
@@ -191,7 +191,8 @@ def measure_peak(device: torch.device) -> Iterator[MemoryPeak]:
     """Measure the highest memory inside the ``with`` block.
 
     On CUDA torch's allocator is asked; on the CPU the operating system is, if it can tell
-    (Linux), otherwise the tensors are counted.
+    (Linux), otherwise the tensors are counted. The first two forget the highest memory of the
+    process before: whoever watches it over a longer time must look at it before.
     """
     peak = MemoryPeak()
     release_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from napari_peftsam.embeddings import ActivationCache
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
 from napari_peftsam.models.memory import free_memory
+from napari_peftsam.training._parallel import processes_here
 from napari_peftsam.training._samples import Crop, ModelPlane
 from napari_peftsam.training.config import TrainingConfig
 
 __all__ = ["PlaneEncoder", "open_cache"]
+
+_log = logging.getLogger(__name__)
 
 _SHARE = 4  # the cache takes a quarter of what is free, in memory and on disk ...
 _MOST_MEMORY = 8 * 2**30  # ... and no more than this
@@ -25,22 +29,39 @@ _MOST_DISK = 64 * 2**30
 
 
 @contextmanager
-def open_cache(config: TrainingConfig) -> Iterator[ActivationCache | None]:
-    """Return the cache of a run inside the ``with`` block; None if there should be none."""
+def open_cache(config: TrainingConfig, device: torch.device) -> Iterator[ActivationCache | None]:
+    """Return the cache of a run inside the ``with`` block; None if there should be none.
+
+    Processes that train together on one computer get an equal part of its memory and disk.
+
+    Parameters
+    ----------
+    device
+        On which the training is.
+    """
     if not config.cache_prefix:
         yield None
         return
     memory = config.cache_bytes
     if memory is None:
-        memory = min(free_memory(torch.device("cpu")) // _SHARE, _MOST_MEMORY)
-    disk = min(_free_disk() // _SHARE, _MOST_DISK)
-    with ActivationCache.temporary(memory, disk, pinned=torch.cuda.is_available()) as cache:
+        memory = min(_part(free_memory(torch.device("cpu"))), _MOST_MEMORY)
+    disk = min(_part(_free_disk()), _MOST_DISK)
+    with ActivationCache.temporary(memory, disk, pinned=device.type == "cuda") as cache:
         yield cache
 
 
+def _part(free: int) -> int:
+    return free // processes_here() // _SHARE
+
+
 def _free_disk() -> int:
+    """Return the bytes that are free for the scratch folder; 0 if that cannot be found out."""
     folder = scratch_folder()  # made when it is needed
-    return disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    try:
+        return disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    except OSError as error:
+        _log.warning("what frozen blocks computed is kept in memory only: %s", error)
+        return 0
 
 
 @dataclass(frozen=True, eq=False)

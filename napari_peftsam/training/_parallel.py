@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.training._team import Alone, Team
 
-__all__ = ["ProcessTeam", "joined_team", "team_size"]
+__all__ = ["ProcessTeam", "joined_team", "processes_here", "team_size"]
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
@@ -22,7 +22,16 @@ _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process h
 
 def team_size() -> int:
     """Return how many processes ``torchrun`` has started, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_torchelastic_launched() else 1
+    return _announced("WORLD_SIZE")
+
+
+def processes_here() -> int:
+    """Return how many of them share this computer, hence its memory and its disk."""
+    return _announced("LOCAL_WORLD_SIZE")
+
+
+def _announced(variable: str) -> int:
+    return int(os.environ.get(variable, "1")) if distributed.is_torchelastic_launched() else 1
 
 
 @contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from itertools import islice
 
+import torch
+
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models.memory import free_memory, measure_peak, tensor_bytes
 from napari_peftsam.peft import Injection
 from napari_peftsam.training._encoder import PlaneEncoder
+from napari_peftsam.training._parallel import processes_here
 from napari_peftsam.training._step import StepPlan
 from napari_peftsam.training._trainer import Trainer
 from napari_peftsam.training._views import View, Views
@@ -36,6 +39,9 @@ def preflight(
 ) -> MemoryPlanned:
     """Give the trainer the fastest plan that fits the free memory, and try it out.
 
+    For the trial, the peaks of memory that the system and torch note are reset, see
+    `napari_peftsam.models.memory.measure_peak`.
+
     Raises
     ------
     TrainingError
@@ -50,7 +56,7 @@ def preflight(
             model.architecture, asked, plan, str(device), model.precision, objects
         )
 
-    plans, free = possible_plans(config, objects), free_memory(device) - _promised(encoder)
+    plans, free = possible_plans(config, objects), _free(device) - _promised(encoder)
     needed, index = None, 0
     try:
         index, estimated = choose_plan(plans, estimate, free)
@@ -64,6 +70,12 @@ def preflight(
     with measure_peak(device) as peak:
         trainer.try_out(largest)
     return MemoryPlanned(needed, loaded + peak.rise, free, trainer.plan.describe())
+
+
+def _free(device: torch.device) -> int:
+    """Return the bytes that are free for this process: all have a GPU of their own."""
+    free = free_memory(device)
+    return free if device.type == "cuda" else free // processes_here()
 
 
 def _promised(encoder: PlaneEncoder) -> int:

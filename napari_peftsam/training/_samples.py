@@ -145,23 +145,28 @@ def _aligned(start: float, most: int, step: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class ModelPlane:
-    """One plane with its labels in model pixels, ``(1, 3, S, S)`` and ``(S, S)``."""
+    """One plane with its labels in model pixels, ``(1, 3, S, S)`` and ``(S, S)``.
+
+    All planes of a run are there at once, so they wait in the computer's memory; what is
+    seen of one is on the device of the training.
+    """
 
     source: AnnotatedPlane
     frame: Frame
     image: Tensor
     labels: Tensor
+    device: torch.device
 
     def sample(self, objects: Sequence[TrainingObject], turn: int = 0) -> Sample:
         """Return these objects with the plane turned (0 to 7)."""
-        labels = _turned(self.labels, turn)
-        numbers = torch.tensor([o.label for o in objects], device=labels.device)
+        labels = _turned(self.labels.to(self.device), turn)
+        numbers = torch.tensor([o.label for o in objects], dtype=labels.dtype, device=self.device)
         real = tuple(self.source.prompts.get(o.label) for o in objects)
         return Sample.of(labels[None] == numbers[:, None, None], real)
 
     def picture(self, turn: int = 0, crop: Crop | None = None) -> Tensor:
         """Return the model input ``(1, 3, s, s)`` of the plane turned, or of a crop of it."""
-        image = _turned(self.image, turn)
+        image = _turned(self.image.to(self.device), turn)
         return crop.of_image(image) if crop else image
 
 
@@ -177,10 +182,14 @@ def _prepare(plane: AnnotatedPlane, model: SamModel) -> ModelPlane:
     rows, cols = frame.inner
     row_index = ((np.arange(rows) + 0.5) * (frame.height / rows)).astype(int)
     col_index = ((np.arange(cols) + 0.5) * (frame.width / cols)).astype(int)
-    inner = torch.from_numpy(plane.labels[np.ix_(row_index, col_index)].astype(np.int64))
-    labels = functional.pad(inner, (0, frame.size - cols, 0, frame.size - rows))
+    inner = plane.labels[np.ix_(row_index, col_index)].astype(np.int64)
+    small = np.abs(inner).max() <= np.iinfo(np.int32).max
+    labels = functional.pad(
+        torch.from_numpy(inner.astype(np.int32) if small else inner),
+        (0, frame.size - cols, 0, frame.size - rows),
+    )
     image = to_model_input(plane.pixels, model, plane.limits)
-    return ModelPlane(plane, frame, image, labels.to(model.device))
+    return ModelPlane(plane, frame, image.cpu(), labels, model.device)
 
 
 def _turned(x: Tensor, turn: int) -> Tensor:

@@ -90,11 +90,13 @@ class Views:
     def _epoch(self, epoch: int) -> list[View]:
         number = epoch if self.limit is None else epoch % self.limit
         rng = self._random(_SEEN, number)
-        return [self._view(objects, number, rng) for objects in self._neighbours(rng)]
+        groups = self._neighbours(rng)
+        return [view for objects in groups for view in self._seen(objects, number, rng)]
 
-    def _view(
+    def _seen(
         self, objects: tuple[TrainingObject, ...], epoch: int, rng: np.random.Generator
-    ) -> View:
+    ) -> list[View]:
+        """Return a group of objects in one view, or in two if one has prompts of its own."""
         turn, drawn = int(rng.integers(TURNS)), rng.random()
         if self.limit is not None and not self._crops:
             turns = self._random(_TURNS, objects[0].plane).permutation(TURNS)
@@ -104,8 +106,9 @@ class Views:
         prompted = objects[0].label in self.planes[objects[0].plane].source.prompts
         if prompted and drawn < _REAL_PROMPTS:
             # Objects prompted by hand have layouts of their own, so one at a time.
-            return View(objects[:1], own_prompts=True)
-        return View(objects, turn, zoom)
+            own, others = View(objects[:1], own_prompts=True), objects[1:]
+            return [own, View(others, turn, zoom)] if others else [own]
+        return [View(objects, turn, zoom)]
 
     def _neighbours(self, rng: np.random.Generator) -> list[tuple[TrainingObject, ...]]:
         """Return all objects, those in one group near to each other."""

@@ -58,7 +58,8 @@ class TrainingConfig(BaseModel):
         ge=1,
         title="Views",
         description="Turns and crops in which an image is seen, where a part of the encoder is "
-        "frozen; what that part computes is kept for each. Otherwise they are not limited.",
+        "frozen; what that part computes is kept for each, from the first time on: fewer pay off "
+        "earlier in short runs on many images. Otherwise they are not limited.",
     )
     cache_prefix: bool = Field(
         default=True,

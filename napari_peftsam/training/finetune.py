@@ -68,7 +68,11 @@ def finetune(  # noqa: PLR0913  # most are optional
     """Train an adapter from accepted objects.
 
     The model must carry no adapter; it is trained in place and restored, bit for bit,
-    when the generator ends or is closed. Nothing is written to disk.
+    when the generator ends or is closed. What its frozen blocks computed may take room on
+    disk, in a scratch folder that is gone by then; nothing else is written.
+
+    Before the first event the peaks of memory that the system and torch note are reset, to
+    measure a step on trial: whoever watches them must do so before and after.
 
     Parameters
     ----------
@@ -114,7 +118,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     judge = incumbent or own
     earlier = [each.adapter for each in (own, incumbent) if each]
     data = RunData.prepare(model, planes, config, earlier)
-    with open_cache(config) as cache:
+    with open_cache(config, model.device) as cache:
         first = first_changed_block(method, model.architecture.depth)
         encoder = PlaneEncoder(model, data.planes, first, cache)
         before = _measure(encoder, judge, data.held_out)

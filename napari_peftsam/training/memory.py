@@ -300,7 +300,8 @@ def _plane(model: SamModel) -> ModelPlane:
         AnnotatedPlane("", "", nothing, nothing),
         Frame(side, side, side),
         torch.empty(1, 3, side, side, device=device),
-        torch.empty(side, side, dtype=torch.long, device=device),
+        torch.empty(side, side, dtype=torch.int32, device=device),
+        device,
     )
 
 

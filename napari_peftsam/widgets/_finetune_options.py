@@ -47,6 +47,7 @@ class FinetuneOptions(QWidget):
         self._config: TrainingConfig | None = None
         self._counting: Worker[Any] | None = None
         self._forecasting: Worker[Any] | None = None
+        self._to_forecast: tuple[SamModel, TrainingConfig] | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
         self.advice = text_label()
@@ -72,7 +73,10 @@ class FinetuneOptions(QWidget):
     def release(self) -> None:
         """Do not count any more."""
         self._timer.stop()
-        self._stop_counting()
+        self._to_forecast = None
+        for worker in (self._counting, self._forecasting):
+            if worker is not None:
+                worker.stop()
 
     # --- layout ------------------------------------------------------------------------
 
@@ -276,7 +280,8 @@ class FinetuneOptions(QWidget):
             return
         from napari_peftsam.peft import count_parameters
 
-        self._stop_counting()
+        if self._counting is not None:
+            self._counting.stop()
         architecture, method = workspace.engine.model.architecture, config.method
         self._counting = run(
             lambda: count_parameters(architecture, method),
@@ -285,11 +290,6 @@ class FinetuneOptions(QWidget):
             group=self._owner.workers,
         )
 
-    def _stop_counting(self) -> None:
-        for worker in (self._counting, self._forecasting):
-            if worker is not None:
-                worker.stop()
-
     def _show_parameters(self, counts: ParameterCounts) -> None:
         self.parameters.setText(
             f"Trains {counts.total:,} parameters ({counts.encoder:,} in the encoder)"
@@ -297,20 +297,35 @@ class FinetuneOptions(QWidget):
         self._forecast()
 
     def _forecast(self) -> None:
-        """Find out in a thread what the training takes: it follows a step without weights."""
+        """Find out what the training takes; while that is busy, only the latest question waits."""
         model, config = self._model(), self._config
         if model is None or config is None:
             return
+        self._to_forecast = model, config
+        if self._forecasting is None:
+            self._forecast_next()
+
+    def _forecast_next(self) -> None:
+        """Forecast in a thread: it follows a step without weights, and cannot be stopped."""
+        if self._to_forecast is None:
+            return
         from napari_peftsam.training import forecast_memory
 
+        (model, config), self._to_forecast = self._to_forecast, None
         architecture, device, precision = model.architecture, str(model.device), model.precision
         self._forecasting = run(
             lambda: forecast_memory(architecture, config, device, precision),
-            on_result=lambda forecast: self._show_memory(forecast.describe()),
+            on_result=lambda forecast: self._forecast_done(config, forecast.describe()),
             # It is for information: the training looks for itself, with more means.
-            on_error=lambda _: self._show_memory(""),
+            on_error=lambda _: self._forecast_done(config, ""),
             group=self._owner.workers,
         )
+
+    def _forecast_done(self, config: TrainingConfig, text: str) -> None:
+        self._forecasting = None
+        if config is self._config:  # else it is about what was chosen before
+            self._show_memory(text)
+        self._forecast_next()
 
     def _show_memory(self, text: str) -> None:
         self.memory.setText(text)

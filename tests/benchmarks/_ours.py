@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 import reload_fraction
 import torch
@@ -24,6 +26,7 @@ from napari_peftsam.models import (
     encode_tensor,
     to_model_input,
 )
+from napari_peftsam.models.memory import MemoryPeak, measure_peak
 from napari_peftsam.peft import (
     LoraConfig,
     MethodConfig,
@@ -33,7 +36,13 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingStep, finetune
+from napari_peftsam.training import (
+    AnnotatedPlane,
+    TrainingConfig,
+    TrainingStep,
+    _preflight,
+    finetune,
+)
 from napari_peftsam.types import Point, Prompts
 
 Options = dict[str, Any]
@@ -125,13 +134,20 @@ def training(
     """Measure finetuning steps, from one to the next as their events come."""
     model = own_model(architecture, precision, device)
     before = gigabytes(device)
-    times, began = [], 0.0
-    for _ in _steps(model, method, repeats + 1, **scene):
-        synchronise(device)
-        now = perf_counter()
-        times.append(now - began)
-        began = now
-    return {"seconds": times[1:], "gigabytes": gigabytes(device), "gigabytes_before": before}
+    times, began, peaks = [], 0.0, [before]
+
+    def noted(where: torch.device) -> AbstractContextManager[MemoryPeak]:
+        peaks.append(gigabytes(device))  # the run's trial makes the system forget it
+        return measure_peak(where)
+
+    with patch.object(_preflight, "measure_peak", noted):
+        for _ in _steps(model, method, repeats + 1, **scene):
+            synchronise(device)
+            now = perf_counter()
+            times.append(now - began)
+            began = now
+    peaks.append(gigabytes(device))
+    return {"seconds": times[1:], "gigabytes": max(peaks), "gigabytes_before": before}
 
 
 def _steps(

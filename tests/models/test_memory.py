@@ -94,6 +94,7 @@ GROUPS = [
         "0::/\n", {"memory.max": "10", "memory.current": "20"}, 0, id="more taken than allowed"
     ),
     pytest.param("0::/\n", {"memory.max": "max"}, None, id="no limit"),
+    pytest.param("0::/\n", {"memory.max": "10"}, None, id="what is taken cannot be read"),
     pytest.param("", {}, None, id="not Linux"),
 ]
 

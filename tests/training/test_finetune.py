@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -238,6 +240,17 @@ def test_unlabelled_pixels_far_from_objects_do_not_matter() -> None:
     torch.testing.assert_close(
         targets.view(logits, 1.0, everyone), targets.view(elsewhere, 1.0, everyone)
     )
+
+
+def test_huge_labels_are_told_apart() -> None:
+    plane = make_plane("a")
+    huge = replace(plane, labels=plane.labels.astype(np.int64) << 32)
+    objects = [split_objects([each], 0.2, 0).training for each in (plane, huge)]
+    expected, found = (
+        prepare_planes([each], chosen, build_tiny())[0].sample(chosen)
+        for each, chosen in zip((plane, huge), objects, strict=True)
+    )
+    assert torch.equal(found.masks, expected.masks)
 
 
 def test_all_eight_orientations_keep_objects_on_their_pixels() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
-from napari_peftsam.training import joined_team, team_size
+from napari_peftsam.training import TrainingConfig, _encoder, _preflight, joined_team, team_size
 from napari_peftsam.training._team import Alone
 from tests.training._ranks import CASES, config, train
 
@@ -20,6 +21,23 @@ ENDS = ("timed", "stopped")
 # A constant added to all keys does not change a softmax: this gradient is 0 but for rounding
 # errors, which Adam makes into steps of any direction.
 WITHOUT_EFFECT = "self_attn.k_proj.bias"
+
+
+def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, settings = torch.device("cpu"), TrainingConfig(steps=1)
+    for module in (_encoder, _preflight):
+        monkeypatch.setattr(module, "free_memory", lambda _: 10**9)
+
+    def shares() -> tuple[int, int]:
+        with _encoder.open_cache(settings, cpu) as cache:
+            assert cache is not None
+            return cache.memory_budget, _preflight._free(cpu)
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert shares() == (10**9 // 4, 10**9)  # without torchrun it says nothing
+    monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
+    assert shares() == (10**9 // 16, 10**9 // 4)
+    assert _preflight._free(torch.device("cuda")) == 10**9  # each has its own
 
 
 @pytest.fixture(scope="module")

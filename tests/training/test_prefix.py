@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from napari_peftsam.training import (
 from napari_peftsam.training import _encoder as encoder_module
 from napari_peftsam.training._samples import prepare_planes
 from napari_peftsam.training._views import Views
-from napari_peftsam.training.dataset import split_objects
+from napari_peftsam.training.dataset import TrainingObject, split_objects
 from tests.training._world import make_plane
 
 # Method, options and the first block that changes, of four.
@@ -184,6 +185,20 @@ def test_the_disk_takes_what_memory_cannot_and_is_emptied(planes: list[Annotated
     assert _figures(events) == pytest.approx(expected, rel=1e-5)
 
 
+def test_without_a_disk_there_is_memory(
+    planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Path) -> None:
+        raise PermissionError("not allowed")
+
+    config = _config("lora", {"rank": 2, "placement": "last"}, cache_bytes=5000)
+    expected, _ = _run(build_tiny(), planes, config)
+    monkeypatch.setattr(encoder_module, "disk_usage", fail)
+    found, _ = _run(build_tiny(), planes, config)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert "kept in memory only: not allowed" in caplog.text
+
+
 def _files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"]
 
@@ -202,6 +217,19 @@ def test_limited_views_come_again_in_another_order(name: str) -> None:
     first, again = views[: len(views) // 2], views[len(views) // 2 :]
     assert set(first) == set(again)
     assert first != again
+
+
+@pytest.mark.parametrize("name", ["tiny", "builtin"])
+def test_each_epoch_sees_every_object_once(name: str) -> None:
+    model, own = build_random(name), 0
+    views, seen = _views(model.architecture, None, model), Counter[TrainingObject]()
+    for epoch, view in views:
+        seen.update(view.objects)
+        own += view.own_prompts
+        if epoch >= 20:
+            break
+    assert own
+    assert seen == dict.fromkeys(views.objects, 20)
 
 
 def test_planes_seen_as_a_whole_have_one_orientation_per_epoch(tiny_model: SamModel) -> None:

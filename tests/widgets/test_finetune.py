@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_peftsam import training as training_module
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import (
     METHODS,
@@ -235,6 +237,32 @@ def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning])
         f"Train on 2 images · 4 objects, {len(split.held_out)} held out (by image)"
     )
     assert bench.view.train.isEnabled()
+
+
+def test_one_forecast_at_a_time_and_then_the_latest(
+    finetuning: Callable[..., Finetuning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, asked, go_on = finetuning().options, list[int | None](), threading.Event()
+
+    class _Forecast:
+        def __init__(self, _: object, config: TrainingConfig, *__: object) -> None:
+            asked.append(config.steps)
+            self.steps = config.steps
+            go_on.wait(PATIENCE)
+
+        def describe(self) -> str:
+            return f"forecast of {self.steps}"
+
+    wait(lambda: options._forecasting is None)
+    monkeypatch.setattr(training_module, "forecast_memory", _Forecast)
+    options.unit.setCurrentText("steps")
+    for steps in (11, 12, 13):
+        options.amount.setValue(steps)
+        options._forecast()
+    go_on.set()
+    wait(lambda: options.memory.text() == "forecast of 13")
+    assert asked[0] == 11
+    assert set(asked[1:]) == {13}
 
 
 def test_options_are_checked_and_counted_before_the_start(
