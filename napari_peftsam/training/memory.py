@@ -38,7 +38,7 @@ __all__ = [
 # Of the free memory. The rest is for what kernels take for themselves, for memory in pieces
 # too small to be used, and for what other programs take meanwhile.
 _USABLE = 0.85
-_HOLES = 64  # see `_unreturned`
+_HOLES = 48  # see `_unreturned`
 _CPU = torch.device("cpu")
 _MOMENTS = 2  # that AdamW keeps of every gradient
 
@@ -174,7 +174,7 @@ def _unreturned(architecture: Architecture, precision: str) -> int:
     """Return the bytes that the C library keeps of tensors that are gone, on the CPU.
 
     Tensors below 32 MB share a heap, which is left with holes: with glibc they were measured
-    to be 40 to 90 times as large as what enters a block, for ViT-B at 256, 512 and 1024
+    to be 10 to 90 times as large as what enters a block, for ViT-B at 256, 512 and 1024
     pixels and for the built-in model, with checkpointing and without.
     """
     tokens = (architecture.training_side // architecture.patch_size) ** 2
