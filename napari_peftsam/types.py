@@ -147,6 +147,11 @@ class Box:
         """Return ``(row0, col0, row1, col1)``."""
         return self.row0, self.col0, self.row1, self.col1
 
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Row and column of its middle."""
+        return (self.row0 + self.row1) / 2, (self.col0 + self.col1) / 2
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -165,6 +170,21 @@ class Prompts:
     def with_box(self, box: Box | None) -> Prompts:
         """Return a copy with this box."""
         return replace(self, box=box)
+
+    @property
+    def extent(self) -> Box:
+        """The smallest box around the box and the positive points (else the first point).
+
+        In pixel-centre space: a point is a pixel wide.
+        """
+        points = [p for p in self.points if p.positive]
+        if self.box is None and not points:
+            points = list(self.points[:1])
+        rows, cols = [p.row for p in points], [p.col for p in points]
+        if self.box is not None:
+            rows += [self.box.row0, self.box.row1 - 1]
+            cols += [self.box.col0, self.box.col1 - 1]
+        return Box(min(rows) - 0.5, min(cols) - 0.5, max(rows) + 0.5, max(cols) + 0.5)
 
     def within(self, window: Window) -> Prompts:
         """Return the prompts that lie in a window, in its pixels; a box is cut at its edges."""

@@ -29,7 +29,7 @@ class BatchOptions:
     workers: int | None
     scheduler: str | None
     store: Path | None
-    space: float
+    space: float | None
 
     def plan(self) -> BatchPlan:
         """Return the plan that they ask for."""
@@ -40,7 +40,7 @@ class BatchOptions:
             ModelChoice(self.model, self.adapter, self.device, self.precision),
             ClusterChoice(self.scheduler, self.workers),
             self.store,
-            round(self.space * 1e9),
+            None if self.space is None else round(self.space * 1e9),
         )
 
 

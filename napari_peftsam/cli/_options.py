@@ -77,7 +77,12 @@ Store = Annotated[
     Path | None, typer.Option(help="Folder to keep embeddings in.  [default: that of the viewer]")
 ]
 Space = Annotated[
-    float, typer.Option(min=0.001, help="Disk space of that folder in GB; what is old goes.")
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Disk space of that folder in GB; what is old goes.  [default: no limit, nothing "
+        "goes; the viewer keeps its folder to its own preference]",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

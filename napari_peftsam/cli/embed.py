@@ -22,7 +22,7 @@ def embed(  # noqa: PLR0913, PLR0917  # one parameter per option
         typer.Argument(help="Images of any size (TIFF, PNG, JPEG or zarr), or folders of them."),
     ],
     store: Store = None,
-    space: Space = 4.0,
+    space: Space = None,
     model: Model = "builtin",
     adapter: Adapter = None,
     device: Device = "auto",
@@ -33,6 +33,7 @@ def embed(  # noqa: PLR0913, PLR0917  # one parameter per option
 ) -> None:
     """Embed images in advance; large ones (as zarr) tile by tile, read as they are needed.
 
+    If the embeddings cannot all be kept, nothing is begun, and it is told what they need.
     An interrupted run goes on where it was. The viewer finds the embeddings when the
     images are opened with the same model and adapter.
     """

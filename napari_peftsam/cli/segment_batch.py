@@ -34,7 +34,7 @@ def segment_batch(  # noqa: PLR0913, PLR0917  # one parameter per option
         ),
     ],
     store: Store = None,
-    space: Space = 4.0,
+    space: Space = None,
     model: Model = "builtin",
     adapter: Adapter = None,
     device: Device = "auto",

@@ -21,7 +21,7 @@ from napari_peftsam.embeddings.encode import (
 )
 from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
 from napari_peftsam.embeddings.prefixes import Prefixes
-from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore
+from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
 from napari_peftsam.embeddings.tiled import (
     EmbedEvent,
     TiledEmbedding,
@@ -59,6 +59,7 @@ __all__ = [
     "encode_one",
     "image_signature",
     "is_large",
+    "room_for",
     "tile_grid",
     "tiled_image",
 ]

@@ -22,7 +22,7 @@ import zarr
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
 
-__all__ = ["Entry", "EntryFolder"]
+__all__ = ["LOOK_SHARE", "Entry", "EntryFolder"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
@@ -30,8 +30,8 @@ _SUFFIX = ".zarr"
 # Where `atomic_path` writes, and what a killed process leaves behind.
 _TEMPORARY = ".tmp-*"
 _LEFTOVER_AGE_SECONDS = 24 * 3600
-# Looking at a whole folder takes time, so it is looked at after each such share of the budget.
-_LOOK_SHARE = 1 / 16
+LOOK_SHARE = 1 / 16
+"""Looking at a whole folder takes time: it is done after each such share of the budget."""
 
 
 class _DamagedEntryError(Exception):
@@ -162,9 +162,9 @@ class EntryFolder:
             return
         with self._lock:
             self._unseen += written
-            if self._unseen > self.budget * _LOOK_SHARE:
+            if self._unseen > self.budget * LOOK_SHARE:
                 # Room for what is written until the next look.
-                self._evict(self.budget * (1 - _LOOK_SHARE))
+                self._evict(self.budget * (1 - LOOK_SHARE))
                 self._unseen = 0
 
     def _evict(self, allowed: float) -> None:

@@ -237,7 +237,7 @@ def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
     return max(shape[:2]) > MOST_FRAMES * model.image_size
 
 
-def tile_grid(shape: tuple[int, ...], model: SamModel) -> TileGrid:
+def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGrid:
     """Return the tiles of a large plane for a model: its frame at the image's resolution.
 
     Parameters
@@ -245,6 +245,7 @@ def tile_grid(shape: tuple[int, ...], model: SamModel) -> TileGrid:
     shape
         ``(H, W)`` or ``(H, W, 3)``; see `is_large` for which planes this is meant.
     """
-    side, stride = model.image_size, model.architecture.patch_size // 4
+    architecture = model if isinstance(model, Architecture) else model.architecture
+    side, stride = architecture.image_size, architecture.patch_size // 4
     halo = _rounded_up(side // _HALO, stride)
     return TileGrid(shape[0], shape[1], side, halo, stride)

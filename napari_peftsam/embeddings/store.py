@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from napari_peftsam.embeddings._embedding import Embedding, EmbeddingKey
-from napari_peftsam.embeddings._entries import Entry, EntryFolder
+from napari_peftsam.embeddings._entries import LOOK_SHARE, Entry, EntryFolder
 from napari_peftsam.types import Frame
 
-__all__ = ["DEFAULT_STORE_BYTES", "EmbeddingStore"]
+__all__ = ["DEFAULT_STORE_BYTES", "EmbeddingStore", "room_for"]
 
 DEFAULT_STORE_BYTES = 4 * 1000**3
 """Disk space of a store, in bytes: some 250 images of a ViT-B with what a reload needs."""
+
+
+def room_for(size: int) -> int:
+    """Return the least budget with which entries of `size` bytes altogether are all kept."""
+    return math.ceil(size / (1 - LOOK_SHARE))
 
 
 class EmbeddingStore:

@@ -1,5 +1,6 @@
 """Figures: prompts simulated or replayed, and agreement of instance segmentations."""
 
+from napari_peftsam.evaluation._objects import LabelledImage
 from napari_peftsam.evaluation.clicks import (
     BatchPredictor,
     Candidates,
@@ -36,6 +37,7 @@ __all__ = [
     "EvaluationProgress",
     "EvaluationReport",
     "EvaluationStarted",
+    "LabelledImage",
     "Matching",
     "Target",
     "average_precision",

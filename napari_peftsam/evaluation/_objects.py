@@ -10,12 +10,14 @@ from scipy import ndimage
 
 from napari_peftsam.errors import LabelError
 from napari_peftsam.evaluation.prompts import Target
+from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["LabelledImage", "Selection", "select_objects", "targets_of"]
 
-LabelledImage = tuple[str, PixelArray, LabelArray]
-"""Name, pixels ``(H, W[, 3])`` and instance labels ``(H, W)``."""
+LabelledImage = tuple[str, PixelArray, LabelArray] | tuple[str, PixelArray, LabelArray, Limits]
+"""Name, pixels ``(H, W[, 3])`` and instance labels ``(H, W)``; of a tile of a large image also
+the intensity limits of the whole image."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def select_objects(
     found: list[tuple[int, int]] = []
     skipped = 0
     for index in range(len(images)):
-        name, pixels, labels = images[index]
+        name, pixels, labels, *_ = images[index]
         _check_labels(name, pixels, labels)
         values, areas = np.unique(labels[labels > 0], return_counts=True)
         found += [(index, int(value)) for value in values[areas >= min_area]]

@@ -37,7 +37,6 @@ from napari_peftsam.evaluation.clicks import (
 from napari_peftsam.evaluation.prompts import Target
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import PixelArray
 
 __all__ = [
     "EvaluationConfig",
@@ -103,7 +102,7 @@ class EvaluationReport:
     Attributes
     ----------
     images, objects
-        Evaluated objects and the images they are in.
+        Evaluated objects and the images they are in; tiles of a large image count as images.
     skipped_small
         Objects left out as too small.
     point_iou
@@ -158,8 +157,9 @@ def evaluate(
     model
         The model, with `adapter` injected.
     pairs
-        ``(name, pixels, labels)``; a sequence is read item by item, twice, so it may load
-        its images lazily.
+        ``(name, pixels, labels)``, of a tile of a large image its `limits` as well (see
+        `EncodeRequest`); a sequence is read item by item, twice, so it may load its images
+        lazily.
     config
         See `EvaluationConfig`.
     adapter, store
@@ -184,9 +184,11 @@ def evaluate(
     measured: list[_Measured] = []
     done = 0
     for index, chosen in selection.labels.items():
-        name, pixels, labels = images[index]
+        name, pixels, labels, *limits = images[index]
         span = _Span(name, done / selection.objects, len(chosen) / selection.objects)
-        embedding = yield from _embed(model, pixels, adapter, store, span)
+        embedding = yield from _embed(
+            model, EncodeRequest(name, pixels, *limits), adapter, store, span
+        )
         targets = targets_of(labels, chosen)
         part = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
         measured += part
@@ -217,12 +219,12 @@ class _Span:
 
 def _embed(
     model: SamModel,
-    pixels: PixelArray,
+    request: EncodeRequest,
     adapter: str,
     store: EmbeddingStore | None,
     span: _Span,
 ) -> Generator[EvaluationProgress, None, Embedding]:
-    for event in encode(model, [EncodeRequest(span.name, pixels)], store, adapter):
+    for event in encode(model, [request], store, adapter):
         if isinstance(event, EncodeProgress):
             yield span.at(_EMBEDDING_SHARE * event.fraction)
         elif isinstance(event, EncodeFailed):

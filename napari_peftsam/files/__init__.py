@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
-from ._read import IMAGE_SUFFIXES, check_labels, image_name, open_image, read_image, read_labels
+from ._read import (
+    IMAGE_SUFFIXES,
+    check_labels,
+    image_name,
+    image_shape,
+    open_image,
+    read_image,
+    read_labels,
+)
 from ._zarr import is_zarr
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "check_pair",
     "check_shapes",
     "image_name",
+    "image_shape",
     "is_zarr",
     "list_images",
     "open_image",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
 from ._axes import arrange, arrange_lazily
-from ._tiff import read_tiff
+from ._tiff import outline_tiff, read_tiff
 from ._zarr import is_zarr, read_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "check_labels",
     "image_name",
+    "image_shape",
     "open_image",
     "read_image",
     "read_labels",
@@ -29,6 +31,7 @@ __all__ = [
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
 """What can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
 
+_TIFF = (".tif", ".tiff")
 _Reader = Callable[[Path, bool], tuple[Any, str]]
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes
@@ -61,6 +64,15 @@ def open_image(path: str | Path) -> PixelArray | LazyImage:
     """
     opened: PixelArray | LazyImage = _read(Path(path), labels=False, lazily=True)
     return opened
+
+
+def image_shape(path: str | Path) -> tuple[int, ...]:
+    """Return the shape ``(H, W)`` or ``(Z, H, W)`` of an image or a stack; no pixel is read.
+
+    Files and errors are those of `read_image`; that pixels are damaged stays unknown.
+    """
+    shape: tuple[int, ...] = _read(Path(path), labels=False, outlined=True).shape
+    return shape[:-1] if len(shape) > 2 and shape[-1] == _COLOURS else shape
 
 
 def read_labels(path: str | Path) -> LabelArray:
@@ -118,13 +130,13 @@ def image_name(path: str | Path) -> str:
     return name
 
 
-def _read(path: Path, labels: bool, lazily: bool = False) -> Any:
+def _read(path: Path, labels: bool, lazily: bool = False, outlined: bool = False) -> Any:
     reader = _reader_for(path)
     try:
-        array, axes = reader(path, labels)
+        array, axes = (_outline if outlined else reader)(path, labels)
         if labels:
             _check_no_colours(array.shape, axes, path)
-        if lazily and is_zarr(path) and array.nbytes > _READ_AT_ONCE:
+        if outlined or (lazily and is_zarr(path) and array.nbytes > _READ_AT_ONCE):
             return arrange_lazily(array, axes, str(path))
         return arrange(array, axes, str(path))
     except PeftSamError:
@@ -159,17 +171,36 @@ def _reader_for(path: Path) -> _Reader:
         raise InputFileError(
             f"{path}: is {kind}; images are read from {', '.join(IMAGE_SUFFIXES)} files"
         )
-    return read_tiff if suffix in (".tif", ".tiff") else _read_plain
+    return read_tiff if suffix in _TIFF else _read_plain
+
+
+def _outline(path: Path, labels: bool) -> tuple[Any, str]:
+    """Return an array of the right shape, perhaps without colours, and its axes."""
+    if is_zarr(path):
+        return read_zarr(path, labels)
+    if path.suffix.lower() in _TIFF:
+        return outline_tiff(path)
+    from PIL import Image
+
+    with _large_allowed(), Image.open(path) as image:
+        return np.broadcast_to(np.uint8(0), image.size[::-1]), "YX"
+
+
+@contextmanager
+def _large_allowed() -> Iterator[None]:
+    """Let Pillow open large microscopy images, which are no attack; twice the limit is an error."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _read_plain(path: Path, labels: bool) -> tuple[PixelArray, str]:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        # Large microscopy images are no attack; twice the limit is still an error.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            palette = image.mode in ("P", "PA") and not labels
-            foreign = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
-            array = np.asarray(image.convert("RGB") if palette or foreign else image)
+    with _large_allowed(), Image.open(path) as image:
+        palette = image.mode in ("P", "PA") and not labels
+        foreign = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
+        array = np.asarray(image.convert("RGB") if palette or foreign else image)
     return array, "YXS"[: array.ndim]

@@ -12,7 +12,7 @@ import tifffile
 from napari_peftsam.errors import InputFileError
 from napari_peftsam.types import PixelArray
 
-__all__ = ["read_tiff"]
+__all__ = ["outline_tiff", "read_tiff"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +27,13 @@ def read_tiff(path: Path, labels: bool) -> tuple[PixelArray, str]:
         if len(tiff.series) > 1:
             _log.warning("%s holds %d series, only the first is read", path, len(tiff.series))
         return _read_series(tiff.series[0], path, labels)
+
+
+def outline_tiff(path: Path) -> tuple[PixelArray, str]:
+    """Return an array of the shape and type of a TIFF, not its pixels, and its axes."""
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        return np.broadcast_to(np.zeros((), series.dtype), series.shape), series.axes
 
 
 def _check_complete(tiff: tifffile.TiffFile, path: Path) -> None:

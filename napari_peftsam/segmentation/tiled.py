@@ -228,8 +228,8 @@ def _agreeing(
 
 def _first_tiles(grid: TileGrid, prompts: Prompts) -> Iterable[Tile]:
     """Return the tiles to begin with, the one around the middle of the prompts first."""
-    extent = _extent(prompts)
-    middle = grid.tile_at((extent.row0 + extent.row1) / 2, (extent.col0 + extent.col1) / 2)
+    extent = prompts.extent
+    middle = grid.tile_at(*extent.middle)
     if _holds(middle, extent, grid):
         return [middle]
     # What reaches into another core by less than half a halo is seen from here as well.
@@ -248,18 +248,6 @@ def _shrunk(start: float, stop: float, margin: int) -> slice:
     if high - low > 2 * margin:
         low, high = low + margin, high - margin
     return slice(low, high)
-
-
-def _extent(prompts: Prompts) -> Box:
-    """Return the smallest box around the box and the positive points (else all points)."""
-    points = [p for p in prompts.points if p.positive]
-    if prompts.box is None and not points:
-        points = list(prompts.points[:1])
-    rows, cols = [p.row for p in points], [p.col for p in points]
-    if prompts.box is not None:
-        rows += [prompts.box.row0, prompts.box.row1 - 1]
-        cols += [prompts.box.col0, prompts.box.col1 - 1]
-    return Box(min(rows) - 0.5, min(cols) - 0.5, max(rows) + 0.5, max(cols) + 0.5)
 
 
 def _holds(tile: Tile, extent: Box, grid: TileGrid) -> bool:

@@ -30,13 +30,7 @@ from napari_peftsam.workspace.folders import (
     finetune_folders,
 )
 from napari_peftsam.workspace.jobs import TrainingJob
-from napari_peftsam.workspace.large import (
-    EmbedProgress,
-    EmbedReport,
-    SegmentReport,
-    embed_images,
-    segment_large,
-)
+from napari_peftsam.workspace.large import SegmentReport, segment_large
 from napari_peftsam.workspace.methods import MethodOverview, compare_methods
 from napari_peftsam.workspace.single import export_file, export_model_file, segment_file
 from napari_peftsam.workspace.spread import segment_spread
@@ -55,8 +49,6 @@ __all__ = [
     "DemoProgress",
     "DemoReport",
     "DemoStage",
-    "EmbedProgress",
-    "EmbedReport",
     "Engine",
     "FinetuneReport",
     "MethodOverview",
@@ -73,7 +65,6 @@ __all__ = [
     "compare_methods",
     "demo",
     "embed_batch",
-    "embed_images",
     "evaluate_folders",
     "export_adapter_folder",
     "export_file",

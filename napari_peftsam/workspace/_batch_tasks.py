@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,12 @@ from napari_peftsam.types import Earlier, PixelArray, Prompts, Window
 from napari_peftsam.workers import Place
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.large import SegmentReport, embed_plane, plane_indices
+from napari_peftsam.workspace.large import (
+    SegmentReport,
+    check_label_output,
+    embed_plane,
+    plane_indices,
+)
 from napari_peftsam.workspace.single import PromptedImage
 
 __all__ = [
@@ -45,14 +50,15 @@ class EngineSource:
     Attributes
     ----------
     store
-        Folder of embeddings, which all processes share, and its disk space in bytes.
+        Folder of embeddings, which all processes share, and its disk space in bytes (None:
+        nothing is removed from it).
     keeps_prefixes
         See `Engine`. Where only labels are wanted, it would waste space, and processes
         that use what others keep would have other rounding errors than one process alone.
     """
 
     choice: ModelChoice
-    store: tuple[Path, int]
+    store: tuple[Path, int | None]
     keeps_prefixes: bool = False
 
     def __call__(self, place: Place) -> Engine:
@@ -127,9 +133,8 @@ def embed_part(engine: Engine, part: Part) -> Embedded:
     for index in plane_indices(pixels.shape) if part.index is None else [part.index]:
         name, plane = str(part.path) + str(list(index) or ""), plane_of(pixels, index)
         for event in embed_plane(engine, name, plane, part=(part.number, part.parts)):
-            if isinstance(event, Encoded):
-                tiles, computed = tiles + 1, computed + (not event.from_store)
-                _check_stored(engine, name, event)
+            tiles, computed = tiles + 1, computed + (not event.from_store)
+            _check_stored(engine, name, event)
     return Embedded(tiles, computed)
 
 
@@ -145,9 +150,19 @@ def _check_stored(engine: Engine, name: str, made: Encoded) -> None:
 # --- labels --------------------------------------------------------------------------
 
 
-def segment_image(engine: Engine, image: Path, prompts: Path, output: Path) -> SegmentReport:
-    """Write the labels of one image; what `segment_file` does, and its errors."""
-    return PromptedImage.open(image, prompts).segment(engine, output)
+def segment_image(
+    engine: Engine, image: Path, prompts: Path, output: Path, scratch: Path
+) -> SegmentReport:
+    """Write the labels of one image; what `segment_file` does, and its errors.
+
+    They are made in the folder `scratch`, on the same disk: whoever made that removes what
+    a process that died left.
+    """
+    check_label_output(output)
+    made = PromptedImage.open(image, prompts).segment(engine, scratch / output.name)
+    with atomic_path(output) as temporary:
+        made.output.rename(temporary)
+    return replace(made, output=output)
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from napari_peftsam.embeddings import DEFAULT_STORE_BYTES
+import numpy as np
+
+from napari_peftsam.embeddings import is_large, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
-from napari_peftsam.files import is_zarr, list_images, open_image, pair_prompts
+from napari_peftsam.files import image_shape, is_zarr, list_images, pair_prompts
 from napari_peftsam.folders import embedding_folder
-from napari_peftsam.planes import LazyImage
+from napari_peftsam.models import Architecture, find_architecture
 from napari_peftsam.workers import ClusterChoice, Outcome, Work, Workers, open_workers
 from napari_peftsam.workspace._batch_tasks import EngineSource, Part, embed_part, segment_image
 from napari_peftsam.workspace._folders import check_output
+from napari_peftsam.workspace._space import bytes_of_images, check_space
 from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.large import plane_indices
 from napari_peftsam.workspace.prompts_file import read_prompts
 
 __all__ = [
@@ -36,7 +38,6 @@ __all__ = [
 ]
 
 ResultT = TypeVar("ResultT")
-_TEMPORARY = ".tmp-*"  # what a killed process leaves of `atomic_path`
 _PART = 4 * 1024**2  # pixels of a large plane per task: seconds of work
 
 
@@ -54,13 +55,15 @@ class BatchPlan:
         Folder of embeddings, which all workers share and where a later run finds them;
         default: that of the docks.
     space
-        Disk space of that folder in bytes; what was not used for longest goes first.
+        Disk space of that folder in bytes; what was not used for longest goes first. None:
+        a batch removes nothing, since the folder may be shared with programs that were
+        given more. Those go on to keep it to their own: the docks to their preference.
     """
 
     choice: ModelChoice = field(default_factory=ModelChoice)
     cluster: ClusterChoice = field(default_factory=ClusterChoice)
     store: Path | None = None
-    space: int = DEFAULT_STORE_BYTES
+    space: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -149,9 +152,9 @@ def embed_batch(
 ) -> Iterator[BatchEvent]:
     """Put the embeddings of images into the store, where docks and commands find them.
 
-    Each plane of a stack has one; a large plane is embedded tile by tile and shared by the
-    workers. What is in the store is not computed again, so that a second run goes on where
-    the first was ended.
+    Each plane of a stack has one, and is a task of the workers; a large plane is embedded
+    tile by tile and is several. What is in the store is not computed again, so that a
+    second run goes on where the first was ended.
 
     Parameters
     ----------
@@ -169,6 +172,8 @@ def embed_batch(
     ------
     InputFileError
         If there is no image.
+    ConfigurationError
+        If the store or its disk has no space for all of the embeddings.
     ExportError
         If the store cannot be written.
     PeftSamError
@@ -176,8 +181,12 @@ def embed_batch(
         (`open_workers`, `Workers.run`).
     """
     plan = plan or BatchPlan()
-    parts = [part for path in _images(images) for part in _parts(path.absolute())]
+    model = find_architecture(plan.choice.model)
+    shapes = {path: _shape(path) for path in [path.absolute() for path in _images(images)]}
     _make_folder(plan.folder)
+    needed = bytes_of_images(filter(None, shapes.values()), model)
+    check_space(plan.folder, plan.space, needed)
+    parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
     batch = Batch([Task(_name(part), str(part.path), (part,)) for part in parts])
     work = Work(replace(plan.source, keeps_prefixes=True), embed_part)  # as the docks do
     tiles = computed = 0
@@ -234,20 +243,25 @@ def segment_batch(
         read_prompts(asked)
     _make_folder(output)
     folder = output.absolute()
-    batch = Batch([
-        Task(name, name, (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr"))
-        for name, image, asked in pairs
-    ])  # fmt: skip
     objects = empty = 0
-    try:
-        with open_workers(plan.cluster, len(pairs)) as workers:
-            for event, report in batch.run(workers, Work(plan.source, segment_image), stop):
-                if report is not None:
-                    objects, empty = objects + report.objects, empty + len(report.empty)
-                yield event
-    finally:
-        for leftover in folder.glob(_TEMPORARY):  # of workers that died
-            shutil.rmtree(leftover, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(
+            dir=folder, prefix=".tmp-", ignore_cleanup_errors=True
+        ) as made,  # of this run alone: others may write into the folder, too
+        open_workers(plan.cluster, len(pairs)) as workers,
+    ):
+        batch = Batch([
+            Task(
+                name,
+                name,
+                (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr", Path(made)),
+            )
+            for name, image, asked in pairs
+        ])  # fmt: skip
+        for event, report in batch.run(workers, Work(plan.source, segment_image), stop):
+            if report is not None:
+                objects, empty = objects + report.objects, empty + len(report.empty)
+            yield event
     yield replace(batch.finished(output), objects=objects, empty=empty)
 
 
@@ -314,18 +328,25 @@ def _images(sources: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _parts(path: Path) -> list[Part]:
-    """Return the tasks for an image: one, or some for each plane of a large one on disk."""
+def _shape(path: Path) -> tuple[int, ...] | None:
     try:
-        pixels = open_image(path) if is_zarr(path) else None
+        return image_shape(path)
     except PeftSamError:
-        return [Part(path)]  # it will say so itself
-    if not isinstance(pixels, LazyImage):
+        return None  # its task will say so
+
+
+def _parts(path: Path, shape: tuple[int, ...] | None, model: Architecture) -> list[Part]:
+    """Return the tasks for an image: one for each plane, some for each large one."""
+    if shape is None:
         return [Part(path)]
-    indices = plane_indices(pixels.shape)
-    rows, cols = pixels.shape[len(indices[0]) :][:2]
-    parts = math.ceil(rows * cols / _PART)
-    return [Part(path, index, number, parts) for index in indices for number in range(parts)]
+    *stack, height, width = shape
+    parts = 1
+    if is_large((height, width), model):
+        tiles = len(tile_grid((height, width), model))
+        parts = min(tiles, math.ceil(height * width / _PART))
+    return [
+        Part(path, index, number, parts) for index in np.ndindex(*stack) for number in range(parts)
+    ]
 
 
 def _name(part: Part) -> str:

@@ -14,17 +14,20 @@ from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
     EvaluationReport,
+    LabelledImage,
     evaluate,
 )
 from napari_peftsam.models import pick_device
 from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
 from napari_peftsam.training import (
+    AnnotatedPlane,
     Team,
     TrainEvent,
     TrainingConfig,
     TrainingFinished,
     Validated,
+    cut_into_tiles,
     joined_team,
     team_size,
 )
@@ -193,7 +196,8 @@ def evaluate_folders(
 ) -> EvaluationReport:
     """Measure how well prompts are answered on folders of images and labels; slow.
 
-    Parameters are as in `finetune_folders`; figures as in `EvaluationReport`.
+    Large images are worked on in tiles, as in use; an object is measured in the tile around
+    its middle. Parameters are as in `finetune_folders`; figures as in `EvaluationReport`.
 
     Raises
     ------
@@ -202,9 +206,14 @@ def evaluate_folders(
     """
     planes = folder_planes(images, labels)
     engine = (choice or ModelChoice()).open().engine
-    pairs = [(plane.name, plane.pixels, plane.labels) for plane in planes]
+    pairs = [_labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
     for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
         watch(event)
         if isinstance(event, EvaluationReport):
             return event
     raise AssertionError("an evaluation ends with its report")
+
+
+def _labelled(plane: AnnotatedPlane) -> LabelledImage:
+    labelled = (plane.name, plane.pixels, plane.labels)
+    return labelled if plane.limits is None else (*labelled, plane.limits)

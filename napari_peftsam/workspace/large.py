@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,22 @@ from napari_peftsam.embeddings import (
     EmbedEvent,
     Encoded,
     EncodeFailed,
-    EncodeProgress,
-    EncodeStarted,
     TiledEmbedding,
     TiledImage,
     is_large,
 )
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import ExportContext, check_replaceable, create_labels
-from napari_peftsam.files import atomic_path, open_image
-from napari_peftsam.planes import plane_of
+from napari_peftsam.files import atomic_path
 from napari_peftsam.segmentation import Predictor, RegionLabels, segment
-from napari_peftsam.types import LabelArray, Plane, Prompts, Window
+from napari_peftsam.types import LabelArray, Plane, Prompts
 from napari_peftsam.workspace._folders import check_output
 from napari_peftsam.workspace.engine import Engine
 
 __all__ = [
-    "EmbedProgress",
-    "EmbedReport",
     "SegmentReport",
     "check_label_output",
     "check_zarr_output",
-    "embed_images",
     "embed_plane",
     "plane_indices",
     "segment_large",
@@ -60,84 +54,6 @@ class SegmentReport:
         return {**asdict(self), "empty": list(self.empty), "output": str(self.output)}
 
 
-@dataclass(frozen=True)
-class EmbedProgress:
-    """How far the embedding of images is.
-
-    Attributes
-    ----------
-    name
-        The image, or its plane.
-    tile, tiles
-        Tile number `tile` (from 1) of as many; 1 of 1 for a plane that fits one frame.
-    fraction
-        Share of this plane that is done, in [0, 1].
-    """
-
-    name: str
-    tile: int
-    tiles: int
-    fraction: float
-
-
-@dataclass(frozen=True)
-class EmbedReport:
-    """Planes and tiles that were embedded, and how many of the tiles were stored before."""
-
-    planes: int
-    tiles: int
-    from_store: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures, ready for JSON."""
-        return asdict(self)
-
-
-def embed_images(
-    engine: Engine, images: Sequence[Path], first: Window | None = None
-) -> Generator[EmbedProgress | EmbedReport]:
-    """Embed all planes of images into the engine's store; large ones tile by tile.
-
-    What is stored is passed over: an interrupted run goes on where it was. Closeable;
-    memory does not depend on the size of the images.
-
-    Parameters
-    ----------
-    engine
-        With a store.
-    images
-        Files or zarr folders.
-    first
-        The tiles nearest to this window of a large plane come first, e.g. the visible ones.
-
-    Yields
-    ------
-    EmbedProgress or EmbedReport
-        The report comes last.
-
-    Raises
-    ------
-    InputFileError, ImageError, CheckpointError
-        If an image or the model cannot be used; the message names the image.
-    ConfigurationError
-        If the engine has no store.
-    """
-    if engine.store is None:
-        raise ConfigurationError("there is no store to embed into: give the engine one")
-    planes = tiles = stored = 0
-    for path in images:
-        pixels = open_image(path)
-        for index in plane_indices(pixels.shape):
-            planes += 1
-            name = f"{path.name}{list(index) if index else ''}"
-            for event in embed_plane(engine, name, plane_of(pixels, index), first):
-                if isinstance(event, EmbedProgress):
-                    yield event
-                else:
-                    tiles, stored = tiles + 1, stored + event.from_store
-    yield EmbedReport(planes, tiles, stored)
-
-
 def plane_indices(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Return where the planes of an image or stack ``(..., H, W[, 3])`` are."""
     colours = len(shape) > 2 and shape[-1] == 3
@@ -145,38 +61,28 @@ def plane_indices(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def embed_plane(
-    engine: Engine,
-    name: str,
-    plane: Plane,
-    first: Window | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> Iterator[EmbedProgress | Encoded]:
-    """Embed a plane, or part number `part` (from 0) of so many parts of it.
+    engine: Engine, name: str, plane: Plane, part: tuple[int, int] = (0, 1)
+) -> Iterator[Encoded]:
+    """Embed a plane, or of a large one part number `part` (from 0) of so many parts.
 
-    A plane that fits one frame is part 0 altogether. See `embed_images`.
+    Raises
+    ------
+    ImageError, CheckpointError
+        If the plane or the model cannot be used; the message begins with `name`.
     """
     events: Iterator[EmbedEvent]
-    number, parts = part
     if is_large(plane.shape, engine.model):
-        image = engine.tiled(plane, name)
-        ordered = image.grid.ordered(first)
-        begin, end = (len(ordered) * n // parts for n in (number, number + 1))
-        events = engine.embed_tiles(image, ordered[begin:end])
-    elif number == 0:
-        events = engine.embed(name, plane)
+        image, (number, parts) = engine.tiled(plane, name), part
+        tiles = image.grid.ordered()
+        begin, end = (len(tiles) * n // parts for n in (number, number + 1))
+        events = engine.embed_tiles(image, tiles[begin:end])
     else:
-        return
-    tile, tiles = 1, 1
+        events = engine.embed(name, plane)
     for event in events:
         if isinstance(event, EncodeFailed):
             raise type(event.error)(f"{name}: {event.error}") from event.error
-        if isinstance(event, EncodeStarted):
-            tile, tiles = event.index + 1, event.total
-        done = event.fraction if isinstance(event, EncodeProgress) else 0.0
         if isinstance(event, Encoded):
             yield event
-            done = 1.0
-        yield EmbedProgress(name, tile, tiles, (tile - 1 + done) / tiles)
 
 
 def segment_plane(
@@ -260,9 +166,7 @@ def _by_place(prompts: Sequence[Prompts], image: TiledImage) -> list[int]:
     """Return the objects by tile, so that those of one tile come while its embedding is known."""
 
     def place(number: int) -> tuple[int, int]:
-        box, points = prompts[number].box, prompts[number].points
-        at = (points[0].row, points[0].col) if box is None else (box.row0, box.col0)
-        tile = image.grid.tile_at(*at)
+        tile = image.grid.tile_at(*prompts[number].extent.middle)
         return tile.row, tile.col
 
     return sorted(range(len(prompts)), key=place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_peftsam.embeddings import Embedding, EncodeFailed, is_large
+from napari_peftsam.embeddings import is_large
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import open_image, read_labels
@@ -17,7 +17,12 @@ from napari_peftsam.types import PixelArray, Prompts
 from napari_peftsam.workspace._folders import check_not_an_input, check_output
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.large import SegmentReport, check_label_output, segment_large
+from napari_peftsam.workspace.large import (
+    SegmentReport,
+    check_label_output,
+    embed_plane,
+    segment_large,
+)
 from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.workspace.workspace import export_model
 
@@ -46,12 +51,8 @@ class PromptedImage:
         if is_large(self.pixels.shape, engine.model):
             tiled = engine.tiled(self.pixels, self.path.name)
             return segment_large(engine, tiled, self.prompts, output)
-        for event in engine.embed(self.path.name, self.pixels):
-            if isinstance(event, EncodeFailed):
-                raise type(event.error)(f"{self.path}: {event.error}") from event.error
-        embedding = engine.embedding(self.pixels)
-        assert isinstance(embedding, Embedding)
-        labels = segment(Predictor(engine.model), embedding, self.prompts)
+        [encoded] = embed_plane(engine, str(self.path), self.pixels)
+        labels = segment(Predictor(engine.model), encoded.embedding, self.prompts)
         found = set(labels.ravel().tolist())
         empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
         context = ExportContext(image_name=self.path.name)

@@ -171,11 +171,7 @@ def _neighbours(prompts: Sequence[Prompts]) -> list[_Group]:
     """Return labels with prompts in groups that share tiles."""
     places: dict[tuple[int, int], list[tuple[int, Prompts]]] = defaultdict(list)
     for label, one in enumerate(prompts, start=1):
-        row, col = (
-            (one.points[0].row, one.points[0].col)
-            if one.box is None
-            else (one.box.row0, one.box.col0)
-        )
+        row, col = one.extent.middle
         places[int(row) // _PLACE, int(col) // _PLACE].append((label, one))
     return [
         tuple(place[i : i + _TOGETHER])

@@ -59,7 +59,7 @@ def test_an_image_that_fails_is_told_and_the_others_are_finished(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--workers", "-1"), "is not in the range"),
+        (("--workers", "-1"), "greater than or equal to 0"),
         (("--workers", "2", "--scheduler", "tcp://a:1"), "give only one of them"),
         (("--scheduler", "nonsense://a"), "no dask scheduler answers at nonsense://a"),
         (("--model", "none.pth"), "none.pth"),

@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.files import image_name, open_image, read_image, read_labels
+from napari_peftsam.files import image_name, image_shape, open_image, read_image, read_labels
 from napari_peftsam.planes import LazyImage, plane_of
 
 
@@ -53,6 +53,7 @@ def test_tiff(tmp_path: Path, array: np.ndarray, options: dict, shape: tuple) ->
     elif array.shape[-1] == 4:
         expected = array[..., :3]
     assert read.shape == shape
+    assert image_shape(path) == (shape[:-1] if shape[2:] and shape[-1] == 3 else shape)
     assert read.dtype == array.dtype
     assert read.dtype.isnative
     np.testing.assert_array_equal(read, expected.reshape(shape))
@@ -87,6 +88,7 @@ def test_png(tmp_path: Path, array: np.ndarray, mode: str, expected: np.ndarray)
     assert image.mode == mode
     image.save(path)
     np.testing.assert_array_equal(read_image(path), expected)
+    assert image_shape(path) == expected.shape[:2]
 
 
 def test_jpeg(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import distributed
@@ -115,10 +118,10 @@ def test_workers_store_what_one_process_does(
 ) -> None:  # fmt: skip
     plan = BatchPlan(choice, there, tmp_path / "store")
     first, *done, finished = embed_batch([images], plan)
-    assert first == BatchStarted(4)
+    assert first == BatchStarted(5)
     names = {event.name for event in done if isinstance(event, TaskDone)}
-    assert names == {f"{name}.tif" for name in NAMES}
-    assert [event.done for event in done if isinstance(event, TaskDone)] == [1, 2, 3, 4]
+    assert names == {"a.tif", "b.tif", "c.tif", "d.tif[0]", "d.tif[1]"}
+    assert [event.done for event in done if isinstance(event, TaskDone)] == [1, 2, 3, 4, 5]
     assert finished == BatchFinished(4, 4, {}, tmp_path / "store", tiles=5, computed=5)
     assert stored(tmp_path / "store") == expected
 
@@ -177,6 +180,38 @@ def test_a_changed_adapter_file_is_another_model(
     assert len(stored(tmp_path / "store")) == 2
 
 
+def test_images_whose_embeddings_do_not_fit_are_refused(
+    images: Path, choice: ModelChoice, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    plan = BatchPlan(choice, HERE, store, space=30_000)
+    with pytest.raises(ConfigurationError, match="would be removed for the last") as refused:
+        next(embed_batch([images], plan))
+    assert not list(store.iterdir())
+    wanted = re.search(r"--space (\S+),", str(refused.value))
+    assert wanted is not None
+    enough = replace(plan, space=round(float(wanted[1]) * 1e9))
+    runs = [last(embed_batch([images], enough)).computed for _ in range(2)]
+    assert runs == [5, 0]
+
+
+def test_images_whose_embeddings_exceed_the_disk_are_refused(
+    images: Path, choice: ModelChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = BatchPlan(choice, HERE, tmp_path / "store")
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        with pytest.raises(ConfigurationError, match="GB free for"):
+            next(embed_batch([images], plan))
+
+
+def test_without_a_space_nothing_of_others_is_removed(
+    images: Path, choice: ModelChoice, tmp_path: Path
+) -> None:
+    assert BatchPlan(choice, HERE, tmp_path).source.store == (tmp_path, None)
+
+
 # --- segmentation --------------------------------------------------------------------
 
 
@@ -201,16 +236,29 @@ def test_labels_are_those_of_single_images(
     ]  # fmt: skip
 
 
-def test_what_dead_workers_left_half_written_is_removed(
+def test_only_what_this_run_left_half_written_is_removed(
     images: Path, choice: ModelChoice, tmp_path: Path
 ) -> None:
     output = tmp_path / "labels"
-    (output / ".tmp-0123.ome.zarr").mkdir(parents=True)
+    (output / ".tmp-0123.ome.zarr").mkdir(parents=True)  # of another batch
     plan = BatchPlan(choice, HERE, tmp_path / "store")
     finished = last(segment_batch(images, tmp_path / "prompts", output, plan))
     assert finished.failed.keys() == {"d"}
     assert "is a stack" in finished.failed["d"]
-    assert not list(output.glob(".*"))
+    assert [path.name for path in output.glob(".*")] == [".tmp-0123.ome.zarr"]
+
+
+def test_a_worker_that_dies_leaves_nothing_half_written(
+    images: Path, choice: ModelChoice, there: ClusterChoice, tmp_path: Path,
+    deadly: Callable[[str, Path], None],
+) -> None:  # fmt: skip
+    (images / "d.tif").unlink()
+    deadly("b.tif", tmp_path)
+    output = tmp_path / "labels"
+    plan = BatchPlan(choice, there, tmp_path / "store")
+    assert last(segment_batch(images, tmp_path / "prompts", output, plan)).images == 3
+    assert (tmp_path / "seen").exists(), "a worker died"
+    assert len(list(output.iterdir())) == 3
 
 
 def no_prompts(root: Path) -> None:

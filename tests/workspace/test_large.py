@@ -13,22 +13,24 @@ import zarr
 
 from napari_peftsam.annotation import PlaneKey
 from napari_peftsam.embeddings import Encoded, EncodeStarted, TiledEmbedding, TilesReady
-from napari_peftsam.errors import ConfigurationError, InputFileError
+from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
+from napari_peftsam.workers import ClusterChoice
 from napari_peftsam.workspace import (
-    EmbedProgress,
-    EmbedReport,
+    BatchFinished,
+    BatchPlan,
     ModelChoice,
     Predicted,
     Workspace,
-    embed_images,
+    embed_batch,
     segment_file,
 )
+from napari_peftsam.workspace.large import embed_plane
 from tests.segmentation._slides import Slide
 
 SHAPE = (500, 700)
@@ -181,42 +183,28 @@ def test_several_objects_at_once(large: Workspace) -> None:
 
 
 def test_images_of_all_sizes_are_embedded_and_a_second_run_finds_them(
-    workspace: Workspace, tmp_path: Path
+    checkpoint: Path, tmp_path: Path
 ) -> None:
     large = slide_on_disk(tmp_path / "large.zarr", (200, 300))
     small = slide_on_disk(tmp_path / "small.zarr", (120, 130))
-    engine = workspace.engine
-    *progress, report = embed_images(engine, [large, small])
-    tiles = len(engine.tiled(np.zeros((200, 300))).grid)
-    assert report == EmbedReport(planes=2, tiles=tiles + 1, from_store=0)
-    fractions = [e.fraction for e in progress if isinstance(e, EmbedProgress)]
-    assert fractions[-1] == 1
-    assert [e.tile for e in progress if e.name == "large.zarr"][-1] == tiles
-    *_, again = embed_images(engine, [large, small])
-    assert again == EmbedReport(planes=2, tiles=tiles + 1, from_store=tiles + 1)
+    choice = ModelChoice(checkpoint, device="cpu")
+    plan = BatchPlan(choice, ClusterChoice(workers=0), tmp_path / "store")
+    *_, finished = embed_batch([large, small], plan)
+    tiles = len(choice.open().engine.tiled(np.zeros((200, 300))).grid)
+    assert finished == BatchFinished(2, 2, {}, plan.folder, tiles=tiles + 1, computed=tiles + 1)
+    *_, again = embed_batch([large, small], plan)
+    assert again == BatchFinished(2, 2, {}, plan.folder, tiles=tiles + 1, computed=0)
 
 
-def test_an_interrupted_run_goes_on(workspace: Workspace, tmp_path: Path) -> None:
-    path = slide_on_disk(tmp_path / "large.zarr", (200, 300))
-    events = embed_images(workspace.engine, [path], first=Window(150, 250, 10, 10))
-    for event in events:
-        if isinstance(event, EmbedProgress) and event.tile == 4:
-            break
-    events.close()
-    *_, report = embed_images(workspace.engine, [path])
-    assert isinstance(report, EmbedReport)
-    assert report.from_store == 3
-
-
-def test_without_a_store_there_is_nothing_to_embed_into(checkpoint: Path) -> None:
-    engine = ModelChoice(checkpoint).open().engine
-    with pytest.raises(ConfigurationError, match="no store"):
-        next(embed_images(engine, [Path("x.tif")]))
-
-
-def test_a_missing_image_is_named(workspace: Workspace, tmp_path: Path) -> None:
-    with pytest.raises(InputFileError, match=r"nothing\.tif: no such file"):
-        list(embed_images(workspace.engine, [tmp_path / "nothing.tif"]))
+def test_an_interrupted_plane_goes_on(workspace: Workspace) -> None:
+    slide = Slide((200, 300), [(100, 100, 14, 14)])[0:200, 0:300]
+    embedded = embed_plane(workspace.engine, "slide", slide)
+    for _ in range(3):
+        next(embedded)
+    embedded.close()  # type: ignore[attr-defined]  # a generator
+    found = [made.from_store for made in embed_plane(workspace.engine, "slide", slide)]
+    assert found == [True] * 3 + [False] * (len(found) - 3)
+    assert len(found) > 3
 
 
 # --- labels part by part -----------------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 import zarr
 from distributed import LocalCluster
 
-from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.files import read_labels
 from napari_peftsam.workers import ClusterChoice
@@ -18,12 +17,10 @@ from napari_peftsam.workspace import (
     BatchFinished,
     BatchPlan,
     BatchStarted,
-    EmbedReport,
     ModelChoice,
     TaskDone,
     batch,
     embed_batch,
-    embed_images,
     segment_file,
     segment_spread,
     spread,
@@ -144,6 +141,6 @@ def test_workers_share_the_tiles_of_a_large_image(
     engine = choice.open().engine
     tiles = 2 * len(engine.tiled(planes[0]).grid)
     assert (finished.tiles, finished.computed) == (tiles, tiles)
-    *_, report = embed_images(choice.open(EmbeddingStore(plan.folder)).engine, [path])
-    assert isinstance(report, EmbedReport)
-    assert report.from_store == report.tiles == tiles
+    *_, again = embed_batch([path], BatchPlan(choice, HERE, plan.folder))
+    assert isinstance(again, BatchFinished)
+    assert (again.tiles, again.computed) == (tiles, 0)
