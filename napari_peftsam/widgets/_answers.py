@@ -93,8 +93,10 @@ class Answers:
         self._embedding: Embedding | TiledEmbedding | None = None
         self._embedder: Worker[EmbedEvent] | None = None
         self._predictor: Worker[Any] | None = None
-        self._accepting: Worker[list[Prediction] | None] | None = None
+        self._accepting: Worker[Any] | None = None
         self._awaited = False
+        self._asked = 0  # revision of the prompts that are being answered ...
+        self._accepts: tuple[Prompts, ...] = ()  # ... and those that are being accepted
         self._failed = 0  # revision of prompts that could not be answered
         self._settle = QTimer()
         self._settle.setSingleShot(True)
@@ -130,8 +132,8 @@ class Answers:
         """Stop, and listen no more."""
         self._settle.stop()
         self._look.stop()
-        self._accepting = None
         self._drop()
+        self._accepting = None
         self._tell_awaited()
         owner, bridge, session = self._owner, self._bridge, self._session
         owner.events.model_changed.disconnect(self._start_over)
@@ -146,9 +148,10 @@ class Answers:
         session.events.pixels_changed.disconnect(self._start_over)
 
     def cancel(self) -> None:
-        """Stop embedding; the next prompt or `resume` takes it up again."""
-        if self._embedder is not None:
+        """Stop embedding, for an answer too; the next prompt or `resume` takes it up again."""
+        if self.status.kind == "embedding":
             self._stop_embedding()
+            self._stop_predicting()
             self._tell(Status("stopped"))
 
     def resume(self) -> None:
@@ -181,7 +184,8 @@ class Answers:
                 return
             now = session.current
             if now is None or now.plane != plane or session.queue != queue:
-                return  # the user went on meanwhile: these are answers to older prompts
+                self._answer()  # the user went on meanwhile: these are answers to older prompts
+                return
             new = known + [_best(p, each) for p, each in zip(rest, predictions, strict=True)]
             try:
                 session.accept_objects(plane, new, model=answerer.model, adapter=answerer.adapter)
@@ -193,16 +197,25 @@ class Answers:
         def failed(error: Exception) -> None:
             self._accepted()
             notify(error)
+            self._answer()
 
         if not rest:
             done([])
             return
-        self._accepting = run(
-            lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
-            on_result=done,
-            on_error=failed,
-            group=self._owner.workers,
-        )
+        if self._is_tiled:
+            self._stop_predicting()  # the first of the queue is predicted with the others
+            self._asked, self._accepts = current.revision, queue
+            tiled = cast("TiledEmbedding", embedding)
+            self._accepting = self._predict_tiles(
+                _each_in_tiles(engine, tiled, rest, answerer.decoder), done, failed
+            )
+        else:
+            self._accepting = run(
+                lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
+                on_result=done,
+                on_error=failed,
+                group=self._owner.workers,
+            )
         self._tell_awaited()
 
     def _accepted(self) -> None:
@@ -238,9 +251,7 @@ class Answers:
 
     def _drop(self) -> None:
         self._stop_embedding()
-        if self._predictor is not None:
-            self._predictor.stop()
-            self._predictor = None
+        self._stop_predicting()
         self._target = self._embedding = self._engine = None
         self._tell_awaited()
 
@@ -248,6 +259,16 @@ class Answers:
         if self._embedder is not None:
             self._embedder.stop()
             self._embedder = None
+
+    def _stop_predicting(self) -> None:
+        """Stop the prediction under way; in tiles, which takes long, accepting as well."""
+        if self._predictor is not None:
+            self._predictor.stop()
+            self._predictor = None
+            self._tell_busy()
+        if self._accepting is not None and self._is_tiled:
+            self._accepting.stop()
+            self._accepted()
 
     def _embed(self, plane: PlaneKey) -> None:
         self._drop()
@@ -275,7 +296,9 @@ class Answers:
     def _embed_visible(self) -> None:
         """Embed the visible tiles of a large plane, while there is nothing more urgent."""
         workspace, plane = self._owner.workspace, self._bridge.plane
-        if self._embedder is not None or self._predictor is not None or not self._is_tiled:
+        if self._embedder is not None or self._is_answering or not self._is_tiled:
+            return
+        if self.status.kind == "stopped":
             return
         if workspace is not None and plane is not None and plane == self._target:
             self._start_embedding(workspace, plane)
@@ -335,15 +358,19 @@ class Answers:
     # --- predicting -----------------------------------------------------------------
 
     def _answer(self) -> None:
-        """Predict the object being made, unless that is done or under way."""
+        """Predict the object being made, unless that is done, under way or cancelled."""
+        self._stop_outdated()
+        if self._is_answering or self.status.kind == "stopped":
+            return
         current, embedding, engine = self._session.current, self._embedding, self._engine
-        if current is None or embedding is None or engine is None or self._predictor is not None:
+        if current is None or embedding is None or engine is None:
             return
         answerer = self._answerer(embedding)
         answered = current.candidates is not None and current.made_by == answerer
         if answered or current.plane != self._target or current.revision == self._failed:
             return
-        revision, prompts = current.revision, current.prompts
+        self._asked = revision = current.revision
+        prompts = current.prompts
         previous = current.previous_for(answerer)
 
         def done(prediction: Prediction | None) -> None:
@@ -359,11 +386,11 @@ class Answers:
             notify(error)
 
         if self._is_tiled:
-            self._predict_tiles(
+            self._predictor = self._predict_tiles(
                 engine.predict_tiles(
                     cast("TiledEmbedding", embedding), prompts, previous, adapter=answerer.decoder
                 ),
-                done,
+                lambda answers: done(None if answers is None else answers[0]),
                 failed,
             )
         else:
@@ -375,13 +402,35 @@ class Answers:
             )
         self._tell_busy()
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether the object being made is predicted, alone or with the rest of a large plane's."""
+        return self._predictor is not None or (self._is_tiled and self._accepting is not None)
+
+    def _stop_outdated(self) -> None:
+        """Stop predicting in a large plane for prompts that are not the newest.
+
+        Newer ones would wait for up to 25 tiles; those that are embedded are kept.
+        """
+        current = self._session.current
+        asked = current is not None and current.revision == self._asked
+        if self._accepting is not None:
+            asked = asked and self._session.queue == self._accepts
+        if self._is_tiled and self._is_answering and not asked:
+            self._stop_predicting()
+            self._tell(Status("ready", 1.0))
+            self._look.start()
+
     def _predict_tiles(
         self,
         events: Iterator[object],
-        done: Callable[[Prediction | None], None],
+        done: Callable[[list[Prediction] | None], None],
         failed: Callable[[Exception], None],
-    ) -> None:
-        """Predict in a large plane; the tiles of the prompts go before the visible ones."""
+    ) -> Worker[Any]:
+        """Predict in a large plane; the tiles of the prompts go before the visible ones.
+
+        `done` gets None if the adapter was swapped meanwhile.
+        """
         from napari_peftsam.workspace import Predicted
 
         self._stop_embedding()
@@ -395,20 +444,29 @@ class Answers:
 
         def ended() -> None:
             self._tell(Status("ready", 1.0))
-            done(answers[0] if answers else None)
+            known = [answer for answer in answers if answer is not None]
+            done(known if len(known) == len(answers) else None)
             self._look.start()
 
         def broke(error: Exception) -> None:
             self._tell(Status("ready", 1.0))
             failed(error)
 
-        self._predictor = start(
+        return start(
             events, on_event=happened, on_error=broke, on_done=ended, group=self._owner.workers
         )
 
     def _tell_busy(self) -> None:
         self.events.busy_changed.emit()
         self._tell_awaited()
+
+
+def _each_in_tiles(
+    engine: Engine, embedding: TiledEmbedding, prompts: list[Prompts], adapter: str
+) -> Iterator[object]:
+    """Predict several objects of a large plane; events as of `Engine.predict_tiles`, of each."""
+    for each in prompts:
+        yield from engine.predict_tiles(embedding, each, adapter=adapter)
 
 
 def _best(prompts: Prompts, prediction: Prediction) -> NewObject:

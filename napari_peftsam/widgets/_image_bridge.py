@@ -50,7 +50,7 @@ class _Left:
     labels: LabelArray
     records: tuple[ObjectRecord, ...]
     layer: Labels
-    plane: PixelArray  # tells the image from others of the same name and shape
+    sample: PixelArray  # tells the image from others of the same name and shape
 
 
 class ImageBridge:
@@ -169,7 +169,7 @@ class ImageBridge:
     def _add_image(self, layer: Image) -> None:
         view = ImageView(layer, layer.name)
         left = self._left.get((view.name, view.shape))
-        if left is None or not np.array_equal(left.plane, view.first_plane()):
+        if left is None or not np.array_equal(left.sample, view.sample()):
             self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
         else:  # the image is back
             self.session.add_image(
@@ -228,7 +228,7 @@ class ImageBridge:
                 image.labels,
                 tuple(image.records.values()),
                 self._objects[layer].layer,
-                view.first_plane().copy(),
+                view.sample(),
             )
 
     def _forget(self, layer: Layer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageView"]
 
-_MOST_PIXELS = 2048  # along each axis, by which an image is recognised
+_SQUARES = 8  # along each axis, by which an image is recognised ...
+_SIDE = 256  # ... of so many pixels: of planes up to 2048 pixels all of it
 
 
 class ImageView:
@@ -47,10 +49,15 @@ class ImageView:
         """``(..., H, W[, 3|4])``; of a multiscale image the finest level."""
         return self.layer.data[0] if self.layer.multiscale else self.layer.data
 
-    def first_plane(self) -> PixelArray:
-        """Return ``(H, W[, 3|4])``: the pixels of the first plane, of a large one a part."""
-        plane = plane_of(self.pixels, (0,) * (len(self.shape) - 2))
-        return np.asarray(plane[:_MOST_PIXELS, :_MOST_PIXELS])
+    def sample(self) -> PixelArray:
+        """Return ``(N, h, w[, 3|4])``: squares spread over the middle plane to its corners.
+
+        Edges alone would not tell images apart: those of scans are mostly empty, as are
+        the first planes of stacks.
+        """
+        plane = plane_of(self.pixels, tuple(n // 2 for n in self.shape[:-2]))
+        rows, cols = (_spread(n) for n in self.shape[-2:])
+        return np.stack([np.asarray(plane[row, col]) for row, col in product(rows, cols)])
 
     @property
     def visible(self) -> Window:
@@ -116,3 +123,11 @@ class ImageView:
         matrix = np.eye(3)
         matrix[:2, 0], matrix[:2, 1], matrix[:2, 2] = down - origin, right - origin, origin
         return matrix
+
+
+def _spread(length: int) -> list[slice]:
+    """Return the parts of an axis that are looked at, from its begin to its end."""
+    count = min(_SQUARES, -(-length // _SIDE))
+    last = max(0, length - _SIDE)
+    starts = [last * i // max(1, count - 1) for i in range(count)]
+    return [slice(start, start + _SIDE) for start in starts]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.annotation import NewObject, PlaneKey
+from napari_peftsam.embeddings import EncodeStarted
+from napari_peftsam.types import Box, Point, Prompts
+from napari_peftsam.workspace import Engine
 from tests.segmentation._slides import Slide
 from tests.widgets._annotate_cases import Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
+ONE = Prompts((Point(4, 4),))
 
 
 def test_the_objects_layer_shares_its_array_with_the_session(bench: Open) -> None:
@@ -270,6 +276,31 @@ def test_another_image_of_the_same_name_has_no_objects(bench: Open) -> None:
     assert objects.data.any()
 
 
+@pytest.mark.parametrize("leading", [(), (3,)], ids=["plane", "stack"])
+def test_scans_with_empty_corners_are_told_apart(bench: Open, leading: tuple[int, ...]) -> None:
+    b = bench(_scan(leading, 1300), ready=False)
+    plane = PlaneKey("image0", tuple(n // 2 for n in leading))
+    b.session.accept_objects(plane, [NewObject(ONE, np.ones((5, 5), bool), 1.0, (3, 3))])
+    assert b.session.records("image0")
+    b.viewer.layers.remove(b.image_layers[0])
+    settle()
+    b.viewer.add_image(_scan(leading, 1700), name="image0")
+    wait(lambda: b.layers.image is not None)
+    assert b.session.records("image0") == ()
+    b.viewer.layers.remove(b.layers.image)
+    settle()
+    b.viewer.add_image(_scan(leading, 1300), name="image0")
+    wait(lambda: b.layers.image is not None)
+    assert len(b.session.records("image0")) == 1
+
+
+def _scan(leading: tuple[int, ...], at: int) -> np.ndarray:
+    """Return a mostly empty scan of more pixels than are compared, with tissue in the middle."""
+    pixels = np.zeros((*leading, 2600, 2600), np.uint8)
+    pixels[tuple(n // 2 for n in leading)][at : at + 400, at : at + 400] = 9
+    return pixels
+
+
 def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
     b = bench(blobs())
     label = b.segment(20, 30)
@@ -392,6 +423,91 @@ def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> Non
     label = b.session.accept()
     here = b.layers.objects.data[row : row + mask.shape[0], col : col + mask.shape[1]]
     assert (here == label).sum() == mask.sum()
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let predictions in tiles hang in the first one until the event is set."""
+    go_on = threading.Event()
+    real = Engine.predict_tiles
+
+    def predict(self: Engine, *args: Any, **options: Any) -> Iterator[Any]:
+        yield EncodeStarted("tile", 0, 25)
+        go_on.wait(10)
+        yield from real(self, *args, **options)
+
+    monkeypatch.setattr(Engine, "predict_tiles", predict)
+    yield go_on
+    go_on.set()
+
+
+def _slide() -> np.ndarray:
+    return Slide((700, 900), [(300, 300, 10, 12)])[0:700, 0:900]
+
+
+def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
+    bench: Open, stuck: threading.Event
+) -> None:
+    b = bench(_slide())
+    answers = b.dock.answers
+    b.click(300, 300)
+    wait(lambda: answers.status.tiles == 25)
+    b.view.cancel.click()
+    assert answers.status.kind == "stopped"
+    assert not answers.is_predicting
+    assert not answers.is_awaited
+    stuck.set()
+    b.viewer.scene.camera.center = (0, 310, 310)  # looking around asks for nothing
+    wait(lambda: len(b.owner.workers) == 0)
+    sleep(0.5)
+    settle()
+    assert answers.status.kind == "stopped"
+    assert b.mask is None
+    b.view.cancel.click()
+    assert b.answered().any()
+
+
+def test_a_new_prompt_in_a_large_image_does_not_wait_for_the_older_ones(
+    bench: Open, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = bench(_slide())
+    b.click(300, 300)
+    wait(lambda: b.dock.answers.status.tiles == 25)
+    [old] = [b.dock.answers._predictor]
+    monkeypatch.undo()
+    b.click(305, 305)
+    b.answered()
+    assert old.is_stopped
+    assert old.is_running  # the answer did not wait for it
+    assert not b.dock.answers.is_predicting
+
+
+def test_discarding_ends_the_answer_in_a_large_image(bench: Open, stuck: threading.Event) -> None:
+    b = bench(_slide())
+    b.click(300, 300)
+    wait(lambda: b.dock.answers.status.tiles == 25)
+    b.session.clear_prompts()
+    assert not b.dock.answers.is_predicting
+    assert b.dock.answers.status.kind == "ready"
+
+
+def test_accepting_all_in_a_large_image_can_be_cancelled(
+    bench: Open, stuck: threading.Event
+) -> None:
+    b = bench(_slide())
+    answers = b.dock.answers
+    b.session.queue_boxes(PlaneKey("image0", ()), [Box(280, 280, 320, 320), Box(80, 80, 99, 99)])
+    b.view.accept_all.click()
+    wait(lambda: answers.status.tiles == 25)
+    b.view.cancel.click()
+    assert answers.status.kind == "stopped"
+    assert not answers.is_awaited
+    assert b.session.records("image0") == ()
+    stuck.set()
+    b.view.accept_all.click()
+    wait(lambda: not b.session.queue)
+    wait(lambda: answers.status.kind == "ready")
+    assert b.session.history.undo_label
 
 
 def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
