@@ -50,9 +50,10 @@ def choice(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
     """Return a tiny model with an adapter that changes what it answers."""
     folder, model = tmp_path_factory.mktemp("model"), build_tiny()
     torch.save(model.sam.state_dict(), folder / "tiny.pth")
+    generator = torch.Generator().manual_seed(1)  # with which objects have pixels
     with inject(model, LoraConfig(rank=2)) as injection:
         for parameter in injection.trainable_parameters().values():
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
         save_adapter(capture(injection, {}, {}), folder / "adapter.safetensors")
     return ModelChoice(folder / "tiny.pth", folder / "adapter.safetensors", "cpu")
 
