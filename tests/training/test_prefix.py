@@ -226,10 +226,10 @@ def test_each_epoch_sees_every_object_once(name: str) -> None:
     for epoch, view in views:
         seen.update(view.objects)
         own += view.own_prompts
-        if epoch >= 20:
+        if epoch >= 60:
             break
     assert own
-    assert seen == dict.fromkeys(views.objects, 20)
+    assert seen == dict.fromkeys(views.objects, 60)
 
 
 def test_planes_seen_as_a_whole_have_one_orientation_per_epoch(tiny_model: SamModel) -> None:

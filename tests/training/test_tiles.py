@@ -37,7 +37,7 @@ def large() -> AnnotatedPlane:
 
 
 class _Architecture:
-    patch_size = 8
+    image_size, patch_size = 64, 8
 
 
 class _Frame:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from napari_peftsam.workspace import _batch_tasks
+from napari_peftsam.workspace import _batch_tasks, single
 from tests.workers._tasks import die, first_time
 
 
@@ -31,7 +31,9 @@ class Deadly(WorkerPlugin):
                     die()
                 yield event
 
-        _batch_tasks.embed_plane = deadly
+        for module in (_batch_tasks, single):
+            module.embed_plane = deadly
 
     def teardown(self, worker: Worker) -> None:
-        _batch_tasks.embed_plane = self._real
+        for module in (_batch_tasks, single):
+            module.embed_plane = self._real
