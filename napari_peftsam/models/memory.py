@@ -107,6 +107,10 @@ def _text(path: Path) -> str:
 def release_memory() -> None:
     """Give back what nothing refers to any longer: Python's, torch's and the C library's."""
     gc.collect()
+    _release_caches()
+
+
+def _release_caches() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -195,7 +199,7 @@ def measure_peak(device: torch.device) -> Iterator[MemoryPeak]:
     process before: whoever watches it over a longer time must look at it before.
     """
     peak = MemoryPeak()
-    release_memory()
+    _release_caches()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
