@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -109,4 +110,5 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(
     finished = sorted((prompted / "out").iterdir())
     assert 0 < len(finished) < 63
     assert all(read_labels(path).shape == (40, 48) for path in finished)
-    assert f'"images": {len(finished)}' in out
+    # One may have been finished while its news was on the way.
+    assert len(finished) - 1 <= json.loads(out)["images"] <= len(finished)
