@@ -20,7 +20,7 @@ Runs = dict[str, dict[str, Any]]
 ENDS = ("timed", "stopped")
 # A constant added to all keys does not change a softmax: this gradient is 0 but for rounding
 # errors, which Adam makes into steps of any direction.
-WITHOUT_EFFECT = "self_attn.k_proj.bias"
+WITHOUT_EFFECT = "k_proj.bias"
 
 
 def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
