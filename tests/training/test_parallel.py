@@ -65,8 +65,7 @@ def test_the_result_is_that_of_one_process(case: str, members: tuple[Runs, Runs]
     for name, tensor in alone.state.items():
         if name.endswith(WITHOUT_EFFECT):
             continue
-        # Where the hardware has bf16, sums in another order differ by its rounding.
-        torch.testing.assert_close(leader[case]["state"][name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(leader[case]["state"][name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", [*CASES, *ENDS])
