@@ -280,6 +280,7 @@ def test_options_are_checked_and_counted_before_the_start(
 
     assert options.config == TrainingConfig(seconds=60)  # what is recommended
     wait(lambda: shows(CobotLoraConfig()))
+    wait(lambda: options.memory.text().startswith("Needs about "))
     options.method.setCurrentIndex(options.method.findData("lora"))
     options.placement.set_value("placement", "late-25%")
     options.details.set_value("rank", 2)
@@ -366,6 +367,7 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     with pytest.raises(TrainingError, match="a training is running"):
         bench.training.start(TrainingConfig(steps=1))
     bench.until_step()
+    assert bench.view.memory.text().startswith("Memory: about ")
     # Prompts are answered meanwhile, by the old adapter.
     plane = bench.owner.session.planes_with_objects()[0]
     list(bench.workspace.embed(plane))
