@@ -23,12 +23,13 @@ from napari_peftsam.training.memory import (
     possible_plans,
 )
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
-from napari_peftsam.training.tiles import cut_into_tiles, tiles_with_objects
+from napari_peftsam.training.tiles import AnnotatedTile, cut_into_tiles, tiles_with_objects
 
 __all__ = [
     "RECIPES",
     "RECOMMENDED",
     "AnnotatedPlane",
+    "AnnotatedTile",
     "Incumbent",
     "MemoryEstimate",
     "MemoryForecast",

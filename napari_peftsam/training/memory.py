@@ -166,16 +166,17 @@ def _answer(asked: _Question) -> MemoryEstimate:
             trained = sum(p.nbytes for p in injection.trainable_parameters().values())
             after, peak = encoder.seen[0], max(encoder.seen[1], live.peak)
     moments = _MOMENTS * trained
-    unreturned = _unreturned(asked.architecture, model.precision) if model.device == _CPU else 0
+    holes = model.device == _CPU and first < asked.architecture.depth
+    unreturned = _unreturned(asked.architecture, model.precision) if holes else 0
     return MemoryEstimate(weights, moments, after - weights - moments, peak - after, unreturned)
 
 
 def _unreturned(architecture: Architecture, precision: str) -> int:
     """Return the bytes that the C library keeps of tensors that are gone, on the CPU.
 
-    Tensors below 32 MB share a heap, which is left with holes: with glibc they were measured
-    to be 10 to 90 times as large as what enters a block, for ViT-B at 256, 512 and 1024
-    pixels and for the built-in model, with checkpointing and without.
+    Tensors below 32 MB share a heap, which is left with holes where an encoder is trained.
+    With glibc they were measured to be 10 to 90 times as large as what enters a block, for
+    ViT-B at 256, 512 and 1024 pixels and for the built-in model.
     """
     tokens = (architecture.training_side // architecture.patch_size) ** 2
     return _HOLES * tokens * architecture.width * (4 if precision == "fp32" else 2)

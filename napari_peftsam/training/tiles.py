@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.training.dataset import AnnotatedPlane, objects_of
 from napari_peftsam.types import LabelArray, Prompts, Window
 
-__all__ = ["cut_into_tiles", "tiles_with_objects"]
+__all__ = ["AnnotatedTile", "cut_into_tiles", "tiles_with_objects"]
 
 
 def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[AnnotatedPlane, ...]:
-    """Return planes of which large ones were replaced by their tiles with objects.
+    """Return planes of which large ones were replaced by their tiles with objects; reads them.
 
     See `napari_peftsam.embeddings.is_large` for what is large, and `tiles_with_objects`.
     """
@@ -33,7 +33,45 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
         for o in objects_of(0, plane)
     }
     for tile in tiles_with_objects(image, plane.labels, places, plane.prompts):
-        yield replace(tile, image=plane.image)
+        yield tile.read(plane.name, plane.image)
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedTile:
+    """A tile of a large plane and its objects as they were when it was cut.
+
+    Attributes
+    ----------
+    source
+        The plane; its pixels are not read yet.
+    tile
+        Which part of it.
+    labels
+        ``(H, W)`` integer: the labels in the tile, as far as that lies in the plane; a copy.
+    prompts
+        By label, the prompts of the objects that belong to this tile, in its pixels.
+    """
+
+    source: TiledImage
+    tile: Tile
+    labels: LabelArray
+    prompts: Mapping[int, Prompts]
+
+    def read(self, name: str, image: str) -> AnnotatedPlane:
+        """Return it as a plane of its own, whose plane is called `name`; slow.
+
+        Raises
+        ------
+        ImageError
+            If its pixels cannot be read.
+        """
+        kept = np.zeros(self.tile.window.shape, self.labels.dtype)
+        own = np.isin(self.labels, [*self.prompts])
+        kept[: own.shape[0], : own.shape[1]] = np.where(own, self.labels, 0)
+        return AnnotatedPlane(
+            f"{name} [{self.tile.row}, {self.tile.col}]", image, self.source.read(self.tile), kept,
+            {label: one for label, one in self.prompts.items() if one}, self.source.limits,
+        )  # fmt: skip
 
 
 def tiles_with_objects(
@@ -41,7 +79,7 @@ def tiles_with_objects(
     labels: LabelArray,
     places: Mapping[int, Window],
     prompts: Mapping[int, Prompts],
-) -> Iterator[AnnotatedPlane]:
+) -> Iterator[AnnotatedTile]:
     """Yield the tiles of a large plane that hold the middle of an object.
 
     Each object is in one tile only, lest it be trained on in one and held out in another;
@@ -50,7 +88,7 @@ def tiles_with_objects(
     Parameters
     ----------
     image
-        The plane; the yielded ones are called after it.
+        The plane.
     labels
         ``(H, W)`` integers; sliced, so they may lie on disk.
     places
@@ -63,12 +101,6 @@ def tiles_with_objects(
         middle = (place.row + place.stop[0]) / 2, (place.col + place.stop[1]) / 2
         owners.setdefault(image.grid.tile_at(*middle), []).append(label)
     for tile, own in sorted(owners.items(), key=lambda item: (item[0].row, item[0].col)):
-        inside = tile.window & image.grid.window
-        part = np.asarray(labels[inside.slices])
-        kept = np.zeros(tile.window.shape, part.dtype)
-        kept[: inside.height, : inside.width] = np.where(np.isin(part, own), part, 0)
-        given = {label: prompts[label].within(tile.window) for label in own if label in prompts}
-        yield AnnotatedPlane(
-            f"{image.name} [{tile.row}, {tile.col}]", image.name, image.read(tile), kept,
-            {label: one for label, one in given.items() if one}, image.limits,
-        )  # fmt: skip
+        part = np.array(labels[(tile.window & image.grid.window).slices])
+        given = {n: prompts.get(n, Prompts()).within(tile.window) for n in own}
+        yield AnnotatedTile(image, tile, part, given)

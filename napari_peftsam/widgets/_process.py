@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent
     from napari_peftsam.workspace import TrainingJob
 
-__all__ = ["TrainingProcess", "process_events"]
+__all__ = ["TrainingProcess"]
 
 # The child imports from where the viewer does, and from nowhere else: ``-m`` would put
 # the working directory first, where a user's own `random.py` might lie.
@@ -35,11 +35,6 @@ _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a 
 _TAIL_BYTES = 8192
 
 
-def process_events(job: TrainingJob) -> Iterator[TrainEvent]:
-    """Train in a child process; see `TrainingProcess.events`."""
-    return TrainingProcess(job).events()
-
-
 class TrainingProcess:
     """One finetuning run in a child process.
 
@@ -48,12 +43,13 @@ class TrainingProcess:
 
     Parameters
     ----------
-    job
-        What to train, see `napari_peftsam.workspace.Workspace.training_job`.
+    prepare
+        Returns what to train; called in the thread of `events`. See
+        `napari_peftsam.workspace.Workspace.prepare_training`.
     """
 
-    def __init__(self, job: TrainingJob) -> None:
-        self._job: TrainingJob | None = job  # let go once it is sent: it holds model and images
+    def __init__(self, prepare: Callable[[], TrainingJob]) -> None:
+        self._prepare: Callable[[], TrainingJob] | None = prepare
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._commands: IO[bytes] | None = None  # the child's stdin while it may be closed
@@ -98,21 +94,25 @@ class TrainingProcess:
                     self._commands.flush()
 
     def events(self) -> Iterator[TrainEvent]:
-        """Start the child and yield its events.
+        """Start the child and yield its events; once only.
 
         Closing the generator ends the child: at once, or by force after two seconds.
 
         Raises
         ------
         PeftSamError
-            Whatever the child raised; `TrainingError` if it died without a result.
+            Whatever `prepare` or the child raised; `TrainingError` if the child died without
+            a result.
         """
+        assert self._prepare is not None
+        job, self._prepare = self._prepare(), None
         with tempfile.TemporaryFile() as log:
             child = self._start(log)
             if child is None:
                 return
             try:
-                self._send_job(child)
+                self._send(job, child)
+                del job  # it holds model and images
                 ended = False
                 for event in _answers(child):
                     yield event
@@ -136,13 +136,12 @@ class TrainingProcess:
             )
             return self._child
 
-    def _send_job(self, child: subprocess.Popen[bytes]) -> None:
+    def _send(self, job: TrainingJob, child: subprocess.Popen[bytes]) -> None:
         assert child.stdin is not None
         # A child that died already is noticed when its answers end.
         with suppress(BrokenPipeError, OSError):
-            pickle.dump(self._job, child.stdin, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(job, child.stdin, pickle.HIGHEST_PROTOCOL)
             child.stdin.flush()
-        self._job = None
         with self._lock:
             self._commands = child.stdin
             if self._stopping:

@@ -5,6 +5,7 @@ It belongs to the viewer and not to the dock, so that a second dock sees the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
@@ -99,14 +100,14 @@ class TrainingRun:
             raise TrainingError("a training is running: stop it first, or wait until it has ended")
         owner = self._viewer_session()
         workspace = owner.require()
-        job = workspace.training_job(config)
+        prepare = workspace.prepare_training(config)
         self._reset()
         self._engine, self.before = workspace.engine, workspace.adapters.live.name
         self._placement = str(getattr(config.method, "placement", ""))
-        self._follow(job, owner)
+        self._follow(prepare, owner)
 
-    def _follow(self, job: TrainingJob, owner: ViewerSession) -> None:
-        self._process = TrainingProcess(job)
+    def _follow(self, prepare: Callable[[], TrainingJob], owner: ViewerSession) -> None:
+        self._process = TrainingProcess(prepare)
         start(
             self._process.events,
             on_event=self._receive,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from napari_peftsam.embeddings import (
     EmbedEvent,
     EncodeFailed,
     TiledEmbedding,
-    is_large,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
@@ -26,15 +24,14 @@ from napari_peftsam.files import atomic_path
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
 from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
 from napari_peftsam.training import (
-    AnnotatedPlane,
     Incumbent,
     TrainEvent,
     TrainingConfig,
     TrainingFinished,
     finetune,
-    tiles_with_objects,
 )
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
+from napari_peftsam.workspace._annotated import annotated_planes
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
@@ -268,47 +265,29 @@ class Workspace:
 
     # --- finetuning ------------------------------------------------------------------
 
-    def training_planes(self) -> tuple[AnnotatedPlane, ...]:
-        """Return copies of all planes with objects, with the prompts that made them.
-
-        Of large planes, the tiles with objects.
-        """
-        found: list[AnnotatedPlane] = []
-        for plane in self.session.planes_with_objects():
-            records = [r for r in self.session.records(plane.image) if r.plane == plane]
-            name = f"{plane.image}{list(plane.index) if plane.index else ''}"
-            prompts = {r.label: r.prompts for r in records if r.prompts}
-            pixels, labels = self.session.pixels(plane), self.session.labels(plane)
-            if is_large(pixels.shape, self.engine.model):
-                image = self.engine.tiled(pixels, plane.image)
-                region = self.session.image(plane.image).region
-                places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
-                tiles = tiles_with_objects(image, labels, places, prompts)
-                for tile in tiles:
-                    part = tile.name.removeprefix(image.name)
-                    found.append(replace(tile, name=f"{name}{part}", image=plane.image))
-            else:
-                found.append(
-                    AnnotatedPlane(name, plane.image, np.array(pixels), labels.copy(), prompts)
-                )
-        return tuple(found)
-
-    def training_job(self, config: TrainingConfig) -> TrainingJob:
-        """Return everything a finetuning run needs, picklable, for another process.
+    def prepare_training(self, config: TrainingConfig) -> Callable[[], TrainingJob]:
+        """Take note of all objects as they are now, for a finetuning run.
 
         The run goes on from the live adapter if that has the same method and options;
         either way it is judged against the live one.
+
+        Returns
+        -------
+        callable
+            Gives everything that the run needs, picklable, for another process. It reads
+            images, so it is slow; call it in any thread.
         """
-        live = self.adapters.live.adapter
-        start = live if live is not None and live.config == config.method else None
-        return TrainingJob(
-            source=self._source,
-            device=str(self.engine.model.device),
-            planes=self.training_planes(),
+        live, strength = self.adapters.live.adapter, self.adapters.strength
+        source, model = self._source, self.engine.model
+        annotated = tuple(annotated_planes(self.session, self.engine))
+        return lambda: TrainingJob(
+            source=source,
+            device=str(model.device),
+            planes=tuple(part for plane in annotated for part in plane.read()),
             config=config,
-            start=start,
-            incumbent=None if live is None else Incumbent(live, self.adapters.strength),
-            precision=self.engine.model.precision,
+            start=live if live is not None and live.config == config.method else None,
+            incumbent=None if live is None else Incumbent(live, strength),
+            precision=model.precision,
         )
 
     def finetune(
@@ -318,7 +297,7 @@ class Workspace:
 
         The live model goes on answering. Hand the last event to `promote`.
         """
-        job = self.training_job(config)
+        job = self.prepare_training(config)()
         return finetune(
             self.engine.bare_copy(), job.planes, job.config,
             start=job.start, incumbent=job.incumbent, stop=stop,

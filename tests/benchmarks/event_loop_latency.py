@@ -201,7 +201,7 @@ def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Meas
         bench = Bench(dock, points, seconds, {})
 
         def child(polite: bool) -> Iterator[Any]:
-            process = TrainingProcess(workspace.training_job(config))
+            process = TrainingProcess(workspace.prepare_training(config))
 
             def give_way(awaited: bool) -> None:
                 (process.pause if awaited else process.go_on)()

@@ -231,7 +231,9 @@ def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning])
     image, labels = stripes()
     bench.owner.session.add_image("more", image)
     bench.owner.session.set_labels("more", labels)
-    split = split_objects(bench.workspace.training_planes(), 0.2, 0)
+    split = split_objects(
+        bench.workspace.prepare_training(TrainingConfig(steps=1))().planes, 0.2, 0
+    )
     wait(lambda: "held out" in bench.view.summary.text())
     assert bench.view.summary.text() == (
         f"Train on 2 images · 4 objects, {len(split.held_out)} held out (by image)"

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,18 +23,18 @@ from napari_peftsam.training import (
     TrainingStep,
     Validated,
 )
-from napari_peftsam.widgets._process import TrainingProcess, process_events
+from napari_peftsam.widgets._process import TrainingProcess
 from napari_peftsam.workspace import TrainingJob, Workspace
 from tests.widgets._training_cases import add_images, is_alive
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 
 
-def _job(checkpoint: Path, images: int = 3, **options: Any) -> TrainingJob:
+def _job(checkpoint: Path, images: int = 3, **options: Any) -> Callable[[], TrainingJob]:
     workspace = Workspace()
     workspace.load_model(checkpoint, "cpu")
     add_images(workspace.session, images)
-    return workspace.training_job(TrainingConfig(**({"steps": 2, "validations": 1} | options)))
+    return workspace.prepare_training(TrainingConfig(**({"steps": 2, "validations": 1} | options)))
 
 
 class Exit:
@@ -58,7 +59,7 @@ def test_events_come_in_order_and_no_process_is_left(
 
 def test_errors_of_the_child_arrive_as_they_are(tiny_checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="at least 3 accepted objects, found 2"):
-        list(process_events(_job(tiny_checkpoint, images=1)))
+        list(TrainingProcess(_job(tiny_checkpoint, images=1)).events())
 
 
 def test_stop_ends_the_run_with_a_result(tiny_checkpoint: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_killed_child_is_an_error_that_names_memory(tiny_checkpoint: Path) -> 
 
 
 def test_a_child_that_dies_early_is_an_error_with_its_last_words() -> None:
-    process = TrainingProcess(SimpleNamespace(broken=Exit()))  # type: ignore[arg-type]
+    process = TrainingProcess(lambda: SimpleNamespace(broken=Exit()))  # type: ignore[arg-type]
     with pytest.raises(PeftSamError, match=r"ended with status 1 and no result.*a last word"):
         list(process.events())
 

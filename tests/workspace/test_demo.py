@@ -17,7 +17,7 @@ from napari_peftsam.evaluation import EvaluationReport
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import apply_adapter, load_adapter
 from napari_peftsam.samples import shipped_samples
-from napari_peftsam.training import TrainingFinished
+from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.workspace import (
     DemoConfig,
     DemoEvent,
@@ -156,7 +156,9 @@ def test_the_annotator_leaves_the_truth_with_its_prompts_on_record(workspace: Wo
         assert record.corrected == (made.brushed > 0)
         assert record.model == "tiny"
     # The plane is in tiles for this model: prompts outside of their object's tile stay behind.
-    assert any(plane.prompts for plane in workspace.training_planes())
+    assert any(
+        plane.prompts for plane in workspace.prepare_training(TrainingConfig(steps=1))().planes
+    )
 
 
 def test_the_annotator_gives_up_where_nothing_is_left(workspace: Workspace) -> None:

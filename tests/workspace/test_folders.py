@@ -9,7 +9,7 @@ import tifffile
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import LoraConfig, load_adapter
-from napari_peftsam.training import TrainEvent, TrainingConfig, Validated
+from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingStep, Validated
 from napari_peftsam.workspace import ModelChoice, finetune_folders
 from tests.training._world import make_plane
 
@@ -44,11 +44,10 @@ def test_the_best_state_is_saved_when_a_training_breaks_off(
     best: list[int] = []
 
     def watch(event: TrainEvent) -> None:
-        if isinstance(event, Validated) and event.step > 0:
-            if event.adapter is not None:
-                best.append(event.step)
-            elif best:
-                raise error
+        if isinstance(event, Validated) and event.step > 0 and event.adapter is not None:
+            best.append(event.step)
+        elif isinstance(event, TrainingStep) and best:
+            raise error
 
     config = TrainingConfig(
         steps=60, method=LoraConfig(rank=4), learning_rate=1e-2, validations=30, seed=0

@@ -19,6 +19,7 @@ from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.segmentation import RegionLabels
+from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from napari_peftsam.workers import ClusterChoice
 from napari_peftsam.workspace import (
@@ -159,7 +160,7 @@ def test_a_large_plane_is_known_until_it_is_removed(
     labels = np.zeros(large.session.labels(plane).shape, np.int32)
     labels[90:110, 90:110] = 1
     large.session.set_labels(plane.image, labels[None] if in_memory else labels)
-    (tile,) = large.training_planes()
+    (tile,) = large.prepare_training(TrainingConfig(steps=1))().planes
     assert tile.limits == first.image.limits
     assert tile.name.startswith("slides[0] [" if in_memory else "slide [")
     assert len(searches) == 1, "the training has them from the prompts"
@@ -168,6 +169,20 @@ def test_a_large_plane_is_known_until_it_is_removed(
     large.session.remove_image(plane.image)
     gc.collect()
     assert gone() is None
+
+
+def test_a_training_is_prepared_without_reading_pixels(
+    large: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros(SHAPE, np.int32)
+    labels[90:110, 90:110] = 1
+    large.session.set_labels(PLANE.image, labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("read in the GUI thread"))
+        prepare = large.prepare_training(TrainingConfig(steps=1))
+    large.session.labels(PLANE)[:] = 0  # what is annotated afterwards does not count
+    (tile,) = prepare().planes
+    assert np.count_nonzero(tile.labels) == 400
 
 
 def test_several_objects_at_once(large: Workspace) -> None:

@@ -137,7 +137,7 @@ def test_a_model_comes_back_with_its_adapter_as_weak_as_it_was(
     workspace.promote(_finish(workspace, 0.5, 0.6))
     workspace.activate("v1", 0.25)
     address = workspace.engine.adapter
-    job = workspace.training_job(CONFIG)
+    job = workspace.prepare_training(CONFIG)()
     assert job.incumbent == Incumbent(workspace.adapters.live.adapter, 0.25)
     workspace.load_model(checkpoint, "cpu")
     assert (workspace.adapters.live.name, workspace.engine.adapter) == ("v1", address)
@@ -275,8 +275,8 @@ def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Wo
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.1, 0.9))
     live = workspace.adapters.live.adapter
-    same = workspace.training_job(CONFIG)
-    other = workspace.training_job(TrainingConfig(method=FrozenEncoderConfig(), steps=1))
+    same = workspace.prepare_training(CONFIG)()
+    other = workspace.prepare_training(TrainingConfig(method=FrozenEncoderConfig(), steps=1))()
     assert same.start is live
     assert same.incumbent == Incumbent(live)
     assert other.start is None
@@ -288,7 +288,7 @@ def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:
     session.add_point(PLANE, Point(12, 12))
     workspace.prompt()
     label = workspace.accept()
-    (plane,) = workspace.training_planes()
+    (plane,) = workspace.prepare_training(TrainingConfig(steps=1))().planes
     assert plane.prompts[label].points == (Point(12, 12),)
     assert plane.labels is not session.labels(PLANE)
 
@@ -450,7 +450,7 @@ def test_a_model_load_that_was_overtaken_does_not_go_live(
     monkeypatch.setattr(module, "build", build_slowly)
     workspace.load_model(other, "cpu")
     assert workspace.engine.model.name == "tiny"
-    assert workspace.training_job(CONFIG).source == str(checkpoint)
+    assert workspace.prepare_training(CONFIG)().source == str(checkpoint)
 
 
 def test_an_adapter_that_does_not_fit_leaves_no_trace_in_the_list(

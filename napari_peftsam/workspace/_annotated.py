@@ -1,0 +1,65 @@
+"""What a training is given: the objects as they are at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_peftsam.annotation import Session
+from napari_peftsam.embeddings import is_large
+from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
+from napari_peftsam.types import LabelArray, Plane, Prompts, Window
+from napari_peftsam.workspace.engine import Engine
+
+__all__ = ["Annotated", "annotated_planes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """A plane whose labels and prompts were copied, and whose pixels are not read yet.
+
+    Attributes
+    ----------
+    name, image
+        As in `AnnotatedPlane`.
+    pixels
+        ``(H, W)`` or ``(H, W, 3)``, perhaps on disk.
+    labels
+        ``(H, W)`` integers; of a large plane, its tiles with objects.
+    prompts
+        Those of the objects by label.
+    """
+
+    name: str
+    image: str
+    pixels: Plane
+    labels: LabelArray | tuple[AnnotatedTile, ...]
+    prompts: Mapping[int, Prompts]
+
+    def read(self) -> Iterator[AnnotatedPlane]:
+        """Yield what can be trained on: the plane, or its tiles; slow."""
+        if isinstance(self.labels, tuple):
+            yield from (tile.read(self.name, self.image) for tile in self.labels)
+        else:
+            pixels = np.array(self.pixels)
+            yield AnnotatedPlane(self.name, self.image, pixels, self.labels, self.prompts)
+
+
+def annotated_planes(session: Session, engine: Engine) -> Iterator[Annotated]:
+    """Yield all planes with objects, with the prompts that made them; reads no pixels."""
+    for plane in session.planes_with_objects():
+        records = [r for r in session.records(plane.image) if r.plane == plane]
+        prompts = {r.label: r.prompts for r in records if r.prompts}
+        pixels, labels = session.pixels(plane), session.labels(plane)
+        name = f"{plane.image}{list(plane.index) if plane.index else ''}"
+        kept: LabelArray | tuple[AnnotatedTile, ...] = ()
+        if is_large(pixels.shape, engine.model):
+            region = session.image(plane.image).region
+            places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
+            tiled = engine.tiled(pixels, plane.image)
+            kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
+        else:
+            kept = labels.copy()
+        yield Annotated(name, plane.image, pixels, kept, prompts)
