@@ -12,6 +12,7 @@ import tifffile
 import torch
 
 from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.embeddings import grid
 from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationReport
 from napari_peftsam.models import build, build_tiny
@@ -44,7 +45,9 @@ def finished(
     """Run the demo once; return its folder and events."""
     output = tmp_path_factory.mktemp("demo") / "out"
     config = DemoConfig(output, tiny, seconds=1, objects_per_image=2, held_out_objects=6)
-    return output, list(demo(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "MOST_FRAMES", 100)  # of 64 pixels: each image fits one
+        return output, list(demo(config))
 
 
 def report_of(events: list[DemoEvent]) -> DemoReport:
