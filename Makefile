@@ -32,8 +32,10 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/napari-peftsam demo --output demo-output
 
+# Tests compute on one thread each; PYTEST_ARGS="-n 0" runs them in one process.
+PYTEST_PROCESSES = -n logical --maxprocesses 4 --dist worksteal
 test: display-packages $(VENV)/.installed-dev
-	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

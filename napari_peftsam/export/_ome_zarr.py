@@ -46,6 +46,15 @@ def check_replaceable(path: Path) -> None:
 
 
 def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    import dask
+
+    # In a worker of a cluster, ome-zarr's own use of dask would give the labels to the cluster
+    # and wait for it, and the cluster for this worker.
+    with dask.config.set(scheduler="threads"):
+        _write_group(path, labels, context)
+
+
+def _write_group(path: Path, labels: LabelArray, context: ExportContext) -> None:
     import zarr
 
     writer = _import_writer()

@@ -249,7 +249,6 @@ def test_only_what_this_run_left_half_written_is_removed(
     assert [path.name for path in output.glob(".*")] == [".tmp-0123.ome.zarr"]
 
 
-@pytest.mark.skip(reason="did not end within a minute on a busy machine: to be looked into")
 def test_a_worker_that_dies_leaves_nothing_half_written(
     images: Path, choice: ModelChoice, there: ClusterChoice, tmp_path: Path,
     deadly: Callable[[str, Path], None],
