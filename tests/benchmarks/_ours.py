@@ -157,17 +157,19 @@ def _steps(
     objects: int = 5,
     rounds: int = 8,
     images: int = 1,
+    views: int = 2,
 ) -> Iterator[TrainingStep]:
     """Train on the scene: 30 objects of it are learned (always five to a step), 6 held out.
 
-    With several images, one more is held out instead.
+    With several images, one more is held out instead. Each view of an image fills its part of
+    the cache when it first comes; few of them, so that most steps find it filled.
     """
     planes = []
     for number in range(images if images == 1 else images + 1):
         image, labels = training_scene(seed=number)
         planes.append(AnnotatedPlane(f"plane {number}", f"image {number}", image, labels))
     config = TrainingConfig(
-        method=_method(method), steps=steps, objects_per_step=objects, rounds=rounds,
+        method=_method(method), steps=steps, objects_per_step=objects, rounds=rounds, views=views,
         held_out=1 / 6 if images == 1 else 1 / (images + 1), validations=1,
     )  # fmt: skip
     for event in finetune(model, planes, config):

@@ -38,8 +38,8 @@ class Plan:
         Of each work within a process, after one that does not count; prompts are
         repeated more often.
     cached_steps
-        Steps of a training whose frozen part is cached. The first on each of the eight views
-        of the image fills the cache; their median must be one that finds it filled.
+        Steps of a training whose frozen part is cached. The first on each view of the image
+        fills the cache; their median must be one that finds it filled.
     rounds
         Processes per work.
     micro_sam

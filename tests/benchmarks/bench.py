@@ -68,7 +68,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the engine beside its peers.")
     parser.add_argument("--architecture", default="vit_b")
     parser.add_argument("--repeats", type=int, default=3, help="of a work within a process")
-    parser.add_argument("--cached-steps", type=int, default=24, help="steps with a cached prefix")
+    parser.add_argument("--cached-steps", type=int, default=12, help="steps with a cached prefix")
     parser.add_argument("--rounds", type=int, default=2, help="processes per work")
     parser.add_argument("--threads", type=int, help="of each process; default: torch's choice")
     parser.add_argument("--micro-sam", metavar="PYTHON", help="of the environment that has it")

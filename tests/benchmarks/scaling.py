@@ -25,7 +25,7 @@ LATE25 = {**LORA, "placement": "late-25%"}
 # number of objects divides them, so that all steps are alike.
 SIDES = (256, 512, 1024, 2048, 4096)
 OBJECTS = (1, 5, 15, 30)
-IMAGES = (1, 4, 16)
+IMAGES = (1, 2, 4, 8)
 PLACES: Mapping[str, Mapping[str, Any]] = {
     "none": {"method": "frozen-encoder"},
     "late-25%": LATE25,
@@ -56,8 +56,9 @@ def axes(
     for count in OBJECTS[ends]:
         yield row("LoRA step, objects", count, "training", **trained, method=LORA, objects=count)
     for count in IMAGES[ends]:
-        axis = "late-25 % step, training images"
-        yield row(axis, count, "training", **cached, method=LATE25, images=count)
+        axis, steps = "late-25 % step, training images", {**cached, "images": count, "views": 1}
+        steps["repeats"] = max(cached_steps, 3 * count)  # one step per image fills the cache
+        yield row(axis, count, "training", **steps, method=LATE25)
     for place, method in [*PLACES.items()][ends]:
         steps = trained if place == "all" else cached
         yield row("training step, blocks trained", place, "training", **steps, method=method)
@@ -68,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure how time and memory grow.")
     parser.add_argument("--architecture", default="vit_b")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--cached-steps", type=int, default=24)
+    parser.add_argument("--cached-steps", type=int, default=8)
     parser.add_argument("--threads", type=int)
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model, few values, in one process"
