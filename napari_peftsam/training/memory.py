@@ -39,6 +39,7 @@ __all__ = [
 # too small to be used, and for what other programs take meanwhile.
 _USABLE = 0.85
 _HOLES = 48  # see `_unreturned`
+_LIBRARIES = 40_000_000  # bytes, measured with torch 2.15 on Linux
 _CPU = torch.device("cpu")
 _MOMENTS = 2  # that AdamW keeps of every gradient
 
@@ -60,6 +61,8 @@ class MemoryEstimate:
         what the encoder needs while it computes.
     unreturned
         Of tensors that are gone, but not for the operating system.
+    libraries
+        What those that torch computes with take with the first step of a process; on the CPU.
     """
 
     weights: int
@@ -67,11 +70,15 @@ class MemoryEstimate:
     encoder: int
     passing: int
     unreturned: int = 0
+    libraries: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.optimiser + self.encoder + self.passing + self.unreturned
+        return (
+            self.weights + self.optimiser + self.encoder + self.passing + self.unreturned
+            + self.libraries
+        )  # fmt: skip
 
     @property
     def beyond_weights(self) -> int:
@@ -84,7 +91,7 @@ class MemoryEstimate:
             f"{readable_bytes(self.total)}: weights {readable_bytes(self.weights)}, optimiser "
             f"{readable_bytes(self.optimiser)}, encoder {readable_bytes(self.encoder)}, "
             f"decoder and gradients {readable_bytes(self.passing)}, unreturned "
-            f"{readable_bytes(self.unreturned)}"
+            f"{readable_bytes(self.unreturned)}, libraries {readable_bytes(self.libraries)}"
         )
 
 
@@ -168,7 +175,10 @@ def _answer(asked: _Question) -> MemoryEstimate:
     moments = _MOMENTS * trained
     holes = model.device == _CPU and first < asked.architecture.depth
     unreturned = _unreturned(asked.architecture, model.precision) if holes else 0
-    return MemoryEstimate(weights, moments, after - weights - moments, peak - after, unreturned)
+    libraries = _LIBRARIES if model.device == _CPU else 0
+    return MemoryEstimate(
+        weights, moments, after - weights - moments, peak - after, unreturned, libraries
+    )
 
 
 def _unreturned(architecture: Architecture, precision: str) -> int:

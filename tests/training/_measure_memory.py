@@ -37,9 +37,10 @@ SHORT_VIT_B = replace(
 
 
 def measure(
-    name: str, precision: str, method: dict[str, Any], checkpointing: bool, objects: int
-) -> tuple[int, int]:
-    """Return the bytes estimated and measured of one step, weights left out."""
+    first: bool, name: str, precision: str, method: dict[str, Any], checkpointing: bool,
+    objects: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Return the bytes estimated and measured of one step, the first of a process or a later."""
     if name == "short":
         model = SamModel(name, SHORT_VIT_B, construct(SHORT_VIT_B), "", None, precision)
     else:
@@ -56,16 +57,18 @@ def measure(
     pixels = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
     planes = prepare_planes([AnnotatedPlane("a", "a", pixels, labels)], items, model)
     with inject(model, config.method) as injection:
-        first = first_changed_block(config.method, model.architecture.depth)
-        trainer = Trainer(injection, config, PlaneEncoder(model, planes, first), Alone())
+        changed = first_changed_block(config.method, model.architecture.depth)
+        trainer = Trainer(injection, config, PlaneEncoder(model, planes, changed), Alone())
         trainer.plan = plan
-        trainer.try_out(View(items[:1]))  # kernels are loaded at their first use
+        if not first:
+            trainer.try_out(View(items[:1]))  # other cases may not have loaded all kernels
         loaded = tensor_bytes(model.sam)
         with measure_peak(model.device) as peak:
             trainer.try_out(View(items))
     estimated = estimate_memory(model.architecture, config, plan, "cpu", model.precision)
-    return estimated.total, loaded + peak.rise
+    libraries = 0 if first else estimated.libraries
+    return estimated.total - libraries, loaded + peak.rise
 
 
 if __name__ == "__main__":
-    print(json.dumps([measure(*case) for case in json.loads(sys.argv[1])]))
+    print(json.dumps([measure(not n, *case) for n, case in enumerate(json.loads(sys.argv[1]))]))
