@@ -15,7 +15,7 @@ import numpy as np
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import FloatArray, PixelArray, Plane
 
-__all__ = ["NORMALISATION", "Limits", "normalise", "sampled_limits"]
+__all__ = ["NORMALISATION", "Limits", "check_normalisable", "normalise", "sampled_limits"]
 
 NORMALISATION = "percentile-0.1-99.9-joint"
 _LOW, _HIGH = 0.1, 99.9
@@ -64,14 +64,8 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
     ImageError
         If the shape is another, or no two finite values differ.
     """
+    _check_plane(pixels)
     grey = pixels.ndim == 2
-    if not (grey or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))) or 0 in pixels.shape:
-        raise ImageError(
-            f"expected one plane of shape (H, W) or (H, W, 3), got {pixels.shape}: "
-            "pick one slice or channel"
-        )
-    if pixels.dtype.kind not in "biuf":
-        raise ImageError(f"expected real numbers, got pixels of type {pixels.dtype}")
     values = pixels.astype(np.float32) if grey else pixels[..., :3].astype(np.float32)
     finite = np.isfinite(values)
     if limits is None and not finite.any():
@@ -83,6 +77,29 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
     scale = np.float32(255 / (limits.high - limits.low))
     values = np.clip((values - limits.low) * scale, 0, 255)
     return np.repeat(values[..., None], 3, axis=-1) if grey else values
+
+
+def check_normalisable(pixels: PixelArray) -> None:
+    """Raise what `normalise` would for a plane, without a copy of all of it.
+
+    Raises
+    ------
+    ImageError
+        If the shape is none of a plane, or no two finite values differ.
+    """
+    _check_plane(pixels)
+    sampled_limits(pixels)
+
+
+def _check_plane(pixels: PixelArray) -> None:
+    grey = pixels.ndim == 2
+    if not (grey or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))) or 0 in pixels.shape:
+        raise ImageError(
+            f"expected one plane of shape (H, W) or (H, W, 3), got {pixels.shape}: "
+            "pick one slice or channel"
+        )
+    if pixels.dtype.kind not in "biuf":
+        raise ImageError(f"expected real numbers, got pixels of type {pixels.dtype}")
 
 
 def sampled_limits(plane: Plane) -> Limits:

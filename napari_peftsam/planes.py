@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from napari_peftsam.errors import ImageError
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["LazyImage", "is_same", "plane_of"]
+__all__ = ["LazyImage", "is_same", "plane_of", "read_plane", "unreadable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,28 @@ def plane_of(pixels: Any, index: tuple[int, ...]) -> Plane:
         return whole
     axes = tuple(range(len(index), len(pixels.shape)))
     return LazyImage(pixels, axes, tuple(enumerate(index)))
+
+
+def read_plane(plane: Plane, name: str, part: tuple[slice, ...] = ()) -> PixelArray:
+    """Return the values of a plane, or of a part of it; of a numpy array a view.
+
+    Raises
+    ------
+    ImageError
+        If they cannot be read; it names the image `name`.
+    """
+    try:
+        return np.asarray(plane[part] if part else plane)
+    except Exception as error:  # libraries raise all kinds of errors on damaged files
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: Exception) -> ImageError:
+    """Return the error of an image whose values cannot be read."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ImageError(
+        f"{name}: a part of the image cannot be read ({reason}); the file may be damaged"
+    )
 
 
 def is_same(one: Plane, other: Plane) -> bool:

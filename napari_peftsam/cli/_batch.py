@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,14 @@ class BatchOptions:
 
     def plan(self) -> BatchPlan:
         """Return the plan that they ask for."""
+        from napari_peftsam.errors import ConfigurationError
         from napari_peftsam.workers import ClusterChoice
         from napari_peftsam.workspace import BatchPlan, ModelChoice
 
+        if self.space is not None and not isfinite(self.space):
+            raise ConfigurationError(
+                f"--space must be a number of GB, got {self.space}: leave it out for no limit"
+            )
         return BatchPlan(
             ModelChoice(self.model, self.adapter, self.device, self.precision),
             ClusterChoice(self.scheduler, self.workers),
@@ -71,8 +77,7 @@ def run_batch(
         for event in batch(stop.is_set):
             if isinstance(event, TaskFailed) and event.total > 1:  # a single one is told at the end
                 progress.end()
-                if event.total > 1:  # else the last line says it all
-                    say(f"left out {event.name}: {' '.join(str(event.error).split())}")
+                say(f"left out {event.name}: {' '.join(str(event.error).split())}")
             if isinstance(event, TaskDone | TaskFailed):
                 progress.show(
                     event.done / event.total, f"{event.done} of {event.total}: {event.name}"

@@ -83,8 +83,9 @@ class EntryFolder:
         warning logged. Never raises for what is on disk.
         """
         path = self._path(name)
+        before = _identity(path)
         try:
-            if not path.is_dir():
+            if before is None:
                 return None
             entry = _read(path, key)
             with suppress(OSError):  # reading works in a folder of someone else, too
@@ -92,7 +93,7 @@ class EntryFolder:
         except PermissionError as error:
             _log.warning("cannot read %s of the stored %s: %s", path, self._what, error)
         except Exception as error:  # noqa: BLE001 - damaged metadata makes zarr raise anything
-            if path.exists():  # otherwise another process just replaced or removed it
+            if _identity(path) == before:  # else another process just replaced or removed it
                 _log.warning(
                     "%s of the stored %s is damaged and is computed again (%s: %s)",
                     *(path, self._what, type(error).__name__, error),
@@ -219,6 +220,15 @@ def _checksum(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> str:
     digest = xxhash.xxh128(json.dumps(attributes, sort_keys=True).encode())
     digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from one that takes its place; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
 
 
 def _remove(path: Path) -> None:

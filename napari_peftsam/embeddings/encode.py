@@ -71,11 +71,12 @@ class EncodeProgress:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The embedding of one image, computed or read from the store."""
+    """The embedding of one image, computed or read from the store, and whether that keeps it."""
 
     name: str
     embedding: Embedding
     from_store: bool
+    kept: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,11 @@ def encode(
     pending = requests if isinstance(requests, Sequence) else tuple(requests)
     encoding = _Encoding(model, _Writer(store), adapter, turn, prefixes)
     for index in range(len(pending)):
-        request = pending[index]
+        try:
+            request = pending[index]
+        except PeftSamError as error:
+            yield EncodeFailed(f"{index + 1} of {len(pending)}", error)
+            continue
         yield EncodeStarted(request.name, index, len(pending))
         try:
             yield from encoding.events(request)
@@ -171,15 +176,16 @@ class _Writer:
     def get(self, key: EmbeddingKey) -> Embedding | None:
         return None if self.store is None else self.store.get(key)
 
-    def put(self, embedding: Embedding) -> None:
+    def put(self, embedding: Embedding) -> bool:
         if self.store is None:
-            return
+            return False
         try:
-            self.store.put(embedding)
+            return self.store.put(embedding)
         except ExportError as error:
             if not self._warned:
                 _log.warning("embeddings are not kept for the next time: %s", error)
             self._warned = True
+            return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +215,8 @@ class _Encoding:
                 entering[block] = x
             yield EncodeProgress(name, fraction)
         embedding = Embedding(key, frame_of(pixels, self.model), _to_array(x, self.model))
-        self.writer.put(embedding)
-        yield Encoded(name, embedding, from_store=False)
+        kept = self.writer.put(embedding)
+        yield Encoded(name, embedding, from_store=False, kept=kept)
         for block, tokens in entering.items():  # only now: nobody waits for the disk
             assert self.prefixes is not None
             self.prefixes.keep(key, block, tokens)

@@ -62,8 +62,13 @@ class EmbeddingStore:
             return None
         return Embedding(key, Frame(**entry.attributes["frame"]), entry.values)
 
-    def put(self, embedding: Embedding) -> None:
+    def put(self, embedding: Embedding) -> bool:
         """Store an embedding; one of the same key is replaced.
+
+        Returns
+        -------
+        bool
+            Whether it is kept; False if it alone is larger than the budget.
 
         Raises
         ------
@@ -73,7 +78,7 @@ class EmbeddingStore:
         key = embedding.key
         attributes = {"key": asdict(key), "frame": asdict(embedding.frame)}
         features = np.asarray(embedding.features, np.float32)
-        self.entries.write(key.digest, Entry(features, attributes))
+        return self.entries.write(key.digest, Entry(features, attributes))
 
     def discard(self, key: EmbeddingKey) -> None:
         """Remove the entry of `key` if it is there; failing to is no error."""

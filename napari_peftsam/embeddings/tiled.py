@@ -13,14 +13,14 @@ import xxhash
 from napari_peftsam.embeddings._embedding import (
     BASE_ADAPTER,
     EmbeddingKey,
-    embedding_key,
     image_signature,
 )
 from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
 from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
-from napari_peftsam.errors import ImageError, PeftSamError
+from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits, sampled_limits
+from napari_peftsam.planes import read_plane, unreadable
 from napari_peftsam.types import PixelArray, Plane
 
 __all__ = [
@@ -67,7 +67,7 @@ class TiledImage:
         except PeftSamError as error:
             raise type(error)(f"{self.name}: {error}") from error
         except Exception as error:  # libraries raise all kinds of errors on damaged files
-            raise self._unreadable(error) from error
+            raise unreadable(self.name, error) from error
 
     def read(self, tile: Tile) -> PixelArray:
         """Return the pixels of a tile; over the image's end, its last pixels are repeated.
@@ -78,10 +78,7 @@ class TiledImage:
             If they cannot be read.
         """
         inside = tile.window & self.grid.window
-        try:
-            pixels = np.asarray(self.plane[inside.slices])
-        except Exception as error:
-            raise self._unreadable(error) from error
+        pixels = read_plane(self.plane, self.name, inside.slices)
         missing = [n - m for n, m in zip(tile.window.shape, inside.shape, strict=True)]
         if any(missing):
             rest = [(0, 0)] * (pixels.ndim - 2)
@@ -92,10 +89,6 @@ class TiledImage:
         """Return what `encode` needs to embed a tile."""
         name = f"{self.name} [{tile.row}, {tile.col}]"
         return EncodeRequest(name, self.read(tile), self.limits)
-
-    def key(self, model: SamModel, tile: Tile, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
-        """Return the address of a tile's embedding; tiles of equal content share one."""
-        return embedding_key(model, self.read(tile), adapter, self.limits)
 
     @cached_property
     def signature(self) -> str:
@@ -115,12 +108,6 @@ class TiledImage:
             model.precision,
         )
         return TiledEmbedding(key, self)
-
-    def _unreadable(self, error: Exception) -> ImageError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return ImageError(
-            f"{self.name}: a part of the image cannot be read ({reason}); the file may be damaged"
-        )
 
 
 @dataclass(frozen=True, eq=False)

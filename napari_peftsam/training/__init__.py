@@ -17,7 +17,6 @@ from napari_peftsam.training.events import (
 from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.memory import (
     MemoryEstimate,
-    MemoryForecast,
     estimate_memory,
     forecast_memory,
     possible_plans,
@@ -32,7 +31,6 @@ __all__ = [
     "AnnotatedTile",
     "Incumbent",
     "MemoryEstimate",
-    "MemoryForecast",
     "MemoryPlanned",
     "Recipe",
     "Split",

@@ -56,7 +56,8 @@ def preflight(
             model.architecture, asked, plan, str(device), model.precision, objects
         )
 
-    plans, free = possible_plans(config, objects), _free(device) - _promised(encoder)
+    plans = possible_plans(config, objects)
+    free = max(0, _free(device) - _promised(encoder, config.views))
     needed, index = None, 0
     try:
         index, estimated = choose_plan(plans, estimate, free)
@@ -78,12 +79,16 @@ def _free(device: torch.device) -> int:
     return free if device.type == "cuda" else free // processes_here()
 
 
-def _promised(encoder: PlaneEncoder) -> int:
+def _promised(encoder: PlaneEncoder, views: int) -> int:
     """Return the bytes that the cache of frozen blocks may still take of the same memory."""
-    cache = encoder.cache
-    if cache is None or encoder.first < 1 or encoder.model.device.type != "cpu":
+    cache, model = encoder.cache, encoder.model
+    if cache is None or encoder.first < 1 or model.device.type != "cpu":
         return 0
-    return max(0, cache.memory_budget - cache.memory_bytes)
+    arch = model.architecture
+    each = arch.grid**2 * max(arch.width, arch.embedding_width)
+    each *= 4 if model.precision == "fp32" else 2
+    most = each * len(encoder.planes) * (views + 1)  # and as it is, to validate
+    return max(0, min(cache.memory_budget, most) - cache.memory_bytes)
 
 
 def _largest(views: Views) -> View:

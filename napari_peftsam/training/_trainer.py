@@ -80,7 +80,8 @@ class Trainer:
         TrainingError
             If the loss is no longer finite, or the memory is too small for every plan.
         """
-        loss = self._within_memory(lambda: self._gradients(number, views))
+        share = self._team.share(len(views))
+        loss = self._within_memory(lambda: self._gradients(number, views, share))
         self._team.add_up(loss)
         self._team.add_up_gradients(self._parameters)
         if not torch.isfinite(loss):
@@ -120,7 +121,7 @@ class Trainer:
         # Those that AdamW makes in its first step, unless it has been taken.
         missing = [] if self._optimiser.state else self._parameters
         moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
-        loss = self._gradients(0, [view])
+        loss = self._gradients(0, [view], [0])  # by each process for itself
         del moments
         return loss
 
@@ -146,14 +147,14 @@ class Trainer:
         self.plan, self.smaller_plans = self.smaller_plans[0], self.smaller_plans[1:]
         self._adjustments.append(TrainingAdjusted(self.plan.describe(), reason))
 
-    def _gradients(self, number: int, views: Sequence[View]) -> Tensor:
-        """Leave the gradients of this process' views with the parameters; return the loss."""
+    def _gradients(self, number: int, views: Sequence[View], share: Sequence[int]) -> Tensor:
+        """Leave the gradients of a share of the views with the parameters; return the loss."""
         self._optimiser.zero_grad(set_to_none=True)
         device = self._model.device
         loss = torch.zeros((), device=device)
         weight = self._scaler.scale(torch.tensor(1 / len(views), device=device))
         with self._injection.training():
-            for index in self._team.share(len(views)):
+            for index in share:
                 loss += self._add_gradients(views[index], (number, index), weight) / len(views)
         return loss
 

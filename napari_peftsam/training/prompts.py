@@ -171,7 +171,6 @@ class PromptSimulator:
         answer: Tensor,
         low_resolution: Tensor,
         masks: Tensor,
-        known: Tensor | None = None,
     ) -> PromptTensors:
         """Add clicks on each object's larger kind of error; often feed the answer back.
 
@@ -187,12 +186,8 @@ class PromptSimulator:
             ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it; it may be on another device.
         masks
             ``(B, H, W)`` the truth.
-        known
-            ``(B, H, W)`` boolean; errors elsewhere are nobody's to judge. Default: all.
         """
         missed, excess = masks & (answer <= 0), ~masks & (answer > 0)
-        if known is not None:
-            excess = excess & known
         positive = missed.flatten(1).sum(1) >= excess.flatten(1).sum(1)
         region = torch.where(positive[:, None, None], missed, excess)
         perfect = ~region.flatten(1).any(1)

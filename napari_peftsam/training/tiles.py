@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 
@@ -46,14 +48,17 @@ class AnnotatedTile:
         The plane; its pixels are not read yet.
     tile
         Which part of it.
+    place
+        The part of the plane in which the tile's own objects lie.
     labels
-        ``(H, W)`` integer: the labels in the tile, as far as that lies in the plane; a copy.
+        ``(H, W)`` integer: the labels there; a copy.
     prompts
         By label, the prompts of the objects that belong to this tile, in its pixels.
     """
 
     source: TiledImage
     tile: Tile
+    place: Window
     labels: LabelArray
     prompts: Mapping[int, Prompts]
 
@@ -66,8 +71,8 @@ class AnnotatedTile:
             If its pixels cannot be read.
         """
         kept = np.zeros(self.tile.window.shape, self.labels.dtype)
-        own = np.isin(self.labels, [*self.prompts])
-        kept[: own.shape[0], : own.shape[1]] = np.where(own, self.labels, 0)
+        inside = self.place.seen_from(self.tile.window)
+        kept[inside.slices] = np.where(np.isin(self.labels, [*self.prompts]), self.labels, 0)
         return AnnotatedPlane(
             f"{name} [{self.tile.row}, {self.tile.col}]", image, self.source.read(self.tile), kept,
             {label: one for label, one in self.prompts.items() if one}, self.source.limits,
@@ -101,6 +106,6 @@ def tiles_with_objects(
         middle = (place.row + place.stop[0]) / 2, (place.col + place.stop[1]) / 2
         owners.setdefault(image.grid.tile_at(*middle), []).append(label)
     for tile, own in sorted(owners.items(), key=lambda item: (item[0].row, item[0].col)):
-        part = np.array(labels[(tile.window & image.grid.window).slices])
+        place = reduce(or_, (places[label] for label in own)) & tile.window & image.grid.window
         given = {n: prompts.get(n, Prompts()).within(tile.window) for n in own}
-        yield AnnotatedTile(image, tile, part, given)
+        yield AnnotatedTile(image, tile, place, np.array(labels[place.slices]), given)

@@ -284,7 +284,7 @@ class Answers:
         self._embedder = start(
             workspace.embed(plane, visible),
             on_event=self._embedding_event,
-            on_error=self._embedding_failed,
+            on_error=self._embedding_broke,
             on_done=self._embedding_ended,
             group=self._owner.workers,
         )
@@ -332,8 +332,13 @@ class Answers:
             self._tell(Status("embedding", done, tile=now.tile, tiles=now.tiles))
 
     def _embedding_failed(self, error: Exception) -> None:
-        self._tell(Status("failed", reason=str(error)))
+        if not self._is_tiled:  # of a large plane it is one tile, which no prompt may ever need
+            self._tell(Status("failed", reason=str(error)))
         notify(error)
+
+    def _embedding_broke(self, error: Exception) -> None:
+        self._embedder = None
+        self._embedding_failed(error)
 
     def _embedding_ended(self) -> None:
         self._embedder = None

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectsLayer"]
 
-# napari's own undo knows strokes only; two histories of one array contradict each other.
 _LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
 _SMALLEST = 512  # ... down to about this
+# napari's own undo knows strokes only; two histories of one array contradict each other.
 _UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 
 

@@ -54,8 +54,9 @@ class Work(Generic[ContextT, ResultT]):
         what tasks share, such as a model, and keeps it for its next call. Its errors end
         all tasks.
     function
-        Called with what `prepare` returned and the task's own arguments. A `PeftSamError`
-        is this task's outcome and leaves the others alone.
+        Called with what `prepare` returned and the task's own arguments. A `PeftSamError`,
+        or what the operating system refuses, is this task's outcome and leaves the others
+        alone.
     """
 
     prepare: Callable[[Place], ContextT]
@@ -69,6 +70,8 @@ class Work(Generic[ContextT, ResultT]):
                 return self.function(context, *task)
             except PeftSamError as error:
                 return error
+            except OSError as error:  # such as a full disk
+                return PeftSamError(reason_of(error))
 
 
 @dataclass(frozen=True)

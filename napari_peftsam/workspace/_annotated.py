@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from napari_peftsam.annotation import Session
+from napari_peftsam.annotation import ObjectRecord, PlaneKey, Session
 from napari_peftsam.embeddings import is_large
 from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
@@ -49,8 +50,12 @@ class Annotated:
 
 def annotated_planes(session: Session, engine: Engine) -> Iterator[Annotated]:
     """Yield all planes with objects, with the prompts that made them; reads no pixels."""
+    found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
+    for image in session.images:
+        for record in session.records(image):
+            found[record.plane].append(record)
     for plane in session.planes_with_objects():
-        records = [r for r in session.records(plane.image) if r.plane == plane]
+        records = found[plane]
         prompts = {r.label: r.prompts for r in records if r.prompts}
         pixels, labels = session.pixels(plane), session.labels(plane)
         name = f"{plane.image}{list(plane.index) if plane.index else ''}"

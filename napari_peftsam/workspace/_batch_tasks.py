@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -55,11 +56,15 @@ class EngineSource:
     keeps_prefixes
         See `Engine`. Where only labels are wanted, it would waste space, and processes
         that use what others keep would have other rounding errors than one process alone.
+    batch
+        Tells batches apart: each opens images anew, since what lies in a zarr folder may be
+        another image by then.
     """
 
     choice: ModelChoice
     store: tuple[Path, int | None]
     keeps_prefixes: bool = False
+    batch: str = field(default_factory=lambda: uuid4().hex, compare=False)
 
     def __call__(self, place: Place) -> Engine:
         """Return the model with its adapter; slow the first time, and when a file changed.
@@ -73,6 +78,7 @@ class EngineSource:
             torch.set_num_threads(place.threads)
         if place.number is not None and torch.cuda.is_available():
             torch.cuda.set_device(place.number % torch.cuda.device_count())
+        _forget_images_before(self.batch)
         return _opened(self, _stamps(Path(self.choice.model), self.choice.adapter))
 
 
@@ -91,6 +97,11 @@ def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
 @lru_cache(maxsize=1)  # the parts of one image mostly come one after the other
 def _opened_image(path: Path, _stamps: _Stamps) -> PixelArray | LazyImage:
     return open_image(path)
+
+
+@lru_cache(maxsize=1)
+def _forget_images_before(_batch: str) -> None:
+    _opened_image.cache_clear()
 
 
 def nothing(_place: Place) -> None:
@@ -140,7 +151,7 @@ def embed_part(engine: Engine, part: Part) -> Embedded:
 
 def _check_stored(engine: Engine, name: str, made: Encoded) -> None:
     store = engine.store
-    if store is not None and not made.from_store and store.get(made.embedding.key) is None:
+    if store is not None and not made.kept:
         raise ExportError(
             f"{store.folder}: the embedding of {name} could not be stored: check the free space "
             "and the permissions"

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
 from napari_peftsam.files import ImagePair, pair_folders
-from napari_peftsam.normalisation import normalise
+from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.training import AnnotatedPlane
 
 __all__ = ["check_not_an_input", "check_output", "folder_planes"]
@@ -34,7 +34,7 @@ def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
             continue
         name = f"{pair.name}{list(index)}" if index else pair.name
         try:
-            normalise(pixels[index])  # a useless image is better found now, with its name
+            check_normalisable(pixels[index])  # better found now, with its name
         except PeftSamError as error:
             raise type(error)(f"{pair.image_path}: {error}") from error
         yield AnnotatedPlane(name, pair.name, pixels[index], labels[index])

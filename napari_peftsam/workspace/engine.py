@@ -9,8 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     ActivationCache,
@@ -34,9 +32,10 @@ from napari_peftsam.embeddings import (
     is_large,
     tiled_image,
 )
+from napari_peftsam.errors import ImageError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
-from napari_peftsam.planes import is_same
+from napari_peftsam.planes import is_same, read_plane
 from napari_peftsam.segmentation import Predictor, WantedTile, predict_in_tiles
 from napari_peftsam.types import Earlier, Plane, Prediction, Prompts, Window
 from napari_peftsam.workspace._turns import Turns
@@ -175,7 +174,7 @@ class Engine:
         """
         if is_large(plane.shape, self.model):
             return self.tiled(plane, name).embedding(self.model, self.encoder_adapter)
-        key = embedding_key(self.model, np.asarray(plane), self.encoder_adapter)
+        key = embedding_key(self.model, read_plane(plane, name), self.encoder_adapter)
         found = self._recall(key)
         if found is None and self.store is not None:
             found = self.store.get(key)
@@ -211,14 +210,18 @@ class Engine:
         """
         live = self._live
         if not is_large(plane.shape, self.model):
-            request = EncodeRequest(name, np.asarray(plane))
+            try:
+                request = EncodeRequest(name, read_plane(plane, name))
+            except ImageError as error:
+                yield EncodeFailed(name, error)
+                return
             yield from self._embed([request], live, self._prefixes(live))
             return
         image = self.tiled(plane, name)
         yield TilesReady(name, image.embedding(self.model, live.encoder))
-        tiles = () if visible is None else image.grid.tiles_in(visible)
-        if 0 < len(tiles) <= _MOST_VISIBLE:
-            yield from self._embed(TileRequests(image, tiles), live)
+        count = 0 if visible is None else len(image.grid.tiles_in(visible))
+        if 0 < count <= _MOST_VISIBLE:  # from the middle of the view outwards
+            yield from self._embed(TileRequests(image, image.grid.ordered(visible)[:count]), live)
 
     def embed_tiles(
         self, image: TiledImage, tiles: Sequence[Tile] | None = None
@@ -244,7 +247,11 @@ class Engine:
         """
         adapter = live.encoder
         if len(requests) == 1:
-            requests = [request] = list(requests)  # a tile is read once
+            try:
+                requests = [request] = list(requests)  # a tile is read once
+            except ImageError as error:
+                yield EncodeFailed("", error)
+                return
             key = embedding_key(self.model, request.pixels, adapter, request.limits)
             known = self._recall(key)
             if known is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +13,7 @@ from unittest.mock import patch
 import reload_fraction
 import torch
 from _measure import Answer, Works, gigabytes, main, seconds, synchronise
+from _own_model import own_model
 from _reference import reference_sam
 from _scene import embedded_image, training_scene
 from torch.profiler import ProfilerActivity, profile
@@ -21,8 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 from napari_peftsam.embeddings import encode_one
 from napari_peftsam.models import (
     SamModel,
-    build,
-    build_random,
     encode_tensor,
     to_model_input,
 )
@@ -47,15 +45,6 @@ from napari_peftsam.types import Point, Prompts
 
 Options = dict[str, Any]
 LORA: Options = {"method": "lora", "rank": 4}
-
-
-def own_model(name: str, precision: str = "auto", device: str = "cpu") -> SamModel:
-    """Return the built-in model, or an architecture with random weights."""
-    if name == "builtin":
-        return build(name, device, precision=precision)
-    model = build_random(name)
-    model.sam.to(device)
-    return replace(model, precision=precision)  # what suits the device that it is on now
 
 
 def embed(

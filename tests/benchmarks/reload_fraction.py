@@ -13,9 +13,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from _own_model import own_model
 
 from napari_peftsam.embeddings import ActivationCache, EncodeRequest, Prefixes, encode
-from napari_peftsam.models import SamModel, build, build_random, pick_device
+from napari_peftsam.models import SamModel, pick_device
 from napari_peftsam.peft import LoraConfig, Placement, first_changed_block, inject
 
 _MEMORY = 10**9
@@ -69,11 +70,7 @@ def main() -> None:
     parser.add_argument("--placements", nargs="+", default=["late-50%", "late-25%", "last"])
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
-    if arguments.model == "builtin":
-        model = build("builtin", device)
-    else:
-        model = build_random(arguments.model)
-        model.sam.to(device)
+    model = own_model(arguments.model, device=device)
     for placement in arguments.placements:
         found = {"model": arguments.model, "device": device, "precision": model.precision}
         found |= measure(model, placement, arguments.repetitions)

@@ -64,8 +64,10 @@ def test_an_image_that_fails_is_told_and_the_others_are_finished(
         (("--workers", "2", "--scheduler", "tcp://a:1"), "give only one of them"),
         (("--scheduler", "nonsense://a"), "no dask scheduler answers at nonsense://a"),
         (("--model", "none.pth"), "none.pth"),
+        (("--space", "inf"), "--space must be a number of GB, got inf"),
+        (("--space", "nan"), "--space"),
     ],
-    ids=lambda value: "" if isinstance(value, str) else value[0],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
 )
 def test_bad_options_end_with_one_line(
     more: tuple[str, ...], message: str, prompted: Inputs, program: Program

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import zarr
 
 from napari_peftsam.embeddings import (
+    EmbeddingKey,
     EmbeddingStore,
     Encoded,
+    EncodeFailed,
     EncodeStarted,
+    Tile,
+    TiledImage,
     TileGrid,
     TileRequests,
+    embedding_key,
     encode,
     is_large,
     tile_grid,
@@ -19,7 +26,7 @@ from napari_peftsam.embeddings import (
 )
 from napari_peftsam.errors import ImageError
 from napari_peftsam.models import SamModel, frame_of
-from napari_peftsam.normalisation import Limits, normalise, sampled_limits
+from napari_peftsam.normalisation import Limits, check_normalisable, normalise, sampled_limits
 from napari_peftsam.types import Window
 
 SIDE = 64  # the tiny model's frame
@@ -152,6 +159,24 @@ def test_where_the_sample_has_no_contrast_all_of_the_plane_is_looked_at() -> Non
     assert sampled_limits(pixels) == Limits(0, 50)
 
 
+USELESS = [
+    pytest.param(np.zeros((4, 300, 300)), id="stack"),
+    pytest.param(np.zeros((0, 300)), id="empty"),
+    pytest.param(np.zeros((300, 300), complex), id="complex"),
+    pytest.param(np.full((300, 300), 7.0), id="constant"),
+    pytest.param(np.full((300, 300), np.nan), id="nan"),
+]
+
+
+@pytest.mark.parametrize("pixels", USELESS)
+def test_the_check_in_advance_refuses_what_normalising_does(pixels: np.ndarray) -> None:
+    with pytest.raises(ImageError) as refused:
+        normalise(pixels)
+    with pytest.raises(ImageError, match=f"^{re.escape(str(refused.value))}$"):
+        check_normalisable(pixels)
+    check_normalisable(picture())
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
@@ -207,9 +232,14 @@ def test_equal_content_has_one_address(tiny_model: SamModel) -> None:
     other = tiled_image("b", pixels.copy(), tiny_model)
     darker = tiled_image("c", np.where(pixels > 150, 150, pixels), tiny_model)
     tile = image.grid.tile(1, 1)
-    assert image.key(tiny_model, tile) == other.key(tiny_model, tile)
-    assert image.key(tiny_model, tile) != image.key(tiny_model, image.grid.tile(1, 2))
-    assert image.key(tiny_model, tile) != darker.key(tiny_model, tile)
+
+    def address(of: TiledImage, at: Tile) -> EmbeddingKey:
+        request = of.request(at)
+        return embedding_key(tiny_model, request.pixels, limits=request.limits)
+
+    assert address(image, tile) == address(other, tile)
+    assert address(image, tile) != address(image, image.grid.tile(1, 2))
+    assert address(image, tile) != address(darker, tile)
 
 
 class _Broken:
@@ -219,12 +249,33 @@ class _Broken:
         raise ValueError("chunk 7 is truncated")
 
 
+class _HalfBroken(_Broken):
+    pixels = picture(300, 300)
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        if key[0].start == key[1].start == 0 and key[0].stop == SIDE:  # the first tile
+            raise ValueError("chunk 7 is truncated")
+        return self.pixels[key]
+
+
+def failures(model: SamModel, image: TiledImage) -> list[EncodeFailed]:
+    """Return what failed; all tiles have an end."""
+    events = list(encode(model, TileRequests(image)))
+    ends = [e for e in events if isinstance(e, (Encoded, EncodeFailed))]
+    assert len(ends) == len(image.grid)
+    return [e for e in ends if isinstance(e, EncodeFailed)]
+
+
 def test_an_unreadable_part_is_told_with_the_name_of_the_image(tiny_model: SamModel) -> None:
     image = tiled_image("slide", _Broken(), tiny_model)
     with pytest.raises(ImageError, match=r"slide: a part .*chunk 7 is truncated"):
         image.read(image.grid.tile(0, 0))
-    with pytest.raises(ImageError, match=r"slide: a part .*chunk 7 is truncated"):
-        list(encode(tiny_model, TileRequests(image)))
+    assert all("chunk 7 is truncated" in str(e.error) for e in failures(tiny_model, image))
+
+
+def test_the_tiles_beside_an_unreadable_one_are_embedded(tiny_model: SamModel) -> None:
+    image = tiled_image("slide", _HalfBroken(), tiny_model)
+    assert 0 < len(failures(tiny_model, image)) < len(image.grid)
 
 
 def test_the_grid_of_a_model_has_its_frame_and_the_stride_of_its_logits(

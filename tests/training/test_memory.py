@@ -14,7 +14,7 @@ import torch
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel, build_tiny
-from napari_peftsam.peft import LoraConfig
+from napari_peftsam.peft import LoraConfig, Placement
 from napari_peftsam.training import (
     AnnotatedPlane,
     MemoryEstimate,
@@ -29,12 +29,14 @@ from napari_peftsam.training import (
     Validated,
     _preflight,
     _step,
+    _trainer,
     estimate_memory,
     finetune,
     forecast_memory,
     possible_plans,
 )
 from napari_peftsam.training import memory as memory_module
+from napari_peftsam.training._team import Alone
 from napari_peftsam.training.memory import choose_plan
 
 GB = 10**9
@@ -222,6 +224,33 @@ def test_little_memory_makes_a_smaller_plan_with_the_same_result(
     found = list(_train(planes))
     assert found[0].plan != expected[0].plan
     assert _losses(found) == pytest.approx(_losses(expected), rel=1e-4)
+
+
+def test_each_process_tries_a_whole_step(
+    planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NothingToDo(Alone):
+        def share(self, micro_batches: int) -> range:
+            return range(0)
+
+    tried = []
+    add_gradients = _trainer.add_gradients
+    monkeypatch.setattr(
+        _trainer, "add_gradients", lambda *args: tried.append(1) or add_gradients(*args)
+    )
+    events = finetune(build_tiny(), planes, TrainingConfig(steps=1), team=NothingToDo())
+    assert isinstance(next(events), MemoryPlanned)
+    assert tried
+
+
+def test_room_for_a_cache_is_kept_free_as_far_as_it_is_needed(
+    planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_preflight, "free_memory", lambda _: GB)
+    planned, *_ = _train(
+        planes, method=LoraConfig(placement=Placement.parse("last")), cache_bytes=2 * GB
+    )
+    assert 0.9 * GB < planned.free < GB
 
 
 def test_no_memory_is_refused_before_the_start(

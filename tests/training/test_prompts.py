@@ -78,20 +78,6 @@ def test_corrections_click_on_the_error(rows: slice, label: float, seed: int) ->
         assert truth[0, y, x] == (label == 1)
 
 
-def test_errors_in_the_unknown_are_nobodys_to_judge() -> None:
-    truth = _masks()[:1]
-    shown = truth.clone()
-    shown[0, 20:30] = True
-    known = torch.zeros_like(truth)
-    known[0, :16] = True
-    first = PromptTensors(boxes=torch.tensor([[6.0, 4.0, 20.0, 12.0]]))
-    low = torch.zeros(1, 1, 16, 16)
-    then = _user(0).correct(first, _answer(shown), low, truth, known)
-    assert then.labels is not None
-    assert then.labels[0, 0] == 1
-    assert then.boxes is first.boxes
-
-
 def _neighbours() -> tuple[torch.Tensor, torch.Tensor]:
     """Return masks of an object with a neighbour, and of one alone; and all objects."""
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)

@@ -22,6 +22,8 @@ def compute(shared: str, name: str, folder: Path) -> str:
     """Answer, fail, or die: once or always."""
     if name == "bad":
         raise ImageError("a bad one")
+    if name == "full":
+        raise OSError(28, "No space left on device")
     if name == "deadly" or (name == "unlucky" and first_time(folder)):
         die()
     return f"{shared} {name}"

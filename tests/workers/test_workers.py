@@ -54,6 +54,13 @@ def test_without_workers_tasks_are_computed_here_in_their_order(tmp_path: Path) 
     assert isinstance(outcomes[1].error, ImageError)
 
 
+def test_what_the_system_refuses_one_task_leaves_the_others_alone(tmp_path: Path) -> None:
+    full, fine = run_tasks(WORK, [("full", tmp_path), ("a", tmp_path)], HERE)
+    assert isinstance(full.error, PeftSamError)
+    assert "No space left on device" in str(full.error)
+    assert fine.result == "shared a"
+
+
 def test_without_workers_distributed_is_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,13 @@ import pytest
 import zarr
 
 from napari_peftsam.annotation import PlaneKey
-from napari_peftsam.embeddings import Encoded, EncodeStarted, TiledEmbedding, TilesReady
+from napari_peftsam.embeddings import (
+    EmbeddingStore,
+    Encoded,
+    EncodeStarted,
+    TiledEmbedding,
+    TilesReady,
+)
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import read_labels
 from napari_peftsam.models import build_tiny
@@ -209,6 +215,45 @@ def test_images_of_all_sizes_are_embedded_and_a_second_run_finds_them(
     assert finished == BatchFinished(2, 2, {}, plan.folder, tiles=tiles + 1, computed=tiles + 1)
     *_, again = embed_batch([large, small], plan)
     assert again == BatchFinished(2, 2, {}, plan.folder, tiles=tiles + 1, computed=0)
+
+
+@pytest.mark.parametrize("shape", [(100, 120), SHAPE], ids=["one frame", "tiles"])
+def test_an_image_that_cannot_be_read_is_left_out(
+    shape: tuple[int, int], checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in "ab":
+        array = zarr.create_array(
+            tmp_path / f"images/{name}.zarr", shape=shape, chunks=(128, 128), dtype=np.uint8
+        )
+        array[:] = np.random.default_rng(0).integers(0, 255, shape)
+    (tmp_path / "images/a.zarr/c/0/0").write_bytes(b"damaged")
+    plan = BatchPlan(ModelChoice(checkpoint, None, "cpu"), ClusterChoice(workers=0), tmp_path / "s")
+    *_, finished = embed_batch([tmp_path / "images"], plan)
+    assert isinstance(finished, BatchFinished)
+    (reason,) = finished.failed.values()
+    assert "a part of the image cannot be read" in reason
+    assert finished.images == 1
+
+
+def test_a_second_batch_sees_what_an_image_has_become(checkpoint: Path, tmp_path: Path) -> None:
+    path = slide_on_disk(tmp_path / "slide.zarr")
+    choice, here = ModelChoice(checkpoint, None, "cpu"), ClusterChoice(workers=0)
+    list(embed_batch([path], BatchPlan(choice, here, tmp_path / "store")))
+    array = zarr.open_array(path, mode="r+")
+    array[:] = 255 - array[:]
+    expected = {e.embedding.key for e in _all_tiles(path, choice)}
+    again = BatchPlan(choice, here, tmp_path / "again")
+    list(embed_batch([path], again))
+    store = EmbeddingStore(again.folder)
+    assert all(store.get(key) is not None for key in expected)
+
+
+def _all_tiles(path: Path, choice: ModelChoice) -> list[Encoded]:
+    """Return what a process makes of the image that has never seen it."""
+    engine = choice.open(None).engine
+    events = embed_plane(engine, "slide", zarr.open_array(path, mode="r"))
+    return [event for event in events if isinstance(event, Encoded)]
 
 
 def test_an_interrupted_plane_goes_on(workspace: Workspace) -> None:
