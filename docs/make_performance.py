@@ -94,12 +94,16 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
+def _error(share: float) -> str:
+    return f"{share:.1e}" if share else "none (bit for bit)"
+
+
 def errors(content: Content) -> str:
     """Return how far our embedding is from the reference."""
     found = content["errors"].items()
     return wrapped(
         "Relative error of the embedding beside that of `segment_anything`, on the same weights "
-        f"and the same input: {', '.join(f'{error:.1e} in {name}' for name, error in found)}."
+        f"and the same input: {', '.join(f'{_error(error)} in {name}' for name, error in found)}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,5 +37,11 @@ def workspace(checkpoint: Path, tmp_path: Path) -> Workspace:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """Start two worker processes that tests share, as a cluster of one's own is shared."""
-    with local_cluster(2) as started:
-        yield started
+    from distributed import nanny
+    from distributed.deploy import spec
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (nanny, spec):  # pytest's handlers would be silent until the cluster ends
+            patch.setattr(module, "silence_logging_cmgr", lambda **_: nullcontext())
+        with local_cluster(2) as started:
+            yield started
