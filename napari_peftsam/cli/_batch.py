@@ -89,7 +89,8 @@ def run_batch(
     if finished.failed:
         name, reason = next(iter(finished.failed.items()))
         others = len(finished.failed) - 1
-        fail(f"{name}: {reason}" + (f"; {others} more failed, too" if others else ""))
+        told = reason if reason.startswith(name) else f"{name}: {reason}"
+        fail(told + (f"; {others} more failed, too" if others else ""))
         raise typer.Exit(USER_ERROR)
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)

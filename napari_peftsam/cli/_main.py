@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -109,6 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wait_for_leader()
         fail(reason)
         return USER_ERROR
+    finally:
+        if "zarr" in sys.modules:  # the others start fast without it
+            from napari_peftsam.files import settle_zarr
+
+            settle_zarr()
     return result if isinstance(result, int) else 0
 
 

@@ -13,7 +13,7 @@ from ._read import (
     read_image,
     read_labels,
 )
-from ._zarr import is_zarr
+from ._zarr import is_zarr, settle_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -31,4 +31,5 @@ __all__ = [
     "pair_prompts",
     "read_image",
     "read_labels",
+    "settle_zarr",
 ]

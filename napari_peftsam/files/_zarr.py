@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,32 @@ from napari_peftsam.errors import InputFileError
 
 from ._axes import guess_axes
 
-__all__ = ["is_zarr", "read_zarr"]
+__all__ = ["is_zarr", "read_zarr", "settle_zarr"]
 
+_SETTLES = 5.0  # seconds
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
 def is_zarr(path: Path) -> bool:
     """Whether `path` is a folder that holds a zarr array or group."""
     return path.is_dir() and any((path / name).is_file() for name in _METADATA)
+
+
+def settle_zarr() -> None:
+    """Let zarr finish what it has begun; for the end of a program.
+
+    Where one chunk is damaged, zarr raises while it still reads others. It would write a
+    traceback for each of them when Python ends.
+    """
+    from zarr.core.sync import sync
+
+    with suppress(TimeoutError):
+        sync(_others_end(), timeout=_SETTLES)
+
+
+async def _others_end() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def read_zarr(path: Path, labels: bool) -> tuple[Any, str]:

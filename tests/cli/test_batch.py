@@ -11,7 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 
 from napari_peftsam.files import read_labels
 from tests.cli._cases import Inputs, Program
@@ -77,6 +79,20 @@ def test_bad_options_end_with_one_line(
     assert outcome.err.startswith("error: ")
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_damaged_chunk_is_told_without_tracebacks(prompted: Inputs) -> None:
+    image = prompted / "damaged.zarr"
+    values = np.random.default_rng(0).integers(0, 255, (2000, 2000), np.uint8)
+    zarr.create_array(image, data=values, chunks=(128, 128))
+    (image / "c/0/0").write_bytes(b"damaged")
+    ended = subprocess.run(
+        [sys.executable, "-m", "napari_peftsam", "embed", str(image), *HERE, *prompted.model()],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {image}: cannot be read")
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_missing_distributed_is_named(
