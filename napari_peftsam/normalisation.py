@@ -88,7 +88,7 @@ def check_normalisable(pixels: PixelArray) -> None:
         If the shape is none of a plane, or no two finite values differ.
     """
     _check_plane(pixels)
-    sampled_limits(pixels)
+    _whole_limits(pixels)
 
 
 def _check_plane(pixels: PixelArray) -> None:
@@ -129,6 +129,11 @@ def sampled_limits(plane: Plane) -> Limits:
     low, high = _percentiles([s for s in squares if s.size and s.std() > 0])
     if low < high:
         return Limits(low, high)
+    return _whole_limits(plane)
+
+
+def _whole_limits(plane: Plane) -> Limits:
+    """Return the lowest and highest value of all of a plane, read block by block."""
     blocks = [range(0, n, _BLOCK) for n in plane.shape[:2]]
     return _extremes(_finite(plane, row, col, _BLOCK) for row, col in product(*blocks))
 

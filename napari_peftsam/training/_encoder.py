@@ -88,6 +88,11 @@ class PlaneEncoder:
     first: int
     cache: ActivationCache | None = None
 
+    @property
+    def kept_type(self) -> torch.dtype:
+        """What is kept of frozen blocks has this type."""
+        return torch.float32 if self.model.precision == "fp32" else torch.bfloat16
+
     def features(
         self, plane: int, turn: int = 0, crop: Crop | None = None, checkpointing: bool = False
     ) -> Tensor:
@@ -134,4 +139,4 @@ class PlaneEncoder:
                 known = encode_prefix(model.sam, picture, self.first)
         # As the cache gives it back: other strides are multiplied in another order.
         known = known.contiguous()
-        return known.to(torch.float32 if model.precision == "fp32" else torch.bfloat16)
+        return known.to(self.kept_type)

@@ -81,12 +81,10 @@ def _free(device: torch.device) -> int:
 
 def _promised(encoder: PlaneEncoder, views: int) -> int:
     """Return the bytes that the cache of frozen blocks may still take of the same memory."""
-    cache, model = encoder.cache, encoder.model
-    if cache is None or encoder.first < 1 or model.device.type != "cpu":
+    cache, arch = encoder.cache, encoder.model.architecture
+    if cache is None or encoder.first < 1 or encoder.model.device.type != "cpu":
         return 0
-    arch = model.architecture
-    each = arch.grid**2 * max(arch.width, arch.embedding_width)
-    each *= 4 if model.precision == "fp32" else 2
+    each = arch.grid**2 * max(arch.width, arch.embedding_width) * encoder.kept_type.itemsize
     most = each * len(encoder.planes) * (views + 1)  # and as it is, to validate
     return max(0, min(cache.memory_budget, most) - cache.memory_bytes)
 
