@@ -37,6 +37,13 @@ PYTEST_PROCESSES = -n logical --maxprocesses 4 --dist worksteal
 test: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
+# The oldest versions that pyproject.toml promises, in an environment of their own.
+LOWEST = $(VENV)-lowest
+test-lowest:
+	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.installed-lowest display-packages
+	$(LOWEST)/bin/python -m pip list --format freeze
+	$(XVFB_RUN) $(LOWEST)/bin/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -108,6 +115,11 @@ $(VENV)/.installed: pyproject.toml hatch_build.py $(VENV)/.created
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --group dev
+	@touch $@
+
+$(VENV)/.installed-lowest: pyproject.toml hatch_build.py $(VENV)/.created
+	$(BIN)/python -m pip install uv
+	$(BIN)/uv pip install --python $(BIN)/python --resolution lowest-direct -e . --group test
 	@touch $@
 
 # Of two distributions with one module the last one counts; installed once more, it is whole.

@@ -19,6 +19,7 @@ __all__ = [
     "LowRankUpdate",
     "RankMixer",
     "SlotUpdate",
+    "add_to_rows",
     "check_rank",
     "exact",
     "plain",
@@ -166,13 +167,12 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in)`` to ``(..., out)``."""
         out: Tensor = self.base(x)
+        changes: dict[tuple[int, int], Tensor] = {}
         for name, update in self.slots.items():
             start, stop = self.rows[name]
-            # In place: a frozen linear layer does not need its output in the backward
-            # pass, and a second tensor of this size would cost as much memory again.
             change = update(x, out[..., start:stop])
-            out[..., start:stop] += change if self.strength == 1 else change * self.strength
-        return out
+            changes[start, stop] = change if self.strength == 1 else change * self.strength
+        return add_to_rows(out, changes)
 
     def folded_weight(self) -> Tensor:
         """Return the weight ``(out, in)`` of the plain layer that does the same, float64, CPU."""
@@ -191,6 +191,33 @@ class AdaptedLinear(nn.Module):
     def lengths(self) -> Tensor | None:
         """Return the lengths ``(out,)`` that all rows are given; None if they are as they come."""
         return None
+
+
+def add_to_rows(out: Tensor, changes: Mapping[tuple[int, int], Tensor]) -> Tensor:
+    """Add `changes` to half-open, disjoint ranges of the last axis of `out`; return the sum.
+
+    Without gradients `out` itself becomes the sum. With them it stays as it is: autograd may
+    hold it as a leaf or as a view, neither of which may be changed in place.
+
+    Parameters
+    ----------
+    out
+        ``(..., width)``, used for nothing else.
+    changes
+        Tensors ``(..., stop - start)`` by their range.
+    """
+    if not torch.is_grad_enabled():
+        for (start, stop), change in changes.items():
+            out[..., start:stop].add_(change)
+        return out
+    parts: list[Tensor] = []
+    end = 0
+    for start, stop in sorted(changes):
+        change = changes[start, stop]
+        parts += [out[..., end:start], (out[..., start:stop] + change).to(out.dtype)]
+        end = stop
+    parts = [part for part in (*parts, out[..., end:]) if part.shape[-1]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def random_start(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from napari_peftsam.peft._low_rank import (
     FrozenLinear,
     LowRankUpdate,
     SlotUpdate,
+    add_to_rows,
     exact,
     plain,
 )
@@ -50,11 +51,11 @@ class DoraLinear(AdaptedLinear):
         out: Tensor = self.base(x)
         quotient = self.magnitude / self._norm()
         linear = out if self.base.bias is None else out - self.base.bias
-        changed: Tensor = out + (quotient - 1) * linear
+        changes: dict[tuple[int, int], Tensor] = {}
         for name, update in self.slots.items():
             rows = slice(*self.rows[name])
-            changed[..., rows] += quotient[rows] * update(x, out[..., rows])
-        return changed
+            changes[self.rows[name]] = quotient[rows] * update(x, out[..., rows])
+        return add_to_rows(out + (quotient - 1) * linear, changes)
 
     def _norm(self) -> Tensor:
         """Return the lengths of the rows before they get those that are learned."""
