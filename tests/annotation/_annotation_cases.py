@@ -65,7 +65,8 @@ def check_invariants(session: Session) -> None:
         for label in present:
             assert image.area(label) == np.count_nonzero(image.labels == label)
             assert image.records[label].label == label
-            assert image.records[label].plane.image == image.name
+            planes = np.unique(np.argwhere(image.labels == label)[:, :-2], axis=0)
+            assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 
 def make_session() -> Session:

@@ -1,0 +1,488 @@
+"""An image of a document: its pixels, labels, objects, and the background declared in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
+from napari_peftsam.document.regions import Integers, Region, find_runs, union
+from napari_peftsam.errors import ImageError, LabelError
+from napari_peftsam.planes import plane_of
+from napari_peftsam.types import BoolArray, Box, LabelArray, Plane
+
+__all__ = [
+    "BACKGROUND",
+    "OBJECTS",
+    "CompleteRegion",
+    "DocumentImage",
+    "ImageInfo",
+    "ImageSource",
+    "LabelIndex",
+    "StoredContent",
+    "check_labels",
+    "empty_labels",
+    "spatial",
+]
+
+OBJECTS = ""
+"""The label set with an image's objects."""
+BACKGROUND = "background"
+"""The label set in which 1 marks pixels that strokes declare to be background."""
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image's pixels come from.
+
+    Attributes
+    ----------
+    path
+        The file or folder, relative to the project's folder where it lies below it or beside
+        it; empty if the pixels are stored in the project.
+    size
+        Bytes of the file, or of the files in the folder.
+    modified
+        Time of the last change in nanoseconds since 1970.
+    series
+        Number of the image in a file that holds several.
+    digest
+        Content hash of the stored pixels, or of those that were read.
+    """
+
+    path: str = ""
+    size: int = 0
+    modified: int = 0
+    series: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class CompleteRegion:
+    """A part of an image in which all objects are annotated: the rest of it is background.
+
+    Attributes
+    ----------
+    index
+        The plane it lies in; None for all planes.
+    box
+        A rectangle; None for the whole plane unless there is an outline.
+    outline
+        Corners ``(row, col)`` of a lasso in pixel centres, empty if it is none.
+    """
+
+    index: Index | None = None
+    box: Box | None = None
+    outline: tuple[tuple[float, float], ...] = ()
+
+    def mask(self, shape: tuple[int, int]) -> BoolArray:
+        """Return ``(H, W)``: the pixels of a plane that lie in it."""
+        inside = np.zeros(shape, np.bool_)
+        if self.outline:
+            inside |= _polygon(self.outline, shape)
+        elif self.box is None:
+            inside[:] = True
+        else:
+            b = self.box
+            rows, cols = (slice(max(0, round(lo)), max(0, round(hi)))
+                          for lo, hi in ((b.row0, b.row1), (b.col0, b.col1)))  # fmt: skip
+            inside[rows, cols] = True
+        return inside
+
+
+def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -> BoolArray:
+    """Return the pixels whose centre lies inside a polygon, by the even-odd rule."""
+    rows = np.arange(shape[0], dtype=float)[:, None]
+    cols = np.arange(shape[1], dtype=float)[None]
+    inside = np.zeros(shape, np.bool_)
+    for (r0, c0), (r1, c1) in zip(outline, (*outline[1:], outline[0]), strict=True):
+        if r0 == r1:
+            continue
+        crosses = (r0 > rows) != (r1 > rows)
+        inside ^= crosses & (cols < c0 + (rows - r0) * (c1 - c0) / (r1 - r0))
+    return inside
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What is stored about an image beside its labels and objects.
+
+    Attributes
+    ----------
+    name
+        What people call it; no other image of the document has the same name.
+    shape
+        The spatial shape ``(..., H, W)``.
+    rgb
+        Whether the last axis of the pixels holds colours.
+    label_type
+        Data type of the labels.
+    next_label
+        The label that the next object gets.
+    source
+        Where the pixels come from; None for pixels that exist in memory only.
+    complete
+        Regions in which all objects are annotated.
+    is_removed
+        Whether it was removed from the document; undo brings it back.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rgb: bool = False
+    label_type: str = "int32"
+    next_label: int = 1
+    source: ImageSource | None = None
+    complete: tuple[CompleteRegion, ...] = ()
+    is_removed: bool = False
+
+
+class LabelIndex:
+    """Bounding regions and pixel counts of labels, kept up to date change by change.
+
+    Parameters
+    ----------
+    shape
+        Of the label array.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._regions: dict[int, Region] = {}  # may be too large, never too small
+        self._counts: dict[int, dict[int, int]] = {}  # pixels by label and number of the plane
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the labels that have pixels."""
+        return iter(self._counts)
+
+    def region(self, label: int) -> Region:
+        """Return a region that holds all pixels of a label, an empty one if it has none."""
+        return self._regions.get(label, tuple(slice(0, 0) for _ in self._shape))
+
+    def area(self, label: int) -> int:
+        """Return the number of pixels of a label."""
+        return sum(self._counts.get(label, {}).values())
+
+    def planes(self, label: int) -> tuple[Index, ...]:
+        """Return the planes in which a label has pixels, ascending."""
+        return tuple(self._index(n) for n in sorted(self._counts.get(label, ())))
+
+    def after(
+        self, where: Integers, old: int | Integers, new: int | Integers
+    ) -> dict[int, tuple[Index, ...]]:
+        """Return the planes of all labels that a change touches, as they are once it is done."""
+        return {
+            label: tuple(self._index(n) for n, count in sorted(counts.items()) if count)
+            for label, counts in self._counts_after(where, old, new).items()
+        }
+
+    def update(self, where: Integers, old: int | Integers, new: int | Integers) -> Region:
+        """Take note of a change of N >= 1 pixels and return the region they lie in."""
+        for label, counts in self._counts_after(where, old, new).items():
+            left = {number: count for number, count in counts.items() if count}
+            if left:
+                self._counts[label] = left
+            else:
+                self._counts.pop(label, None)
+                self._regions.pop(label, None)
+        runs = find_runs(where, new, self._shape)
+        for label, region in runs.regions().items():
+            known = self._regions.get(label)
+            self._regions[label] = region if known is None else union(known, region)
+        return runs.region()
+
+    def _counts_after(
+        self, where: Integers, old: int | Integers, new: int | Integers
+    ) -> dict[int, dict[int, int]]:
+        result: dict[int, dict[int, int]] = {}
+        planes = where // (self._shape[-2] * self._shape[-1])
+        for values, sign in ((old, -1), (new, 1)):
+            for label, number, count in _tally(planes, values):
+                counts = result.setdefault(label, dict(self._counts.get(label, {})))
+                counts[number] = counts.get(number, 0) + sign * count
+        return result
+
+    def _index(self, number: int) -> Index:
+        return tuple(int(i) for i in np.unravel_index(number, self._shape[:-2]))
+
+
+def _tally(planes: Integers, values: int | Integers) -> Iterator[tuple[int, int, int]]:
+    """Yield label, plane and number of pixels for every nonzero label in every plane."""
+    if isinstance(values, int):
+        if values:
+            numbers, counts = np.unique(planes, return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                yield values, number, count
+        return
+    # Runs of equal pairs are few where pixels are many.
+    breaks = np.ones(len(planes), np.bool_)
+    breaks[1:] = (planes[1:] != planes[:-1]) | (values[1:] != values[:-1])
+    first = np.flatnonzero(breaks)
+    lengths = np.diff(first, append=len(planes))
+    pairs, owner = np.unique(
+        np.stack([values[first].astype(np.int64), planes[first].astype(np.int64)]),
+        axis=1,
+        return_inverse=True,
+    )
+    counts = np.bincount(owner.reshape(-1), lengths).astype(np.int64)
+    for label, number, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        if label:
+            yield label, number, count
+
+
+class DocumentImage:
+    """One image of a document; read it, but change it through actions only.
+
+    Labels and records are read from the project when they are first asked for.
+
+    Parameters
+    ----------
+    image
+        Its id.
+    info
+        Name, shape and the other small things.
+    pixels
+        ``(..., H, W)`` or, if `ImageInfo.rgb`, ``(..., H, W, 3|4)``; any array that can be
+        sliced, perhaps on disk. None while its file is not there.
+    labels
+        ``(..., H, W)`` integers, possibly shared with the caller; 0 is unlabelled. None: what
+        `content` gives.
+    content
+        Reads the stored labels and records.
+
+    Attributes
+    ----------
+    id, info, pixels
+        As given.
+    background
+        ``(..., H, W)`` uint8: 1 where strokes declare background; None if there are no strokes.
+    """
+
+    def __init__(
+        self,
+        image: ImageId,
+        info: ImageInfo,
+        pixels: Any = None,
+        labels: LabelArray | None = None,
+        content: StoredContent | None = None,
+    ) -> None:
+        self.id = image
+        self.info = info
+        self.pixels = pixels
+        self.background: npt.NDArray[np.uint8] | None = None
+        self._labels = labels
+        self._index = LabelIndex(info.shape)
+        self._records: dict[int, ObjectRecord] | None = None if content else {}
+        self._content = content
+
+    @property
+    def labels(self) -> LabelArray:
+        """The label array ``(..., H, W)``."""
+        if self._labels is None:
+            self._labels = empty_labels(self.name, self.shape, self.info.label_type)
+            if self._content is not None:
+                self._content.read_labels(self)
+                self.find_objects()
+        return self._labels
+
+    @property
+    def index(self) -> LabelIndex:
+        """Regions and pixel counts of the labels."""
+        assert self.labels is not None  # which fills the index
+        return self._index
+
+    @property
+    def records(self) -> dict[int, ObjectRecord]:
+        """One record per label that has pixels."""
+        if self._records is None:
+            assert self._content is not None
+            self._records = self._content.read_records(self.id)
+        return self._records
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.info.name
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the last axis of the pixels holds colours."""
+        return self.info.rgb
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial shape ``(..., H, W)``."""
+        return self.info.shape
+
+    @property
+    def next_label(self) -> int:
+        """The label that the next object gets."""
+        return self.info.next_label
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        """Height and width of every plane in pixels."""
+        return self.shape[-2], self.shape[-1]
+
+    def check_plane(self, plane: PlaneKey) -> None:
+        """Raise `ImageError` unless `plane.index` addresses one plane of this image."""
+        leading = self.shape[:-2]
+        fits = len(plane.index) == len(leading) and all(
+            0 <= i < n for i, n in zip(plane.index, leading, strict=True)
+        )
+        if not fits:
+            raise ImageError(
+                f"{plane.index} is no plane of the image {self.name!r}: give {len(leading)} "
+                f"indices below {leading} for its shape {self.shape}"
+            )
+
+    def check_objects(self, labels: Mapping[int, Any] | tuple[int, ...]) -> None:
+        """Raise `LabelError` unless all are labels of objects in this image."""
+        missing = [label for label in labels if label not in self.records]
+        if missing:
+            known = sorted(self.records)
+            shown = ", ".join(map(str, known[:10])) + (", ..." if len(known) > 10 else "")
+            raise LabelError(
+                f"the image {self.name!r} has no object {missing[0]}: choose one of its "
+                f"{len(known)} objects ({shown or 'none yet, accept one first'})"
+            )
+
+    def check_label_range(self, highest: int) -> None:
+        """Raise `LabelError` if the label array cannot hold the label `highest`."""
+        limit = int(np.iinfo(self.labels.dtype).max)
+        if highest > limit:
+            raise LabelError(
+                f"the labels of {self.name!r} are {self.labels.dtype} and cannot hold label "
+                f"{highest}, the limit is {limit}: convert the label array to int32"
+            )
+
+    def plane_pixels(self, plane: PlaneKey) -> Plane:
+        """Return ``(H, W)`` or ``(H, W, 3|4)``: a view, of which nothing is read yet."""
+        self.check_plane(plane)
+        if self.pixels is None:
+            raise ImageError(f"the file of the image {self.name!r} is not there: locate it first")
+        return plane_of(self.pixels, plane.index)
+
+    def plane_labels(self, plane: PlaneKey) -> LabelArray:
+        """Return ``(H, W)``, a view."""
+        self.check_plane(plane)
+        view: LabelArray = self.labels[plane.index]
+        return view
+
+    def region(self, label: int) -> Region:
+        """Return a region that holds all pixels of `label` (an empty one if it has none)."""
+        return self.index.region(label)
+
+    def where(self, label: int) -> Integers:
+        """Return the flat positions of an object's pixels, searched in its region only."""
+        region = self.region(label)
+        inside = np.nonzero(self.labels[region] == label)
+        shifted = tuple(c + s.start for c, s in zip(inside, region, strict=True))
+        return np.ravel_multi_index(shifted, self.shape)
+
+    def area(self, label: int) -> int:
+        """Return the number of pixels of an object, 0 if there is none."""
+        return self.index.area(label)
+
+    def mask(self, label: int, plane: PlaneKey) -> BoolArray:
+        """Return ``(H, W)``: the pixels of an object in one plane."""
+        result = np.zeros(self.plane_shape, np.bool_)
+        rows = self.region(label)[-2:]
+        result[rows] = self.plane_labels(plane)[rows] == label
+        return result
+
+    def declared_background(self, plane: PlaneKey) -> BoolArray:
+        """Return ``(H, W)``: pixels declared background by complete regions or strokes."""
+        self.check_plane(plane)
+        declared = np.zeros(self.plane_shape, np.bool_)
+        for region in self.info.complete:
+            if region.index is None or region.index == plane.index:
+                declared |= region.mask(self.plane_shape)
+        if self.background is not None:
+            declared |= self.background[plane.index] == 1
+        declared &= self.labels[plane.index] == 0
+        return declared
+
+    def array(self, label_set: str) -> npt.NDArray[Any]:
+        """Return the array of a label set, made on first use."""
+        if label_set == OBJECTS:
+            return self.labels
+        if self.background is None:
+            self.background = np.zeros(self.shape, np.uint8)
+        return self.background
+
+    def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
+        """Write labels at N >= 1 flat positions and return the region they lie in."""
+        array = self.array(label_set)
+        if array.flags.c_contiguous:
+            array.reshape(-1)[where] = new
+        else:
+            array[np.unravel_index(where, self.shape)] = new
+        if label_set == OBJECTS:
+            return self.index.update(where, old, new)
+        return find_runs(where, new, self.shape).region()
+
+    def find_objects(self) -> tuple[int, ...]:
+        """Search the whole label array once and return the labels in it."""
+        inside = np.flatnonzero(self.labels)
+        self._index = LabelIndex(self.shape)
+        if len(inside):
+            self._index.update(inside, 0, np.take(self.labels, inside))
+        return tuple(sorted(self._index))
+
+
+class StoredContent(Protocol):
+    """Reads what a project stores of an image."""
+
+    def read_labels(self, image: DocumentImage) -> None:
+        """Write the stored tiles into the image's label arrays."""
+
+    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
+        """Return the stored records by label."""
+
+
+def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:
+    """Return the pixels as something with a shape, and their spatial shape ``(..., H, W)``."""
+    array = pixels if hasattr(pixels, "shape") else np.asarray(pixels)
+    shape = tuple(int(n) for n in (array.shape[:-1] if rgb else array.shape))
+    if len(shape) < 2 or 0 in shape:
+        raise ImageError(
+            f"the image {name!r} has shape {tuple(array.shape)} (rgb={rgb}), which holds no "
+            "planes of height x width: give an array of at least two non-empty spatial axes"
+        )
+    return array, shape
+
+
+def empty_labels(name: str, shape: tuple[int, ...], kind: str = "int32") -> LabelArray:
+    """Return labels without objects; they take memory where objects are written, not before."""
+    try:
+        return np.zeros(shape, np.dtype(kind))
+    except (MemoryError, ValueError) as error:
+        size = 4 * math.prod(shape) / 1e9
+        raise ImageError(
+            f"the labels of {name!r} would take {size:.0f} GB of memory, its shape is {shape}: "
+            "annotate a part of it, or segment it from a file of prompts (napari-peftsam segment)"
+        ) from error
+
+
+def check_labels(name: str, labels: LabelArray, shape: tuple[int, ...]) -> None:
+    """Raise `LabelError` unless `labels` are non-negative integers of this shape."""
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+        kind = getattr(labels, "dtype", type(labels).__name__)
+        raise LabelError(f"the labels of {name!r} are {kind}: pass a numpy array of integers")
+    if labels.shape != shape:
+        raise LabelError(
+            f"the labels of {name!r} have shape {labels.shape}, its spatial shape is {shape}: "
+            "pass labels of the same height and width (and leading axes)"
+        )
+    if np.issubdtype(labels.dtype, np.signedinteger) and labels.min() < 0:
+        raise LabelError(
+            f"the labels of {name!r} go down to {labels.min()}: labels start at 0 (unlabelled)"
+        )
