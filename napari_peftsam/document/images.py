@@ -55,6 +55,8 @@ class ImageSource:
         Number of the image in a file that holds several.
     digest
         Content hash of the stored pixels, or of those that were read.
+    absolute
+        Where the file was when it was last found.
     """
 
     path: str = ""
@@ -62,6 +64,7 @@ class ImageSource:
     modified: int = 0
     series: int = 0
     digest: str = ""
+    absolute: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,6 @@ class DocumentImage:
     ----------
     id, info, pixels
         As given.
-    background
-        ``(..., H, W)`` uint8: 1 where strokes declare background; None if there are no strokes.
     """
 
     def __init__(
@@ -276,8 +277,8 @@ class DocumentImage:
         self.id = image
         self.info = info
         self.pixels = pixels
-        self.background: npt.NDArray[np.uint8] | None = None
         self._labels = labels
+        self._background: npt.NDArray[np.uint8] | None = None
         self._index = LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if content else {}
         self._content = content
@@ -286,11 +287,25 @@ class DocumentImage:
     def labels(self) -> LabelArray:
         """The label array ``(..., H, W)``."""
         if self._labels is None:
-            self._labels = empty_labels(self.name, self.shape, self.info.label_type)
+            # Kept once all of it is read: nothing may be written over what could not be read.
+            labels = empty_labels(self.name, self.shape, self.info.label_type)
+            arrays = {OBJECTS: labels}
             if self._content is not None:
-                self._content.read_labels(self)
-                self.find_objects()
+                self._content.read_labels(self, arrays)
+            self._background = arrays.get(BACKGROUND)
+            self._labels = labels
+            self.find_objects()
         return self._labels
+
+    @property
+    def background(self) -> npt.NDArray[np.uint8] | None:
+        """``(..., H, W)`` uint8: 1 where strokes declare background; None without strokes."""
+        assert self.labels is not None  # which reads it, too
+        return self._background
+
+    def read(self) -> None:
+        """Read labels and records, unless that was done."""
+        assert self.labels is not None and self.records is not None
 
     @property
     def index(self) -> LabelIndex:
@@ -415,8 +430,8 @@ class DocumentImage:
         if label_set == OBJECTS:
             return self.labels
         if self.background is None:
-            self.background = np.zeros(self.shape, np.uint8)
-        return self.background
+            self._background = np.zeros(self.shape, np.uint8)
+        return self._background
 
     def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
         """Write labels at N >= 1 flat positions and return the region they lie in."""
@@ -441,8 +456,8 @@ class DocumentImage:
 class StoredContent(Protocol):
     """Reads what a project stores of an image."""
 
-    def read_labels(self, image: DocumentImage) -> None:
-        """Write the stored tiles into the image's label arrays."""
+    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Write the stored tiles into arrays by label set; those of new label sets are added."""
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""
