@@ -278,7 +278,7 @@ class DocumentImage:
         self.info = info
         self.pixels = pixels
         self._labels = labels
-        self._background: npt.NDArray[np.uint8] | None = None
+        self._background: npt.NDArray[Any] | None = None
         self._index = LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if content else {}
         self._content = content
@@ -292,25 +292,25 @@ class DocumentImage:
             arrays = {OBJECTS: labels}
             if self._content is not None:
                 self._content.read_labels(self, arrays)
+            self._index = _index_of(labels)
             self._background = arrays.get(BACKGROUND)
             self._labels = labels
-            self.find_objects()
         return self._labels
 
     @property
-    def background(self) -> npt.NDArray[np.uint8] | None:
+    def background(self) -> npt.NDArray[Any] | None:
         """``(..., H, W)`` uint8: 1 where strokes declare background; None without strokes."""
-        assert self.labels is not None  # which reads it, too
+        self.read()
         return self._background
 
     def read(self) -> None:
         """Read labels and records, unless that was done."""
-        assert self.labels is not None and self.records is not None
+        _ = self.labels, self.records
 
     @property
     def index(self) -> LabelIndex:
         """Regions and pixel counts of the labels."""
-        assert self.labels is not None  # which fills the index
+        self.read()
         return self._index
 
     @property
@@ -429,7 +429,8 @@ class DocumentImage:
         """Return the array of a label set, made on first use."""
         if label_set == OBJECTS:
             return self.labels
-        if self.background is None:
+        self.read()
+        if self._background is None:
             self._background = np.zeros(self.shape, np.uint8)
         return self._background
 
@@ -446,11 +447,17 @@ class DocumentImage:
 
     def find_objects(self) -> tuple[int, ...]:
         """Search the whole label array once and return the labels in it."""
-        inside = np.flatnonzero(self.labels)
-        self._index = LabelIndex(self.shape)
-        if len(inside):
-            self._index.update(inside, 0, np.take(self.labels, inside))
+        self._index = _index_of(self.labels)
         return tuple(sorted(self._index))
+
+
+def _index_of(labels: LabelArray) -> LabelIndex:
+    """Search a whole label array once."""
+    index = LabelIndex(labels.shape)
+    inside = np.flatnonzero(labels)
+    if len(inside):
+        index.update(inside, 0, np.take(labels, inside))
+    return index
 
 
 class StoredContent(Protocol):

@@ -157,7 +157,8 @@ def read_pixels(store: Store, source: ImageSource) -> PixelArray:
 
 
 def _digest(plane: Plane, kind: str) -> str:
-    digest = xxhash.xxh128(f"{np.dtype(plane.dtype).newbyteorder('=')}{tuple(plane.shape)}")
+    kind_of_pixels = np.dtype(plane.dtype).newbyteorder("<").str
+    digest = xxhash.xxh128(f"{kind_of_pixels}{tuple(plane.shape)}".encode())
     parts: Iterator[Any] = iter([plane]) if kind == "all" else _tiles(plane)
     for part in parts:
         array = np.ascontiguousarray(part)
