@@ -445,11 +445,6 @@ class DocumentImage:
             return self.index.update(where, old, new)
         return find_runs(where, new, self.shape).region()
 
-    def find_objects(self) -> tuple[int, ...]:
-        """Search the whole label array once and return the labels in it."""
-        self._index = _index_of(self.labels)
-        return tuple(sorted(self._index))
-
 
 def _index_of(labels: LabelArray) -> LabelIndex:
     """Search a whole label array once."""

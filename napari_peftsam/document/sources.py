@@ -101,6 +101,8 @@ def moved_source(source: ImageSource | None, old: Path | None, new: Path) -> Ima
     """Return a source as a copy of the project at another path refers to it."""
     if source is None or not source.path:
         return source
+    if old is None and not Path(source.path).is_absolute():
+        return source
     there = [path for path in _candidates(source, old) if path.exists()]
     if not there:
         return source

@@ -115,10 +115,6 @@ class Store:
         """The number of the last action in the file, 0 if there is none."""
         return int(self._one("SELECT coalesce(max(number), 0) FROM actions")[0])
 
-    def skip_to(self, number: int) -> None:
-        """Give the next action this number; a replay keeps the numbers of its log."""
-        self._next = number
-
     def commit(
         self,
         time: str,
@@ -200,6 +196,14 @@ class Store:
         """Return the step that a redo does again, None if there is none."""
         return self._step("state = 'undone' ORDER BY number")
 
+    def steps(self) -> Iterator[Step]:
+        """Yield all that can be undone or redone, oldest first."""
+        numbers = self._all("SELECT number FROM actions WHERE state IN ('done', 'undone')")
+        for (number,) in sorted(numbers):
+            step = self._step(f"number = {int(number)}")
+            if step is not None:
+                yield step
+
     def step_labels(self) -> tuple[str, ...]:
         """Return what can be undone, oldest first."""
         rows = self._all("SELECT label FROM actions WHERE state = 'done' ORDER BY number")
@@ -222,6 +226,10 @@ class Store:
         rows = self._all("SELECT label, record FROM objects WHERE image = ? ORDER BY label",
                          (image,))  # fmt: skip
         return {label: load(ObjectRecord, record) for label, record in rows}
+
+    def count_objects(self, image: ImageId) -> int:
+        """Return the number of an image's objects."""
+        return int(self._one("SELECT count(*) FROM objects WHERE image = ?", (image,))[0])
 
     def tiles(self, image: ImageId) -> Iterator[tuple[TileKey, bytes]]:
         """Yield the label tiles of an image, all label sets."""
@@ -276,6 +284,9 @@ class Store:
         Without shared memory a writer cannot commit meanwhile.
         """
         with self._lock, _told(self.path):
+            if self._connection.in_transaction:
+                yield
+                return
             self._connection.execute("BEGIN")
             try:
                 yield
