@@ -194,6 +194,7 @@ def _connected(path: Path, vfs: str) -> sqlite3.Connection:
             _check_header(connection, path)
             connection.execute("PRAGMA journal_mode=TRUNCATE")
             connection.execute("PRAGMA locking_mode=NORMAL")
+            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
         _set_journal(connection, path)
     except BaseException:
         connection.close()
@@ -246,6 +247,8 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> int:
             f"{path} has version {version}, this program reads up to {VERSION}: update "
             "napari-peftsam to open it"
         )
+    # Damage is found before anything is written.
+    connection.execute("SELECT max(number) FROM actions").fetchone()
     return version
 
 

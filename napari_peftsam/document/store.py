@@ -299,8 +299,8 @@ class Store:
             write_rows(execute, Rows(images=dict(infos)))
 
     def copy_to(self, target: sqlite3.Connection) -> None:
-        """Copy everything into another database (SQLite's backup)."""
-        with self._lock, _told(self.path):
+        """Copy everything into another database; SQLite's errors concern that one."""
+        with self._lock:
             self._connection.backup(target)
 
     def damage(self) -> tuple[str, ...]:
@@ -390,6 +390,10 @@ def _told(path: Path | None) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = "the project" if path is None else str(path)
+        if not isinstance(error, sqlite3.OperationalError):
+            raise ProjectError(
+                f"{name} is damaged ({error}): recover what is readable into a copy"
+            ) from error
         raise ProjectError(
             f"{name} cannot be read or written ({error}): what was saved before is untouched; "
             "check the disk, or save the project elsewhere"
