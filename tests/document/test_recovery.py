@@ -102,7 +102,7 @@ def test_any_page_may_be_damaged(tmp_path: Path) -> None:
         damaged.write_bytes(whole[:start] + b"\xa5" * PAGE + whole[start + PAGE :])
         report, found = recovered(damaged)
         assert found["images"] == expected["images"], f"page {start // PAGE}"
-        assert not (report.lost_tiles or report.lost_records or report.lost_images)
+        assert (report.lost_tiles, report.lost_records, report.lost_images) == ([], [], [])
         lost_history += not report.is_history_whole
         assert ("history" in report.text) == (not report.is_history_whole)
     assert lost_history < len(whole) / PAGE / 2
