@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-__all__ = ["Owner", "ProjectLock"]
+__all__ = ["Owner", "ProjectLock", "file_identity"]
 
 
 class Owner(NamedTuple):
@@ -21,6 +21,15 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class ProjectLock:

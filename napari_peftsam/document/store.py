@@ -27,6 +27,7 @@ import xxhash
 
 from napari_peftsam.document.codec import encode, load
 from napari_peftsam.document.images import ImageInfo
+from napari_peftsam.document.lock import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.rows import (
     DONE,
@@ -88,7 +89,7 @@ class Store:
         self.slow_commits = 0
         self.slow_seconds = 0.05
         self.on_slow_commit: Callable[[float], None] | None = None
-        self._file = None if path is None else _identity(path)
+        self._file = None if path is None else file_identity(path)
         self._next = self.last_number + 1
 
     @classmethod
@@ -324,10 +325,10 @@ class Store:
                 return
             self._is_closed = True
             try:
-                if self.path is not None and not self.read_only and self._is_there():
+                if self.path is not None and not self.read_only:
                     # Another process may be reading it: then the main file is whole, at least.
                     with suppress(sqlite3.Error):
-                        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                        self._gather()
                         self._connection.execute("PRAGMA journal_mode=DELETE")
                 with _told(self.path):
                     self._connection.close()
@@ -335,8 +336,13 @@ class Store:
                 if self._release is not None:
                     self._release()
 
+    def _gather(self) -> None:
+        """Move all that was committed into the main file, wherever that was moved to."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _is_there(self) -> bool:
-        return self.path is None or _identity(self.path) == self._file
+        return self.path is None or file_identity(self.path) == self._file
 
     @property
     def _name(self) -> str:
@@ -350,6 +356,7 @@ class Store:
                 "name to go on"
             )
         if not self._is_there():
+            self._gather()
             raise ProjectError(
                 f"{self._name} is no longer there: bring its folder or disk back, or save the "
                 "project elsewhere"
@@ -372,15 +379,6 @@ class Store:
     def _all(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
         with self._lock, _told(self.path):
             return self._connection.execute(sql, tuple(values)).fetchall()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name, None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 @contextmanager

@@ -205,10 +205,14 @@ def test_a_file_that_is_gone_is_not_written_to(tmp_path: Path, happen) -> None:
     with pytest.raises(ProjectError, match=r"is no longer there.*save the project elsewhere"):
         document.do(Paint(CELLS, np.arange(5), 40))
     np.testing.assert_array_equal(document.image(CELLS).labels, before)
+    number = store.last_number
     save_copy(store, tmp_path / "saved.peftsam")
     store.close()
-    with closing(open_project(tmp_path / "saved.peftsam")) as copy:
-        assert verify(copy)[1] == []
+    moved = path.with_name("b.peftsam")
+    for saved in (tmp_path / "saved.peftsam", *([moved] if moved.exists() else [])):
+        with closing(open_project(saved)) as copy:
+            assert copy.last_number == number
+            assert verify(copy)[1] == []
 
 
 # --- damaged tiles ------------------------------------------------------------------
