@@ -36,6 +36,7 @@ from napari_peftsam.document.images import (
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pending
+from napari_peftsam.document.regions import Region
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
 from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
 from napari_peftsam.errors import ImageError, LabelError, PromptError
@@ -117,6 +118,11 @@ class Document:
         """Redo the last undone step and return what it was, None if there is none."""
         label: str | None = self.do(act.Redo())
         return label
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What can be undone, oldest first."""
+        return self.store.step_labels()
 
     @property
     def undo_label(self) -> str | None:
@@ -493,29 +499,35 @@ class Document:
         painted: bool = False,
     ) -> None:
         """Tell listeners what changed: pixels before records before prompts before images."""
-        events = self.events
         for (image, label_set), region in touched.pixels.items():
-            if label_set != OBJECTS:
-                events.background_changed.emit(image)
-            elif painted:
-                events.labels_painted.emit(image, region)
-            else:
-                events.labels_changed.emit(image, region)
+            self._tell_pixels(image, label_set, region, painted=painted)
         for image in touched.objects:
-            events.objects_changed.emit(image)
-        pending, answer = self._shown()
-        if (pending.plane, pending.queue) != (before[0].plane, before[0].queue):
-            for plane in dict.fromkeys((before[0].plane, pending.plane)):
-                if plane is not None and plane.image in self.images:
-                    events.prompts_changed.emit(plane)
-        was, now = before[1], answer
-        if (was and was.prediction) is not (now and now.prediction):
-            events.candidates_changed.emit()
-        elif was is not None and now is not None and was.choice != now.choice:
-            events.choice_changed.emit()
+            self.events.objects_changed.emit(image)
+        self._tell_pending(before)
         for change in changes:
             if isinstance(change, FieldChange) and change.image is not None:
                 self._tell_image(change.image, change.name)
+
+    def _tell_pixels(
+        self, image: ImageId, label_set: str, region: Region, *, painted: bool
+    ) -> None:
+        if label_set != OBJECTS:
+            self.events.background_changed.emit(image)
+        elif painted:
+            self.events.labels_painted.emit(image, region)
+        else:
+            self.events.labels_changed.emit(image, region)
+
+    def _tell_pending(self, before: tuple[Pending, Answer | None]) -> None:
+        (then, was), (now, answer) = before, self._shown()
+        if (then.plane, then.queue) != (now.plane, now.queue):
+            for plane in dict.fromkeys((then.plane, now.plane)):
+                if plane is not None and plane.image in self.images:
+                    self.events.prompts_changed.emit(plane)
+        if (was and was.prediction) is not (answer and answer.prediction):
+            self.events.candidates_changed.emit()
+        elif was is not None and answer is not None and was.choice != answer.choice:
+            self.events.choice_changed.emit()
 
     def _tell_image(self, image: ImageId, name: str) -> None:
         info, events = self._state.images[image].info, self.events

@@ -293,11 +293,11 @@ class Store:
                 "ON CONFLICT (id) DO UPDATE SET info = ?2",
                 (image, dump(info)),
             )
-        _write(execute, "objects", "record", {
+        _write(execute, "objects", {
             key: record and dump(record) for key, record in rows.objects.items()
         })  # fmt: skip
-        _write(execute, "tiles", "data", rows.tiles)
-        _write(execute, "fields", "value", {(k,): dump(v) for k, v in rows.fields.items()})
+        _write(execute, "tiles", rows.tiles)
+        _write(execute, "fields", {(k,): dump(v) for k, v in rows.fields.items()})
 
     def _one(self, sql: str, values: Iterable[Any] = ()) -> Any:
         with self._lock, _told(self.path):
@@ -315,7 +315,7 @@ _KEYS = {
 }
 
 
-def _write(execute: Any, table: str, column: str, rows: Mapping[Any, Any]) -> None:
+def _write(execute: Any, table: str, rows: Mapping[Any, Any]) -> None:
     """Replace rows of a table by their keys, or delete them (None)."""
     keys = _KEYS[table]
     marks = ", ".join("?" * (len(keys) + 1))

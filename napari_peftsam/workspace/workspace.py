@@ -1,4 +1,4 @@
-"""A session with a model: everything a dock or a command does, without Qt."""
+"""A document with a model: everything a dock or a command does, without Qt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.annotation import Answerer, PlaneKey, Session
+from napari_peftsam.document import Accept, Answerer, Document, ImageId, PlaneKey
 from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
@@ -52,30 +52,29 @@ class WorkspaceEvents(SignalGroup):
 class Workspace:
     """Images, objects, the live model and its adapters.
 
-    Slow methods say so; run those outside the GUI thread. `session` belongs to the
+    Slow methods say so; run those outside the GUI thread. `document` belongs to the
     thread that made the workspace, the rest may be called from any.
 
     Parameters
     ----------
-    session
-        The annotation session; default: an empty one.
+    document
+        What is annotated; default: an empty document in memory.
     store
         Where embeddings are kept; None keeps the latest ones in memory only.
     """
 
     def __init__(
-        self, session: Session | None = None, store: EmbeddingStore | Path | None = None
+        self, document: Document | None = None, store: EmbeddingStore | Path | None = None
     ) -> None:
-        self.session = session or Session()
+        self.document = document or Document()
         self.events = WorkspaceEvents()
         self.adapters = AdapterTimeline()
         self._timelines: dict[str, AdapterTimeline] = {}  # by weights: no model loses its own
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
         self._planes = EmbeddedPlanes()
-        for signal in (self.session.events.image_removed, self.session.events.pixels_changed):
+        for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
-        self.session.events.image_renamed.connect(self._forget, max_args=1)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -199,22 +198,22 @@ class Workspace:
 
         That of a large plane always is, see `Engine.embedding`.
         """
-        return self.engine.embedding(self.session.pixels(plane), plane.image)
+        return self.engine.embedding(self.document.pixels(plane), plane.image)
 
     def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
-        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The session
+        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The document
         is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.session.image(plane.image), visible)
+        return self._planes.embed(self.engine, plane, self.document.image(plane.image), visible)
 
     def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
         """Embed what was embedded before the live adapter went live; planes near `near` first.
 
         As `embed`; what was embedded is known since the workspace was made.
         """
-        return self._planes.reload(self.engine, self.session.images, near)
+        return self._planes.reload(self.engine, self.document.images, near)
 
     def predict(
         self,
@@ -226,11 +225,11 @@ class Workspace:
         return self.engine.predict(embedding, prompts, previous)
 
     def prompt(self) -> Prediction:
-        """Answer the session's current prompts at once, embedding first if need be; slow.
+        """Answer the pending prompts at once, embedding first if need be; slow.
 
         What scripts and the command line use; docks do the same in steps.
         """
-        current = self.session.current
+        current = self.document.current
         if current is None:
             raise ConfigurationError("there is no prompt: add a point or a box first")
         embedding = self._embedded(current.plane)
@@ -238,7 +237,7 @@ class Workspace:
         previous = current.previous_for(answerer)
         prediction = self.predict(embedding, current.prompts, previous)
         assert prediction is not None  # nothing swaps adapters meanwhile in one thread
-        self.session.set_candidates(prediction, current.revision, answerer)
+        self.document.set_candidates(prediction, current.revision, answerer)
         return prediction
 
     def answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
@@ -261,7 +260,8 @@ class Workspace:
 
     def accept(self) -> int:
         """Accept the shown candidate with model and adapter on record; return its label."""
-        return self.session.accept()
+        label: int = self.document.do(Accept())
+        return label
 
     # --- finetuning ------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class Workspace:
         """
         live, strength = self.adapters.live.adapter, self.adapters.strength
         source, model = self._source, self.engine.model
-        annotated = tuple(annotated_planes(self.session, self.engine))
+        annotated = tuple(annotated_planes(self.document, self.engine))
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),
@@ -293,7 +293,7 @@ class Workspace:
     def finetune(
         self, config: TrainingConfig, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[TrainEvent]:
-        """Train on the session's objects in this process, on a copy of the model; slow.
+        """Train on the document's objects in this process, on a copy of the model; slow.
 
         The live model goes on answering. Hand the last event to `promote`.
         """
@@ -320,10 +320,10 @@ class Workspace:
 
     # --- export ----------------------------------------------------------------------
 
-    def export_labels(self, image: str, path: Path, format_name: str | None = None) -> Path:
+    def export_labels(self, image: ImageId, path: Path, format_name: str | None = None) -> Path:
         """Write the labels of an image with their provenance, see `napari_peftsam.export`."""
-        annotated = self.session.image(image)
-        records = tuple(record.to_dict() for record in self.session.records(image))
+        annotated = self.document.image(image)
+        records = tuple(record.to_dict() for record in self.document.records(image))
         context = ExportContext(pixels=np.asarray(annotated.pixels), records=records)
         return export_labels(annotated.labels, path, format_name, context)
 
