@@ -79,7 +79,7 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._state = self._stored_state()
+        self._state = self._stored_state(self.store)
 
     # --- doing ----------------------------------------------------------------------
 
@@ -213,6 +213,32 @@ class Document:
             state.take_touched()
             raise
         return touched
+
+    # --- projects -------------------------------------------------------------------
+
+    def open(self, store: Store) -> None:
+        """Show what another store holds; the present one is closed.
+
+        Raises
+        ------
+        ProjectError
+            If the store cannot be read: then the document stays as it is.
+        """
+        state = self._stored_state(store)
+        self.events.closing.emit()
+        with self._lock:
+            old, self.store = self.store, store
+            self._state = state
+        old.close()
+        for signal in (self.events.opened, self.events.history_changed):
+            signal.emit()
+
+    def move_to(self, store: Store) -> None:
+        """Go on in a store that holds a copy of this document; the present one is closed."""
+        with self._lock:
+            old, self.store = self.store, store
+        old.close()
+        self.events.saved.emit()
 
     # --- adding images --------------------------------------------------------------
 
@@ -480,12 +506,12 @@ class Document:
             rows.fields[name] = getattr(self._state, name)
         return rows
 
-    def _stored_state(self) -> State:
+    def _stored_state(self, store: Store) -> State:
         state = State()
-        content = _StoreContent(self.store)
-        for image, info in self.store.images().items():
+        content = _StoreContent(self)
+        for image, info in store.images().items():
             state.images[image] = DocumentImage(image, info, content=content)
-        for name, text in self.store.fields().items():
+        for name, text in store.fields().items():
             if name in DOCUMENT_FIELDS:
                 setattr(state, name, load(DOCUMENT_FIELDS[name], text))
         return state
@@ -544,19 +570,19 @@ class Document:
 
 
 class _StoreContent:
-    """Reads labels and records of images from a store."""
+    """Reads labels and records of images from wherever a document is kept."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, document: Document) -> None:
+        self._document = document
 
     def read_labels(self, image: DocumentImage) -> None:
         """Write the stored tiles into the image's label arrays."""
-        for key, data in self._store.tiles(image.id):
+        for key, data in self._document.store.tiles(image.id):
             put_tile(image.array(key.label_set), key, data)
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""
-        return self._store.objects(image)
+        return self._document.store.objects(image)
 
 
 def _check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:

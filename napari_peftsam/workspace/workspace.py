@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.document import Accept, Answerer, Document, ImageId, PlaneKey
+from napari_peftsam.document import (
+    Accept,
+    Answerer,
+    Document,
+    ImageId,
+    PlaneKey,
+)
 from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
@@ -22,7 +28,12 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
-from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
+from napari_peftsam.peft import (
+    Adapter,
+    load_adapter,
+    merge,
+    save_adapter,
+)
 from napari_peftsam.training import (
     Incumbent,
     TrainEvent,
@@ -33,6 +44,7 @@ from napari_peftsam.training import (
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 from napari_peftsam.workspace._annotated import annotated_planes
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
+from napari_peftsam.workspace._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.jobs import TrainingJob
@@ -75,6 +87,7 @@ class Workspace:
         self._planes = EmbeddedPlanes()
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
+        self.document.events.opened.connect(self._timelines.clear)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -123,10 +136,13 @@ class Workspace:
             if load != self._loads:
                 return model
             engine = Engine(model, self._store)
-            adapters = self._timelines.get(model.weights_hash, AdapterTimeline())
+            adapters = self._timelines.get(model.weights_hash)
+            if adapters is None:
+                adapters = stored_adapters(self.document, model.weights_hash, str(source))
             engine.use(adapters.live.adapter, adapters.strength)
             self._engine, self._source, self.adapters = engine, str(source), adapters
             self._timelines[model.weights_hash] = adapters
+            save_live(self.document, adapters, str(source))
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
@@ -159,7 +175,11 @@ class Workspace:
         with self._lock:
             self.engine.use(adapter, strength)
             entry = self.adapters.set_live(list_it().name, strength)
-        self.events.adapters_changed.emit()
+            try:
+                store_adapter(self.document, self.engine.model.weights_hash, entry)
+                save_live(self.document, self.adapters, self._source)
+            finally:  # one that cannot be saved is live all the same, and can be exported
+                self.events.adapters_changed.emit()
         return entry
 
     def load_adapter(self, path: Path) -> AdapterEntry:
@@ -303,20 +323,32 @@ class Workspace:
             start=job.start, incumbent=job.incumbent, stop=stop,
         )  # fmt: skip
 
-    def promote(self, finished: TrainingFinished) -> AdapterEntry | None:
+    def promote(
+        self, finished: TrainingFinished, curve: Sequence[tuple[int, float, float]] = ()
+    ) -> AdapterEntry | None:
         """Make a trained adapter live if it is better than what it was judged against.
 
-        That is the adapter that was live when the training began.
+        That is the adapter that was live when the training began. The run is kept in the
+        document.
+
+        Parameters
+        ----------
+        finished
+            The run's last event.
+        curve
+            Step, loss and held-out IoU along the run, for the record.
 
         Returns
         -------
         AdapterEntry or None
             The new entry; None if the old adapter stays.
         """
-        if not finished.improved:
-            return None
         adapter, iou = finished.adapter, finished.iou_after
-        return self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
+        entry = None
+        if finished.improved:
+            entry = self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
+        store_run(self.document, finished, entry, curve)
+        return entry
 
     # --- export ----------------------------------------------------------------------
 
