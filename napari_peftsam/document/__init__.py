@@ -31,6 +31,14 @@ from napari_peftsam.document.actions import (
     Undo,
     UseAdapter,
 )
+from napari_peftsam.document.automatic import (
+    AutomaticProject,
+    create_automatic,
+    delete_automatic,
+    list_automatic,
+    newest_automatic,
+    prune_automatic,
+)
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.events import DocumentEvents
 from napari_peftsam.document.images import CompleteRegion, DocumentImage, ImageInfo, ImageSource
@@ -44,6 +52,18 @@ from napari_peftsam.document.objects import (
     PlaneKey,
 )
 from napari_peftsam.document.pending import Answerer, CurrentObject, Pending
+from napari_peftsam.document.project import create_project, open_project, save_copy
+from napari_peftsam.document.recovery import Recovery, check_project, recover_project
+from napari_peftsam.document.replay import compare, replay, summary, verify
+from napari_peftsam.document.sources import (
+    Found,
+    describe_source,
+    find_source,
+    is_digest_of,
+    plane_digest,
+    read_pixels,
+    store_pixels,
+)
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.strokes import PaintAtom, paint
 
@@ -56,6 +76,7 @@ __all__ = [
     "AddPoint",
     "AddRun",
     "Answerer",
+    "AutomaticProject",
     "ChooseCandidate",
     "CompleteRegion",
     "CurrentObject",
@@ -64,6 +85,7 @@ __all__ = [
     "Document",
     "DocumentEvents",
     "DocumentImage",
+    "Found",
     "ImageId",
     "ImageInfo",
     "ImageSource",
@@ -82,6 +104,7 @@ __all__ = [
     "Pending",
     "PlaneKey",
     "QueuePrompts",
+    "Recovery",
     "Redo",
     "RemoveImage",
     "RemoveLastPrompt",
@@ -95,5 +118,25 @@ __all__ = [
     "StoredAdapter",
     "Undo",
     "UseAdapter",
+    "check_project",
+    "compare",
+    "create_automatic",
+    "create_project",
+    "delete_automatic",
+    "describe_source",
+    "find_source",
+    "is_digest_of",
+    "list_automatic",
+    "newest_automatic",
+    "open_project",
     "paint",
+    "plane_digest",
+    "prune_automatic",
+    "read_pixels",
+    "recover_project",
+    "replay",
+    "save_copy",
+    "store_pixels",
+    "summary",
+    "verify",
 ]

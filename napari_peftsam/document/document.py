@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
@@ -192,6 +193,10 @@ class Document:
     ) -> Touched:
         """Do or undo changes and save them; if that fails, take them back."""
         state = self._state
+        for change in changes:
+            # What cannot be read is found before anything is changed.
+            if not isinstance(change, FieldChange):
+                state.images[change.image].read()
         done: list[Change] = []
         try:
             for change in reversed(changes) if back else changes:
@@ -575,10 +580,12 @@ class _StoreContent:
     def __init__(self, document: Document) -> None:
         self._document = document
 
-    def read_labels(self, image: DocumentImage) -> None:
-        """Write the stored tiles into the image's label arrays."""
+    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Write the stored tiles into arrays by label set; those of new label sets are added."""
         for key, data in self._document.store.tiles(image.id):
-            put_tile(image.array(key.label_set), key, data)
+            if key.label_set not in arrays:
+                arrays[key.label_set] = np.zeros(image.shape, np.uint8)
+            put_tile(arrays[key.label_set], key, data)
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""

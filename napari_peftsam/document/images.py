@@ -55,6 +55,8 @@ class ImageSource:
         Number of the image in a file that holds several.
     digest
         Content hash of the stored pixels, or of those that were read.
+    absolute
+        Where the file was when it was last found.
     """
 
     path: str = ""
@@ -62,6 +64,7 @@ class ImageSource:
     modified: int = 0
     series: int = 0
     digest: str = ""
+    absolute: str = ""
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,6 @@ class DocumentImage:
     ----------
     id, info, pixels
         As given.
-    background
-        ``(..., H, W)`` uint8: 1 where strokes declare background; None if there are no strokes.
     """
 
     def __init__(
@@ -276,8 +277,8 @@ class DocumentImage:
         self.id = image
         self.info = info
         self.pixels = pixels
-        self.background: npt.NDArray[np.uint8] | None = None
         self._labels = labels
+        self._background: npt.NDArray[Any] | None = None
         self._index = LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if content else {}
         self._content = content
@@ -286,16 +287,30 @@ class DocumentImage:
     def labels(self) -> LabelArray:
         """The label array ``(..., H, W)``."""
         if self._labels is None:
-            self._labels = empty_labels(self.name, self.shape, self.info.label_type)
+            # Kept once all of it is read: nothing may be written over what could not be read.
+            labels = empty_labels(self.name, self.shape, self.info.label_type)
+            arrays = {OBJECTS: labels}
             if self._content is not None:
-                self._content.read_labels(self)
-                self.find_objects()
+                self._content.read_labels(self, arrays)
+            self._index = _index_of(labels)
+            self._background = arrays.get(BACKGROUND)
+            self._labels = labels
         return self._labels
+
+    @property
+    def background(self) -> npt.NDArray[Any] | None:
+        """``(..., H, W)`` uint8: 1 where strokes declare background; None without strokes."""
+        self.read()
+        return self._background
+
+    def read(self) -> None:
+        """Read labels and records, unless that was done."""
+        _ = self.labels, self.records
 
     @property
     def index(self) -> LabelIndex:
         """Regions and pixel counts of the labels."""
-        assert self.labels is not None  # which fills the index
+        self.read()
         return self._index
 
     @property
@@ -415,9 +430,10 @@ class DocumentImage:
         """Return the array of a label set, made on first use."""
         if label_set == OBJECTS:
             return self.labels
-        if self.background is None:
-            self.background = np.zeros(self.shape, np.uint8)
-        return self.background
+        self.read()
+        if self._background is None:
+            self._background = np.zeros(self.shape, np.uint8)
+        return self._background
 
     def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
         """Write labels at N >= 1 flat positions and return the region they lie in."""
@@ -430,20 +446,21 @@ class DocumentImage:
             return self.index.update(where, old, new)
         return find_runs(where, new, self.shape).region()
 
-    def find_objects(self) -> tuple[int, ...]:
-        """Search the whole label array once and return the labels in it."""
-        inside = np.flatnonzero(self.labels)
-        self._index = LabelIndex(self.shape)
-        if len(inside):
-            self._index.update(inside, 0, np.take(self.labels, inside))
-        return tuple(sorted(self._index))
+
+def _index_of(labels: LabelArray) -> LabelIndex:
+    """Search a whole label array once."""
+    index = LabelIndex(labels.shape)
+    inside = np.flatnonzero(labels)
+    if len(inside):
+        index.update(inside, 0, np.take(labels, inside))
+    return index
 
 
 class StoredContent(Protocol):
     """Reads what a project stores of an image."""
 
-    def read_labels(self, image: DocumentImage) -> None:
-        """Write the stored tiles into the image's label arrays."""
+    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Write the stored tiles into arrays by label set; those of new label sets are added."""
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""

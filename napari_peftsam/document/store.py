@@ -17,81 +17,33 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from napari_peftsam.document.codec import dump, encode, load
+import xxhash
+
+from napari_peftsam.document.codec import encode, load
 from napari_peftsam.document.images import ImageInfo
 from napari_peftsam.document.objects import ImageId, ObjectRecord
+from napari_peftsam.document.rows import (
+    DONE,
+    DROPPED,
+    UNDONE,
+    LoggedAction,
+    Rows,
+    Step,
+    write_rows,
+)
+from napari_peftsam.document.tables import create_tables
 from napari_peftsam.document.tiles import TileKey
 from napari_peftsam.errors import ProjectError
 
-__all__ = ["APPLICATION_ID", "VERSION", "LoggedAction", "Rows", "Step", "Store"]
+__all__ = ["DONE", "UNDONE", "LoggedAction", "Rows", "Step", "Store"]
 
-APPLICATION_ID = 0x50534D31
-"""What SQLite's header says a project is."""
-VERSION = 1
-"""Version of the tables; `user_version` of the file."""
 _PART = 16_000_000  # bytes of a blob in one row
-
-_TABLES = """
-CREATE TABLE actions (
-    number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
-    payload BLOB NOT NULL, label TEXT NOT NULL, image TEXT, state TEXT NOT NULL,
-    changes TEXT, pixels BLOB
-);
-CREATE INDEX steps ON actions (number) WHERE state != '';
-CREATE TABLE images (id TEXT PRIMARY KEY, position INTEGER NOT NULL, info TEXT NOT NULL);
-CREATE TABLE objects (
-    image TEXT NOT NULL, label_set TEXT NOT NULL, label INTEGER NOT NULL, record TEXT NOT NULL,
-    PRIMARY KEY (image, label_set, label)
-) WITHOUT ROWID;
-CREATE TABLE tiles (
-    image TEXT NOT NULL, label_set TEXT NOT NULL, plane INTEGER NOT NULL,
-    row INTEGER NOT NULL, col INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (image, label_set, plane, row, col)
-);
-CREATE TABLE fields (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE blobs (
-    digest TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (digest, part)
-);
-"""
-
-DONE, UNDONE, DROPPED = "done", "undone", "dropped"
-"""States of a step; other actions have none (an empty text)."""
-
-
-class LoggedAction(NamedTuple):
-    """A row of the log: number, UTC time, kind, JSON text and pixels."""
-
-    number: int
-    time: str
-    kind: str
-    data: str
-    payload: bytes
-
-
-class Step(NamedTuple):
-    """A step that can be undone or redone: its number, label, image, and encoded changes."""
-
-    number: int
-    label: str
-    image: str | None
-    changes: str
-    pixels: bytes
-
-
-@dataclass
-class Rows:
-    """What an action changes in the tables of the present state; None removes a row."""
-
-    images: dict[ImageId, ImageInfo] = field(default_factory=dict)
-    objects: dict[tuple[ImageId, str, int], ObjectRecord | None] = field(default_factory=dict)
-    tiles: dict[TileKey, bytes | None] = field(default_factory=dict)
-    fields: dict[str, object] = field(default_factory=dict)
 
 
 class Store:
@@ -103,18 +55,41 @@ class Store:
         To a database with the tables of a project.
     path
         The file; None for one in memory.
-    read_only
-        Whether another process may be writing to it.
+    why_read_only
+        Why nothing may be written; empty if it may.
+    release
+        Called once the file is closed.
+
+    Attributes
+    ----------
+    path, why_read_only
+        As given.
+    slow_commits
+        Number of actions that took longer than `slow_seconds` to save.
+    slow_seconds
+        What a brush stroke can wait for without being felt.
+    on_slow_commit
+        Called with the seconds of the first slow commit.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path | None = None, read_only: bool = False
+        self,
+        connection: sqlite3.Connection,
+        path: Path | None = None,
+        why_read_only: str = "",
+        release: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._lock = threading.RLock()
+        self._release = release
+        self._is_closed = False
         self.path = path
-        self.read_only = read_only
-        self._next = self._one("SELECT coalesce(max(number), 0) + 1 FROM actions")[0]
+        self.why_read_only = why_read_only
+        self.slow_commits = 0
+        self.slow_seconds = 0.05
+        self.on_slow_commit: Callable[[float], None] | None = None
+        self._file = None if path is None else _identity(path)
+        self._next = self.last_number + 1
 
     @classmethod
     def in_memory(cls) -> Store:
@@ -123,12 +98,22 @@ class Store:
         create_tables(connection)
         return cls(connection)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written; another process may be writing."""
+        return bool(self.why_read_only)
+
     # --- the log --------------------------------------------------------------------
 
     @property
     def next_number(self) -> int:
         """The number of the next action."""
         return int(self._next)
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last action in the file, 0 if there is none."""
+        return int(self._one("SELECT coalesce(max(number), 0) FROM actions")[0])
 
     def commit(
         self,
@@ -159,6 +144,7 @@ class Store:
         ProjectError
             If it cannot be written; the file is as it was.
         """
+        start = clock.perf_counter()
         with self._transaction() as execute:
             label, image, changes, pixels, state = "", None, None, None, ""
             if step is not None:
@@ -173,12 +159,20 @@ class Store:
                 "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._next, time, *action, label, image, state, changes, pixels),
             )
-            self._write_rows(execute, rows)
+            write_rows(execute, rows)
         self._next += 1
+        self._count(clock.perf_counter() - start)
 
-    def actions(self, until: int | None = None) -> Iterator[LoggedAction]:
-        """Yield the log in order, up to action number `until`."""
-        number = 0
+    def _count(self, seconds: float) -> None:
+        if seconds <= self.slow_seconds:
+            return
+        self.slow_commits += 1
+        if self.slow_commits == 1 and self.on_slow_commit is not None:
+            self.on_slow_commit(seconds)
+
+    def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
+        """Yield the log in order, past action number `after` and up to `until`."""
+        number = after
         while True:  # in short reads: a writer may be waiting for the file
             rows = self._all(
                 "SELECT number, time, kind, data, payload FROM actions "
@@ -190,6 +184,10 @@ class Store:
             yield from (LoggedAction(*row) for row in rows)
             number = rows[-1][0]
 
+    def times(self) -> tuple[str, ...]:
+        """Return the UTC times of all actions in ISO 8601."""
+        return tuple(row[0] for row in self._all("SELECT time FROM actions ORDER BY number"))
+
     def last_step(self) -> Step | None:
         """Return the step that an undo takes back, None if there is none."""
         return self._step("state = 'done' ORDER BY number DESC")
@@ -197,6 +195,14 @@ class Store:
     def next_step(self) -> Step | None:
         """Return the step that a redo does again, None if there is none."""
         return self._step("state = 'undone' ORDER BY number")
+
+    def steps(self) -> Iterator[Step]:
+        """Yield all that can be undone or redone, oldest first."""
+        numbers = self._all("SELECT number FROM actions WHERE state IN ('done', 'undone')")
+        for (number,) in sorted(numbers):
+            step = self._step(f"number = {int(number)}")
+            if step is not None:
+                yield step
 
     def step_labels(self) -> tuple[str, ...]:
         """Return what can be undone, oldest first."""
@@ -221,15 +227,18 @@ class Store:
                          (image,))  # fmt: skip
         return {label: load(ObjectRecord, record) for label, record in rows}
 
+    def count_objects(self, image: ImageId) -> int:
+        """Return the number of an image's objects."""
+        return int(self._one("SELECT count(*) FROM objects WHERE image = ?", (image,))[0])
+
     def tiles(self, image: ImageId) -> Iterator[tuple[TileKey, bytes]]:
         """Yield the label tiles of an image, all label sets."""
-        with self._lock, _told(self.path):
-            cursor = self._connection.execute(
-                "SELECT image, label_set, plane, row, col, data FROM tiles WHERE image = ?",
-                (image,),
-            )
-            for row in cursor:
-                yield TileKey(*row[:-1]), row[-1]
+        # In one short read: a writer may be waiting for the file.
+        rows = self._all(
+            "SELECT image, label_set, plane, row, col, data FROM tiles WHERE image = ?", (image,)
+        )
+        for row in rows:
+            yield TileKey(*row[:-1]), row[-1]
 
     def fields(self) -> dict[str, str]:
         """Return the document's own fields as JSON texts."""
@@ -237,33 +246,97 @@ class Store:
 
     # --- blobs ----------------------------------------------------------------------
 
-    def put_blob(self, digest: str, data: bytes) -> None:
-        """Keep a large thing under its content hash, unless it is there."""
-        if self._one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is not None:
-            return
-        with self._transaction() as execute:
-            for part, start in enumerate(range(0, max(len(data), 1), _PART)):
-                execute("INSERT INTO blobs VALUES (?, ?, ?)",
-                        (digest, part, data[start : start + _PART]))  # fmt: skip
+    def put_blob(self, data: bytes) -> str:
+        """Keep a large thing, unless it is there, and return its content hash."""
+        digest = xxhash.xxh128_hexdigest(data)
+        if self._one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None:
+            with self._transaction() as execute:
+                for part, start in enumerate(range(0, max(len(data), 1), _PART)):
+                    execute("INSERT INTO blobs VALUES (?, ?, ?)",
+                            (digest, part, data[start : start + _PART]))  # fmt: skip
+        return digest
 
     def blob(self, digest: str) -> bytes:
-        """Return what was kept under a content hash; `ProjectError` if it is not there."""
+        """Return what was kept under a content hash.
+
+        Raises
+        ------
+        ProjectError
+            If it is not there, or damaged.
+        """
         rows = self._all("SELECT data FROM blobs WHERE digest = ? ORDER BY part", (digest,))
-        if not rows:
-            raise ProjectError(f"{self._name} lacks a part of its content ({digest[:12]}…)")
-        return b"".join(row[0] for row in rows)
+        data = b"".join(row[0] for row in rows)
+        if not rows or xxhash.xxh128_hexdigest(data) != digest:
+            state = "is damaged" if rows else "is missing"
+            raise ProjectError(f"{self._name}: a part of its content ({digest[:12]}…) {state}")
+        return data
+
+    def blob_digests(self) -> tuple[str, ...]:
+        """Return the content hashes of all that is kept."""
+        return tuple(row[0] for row in self._all("SELECT DISTINCT digest FROM blobs"))
 
     # --- the file -------------------------------------------------------------------
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read one and the same moment until the block ends; keep it short.
+
+        Without shared memory a writer cannot commit meanwhile.
+        """
+        with self._lock, _told(self.path):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
+        """Replace what is stored about images without an action: paths in a copy differ."""
+        with self._transaction() as execute:
+            write_rows(execute, Rows(images=dict(infos)))
 
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Copy everything into another database (SQLite's backup)."""
         with self._lock, _told(self.path):
             self._connection.backup(target)
 
+    def damage(self) -> tuple[str, ...]:
+        """Return what SQLite's integrity check finds, nothing if the file is whole."""
+        try:
+            found = self._all("PRAGMA integrity_check")
+        except ProjectError as error:
+            return (str(error),)
+        return tuple(text for (text,) in found if text != "ok")
+
+    def checkpoint(self) -> None:
+        """Move what was committed into the main file; for idle moments, it takes a while."""
+        if not self.read_only:
+            with self._lock, _told(self.path):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def close(self) -> None:
-        """Let go of the file."""
-        with self._lock, _told(self.path):
-            self._connection.close()
+        """Let go of the file: one that no other process has open is one file again."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                if self.path is not None and not self.read_only and self._is_there():
+                    # Another process may be reading it: then the main file is whole, at least.
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                        self._connection.execute("PRAGMA journal_mode=DELETE")
+                with _told(self.path):
+                    self._connection.close()
+            finally:
+                if self._release is not None:
+                    self._release()
+
+    def _is_there(self) -> bool:
+        return self.path is None or _identity(self.path) == self._file
 
     @property
     def _name(self) -> str:
@@ -273,7 +346,13 @@ class Store:
     def _transaction(self) -> Iterator[Any]:
         if self.read_only:
             raise ProjectError(
-                f"{self._name} is open for reading only: save it under another name to go on"
+                f"{self._name} can only be read, {self.why_read_only}: save it under another "
+                "name to go on"
+            )
+        if not self._is_there():
+            raise ProjectError(
+                f"{self._name} is no longer there: bring its folder or disk back, or save the "
+                "project elsewhere"
             )
         with self._lock, _told(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -286,19 +365,6 @@ class Store:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _write_rows(self, execute: Any, rows: Rows) -> None:
-        for image, info in rows.images.items():
-            execute(
-                "INSERT INTO images VALUES (?1, (SELECT count(*) FROM images), ?2) "
-                "ON CONFLICT (id) DO UPDATE SET info = ?2",
-                (image, dump(info)),
-            )
-        _write(execute, "objects", {
-            key: record and dump(record) for key, record in rows.objects.items()
-        })  # fmt: skip
-        _write(execute, "tiles", rows.tiles)
-        _write(execute, "fields", {(k,): dump(v) for k, v in rows.fields.items()})
-
     def _one(self, sql: str, values: Iterable[Any] = ()) -> Any:
         with self._lock, _told(self.path):
             return self._connection.execute(sql, tuple(values)).fetchone()
@@ -308,31 +374,13 @@ class Store:
             return self._connection.execute(sql, tuple(values)).fetchall()
 
 
-_KEYS = {
-    "objects": ("image", "label_set", "label"),
-    "tiles": ("image", "label_set", "plane", "row", "col"),
-    "fields": ("name",),
-}
-
-
-def _write(execute: Any, table: str, rows: Mapping[Any, Any]) -> None:
-    """Replace rows of a table by their keys, or delete them (None)."""
-    keys = _KEYS[table]
-    marks = ", ".join("?" * (len(keys) + 1))
-    for key, value in rows.items():
-        if value is None:
-            where = " AND ".join(f"{name} = ?" for name in keys)
-            execute(f"DELETE FROM {table} WHERE {where}", tuple(key))
-        else:
-            execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*key, value))
-
-
-def create_tables(connection: sqlite3.Connection) -> None:
-    """Make an empty database a project."""
-    connection.executescript(
-        f"BEGIN; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
-        f"PRAGMA user_version = {VERSION}; COMMIT;"
-    )
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

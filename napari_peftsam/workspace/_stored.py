@@ -55,9 +55,9 @@ def store_adapter(document: Document, weights: str, entry: AdapterEntry) -> None
     adapter = entry.adapter
     if adapter is None or document.store.read_only:
         return
-    if all(known.digest != adapter.digest for known in document.adapters):
-        document.store.put_blob(adapter.digest, adapter_bytes(adapter))
-        stored = StoredAdapter(entry.name, adapter.digest, weights, entry.iou, entry.from_file)
+    digest = document.store.put_blob(adapter_bytes(adapter))
+    if all(known.digest != digest for known in document.adapters):
+        stored = StoredAdapter(entry.name, digest, weights, entry.iou, entry.from_file)
         document.do(AddAdapter(stored))
 
 
