@@ -87,7 +87,7 @@ class Workspace:
         self._planes = EmbeddedPlanes()
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
-        self.document.events.opened.connect(self._timelines.clear)
+        self.document.events.opened.connect(self._forget_adapters)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -98,6 +98,10 @@ class Workspace:
         self._planes.forget(image)
         if self._engine is not None:
             self._engine.forget(image)
+
+    def _forget_adapters(self) -> None:
+        """Let go of the adapters of another project; `load_model` brings those of this one."""
+        self._timelines.clear()
 
     # --- model and adapters ----------------------------------------------------------
 
