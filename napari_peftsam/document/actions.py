@@ -273,7 +273,7 @@ class MarkComplete:
     """
 
     image: ImageId
-    region: CompleteRegion = CompleteRegion()
+    region: CompleteRegion = field(default_factory=CompleteRegion)
     is_complete: bool = True
 
 

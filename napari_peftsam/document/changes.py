@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
@@ -73,9 +73,9 @@ class State:
     """
 
     images: dict[ImageId, DocumentImage] = field(default_factory=dict)
-    pending: Pending = Pending()
+    pending: Pending = field(default_factory=Pending)
     adapters: tuple[StoredAdapter, ...] = ()
-    live: LiveAdapter = LiveAdapter()
+    live: LiveAdapter = field(default_factory=LiveAdapter)
     runs: tuple[Run, ...] = ()
     answers: Answers = field(default_factory=Answers)
     touched: Touched = field(default_factory=Touched)
@@ -254,7 +254,7 @@ def encode_changes(changes: tuple[Change, ...]) -> _Stored:
 def decode_changes(text: str, payload: bytes) -> tuple[Change, ...]:
     """Read back changes from the text and payload of `encode_changes`, in their order."""
     stored: _Stored = decode(_Stored, text, payload)
-    left = {
+    left: dict[str, Iterator[Change]] = {
         "LabelChange": iter(stored.labels),
         "ObjectChange": iter(stored.objects),
         "FieldChange": map(_typed, stored.fields),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Hashable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from math import prod
 from types import NoneType, UnionType
-from typing import Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +112,7 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
     return [to_json(each, arrays) for each in value]
 
 
-def from_json(hint: Any, value: Any, arrays: list[Array] | tuple[Array, ...]) -> Any:
+def from_json(hint: Any, value: Any, arrays: Sequence[Array]) -> Any:
     """Rebuild a value of the type `hint` from what `to_json` returned."""
     if isinstance(hint, NewType):
         hint = hint.__supertype__
@@ -125,18 +126,23 @@ def from_json(hint: Any, value: Any, arrays: list[Array] | tuple[Array, ...]) ->
         return {options[0](k): from_json(options[1], v, arrays) for k, v in value.items()}
     if origin is np.ndarray:
         return arrays[value[_ARRAY]]
-    if origin is Literal:
+    return _plain(hint, options, value, arrays)
+
+
+def _plain(hint: Any, options: tuple[Any, ...], value: Any, arrays: Sequence[Array]) -> Any:
+    """Rebuild a dataclass, one of the values of a literal, or a number or text."""
+    if options:
         if value not in options:
             raise ValueError(f"{value!r} is none of {options}")
         return value
     if is_dataclass(hint):
-        known = _hints(hint)
-        given = {k: from_json(known[k], v, arrays) for k, v in value.items() if k in known}
-        return cast("Any", hint)(**given)
+        kind = cast("type[Any]", hint)
+        known = _hints(cast("Hashable", kind))
+        return kind(**{k: from_json(known[k], v, arrays) for k, v in value.items() if k in known})
     return value if hint is Any else hint(value)
 
 
-def _one_of(options: tuple[Any, ...], value: Any, arrays: Any) -> Any:
+def _one_of(options: tuple[Any, ...], value: Any, arrays: Sequence[Array]) -> Any:
     """Rebuild a value of a union: nothing, an array, or the one other type."""
     if value is None:
         return None

@@ -142,7 +142,7 @@ def _separate(pieces: Sequence[_Piece]) -> None:
         row, col, bottom, right = corners[number]
         later = corners[number + 1 :]
         meets = (later[:, :2] < (bottom, right)).all(1) & (later[:, 2:] > (row, col)).all(1)
-        for other in (pieces[number + 1 + i] for i in np.flatnonzero(meets)):
+        for other in (pieces[number + 1 + i] for i in np.flatnonzero(meets).tolist()):
             shared = piece.window & other.window
             taken = piece.mask[shared.seen_from(piece.window).slices]
             other.mask[shared.seen_from(other.window).slices] &= ~taken
@@ -164,7 +164,7 @@ def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
     if not labels:
         return Derived()
     where = np.sort(np.concatenate([image.where(label) for label in labels]))
-    changes = (
+    changes: tuple[Change, ...] = (
         LabelChange.of(image.id, where, np.take(image.labels, where), 0),
         *object_change(state, image.id, dict.fromkeys(labels)),
     )
@@ -182,7 +182,7 @@ def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
     records = image.records
     record = merged(records[first], [records[o] for o in others], moment.time)
     where = np.sort(np.concatenate([image.where(label) for label in others]))
-    changes = (
+    changes: tuple[Change, ...] = (
         LabelChange.of(image.id, where, np.take(image.labels, where), first),
         *object_change(state, image.id, {**dict.fromkeys(others), first: record}),
     )
@@ -266,7 +266,7 @@ def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
 
 @handles(act.AddImage)
 def _add_image(state: State, action: act.AddImage, moment: Moment) -> Derived:
-    """The document has made the image, without objects and removed: here it appears."""
+    """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)
     changes: tuple[Change, ...] = ()

@@ -37,6 +37,7 @@ from napari_peftsam.document.images import (
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pending
+from napari_peftsam.document.regions import Region
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
 from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
 from napari_peftsam.errors import ImageError, LabelError, PromptError
@@ -79,7 +80,7 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._state = self._stored_state()
+        self._state = self._stored_state(self.store)
 
     # --- doing ----------------------------------------------------------------------
 
@@ -118,6 +119,11 @@ class Document:
         """Redo the last undone step and return what it was, None if there is none."""
         label: str | None = self.do(act.Redo())
         return label
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What can be undone, oldest first."""
+        return self.store.step_labels()
 
     @property
     def undo_label(self) -> str | None:
@@ -212,6 +218,32 @@ class Document:
             state.take_touched()
             raise
         return touched
+
+    # --- projects -------------------------------------------------------------------
+
+    def open(self, store: Store) -> None:
+        """Show what another store holds; the present one is closed.
+
+        Raises
+        ------
+        ProjectError
+            If the store cannot be read: then the document stays as it is.
+        """
+        state = self._stored_state(store)
+        self.events.closing.emit()
+        with self._lock:
+            old, self.store = self.store, store
+            self._state = state
+        old.close()
+        for signal in (self.events.opened, self.events.history_changed):
+            signal.emit()
+
+    def move_to(self, store: Store) -> None:
+        """Go on in a store that holds a copy of this document; the present one is closed."""
+        with self._lock:
+            old, self.store = self.store, store
+        old.close()
+        self.events.saved.emit()
 
     # --- adding images --------------------------------------------------------------
 
@@ -479,12 +511,12 @@ class Document:
             rows.fields[name] = getattr(self._state, name)
         return rows
 
-    def _stored_state(self) -> State:
+    def _stored_state(self, store: Store) -> State:
         state = State()
-        content = _StoreContent(self.store)
-        for image, info in self.store.images().items():
+        content = _StoreContent(self)
+        for image, info in store.images().items():
             state.images[image] = DocumentImage(image, info, content=content)
-        for name, text in self.store.fields().items():
+        for name, text in store.fields().items():
             if name in DOCUMENT_FIELDS:
                 setattr(state, name, load(DOCUMENT_FIELDS[name], text))
         return state
@@ -498,29 +530,35 @@ class Document:
         painted: bool = False,
     ) -> None:
         """Tell listeners what changed: pixels before records before prompts before images."""
-        events = self.events
         for (image, label_set), region in touched.pixels.items():
-            if label_set != OBJECTS:
-                events.background_changed.emit(image)
-            elif painted:
-                events.labels_painted.emit(image, region)
-            else:
-                events.labels_changed.emit(image, region)
+            self._tell_pixels(image, label_set, region, painted=painted)
         for image in touched.objects:
-            events.objects_changed.emit(image)
-        pending, answer = self._shown()
-        if (pending.plane, pending.queue) != (before[0].plane, before[0].queue):
-            for plane in dict.fromkeys((before[0].plane, pending.plane)):
-                if plane is not None and plane.image in self.images:
-                    events.prompts_changed.emit(plane)
-        was, now = before[1], answer
-        if (was and was.prediction) is not (now and now.prediction):
-            events.candidates_changed.emit()
-        elif was is not None and now is not None and was.choice != now.choice:
-            events.choice_changed.emit()
+            self.events.objects_changed.emit(image)
+        self._tell_pending(before)
         for change in changes:
             if isinstance(change, FieldChange) and change.image is not None:
                 self._tell_image(change.image, change.name)
+
+    def _tell_pixels(
+        self, image: ImageId, label_set: str, region: Region, *, painted: bool
+    ) -> None:
+        if label_set != OBJECTS:
+            self.events.background_changed.emit(image)
+        elif painted:
+            self.events.labels_painted.emit(image, region)
+        else:
+            self.events.labels_changed.emit(image, region)
+
+    def _tell_pending(self, before: tuple[Pending, Answer | None]) -> None:
+        (then, was), (now, answer) = before, self._shown()
+        if (then.plane, then.queue) != (now.plane, now.queue):
+            for plane in dict.fromkeys((then.plane, now.plane)):
+                if plane is not None and plane.image in self.images:
+                    self.events.prompts_changed.emit(plane)
+        if (was and was.prediction) is not (answer and answer.prediction):
+            self.events.candidates_changed.emit()
+        elif was is not None and answer is not None and was.choice != answer.choice:
+            self.events.choice_changed.emit()
 
     def _tell_image(self, image: ImageId, name: str) -> None:
         info, events = self._state.images[image].info, self.events
@@ -537,21 +575,21 @@ class Document:
 
 
 class _StoreContent:
-    """Reads labels and records of images from a store."""
+    """Reads labels and records of images from wherever a document is kept."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, document: Document) -> None:
+        self._document = document
 
     def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Write the stored tiles into arrays by label set; those of new label sets are added."""
-        for key, data in self._store.tiles(image.id):
+        for key, data in self._document.store.tiles(image.id):
             if key.label_set not in arrays:
                 arrays[key.label_set] = np.zeros(image.shape, np.uint8)
             put_tile(arrays[key.label_set], key, data)
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""
-        return self._store.objects(image)
+        return self._document.store.objects(image)
 
 
 def _check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:

@@ -12,6 +12,10 @@ __all__ = ["DocumentEvents"]
 class DocumentEvents(SignalGroup):
     """Signals of a `Document`; images go by their id, regions are tuples of slices."""
 
+    closing = Signal()
+    """Another project will be opened in place of this one."""
+    opened = Signal()
+    """Another project was opened."""
     image_added = Signal(str)
     """An image was added, or came back: its id."""
     image_removed = Signal(str)

@@ -400,7 +400,8 @@ class DocumentImage:
         region = self.region(label)
         inside = np.nonzero(self.labels[region] == label)
         shifted = tuple(c + s.start for c, s in zip(inside, region, strict=True))
-        return np.ravel_multi_index(shifted, self.shape)
+        where: Integers = np.ravel_multi_index(shifted, self.shape)
+        return where
 
     def area(self, label: int) -> int:
         """Return the number of pixels of an object, 0 if there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NewType
 
 from napari_peftsam.document.codec import to_json
@@ -55,7 +55,7 @@ class ObjectPlane:
     """A plane in which an object has pixels, and the prompts it was given there."""
 
     index: tuple[int, ...] = ()
-    prompts: Prompts = Prompts()
+    prompts: Prompts = field(default_factory=Prompts)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from napari_peftsam.annotation import Session
-from tests.annotation._annotation_cases import make_session
+from napari_peftsam.document import Document
+from tests.document._cases import make_session
 
 
 @pytest.fixture
-def session() -> Session:
+def session() -> Document:
     return make_session()

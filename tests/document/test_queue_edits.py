@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.document import Document, PlaneKey, QueuePrompts
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import Box, Prompts
-from tests.annotation._annotation_cases import SHAPE, check_invariants
+from tests.document._cases import SHAPE, check_invariants
 
 A, B, C = (Prompts(box=Box(i, i, i + 3, i + 3)) for i in (0, 3, 6))
 
 
-def queued(session: Session) -> PlaneKey:
+def queued(session: Document) -> PlaneKey:
     plane = PlaneKey(next(iter(session.images)))
-    session.queue_prompts(plane, [A, B, C])
+    session.do(QueuePrompts(plane, (A, B, C)))
     return plane
 
 
 @pytest.fixture
-def fresh() -> Session:
+def fresh() -> Document:
     import numpy as np
 
-    session = Session()
+    session = Document()
     session.add_image("cells", np.zeros(SHAPE))
     return session
 
@@ -38,7 +38,7 @@ def fresh() -> Session:
     ],
 )
 def test_set_queue_keeps_the_first_if_it_stays(
-    fresh: Session, prompts: list[Prompts], kept: bool
+    fresh: Document, prompts: list[Prompts], kept: bool
 ) -> None:
     plane = queued(fresh)
     before = fresh.current
@@ -49,21 +49,21 @@ def test_set_queue_keeps_the_first_if_it_stays(
     assert fresh.queue == (A, B, C)
 
 
-def test_an_unchanged_queue_is_no_step(fresh: Session) -> None:
+def test_an_unchanged_queue_is_no_step(fresh: Document) -> None:
     plane = queued(fresh)
-    steps = len(fresh.history)
+    steps = len(fresh.steps)
     fresh.set_queue(plane, [A, B, C])
-    assert len(fresh.history) == steps
+    assert len(fresh.steps) == steps
 
 
-def test_prompts_outside_are_refused(fresh: Session) -> None:
+def test_prompts_outside_are_refused(fresh: Document) -> None:
     plane = queued(fresh)
     with pytest.raises(PromptError):
         fresh.set_queue(plane, [A, Prompts(box=Box(900, 900, 910, 910))])
     assert fresh.queue == (A, B, C)
 
 
-def test_objects_are_deleted_in_one_step(fresh: Session) -> None:
+def test_objects_are_deleted_in_one_step(fresh: Document) -> None:
     labels = fresh.labels(PlaneKey("cells")).copy()
     labels[0:2, 0:2], labels[3:5, 3:5], labels[6:8, 6:8] = 1, 2, 3
     fresh.set_labels("cells", labels)

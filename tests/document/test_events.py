@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import Session
+from napari_peftsam.document import (
+    Accept,
+    AddPoint,
+    DeleteObjects,
+    Document,
+    QueuePrompts,
+    RemoveImage,
+    RenameImage,
+)
 from napari_peftsam.types import Box, Point, Prompts
-from tests.annotation._annotation_cases import (
+from tests.document._cases import (
     CELLS,
     SHAPE,
     STACK,
@@ -28,7 +36,7 @@ PROMPTS, CANDIDATES, OBJECTS = ("prompts_changed", CELLS), ("candidates_changed"
 LABELS = ("labels_changed", "cells", REGION)
 
 
-def listen(session: Session) -> list[tuple[Any, ...]]:
+def listen(session: Document) -> list[tuple[Any, ...]]:
     heard: list[tuple[Any, ...]] = []
 
     def hear(info: Any) -> None:
@@ -39,24 +47,24 @@ def listen(session: Session) -> list[tuple[Any, ...]]:
     return heard
 
 
-def with_candidates(session: Session) -> None:
-    session.add_point(CELLS, Point(3, 3))
+def with_candidates(session: Document) -> None:
+    session.do(AddPoint(CELLS, Point(3, 3)))
     answer(session, rectangle(2, 2, 6, 6), rectangle(2, 2, 4, 4))
 
 
-def with_object(session: Session) -> None:
+def with_object(session: Document) -> None:
     with_candidates(session)
-    session.accept()
+    session.do(Accept())
 
 
-def erase(session: Session) -> None:
+def erase(session: Document) -> None:
     labels = session.images["cells"].labels
     where = np.nonzero(labels)
     labels[where] = 0
     session.record_paint("cells", where, np.ones(len(where[0]), int), 0)
 
 
-def erase_and_listen_to_undo(session: Session) -> None:
+def erase_and_listen_to_undo(session: Document) -> None:
     with_object(session)
     erase(session)
 
@@ -72,7 +80,7 @@ def erase_and_listen_to_undo(session: Session) -> None:
         ),
         pytest.param(
             None,
-            lambda s: s.rename_image("cells", "nuclei"),
+            lambda s: s.do(RenameImage("cells", "nuclei")),
             [("image_renamed", "cells", "nuclei")],
             id="rename",
         ),
@@ -84,26 +92,28 @@ def erase_and_listen_to_undo(session: Session) -> None:
         ),
         pytest.param(
             with_candidates,
-            lambda s: s.remove_image("cells"),
+            lambda s: s.do(RemoveImage("cells")),
             [CANDIDATES, HISTORY, ("image_removed", "cells")],
             id="remove image",
         ),
-        pytest.param(None, lambda s: s.add_point(CELLS, Point(1, 1)), [PROMPTS, HISTORY], id="pt"),
+        pytest.param(
+            None, lambda s: s.do(AddPoint(CELLS, Point(1, 1))), [PROMPTS, HISTORY], id="pt"
+        ),
         pytest.param(None, lambda s: s.undo(), [], id="nothing to undo"),
         pytest.param(
             with_candidates,
-            lambda s: s.add_point(STACK, Point(1, 1)),
+            lambda s: s.do(AddPoint(STACK, Point(1, 1))),
             [PROMPTS, ("prompts_changed", STACK), CANDIDATES, HISTORY],
             id="other plane",
         ),
         pytest.param(
             with_candidates,
-            lambda s: s.queue_boxes(CELLS, [Box(0, 0, 3, 3)]),
+            lambda s: s.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 3, 3)])),
             [PROMPTS, HISTORY],
             id="queue",
         ),
         pytest.param(
-            lambda s: s.add_point(CELLS, Point(3, 3)),
+            lambda s: s.do(AddPoint(CELLS, Point(3, 3))),
             lambda s: answer(s, rectangle(2, 2, 6, 6)),
             [CANDIDATES],
             id="answer",
@@ -111,7 +121,7 @@ def erase_and_listen_to_undo(session: Session) -> None:
         pytest.param(with_candidates, lambda s: s.cycle(), [("choice_changed",)], id="choose"),
         pytest.param(
             with_candidates,
-            lambda s: s.accept(),
+            lambda s: s.do(Accept()),
             [LABELS, OBJECTS, PROMPTS, CANDIDATES, HISTORY],
             id="accept",
         ),
@@ -132,7 +142,7 @@ def erase_and_listen_to_undo(session: Session) -> None:
         ),
         pytest.param(
             with_object,
-            lambda s: s.delete_object("cells", 1),
+            lambda s: s.do(DeleteObjects("cells", (1,))),
             [LABELS, OBJECTS, HISTORY],
             id="delete",
         ),
@@ -151,9 +161,9 @@ def erase_and_listen_to_undo(session: Session) -> None:
     ],
 )
 def test_what_is_heard(
-    session: Session,
-    prepare: Callable[[Session], None] | None,
-    operation: Callable[[Session], object],
+    session: Document,
+    prepare: Callable[[Document], None] | None,
+    operation: Callable[[Document], object],
     expected: list[tuple[Any, ...]],
 ) -> None:
     if prepare is not None:
@@ -167,7 +177,7 @@ def test_what_is_heard(
     assert heard == expected
 
 
-def test_a_failed_step_is_not_heard_and_changes_nothing(session: Session) -> None:
+def test_a_failed_step_is_not_heard_and_changes_nothing(session: Document) -> None:
     with_object(session)
     before, heard = snapshot(session), listen(session)
     good, misfit = rectangle(10, 10, 12, 12), np.ones((3, 3), bool)
@@ -176,7 +186,7 @@ def test_a_failed_step_is_not_heard_and_changes_nothing(session: Session) -> Non
     assert (heard, snapshot(session)) == ([], before)
 
 
-def test_a_listener_may_answer_at_once(session: Session) -> None:
+def test_a_listener_may_answer_at_once(session: Document) -> None:
     """The way a predictor is attached: prompts change, candidates follow."""
 
     def predict(plane: object) -> None:
@@ -184,7 +194,7 @@ def test_a_listener_may_answer_at_once(session: Session) -> None:
             answer(session, rectangle(2, 2, 6, 6))
 
     session.events.prompts_changed.connect(predict)
-    session.queue_boxes(CELLS, [Box(2, 2, 6, 6), Box(8, 8, 12, 12)])
-    session.accept()
+    session.do(QueuePrompts.boxes(CELLS, [Box(2, 2, 6, 6), Box(8, 8, 12, 12)]))
+    session.do(Accept())
     assert session.current is not None
     assert session.current.mask is not None

@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.document import (
+    AddPoint,
+    ChooseCandidate,
+    Discard,
+    Document,
+    PlaneKey,
+    QueuePrompts,
+    RemoveImage,
+    RemoveLastPrompt,
+    RenameImage,
+    SetBox,
+    SetPrompts,
+)
 from napari_peftsam.errors import ImageError, LabelError, PromptError
 from napari_peftsam.types import Box, Point, Prompts
-from tests.annotation._annotation_cases import (
+from tests.document._cases import (
     CELLS,
     SHAPE,
     STACK,
@@ -22,8 +34,8 @@ from tests.annotation._annotation_cases import (
 LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
 
 
-def accept(session: Session, *masks: np.ndarray, plane: PlaneKey = CELLS) -> int:
-    session.add_point(plane, Point(5, 5))
+def accept(session: Document, *masks: np.ndarray, plane: PlaneKey = CELLS) -> int:
+    session.do(AddPoint(plane, Point(5, 5)))
     answer(session, *masks)
     return session.accept(model="tiny", adapter="v1")
 
@@ -45,7 +57,7 @@ def accept(session: Session, *masks: np.ndarray, plane: PlaneKey = CELLS) -> int
 def test_spatial_shape(
     shape: tuple[int, ...], rgb: bool | None, spatial: tuple[int, ...], is_rgb: bool
 ) -> None:
-    session = Session()
+    session = Document()
     session.add_image("a", np.zeros(shape, np.uint8), rgb=rgb)
     assert (session.images["a"].shape, session.images["a"].rgb) == (spatial, is_rgb)
     plane = PlaneKey("a", (0,) * (len(spatial) - 2))
@@ -64,7 +76,7 @@ def test_spatial_shape(
     ],
 )
 def test_unusable_labels(labels: np.ndarray, message: str) -> None:
-    session = Session()
+    session = Document()
     with pytest.raises(LabelError, match=message):
         session.add_image("a", np.zeros((3, 4)), labels=labels)
     assert not session.images
@@ -80,8 +92,8 @@ def test_unusable_labels(labels: np.ndarray, message: str) -> None:
         pytest.param(PlaneKey("stack", (-1,)), "below", id="negative"),
     ],
 )
-def test_unknown_plane(session: Session, plane: PlaneKey, message: str) -> None:
-    for use in (session.labels, session.pixels, lambda p: session.add_point(p, Point(1, 1))):
+def test_unknown_plane(session: Document, plane: PlaneKey, message: str) -> None:
+    for use in (session.labels, session.pixels, lambda p: session.do(AddPoint(p, Point(1, 1)))):
         with pytest.raises(ImageError, match=message):
             use(plane)
 
@@ -90,7 +102,7 @@ def test_labels_are_shared_and_their_objects_taken_over() -> None:
     labels = np.zeros((3, *SHAPE), np.uint16)
     labels[1:, 3:5, 4:9] = 7
     labels[2, 10, 10] = 2
-    session = Session()
+    session = Document()
     session.add_image("a", np.zeros(labels.shape), labels=labels)
     assert np.shares_memory(session.labels(PlaneKey("a", (1,))), labels)
     assert [(r.label, r.plane.index, r.source) for r in session.records("a")] == [
@@ -107,47 +119,47 @@ def test_labels_are_shared_and_their_objects_taken_over() -> None:
 def test_a_small_label_type_that_is_full_is_refused() -> None:
     labels = np.zeros(SHAPE, np.uint8)
     labels[20, 20] = 255
-    session = Session()
+    session = Document()
     session.add_image("cells", np.zeros(SHAPE), labels=labels)
     with pytest.raises(LabelError, match="convert the label array to int32"):
         accept(session, LEFT)
     assert session.current is not None
-    assert session.history.labels == ("add point",)
+    assert session.steps == ("add point",)
 
 
-def test_rename_follows_everywhere(session: Session) -> None:
+def test_rename_follows_everywhere(session: Document) -> None:
     accept(session, LEFT)
-    session.add_point(CELLS, Point(1, 1))
-    session.rename_image("cells", "nuclei")
+    session.do(AddPoint(CELLS, Point(1, 1)))
+    session.do(RenameImage("cells", "nuclei"))
     assert list(session.images) == ["nuclei", "stack"]
     assert session.records("nuclei")[0].plane == PlaneKey("nuclei")
     assert session.current is not None
     assert session.current.plane == PlaneKey("nuclei")
-    while session.can_undo:
+    while session.undo_label is not None:
         session.undo()
         check_invariants(session)
-    while session.can_redo:
+    while session.redo_label is not None:
         session.redo()
         check_invariants(session)
     assert session.records("nuclei")[0].label == 1
     with pytest.raises(ImageError, match="choose another name"):
-        session.rename_image("nuclei", "stack")
+        session.do(RenameImage("nuclei", "stack"))
 
 
-def test_other_pixels_leave_prompts_objects_and_history_alone(session: Session) -> None:
+def test_other_pixels_leave_prompts_objects_and_history_alone(session: Document) -> None:
     accept(session, LEFT)
-    session.add_point(CELLS, Point(1, 1))
-    before = snapshot(session), session.history.labels
+    session.do(AddPoint(CELLS, Point(1, 1)))
+    before = snapshot(session), session.steps
     session.replace_pixels("cells", np.ones(SHAPE))
     assert session.pixels(CELLS).all()
-    assert (snapshot(session), session.history.labels) == before
+    assert (snapshot(session), session.steps) == before
 
 
 @pytest.mark.parametrize(
     "shape", [pytest.param((12, 32), id="size"), pytest.param((2, *SHAPE), id="axes")]
 )
 def test_other_pixels_of_another_shape_are_refused(
-    session: Session, shape: tuple[int, ...]
+    session: Document, shape: tuple[int, ...]
 ) -> None:
     accept(session, LEFT)
     with pytest.raises(ImageError, match="give pixels of that shape"):
@@ -156,15 +168,15 @@ def test_other_pixels_of_another_shape_are_refused(
     check_invariants(session)
 
 
-def test_remove_takes_its_steps_along(session: Session) -> None:
+def test_remove_takes_its_steps_along(session: Document) -> None:
     accept(session, LEFT, plane=STACK)
     accept(session, LEFT)
-    session.add_point(STACK, Point(1, 1))
-    session.add_point(CELLS, Point(1, 1))
-    session.remove_image("cells")
+    session.do(AddPoint(STACK, Point(1, 1)))
+    session.do(AddPoint(CELLS, Point(1, 1)))
+    session.do(RemoveImage("cells"))
     assert session.current is None
     assert session.planes_with_objects() == (STACK,)
-    while session.can_undo:
+    while session.undo_label is not None:
         session.undo()
         check_invariants(session)
     assert session.current is None
@@ -174,67 +186,69 @@ def test_remove_takes_its_steps_along(session: Session) -> None:
 # --- prompts and candidates -----------------------------------------------------------
 
 
-def test_prompts_of_one_object(session: Session) -> None:
-    session.set_box(CELLS, Box(1, 1, 9, 9))
-    session.add_point(CELLS, Point(3, 3))
-    session.add_point(CELLS, Point(4, 4, positive=False))
+def test_prompts_of_one_object(session: Document) -> None:
+    session.do(SetBox(CELLS, Box(1, 1, 9, 9)))
+    session.do(AddPoint(CELLS, Point(3, 3)))
+    session.do(AddPoint(CELLS, Point(4, 4, positive=False)))
     assert session.current is not None
     assert session.current.prompts == Prompts(
         (Point(3, 3), Point(4, 4, positive=False)), Box(1, 1, 9, 9)
     )
     left = []
     while session.current is not None:
-        session.remove_last_prompt()
+        session.do(RemoveLastPrompt())
         left.append(session.queue[0] if session.queue else None)
     assert left == [Prompts((Point(3, 3),), Box(1, 1, 9, 9)), Prompts((), Box(1, 1, 9, 9)), None]
-    session.remove_last_prompt()  # nothing to remove: no step
-    assert len(session.history) == 6
+    session.do(RemoveLastPrompt())  # nothing to remove: no step
+    assert len(session.steps) == 6
 
 
 @pytest.mark.parametrize(
     "prompt",
     [
-        pytest.param(lambda s: s.add_point(CELLS, Point(24, 3)), id="point"),
-        pytest.param(lambda s: s.set_box(CELLS, Box(30, 1, 40, 9)), id="box"),
-        pytest.param(lambda s: s.set_prompts(CELLS, Prompts((Point(-3, 3),))), id="prompts"),
-        pytest.param(lambda s: s.queue_boxes(CELLS, [Box(0, 0, 2, 2), Box(0, 40, 2, 42)]), id="q"),
+        pytest.param(lambda s: s.do(AddPoint(CELLS, Point(24, 3))), id="point"),
+        pytest.param(lambda s: s.do(SetBox(CELLS, Box(30, 1, 40, 9))), id="box"),
+        pytest.param(lambda s: s.do(SetPrompts(CELLS, Prompts((Point(-3, 3),)))), id="prompts"),
+        pytest.param(
+            lambda s: s.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 2, 2), Box(0, 40, 2, 42)])), id="q"
+        ),
     ],
 )
-def test_prompts_outside_change_nothing(session: Session, prompt) -> None:
+def test_prompts_outside_change_nothing(session: Document, prompt) -> None:
     with pytest.raises(PromptError, match="outside"):
         prompt(session)
     assert session.current is None
-    assert not session.can_undo
+    assert not (session.undo_label is not None)
 
 
-def test_another_plane_starts_a_new_object(session: Session) -> None:
-    session.queue_boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)])
-    session.add_point(STACK, Point(3, 3))
+def test_another_plane_starts_a_new_object(session: Document) -> None:
+    session.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)]))
+    session.do(AddPoint(STACK, Point(3, 3)))
     assert session.current is not None
     assert (session.current.plane, session.pending) == (STACK, ())
     session.undo()
     assert session.queue == (Prompts(box=Box(0, 0, 5, 5)), Prompts(box=Box(6, 6, 9, 9)))
 
 
-def test_no_prompts_elsewhere_leave_the_current_object_alone(session: Session) -> None:
-    session.add_point(CELLS, Point(3, 3))
-    session.set_prompts(STACK, Prompts())
-    session.set_box(STACK, None)
+def test_no_prompts_elsewhere_leave_the_current_object_alone(session: Document) -> None:
+    session.do(AddPoint(CELLS, Point(3, 3)))
+    session.do(SetPrompts(STACK, Prompts()))
+    session.do(SetBox(STACK, None))
     assert session.current is not None
     assert session.current.plane == CELLS
-    assert len(session.history) == 1
+    assert len(session.steps) == 1
 
 
-def test_late_answers_are_ignored(session: Session) -> None:
-    session.add_point(CELLS, Point(3, 3))
+def test_late_answers_are_ignored(session: Document) -> None:
+    session.do(AddPoint(CELLS, Point(3, 3)))
     assert session.current is not None
     first = session.current.revision
-    session.add_point(CELLS, Point(4, 4))
+    session.do(AddPoint(CELLS, Point(4, 4)))
     assert not session.set_candidates(prediction(LEFT), first)
     assert session.current.candidates is None
     session.undo()
     assert session.set_candidates(prediction(LEFT), first)  # its prompts are back
-    session.clear_prompts()
+    session.do(Discard())
     assert not session.set_candidates(prediction(LEFT), first)
 
 
@@ -245,8 +259,8 @@ def test_late_answers_are_ignored(session: Session) -> None:
         pytest.param(np.zeros((0, *SHAPE), bool), id="none"),
     ],
 )
-def test_misfitting_candidates(session: Session, masks: np.ndarray) -> None:
-    session.add_point(CELLS, Point(3, 3))
+def test_misfitting_candidates(session: Document, masks: np.ndarray) -> None:
+    session.do(AddPoint(CELLS, Point(3, 3)))
     assert session.current is not None
     bad = prediction(LEFT)
     bad = type(bad)(masks, bad.scores[: len(masks)], bad.logits[: len(masks)])
@@ -254,9 +268,9 @@ def test_misfitting_candidates(session: Session, masks: np.ndarray) -> None:
         session.set_candidates(bad, session.current.revision)
 
 
-def test_choosing(session: Session) -> None:
+def test_choosing(session: Document) -> None:
     session.cycle()  # nothing to choose from: nothing happens
-    session.add_point(CELLS, Point(5, 5))
+    session.do(AddPoint(CELLS, Point(5, 5)))
     answer(session, LEFT, RIGHT, rectangle(0, 0, 1, 1))
     shown = []
     for step in (1, 1, 1, -1):
@@ -264,7 +278,7 @@ def test_choosing(session: Session) -> None:
         assert session.current is not None
         shown.append(session.current.choice)
     assert shown == [1, 2, 0, 2]
-    session.choose(1)
+    session.do(ChooseCandidate(1))
     assert session.current.score == pytest.approx(0.7)
     assert session.current.mask is not None
     rows, cols = session.current.candidates.window.slices
@@ -272,21 +286,21 @@ def test_choosing(session: Session) -> None:
     assert session.current.mask.sum() == RIGHT.sum()
     for index in (3, -1):
         with pytest.raises(PromptError, match="there are 3"):
-            session.choose(index)
+            session.do(ChooseCandidate(index))
 
 
-def test_a_further_point_refines_the_shown_candidate(session: Session) -> None:
-    session.add_point(CELLS, Point(5, 5))
+def test_a_further_point_refines_the_shown_candidate(session: Document) -> None:
+    session.do(AddPoint(CELLS, Point(5, 5)))
     answer(session, LEFT, RIGHT)
-    session.choose(1)
+    session.do(ChooseCandidate(1))
     assert session.current is not None
     logits = session.current.candidates.logits[1]
-    session.add_point(CELLS, Point(6, 6))
+    session.do(AddPoint(CELLS, Point(6, 6)))
     assert session.current.candidates is None
     np.testing.assert_array_equal(session.current.previous.logits, logits)
-    session.add_point(CELLS, Point(7, 7))  # before the answer: still the last mask seen
+    session.do(AddPoint(CELLS, Point(7, 7)))  # before the answer: still the last mask seen
     np.testing.assert_array_equal(session.current.previous.logits, logits)
-    session.set_prompts(CELLS, Prompts((Point(1, 1),)))  # a moved point starts afresh
+    session.do(SetPrompts(CELLS, Prompts((Point(1, 1),))))  # a moved point starts afresh
     assert session.current.previous is None
 
 
@@ -294,7 +308,7 @@ def test_an_image_whose_labels_do_not_fit_is_refused_with_a_way_out() -> None:
     class Huge:
         shape, dtype = (10**7, 10**7), np.dtype(np.uint8)
 
-    session = Session()
+    session = Document()
     with pytest.raises(ImageError, match=r"would take 400000 GB .*napari-peftsam segment"):
         session.add_image("huge", Huge(), rgb=False)
     assert not session.images

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.document import Document, PlaneKey
 from napari_peftsam.types import BoolArray, Prediction
 
 CELLS = PlaneKey("cells")
@@ -27,12 +27,12 @@ def prediction(*masks: BoolArray) -> Prediction:
     return Prediction(np.stack(masks), scores, logits)
 
 
-def answer(session: Session, *masks: BoolArray) -> None:
+def answer(session: Document, *masks: BoolArray) -> None:
     assert session.current is not None
     assert session.set_candidates(prediction(*masks), session.current.revision)
 
 
-def snapshot(session: Session) -> dict[str, Any]:
+def snapshot(session: Document) -> dict[str, Any]:
     """Everything that undo must restore, comparable with ``==``."""
     current = session.current
     shown = None
@@ -56,7 +56,7 @@ def snapshot(session: Session) -> dict[str, Any]:
     }
 
 
-def check_invariants(session: Session) -> None:
+def check_invariants(session: Document) -> None:
     """A label has pixels exactly if it has a record, and its region holds them all."""
     for image in session.images.values():
         present = np.unique(image.labels[image.labels > 0]).tolist()
@@ -69,9 +69,9 @@ def check_invariants(session: Session) -> None:
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 
-def make_session() -> Session:
+def make_session() -> Document:
     ticks = count()
-    session = Session(clock=lambda: f"2025-01-01T00:00:{next(ticks):02d}+00:00")
+    session = Document(clock=lambda: f"2025-01-01T00:00:{next(ticks):02d}+00:00")
     session.add_image("cells", np.zeros(SHAPE, np.uint8))
     session.add_image("stack", np.zeros((3, *SHAPE), np.uint16))
     return session

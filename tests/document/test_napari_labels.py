@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 
-from napari_peftsam.annotation import PaintAtom, Session
-from tests.annotation._annotation_cases import SHAPE, check_invariants
+from napari_peftsam.document import Document, PaintAtom
+from tests.document._cases import SHAPE, check_invariants
 
 
 def atoms_of(item: list[Any]) -> list[PaintAtom]:
@@ -45,7 +45,7 @@ def drag(layer: Labels) -> None:
     ],
 )
 def test_every_tool_is_one_undoable_step(paint: Callable[[Labels], None]) -> None:
-    session, labels = Session(), np.zeros(SHAPE, np.int32)
+    session, labels = Document(), np.zeros(SHAPE, np.int32)
     labels[6:12, 6:12] = 1
     before = labels.copy()
     session.add_image("cells", np.zeros(SHAPE), labels=labels)
@@ -56,7 +56,7 @@ def test_every_tool_is_one_undoable_step(paint: Callable[[Labels], None]) -> Non
     check_invariants(session)
     after = labels.copy()
     assert (after != before).any()
-    assert session.history.labels == ("paint",)
+    assert session.steps == ("paint",)
     session.undo()
     np.testing.assert_array_equal(labels, before)
     check_invariants(session)
