@@ -17,7 +17,8 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.changes import decode_changes
 from napari_peftsam.document.document import Document, utc_now
-from napari_peftsam.document.images import BACKGROUND, OBJECTS, DocumentImage, ImageInfo
+from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.lock import ProjectLock
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.project import save_copy

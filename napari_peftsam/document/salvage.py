@@ -14,7 +14,7 @@ import xxhash
 from napari_peftsam.document.actions import AddImage, decode_action
 from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.codec import load
-from napari_peftsam.document.images import OBJECTS, ImageInfo
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.rows import LoggedAction
 from napari_peftsam.document.tables import create_tables

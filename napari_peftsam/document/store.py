@@ -26,7 +26,7 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.codec import encode, load
-from napari_peftsam.document.images import ImageInfo
+from napari_peftsam.document.image_info import ImageInfo
 from napari_peftsam.document.lock import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.rows import (

@@ -28,7 +28,7 @@ from napari_peftsam.document import (
     save_copy,
     verify,
 )
-from napari_peftsam.document.images import ImageInfo
+from napari_peftsam.document.image_info import ImageInfo
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import ROOT, SHAPE, annotate, files_of, finished_project
