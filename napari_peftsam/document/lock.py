@@ -47,10 +47,10 @@ class ProjectLock:
     def __init__(self, project: Path) -> None:
         # Not "NAME.lock", the name that SQLite's VFS "unix-dotfile" takes for its own lock.
         self.path = project.with_name(f".{project.name}.lock")
-        self._lock = FileLock(self.path, timeout=0, thread_local=False)
+        self._lock = FileLock(self.path, thread_local=False)
 
-    def acquire(self) -> bool:
-        """Take the lock unless somebody holds it, and say whether it was taken.
+    def acquire(self, seconds: float = 0.0) -> bool:
+        """Take the lock unless somebody holds it for `seconds`; say whether it was taken.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class ProjectLock:
             If no file can be written here.
         """
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=seconds, poll_interval=0.02)
         except Timeout:
             return False
         self._sign()

@@ -24,6 +24,7 @@ __all__ = ["SUFFIX", "create_project", "is_open_elsewhere", "open_project", "sav
 SUFFIX = ".peftsam"
 """Suffix of project files."""
 _PATIENCE_SECONDS = 5.0  # for another process that writes or reads just now
+_GLANCE_SECONDS = 0.2  # for one that only looks whether a project is open
 # 40 MB: the owner checkpoints when idle; inside a commit it would be felt.
 _PAGES_BEFORE_CHECKPOINT = 10_000
 
@@ -93,7 +94,7 @@ def open_project(
         return _open_to_read(path, "it was opened for reading", vfs)
     lock = ProjectLock(path)
     try:
-        why = "" if lock.acquire() else _open_in(lock)
+        why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
     except OSError as error:
         why = f"its folder cannot be written ({error.strerror})"
     if not why and not os.access(path, os.W_OK):

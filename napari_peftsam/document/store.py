@@ -292,7 +292,8 @@ class Store:
             try:
                 yield
             finally:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
         """Replace what is stored about images without an action: paths in a copy differ."""
