@@ -12,13 +12,17 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo test lint interoperability test-interoperability screenshots methods-page pretrain \
-	kill-test study bench bench-scaling bench-gpu performance-page clean distclean display-packages
+.PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
+	test-interoperability screenshots methods-page pretrain study bench bench-scaling bench-gpu \
+	performance-page clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
 	@echo "make test         run the tests on a virtual display"
 	@echo "make kill-test    kill 200 sessions and see that nothing they saved is lost"
+	@echo "make test-lowest  run them with the lowest versions allowed, in an environment of its own"
+	@echo "make test-under-load  run them beside two busy loops"
+	@echo "make versions     print Python, platform and packages of the environment"
 	@echo "make lint         ruff, mypy and the import contracts"
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
@@ -35,19 +39,32 @@ demo: $(VENV)/.installed
 
 # Tests compute on one thread each; PYTEST_ARGS="-n 0" runs them in one process.
 PYTEST_PROCESSES = -n logical --maxprocesses 4 --dist worksteal
+PYTEST = -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 test: display-packages $(VENV)/.installed-dev
-	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
+	$(XVFB_RUN) $(BIN)/python $(PYTEST)
 
 # 200 sessions killed at random moments; the suite does 17.
 kill-test: $(VENV)/.installed-dev
 	KILLS=200 $(BIN)/python -m pytest $(PYTEST_PROCESSES) tests/document/test_kill.py $(PYTEST_ARGS)
 
-# The oldest versions that pyproject.toml promises, in an environment of their own.
+# The lowest versions that pyproject.toml allows.
 LOWEST = $(VENV)-lowest
-test-lowest:
-	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.installed-lowest display-packages
-	$(LOWEST)/bin/python -m pip list --format freeze
-	$(XVFB_RUN) $(LOWEST)/bin/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
+test-lowest: display-packages
+	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.installed-lowest
+	$(call print_versions,$(LOWEST)/bin/python)
+	$(XVFB_RUN) $(LOWEST)/bin/python $(PYTEST)
+
+# A test that waits for the clock instead of the event fails here.
+test-under-load: display-packages $(VENV)/.installed-dev
+	$(XVFB_RUN) $(BIN)/python tests/under_load.py $(BIN)/python $(PYTEST)
+
+versions: $(VENV)/.installed-dev
+	$(call print_versions,$(BIN)/python)
+
+define print_versions
+@$(1) -c 'import platform; print("Python", platform.python_version(), platform.platform())'
+@$(1) -m pip list --format freeze
+endef
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -110,7 +127,7 @@ clean:
 
 # The environments and the manifest's link, which belongs to their editable installs.
 distclean: clean
-	rm -rf $(VENV) $(VENV)-interoperability napari_peftsam/napari.yaml
+	rm -rf $(VENV) $(LOWEST) $(VENV)-interoperability napari_peftsam/napari.yaml
 
 # torch and torchvision in one command: pip must not mix builds of the two.
 $(VENV)/.installed: pyproject.toml hatch_build.py $(VENV)/.created

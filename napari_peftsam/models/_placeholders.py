@@ -75,7 +75,7 @@ def _load(path: Path) -> object:
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, TypeError):  # torch 2.6: TypeError for filling
         # Calling a placeholder's result or filling it is too much; told without placeholders,
         # torch's complaint names what the file asks for.
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from math import sqrt
 from typing import Protocol
 
@@ -210,14 +211,14 @@ def add_to_rows(out: Tensor, changes: Mapping[tuple[int, int], Tensor]) -> Tenso
         for (start, stop), change in changes.items():
             out[..., start:stop].add_(change)
         return out
-    parts: list[Tensor] = []
-    end = 0
-    for start, stop in sorted(changes):
-        change = changes[start, stop]
-        parts += [out[..., end:start], (out[..., start:stop] + change).to(out.dtype)]
-        end = stop
-    parts = [part for part in (*parts, out[..., end:]) if part.shape[-1]]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    # One split and one concatenation: the gradient of each single slice would be padded with zeros.
+    ranges = list(pairwise(sorted({0, out.shape[-1], *chain.from_iterable(changes)})))
+    parts = out.split([stop - start for start, stop in ranges], dim=-1)
+    sums = [
+        (part + changes[rows]).to(out.dtype) if rows in changes else part
+        for rows, part in zip(ranges, parts, strict=True)
+    ]
+    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
 
 
 def random_start(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:

@@ -56,7 +56,7 @@ def joined_team(device: str) -> Iterator[Team]:
     try:
         yield ProcessTeam(torch.device(device))
     finally:
-        distributed.destroy_process_group()
+        _leave()
 
 
 def _join(device: str) -> None:
@@ -71,6 +71,20 @@ def _join(device: str) -> None:
         )
     torch.cuda.set_device(local)  # what "cuda" means from now on
     distributed.init_process_group("nccl", device_id=torch.device("cuda", local))
+
+
+def _leave() -> None:
+    """Destroy the default process group without holding Python's lock.
+
+    torch 2.6 joins gloo's threads under that lock. A thread that still frees a tensor needs the
+    lock, too, and both wait for ever. A backend that Python refers to is destroyed without it.
+    """
+    backends = []
+    if distributed.get_backend() == "gloo" and distributed.group.WORLD is not None:
+        cpu = torch.device("cpu")
+        backends.append(distributed.group.WORLD._get_backend(cpu))  # noqa: SLF001 (torch's own)
+    distributed.destroy_process_group()
+    backends.clear()
 
 
 class ProcessTeam:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 from collections.abc import Callable
@@ -400,7 +401,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     # the rest of the command line
     "unknown command": (nothing, lambda i: ("segmnt",), (), "segmnt"),
     "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--prompts"),
-    "missing argument": (nothing, lambda i: ("export",), (), "labels"),
+    "missing argument": (nothing, lambda i: ("export",), (), "Missing argument"),
 }  # fmt: skip
 
 
@@ -424,6 +425,11 @@ def test_one_line_and_nothing_written(
     assert outcome.err.count("\n") == 1
     assert words in outcome.err
     assert inputs.contents() == before
+
+
+def test_a_missing_argument_is_named(program: Program) -> None:
+    # typer 0.26 writes it in capitals.
+    assert re.fullmatch(r"error: Missing argument '(labels|LABELS)'\.\n", program("export").err)
 
 
 BUDGETS = ("0", "-5s", "soon", "", "5 weeks", "nan")

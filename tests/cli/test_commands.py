@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -200,8 +199,10 @@ def test_ctrl_c_keeps_the_best_state(shared: Inputs, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_elsewhere_ends_quietly(shared: Inputs) -> None:
-    process = start("evaluate", *shared.folders(), *shared.model())
-    time.sleep(0.5)  # somewhere in its imports, or later
+    names_imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    process = start("evaluate", *shared.folders(), *shared.model(), env=names_imports)
+    assert process.stderr is not None
+    assert any(line.endswith(" numpy\n") for line in process.stderr)  # and torch comes next
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode in (130, -signal.SIGINT)  # the latter before our own code runs

@@ -22,13 +22,16 @@ DOCKS = {"Annotate", "Finetune", "Adapters", "Export"}
 def opened(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[napari.Viewer]]:
     """Collect the viewers that are opened instead of waiting for the user to close them."""
     import napari
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
 
     viewers: list[napari.Viewer] = []
     monkeypatch.setattr(napari, "run", lambda: viewers.append(napari.current_viewer()))
     yield viewers
     for viewer in viewers:
         viewer.close()
-    qtbot.wait(50)
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    QApplication.processEvents()
 
 
 def images(viewer: napari.Viewer) -> list[napari.layers.Image]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,28 @@ def test_zarr_array(tmp_path: Path, version: Any, stored: tuple, shape: tuple) -
     expected = ramp(*stored, dtype="uint16")
     expected = expected[..., :3] if stored[-1] == 4 else expected
     np.testing.assert_array_equal(read_image(path), expected.reshape(shape))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"filters": [{"id": "pickle"}]}, {"compressor": {"id": "pickle"}}],
+    ids=["filter", "compressor"],
+)
+@pytest.mark.parametrize("dtype", ["|u1", "|O"])
+def test_no_codec_of_a_zarr_runs_code(tmp_path: Path, metadata: dict, dtype: str) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple:
+            return (tmp_path / "ran").mkdir, ()
+
+    array = {"zarr_format": 2, "shape": [4, 4], "chunks": [4, 4], "dtype": dtype, "order": "C"}
+    array |= {"compressor": None, "filters": None, "fill_value": 0, **metadata}
+    path = tmp_path / "x.zarr"
+    path.mkdir()
+    (path / ".zarray").write_text(json.dumps(array))
+    (path / "0.0").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(InputFileError):
+        read_image(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def ome_zarr(path: Path, axes: str, shape: tuple, version: Any, labels: tuple = ()) -> np.ndarray:

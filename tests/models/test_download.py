@@ -398,8 +398,13 @@ def test_a_stalled_transfer_keeps_what_came(
     entry: ModelEntry, folder: Path, server: Server
 ) -> None:
     server.does.stall = LONG_ENOUGH
-    with pytest.raises(DownloadError, match="nothing came for too long; what came is kept"):
-        fetch(entry, folder, timeout=0.2)
+    part = part_of(entry, folder)
+    for attempt in range(8):  # on a busy machine even the beginning may take longer
+        with pytest.raises(DownloadError) as raised:
+            fetch(entry, folder, timeout=0.2 * 2**attempt)
+        if part.exists() and part.stat().st_size:
+            break
+    assert "nothing came for too long; what came is kept" in str(raised.value)
     server.does.stall = None
     assert 0 < part_of(entry, folder).stat().st_size <= LONG_ENOUGH
     assert fetch(entry, folder).read_bytes() == CONTENT

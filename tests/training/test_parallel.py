@@ -40,6 +40,28 @@ def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.M
     assert _preflight._free(torch.device("cuda")) == 10**9  # each has its own
 
 
+def test_leaving_a_team_does_not_wait_for_its_threads() -> None:
+    code = """
+from unittest.mock import patch
+from torch import distributed
+from napari_peftsam.training import _parallel
+
+def join(device):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+
+with (
+    patch.object(_parallel, "_join", join),
+    patch.object(distributed, "is_torchelastic_launched", lambda: True),
+):
+    for _ in range(200):
+        with _parallel.joined_team("cpu") as team:
+            team.agree(1.0)
+    """
+    # With torch 2.6 one in a few dozen teams waited for ever; nothing but a kill ended it.
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=250, cwd=root)
+
+
 @pytest.fixture(scope="module")
 def members(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runs, Runs]:
     """Return what the leading process saw of all runs, and what the other one did."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.widgets._annotate_cases import Bench
+from tests.widgets._annotate_cases import PATIENCE, Bench
 
 if TYPE_CHECKING:
     import napari
@@ -32,7 +32,7 @@ def _downloads_end() -> Iterator[None]:
     yield
     from napari_peftsam.widgets._downloads import downloads
 
-    assert downloads().stop_all(timeout=10)
+    assert downloads().stop_all(timeout=PATIENCE)
     downloads.cache_clear()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._worker import WorkerGroup, notify, run, start
-from tests.widgets._annotate_cases import settle, wait
+from tests.widgets._annotate_cases import PATIENCE, settle, wait
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_every_error_is_reported(error: Exception) -> None:
     wait(lambda: errors)
     assert errors == [error]
     assert not done
-    assert worker.wait(5)
+    assert worker.wait(PATIENCE)
 
 
 def test_a_stopped_worker_is_silent_and_closes_its_generator() -> None:
@@ -59,7 +59,7 @@ def test_a_stopped_worker_is_silent_and_closes_its_generator() -> None:
     def work() -> Iterator[int]:
         try:
             yield 0
-            go.wait(10)
+            go.wait(PATIENCE)
             yield 1
             yield 2
         finally:
@@ -69,7 +69,7 @@ def test_a_stopped_worker_is_silent_and_closes_its_generator() -> None:
     wait(lambda: seen == [0])
     worker.stop()
     go.set()
-    assert worker.wait(10)
+    assert worker.wait(PATIENCE)
     settle()
     assert closed.is_set()
     assert seen == [0]
@@ -82,13 +82,13 @@ def test_a_group_stops_all_and_waits() -> None:
 
     def work() -> Iterator[int]:
         for i in range(10**9):
-            go.wait(0.005)
+            go.wait(0.005)  # never set: a pace at which the event loop keeps up
             yield i
 
     for _ in range(3):
         start(work, on_event=lambda _: None, group=group)
     assert len(group) == 3
-    assert group.stop(10)
+    assert group.stop(PATIENCE)
     assert len(group) == 0
 
 

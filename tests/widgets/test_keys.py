@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from napari.utils.action_manager import action_manager
+from napari.settings import get_settings
 from napari.utils.key_bindings import coerce_keybinding
 from napari.utils.shortcuts import default_shortcuts
 
@@ -38,11 +38,8 @@ def test_letters_are_free_in_the_viewer_and_all_layers(bench: Open, key: Key) ->
         assert binding not in provider.keymap
         for cls in type(provider).__mro__:
             assert binding not in getattr(cls, "class_keymap", {})
-    assert not any(
-        coerce_keybinding(shortcut) == binding
-        for name in action_manager._actions
-        for shortcut in action_manager._shortcuts.get(name, ())
-    )
+    in_use = get_settings().shortcuts.shortcuts.values()
+    assert not any(coerce_keybinding(shortcut) == binding for each in in_use for shortcut in each)
 
 
 def test_no_key_is_given_twice() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from time import sleep
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from napari_peftsam.embeddings import EncodeStarted
 from napari_peftsam.types import Box, Point, Prompts
 from napari_peftsam.workspace import Engine
 from tests.segmentation._slides import Slide
-from tests.widgets._annotate_cases import Bench, blobs, settle, wait
+from tests.widgets._annotate_cases import PATIENCE, Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
 ONE = Prompts((Point(4, 4),))
@@ -442,7 +441,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     def predict(self: Engine, *args: Any, **options: Any) -> Iterator[Any]:
         yield EncodeStarted("tile", 0, 25)
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
         yield from real(self, *args, **options)
 
     monkeypatch.setattr(Engine, "predict_tiles", predict)
@@ -468,7 +467,7 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     stuck.set()
     b.viewer.scene.camera.center = (0, 310, 310)  # looking around asks for nothing
     wait(lambda: len(b.owner.workers) == 0)
-    sleep(0.5)
+    wait(lambda: not answers._look.isActive())  # the look around is over
     settle()
     assert answers.status.kind == "stopped"
     assert b.mask is None

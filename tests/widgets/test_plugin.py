@@ -16,6 +16,7 @@ from napari_peftsam.widgets import (
     ModelsDock,
 )
 from napari_peftsam.widgets._dock import Dock
+from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.launch import add_docks
 from tests.widgets._annotate_cases import settle
 
@@ -47,3 +48,18 @@ def test_the_command_line_opens_all_docks(
     add_docks(viewer)
     settle()
     assert {type(dock) for dock in viewer.window.dock_widgets.values()} == set(DOCKS.values())
+
+
+def test_what_ends_after_the_viewer_reaches_no_dock(
+    make_napari_viewer: Callable[..., napari.Viewer],
+) -> None:
+    viewer = make_napari_viewer()
+    add_docks(viewer)
+    owner = session_of(viewer)
+    settle()
+    viewer.close()
+    settle()
+    owner._tell_model()  # as a thread does that still loads one
+    owner._tell_adapters()
+    settle()
+    assert owner.is_closed

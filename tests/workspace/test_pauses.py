@@ -6,7 +6,6 @@ import io
 import pickle
 import threading
 from pathlib import Path
-from time import monotonic
 
 import pytest
 import torch
@@ -14,16 +13,32 @@ import torch
 from napari_peftsam.models import build_tiny, encode_tensor
 from napari_peftsam.peft import LoraConfig, inject
 from napari_peftsam.training import TrainingConfig, TrainingFinished
-from napari_peftsam.workspace import TrainingJob
-from napari_peftsam.workspace._pauses import Pauses, give_way_inside
+from napari_peftsam.workspace import TrainingJob, _pauses
+from napari_peftsam.workspace._pauses import LONGEST_PAUSE, Pauses, give_way_inside
 from napari_peftsam.workspace.jobs import GO_ON, PAUSE, _serve
 from tests.training._world import make_plane
 
+PATIENCE = 60.0  # s; a limit for a hanging test, not a demand
+
+
+class _Gate(threading.Event):
+    """An event that announces who waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.awaited.set()
+        return super().wait(timeout)
+
 
 def waiting(pauses: Pauses) -> threading.Thread:
+    """Return a thread that waits for the end of the pause."""
+    pauses._going = gate = _Gate()
     thread = threading.Thread(target=pauses.wait)
     thread.start()
-    thread.join(0.05)
+    assert gate.awaited.wait(PATIENCE)
     return thread
 
 
@@ -32,23 +47,29 @@ def test_without_a_pause_nobody_waits() -> None:
 
 
 def test_a_pause_lasts_until_it_is_ended() -> None:
-    pauses = Pauses()
+    pauses = Pauses(longest=PATIENCE)
     pauses.begin()
     thread = waiting(pauses)
     assert thread.is_alive()
     pauses.end()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
-def test_a_forgotten_pause_ends_by_itself_and_costs_its_time_once() -> None:
-    pauses = Pauses(longest=0.1)
+def test_a_forgotten_pause_ends_by_itself_and_costs_its_time_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, LONGEST_PAUSE / 2, LONGEST_PAUSE])  # a later look fails
+    monkeypatch.setattr(_pauses, "monotonic", lambda: next(times))
+    pauses = Pauses()
+    waits: list[float | None] = []
+    monkeypatch.setattr(pauses._going, "wait", waits.append)
     pauses.begin()
     pauses.wait()
-    began = monotonic()
+    assert waits == [LONGEST_PAUSE / 2]
     for _ in range(1000):
         pauses.wait()
-    assert monotonic() - began < 50, "1000 pauses would take 100 s"
+    assert waits == [LONGEST_PAUSE / 2]
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["with gradients", "without"])
