@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from napari_peftsam.errors import ImageError
 from napari_peftsam.normalisation import normalise
-from napari_peftsam.samples import generate_any
+from napari_peftsam.pretraining.synthetic import generate_any
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["Batch", "CropStream"]
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class CropStream(IterableDataset[Batch]):
-    """Batches for `napari_peftsam.training.pretrain`.
+    """Batches for `napari_peftsam.pretraining`.
 
     Every batch depends on the seed and its own number only, so that a resumed run sees
     what an uninterrupted one would have seen. Workers of a `DataLoader` take turns, as it

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from napari_peftsam.samples import MODALITIES, SyntheticImage, generate, generate_any
+from napari_peftsam.pretraining.synthetic import MODALITIES, SyntheticImage, generate, generate_any
 
 SHAPE = (96, 120)  # not square: catches swapped axes
 SEEDS = range(6)

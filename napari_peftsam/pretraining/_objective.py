@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from napari_peftsam.models import SamModel, encode_tensor
 from napari_peftsam.models.preprocess import standardise
+from napari_peftsam.pretraining._data import Batch
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import promptable_loss
-from napari_peftsam.training.pretrain._data import Batch
 from napari_peftsam.training.prompts import Grid, PromptSimulator
 
 __all__ = ["pretraining_loss"]

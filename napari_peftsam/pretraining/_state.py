@@ -14,12 +14,15 @@ from safetensors.torch import save_file
 from napari_peftsam import __version__
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import DENSE_HEAD, SamModel
-from napari_peftsam.training.pretrain._config import PretrainingConfig
+from napari_peftsam.pretraining._config import PretrainingConfig
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["Recipe", "RunState", "make_recipe"]
+__all__ = ["SHIPPED", "Recipe", "RunState", "make_recipe"]
 
 Recipe = dict[str, str | float]
+
+SHIPPED = "builtin"
+"""Name of the weights in the package, as a start."""
 
 # Where results are kept, how often and how they are computed does not change what is computed;
 # a run can be moved to another machine.
@@ -83,6 +86,7 @@ class RunState:
         # Another machine may lack the device that it was saved from.
         state = torch.load(self.config.state, map_location="cpu", weights_only=True)
         self._check(state.get("recipe", {}))
+        self.recipe["start"] = state["recipe"]["start"]
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -90,6 +94,9 @@ class RunState:
 
     def _check(self, begun: Recipe) -> None:
         differing = [name for name, value in self.recipe.items() if begun.get(name) != value]
+        # The shipped weights move on while a run from their older version is under way.
+        if self.config.start == SHIPPED and begun.get("start"):
+            differing = [name for name in differing if name != "start"]
         if not differing:
             return
         options = ", ".join(

@@ -1,9 +1,9 @@
 """Synthetic microscopy: images with exact instance labels, from a seed.
 
-Serves as napari sample data and as an endless training set for small
-promptable segmentation models. Every modality draws its objects first
-(`_shapes`, `_tiling`), labels included, and then an image of them, so that
-labels follow the true outlines and not the blurred ones.
+An endless training set for small promptable segmentation models. Every
+modality draws its objects first (`_shapes`, `_tiling`), labels included, and
+then an image of them, so that labels follow the true outlines and not the
+blurred ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Command line of the pretraining: ``python -m napari_peftsam.training.pretrain``."""
+"""Command line of the pretraining: ``python -m napari_peftsam.pretraining``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import pair_folders
+from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.models import DEVICES
-from napari_peftsam.training.pretrain import PretrainingConfig, PretrainingStep, pretrain
+from napari_peftsam.pretraining import PretrainingConfig, PretrainingStep, pretrain
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["main"]
@@ -44,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m napari_peftsam.training.pretrain",
+        prog="python -m napari_peftsam.pretraining",
         description="Train the built-in model; a second call with the same folder resumes.",
         allow_abbrev=False,
     )
     defaults, add = PretrainingConfig, parser.add_argument
-    add("--output", type=Path, required=True, help="run folder (kept out of git)")
+    add("--output", type=Path, help="run folder (default: in the user's cache folder)")
     add("--steps", type=int, default=4000, help="steps of the whole run")
     add("--sides", type=int, nargs="+", default=defaults.sides, help="crop sides to draw from")
     add("--images", type=int, default=defaults.images, help="crops of the smallest side per step")
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> None:
     config = PretrainingConfig(
-        folder=options.output,
+        folder=options.output or pretraining_folder(),
         steps=options.steps,
         sides=tuple(options.sides),
         images=options.images,

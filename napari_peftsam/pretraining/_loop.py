@@ -23,10 +23,10 @@ from napari_peftsam.models import (
     construct,
     pick_device,
 )
-from napari_peftsam.training.pretrain._config import PretrainingConfig
-from napari_peftsam.training.pretrain._data import Batch, CropStream
-from napari_peftsam.training.pretrain._objective import pretraining_loss
-from napari_peftsam.training.pretrain._state import RunState, make_recipe
+from napari_peftsam.pretraining._config import PretrainingConfig
+from napari_peftsam.pretraining._data import Batch, CropStream
+from napari_peftsam.pretraining._objective import pretraining_loss
+from napari_peftsam.pretraining._state import RunState, make_recipe
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["PretrainingStep", "pretrain"]

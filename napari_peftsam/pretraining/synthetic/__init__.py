@@ -1,0 +1,7 @@
+"""Generator of synthetic microscopy images with instance labels."""
+
+from __future__ import annotations
+
+from ._generate import MODALITIES, SyntheticImage, generate, generate_any
+
+__all__ = ["MODALITIES", "SyntheticImage", "generate", "generate_any"]
