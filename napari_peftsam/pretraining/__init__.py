@@ -2,5 +2,6 @@
 
 from napari_peftsam.pretraining._config import PretrainingConfig
 from napari_peftsam.pretraining._loop import PretrainingStep, pretrain
+from napari_peftsam.pretraining._validation import Validation
 
-__all__ = ["PretrainingConfig", "PretrainingStep", "pretrain"]
+__all__ = ["PretrainingConfig", "PretrainingStep", "Validation", "pretrain"]

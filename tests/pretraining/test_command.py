@@ -16,7 +16,7 @@ from tests.training._world import make_plane
 
 _TINY = (
     *("--steps", "1", "--sides", "64", "--images", "1", "--objects", "1"),
-    *("--device", "cpu", "--workers", "0"),
+    *("--device", "cpu", "--workers", "0", "--validate-every", "0"),
 )
 
 

@@ -205,6 +205,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
         assert torch.equal(expected.images, batch.images)
         assert torch.equal(expected.masks, batch.masks)
         assert torch.equal(expected.dense, batch.dense)
+        assert torch.equal(expected.levels, batch.levels)
 
 
 def test_crops_of_the_stream_hold_their_objects() -> None:

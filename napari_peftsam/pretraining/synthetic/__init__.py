@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ._generate import MODALITIES, SyntheticImage, generate, generate_any
+from ._generate import MODALITIES, SyntheticImage, generate, generate_any, generate_empty
 
-__all__ = ["MODALITIES", "SyntheticImage", "generate", "generate_any"]
+__all__ = ["MODALITIES", "SyntheticImage", "generate", "generate_any", "generate_empty"]
