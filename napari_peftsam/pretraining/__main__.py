@@ -1,4 +1,8 @@
-"""Command line of the pretraining: ``python -m napari_peftsam.pretraining``."""
+"""Command line of the pretraining: ``python -m napari_peftsam.pretraining``.
+
+Without a word of its own it trains; ``curve`` draws a run, ``domains`` measures weights on the
+domains that no run trains on.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,18 @@ from napari_peftsam.files import pair_folders
 from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.models import DEVICES
 from napari_peftsam.pretraining import PretrainingConfig, PretrainingStep, Validation, pretrain
+from napari_peftsam.pretraining._curve import draw_curve, read_log
+from napari_peftsam.pretraining._domains import measure_domains
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["main"]
 
+_PROGRAM = "python -m napari_peftsam.pretraining"
 _Pairs = list[tuple[PixelArray, LabelArray]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; calling it again with the same folder resumes.
+    """Train, or run the command named by the first argument.
 
     Parameters
     ----------
@@ -35,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 on success, 2 if the input or the environment is at fault (one line on standard
         error says why).
     """
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"curve": _curve, "domains": _domains}
+    command = commands.get(given[0], _train) if given else _train
     try:
-        _train(options, sys.argv[1:] if arguments is None else arguments)
+        command(given)
     except (PeftSamError, OSError) as error:
         # As the command line of the project, which stands on a floor above, reports them.
         print("error:", *str(error).split(), file=sys.stderr)
@@ -47,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m napari_peftsam.pretraining",
+        prog=_PROGRAM,
         description="Train the built-in model; a second call with the same folder resumes.",
         allow_abbrev=False,
     )
@@ -79,10 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 def _portable(arguments: Sequence[str]) -> str:
     """Return the command line with the names of files and folders in place of their paths."""
     names = [Path(a).name if "/" in a or "\\" in a else a for a in arguments]
-    return " ".join(["python -m napari_peftsam.pretraining", *names])
+    return " ".join([_PROGRAM, *names])
 
 
-def _train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+def _train(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
     config = PretrainingConfig(
         folder=options.output or pretraining_folder(),
         steps=options.steps,
@@ -115,6 +125,24 @@ def _train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
             f"its weights are in {config.weights}; to train them on, give another --output and "
             f"--start {config.weights}"
         )
+
+
+def _curve(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} curve", allow_abbrev=False)
+    parser.add_argument("picture", type=Path, help="image file to write")
+    parser.add_argument("--run", type=Path, help="run folder (default: in the cache folder)")
+    options = parser.parse_args(arguments[1:])
+    folder = options.run or pretraining_folder()
+    draw_curve(read_log(folder / "log.jsonl"), options.picture)
+
+
+def _domains(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} domains", allow_abbrev=False)
+    parser.add_argument("data", type=Path, help="folder of the domains")
+    parser.add_argument("--model", default="builtin", help="name or checkpoint to measure")
+    options = parser.parse_args(arguments[1:])
+    for domain, figures in measure_domains(options.model, options.data):
+        print(json.dumps({"domain": domain, **figures}), flush=True)
 
 
 def _real_images(folder: Path | None, names: list[str]) -> tuple[_Pairs, _Pairs]:

@@ -58,7 +58,7 @@ def prompted_loss(
 def _of_levels(logits: Tensor, levels: Tensor) -> Tensor:
     """Return the loss ``(B, 3)`` of each alternative ``(B, 3, H, W)`` against its own level."""
     pairs = logits.flatten(0, 1)[:, None], levels.flatten(0, 1)[:, None]
-    return compact_mask_loss(*pairs).view(len(logits), -1)
+    return compact_mask_loss(*pairs).view(-1, levels.shape[1])
 
 
 def _score_loss(scores: Tensor, true_iou: Tensor) -> Tensor:

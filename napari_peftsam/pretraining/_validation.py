@@ -45,7 +45,7 @@ class Validation:
     real: Sequence[tuple[PixelArray, LabelArray]] = ()
     synthetic: int = 20
     objects: int = 8
-    _kept: dict[str, list[LabelledImage]] = field(default_factory=dict, repr=False)
+    _kept: dict[str, list[LabelledImage]] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, model: SamModel) -> dict[str, Figures]:
         """Return the figures of each set by its name, ``real`` and ``synthetic``."""
