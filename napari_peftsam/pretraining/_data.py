@@ -44,7 +44,7 @@ class Batch:
         ``(B, K, 3, side, side)`` boolean: part, whole and group that each object stands
         for; all False where objects are not nested.
     dense
-        ``(B, 3, side, side)``: foreground, normalised distance, boundary.
+        ``(B, 3, side, side)``: foreground, depth, boundary.
     """
 
     images: Tensor

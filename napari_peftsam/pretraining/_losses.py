@@ -106,9 +106,9 @@ def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
     logits
         ``(B, 3, H, W)``, see `napari_peftsam.models.DenseHead`.
     target
-        ``(B, 3, H, W)``: foreground, normalised distance, boundary.
+        ``(B, 3, H, W)``: foreground, depth, boundary.
     """
-    foreground, distance, boundary = target.unbind(1)
+    foreground, depth, boundary = target.unbind(1)
     rim = dilated(boundary > 0, _RIM)
     weight = 1 + (_RIM_WEIGHT - 1) * rim
     pixelwise = functional.binary_cross_entropy_with_logits(
@@ -116,6 +116,6 @@ def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
     )
     return (
         (pixelwise * weight).sum() / weight.sum()
-        + functional.l1_loss(logits[:, 1].sigmoid(), distance)
+        + functional.l1_loss(logits[:, 1].sigmoid(), depth)
         + functional.binary_cross_entropy_with_logits(logits[:, 2], boundary)
     )
