@@ -87,13 +87,16 @@ methods-page: $(VENV)/.installed
 	$(BIN)/python docs/make_methods.py
 
 # How the shipped weights were made, each version from the one before, see the model card. A
-# second call goes on where the first was stopped. The other images of FLUO are held out.
-# PRETRAIN_ARGS come last and win, as in PRETRAIN_ARGS="--device cuda --workers 8".
+# second call goes on where the first was stopped; without a run folder it starts from the last
+# committed weights. The other images of FLUO are held out. At the lowest priority and on one
+# thread, so that it can run beside other work. PRETRAIN_ARGS come last and win, as in
+# PRETRAIN_ARGS="--device cuda --workers 8" or PRETRAIN_ARGS="--output runs/other".
 FLUO ?= ../shared/data/dsb_fluo
-PRETRAIN_STEPS ?= 1250
+PRETRAIN_STEPS ?= 1200
 pretrain: $(VENV)/.installed
-	$(BIN)/python -m napari_peftsam.training.pretrain --output runs/builtin --start builtin \
-		--steps $(PRETRAIN_STEPS) --real $(FLUO) --real-names \
+	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m napari_peftsam.pretraining --start builtin \
+		--steps $(PRETRAIN_STEPS) --learning-rate 3e-4 --real-share 0.25 --validate-every 300 \
+		--workers 0 --commit "$$(git rev-parse HEAD)" --real $(FLUO) --real-names \
 		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019) $(PRETRAIN_ARGS)
 
 # One line of runs/peft_study.jsonl per training; those that are there are not done again. As in

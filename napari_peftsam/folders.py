@@ -18,6 +18,7 @@ __all__ = [
     "configuration_folder",
     "embedding_folder",
     "model_folder",
+    "pretraining_folder",
     "project_folder",
     "scratch_folder",
     "use_model_folder",
@@ -37,6 +38,11 @@ def embedding_folder() -> Path:
 def scratch_folder() -> Path:
     """Return the folder of what a run keeps on disk until it ends."""
     return Path(platformdirs.user_cache_dir(_PROGRAM)) / "scratch"
+
+
+def pretraining_folder() -> Path:
+    """Return the run folder of the pretraining."""
+    return Path(platformdirs.user_cache_dir(_PROGRAM)) / "pretraining"
 
 
 def model_folder() -> Path:

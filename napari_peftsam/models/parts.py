@@ -38,7 +38,10 @@ class ConvStem(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Foreground, normalised centre distance and boundary from the image embedding.
+    """Foreground, depth and boundary from the image embedding.
+
+    Depth is the distance to the object's border as a share of the largest one: 1 where the
+    object is deepest. The boundary is that of each object, to background and neighbours alike.
 
     Trained beside the promptable decoder: it makes the encoder learn, and is the
     instance decoder of automatic segmentation.

@@ -1,16 +1,19 @@
-"""Sample data: synthetic microscopy images, and a few real ones, with instance labels."""
+"""Sample images that ship with the package: real ones with labels, and synthetic ones."""
 
 from __future__ import annotations
 
-from .shipped import ShippedSample, SplitName, shipped_samples
-from .synthetic import MODALITIES, SyntheticImage, generate, generate_any
+from .shipped import (
+    ShippedSample,
+    SplitName,
+    SyntheticName,
+    shipped_samples,
+    shipped_synthetic,
+)
 
 __all__ = [
-    "MODALITIES",
     "ShippedSample",
     "SplitName",
-    "SyntheticImage",
-    "generate",
-    "generate_any",
+    "SyntheticName",
     "shipped_samples",
+    "shipped_synthetic",
 ]

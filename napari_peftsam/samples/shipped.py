@@ -1,4 +1,4 @@
-"""The real sample images that ship with the package: CC0 histology with labels."""
+"""Images in the package: CC0 histology with labels, and synthetic microscopy."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from PIL import Image
 from napari_peftsam.errors import InputFileError
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["ShippedSample", "SplitName", "shipped_samples"]
+__all__ = [
+    "ShippedSample",
+    "SplitName",
+    "SyntheticName",
+    "shipped_samples",
+    "shipped_synthetic",
+]
 
 SplitName = Literal["train", "held_out"]
+SyntheticName = Literal["fluorescence", "phase", "membranes"]
 
 _FOLDER = Path(__file__).parent / "data"
 _SPLITS: tuple[SplitName, ...] = ("train", "held_out")
@@ -67,6 +74,17 @@ def shipped_samples(split: SplitName | None = None) -> tuple[ShippedSample, ...]
     if not samples:
         raise InputFileError(f"{_FOLDER} holds no sample images: install the package again")
     return samples
+
+
+def shipped_synthetic(name: SyntheticName) -> PixelArray:
+    """Return a synthetic image, ``(256, 256)`` uint8.
+
+    Raises
+    ------
+    InputFileError
+        If the package's file is missing or damaged.
+    """
+    return _read(_FOLDER / "synthetic" / f"{name}.png")
 
 
 def _read(path: Path) -> PixelArray:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
+from napari_peftsam.training.morphology import depth, dilated
 
 __all__ = ["Grid", "PromptSimulator", "bounding_boxes"]
 
@@ -83,9 +83,9 @@ class PromptSimulator:
     def clicks(self, region: Tensor, count: int = 1) -> Tensor:
         """Return random pixels ``(B, count, 2)`` of each region, off its border if they can be."""
         central = float(torch.rand((), generator=self.generator)) < _CENTRAL
-        depth = _depth(region, _DEEPEST if central else 2)
-        deeper = (depth - 1).clamp(min=0) ** _CENTRALITY
-        weights = torch.where(deeper.amax((1, 2), keepdim=True) > 0, deeper, depth)
+        deep = depth(region, _DEEPEST if central else 2)
+        deeper = (deep - 1).clamp(min=0) ** _CENTRALITY
+        weights = torch.where(deeper.amax((1, 2), keepdim=True) > 0, deeper, deep)
         index = torch.multinomial(
             weights.flatten(1).cpu(), count, replacement=True, generator=self.generator
         )
@@ -140,7 +140,7 @@ class PromptSimulator:
         prompts = self.first(masks)
         if prompts.points is None:
             return prompts, masks
-        empty = _dilated(masks, _BESIDE) & ~_dilated(foreground, _GAP)
+        empty = dilated(masks, _BESIDE) & ~dilated(foreground, _GAP)
         drawn = torch.rand(len(masks), generator=self.generator).to(masks.device)
         beside = (drawn < _BESIDE_SHARE) & empty.flatten(1).any(1)
         region = torch.where(beside[:, None, None], empty, masks)
@@ -154,10 +154,10 @@ class PromptSimulator:
 
     def _deny(self, masks: Tensor, foreground: Tensor) -> PromptTensors:
         """Give every object a click, and one beside it where there is something beside it."""
-        near = _dilated(masks, _BESIDE) & ~masks
+        near = dilated(masks, _BESIDE) & ~masks
         others = near & foreground
         touching = others.flatten(1).any(1)[:, None, None]
-        region = torch.where(touching, others, near & ~_dilated(masks, _GAP))
+        region = torch.where(touching, others, near & ~dilated(masks, _GAP))
         alone = ~region.flatten(1).any(1)
         region = torch.where(alone[:, None, None], masks, region)
         points = torch.cat([self.clicks(masks), self.clicks(region)], dim=1)
@@ -214,23 +214,3 @@ def bounding_boxes(masks: Tensor) -> Tensor:
     x1 = columns.shape[1] - columns.flip(1).float().argmax(1)
     y1 = rows.shape[1] - rows.flip(1).float().argmax(1)
     return torch.stack([x0, y0, x1, y1], dim=1).float()
-
-
-def _depth(masks: Tensor, deepest: int) -> Tensor:
-    """Return how many erosions each pixel survives, plus one; 0 outside of the masks."""
-    shallow = functional.pad(masks.float(), (1, 1, 1, 1))
-    depth = masks.float()
-    for _ in range(deepest - 1):
-        eroded = -functional.max_pool2d(-shallow, 3, stride=1)
-        if not eroded.any():
-            break
-        depth = depth + eroded
-        shallow = functional.pad(eroded, (1, 1, 1, 1))
-    return depth
-
-
-def _dilated(masks: Tensor, radius: int) -> Tensor:
-    """Return the pixels within `radius` of each mask, along both axes."""
-    x = masks.float()
-    x = functional.max_pool2d(x, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
-    return functional.max_pool2d(x, (1, 2 * radius + 1), stride=1, padding=(0, radius)) > 0

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from napari_peftsam.samples import generate, shipped_samples
+from napari_peftsam.samples import SyntheticName, shipped_samples, shipped_synthetic
 from napari_peftsam.types import PixelArray
 
 __all__ = ["sample_fluorescence", "sample_histology", "sample_membranes", "sample_phase"]
 
 LayerData = tuple[PixelArray, dict[str, Any], str]
-
-_SHAPE = (384, 384)
-_SEED = 1
-_DIAMETER = 32.0  # px; large enough to click on without zooming in
 
 
 def sample_histology() -> list[LayerData]:
@@ -41,7 +35,5 @@ def sample_membranes() -> list[LayerData]:
     return _synthetic("membranes", "stained membranes")
 
 
-def _synthetic(modality: str, name: str) -> list[LayerData]:
-    rng = np.random.default_rng(_SEED)
-    sample = generate(modality, _SHAPE, rng=rng, mean_diameter=_DIAMETER)
-    return [(sample.image, {"name": name, "rgb": sample.image.ndim > 2}, "image")]
+def _synthetic(modality: SyntheticName, name: str) -> list[LayerData]:
+    return [(shipped_synthetic(modality), {"name": name, "rgb": False}, "image")]

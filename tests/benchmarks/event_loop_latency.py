@@ -30,7 +30,7 @@ from qtpy.QtCore import Qt as QtNames
 from qtpy.QtWidgets import QApplication
 
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey
-from napari_peftsam.samples import generate
+from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import Point
 from napari_peftsam.widgets._process import TrainingProcess
 from napari_peftsam.widgets._session import session_of

@@ -13,7 +13,7 @@ from napari_peftsam.models import (
     guess_image_kind,
     recommend,
 )
-from napari_peftsam.samples import generate
+from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import PixelArray
 
 GB = 10**9

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from napari_peftsam.errors import InputFileError
-from napari_peftsam.samples import shipped, shipped_samples
+from napari_peftsam.samples import shipped, shipped_samples, shipped_synthetic
 
-README = (Path(shipped.__file__).parent / "data" / "README.md").read_text("utf-8")
+DATA = Path(shipped.__file__).parent / "data"
+README = (DATA / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("sample", shipped_samples(), ids=lambda s: s.name)
@@ -48,3 +50,11 @@ def test_a_package_without_them_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
     with pytest.raises(InputFileError, match="no sample images"):
         shipped_samples()
+
+
+@pytest.mark.parametrize("name", get_args(shipped.SyntheticName))
+def test_a_synthetic_sample_is_small_and_described(name: shipped.SyntheticName) -> None:
+    pixels = shipped_synthetic(name)
+    assert (pixels.shape, pixels.dtype) == ((256, 256), np.uint8)
+    assert (DATA / "synthetic" / f"{name}.png").stat().st_size < 40_000
+    assert f"synthetic/{name}.png" in README

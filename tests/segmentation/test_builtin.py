@@ -23,7 +23,8 @@ from napari_peftsam.evaluation import (
     iou,
 )
 from napari_peftsam.models import SamModel, build
-from napari_peftsam.samples import generate, shipped_samples
+from napari_peftsam.pretraining.synthetic import generate
+from napari_peftsam.samples import shipped_samples
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import BoolArray, Box, LabelArray, PixelArray, Point, Prompts
 

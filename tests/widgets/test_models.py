@@ -14,7 +14,7 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtGui import QGuiApplication
 
 from napari_peftsam.models import REGISTRY, build_tiny
-from napari_peftsam.samples import generate
+from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.widgets._annotate_display import ModelAction
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.annotate import AnnotateDock

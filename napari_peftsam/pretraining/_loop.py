@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from segment_anything.modeling import MaskDecoder
@@ -21,12 +22,15 @@ from napari_peftsam.models import (
     autocast,
     build,
     construct,
+    find_model,
     pick_device,
 )
-from napari_peftsam.training.pretrain._config import PretrainingConfig
-from napari_peftsam.training.pretrain._data import Batch, CropStream
-from napari_peftsam.training.pretrain._objective import pretraining_loss
-from napari_peftsam.training.pretrain._state import RunState, make_recipe
+from napari_peftsam.pretraining._config import PretrainingConfig
+from napari_peftsam.pretraining._data import Batch, CropStream
+from napari_peftsam.pretraining._growth import can_grow, grown
+from napari_peftsam.pretraining._objective import pretraining_loss
+from napari_peftsam.pretraining._state import RunState, make_recipe, read_chain
+from napari_peftsam.pretraining._validation import Figures, Validation
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["PretrainingStep", "pretrain"]
@@ -37,16 +41,31 @@ _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost fl
 
 @dataclass(frozen=True)
 class PretrainingStep:
-    """What one step did."""
+    """The result of one step.
+
+    Attributes
+    ----------
+    step
+        Number of the step, from 1.
+    loss, parts
+        The loss and its terms.
+    seconds
+        Wall time of the step without saving and validation.
+    validation
+        Figures of the averaged weights by name of the image set, on steps that validate.
+    """
 
     step: int
     loss: float
     parts: dict[str, float]
     seconds: float
+    validation: dict[str, Figures] | None = None
 
 
 def pretrain(
-    config: PretrainingConfig, real: Sequence[tuple[PixelArray, LabelArray]] = ()
+    config: PretrainingConfig,
+    real: Sequence[tuple[PixelArray, LabelArray]] = (),
+    validation: Validation | None = None,
 ) -> Iterator[PretrainingStep]:
     """Train the built-in model; resume from the run folder if it holds a state.
 
@@ -56,11 +75,13 @@ def pretrain(
         The run.
     real
         Pixels ``(H, W)`` or ``(H, W, 3)`` and labels ``(H, W)`` of images to mix in.
+    validation
+        Images to validate on; default: no validation.
 
     Yields
     ------
     PretrainingStep
-        After every step.
+        After every step; with `validation` also step 0, the start of the run.
 
     Raises
     ------
@@ -86,7 +107,7 @@ def pretrain(
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
     )
-    state = RunState(config, recipe, network, average, optimiser)
+    state = RunState(config, recipe, network, average, optimiser, _chain(config))
     first = state.resume()
     stream = CropStream(
         config.sides, config.images, config.objects, config.seed, real, config.real_share, first
@@ -94,6 +115,8 @@ def pretrain(
     loader = DataLoader(stream, batch_size=None, num_workers=config.workers)
     batches: Iterator[Batch] = iter(loader)
     config.folder.mkdir(parents=True, exist_ok=True)
+    if validation and not first:
+        yield PretrainingStep(0, 0.0, {}, 0.0, state.validate(validation, model, 0))
     for step in range(first, config.steps):
         began = time.perf_counter()
         # Prompts are drawn on the CPU, the same for every device.
@@ -108,9 +131,15 @@ def pretrain(
         optimiser.step()
         _update(average, network, min(config.average, (step + 1) / (step + 10)))
         done = PretrainingStep(step + 1, loss.item(), parts, time.perf_counter() - began)
-        if done.step % config.save_every == 0 or done.step == config.steps:
+        if validation and _is_due(done.step, config.validate_every, config):
+            done = replace(done, validation=state.validate(validation, model, done.step))
+        if _is_due(done.step, config.save_every, config):
             state.save(done.step)
         yield done
+
+
+def _is_due(step: int, every: int, config: PretrainingConfig) -> bool:
+    return step % every == 0 or step == config.steps
 
 
 def _checked(pair: tuple[PixelArray, LabelArray], name: str) -> tuple[PixelArray, LabelArray]:
@@ -123,9 +152,11 @@ def _checked(pair: tuple[PixelArray, LabelArray], name: str) -> tuple[PixelArray
 
 
 def _initial_model(config: PretrainingConfig) -> SamModel:
-    arch = architecture("builtin")
+    arch = architecture(config.architecture)
     if config.start is not None:
         model = build(config.start)
+        if model.dense_head is not None and can_grow(model.architecture, arch):
+            return grown(model, arch)
         if model.architecture != arch or model.dense_head is None:
             what = "no dense head" if model.architecture == arch else "another architecture"
             raise TrainingError(
@@ -136,6 +167,15 @@ def _initial_model(config: PretrainingConfig) -> SamModel:
     sam = construct(arch)
     _match_positions(sam.mask_decoder)
     return SamModel("builtin", arch, sam, "", DenseHead(arch.embedding_width))
+
+
+def _chain(config: PretrainingConfig) -> list[dict[str, object]]:
+    """Return the records of the runs that made the start, none for random weights."""
+    if config.start is None:
+        return []
+    entry = find_model(str(config.start))
+    path = Path(config.start) if entry is None else entry.path
+    return [] if path is None else read_chain(path)
 
 
 @torch.no_grad()

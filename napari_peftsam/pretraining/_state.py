@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import xxhash
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.models import DENSE_HEAD, SamModel
-from napari_peftsam.training.pretrain._config import PretrainingConfig
+from napari_peftsam.models import DENSE_HEAD, DenseHead, SamModel
+from napari_peftsam.pretraining._config import PretrainingConfig
+from napari_peftsam.pretraining._validation import Figures, Validation, quality
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["Recipe", "RunState", "make_recipe"]
+__all__ = ["SHIPPED", "Recipe", "RunState", "make_recipe", "read_chain"]
 
 Recipe = dict[str, str | float]
 
+SHIPPED = "builtin"
+"""Name of the weights in the package, as a start."""
+
 # Where results are kept, how often and how they are computed does not change what is computed;
 # a run can be moved to another machine.
-_WITHOUT_EFFECT = ("folder", "save_every", "device", "workers")
+_WITHOUT_EFFECT = (
+    *("folder", "save_every", "validate_every", "device", "workers"),
+    *("commit", "command"),
+)
 
 
 def make_recipe(
@@ -48,6 +57,20 @@ def _digest(real: Sequence[tuple[PixelArray, LabelArray]]) -> str:
     return digest.hexdigest() if real else ""
 
 
+def read_chain(weights: Path) -> list[dict[str, object]]:
+    """Return the records of the runs that made a file of weights, oldest first.
+
+    A file from before the chain was recorded tells its last run only.
+    """
+    if weights.suffix != ".safetensors":
+        return []
+    with safe_open(weights, "pt") as file:
+        metadata = file.metadata() or {}
+    last = [json.loads(metadata["training"])] if "training" in metadata else []
+    chain: list[dict[str, object]] = json.loads(metadata.get("chain", "null")) or last
+    return chain
+
+
 @dataclass(frozen=True, eq=False)
 class RunState:
     """The parts of a run that change while it trains.
@@ -62,6 +85,10 @@ class RunState:
         The network, and the average of its weights: a SAM and a dense head each.
     optimiser
         Of the network.
+    chain
+        Records of the runs that made the weights the run starts from, oldest first.
+    commits
+        Step after which each version of the source code took over the run.
     """
 
     config: PretrainingConfig
@@ -69,6 +96,8 @@ class RunState:
     network: torch.nn.ModuleList
     average: torch.nn.ModuleList
     optimiser: torch.optim.Optimizer
+    chain: list[dict[str, object]]
+    commits: dict[str, int] = field(default_factory=dict)
 
     def resume(self) -> int:
         """Load what was saved, if anything, and return the number of steps it took.
@@ -79,17 +108,25 @@ class RunState:
             If it was saved by a run of another recipe.
         """
         if not self.config.state.is_file():
+            self.commits[self.config.commit] = 0
             return 0
         # Another machine may lack the device that it was saved from.
         state = torch.load(self.config.state, map_location="cpu", weights_only=True)
         self._check(state.get("recipe", {}))
+        self.recipe["start"] = state["recipe"]["start"]
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.chain[:] = json.loads(state.get("chain", "[]"))
+        self.commits.update(state.get("commits", {}))
+        self.commits.setdefault(self.config.commit, int(state["step"]))
         return int(state["step"])
 
     def _check(self, begun: Recipe) -> None:
         differing = [name for name, value in self.recipe.items() if begun.get(name) != value]
+        # The shipped weights move on while a run from their older version is under way.
+        if self.config.start == SHIPPED and begun.get("start"):
+            differing = [name for name in differing if name != "start"]
         if not differing:
             return
         options = ", ".join(
@@ -109,17 +146,50 @@ class RunState:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "chain": json.dumps(self.chain),
+            "commits": dict(self.commits),
         }
         temporary = self.config.folder / "state.tmp"
         torch.save(state, temporary)
         temporary.replace(self.config.state)
+        self._write_weights(self.config.weights, step)
+
+    def validate(self, validation: Validation, model: SamModel, step: int) -> dict[str, Figures]:
+        """Return the figures of the averaged weights and keep the weights if they are the best."""
+        sam, head = self.average
+        assert isinstance(head, DenseHead)
+        self.average.eval()
+        figures = validation.run(replace(model, sam=sam, dense_head=head))
+        found = quality(figures)
+        if found > self._best():
+            self._write_weights(self.config.best, step, {"quality": found})
+        return figures
+
+    def _best(self) -> float:
+        """Return the quality of the best weights so far, 0 if there are none."""
+        if not self.config.best.is_file():
+            return 0.0
+        with safe_open(self.config.best, "pt") as file:
+            return float(json.loads(file.metadata()["training"])["quality"])
+
+    def _write_weights(
+        self, path: Path, step: int, figures: Mapping[str, float] | None = None
+    ) -> None:
         sam, head = self.average
         tensors = sam.state_dict() | {f"{DENSE_HEAD}{k}": v for k, v in head.state_dict().items()}
         weights = {name: tensor.half().cpu().contiguous() for name, tensor in tensors.items()}
-        # The versions are told, not compared: most changes of a version leave training alone,
+        # Versions are recorded, not compared: most changes of a version leave training alone,
         # and a run of hours that an update stopped for good would help nobody.
-        versions = {"version": __version__, "torch": str(torch.__version__)}
-        training = json.dumps({**self.recipe, **versions, "step": step})
-        temporary = self.config.folder / "builtin.tmp"
-        save_file(weights, temporary, metadata={"training": training})
-        temporary.replace(self.config.weights)
+        record = {
+            **self.recipe,
+            "version": __version__,
+            "torch": str(torch.__version__),
+            "command": self.config.command,
+            "commits": self.commits,
+            "step": step,
+            **(figures or {}),
+        }
+        metadata = {"training": json.dumps(record), "chain": json.dumps([*self.chain, record])}
+        temporary = path.with_suffix(".tmp")
+        save_file(weights, temporary, metadata=metadata)
+        temporary.replace(path)

@@ -1,27 +1,35 @@
 """Synthetic microscopy: images with exact instance labels, from a seed.
 
-Serves as napari sample data and as an endless training set for small
-promptable segmentation models. Every modality draws its objects first
-(`_shapes`, `_tiling`), labels included, and then an image of them, so that
-labels follow the true outlines and not the blurred ones.
+An endless training set for small promptable segmentation models. Every
+modality draws its objects first (`_shapes`, `_tiling`), labels included, and
+then an image of them, so that labels follow the true outlines and not the
+blurred ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._branching import branching
+from ._camera import imperfect
 from ._electron import electron
+from ._empty import empty
 from ._fields import IntArray, log_uniform
+from ._flat_phase import flat_phase
 from ._histology import histology
 from ._modalities import dark_on_light, fluorescence, membranes, textured
+from ._nested import nested
+from ._organelles import organelles
 from ._phase import phase
 from ._scene import Scene
+from ._smear import smear
+from ._tissue import tissue
 
-__all__ = ["MODALITIES", "SyntheticImage", "generate", "generate_any"]
+__all__ = ["MODALITIES", "SyntheticImage", "generate", "generate_any", "generate_empty"]
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 _Renderer = Callable[[np.random.Generator, tuple[int, int], float], tuple[Pixels, Scene]]
@@ -34,12 +42,21 @@ _RENDERERS: dict[str, _Renderer] = {
     "membranes": membranes,
     "texture": textured,
     "electron": electron,
+    "nested": nested,
+    "smear": smear,
+    "flat_phase": flat_phase,
+    "tissue": tissue,
+    "organelles": organelles,
+    "branching": branching,
 }
 
 MODALITIES: tuple[str, ...] = tuple(_RENDERERS)
 
-# What "any" modality is drawn from: the two that models find hardest come twice.
-_ANY: tuple[str, ...] = (*MODALITIES, "phase", "histology")
+# What "any" modality is drawn from: those that models find hardest come twice or more often.
+_ANY: tuple[str, ...] = (*MODALITIES, "phase", "flat_phase", "histology", "histology", "electron")
+
+_EMPTY_SHARE = 0.03
+_IMPERFECT_SHARE = 0.3
 
 # Object diameters in px when the caller does not ask for one.
 _DIAMETERS = (6.0, 100.0)
@@ -52,16 +69,21 @@ class SyntheticImage:
     Attributes
     ----------
     image
-        (H, W), or (H, W, 3) for "histology"; uint8 or uint16.
+        (H, W), or (H, W, 3) for "histology" and some of "smear" and "tissue"; uint8 or uint16.
     labels
         (H, W) int32: 0 = background, objects 1..n, each 4-connected.
     modality
-        One of `MODALITIES`.
+        One of `MODALITIES`, or "empty".
+    parts, groups
+        (H, W) int32 for "nested": the nucleus of each cell, with the cell's id, and the
+        cluster it belongs to, with ids of its own. Otherwise None.
     """
 
     image: Pixels
     labels: IntArray
     modality: str
+    parts: IntArray | None = None
+    groups: IntArray | None = None
 
 
 def _check(modality: str, shape: tuple[int, int], mean_diameter: float | None) -> None:
@@ -94,7 +116,9 @@ def generate(
         Equivalent diameter of the objects in px; None draws it log-uniformly
         from 6..100 px. Overlaps and the image edge make some objects smaller.
         Modalities whose structure needs room raise it: "electron" and
-        "membranes" to 8, "phase" to 24, "texture" to 16 px.
+        "membranes" to 8, "organelles", "smear" and "tissue" to 10, "texture" to 16, "nested"
+        to 20, "phase" and "flat_phase" to 24 px. Objects of "branching" are thin and long:
+        `mean_diameter` sets their length.
 
     Returns
     -------
@@ -110,15 +134,28 @@ def generate(
     diameter = log_uniform(rng, *_DIAMETERS) if mean_diameter is None else mean_diameter
     height, width = (int(n) for n in shape)
     image, scene = _RENDERERS[modality](rng, (height, width), float(diameter))
-    return SyntheticImage(image, scene.labels, modality)
+    return SyntheticImage(image, scene.labels, modality, scene.parts, scene.groups)
 
 
 def generate_any(
     shape: tuple[int, int], *, rng: np.random.Generator, mean_diameter: float | None = None
 ) -> SyntheticImage:
-    """Draw one image of a random modality, phase contrast and histology most often.
+    """Draw one image of a random modality, sometimes empty or with faults of a camera.
 
-    Parameters and errors as in `generate`.
+    Phase contrast, histology and electron microscopy come most often. Parameters and errors
+    are those of `generate`.
     """
-    modality = _ANY[rng.integers(len(_ANY))]
-    return generate(modality, shape, rng=rng, mean_diameter=mean_diameter)
+    if rng.random() < _EMPTY_SHARE:
+        made = generate_empty(shape, rng=rng)
+    else:
+        modality = _ANY[rng.integers(len(_ANY))]
+        made = generate(modality, shape, rng=rng, mean_diameter=mean_diameter)
+    if rng.random() < _IMPERFECT_SHARE:
+        made = replace(made, image=imperfect(rng, made.image))
+    return made
+
+
+def generate_empty(shape: tuple[int, int], *, rng: np.random.Generator) -> SyntheticImage:
+    """Draw an image without an object: a bare ground, or one with debris."""
+    image, scene = empty(rng, shape, log_uniform(rng, *_DIAMETERS))
+    return SyntheticImage(image, scene.labels, "empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 
 import numpy as np
@@ -16,11 +16,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from napari_peftsam.errors import ImageError
 from napari_peftsam.normalisation import normalise
-from napari_peftsam.samples import generate_any
+from napari_peftsam.pretraining.synthetic import generate_any
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["Batch", "CropStream"]
 
+_PART, _WHOLE, _GROUP = range(3)
+_LEVEL_SHARES = (0.35, 0.4, 0.25)  # how often each level of nested objects is prompted
 _SMALLEST = 16  # pixels of a crop: smaller objects are not prompted
 # What a whole image looks like in the model's frame: native pixels are enlarged up to so
 # much, and objects are about so large. Larger ones, which fill a crop, teach a click to
@@ -37,23 +39,27 @@ class Batch:
     images
         ``(B, 3, side, side)`` in [0, 255].
     masks
-        ``(B, K, side, side)`` boolean.
+        ``(B, K, side, side)`` boolean; all False in a crop without an object.
+    levels
+        ``(B, K, 3, side, side)`` boolean: part, whole and group that each object stands
+        for; all False where objects are not nested.
     dense
-        ``(B, 3, side, side)``: foreground, normalised distance, boundary.
+        ``(B, 3, side, side)``: foreground, depth, boundary.
     """
 
     images: Tensor
     masks: Tensor
+    levels: Tensor
     dense: Tensor
 
     def to(self, device: str) -> Batch:
         """Return the batch on a torch device."""
-        return Batch(self.images.to(device), self.masks.to(device), self.dense.to(device))
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class CropStream(IterableDataset[Batch]):
-    """Batches for `napari_peftsam.training.pretrain`.
+    """Batches for `napari_peftsam.pretraining`.
 
     Every batch depends on the seed and its own number only, so that a resumed run sees
     what an uninterrupted one would have seen. Workers of a `DataLoader` take turns, as it
@@ -93,27 +99,32 @@ class CropStream(IterableDataset[Batch]):
             side = int(rng.choice(self.sides))
             images = max(1, round(self.images * (min(self.sides) / side) ** 2))
             crops = [self._crop(side, rng) for _ in range(images)]
-            pixels, masks, dense = (torch.stack(parts) for parts in zip(*crops, strict=True))
-            yield Batch(pixels, masks, dense)
+            yield Batch(*(torch.stack(parts) for parts in zip(*crops, strict=True)))
 
-    def _crop(self, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _crop(self, side: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        """Return the parts of a `Batch` for one crop."""
         while True:
-            pixels, labels = self._source(side, rng)
+            pixels, maps = self._source(side, rng)
+            labels = maps[_WHOLE]
             numbers, counts = np.unique(labels[labels > 0], return_counts=True)
-            numbers = numbers[counts >= _SMALLEST]
-            if numbers.size == 0:
+            large = numbers[counts >= _SMALLEST]
+            if numbers.size and not large.size:
                 continue
             try:
                 rgb = normalise(pixels)
             except ImageError:
                 continue
-            chosen = rng.choice(numbers, self.objects, replace=numbers.size < self.objects)
-            masks = torch.from_numpy(labels[None] == chosen[:, None, None])
-            image = torch.from_numpy(_jitter(rgb, rng)).permute(2, 0, 1)
-            return image.contiguous(), masks, torch.from_numpy(_dense_target(labels))
+            masks, levels = _objects(maps, large, self.objects, rng)
+            image = torch.from_numpy(_jitter(rgb, rng)).permute(2, 0, 1).contiguous()
+            dense = torch.from_numpy(_dense_target(labels))
+            return image, torch.from_numpy(masks), torch.from_numpy(levels), dense
 
     def _source(self, side: int, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
-        """Return a crop at model scale: a random native size, zoomed to `side`."""
+        """Return a crop at model scale: a random native size, zoomed to `side`.
+
+        The labels are ``(3, side, side)``: parts, objects and groups; parts and groups are
+        empty where objects are not nested.
+        """
         zoom, diameter = np.exp(rng.uniform(_LEAST, _MOST)).tolist()
         native = max(32, round(side / zoom))
         if self.real and rng.random() < self.real_share:
@@ -123,28 +134,60 @@ class CropStream(IterableDataset[Batch]):
             left = rng.integers(labels.shape[1] - native + 1)
             window = np.s_[top : top + native, left : left + native]
             pixels, labels = pixels[window], labels[window]
+            nothing = np.zeros_like(labels)
+            maps = np.stack([nothing, labels, nothing])
         else:
-            synthetic = generate_any((native, native), rng=rng, mean_diameter=diameter / zoom)
-            pixels, labels = synthetic.image, synthetic.labels
-        return _dihedral(*_zoom(pixels, labels, side), rng)
+            made = generate_any((native, native), rng=rng, mean_diameter=diameter / zoom)
+            nothing = np.zeros_like(made.labels)
+            parts, groups = (nothing if m is None else m for m in (made.parts, made.groups))
+            pixels, maps = made.image, np.stack([parts, made.labels, groups])
+        return _dihedral(*_zoom(pixels, maps, side), rng)
 
 
-def _zoom(pixels: PixelArray, labels: LabelArray, side: int) -> tuple[PixelArray, LabelArray]:
+def _objects(
+    maps: LabelArray, numbers: LabelArray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose `count` objects and return what is prompted, and the levels it stands for.
+
+    Of nested objects a random level is prompted; a part or a group that is too small, or not
+    there, leaves the object itself.
+    """
+    side = maps.shape[-1]
+    masks = np.zeros((count, side, side), bool)
+    levels = np.zeros((count, len(maps), side, side), bool)
+    if not numbers.size:
+        return masks, levels
+    nested = bool(maps[_PART].any())
+    chosen = rng.choice(numbers, count, replace=numbers.size < count)
+    for index, number in enumerate(chosen):
+        whole = maps[_WHOLE] == number
+        masks[index] = whole
+        if not nested:
+            continue
+        group = maps[_GROUP] == np.bincount(maps[_GROUP][whole]).argmax()
+        levels[index] = maps[_PART] == number, whole, group & (maps[_GROUP] > 0)
+        prompted = levels[index, rng.choice(len(maps), p=_LEVEL_SHARES)]
+        if prompted.sum() >= _SMALLEST:
+            masks[index] = prompted
+    return masks, levels
+
+
+def _zoom(pixels: PixelArray, maps: LabelArray, side: int) -> tuple[PixelArray, LabelArray]:
     x = torch.from_numpy(np.atleast_3d(pixels).astype(np.float32)).permute(2, 0, 1)[None]
     x = functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
     zoomed = x[0].permute(1, 2, 0).numpy()
-    index = ((np.arange(side) + 0.5) * (labels.shape[0] / side)).astype(int)
-    return (zoomed[..., 0] if pixels.ndim == 2 else zoomed), labels[np.ix_(index, index)]
+    index = ((np.arange(side) + 0.5) * (maps.shape[-1] / side)).astype(int)
+    return (zoomed[..., 0] if pixels.ndim == 2 else zoomed), maps[:, index[:, None], index]
 
 
 def _dihedral(
-    pixels: PixelArray, labels: LabelArray, rng: np.random.Generator
+    pixels: PixelArray, maps: LabelArray, rng: np.random.Generator
 ) -> tuple[PixelArray, LabelArray]:
     turns = int(rng.integers(4))
-    pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
+    pixels, maps = np.rot90(pixels, turns), np.rot90(maps, turns, axes=(1, 2))
     if rng.random() < 0.5:
-        pixels, labels = pixels[::-1], labels[::-1]
-    return np.ascontiguousarray(pixels), np.ascontiguousarray(labels)
+        pixels, maps = pixels[::-1], maps[:, ::-1]
+    return np.ascontiguousarray(pixels), np.ascontiguousarray(maps)
 
 
 def _jitter(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 from skimage.measure import label
 
-from napari_peftsam.samples import MODALITIES, SyntheticImage, generate, generate_any
+from napari_peftsam.pretraining.synthetic import (
+    MODALITIES,
+    SyntheticImage,
+    generate,
+    generate_any,
+    generate_empty,
+    imperfect,
+)
 
 SHAPE = (96, 120)  # not square: catches swapped axes
 SEEDS = range(6)
@@ -29,11 +37,12 @@ def test_same_seed_same_image(modality: str) -> None:
 
 
 def test_types_and_shapes(modality: str) -> None:
-    channels = (3,) if modality == "histology" else ()
+    channels = {"histology": {(3,)}, "smear": {(), (3,)}, "tissue": {(), (3,)}}
     for seed in SEEDS:
         made = draw(modality, seed)
         assert made.modality == modality
-        assert made.image.shape == SHAPE + channels
+        assert made.image.shape[:2] == SHAPE
+        assert made.image.shape[2:] in channels.get(modality, {()})
         assert made.image.dtype in (np.uint8, np.uint16)
         assert made.image.std() > 0
         assert made.labels.shape == SHAPE
@@ -55,6 +64,7 @@ def test_objects_are_single_pieces_of_some_size(modality: str, diameter: float |
         assert np.bincount(labels.ravel())[1:].min() >= 8
 
 
+@pytest.mark.parametrize("modality", [m for m in MODALITIES if m != "branching"], indirect=True)
 @pytest.mark.parametrize("diameter", [18.0, 36.0], ids=str)
 def test_diameters_follow_the_mean_asked_for(modality: str, diameter: float) -> None:
     found: list[float] = []
@@ -76,9 +86,63 @@ def test_objects_meet_and_stay_apart_in_a_share_of_the_images() -> None:
     assert max(filled) > 0.6
 
 
-def test_any_modality_in_turn() -> None:
+def test_any_modality_in_turn_and_sometimes_none() -> None:
     rng = np.random.default_rng(0)
-    assert {generate_any((40, 40), rng=rng).modality for _ in range(80)} == set(MODALITIES)
+    found = {generate_any((40, 40), rng=rng).modality for _ in range(200)}
+    assert found == {*MODALITIES, "empty"}
+
+
+def test_a_field_can_be_empty() -> None:
+    for seed in SEEDS:
+        made = generate_empty(SHAPE, rng=np.random.default_rng(seed))
+        assert made.image.shape == made.labels.shape == SHAPE
+        assert made.image.std() > 0
+        assert not made.labels.any()
+
+
+def test_only_nested_objects_have_parts_and_groups(modality: str) -> None:
+    made = draw(modality, 0)
+    assert (made.parts is not None, made.groups is not None) == (modality == "nested",) * 2
+
+
+def test_a_nucleus_lies_in_its_cell_and_a_cell_in_its_cluster() -> None:
+    for seed in SEEDS:
+        made = draw("nested", seed, 30.0)
+        assert made.parts is not None
+        assert made.groups is not None
+        inside = made.parts > 0
+        np.testing.assert_array_equal(made.parts[inside], made.labels[inside])
+        assert inside.sum() < (made.labels > 0).sum()
+        np.testing.assert_array_equal(made.groups > 0, made.labels > 0)
+        for number in range(1, made.labels.max() + 1):
+            assert len(np.unique(made.groups[made.labels == number])) == 1
+
+
+def test_cells_of_dense_tissue_touch() -> None:
+    labels = draw("tissue", 1, 30.0).labels
+    across = (labels[:, 1:] != labels[:, :-1]) & (labels[:, 1:] > 0) & (labels[:, :-1] > 0)
+    assert np.count_nonzero(across) > 100
+
+
+def test_branching_objects_are_thin() -> None:
+    for seed in SEEDS:
+        labels = draw("branching", seed, 30.0).labels
+        assert distance_transform_edt(labels > 0).max() < 12
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)], ids=["grey", "RGB"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_faults_of_a_camera_keep_type_shape_and_range(
+    shape: tuple[int, ...], dtype: type[np.uint8] | type[np.uint16]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    faulty = [imperfect(np.random.default_rng(seed), image) for seed in range(20)]
+    assert all((f.shape, f.dtype) == (shape, dtype) for f in faulty)
+    assert all(f.std() > 0 for f in faulty)
+    # A small image may have no hot pixel, and nothing to saturate.
+    assert sum(not np.array_equal(f, image) for f in faulty) > 15
+    again = imperfect(np.random.default_rng(3), image)
+    np.testing.assert_array_equal(again, faulty[3])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 64), (64, 1), (7, 300)], ids=str)

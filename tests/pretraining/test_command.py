@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from tifffile import imwrite
 
-from napari_peftsam.training.pretrain.__main__ import main
+from napari_peftsam.folders import pretraining_folder
+from napari_peftsam.pretraining.__main__ import main
 from tests.training._world import make_plane
 
 _TINY = (
     *("--steps", "1", "--sides", "64", "--images", "1", "--objects", "1"),
-    *("--device", "cpu", "--workers", "0"),
+    *("--device", "cpu", "--workers", "0", "--validate-every", "0"),
 )
 
 
@@ -116,3 +117,8 @@ def test_options_are_not_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixtu
         main(["--output", str(tmp_path), "--side", "64"])
     assert exiting.value.code == 2
     assert "unrecognized arguments: --side" in capsys.readouterr().err
+
+
+def test_a_run_without_a_folder_stays_in_the_cache_of_the_user() -> None:
+    assert main(list(_TINY)) == 0
+    assert (pretraining_folder() / "builtin.safetensors").is_file()

@@ -27,11 +27,16 @@ class Scene:
         (H, W) float32: 0 outside and at an object's outline, 1 at its centre.
     diameter
         Typical diameter of the objects in px.
+    parts, groups
+        (H, W) int32 of nested objects: what each object contains, with its id, and what it
+        belongs to, with ids of its own; None if objects are not nested.
     """
 
     labels: IntArray
     depth: FloatArray
     diameter: float
+    parts: IntArray | None = None
+    groups: IntArray | None = None
 
     @property
     def count(self) -> int:

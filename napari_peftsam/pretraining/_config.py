@@ -17,6 +17,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "objects": (1, math.inf),
     "warmup": (1, math.inf),
     "save_every": (1, math.inf),
+    "validate_every": (1, math.inf),
     "final_share": (0, 1),
     "average": (0, 1),
     "real_share": (0, 1),
@@ -36,8 +37,9 @@ class PretrainingConfig:
     Attributes
     ----------
     folder
-        Run folder: ``state.pt`` (to resume) and ``builtin.safetensors`` (averaged weights,
-        half precision, with how they came about) are written there.
+        Run folder. The run writes ``state.pt`` (to resume), ``builtin.safetensors`` (averaged
+        weights in half precision, with how they were made) and ``best.safetensors`` (those of
+        the best validation) there.
     steps
         Number of steps; the learning rate falls to its `final_share` over them.
     sides
@@ -54,8 +56,13 @@ class PretrainingConfig:
         Decay of the average over steps whose weights are the result.
     save_every
         Steps between two saved states.
+    validate_every
+        Steps between two validations of the averaged weights.
     seed
         Of weights, crops and prompts.
+    architecture
+        Name of the architecture to train. A start of fewer blocks grows into it without a
+        change of its outputs.
     start
         Checkpoint to start from, by name or path (else random weights).
     real_share
@@ -66,6 +73,10 @@ class PretrainingConfig:
     workers
         Processes that make the crops; 0: none besides the one that trains. The crops do not
         depend on it.
+    commit
+        Version of the source code, to be recorded with the weights.
+    command
+        Command line of the run, to be recorded with the weights.
 
     Raises
     ------
@@ -83,14 +94,18 @@ class PretrainingConfig:
     final_share: float = 0.02
     average: float = 0.998
     save_every: int = 50
+    validate_every: int = 250
     seed: int = 0
+    architecture: str = "builtin"
     start: str | Path | None = None
     real_share: float = 0.3
     device: str = "auto"
     workers: int = 1
+    commit: str = ""
+    command: str = ""
 
     def __post_init__(self) -> None:
-        arch = architecture("builtin")
+        arch = architecture(self.architecture)
         patch, frame = arch.patch_size, arch.image_size
         if not self.sides or any(s % patch or not patch <= s <= frame for s in self.sides):
             raise ConfigurationError(
@@ -113,3 +128,8 @@ class PretrainingConfig:
     def weights(self) -> Path:
         """The file of the averaged weights."""
         return self.folder / "builtin.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The file of the averaged weights of the best validation."""
+        return self.folder / "best.safetensors"

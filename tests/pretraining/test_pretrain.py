@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from napari_peftsam import __version__
 from napari_peftsam.errors import ConfigurationError, TrainingError
 from napari_peftsam.models import build, build_random, checkpoint_state
+from napari_peftsam.pretraining import PretrainingConfig, pretrain
+from napari_peftsam.pretraining._data import CropStream
 from napari_peftsam.segmentation._two_way import two_way
 from napari_peftsam.segmentation.decode import PromptTensors, decode
-from napari_peftsam.training.pretrain import PretrainingConfig, pretrain
-from napari_peftsam.training.pretrain._data import CropStream
 from tests.training._world import make_plane
 
 # torch thinks little of more workers than cores.
@@ -86,6 +86,17 @@ def test_a_run_of_other_options_is_not_resumed(tmp_path: Path) -> None:
     list(pretrain(_config(tmp_path, 1)))
     with pytest.raises(TrainingError, match=r"learning_rate 0\.0008.*another output folder"):
         list(pretrain(replace(_config(tmp_path, 1), learning_rate=1e-4)))
+
+
+def test_a_run_goes_on_after_the_shipped_weights_were_replaced(tmp_path: Path) -> None:
+    config = replace(_config(tmp_path, 2), start="builtin")
+    next(pretrain(config))
+    state = torch.load(config.state, weights_only=True)
+    state["recipe"]["start"] = "older weights"
+    torch.save(state, config.state)
+    assert [step.step for step in pretrain(config)] == [2]
+    with safe_open(config.weights, "pt") as file:
+        assert json.loads(file.metadata()["training"])["start"] == "older weights"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +205,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
         assert torch.equal(expected.images, batch.images)
         assert torch.equal(expected.masks, batch.masks)
         assert torch.equal(expected.dense, batch.dense)
+        assert torch.equal(expected.levels, batch.levels)
 
 
 def test_crops_of_the_stream_hold_their_objects() -> None:
