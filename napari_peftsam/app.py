@@ -86,7 +86,7 @@ class App:
             Registry name or checkpoint path; None is the model that the project was last used
             with, or else ``"builtin"``.
         device, precision
-            See `napari_peftsam.workspace.ModelChoice`.
+            As of `napari_peftsam.workspace.ModelChoice`.
         """
         chosen = source or self.document.live.model or "builtin"
         self.workspace.load_model(absolute_model(chosen), device, precision)
@@ -179,8 +179,9 @@ class ProjectImage:
         """Prompt an object and return the predicted candidates, best first; slow.
 
         As with clicks in the viewer, prompts add to the pending object if it lies in the same
-        plane, and refine its mask; a box replaces its box. In another plane or image they
-        start a new object in place of the pending one. `accept` or `discard` ends an object.
+        plane: points refine its mask, a box takes the place of its box. In another plane or
+        image they start a new object in place of the pending one. `accept` or `discard` ends
+        an object.
 
         Parameters
         ----------
@@ -231,10 +232,8 @@ class ProjectImage:
 
         Parameters
         ----------
-        path
-            A ``.tif``, ``.ome.zarr`` or ``.json`` (COCO) file in a folder that exists.
-        format_name
-            ``tiff``, ``ome-zarr`` or ``coco``; default: what the ending says.
+        path, format_name
+            As of `napari_peftsam.export.export_labels`.
         """
         return self._app.workspace.export_labels(self.id, Path(path), format_name)
 

@@ -112,16 +112,14 @@ def open_project(
 
 
 def is_project(path: str | Path) -> bool:
-    """Say whether a file is a project, by its header; of one that cannot be read, by its name."""
+    """Say whether a file is a project, or should be: by its header, or by its name."""
     path = _resolved(path)
-    if not path.is_file():
+    if path.suffix == SUFFIX or not path.is_file():
         return path.suffix == SUFFIX
-    try:
-        # Not by `open`: closing it would drop the locks of a project that is open here.
-        with closing(_connect(path, "ro")) as connection:
-            return bool(_pragma(connection, "application_id") == APPLICATION_ID)
-    except sqlite3.Error:
-        return path.suffix == SUFFIX
+    # Not by `open`: closing it would drop the locks of a project that is open here.
+    with suppress(sqlite3.Error), closing(_connect(path, "ro")) as connection:
+        return bool(_pragma(connection, "application_id") == APPLICATION_ID)
+    return False
 
 
 def is_open_elsewhere(path: Path) -> bool:

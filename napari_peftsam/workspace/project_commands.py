@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,8 @@ class ProjectFinetuneReport:
 
 def project_model(project: Path) -> str:
     """Return the model that a project was last used with; ``"builtin"`` if there was none."""
-    store = open_project(project, read_only=True)
-    try:
+    with closing(open_project(project, read_only=True)) as store:
         return Document(store).live.model or "builtin"
-    finally:
-        store.close()
 
 
 # --- finetuning ---------------------------------------------------------------------
@@ -304,8 +301,7 @@ def export_project(
         `output` cannot be written.
     """
     check_not_an_input(export_target(output, format_name), project)
-    store = open_project(project, read_only=True)
-    try:
+    with closing(open_project(project, read_only=True)) as store:
         document = Document(store)
         chosen = _image_called(document, image, project)
         if not chosen.records:
@@ -322,8 +318,6 @@ def export_project(
         records = tuple(record.to_dict() for record in document.records(chosen.id))
         context = ExportContext(image_name=chosen.name, pixels=pixels, records=records)
         return export_labels(chosen.labels, output, format_name, context)
-    finally:
-        store.close()
 
 
 def _image_called(document: Document, name: str | None, project: Path) -> DocumentImage:
@@ -345,11 +339,11 @@ def _image_called(document: Document, name: str | None, project: Path) -> Docume
 @contextmanager
 def _annotated(project: Path, note: Note, *, must_write: bool = False) -> Iterator[Document]:
     """Open a project whose objects are needed, and close it in the end."""
-    store = open_project(project, read_only=not must_write, must_write=must_write)
-    try:
-        document = Document(store)
-        if not document.planes_with_objects():
+    with closing(open_project(project, read_only=True)) as store:  # before anything is written
+        if not Document(store).planes_with_objects():
             raise LabelError(f"{project} holds no object: annotate some first")
+    with closing(open_project(project, not must_write, must_write=must_write)) as store:
+        document = Document(store)
         notes = attach_images(document)
         with_objects = {plane.image for plane in document.planes_with_objects()}
         if all(document.image(image).pixels is None for image in with_objects):
@@ -357,5 +351,3 @@ def _annotated(project: Path, note: Note, *, must_write: bool = False) -> Iterat
         for text in notes:
             note(text)
         yield document
-    finally:
-        store.close()
