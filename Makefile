@@ -44,9 +44,10 @@ PYTEST = -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 test: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python $(PYTEST)
 
-# 200 sessions killed at random moments; the suite does 17.
+# 200 sessions killed at random moments, 30 of them with training; the suite does 17 and 3.
 kill-test: $(VENV)/.installed-dev
-	KILLS=200 $(BIN)/python -m pytest $(PYTEST_PROCESSES) tests/document/test_kill.py $(PYTEST_ARGS)
+	KILLS=170 TRAINING_KILLS=30 $(BIN)/python -m pytest $(PYTEST_PROCESSES) \
+		tests/document/test_kill.py tests/app/test_kill_training.py $(PYTEST_ARGS)
 
 # The lowest versions that pyproject.toml allows.
 LOWEST = $(VENV)-lowest

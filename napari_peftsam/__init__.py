@@ -1,7 +1,7 @@
 """Annotate microscopy images with Segment Anything in napari, and adapt it cheaply.
 
-What the command line does is one call here; they are imported when first used, because
-torch takes seconds to load.
+`App` is the way in for scripts; what the command line does is one call here. All of it is
+imported when first used, because torch takes seconds to load.
 """
 
 from __future__ import annotations
@@ -15,21 +15,36 @@ try:
 except PackageNotFoundError:  # a checkout on the path that was never installed
     __version__ = "0+unknown"
 
-_CALLS = (
-    "ModelChoice",
-    "Workspace",
-    "evaluate_folders",
-    "export_file",
-    "export_model_file",
-    "finetune_folders",
-    "run_demo",
-    "segment_file",
-)
+_NAMES = {
+    "app": ("App", "ProjectImage"),
+    "document": (
+        # the document, its actions, and what they are made of
+        "Accept", "AcceptObjects", "AddPoint", "ChooseCandidate", "DeleteObjects", "Discard",
+        "Document", "ImportLabels", "MarkComplete", "MergeObjects", "NewObject", "Paint",
+        "PaintBackground", "PlaneKey", "QueuePrompts", "Redo", "RemoveImage", "RemoveLastPrompt",
+        "RenameImage", "SetBox", "SetPrompts", "Undo", "CompleteRegion", "ObjectRecord",
+        "create_project", "open_project", "recover_project", "replay", "save_copy", "summary",
+        "verify",
+    ),
+    "errors": ("PeftSamError",),
+    "training": ("TrainingConfig",),
+    "types": ("Box", "Point", "Prompts"),
+    "workspace": (
+        "ModelChoice", "Workspace", "evaluate_folders", "evaluate_project", "export_file",
+        "export_model_file", "export_project", "finetune_folders", "finetune_project",
+        "locate_image", "run_demo", "segment_file",
+    ),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["__version__", *_CALLS]  # noqa: PLE0604  # texts, but not literal ones
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604  # texts, but not literal ones
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CALLS:
-        return getattr(import_module("napari_peftsam.workspace"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"napari_peftsam.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

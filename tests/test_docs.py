@@ -6,7 +6,9 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -40,3 +42,25 @@ def test_the_kept_figures_are_not_of_a_quick_run() -> None:
     figures = json.loads((DOCS / "performance.json").read_text(encoding="utf-8"))
     assert figures.get("report", {}).get("settings", {}).get("architecture", "vit_b") == "vit_b"
     assert figures.get("scaling", {}).get("architecture", "vit_b") == "vit_b"
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import napari_peftsam as ps
+    from napari_peftsam.files import read_labels
+
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    example = text.split("### In Python")[1].split("```python\n")[1].split("```")[0]
+    assert len(example.splitlines()) <= 12
+    assert "seconds=60" in example
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).normal(30, 5, (256, 256)).clip(0, 255).astype(np.uint8)
+    rows, cols = np.mgrid[:256, :256]
+    for row, col in [(120, 64), (30, 80), (75, 140), (200, 33), (205, 175)]:
+        pixels[(rows - row) ** 2 + (cols - col) ** 2 < 20**2] += 120
+    tifffile.imwrite("cells.tif", pixels)
+    exec(example.replace("seconds=60", "seconds=1"), {})
+    labels = read_labels("labels.ome.zarr")
+    assert len(np.unique(labels)) == 6
+    with ps.App("cells.peftsam") as app:
+        assert len(app.images["cells"].objects) == 5
+        assert len(app.document.runs) == 1

@@ -142,3 +142,15 @@ def test_importing_stays_light(module: str, heavy: set[str]) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = run(sys.executable, "-c", code).split()
     assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("name", ["Document", "AddPoint", "Paint", "open_project", "Prompts"])
+def test_documents_in_scripts_need_no_torch(name: str) -> None:
+    code = f"import sys, napari_peftsam as ps; ps.{name}; print(*sys.modules)"
+    assert "torch" not in run(sys.executable, "-c", code).split()
+
+
+@pytest.mark.parametrize("name", napari_peftsam.__all__)
+def test_each_public_name_is_there_and_shown(name: str) -> None:
+    assert getattr(napari_peftsam, name) is not None
+    assert name in dir(napari_peftsam)

@@ -22,9 +22,12 @@ from . import (
     export_model,
     finetune,
     import_adapter,
+    info,
     methods,
     models,
     open_viewer,
+    recover,
+    replay,
     segment,
     segment_batch,
 )
@@ -54,6 +57,9 @@ for _name, _command in (
     ("embed", embed.embed),
     ("segment", segment.segment),
     ("segment-batch", segment_batch.segment_batch),
+    ("info", info.info),
+    ("replay", replay.replay),
+    ("recover", recover.recover),
     ("export", export.export),
     ("export-model", export_model.export_model),
     ("export-adapter", export_adapter.export_adapter),
@@ -87,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success, 2 if the input or the environment is at fault (one line on standard
-        error says why), 130 after Ctrl-C.
+        0 on success, 1 if a project differs from what its actions give, 2 if the input or
+        the environment is at fault (one line on standard error says why), 130 after Ctrl-C.
     """
     given = None if arguments is None else list(arguments)
     if arguments is None:  # a process of its own

@@ -31,6 +31,9 @@ __all__ = [
     "Model",
     "Placement",
     "Precision",
+    "Project",
+    "ProjectFile",
+    "ProjectModel",
     "Rank",
     "Scheduler",
     "Seed",
@@ -39,13 +42,31 @@ __all__ = [
     "Store",
     "Workers",
     "configure",
+    "folders_of",
     "method_options",
     "seconds",
 ]
 
-Images = Annotated[Path, typer.Option(help="Folder of images: TIFF, PNG, JPEG or zarr.")]
+Images = Annotated[
+    Path | None, typer.Option(help="Folder of images: TIFF, PNG, JPEG or zarr.", show_default=False)
+]
 Labels = Annotated[
-    Path, typer.Option(help="Folder of instance labels, named as the images they belong to.")
+    Path | None,
+    typer.Option(
+        help="Folder of instance labels, named as the images they belong to.", show_default=False
+    ),
+]
+Project = Annotated[
+    Path | None,
+    typer.Option(help="Project (.peftsam) with the objects, in place of --images and --labels."),
+]
+ProjectFile = Annotated[Path, typer.Argument(help="Project file (.peftsam).")]
+ProjectModel = Annotated[
+    str | None,
+    typer.Option(
+        help="A name of the registry (see `models`) or a checkpoint's path.  [default: builtin; "
+        "with --project, the one that the project was last used with]"
+    ),
 ]
 Model = Annotated[
     str, typer.Option(help="A name of the registry (see `models`) or a checkpoint's path.")
@@ -137,6 +158,27 @@ Settings = Annotated[
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|sec|m|min|h)?")
 _UNITS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def folders_of(
+    images: Path | None, labels: Path | None, project: Path | None
+) -> tuple[Path, Path] | None:
+    """Return the folders that were given, None if a project was.
+
+    Raises
+    ------
+    ConfigurationError
+        If both were given, or not all that is needed.
+    """
+    given = {"--images": images, "--labels": labels, "--project": project}
+    named = " and ".join(name for name, value in given.items() if value is not None)
+    if project is not None and images is None and labels is None:
+        return None
+    if project is None and images is not None and labels is not None:
+        return images, labels
+    raise ConfigurationError(
+        f"got {named or 'no input'}: give either --project or both --images and --labels"
+    )
 
 
 def seconds(text: str) -> float:

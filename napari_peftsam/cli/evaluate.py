@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._console import Progress, emit
-from ._options import Adapter, Device, Images, Json, Labels, Model, Precision, Seed, configure
+from ._console import Progress, emit, say
+from ._options import (
+    Adapter,
+    Device,
+    Images,
+    Json,
+    Labels,
+    Precision,
+    Project,
+    ProjectModel,
+    Seed,
+    configure,
+    folders_of,
+)
 
 if TYPE_CHECKING:
     from napari_peftsam.evaluation import EvaluationEvent, EvaluationReport
@@ -16,9 +28,10 @@ __all__ = ["evaluate"]
 
 
 def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
-    images: Images,
-    labels: Labels,
-    model: Model = "builtin",
+    images: Images = None,
+    labels: Labels = None,
+    project: Project = None,
+    model: ProjectModel = None,
     adapter: Adapter = None,
     max_objects: Annotated[
         int | None, typer.Option(min=1, help="Evaluate a random sample of this many objects.")
@@ -30,11 +43,18 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
 ) -> None:
     """Measure how well prompts are answered: IoU from a point, a box and 1 to 10 clicks.
 
-    noc80 and noc90 are the mean clicks to 80 and 90 % IoU, at most 10. Objects under 25
-    pixels are left out and counted.
+    With --project, on its objects and with its live adapter; it may be open in a viewer. noc80
+    and noc90 are the mean clicks to 80 and 90 % IoU, at most 10. Objects under 25 pixels are
+    left out and counted.
     """
+    folders = folders_of(images, labels, project)
     from napari_peftsam.evaluation import EvaluationConfig, EvaluationProgress
-    from napari_peftsam.workspace import ModelChoice, evaluate_folders
+    from napari_peftsam.workspace import (
+        ModelChoice,
+        evaluate_folders,
+        evaluate_project,
+        project_model,
+    )
 
     config = configure(EvaluationConfig, max_objects=max_objects, seed=seed)
     with Progress() as progress:
@@ -43,8 +63,13 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
             if isinstance(event, EvaluationProgress):
                 progress.show(event.fraction, event.name)
 
-        choice = ModelChoice(model, adapter, device, precision)
-        report = evaluate_folders(images, labels, config, choice, watch)
+        if folders is None:
+            assert project is not None
+            choice = ModelChoice(model or project_model(project), adapter, device, precision)
+            report = evaluate_project(project, config, choice, watch, say)
+        else:
+            choice = ModelChoice(model or "builtin", adapter, device, precision)
+            report = evaluate_folders(*folders, config, choice, watch)
     emit(report.to_dict(), as_json, _text(report))
 
 

@@ -1,7 +1,8 @@
-"""``napari-peftsam finetune``: folders of images and labels in, one adapter file out."""
+"""``napari-peftsam finetune``: labelled folders in and an adapter file out, or in a project."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +23,15 @@ from ._options import (
     Labels,
     Matrices,
     Method,
-    Model,
     Placement,
     Precision,
+    Project,
+    ProjectModel,
     Rank,
     Seed,
     Settings,
     configure,
+    folders_of,
     method_options,
     seconds,
 )
@@ -36,7 +39,7 @@ from ._team import leads
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig
-    from napari_peftsam.workspace import FinetuneReport, ModelChoice
+    from napari_peftsam.workspace import FinetuneReport, ModelChoice, ProjectFinetuneReport
 
 __all__ = ["TrainingProgress", "finetune"]
 
@@ -48,14 +51,19 @@ _IMAGES = (
     "Images or crops whose gradients make up one step; the processes of torchrun share them.  "
     "[default: as many as there are processes]"
 )
+_OUTPUT = (
+    "Adapter file to write (.safetensors); needed with folders, with --project beside what the "
+    "project keeps."
+)
 _BUDGET = "Time for training and validation, without loading, as 120s or 2m.  [default: 60s]"
 
 
 def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
-    images: Images,
-    labels: Labels,
-    output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
-    model: Model = "builtin",
+    images: Images = None,
+    labels: Labels = None,
+    output: Annotated[Path | None, typer.Option(help=_OUTPUT)] = None,
+    project: Project = None,
+    model: ProjectModel = None,
     adapter: Annotated[Path | None, typer.Option(help="Adapter file to go on from.")] = None,
     recipe: Annotated[str | None, typer.Option(help=_RECIPE)] = None,
     method: Method = None,
@@ -87,12 +95,16 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Finetune on folders of images and labels that have the same names.
+    """Finetune on folders of images and labels that have the same names, or on a project.
 
     Some of the images are held out; the state that is best on them is saved, which may
-    be the start. Ctrl-C ends the training and keeps the best state so far. With several
+    be the start. In a project it becomes the next version, live, if it is better than what
+    was live. Ctrl-C ends the training and keeps the best state so far. With several
     GPUs: torchrun --nproc-per-node 4 -m napari_peftsam finetune ...
     """
+    folders = folders_of(images, labels, project)
+    if folders and output is None:
+        raise ConfigurationError("there is no output: name the adapter file to write by --output")
     times = {"steps": steps, "epochs": epochs, "budget": budget}
     given = [f"--{name}" for name, value in times.items() if value is not None]
     if len(given) > 1:
@@ -109,8 +121,15 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     )
 
     from napari_peftsam.training import team_size
-    from napari_peftsam.workspace import ModelChoice, finetune_folders
+    from napari_peftsam.workspace import (
+        ModelChoice,
+        finetune_folders,
+        finetune_project,
+        project_model,
+    )
 
+    if model is None:
+        model = project_model(project) if project is not None else "builtin"
     choice = ModelChoice(model, adapter, device, precision)
     chosen, preface = _chosen(choice, recipe, method, options, cobot)
     if learning_rate is not None:
@@ -118,6 +137,22 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     chosen |= {"objects_at_once": objects_at_once, "checkpointing": checkpointing}
     chosen["images_per_step"] = images_per_step or team_size()
     config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
+
+    def train(watch: Callable[[TrainEvent], bool]) -> FinetuneReport | ProjectFinetuneReport:
+        if folders is not None and output is not None:
+            return finetune_folders(*folders, output, config, choice, watch)
+        assert project is not None
+        return finetune_project(project, config, choice, output, watch, say)
+
+    _show(train, preface, as_json)
+
+
+def _show(
+    train: Callable[[Callable[[TrainEvent], bool]], FinetuneReport | ProjectFinetuneReport],
+    preface: str,
+    as_json: bool,
+) -> None:
+    """Run a training with its progress on the screen and print its report."""
     message = "ending the training, keeping the best state so far"
     with graceful_interrupt(message) as stop, Progress() as progress:
         display = TrainingProgress(progress, preface)
@@ -127,7 +162,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
                 display.show(event)
             return stop.is_set()
 
-        report = finetune_folders(images, labels, output, config, choice, watch)
+        report = train(watch)
     if leads():
         emit(report.to_dict(), as_json, _text(report))
     if stop.is_set():
@@ -211,15 +246,22 @@ def _configuration(values: dict[str, Any]) -> TrainingConfig:
     return configure(TrainingConfig, **values)
 
 
-def _text(report: FinetuneReport) -> str:
+def _text(report: FinetuneReport | ProjectFinetuneReport) -> str:
+    from napari_peftsam.workspace import FinetuneReport
+
     verdict = (
         f"best at step {report.best_step}"
         if report.improved
         else "no better than the start: more objects, more time or another learning rate may help"
     )
     unit = "step" if report.steps == 1 else "steps"
+    if isinstance(report, FinetuneReport):
+        outcome = f"adapter: {report.adapter}"
+    else:
+        outcome = f"live in the project: {report.live}"
+        outcome += f"\nadapter: {report.output}" if report.output else ""
     return (
         f"{report.steps} {unit} in {report.seconds:.0f} s, {report.trainable_parameters:,} "
         f"parameters\nheld-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} "
-        f"({verdict})\nadapter: {report.adapter}"
+        f"({verdict})\n{outcome}"
     )

@@ -53,7 +53,7 @@ from napari_peftsam.document.objects import (
     PlaneKey,
 )
 from napari_peftsam.document.pending import Answerer, CurrentObject, Pending
-from napari_peftsam.document.project import create_project, open_project, save_copy
+from napari_peftsam.document.project import create_project, is_project, open_project, save_copy
 from napari_peftsam.document.recovery import Recovery, check_project, recover_project
 from napari_peftsam.document.replay import compare, replay, summary, verify
 from napari_peftsam.document.sources import (
@@ -127,6 +127,7 @@ __all__ = [
     "describe_source",
     "find_source",
     "is_digest_of",
+    "is_project",
     "list_automatic",
     "newest_automatic",
     "open_project",

@@ -19,7 +19,14 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 
-__all__ = ["SUFFIX", "create_project", "is_open_elsewhere", "open_project", "save_copy"]
+__all__ = [
+    "SUFFIX",
+    "create_project",
+    "is_open_elsewhere",
+    "is_project",
+    "open_project",
+    "save_copy",
+]
 
 SUFFIX = ".peftsam"
 """Suffix of project files."""
@@ -103,6 +110,17 @@ def open_project(
     if why and must_write:
         raise ProjectError(f"{path} can only be read, {why}: close it there, or open it to read")
     return _open_to_read(path, why, vfs) if why else _open(path, lock, vfs)
+
+
+def is_project(path: str | Path) -> bool:
+    """Say whether a file is a project, or should be: by its header, or by its name."""
+    path = _resolved(path)
+    if path.suffix == SUFFIX or not path.is_file():
+        return path.suffix == SUFFIX
+    # Not by `open`: closing it would drop the locks of a project that is open here.
+    with suppress(sqlite3.Error), closing(_connect(path, "ro")) as connection:
+        return bool(_pragma(connection, "application_id") == APPLICATION_ID)
+    return False
 
 
 def is_open_elsewhere(path: Path) -> bool:

@@ -11,7 +11,12 @@ from napari_peftsam.workspace.batch import (
     embed_batch,
     segment_batch,
 )
-from napari_peftsam.workspace.choice import ModelChoice, choose_method, choose_recipe
+from napari_peftsam.workspace.choice import (
+    ModelChoice,
+    absolute_model,
+    choose_method,
+    choose_recipe,
+)
 from napari_peftsam.workspace.demo import (
     DemoConfig,
     DemoEvent,
@@ -32,6 +37,14 @@ from napari_peftsam.workspace.folders import (
 from napari_peftsam.workspace.jobs import TrainingJob
 from napari_peftsam.workspace.large import SegmentReport, segment_large
 from napari_peftsam.workspace.methods import MethodOverview, compare_methods
+from napari_peftsam.workspace.project_commands import (
+    ProjectFinetuneReport,
+    evaluate_project,
+    export_project,
+    finetune_document,
+    finetune_project,
+    project_model,
+)
 from napari_peftsam.workspace.projects import (
     add_image,
     attach_images,
@@ -61,12 +74,14 @@ __all__ = [
     "MethodOverview",
     "ModelChoice",
     "Predicted",
+    "ProjectFinetuneReport",
     "SegmentReport",
     "TaskDone",
     "TaskFailed",
     "TrainingJob",
     "Workspace",
     "WorkspaceEvents",
+    "absolute_model",
     "add_image",
     "attach_images",
     "choose_method",
@@ -75,14 +90,19 @@ __all__ = [
     "demo",
     "embed_batch",
     "evaluate_folders",
+    "evaluate_project",
     "export_adapter_folder",
     "export_file",
     "export_model",
     "export_model_file",
+    "export_project",
+    "finetune_document",
     "finetune_folders",
+    "finetune_project",
     "import_adapter_file",
     "locate_image",
     "open_document",
+    "project_model",
     "read_image_of",
     "run_demo",
     "segment_batch",

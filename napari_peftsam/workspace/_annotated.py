@@ -49,13 +49,18 @@ class Annotated:
 
 
 def annotated_planes(document: Document, engine: Engine) -> Iterator[Annotated]:
-    """Yield all planes with objects, with the prompts that made them; reads no pixels."""
+    """Yield the planes with objects, with the prompts that made them; reads no pixels.
+
+    Images whose file is not there are left out.
+    """
     found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
     for image in document.images:
         for record in document.records(image):
             for each in record.planes:
                 found[PlaneKey(image, each.index)].append(record)
     for plane in document.planes_with_objects():
+        if document.image(plane.image).pixels is None:
+            continue
         records = found[plane]
         given = {r.label: r.prompts_in(plane.index) for r in records}
         prompts = {label: each for label, each in given.items() if each}

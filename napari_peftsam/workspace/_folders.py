@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
+from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError, TrainingError
+from napari_peftsam.evaluation import LabelledImage
 from napari_peftsam.files import ImagePair, pair_folders
+from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.training import AnnotatedPlane
 
-__all__ = ["check_not_an_input", "check_output", "folder_planes"]
+__all__ = ["check_not_an_input", "check_output", "folder_planes", "labelled", "why_ended"]
 
 
 def folder_planes(images: Path, labels: Path) -> tuple[AnnotatedPlane, ...]:
@@ -38,6 +40,24 @@ def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
         except PeftSamError as error:
             raise type(error)(f"{pair.image_path}: {error}") from error
         yield AnnotatedPlane(name, pair.name, pixels[index], labels[index])
+
+
+def labelled(plane: AnnotatedPlane) -> LabelledImage:
+    """Return a plane as `napari_peftsam.evaluation.evaluate` takes it."""
+    parts = (plane.name, plane.pixels, plane.labels)
+    return parts if plane.limits is None else (*parts, plane.limits)
+
+
+def why_ended(error: Exception, model: str, device: str) -> str:
+    """Return why a training broke off; raise `error` again if the program is at fault."""
+    if isinstance(error, TrainingError):
+        return str(error)
+    if not is_out_of_memory(error):
+        raise error
+    return (
+        f"not enough memory on {device} to train {model}: adapt fewer blocks "
+        "(placement late-25%), or choose a smaller model or the device 'cpu'"
+    )
 
 
 def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_peftsam.document import Document
 from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.models import device_memory, find_architecture
+from napari_peftsam.models import device_memory, find_architecture, find_model
 from napari_peftsam.peft import (
     METHODS,
     CobotLoraConfig,
@@ -21,7 +22,7 @@ from napari_peftsam.peft import (
 from napari_peftsam.training import RECIPES, Recipe, recipe
 from napari_peftsam.workspace.workspace import Workspace
 
-__all__ = ["ModelChoice", "choose_method", "choose_recipe"]
+__all__ = ["ModelChoice", "absolute_model", "choose_method", "choose_recipe"]
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,36 @@ class ModelChoice:
     device: str = "auto"
     precision: str = "auto"
 
-    def open(self, store: EmbeddingStore | None = None) -> Workspace:
-        """Return an empty workspace with the model and its adapter live; slow.
+    def open(
+        self, store: EmbeddingStore | None = None, document: Document | None = None
+    ) -> Workspace:
+        """Return a workspace with the model and its adapter live; slow.
 
-        Embeddings are kept in `store`; without one, the latest are in memory.
+        Parameters
+        ----------
+        store
+            Where embeddings are kept; None keeps the latest in memory.
+        document
+            What the workspace is for; default: an empty one. The adapters that it holds for
+            the model are there, and without `adapter` its live one is live.
 
         Raises
         ------
         ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
             See `Workspace.load_model` and `Workspace.load_adapter`.
         """
-        workspace = Workspace(store=store)
-        workspace.load_model(self.model, self.device, self.precision)
+        workspace = Workspace(document, store)
+        workspace.load_model(absolute_model(self.model), self.device, self.precision)
         if self.adapter is not None:
             workspace.load_adapter(self.adapter)
         return workspace
+
+
+def absolute_model(source: str | Path) -> str:
+    """Return a model's name, or its path as it is understood in any folder."""
+    path = Path(source).expanduser()
+    is_path = path.is_file() and find_model(str(source)) is None
+    return str(path.absolute() if is_path else source)
 
 
 def choose_method(

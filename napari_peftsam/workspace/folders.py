@@ -14,14 +14,11 @@ from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
     EvaluationReport,
-    LabelledImage,
     evaluate,
 )
 from napari_peftsam.models import pick_device
-from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
 from napari_peftsam.training import (
-    AnnotatedPlane,
     Team,
     TrainEvent,
     TrainingConfig,
@@ -31,7 +28,13 @@ from napari_peftsam.training import (
     joined_team,
     team_size,
 )
-from napari_peftsam.workspace._folders import check_not_an_input, check_output, folder_planes
+from napari_peftsam.workspace._folders import (
+    check_not_an_input,
+    check_output,
+    folder_planes,
+    labelled,
+    why_ended,
+)
 from napari_peftsam.workspace.choice import ModelChoice
 from napari_peftsam.workspace.jobs import TrainingJob, run
 
@@ -154,7 +157,7 @@ def _watched(
             if isinstance(event, TrainingFinished):
                 return event
     except (RuntimeError, MemoryError, TrainingError) as error:
-        message = _why_ended(error, job)
+        message = why_ended(error, job.source, job.device)
         if best is None or best.adapter is None or not team.leads:
             raise TrainingError(message) from error
         _save(best.adapter, output)
@@ -162,17 +165,6 @@ def _watched(
             f"{message}; the best state until then, of step {best.step}, was saved as {output}"
         ) from error
     raise AssertionError("a run ends with TrainingFinished")
-
-
-def _why_ended(error: Exception, job: TrainingJob) -> str:
-    if isinstance(error, TrainingError):
-        return str(error)
-    if not is_out_of_memory(error):
-        raise error
-    return (
-        f"not enough memory on {job.device} to train {job.source}: adapt fewer blocks "
-        "(placement late-25%), or choose a smaller model or the device 'cpu'"
-    )
 
 
 def _save(adapter: Adapter, output: Path) -> None:
@@ -206,14 +198,9 @@ def evaluate_folders(
     """
     planes = folder_planes(images, labels)
     engine = (choice or ModelChoice()).open().engine
-    pairs = [_labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
+    pairs = [labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
     for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
         watch(event)
         if isinstance(event, EvaluationReport):
             return event
     raise AssertionError("an evaluation ends with its report")
-
-
-def _labelled(plane: AnnotatedPlane) -> LabelledImage:
-    labelled = (plane.name, plane.pixels, plane.labels)
-    return labelled if plane.limits is None else (*labelled, plane.limits)

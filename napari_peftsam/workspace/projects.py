@@ -38,18 +38,31 @@ __all__ = [
 _COLOURS = 3
 
 
-def open_document(path: str | Path) -> Document:
-    """Open a project file, or create it, and read its images.
+def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
+    """Open a project file, or create it, and read its images; slow.
+
+    Returns
+    -------
+    tuple
+        The document, and what the user must know: images that are missing, unreadable or
+        changed, and why the project can only be read.
 
     Raises
     ------
     ProjectError
         See `open_project` and `create_project`.
     """
-    store = open_project(path) if Path(path).exists() else create_project(path)
-    document = Document(store)
-    attach_images(document)
-    return document
+    is_there = Path(path).expanduser().exists()
+    store = open_project(path) if is_there else create_project(path)
+    try:
+        document = Document(store)
+        notes = attach_images(document)
+    except BaseException:
+        store.close()
+        raise
+    if store.why_read_only:
+        notes.append(f"{path} can only be read, {store.why_read_only}")
+    return document, tuple(notes)
 
 
 def attach_images(document: Document) -> list[str]:

@@ -360,7 +360,8 @@ class Workspace:
         """Write the labels of an image with their provenance, see `napari_peftsam.export`."""
         annotated = self.document.image(image)
         records = tuple(record.to_dict() for record in self.document.records(image))
-        context = ExportContext(pixels=np.asarray(annotated.pixels), records=records)
+        pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
+        context = ExportContext(image_name=annotated.name, pixels=pixels, records=records)
         return export_labels(annotated.labels, path, format_name, context)
 
 

@@ -24,7 +24,8 @@ from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
     "demo", "open", "models", "methods", "download", "finetune", "evaluate", "embed", "segment",
-    "segment-batch", "export", "export-model", "export-adapter", "import-adapter",
+    "segment-batch", "info", "replay", "recover", "export", "export-model", "export-adapter",
+    "import-adapter",
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ def session_command(project: Path, seed: int) -> list[str]:
 def kill_session(command: Sequence[str], after: int) -> Acknowledged:
     """Run a session, kill it once it has acknowledged `after` actions, and return all it did.
 
-    Each line of its output is the number of an action and the `digest` of the document.
+    Each line of its output is the number of an action and a word for the document after it.
     """
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -48,12 +48,24 @@ def kill_session(command: Sequence[str], after: int) -> Acknowledged:
     return [(int(number), found) for number, found in parts]
 
 
-def check_nothing_lost(project: Path, acknowledged: Acknowledged) -> None:
-    """Open a project after its session was killed, compare it with the lines, and go on."""
+def check_nothing_lost(
+    project: Path, acknowledged: Acknowledged, state: Callable[[Document], str] = digest
+) -> None:
+    """Open a project after its session was killed, compare it with the lines, and go on.
+
+    Parameters
+    ----------
+    project
+        Its file, alone in a folder.
+    acknowledged
+        As of `kill_session`.
+    state
+        Gives the word that the lines hold beside the number.
+    """
     store = open_project(project, must_write=True)
     number, expected = acknowledged[-1]
     assert store.last_number >= number
-    assert digest(replay(store, number)) == expected
+    assert state(replay(store, number)) == expected
     assert check_project(store) == []
     assert verify(store)[1] == []
     document = Document(store)

@@ -1,0 +1,249 @@
+"""A project in Python: a thin front of document and workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from napari_peftsam.document import (
+    AddPoint,
+    CurrentObject,
+    Discard,
+    Document,
+    ImageId,
+    ObjectRecord,
+    PlaneKey,
+    SetBox,
+    SetPrompts,
+)
+from napari_peftsam.errors import PromptError
+from napari_peftsam.training import TrainEvent, TrainingConfig
+from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
+from napari_peftsam.workspace import (
+    ProjectFinetuneReport,
+    Workspace,
+    absolute_model,
+    add_image,
+    finetune_document,
+    open_document,
+)
+
+__all__ = ["App", "ProjectImage"]
+
+Position = tuple[float, float]
+
+
+class App:
+    """A project with its model. Each call is saved when it returns.
+
+    Parameters
+    ----------
+    project
+        The project file, which is created unless it exists; None works in memory. One that is
+        open elsewhere can be read, not changed.
+    embeddings
+        Folder to keep embeddings in; None keeps the latest ones in memory.
+
+    Attributes
+    ----------
+    document
+        Images, objects and history; `document.do` takes any action.
+    workspace
+        The live model and the adapters.
+    notes
+        What is wrong with the project: images that are missing, unreadable or changed, and
+        why it can only be read.
+    """
+
+    def __init__(
+        self, project: str | Path | None = None, embeddings: str | Path | None = None
+    ) -> None:
+        self.document, self.notes = (Document(), ()) if project is None else open_document(project)
+        folder = None if embeddings is None else Path(embeddings).expanduser()
+        self.workspace = Workspace(self.document, folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the project; nothing is left to save."""
+        self.document.store.close()
+
+    def load_model(
+        self, source: str | Path | None = None, device: str = "auto", precision: str = "auto"
+    ) -> None:
+        """Load a model with the adapters that the project holds for it; slow.
+
+        The first prompt or training does so by itself.
+
+        Parameters
+        ----------
+        source
+            Registry name or checkpoint path; None is the model that the project was last used
+            with, or else ``"builtin"``.
+        device, precision
+            As of `napari_peftsam.workspace.ModelChoice`.
+        """
+        chosen = source or self.document.live.model or "builtin"
+        self.workspace.load_model(absolute_model(chosen), device, precision)
+
+    @property
+    def images(self) -> dict[str, ProjectImage]:
+        """The images by name, in the order in which they were added."""
+        return {i.name: ProjectImage(self, i.id) for i in self.document.images.values()}
+
+    def add_image(self, given: Any, name: str | None = None) -> ProjectImage:
+        """Add an image file or an array; one that is there already is returned.
+
+        Parameters
+        ----------
+        given
+            Path of a file, or pixels ``(..., H, W)`` or ``(..., H, W, 3)``, which are stored.
+        name
+            What people call it; default: the file's name without suffix, or ``"image"``.
+        """
+        return ProjectImage(self, add_image(self.document, given, name))
+
+    def undo(self) -> str | None:
+        """Undo the last step and return what it was, None if there is none."""
+        return self.document.undo()
+
+    def redo(self) -> str | None:
+        """Redo the last undone step and return what it was, None if there is none."""
+        return self.document.redo()
+
+    def finetune(
+        self,
+        seconds: float = 60.0,
+        config: TrainingConfig | None = None,
+        watch: Callable[[TrainEvent], bool | None] = lambda _: None,
+    ) -> ProjectFinetuneReport:
+        """Train on all objects; the new version is live if it is better. Slow.
+
+        Parameters
+        ----------
+        seconds
+            Time for training and validation.
+        config
+            Method, budget and the rest instead of the default, which is LoRA + COBOT.
+        watch
+            Called with every event; if it returns True the run ends early.
+        """
+        _need_model(self)
+        return finetune_document(self.workspace, config or TrainingConfig(seconds=seconds), watch)
+
+
+class ProjectImage:
+    """One image of an `App`; `id` identifies it in the document."""
+
+    def __init__(self, app: App, image: ImageId) -> None:
+        self._app = app
+        self.id = image
+
+    def __repr__(self) -> str:
+        return f"<image {self.name!r}, {len(self.objects)} objects>"
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self._app.document.image(self.id).name
+
+    @property
+    def pixels(self) -> Any:
+        """``(..., H, W)`` or ``(..., H, W, 3)``, perhaps on disk; None while they are missing."""
+        return self._app.document.image(self.id).pixels
+
+    @property
+    def labels(self) -> LabelArray:
+        """``(..., H, W)``: the objects' labels, a read-only view that follows all changes."""
+        view = self._app.document.image(self.id).labels.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def objects(self) -> tuple[ObjectRecord, ...]:
+        """The records of the accepted objects, by label."""
+        return self._app.document.records(self.id)
+
+    def prompt(
+        self,
+        points: Sequence[Position] = (),
+        negatives: Sequence[Position] = (),
+        box: tuple[float, float, float, float] | None = None,
+        plane: tuple[int, ...] = (),
+    ) -> Prediction:
+        """Prompt an object and return the predicted candidates, best first; slow.
+
+        As with clicks in the viewer, prompts add to the pending object if it lies in the same
+        plane: points refine its mask, a box takes the place of its box. In another plane or
+        image they start a new object in place of the pending one. `accept` or `discard` ends
+        an object.
+
+        Parameters
+        ----------
+        points, negatives
+            ``(row, col)`` of pixels on the object, and of pixels that are not.
+        box
+            ``(row0, col0, row1, col1)`` around the object.
+        plane
+            Position along the leading axes of a stack, as ``(z,)``.
+
+        Raises
+        ------
+        PromptError
+            If there is no prompt, or one lies outside the image.
+        """
+        document, key = self._app.document, PlaneKey(self.id, tuple(plane))
+        clicks = [Point(row, col) for row, col in points]
+        clicks += [Point(row, col, positive=False) for row, col in negatives]
+        given = Prompts(tuple(clicks), None if box is None else Box(*box))
+        if not given:
+            raise PromptError("there is no prompt: give points, negatives or a box")
+        document.pixels(key)
+        _need_model(self._app)
+        current = document.current
+        if current is None or current.plane != key:
+            document.do(SetPrompts(key, given))
+        else:
+            if given.box is not None:
+                document.do(SetBox(key, given.box))
+            for point in given.points:
+                document.do(AddPoint(key, point))
+        return self._app.workspace.prompt()
+
+    def accept(self) -> int:
+        """Make the pending object's best candidate an object and return its label."""
+        if self._pending().mask is None:  # it was prompted before the project was closed
+            _need_model(self._app)
+            self._app.workspace.prompt()
+        return self._app.workspace.accept()
+
+    def discard(self) -> None:
+        """Discard the pending object."""
+        self._pending()
+        self._app.document.do(Discard())
+
+    def export(self, path: str | Path, format_name: str | None = None) -> Path:
+        """Write the labels with their provenance and return what was written.
+
+        Parameters
+        ----------
+        path, format_name
+            As of `napari_peftsam.export.export_labels`.
+        """
+        return self._app.workspace.export_labels(self.id, Path(path), format_name)
+
+    def _pending(self) -> CurrentObject:
+        current = self._app.document.current
+        if current is None or current.plane.image != self.id:
+            raise PromptError(f"nothing is prompted in {self.name}: prompt an object first")
+        return current
+
+
+def _need_model(app: App) -> None:
+    if not app.workspace.has_model:
+        app.load_model()
