@@ -234,6 +234,11 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
             f"painted pixels lie outside the labels of {image.name!r}, shape {image.shape}: "
             "record them for the image they were painted in"
         )
+    if not (where[1:] > where[:-1]).all():
+        raise LabelError(
+            f"painted pixels of {image.name!r} repeat or are out of order: sort their positions "
+            "and give each once"
+        )
     return where
 
 

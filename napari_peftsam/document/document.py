@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pen
 from napari_peftsam.document.regions import Region
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
 from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
-from napari_peftsam.errors import ImageError, LabelError, PromptError
+from napari_peftsam.errors import ImageError, LabelError, PeftSamError, PromptError
 from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts, Window
 
 __all__ = ["Document", "utc_now"]
@@ -96,12 +97,11 @@ class Document:
         with self._lock:
             if isinstance(action, act.Undo | act.Redo):
                 return self._move(action)
-            moment = Moment(self.store.next_number, self._clock())
-            action = self._complete(action)
-            derived = derive(self._state, action, moment)
-            if derived.changes:
-                self._write(action, derived, moment)
-            return derived.result
+            if isinstance(action, act.AddImage):
+                if action.labels is not None:
+                    check_labels(action.info.name, action.labels, action.info.shape)
+                return self._add(action)
+            return self._do(self._complete(action))
 
     def undo(self) -> str | None:
         """Undo the last step and return what it was, None if there is none."""
@@ -136,11 +136,14 @@ class Document:
             current = self.current
             if current is not None and current.mask is not None:
                 return replace(action, shown=current.as_new_object())
-        if isinstance(action, act.AddImage) and action.image not in self._state.images:
-            info = replace(action.info, is_removed=True)
-            labels = empty_labels(info.name, info.shape, info.label_type)
-            self._state.images[action.image] = DocumentImage(action.image, info, None, labels)
         return action
+
+    def _do(self, action: act.Action) -> Any:
+        moment = Moment(self.store.next_number, self._clock())
+        derived = derive(self._state, action, moment)
+        if derived.changes:
+            self._write(action, derived, moment)
+        return derived.result
 
     def _write(self, action: act.Action, derived: Derived, moment: Moment) -> None:
         before = self._shown()
@@ -170,7 +173,7 @@ class Document:
         def commit(rows: Rows) -> None:
             self.store.commit(time, act.encode_action(action), rows, moved=moved)
 
-        touched = self._apply(changes, commit, back=back, recall=True)
+        touched = self._apply(changes, commit, back=back, adapt=True)
         self._tell(changes, touched, before)
         self.events.history_changed.emit()
         self.events.saved.emit()
@@ -182,7 +185,7 @@ class Document:
         commit: Callable[[Rows], None],
         *,
         back: bool = False,
-        recall: bool = False,
+        adapt: bool = False,
     ) -> Touched:
         """Do or undo changes and save them; if that fails, take them back."""
         state = self._state
@@ -190,24 +193,19 @@ class Document:
             # What cannot be read is found before anything is changed.
             if not isinstance(change, FieldChange):
                 state.images[change.image].read()
-        done: list[Change] = []
+        take_back: list[Callable[[State], None]] = []
         try:
             for change in reversed(changes) if back else changes:
-                done.append(change)
-                if back:
-                    change.undo(state)
-                else:
-                    change.do(state)
-            if recall:
-                self._recall_choice()
+                take_back.append(change.do if back else change.undo)
+                (change.undo if back else change.do)(state)
+            for change in self._adapted(changes) if adapt else ():
+                take_back.append(change.undo)
+                change.do(state)
             touched = state.take_touched()
             commit(self._rows(touched))
         except BaseException:
-            for change in reversed(done):
-                if back:
-                    change.do(state)
-                else:
-                    change.undo(state)
+            for undo in reversed(take_back):
+                undo(state)
             state.take_touched()
             raise
         return touched
@@ -287,13 +285,28 @@ class Document:
                 raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
             info = replace(info, label_type=str(labels.dtype))
         shared = empty_labels(name, shape) if labels is None else labels
-        image = self._free_id(name)
-        hidden = replace(info, is_removed=True)
-        self._state.images[image] = DocumentImage(image, hidden, array, shared)
+        with self._lock:
+            action = act.AddImage(self._free_id(name), info, labels, tuple(records))
+            return self._add(action, array, shared)
+
+    def _add(
+        self, action: act.AddImage, pixels: Any = None, labels: LabelArray | None = None
+    ) -> ImageId:
+        """Do the action with an image that is hidden until then and shares the caller's arrays."""
+        image, info = action.image, replace(action.info, is_removed=True)
+        images = self._state.images
+        if image in images:
+            raise ImageError(
+                f"the id {image!r} belongs to the image {images[image].name!r}: give it another id"
+            )
+        if labels is None:
+            labels = empty_labels(info.name, info.shape, info.label_type)
+        images[image] = DocumentImage(image, info, pixels, labels)
         try:
-            self.do(act.AddImage(image, info, labels, tuple(records)))
+            self._do(action)
         except BaseException:
-            del self._state.images[image]
+            if images[image].info.is_removed:  # it is not if a listener raised
+                del images[image]
             raise
         return image
 
@@ -326,15 +339,18 @@ class Document:
         ImageError
             If the image is unknown or the spatial shape differs.
         """
+        entry = self.image(image)
+        before = entry.pixels
         self.attach_pixels(image, pixels)
-        self.do(act.ReplacePixels(image, source))
+        try:
+            self.do(act.ReplacePixels(image, source))
+        except PeftSamError:
+            entry.pixels = before
+            raise
 
     def _free_id(self, name: str) -> ImageId:
         """Return an id that no image has or ever had, like the name for those who read logs."""
-        number, free = 2, name
-        while free in self._state.images:
-            free, number = f"{name}~{number}", number + 1
-        return ImageId(free)
+        return ImageId(next(free for free in _numbered(name) if free not in self._state.images))
 
     # --- reading --------------------------------------------------------------------
 
@@ -477,11 +493,22 @@ class Document:
         assert answer is not None, "a candidate was chosen"
         answers.put(pending.revision, replace(answer, choice=pending.choice))
 
-    def _recall_choice(self) -> None:
-        """Show the candidate that was last shown for prompts that came back."""
+    def _adapted(self, changes: Sequence[Change]) -> Iterator[Change]:
+        """Yield what to change after an undo or redo: names taken meanwhile, the last choice."""
+        for change in changes:
+            if isinstance(change, FieldChange) and change.name == "is_removed" and change.image:
+                info = self._state.images[change.image].info
+                name = self._free_name(change.image, info.name)
+                if not info.is_removed and name != info.name:
+                    yield FieldChange(change.image, "name", info.name, name)
         pending, answer = self._shown()
         if answer is not None and answer.choice != pending.choice:
-            self._state.write_field(None, "pending", replace(pending, choice=answer.choice))
+            yield FieldChange(None, "pending", pending, replace(pending, choice=answer.choice))
+
+    def _free_name(self, image: ImageId, name: str) -> str:
+        """Return a name for an image that no other image has."""
+        taken = {other.name for other in self.images.values() if other.id != image}
+        return next(free for free in _numbered(name) if free not in taken)
 
     def _shown(self) -> tuple[Pending, Answer | None]:
         pending = self._state.pending
@@ -565,6 +592,12 @@ class Document:
             events.pixels_changed.emit(image)
         elif name == "complete":
             events.background_changed.emit(image)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield a name, then the same with ``~2``, ``~3``, … at its end."""
+    yield name
+    yield from (f"{name}~{number}" for number in count(2))
 
 
 class _StoreContent:
