@@ -1,17 +1,31 @@
-"""A session with a clock that counts, a 2D image and a stack, and what tests ask of it."""
+"""A document with a clock that counts, a 2D image and a stack, and what tests ask of it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from napari_peftsam.document import Document, PlaneKey
-from napari_peftsam.types import BoolArray, Prediction
+from napari_peftsam.document import (
+    Accept,
+    AcceptObjects,
+    AddPoint,
+    Answerer,
+    Document,
+    ImageId,
+    NewObject,
+    Overlap,
+    Paint,
+    PlaneKey,
+)
+from napari_peftsam.types import BoolArray, Point, Prediction, Prompts
 
-CELLS = PlaneKey("cells")
-STACK = PlaneKey("stack", (1,))
+IMAGE, VOLUME = ImageId("cells"), ImageId("stack")
+CELLS = PlaneKey(IMAGE)
+STACK = PlaneKey(VOLUME, (1,))
+TINY = Answerer("tiny", "v1")
 SHAPE = (24, 32)
 
 
@@ -27,14 +41,42 @@ def prediction(*masks: BoolArray) -> Prediction:
     return Prediction(np.stack(masks), scores, logits)
 
 
-def answer(session: Document, *masks: BoolArray) -> None:
-    assert session.current is not None
-    assert session.set_candidates(prediction(*masks), session.current.revision)
+def answer(document: Document, *masks: BoolArray, made_by: Answerer = TINY) -> None:
+    assert document.current is not None
+    assert document.set_candidates(prediction(*masks), document.current.revision, made_by)
 
 
-def snapshot(session: Document) -> dict[str, Any]:
+def accept(document: Document, *masks: BoolArray, plane: PlaneKey = CELLS) -> int:
+    """Click in a plane, get candidates, and accept the first."""
+    document.do(AddPoint(plane, Point(5, 5)))
+    answer(document, *masks)
+    label: int = document.do(Accept())
+    return label
+
+
+def new_objects(
+    *objects: tuple[Prompts, BoolArray, float | None],
+    plane: PlaneKey = CELLS,
+    model: str = "",
+    overlap: Overlap = "keep",
+) -> AcceptObjects:
+    """Return the action that accepts objects of prompts, mask and score."""
+    made = (NewObject(p, mask, score, model=model) for p, mask, score in objects)
+    return AcceptObjects(plane, tuple(made), overlap)
+
+
+def painted(document: Document, image: ImageId, inside: BoolArray, label: int) -> Paint:
+    """Paint into the shared labels, as a viewer does, and return the action that says so."""
+    labels = document.images[image].labels
+    where = np.flatnonzero(inside & (labels != label))
+    old = np.take(labels, where)
+    labels[np.unravel_index(where, labels.shape)] = label
+    return Paint(image, where, label, old)
+
+
+def snapshot(document: Document) -> dict[str, Any]:
     """Everything that undo must restore, comparable with ``==``."""
-    current = session.current
+    current = document.current
     shown = None
     if current is not None:
         found = current.candidates
@@ -48,30 +90,43 @@ def snapshot(session: Document) -> dict[str, Any]:
         )
     return {
         "current": shown,
-        "pending": session.pending,
-        "images": {
-            name: (image.labels.tobytes(), session.records(name), image.next_label)
-            for name, image in session.images.items()
-        },
+        "pending": document.pending,
+        "images": {key: image_state(document, key) for key in document.images},
+        "models": (document.adapters, document.live, document.runs),
     }
 
 
-def check_invariants(session: Document) -> None:
+def image_state(document: Document, key: ImageId) -> tuple[Any, ...]:
+    """Everything about an image, comparable with ``==``."""
+    image = document.images[key]
+    strokes = image.background
+    return (
+        image.info,
+        image.labels.tobytes(),
+        document.records(key),
+        None if strokes is None or not strokes.any() else strokes.tobytes(),
+    )
+
+
+def check_invariants(document: Document) -> None:
     """A label has pixels exactly if it has a record, and its region holds them all."""
-    for image in session.images.values():
+    for image in document.images.values():
         present = np.unique(image.labels[image.labels > 0]).tolist()
         assert present == sorted(image.records)
         assert image.next_label > max(present, default=0)
         for label in present:
-            assert image.area(label) == np.count_nonzero(image.labels == label)
+            where = np.flatnonzero(image.labels == label)
+            assert image.area(label) == len(where)
+            np.testing.assert_array_equal(image.where(label), where)
             assert image.records[label].label == label
             planes = np.unique(np.argwhere(image.labels == label)[:, :-2], axis=0)
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 
-def make_session() -> Document:
+def make_document() -> Document:
     ticks = count()
-    session = Document(clock=lambda: f"2025-01-01T00:00:{next(ticks):02d}+00:00")
-    session.add_image("cells", np.zeros(SHAPE, np.uint8))
-    session.add_image("stack", np.zeros((3, *SHAPE), np.uint16))
-    return session
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    document = Document(clock=lambda: (start + timedelta(seconds=next(ticks))).isoformat())
+    document.add_image("cells", np.zeros(SHAPE, np.uint8))
+    document.add_image("stack", np.zeros((3, *SHAPE), np.uint16))
+    return document

@@ -1,13 +1,13 @@
-"""The session that the tests start from."""
+"""The document that the tests start from."""
 
 from __future__ import annotations
 
 import pytest
 
 from napari_peftsam.document import Document
-from tests.document._cases import make_session
+from tests.document._cases import make_document
 
 
 @pytest.fixture
-def session() -> Document:
-    return make_session()
+def document() -> Document:
+    return make_document()

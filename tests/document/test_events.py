@@ -20,53 +20,53 @@ from napari_peftsam.document import (
 from napari_peftsam.types import Box, Point, Prompts
 from tests.document._cases import (
     CELLS,
+    IMAGE,
     SHAPE,
     STACK,
     answer,
     check_invariants,
+    new_objects,
+    painted,
     rectangle,
     snapshot,
 )
 
 REGION = (slice(2, 6), slice(2, 6))
-HISTORY = ("history_changed",)
+HISTORY, SAVED = ("history_changed",), ("saved",)
 PROMPTS, CANDIDATES, OBJECTS = ("prompts_changed", CELLS), ("candidates_changed",), (
     "objects_changed", "cells",
 )  # fmt: skip
 LABELS = ("labels_changed", "cells", REGION)
 
 
-def listen(session: Document) -> list[tuple[Any, ...]]:
+def listen(document: Document) -> list[tuple[Any, ...]]:
     heard: list[tuple[Any, ...]] = []
 
     def hear(info: Any) -> None:
-        check_invariants(session)
+        check_invariants(document)
         heard.append((info.signal.name, *info.args))
 
-    session.events.connect(hear)
+    document.events.connect(hear)
     return heard
 
 
-def with_candidates(session: Document) -> None:
-    session.do(AddPoint(CELLS, Point(3, 3)))
-    answer(session, rectangle(2, 2, 6, 6), rectangle(2, 2, 4, 4))
+def with_candidates(document: Document) -> None:
+    document.do(AddPoint(CELLS, Point(3, 3)))
+    answer(document, rectangle(2, 2, 6, 6), rectangle(2, 2, 4, 4))
 
 
-def with_object(session: Document) -> None:
-    with_candidates(session)
-    session.do(Accept())
+def with_object(document: Document) -> None:
+    with_candidates(document)
+    document.do(Accept())
 
 
-def erase(session: Document) -> None:
-    labels = session.images["cells"].labels
-    where = np.nonzero(labels)
-    labels[where] = 0
-    session.record_paint("cells", where, np.ones(len(where[0]), int), 0)
+def erase(document: Document) -> None:
+    document.do(painted(document, IMAGE, np.ones(SHAPE, bool), 0))
 
 
-def erase_and_listen_to_undo(session: Document) -> None:
-    with_object(session)
-    erase(session)
+def with_erased(document: Document) -> None:
+    with_object(document)
+    erase(document)
 
 
 @pytest.mark.parametrize(
@@ -75,41 +75,41 @@ def erase_and_listen_to_undo(session: Document) -> None:
         pytest.param(
             None,
             lambda s: s.add_image("new", np.zeros((4, 4))),
-            [("image_added", "new")],
+            [("image_added", "new"), SAVED],
             id="add image",
         ),
         pytest.param(
             None,
             lambda s: s.do(RenameImage("cells", "nuclei")),
-            [("image_renamed", "cells", "nuclei")],
+            [("image_renamed", "cells", "nuclei"), SAVED],
             id="rename",
         ),
         pytest.param(
             with_candidates,
             lambda s: s.replace_pixels("cells", np.ones(SHAPE)),
-            [("pixels_changed", "cells")],
+            [("pixels_changed", "cells"), SAVED],
             id="other pixels",
         ),
         pytest.param(
             with_candidates,
             lambda s: s.do(RemoveImage("cells")),
-            [CANDIDATES, HISTORY, ("image_removed", "cells")],
+            [CANDIDATES, ("image_removed", "cells"), HISTORY, SAVED],
             id="remove image",
         ),
         pytest.param(
-            None, lambda s: s.do(AddPoint(CELLS, Point(1, 1))), [PROMPTS, HISTORY], id="pt"
+            None, lambda s: s.do(AddPoint(CELLS, Point(1, 1))), [PROMPTS, HISTORY, SAVED], id="pt"
         ),
         pytest.param(None, lambda s: s.undo(), [], id="nothing to undo"),
         pytest.param(
             with_candidates,
             lambda s: s.do(AddPoint(STACK, Point(1, 1))),
-            [PROMPTS, ("prompts_changed", STACK), CANDIDATES, HISTORY],
+            [PROMPTS, ("prompts_changed", STACK), CANDIDATES, HISTORY, SAVED],
             id="other plane",
         ),
         pytest.param(
             with_candidates,
             lambda s: s.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 3, 3)])),
-            [PROMPTS, HISTORY],
+            [PROMPTS, HISTORY, SAVED],
             id="queue",
         ),
         pytest.param(
@@ -118,83 +118,86 @@ def erase_and_listen_to_undo(session: Document) -> None:
             [CANDIDATES],
             id="answer",
         ),
-        pytest.param(with_candidates, lambda s: s.cycle(), [("choice_changed",)], id="choose"),
+        pytest.param(
+            with_candidates, lambda s: s.cycle(), [("choice_changed",), SAVED], id="choose"
+        ),
         pytest.param(
             with_candidates,
             lambda s: s.do(Accept()),
-            [LABELS, OBJECTS, PROMPTS, CANDIDATES, HISTORY],
+            [LABELS, OBJECTS, PROMPTS, CANDIDATES, HISTORY, SAVED],
             id="accept",
         ),
         pytest.param(
             with_object,
             lambda s: s.undo(),
-            [LABELS, OBJECTS, PROMPTS, CANDIDATES, HISTORY],
+            [LABELS, OBJECTS, PROMPTS, CANDIDATES, HISTORY, SAVED],
             id="undo accept",
         ),
         pytest.param(
             None,
-            lambda s: s.accept_objects(
-                CELLS,
-                [(Prompts(), rectangle(2, 2, 3, 3), 0.5), (Prompts(), rectangle(5, 5, 6, 6), 0.5)],
+            lambda s: s.do(
+                new_objects(
+                    (Prompts(), rectangle(2, 2, 3, 3), 0.5), (Prompts(), rectangle(5, 5, 6, 6), 0.5)
+                )
             ),
-            [LABELS, OBJECTS, HISTORY],
+            [LABELS, OBJECTS, HISTORY, SAVED],
             id="accept many",
         ),
         pytest.param(
             with_object,
             lambda s: s.do(DeleteObjects("cells", (1,))),
-            [LABELS, OBJECTS, HISTORY],
+            [LABELS, OBJECTS, HISTORY, SAVED],
             id="delete",
         ),
         pytest.param(
             with_object,
             erase,
-            [("labels_painted", "cells", REGION), OBJECTS, HISTORY],
+            [("labels_painted", "cells", REGION), OBJECTS, HISTORY, SAVED],
             id="paint",
         ),
         pytest.param(
-            erase_and_listen_to_undo,
+            with_erased,
             lambda s: s.undo(),
-            [LABELS, OBJECTS, HISTORY],
+            [LABELS, OBJECTS, HISTORY, SAVED],
             id="undo paint",
         ),
     ],
 )
 def test_what_is_heard(
-    session: Document,
+    document: Document,
     prepare: Callable[[Document], None] | None,
     operation: Callable[[Document], object],
     expected: list[tuple[Any, ...]],
 ) -> None:
     if prepare is not None:
-        prepare(session)
+        prepare(document)
     if operation is erase:
         heard: list[tuple[Any, ...]] = []
-        session.events.connect(lambda info: heard.append((info.signal.name, *info.args)))
+        document.events.connect(lambda info: heard.append((info.signal.name, *info.args)))
     else:
-        heard = listen(session)
-    operation(session)
+        heard = listen(document)
+    operation(document)
     assert heard == expected
 
 
-def test_a_failed_step_is_not_heard_and_changes_nothing(session: Document) -> None:
-    with_object(session)
-    before, heard = snapshot(session), listen(session)
+def test_a_failed_step_is_not_heard_and_changes_nothing(document: Document) -> None:
+    with_object(document)
+    before, heard = snapshot(document), listen(document)
     good, misfit = rectangle(10, 10, 12, 12), np.ones((3, 3), bool)
     with pytest.raises(Exception, match="predict it from this image"):
-        session.accept_objects(CELLS, [(Prompts(), good, 0.5), (Prompts(), misfit, 0.5)])
-    assert (heard, snapshot(session)) == ([], before)
+        document.do(new_objects((Prompts(), good, 0.5), (Prompts(), misfit, 0.5)))
+    assert (heard, snapshot(document)) == ([], before)
 
 
-def test_a_listener_may_answer_at_once(session: Document) -> None:
+def test_a_listener_may_answer_at_once(document: Document) -> None:
     """The way a predictor is attached: prompts change, candidates follow."""
 
     def predict(plane: object) -> None:
-        if session.current is not None and session.current.candidates is None:
-            answer(session, rectangle(2, 2, 6, 6))
+        if document.current is not None and document.current.candidates is None:
+            answer(document, rectangle(2, 2, 6, 6))
 
-    session.events.prompts_changed.connect(predict)
-    session.do(QueuePrompts.boxes(CELLS, [Box(2, 2, 6, 6), Box(8, 8, 12, 12)]))
-    session.do(Accept())
-    assert session.current is not None
-    assert session.current.mask is not None
+    document.events.prompts_changed.connect(predict)
+    document.do(QueuePrompts.boxes(CELLS, [Box(2, 2, 6, 6), Box(8, 8, 12, 12)]))
+    document.do(Accept())
+    assert document.current is not None
+    assert document.current.mask is not None

@@ -1,4 +1,4 @@
-"""A real napari Labels layer paints into the array that a session shares with it."""
+"""A real napari Labels layer paints into the array that a document shares with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 
-from napari_peftsam.document import Document, PaintAtom
+from napari_peftsam.document import Document, ImageId, PaintAtom, paint
 from tests.document._cases import SHAPE, check_invariants
 
 
@@ -30,7 +30,7 @@ def drag(layer: Labels) -> None:
 
 
 @pytest.mark.parametrize(
-    "paint",
+    "tool",
     [
         pytest.param(lambda layer: layer.paint((8, 8), 3), id="one dab"),
         pytest.param(drag, id="drag"),
@@ -44,22 +44,23 @@ def drag(layer: Labels) -> None:
         ),
     ],
 )
-def test_every_tool_is_one_undoable_step(paint: Callable[[Labels], None]) -> None:
-    session, labels = Document(), np.zeros(SHAPE, np.int32)
+def test_every_tool_is_one_undoable_step(tool: Callable[[Labels], None]) -> None:
+    document, labels = Document(), np.zeros(SHAPE, np.int32)
     labels[6:12, 6:12] = 1
     before = labels.copy()
-    session.add_image("cells", np.zeros(SHAPE), labels=labels)
+    document.add_image("cells", np.zeros(SHAPE), labels=labels)
     layer = Labels(labels)
     assert np.shares_memory(layer.data, labels)
-    layer.events.paint.connect(lambda e: session.record_stroke("cells", atoms_of(e.value)))
-    paint(layer)
-    check_invariants(session)
+    image = document.images[ImageId("cells")]
+    layer.events.paint.connect(lambda e: document.do(paint(image, atoms_of(e.value))))
+    tool(layer)
+    check_invariants(document)
     after = labels.copy()
     assert (after != before).any()
-    assert session.steps == ("paint",)
-    session.undo()
+    assert document.steps == ("paint",)
+    document.undo()
     np.testing.assert_array_equal(labels, before)
-    check_invariants(session)
-    session.redo()
+    check_invariants(document)
+    document.redo()
     np.testing.assert_array_equal(labels, after)
-    check_invariants(session)
+    check_invariants(document)

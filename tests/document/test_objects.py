@@ -8,49 +8,53 @@ import pytest
 from napari_peftsam.document import (
     Accept,
     AddPoint,
+    Answerer,
     ChooseCandidate,
     DeleteObjects,
     Discard,
     Document,
     ImportLabels,
     MergeObjects,
+    ObjectPlane,
+    Paint,
     PaintAtom,
     PlaneKey,
     QueuePrompts,
+    paint,
 )
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import Box, Point, Prompts
 from tests.document._cases import (
     CELLS,
+    IMAGE,
     SHAPE,
     STACK,
+    accept,
     answer,
     check_invariants,
+    new_objects,
+    painted,
     rectangle,
 )
 
 LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
 
 
-def accept(session: Document, *masks: np.ndarray, plane: PlaneKey = CELLS) -> int:
-    session.do(AddPoint(plane, Point(5, 5)))
-    answer(session, *masks)
-    return session.accept(model="tiny", adapter="v1")
-
-
-def test_accept_records_where_it_comes_from(session: Document) -> None:
-    session.do(AddPoint(STACK, Point(5, 5)))
-    answer(session, LEFT, RIGHT)
-    session.do(ChooseCandidate(1))
-    assert session.accept(model="builtin", adapter="v2") == 1
-    assert session.current is None
-    (record,) = session.records("stack")
-    assert (record.plane, record.prompts) == (STACK, Prompts((Point(5, 5),)))
+def test_accept_records_where_it_comes_from(document: Document) -> None:
+    document.do(AddPoint(STACK, Point(5, 5)))
+    answer(document, LEFT, RIGHT, made_by=Answerer("builtin", "v2"))
+    document.do(ChooseCandidate(1))
+    assert document.do(Accept()) == 1
+    assert document.current is None
+    (record,) = document.records("stack")
+    assert record.planes == (ObjectPlane(STACK.index, Prompts((Point(5, 5),))),)
+    assert (record.index, record.prompts) == (STACK.index, Prompts((Point(5, 5),)))
+    assert (record.category, record.label_set) == ("", "")
     assert (record.model, record.adapter, record.candidate) == ("builtin", "v2", 1)
     assert (record.score, record.corrected) == (pytest.approx(0.5), False)
-    assert record.created == record.modified == "2025-01-01T00:00:00+00:00"
-    assert session.images["stack"].labels[1][RIGHT].all()
-    assert session.images["stack"].labels.sum() == RIGHT.sum()
+    assert record.created == record.modified == "2025-01-01T00:00:04+00:00"
+    assert document.images["stack"].labels[1][RIGHT].all()
+    assert document.images["stack"].labels.sum() == RIGHT.sum()
 
 
 @pytest.mark.parametrize(
@@ -60,148 +64,147 @@ def test_accept_records_where_it_comes_from(session: Document) -> None:
         pytest.param("overwrite", {1: 48, 2: 96}, id="overwrite"),
     ],
 )
-def test_overlap(session: Document, overlap, areas: dict[int, int]) -> None:
-    accept(session, LEFT)
-    session.do(AddPoint(CELLS, Point(5, 12)))
-    answer(session, RIGHT)
-    session.do(Accept(overlap=overlap))
-    assert {r.label: session.object_area("cells", r.label) for r in session.records("cells")} == (
+def test_overlap(document: Document, overlap, areas: dict[int, int]) -> None:
+    accept(document, LEFT)
+    document.do(AddPoint(CELLS, Point(5, 12)))
+    answer(document, RIGHT)
+    document.do(Accept(overlap=overlap))
+    assert {r.label: document.object_area("cells", r.label) for r in document.records("cells")} == (
         areas
     )
-    check_invariants(session)
+    check_invariants(document)
 
 
-def test_an_object_overwritten_entirely_is_gone(session: Document) -> None:
-    accept(session, LEFT)
-    session.do(AddPoint(CELLS, Point(5, 5)))
-    answer(session, rectangle(0, 0, 20, 20))
-    assert session.do(Accept(overlap="overwrite")) == 2
-    assert [r.label for r in session.records("cells")] == [2]
-    session.undo()
-    assert [r.label for r in session.records("cells")] == [1]
+def test_an_object_overwritten_entirely_is_gone(document: Document) -> None:
+    accept(document, LEFT)
+    document.do(AddPoint(CELLS, Point(5, 5)))
+    answer(document, rectangle(0, 0, 20, 20))
+    assert document.do(Accept(overlap="overwrite")) == 2
+    assert [r.label for r in document.records("cells")] == [2]
+    document.undo()
+    assert [r.label for r in document.records("cells")] == [1]
 
 
-def test_nothing_to_accept(session: Document) -> None:
+def test_nothing_to_accept(document: Document) -> None:
     with pytest.raises(PromptError, match="click on an object"):
-        session.do(Accept())
-    session.do(AddPoint(CELLS, Point(5, 5)))
+        document.do(Accept())
+    document.do(AddPoint(CELLS, Point(5, 5)))
     with pytest.raises(PromptError, match="wait for the prediction"):
-        session.do(Accept())
-    answer(session, rectangle(0, 0, 0, 0))
+        document.do(Accept())
+    answer(document, rectangle(0, 0, 0, 0))
     with pytest.raises(PromptError, match="add a point"):
-        session.do(Accept())
-    answer(session, LEFT)
-    session.do(Accept())
-    session.do(AddPoint(CELLS, Point(5, 5)))
-    answer(session, LEFT)
+        document.do(Accept())
+    answer(document, LEFT)
+    document.do(Accept())
+    document.do(AddPoint(CELLS, Point(5, 5)))
+    answer(document, LEFT)
     with pytest.raises(PromptError, match="overwrite"):
-        session.do(Accept())
-    assert session.current is not None  # the prompts are not lost
+        document.do(Accept())
+    assert document.current is not None  # the prompts are not lost
 
 
-def test_queued_boxes_one_by_one(session: Document) -> None:
+def test_queued_boxes_one_by_one(document: Document) -> None:
     boxes = [Box(0, 0, 5, 5), Box(6, 6, 9, 9), Box(10, 10, 15, 15)]
-    session.do(QueuePrompts.boxes(CELLS, boxes))
+    document.do(QueuePrompts.boxes(CELLS, boxes))
     made = []
     for box in boxes:
-        assert session.current is not None
-        assert session.current.prompts.box == box
-        answer(session, rectangle(int(box.row0), int(box.col0), int(box.row1), int(box.col1)))
-        made.append(session.do(Accept()))
-    assert (made, session.current, session.pending) == ([1, 2, 3], None, ())
-    session.undo()
-    assert session.queue == (Prompts(box=boxes[2]),)
+        assert document.current is not None
+        assert document.current.prompts.box == box
+        answer(document, rectangle(int(box.row0), int(box.col0), int(box.row1), int(box.col1)))
+        made.append(document.do(Accept()))
+    assert (made, document.current, document.queue) == ([1, 2, 3], None, ())
+    document.undo()
+    assert document.queue == (Prompts(box=boxes[2]),)
 
 
 @pytest.mark.parametrize(
-    ("pending", "left"), [pytest.param(False, 1, id="one"), pytest.param(True, 0, id="all")]
+    ("everything", "left"), [pytest.param(False, 1, id="one"), pytest.param(True, 0, id="all")]
 )
-def test_discard(session: Document, pending: bool, left: int) -> None:
-    session.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)]))
-    session.do(Discard(everything=pending))
-    assert len(session.queue) == left
+def test_discard(document: Document, everything: bool, left: int) -> None:
+    document.do(QueuePrompts.boxes(CELLS, [Box(0, 0, 5, 5), Box(6, 6, 9, 9)]))
+    document.do(Discard(everything=everything))
+    assert len(document.queue) == left
 
 
-def test_queued_boxes_all_at_once(session: Document) -> None:
+def test_queued_boxes_all_at_once(document: Document) -> None:
     boxes = [Box(0, 0, 5, 5), Box(6, 6, 9, 9), Box(10, 10, 15, 15)]
-    session.do(QueuePrompts.boxes(CELLS, boxes))
+    document.do(QueuePrompts.boxes(CELLS, boxes))
     masks = [rectangle(0, 0, 5, 5), rectangle(1, 1, 4, 4), rectangle(10, 10, 15, 15)]
-    objects = [(p, m, 0.8) for p, m in zip(session.queue, masks, strict=True)]
-    assert session.accept_objects(CELLS, objects, model="tiny") == (1, 0, 2)
-    assert session.current is None
-    assert session.steps[-1] == "accept 3 objects"
-    check_invariants(session)
-    session.undo()
-    assert not session.records("cells")
-    assert len(session.queue) == 3
+    objects = [(p, m, 0.8) for p, m in zip(document.queue, masks, strict=True)]
+    assert document.do(new_objects(*objects, model="tiny")) == (1, 0, 2)
+    assert document.current is None
+    assert document.steps[-1] == "accept 3 objects"
+    check_invariants(document)
+    document.undo()
+    assert not document.records("cells")
+    assert len(document.queue) == 3
     with pytest.raises(PromptError, match="empty"):
-        session.accept_objects(CELLS, [(Prompts(), rectangle(0, 0, 0, 0), None)])
+        document.do(new_objects((Prompts(), rectangle(0, 0, 0, 0), None)))
 
 
-def test_automatic_objects_leave_the_prompts_alone(session: Document) -> None:
-    session.do(AddPoint(CELLS, Point(20, 20)))
-    session.accept_objects(CELLS, [(Prompts(), LEFT, 0.8)], model="tiny")
-    assert session.current is not None
-    assert session.records("cells")[0].source == "automatic"
+def test_automatic_objects_leave_the_prompts_alone(document: Document) -> None:
+    document.do(AddPoint(CELLS, Point(20, 20)))
+    document.do(new_objects((Prompts(), LEFT, 0.8), model="tiny"))
+    assert document.current is not None
+    assert document.records("cells")[0].source == "automatic"
 
 
-def test_delete_and_merge(session: Document) -> None:
-    first, second = accept(session, LEFT), accept(session, RIGHT)
-    third = accept(session, rectangle(15, 15, 18, 18))
-    assert session.do(MergeObjects("cells", (second, third))) == second
-    assert session.object_area("cells", second) == 80 + 9
-    record = session.records("cells")[1]
+def test_delete_and_merge(document: Document) -> None:
+    first, second = accept(document, LEFT), accept(document, RIGHT)
+    third = accept(document, rectangle(15, 15, 18, 18))
+    assert document.do(MergeObjects("cells", (second, third))) == second
+    assert document.object_area("cells", second) == 80 + 9
+    record = document.records("cells")[1]
     assert record.corrected
     assert record.score is None
-    session.do(DeleteObjects("cells", (first,)))
-    assert [r.label for r in session.records("cells")] == [second]
-    assert accept(session, LEFT) == 4  # labels are not used twice
-    check_invariants(session)
+    document.do(DeleteObjects("cells", (first,)))
+    assert [r.label for r in document.records("cells")] == [second]
+    assert accept(document, LEFT) == 4  # labels are not used twice
+    check_invariants(document)
     with pytest.raises(LabelError, match=r"no object 9.*\(2, 4\)"):
-        session.do(DeleteObjects("cells", (9,)))
+        document.do(DeleteObjects("cells", (9,)))
     with pytest.raises(LabelError, match="two different"):
-        session.do(MergeObjects("cells", (2, 2)))
+        document.do(MergeObjects("cells", (2, 2)))
 
 
-def paint(session: Document, region, label: int, *, written: bool = True) -> None:
-    labels = session.images["cells"].labels
-    mask = np.zeros(SHAPE, bool)
-    mask[region] = True
-    where = np.nonzero(mask & (labels != label))
-    old = labels[where].copy()
+def brush(document: Document, region: tuple[slice, ...], label: int, written: bool) -> None:
+    """Paint a region, into the shared array first or through the document only."""
+    inside = np.zeros(SHAPE, bool)
+    inside[region] = True
     if written:
-        labels[where] = label
-    session.record_paint("cells", where, old, label)
+        document.do(painted(document, IMAGE, inside, label))
+    else:
+        document.do(Paint(IMAGE, np.flatnonzero(inside), label))
 
 
-@pytest.mark.parametrize("written", [True, False], ids=["reported after", "reported before"])
-def test_painting(session: Document, written: bool) -> None:
-    accept(session, LEFT)
-    accept(session, RIGHT)
-    paint(session, np.s_[5:12, 5:12], 1, written=written)
-    assert [r.corrected for r in session.records("cells")] == [True, True]
-    paint(session, np.s_[20:22, 20:22], 9, written=written)
-    new = session.records("cells")[-1]
+@pytest.mark.parametrize("written", [True, False], ids=["written before", "not written"])
+def test_painting(document: Document, written: bool) -> None:
+    accept(document, LEFT)
+    accept(document, RIGHT)
+    brush(document, np.s_[5:12, 5:12], 1, written)
+    assert [r.corrected for r in document.records("cells")] == [True, True]
+    brush(document, np.s_[20:22, 20:22], 9, written)
+    new = document.records("cells")[-1]
     assert (new.label, new.model, new.source, new.corrected) == (9, "manual", "painted", False)
-    paint(session, np.s_[:, :15], 0, written=written)
-    assert [r.label for r in session.records("cells")] == [2, 9]
-    check_invariants(session)
-    assert session.undo() == "paint"
-    assert [r.label for r in session.records("cells")] == [1, 2, 9]
-    assert accept(session, rectangle(15, 0, 17, 3)) == 10
+    brush(document, np.s_[:, :15], 0, written)
+    assert [r.label for r in document.records("cells")] == [2, 9]
+    check_invariants(document)
+    assert document.undo() == "paint"
+    assert [r.label for r in document.records("cells")] == [1, 2, 9]
+    assert accept(document, rectangle(15, 0, 17, 3)) == 10
 
 
-def test_a_stroke_that_crosses_itself(session: Document) -> None:
-    labels = session.images["cells"].labels
+def test_a_stroke_that_crosses_itself(document: Document) -> None:
+    labels = document.images["cells"].labels
     atoms = [
         PaintAtom((np.array([3, 3]), np.array([4, 5])), np.array([0, 0]), 1),
         PaintAtom.from_region(np.s_[3:4, 5:7], None, np.array([[1, 0]]), 2),
         PaintAtom.from_region(np.s_[3:4, 4:7], np.array([[True, False, True]]), [1, 2], 0),
     ]
-    session.record_stroke("cells", atoms)
+    document.do(paint(document.images[IMAGE], atoms))
     assert labels[3, 4:7].tolist() == [0, 2, 0]
-    assert [r.label for r in session.records("cells")] == [2]
-    session.undo()
+    assert [r.label for r in document.records("cells")] == [2]
+    document.undo()
     assert not labels.any()
 
 
@@ -213,29 +216,29 @@ def test_a_stroke_that_crosses_itself(session: Document) -> None:
         pytest.param(PaintAtom((3, 3), 0, -1), "start at 0", id="negative"),
     ],
 )
-def test_unusable_strokes(session: Document, atom: PaintAtom, message: str) -> None:
+def test_unusable_strokes(document: Document, atom: PaintAtom, message: str) -> None:
     with pytest.raises(LabelError, match=message):
-        session.record_stroke("cells", [atom])
-    assert not (session.undo_label is not None)
+        paint(document.images[IMAGE], [atom])
+    assert document.undo_label is None
 
 
-def test_import_labels(session: Document) -> None:
-    accept(session, LEFT)
-    accept(session, rectangle(15, 15, 18, 18))
+def test_import_labels(document: Document) -> None:
+    accept(document, LEFT)
+    accept(document, rectangle(15, 15, 18, 18))
     new = np.zeros(SHAPE, np.uint8)
     new[LEFT], new[20:22, 20:22] = 1, 6
-    session.do(ImportLabels("cells", new))
-    assert [(r.label, r.model) for r in session.records("cells")] == [(1, "tiny"), (6, "imported")]
-    assert (session.images["cells"].labels == new).all()
-    check_invariants(session)
-    session.undo()
-    assert [r.label for r in session.records("cells")] == [1, 2]
+    document.do(ImportLabels("cells", new))
+    assert [(r.label, r.model) for r in document.records("cells")] == [(1, "tiny"), (6, "imported")]
+    assert (document.images["cells"].labels == new).all()
+    check_invariants(document)
+    document.undo()
+    assert [r.label for r in document.records("cells")] == [1, 2]
 
 
-def test_listed_planes_have_objects(session: Document) -> None:
+def test_listed_planes_have_objects(document: Document) -> None:
     for plane in (PlaneKey("stack", (2,)), CELLS, PlaneKey("stack", (0,))):
-        accept(session, LEFT, plane=plane)
-    assert session.planes_with_objects() == (
+        accept(document, LEFT, plane=plane)
+    assert document.planes_with_objects() == (
         CELLS,
         PlaneKey("stack", (0,)),
         PlaneKey("stack", (2,)),
