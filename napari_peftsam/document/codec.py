@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 _ZSTD = Zstd(level=1, checksum=True)
 _HEADER = struct.Struct("<I")
 _ARRAY = "array"
+_UNREADABLE = (
+    AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError, struct.error
+)  # fmt: skip
 
 
 def dump(value: object) -> str:
@@ -59,7 +62,7 @@ def decode(hint: Any, text: str, payload: bytes) -> Any:
     """Read back what `encode` wrote from a value of the type `hint`; as `load` otherwise."""
     try:
         return from_json(hint, json.loads(text), _arrays(payload) if payload else [])
-    except (KeyError, TypeError, ValueError, IndexError, RecursionError, struct.error) as error:
+    except _UNREADABLE as error:
         raise ProjectError(f"a part of the project cannot be read ({error!r})") from error
 
 
