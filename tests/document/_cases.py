@@ -19,6 +19,7 @@ from napari_peftsam.document import (
     Overlap,
     Paint,
     PlaneKey,
+    Store,
 )
 from napari_peftsam.types import BoolArray, Point, Prediction, Prompts
 
@@ -123,10 +124,14 @@ def check_invariants(document: Document) -> None:
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 
-def make_document() -> Document:
+def make_document(store: Store | None = None) -> Document:
     ticks = count()
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    document = Document(clock=lambda: (start + timedelta(seconds=next(ticks))).isoformat())
+
+    def clock() -> str:
+        return (start + timedelta(seconds=next(ticks))).isoformat()
+
+    document = Document(store, clock)
     document.add_image("cells", np.zeros(SHAPE, np.uint8))
     document.add_image("stack", np.zeros((3, *SHAPE), np.uint16))
     return document

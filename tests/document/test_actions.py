@@ -1,0 +1,192 @@
+"""Actions as values: every kind goes through JSON text and a payload unchanged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_peftsam.document import (
+    Accept,
+    AcceptObjects,
+    Action,
+    AddAdapter,
+    AddImage,
+    AddPoint,
+    AddRun,
+    ChooseCandidate,
+    CompleteRegion,
+    DeleteObjects,
+    Discard,
+    ImageId,
+    ImageInfo,
+    ImageSource,
+    ImportLabels,
+    LocateImage,
+    MarkComplete,
+    MergeObjects,
+    NewObject,
+    ObjectPlane,
+    ObjectRecord,
+    Paint,
+    PaintBackground,
+    PlaneKey,
+    QueuePrompts,
+    Redo,
+    RemoveImage,
+    RemoveLastPrompt,
+    RenameImage,
+    ReplacePixels,
+    Run,
+    SetBox,
+    SetPrompts,
+    SetQueue,
+    StoredAdapter,
+    Undo,
+    UseAdapter,
+)
+from napari_peftsam.document.actions import decode_action, encode_action
+from napari_peftsam.errors import ProjectError
+from napari_peftsam.types import Box, Point, Prompts
+
+IMAGE = ImageId("Zellkern 🔬")
+PLANE = PlaneKey(ImageId("t-z"), (3, 1))
+BOX = Box(1.0, 2.5, 10.0, 20.0)
+PROMPTS = Prompts((Point(3.0, 4.0), Point(5.25, 6.0, positive=False)), BOX)
+SOURCE = ImageSource("pictures/ä b.tif", 12345678901, 2**60, 2, "abc", "/data/ä b.tif")
+INFO = ImageInfo("cells", (4, 6), rgb=True, label_type="uint16", source=SOURCE)
+LASSO = CompleteRegion((2,), None, ((0.5, 1.0), (3.0, 2.0), (1.0, 9.0)))
+RECORD = ObjectRecord(
+    7,
+    (ObjectPlane((0,), PROMPTS), ObjectPlane((2,))),
+    "builtin",
+    "v1",
+    0.75,
+    2,
+    True,
+    "2025-01-01T00:00:00+00:00",
+    "2025-01-02T00:00:00+00:00",
+    "nucleus",
+    "membranes",
+)
+LABELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
+MASK = np.eye(3, dtype=np.bool_)
+OBJECT = NewObject(PROMPTS, MASK, 0.5, (2, 1), 1, "builtin", "v1")
+WHERE = np.array([1, 5, 6, 23])
+
+EVERY_KIND: dict[str, Action] = {
+    "add image": AddImage(IMAGE, INFO, LABELS, (RECORD,)),
+    "add empty image": AddImage(IMAGE, ImageInfo("cells", (4, 6))),
+    "remove image": RemoveImage(IMAGE),
+    "rename": RenameImage(IMAGE, "nuclei"),
+    "replace pixels": ReplacePixels(IMAGE, SOURCE),
+    "replace pixels in memory": ReplacePixels(IMAGE),
+    "locate": LocateImage(IMAGE, SOURCE),
+    "add point": AddPoint(PLANE, Point(3.0, 4.0, positive=False)),
+    "set box": SetBox(PLANE, BOX),
+    "remove box": SetBox(PLANE, None),
+    "set prompts": SetPrompts(PLANE, PROMPTS),
+    "remove last prompt": RemoveLastPrompt(),
+    "queue": QueuePrompts.boxes(PLANE, [BOX, Box(0.0, 0.0, 1.0, 1.0)]),
+    "set queue": SetQueue(PLANE, (PROMPTS, Prompts())),
+    "discard": Discard(),
+    "discard all": Discard(everything=True),
+    "choose": ChooseCandidate(2),
+    "accept": Accept("overwrite", OBJECT),
+    "accept objects": AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
+    "delete": DeleteObjects(IMAGE, (3, 1)),
+    "merge": MergeObjects(IMAGE, (3, 1, 2)),
+    "paint": Paint(IMAGE, WHERE, 4),
+    "paint many": Paint(IMAGE, WHERE, np.array([1, 0, 2, 2], np.int16)),
+    "paint background": PaintBackground(IMAGE, WHERE, is_background=False),
+    "mark complete": MarkComplete(IMAGE),
+    "mark a lasso": MarkComplete(IMAGE, LASSO, is_complete=False),
+    "mark a rectangle": MarkComplete(IMAGE, CompleteRegion(box=BOX)),
+    "import": ImportLabels(IMAGE, LABELS, (RECORD,)),
+    "add adapter": AddAdapter(StoredAdapter("v1", "digest", "weights", 0.5, from_file=True)),
+    "use adapter": UseAdapter("v1", 0.25, "builtin"),
+    "add run": AddRun(Run("v1", {"steps": 3, "rate": 1e-4}, {"curve": [0.1, None], "name": "ä"})),
+    "undo": Undo(),
+    "redo": Redo(),
+}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Compare values field by field, arrays with their type; equality skips the arrays."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    elif is_dataclass(one):
+        for field in fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert one == other
+
+
+def test_every_kind_is_listed() -> None:
+    assert {type(action) for action in EVERY_KIND.values()} == set(Action.__args__)
+
+
+@pytest.mark.parametrize("action", [pytest.param(a, id=name) for name, a in EVERY_KIND.items()])
+def test_round_trip(action: Action) -> None:
+    kind, text, payload = encode_action(action)
+    assert kind == type(action).__name__
+    assert isinstance(json.loads(text), dict)
+    again = decode_action(kind, text, payload)
+    assert_same(again, action)
+    assert encode_action(again) == (kind, text, payload)
+
+
+def test_pixels_of_any_layout_are_stored() -> None:
+    labels = np.zeros((6, 4, 2), ">i4")[..., 0].T
+    labels[1:3, 2:5] = 70_000
+    assert not labels.flags.c_contiguous
+    again = decode_action(*encode_action(ImportLabels(IMAGE, labels)))
+    assert isinstance(again, ImportLabels)
+    np.testing.assert_array_equal(again.labels, labels)
+
+
+def test_labels_before_a_stroke_are_not_stored() -> None:
+    """A replay reads them from the labels, so the log need not hold them."""
+    given = Paint(IMAGE, WHERE, 4, np.array([0, 1, 0, 2]))
+    assert encode_action(given) == encode_action(Paint(IMAGE, WHERE, 4))
+
+
+def test_an_action_of_a_newer_version_is_refused() -> None:
+    with pytest.raises(ProjectError, match=r"'Teleport'.*newer version"):
+        decode_action("Teleport", "{}", b"")
+
+
+def test_fields_of_a_newer_version_are_left_out() -> None:
+    again = decode_action("Discard", '{"everything":true,"why":"boredom"}', b"")
+    assert again == Discard(everything=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "payload"),
+    [
+        pytest.param("Discard", "{", b"", id="no JSON"),
+        pytest.param("Discard", "3", b"", id="no object"),
+        pytest.param("RenameImage", '{"image":"a"}', b"", id="a field is missing"),
+        pytest.param("Accept", '{"overlap":"both"}', b"", id="no such choice"),
+        pytest.param("Paint", '{"image":"a","where":{"array":0},"new":1}', b"", id="no pixels"),
+        pytest.param("Paint", '{"image":"a","where":{"array":0},"new":1}', b"x" * 9, id="damaged"),
+        pytest.param(
+            "Paint",
+            '{"image":"a","where":{"array":0},"new":1}',
+            encode_action(EVERY_KIND["paint"])[2][:-5],
+            id="cut off",
+        ),
+    ],
+)
+def test_damaged_actions_are_told(kind: str, text: str, payload: bytes) -> None:
+    with pytest.raises(ProjectError, match="part of the project"):
+        decode_action(kind, text, payload)

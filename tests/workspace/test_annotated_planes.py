@@ -1,0 +1,94 @@
+"""The viewer and the command line train on the same planes of the same arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig
+from napari_peftsam.types import Point, Prompts
+from napari_peftsam.workspace import Workspace
+from napari_peftsam.workspace._annotated import annotated_planes
+from napari_peftsam.workspace._folders import folder_planes
+from tests.training._world import make_plane
+
+SIDE = 64
+
+
+def stack(*planes: int, number: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels and labels ``(4, 64, 64)``: one object through these planes."""
+    pixels = np.random.default_rng(0).integers(0, 255, (number, SIDE, SIDE)).astype(np.uint8)
+    labels = np.zeros((number, SIDE, SIDE), np.uint16)
+    for z in planes:
+        labels[z, 8 + z : 24 + z, 8:24] = 1
+    return pixels, labels
+
+
+def from_folders(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> list[AnnotatedPlane]:
+    for name, array in (("images", pixels), ("labels", labels)):
+        (folder / name).mkdir()
+        axes = {"axes": "ZYX"} if array.ndim == 3 else {}
+        tifffile.imwrite(folder / name / "stack.tif", array, metadata=axes)
+    return list(folder_planes(folder / "images", folder / "labels"))
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        pytest.param((0, 1, 2), id="one object through three planes"),
+        pytest.param((3,), id="one plane"),
+        pytest.param((0, 3), id="planes apart"),
+    ],
+)
+@pytest.mark.parametrize("added", [True, False], ids=["with the image", "imported later"])
+def test_viewer_and_folders_train_on_the_same_planes(
+    workspace: Workspace, tmp_path: Path, planes: tuple[int, ...], added: bool
+) -> None:
+    pixels, labels = stack(*planes)
+    document = workspace.document
+    image = document.add_image("stack", pixels, labels=labels.copy() if added else None)
+    if not added:
+        document.do(ImportLabels(image, labels))
+    given = [each for a in annotated_planes(document, workspace.engine) for each in a.read()]
+    read = from_folders(tmp_path, pixels, labels)
+    assert [p.name for p in given] == [p.name for p in read] == [f"stack[{z}]" for z in planes]
+    assert [p.image for p in given] == [p.image for p in read] == ["stack"] * len(planes)
+    for mine, theirs in zip(given, read, strict=True):
+        np.testing.assert_array_equal(mine.pixels, theirs.pixels)
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+    assert document.planes_with_objects() == tuple(PlaneKey(image, (z,)) for z in planes)
+
+
+def test_a_training_is_given_all_planes(workspace: Workspace) -> None:
+    pixels, labels = stack(0, 1, 2)
+    workspace.document.add_image("stack", pixels, labels=labels)
+    job = workspace.prepare_training(TrainingConfig(steps=1))()
+    assert [plane.name for plane in job.planes] == ["stack[0]", "stack[1]", "stack[2]"]
+
+
+def test_prompts_go_to_the_plane_they_were_given_in(workspace: Workspace) -> None:
+    pixels, _ = stack(0, 1, 2)
+    document = workspace.document
+    image = document.add_image("stack", pixels)
+    document.do(AddPoint(PlaneKey(image, (1,)), Point(16, 16)))
+    workspace.prompt()
+    label = workspace.accept()
+    inside = np.repeat(document.images[image].labels[1:2] == label, 4, axis=0)
+    document.do(ImportLabels(image, inside * label, document.records(image)))
+    prompts = [dict(a.prompts) for a in annotated_planes(document, workspace.engine)]
+    assert prompts == [{}, {label: Prompts((Point(16, 16),))}, {}, {}]
+
+
+def test_a_renamed_image_is_named_so_in_training(workspace: Workspace) -> None:
+    from napari_peftsam.document import RenameImage
+
+    document = workspace.document
+    image = next(iter(document.images))
+    document.do(ImportLabels(image, make_plane("discs").labels))
+    document.do(RenameImage(image, "renamed"))
+    (plane,) = workspace.prepare_training(TrainingConfig(steps=1))().planes
+    assert plane.name == "renamed"
