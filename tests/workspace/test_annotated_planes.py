@@ -31,8 +31,7 @@ def stack(*planes: int, number: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def from_folders(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> list[AnnotatedPlane]:
     for name, array in (("images", pixels), ("labels", labels)):
         (folder / name).mkdir()
-        axes = {"axes": "ZYX"} if array.ndim == 3 else {}
-        tifffile.imwrite(folder / name / "stack.tif", array, metadata=axes)
+        tifffile.imwrite(folder / name / "stack.tif", array, photometric="minisblack")
     return list(folder_planes(folder / "images", folder / "labels"))
 
 
