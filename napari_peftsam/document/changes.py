@@ -65,6 +65,8 @@ class State:
         All images, removed ones included, in the order in which they were added.
     pending
         Prompts not accepted yet.
+    choices
+        Shown candidates by the revision of their prompts; of others the first is shown.
     adapters, live, runs
         Trained and loaded adapters, the one in use, and the reports of the training runs.
     answers
@@ -75,6 +77,7 @@ class State:
 
     images: dict[ImageId, DocumentImage] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
+    choices: dict[int, int] = field(default_factory=dict)
     adapters: tuple[StoredAdapter, ...] = ()
     live: LiveAdapter = field(default_factory=LiveAdapter)
     runs: tuple[Run, ...] = ()
@@ -227,7 +230,7 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
 DOCUMENT_FIELDS: dict[str, Any] = {
     name: hint
     for name, hint in get_type_hints(State).items()
-    if name in ("pending", "adapters", "live", "runs")
+    if name in ("pending", "choices", "adapters", "live", "runs")
 }
 """The document's stored fields and their types."""
 _IMAGE_FIELDS = get_type_hints(ImageInfo)

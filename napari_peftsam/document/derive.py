@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, ObjectChange, State
 from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import Pending
+from napari_peftsam.document.pending import KEPT, Pending
 from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
 from napari_peftsam.types import Prompts
 
@@ -109,7 +109,7 @@ def _add_point(state: State, action: act.AddPoint, moment: Moment) -> Derived:
     _check_prompts(state, plane, prompts)
     refines = here.refines
     if here and state.answers.get(here.revision) is not None:
-        refines = here.revision, here.choice
+        refines = here.revision, state.choices.get(here.revision, 0)
     pending = Pending(plane, (prompts, *here.queue[1:]), moment.number, refines)
     return _prompted(state, plane, pending, "add point")
 
@@ -194,7 +194,13 @@ def _choose(state: State, action: act.ChooseCandidate, moment: Moment) -> Derive
         raise PromptError(
             f"there is no candidate {action.index}: there are {number} to choose from"
         )
-    return Derived(set_pending(state, replace(state.pending, choice=action.index)))
+    revision, known = state.pending.revision, state.choices
+    if action.index == known.get(revision, 0):
+        return Derived()
+    latest = [(k, v) for k, v in known.items() if k != revision][1 - KEPT :]
+    return Derived(
+        (FieldChange(None, "choices", known, dict([*latest, (revision, action.index)])),)
+    )
 
 
 # --- images -------------------------------------------------------------------------

@@ -40,6 +40,8 @@ from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Promp
 __all__ = ["Document", "utc_now"]
 
 _ANYONE = Answerer()
+_Shown = tuple[Pending, Answer | None, int]
+"""Prompts, candidates and the choice of one."""
 
 
 def utc_now() -> str:
@@ -155,8 +157,6 @@ class Document:
             self.store.commit(moment.time, act.encode_action(action), rows, step)
 
         touched = self._apply(derived.changes, commit)
-        if isinstance(action, act.ChooseCandidate):
-            self._remember_choice()
         self._tell(derived.changes, touched, before, painted=derived.is_painted)
         if step is not None:
             self.events.history_changed.emit()
@@ -440,8 +440,10 @@ class Document:
         if pending.refines is not None:
             earlier = answers.get(pending.refines[0])
             refined = None if earlier is None else (earlier, pending.refines[1])
-        answer = answers.get(pending.revision)
-        return CurrentObject(pending.plane, pending.queue[0], pending.revision, answer, refined)
+        _, answer, choice = self._shown()
+        return CurrentObject(
+            pending.plane, pending.queue[0], pending.revision, answer, refined, choice
+        )
 
     def set_candidates(
         self, prediction: Prediction, revision: int, made_by: Answerer = _ANYONE
@@ -473,12 +475,12 @@ class Document:
             return False
         _check_candidates(prediction, self.image(pending.plane.image).plane_shape)
         # A choice made before the project was closed comes back, one for other masks does not.
-        fresh = answers.get(revision) is None and pending.choice < len(prediction)
-        choice = pending.choice if fresh else 0
-        answers.put(revision, Answer(prediction.trimmed(), made_by, choice))
+        choice = self._state.choices.get(revision, 0)
+        is_kept = answers.get(revision) is None and choice < len(prediction)
+        answers.put(revision, Answer(prediction.trimmed(), made_by))
+        if not is_kept:
+            self.do(act.ChooseCandidate(0))
         self.events.candidates_changed.emit()
-        if choice != pending.choice:
-            self.do(act.ChooseCandidate(choice))
         return True
 
     def cycle(self, step: int = 1) -> None:
@@ -487,32 +489,26 @@ class Document:
         if current is not None and current.candidates is not None:
             self.do(act.ChooseCandidate((current.choice + step) % len(current.candidates)))
 
-    def _remember_choice(self) -> None:
-        pending, answers = self._state.pending, self._state.answers
-        answer = answers.get(pending.revision)
-        assert answer is not None, "a candidate was chosen"
-        answers.put(pending.revision, replace(answer, choice=pending.choice))
-
     def _adapted(self, changes: Sequence[Change]) -> Iterator[Change]:
-        """Yield what to change after an undo or redo: names taken meanwhile, the last choice."""
+        """Yield what to change after an undo or redo: names that were taken meanwhile."""
         for change in changes:
             if isinstance(change, FieldChange) and change.name == "is_removed" and change.image:
                 info = self._state.images[change.image].info
                 name = self._free_name(change.image, info.name)
                 if not info.is_removed and name != info.name:
                     yield FieldChange(change.image, "name", info.name, name)
-        pending, answer = self._shown()
-        if answer is not None and answer.choice != pending.choice:
-            yield FieldChange(None, "pending", pending, replace(pending, choice=answer.choice))
 
     def _free_name(self, image: ImageId, name: str) -> str:
         """Return a name for an image that no other image has."""
         taken = {other.name for other in self.images.values() if other.id != image}
         return next(free for free in _numbered(name) if free not in taken)
 
-    def _shown(self) -> tuple[Pending, Answer | None]:
+    def _shown(self) -> _Shown:
         pending = self._state.pending
-        return pending, self._state.answers.get(pending.revision)
+        answer = self._state.answers.get(pending.revision)
+        choice = self._state.choices.get(pending.revision, 0)
+        # None is shown of candidates that are awaited, and no more than there are.
+        return pending, answer, choice if answer and choice < len(answer.prediction) else 0
 
     # --- storing and telling ----------------------------------------------------------
 
@@ -545,7 +541,7 @@ class Document:
         self,
         changes: Sequence[Change],
         touched: Touched,
-        before: tuple[Pending, Answer | None],
+        before: _Shown,
         *,
         painted: bool = False,
     ) -> None:
@@ -569,15 +565,15 @@ class Document:
         else:
             self.events.labels_changed.emit(image, region)
 
-    def _tell_pending(self, before: tuple[Pending, Answer | None]) -> None:
-        (then, was), (now, answer) = before, self._shown()
+    def _tell_pending(self, before: _Shown) -> None:
+        (then, was, first), (now, answer, choice) = before, self._shown()
         if (then.plane, then.queue) != (now.plane, now.queue):
             for plane in dict.fromkeys((then.plane, now.plane)):
                 if plane is not None and plane.image in self.images:
                     self.events.prompts_changed.emit(plane)
         if (was and was.prediction) is not (answer and answer.prediction):
             self.events.candidates_changed.emit()
-        elif was is not None and answer is not None and was.choice != answer.choice:
+        elif then.revision == now.revision and first != choice:
             self.events.choice_changed.emit()
 
     def _tell_image(self, image: ImageId, name: str) -> None:

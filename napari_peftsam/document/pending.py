@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 from napari_peftsam.document.objects import NewObject, PlaneKey
 from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts
 
-__all__ = ["Answer", "Answerer", "Answers", "CurrentObject", "Pending"]
+__all__ = ["KEPT", "Answer", "Answerer", "Answers", "CurrentObject", "Pending"]
+
+
+KEPT = 200
+"""How many states of the prompts keep their candidates, and which one was shown."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,12 @@ class Pending:
         Names this state of the pending object's prompts.
     refines
         Revision and candidate whose mask the next prediction refines, if there is one.
-    choice
-        Index of the candidate that is shown, or that was when the project was closed.
     """
 
     plane: PlaneKey | None = None
     queue: tuple[Prompts, ...] = ()
     revision: int = 0
     refines: tuple[int, int] | None = None
-    choice: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.queue)
@@ -79,11 +80,10 @@ class Pending:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Candidates for one state of the prompts, and which of them is shown."""
+    """Candidates for one state of the prompts."""
 
     prediction: Prediction
     made_by: Answerer = Answerer()
-    choice: int = 0
 
 
 class Answers:
@@ -95,7 +95,7 @@ class Answers:
         How many are kept.
     """
 
-    def __init__(self, limit: int = 200) -> None:
+    def __init__(self, limit: int = KEPT) -> None:
         self._limit = limit
         self._kept: OrderedDict[int, Answer] = OrderedDict()
 
@@ -126,6 +126,8 @@ class CurrentObject:
         The answer to these prompts, None while it is awaited.
     refined
         The answer whose shown candidate is to be refined, and that candidate.
+    choice
+        Index of the shown candidate.
     """
 
     plane: PlaneKey
@@ -133,16 +135,12 @@ class CurrentObject:
     revision: int
     answer: Answer | None = None
     refined: tuple[Answer, int] | None = None
+    choice: int = 0
 
     @property
     def candidates(self) -> Prediction | None:
         """The predicted candidates, in the smallest part of the plane that holds them all."""
         return None if self.answer is None else self.answer.prediction
-
-    @property
-    def choice(self) -> int:
-        """Index of the shown candidate."""
-        return 0 if self.answer is None else self.answer.choice
 
     @property
     def made_by(self) -> Answerer:
