@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Hashable, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from math import prod
 from types import NoneType, UnionType
@@ -78,8 +78,8 @@ def _arrays(payload: bytes) -> list[Array]:
     return arrays
 
 
-def compress(data: bytes) -> bytes:
-    """Return the bytes compressed, with a checksum."""
+def compress(data: bytes | Array) -> bytes:
+    """Return the bytes (of a contiguous array) compressed, with a checksum."""
     return bytes(_ZSTD.encode(data))
 
 
@@ -97,19 +97,20 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
     Of a dataclass, fields that have their default value and fields with the metadata
     ``stored=False`` are left out.
     """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if is_dataclass(kind):
+        return {
+            name: to_json(given, arrays)
+            for name, default in _stored_fields(kind)
+            if _differs(given := getattr(value, name), default)
+        }
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return {_ARRAY: len(arrays) - 1}
-    if is_dataclass(value):
-        return {
-            field.name: to_json(given, arrays)
-            for field in fields(value)
-            if _is_stored(field, given := getattr(value, field.name))
-        }
     if isinstance(value, dict):
         return {str(key): to_json(each, arrays) for key, each in value.items()}
     return [to_json(each, arrays) for each in value]
@@ -117,54 +118,89 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
 
 def from_json(hint: Any, value: Any, arrays: Sequence[Array]) -> Any:
     """Rebuild a value of the type `hint` from what `to_json` returned."""
+    return _reader(hint)(value, arrays)
+
+
+_PLAIN = frozenset((NoneType, bool, int, float, str))
+_Reader = Callable[[Any, Sequence[Array]], Any]
+
+
+@cache
+def _stored_fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """Return names and default values (MISSING: none) of the fields that are stored."""
+    return tuple((f.name, f.default) for f in fields(kind) if f.metadata.get("stored", True))
+
+
+def _differs(value: Any, default: Any) -> bool:
+    if default is MISSING or isinstance(value, np.ndarray):
+        return True
+    return type(value) is not type(default) or bool(value != default)
+
+
+@cache
+def _reader(hint: Any) -> _Reader:
+    """Return the function that rebuilds values of a type; looking at types takes long."""
     if isinstance(hint, NewType):
         hint = hint.__supertype__
     origin, options = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return _one_of(options, value, arrays)
+        return _union_reader(options)
     if origin is tuple:
-        of_each = options[:1] * len(value) if options[-1] is Ellipsis else options
-        return tuple(from_json(h, v, arrays) for h, v in zip(of_each, value, strict=True))
+        return _tuple_reader(options)
     if origin is dict:
-        return {options[0](k): from_json(options[1], v, arrays) for k, v in value.items()}
+        key, read = options[0], _reader(options[1])
+        return lambda value, arrays: {key(k): read(v, arrays) for k, v in value.items()}
     if origin is np.ndarray:
-        return arrays[value[_ARRAY]]
-    return _plain(hint, options, value, arrays)
+        return lambda value, arrays: arrays[value[_ARRAY]]
+    return _literal_reader(options) if options else _plain_reader(hint)
 
 
-def _plain(hint: Any, options: tuple[Any, ...], value: Any, arrays: Sequence[Array]) -> Any:
-    """Rebuild a dataclass, one of the values of a literal, or a number or text."""
-    if options:
+def _plain_reader(hint: Any) -> _Reader:
+    if is_dataclass(hint):
+        return _dataclass_reader(cast("type[Any]", hint))
+    return lambda value, _: value if hint is Any else hint(value)
+
+
+def _union_reader(options: tuple[Any, ...]) -> _Reader:
+    """Read nothing, an array, or the one other type."""
+    readers: dict[bool, _Reader] = {}
+    for hint in options:
+        if hint is not NoneType:
+            readers.setdefault(get_origin(hint) is np.ndarray, _reader(hint))
+
+    def read(value: Any, arrays: Sequence[Array]) -> Any:
+        if value is None:
+            return None
+        return readers[isinstance(value, dict) and value.keys() == {_ARRAY}](value, arrays)
+
+    return read
+
+
+def _tuple_reader(options: tuple[Any, ...]) -> _Reader:
+    if options[-1] is Ellipsis:
+        each = _reader(options[0])
+        return lambda value, arrays: tuple([each(v, arrays) for v in value])
+    readers = [_reader(hint) for hint in options]
+    return lambda value, arrays: tuple(
+        [read(v, arrays) for read, v in zip(readers, value, strict=True)]
+    )
+
+
+def _literal_reader(options: tuple[Any, ...]) -> _Reader:
+    def read(value: Any, _: Sequence[Array]) -> Any:
         if value not in options:
             raise ValueError(f"{value!r} is none of {options}")
         return value
-    if is_dataclass(hint):
-        kind = cast("type[Any]", hint)
-        known = _hints(cast("Hashable", kind))
-        return kind(**{k: from_json(known[k], v, arrays) for k, v in value.items() if k in known})
-    return value if hint is Any else hint(value)
+
+    return read
 
 
-def _one_of(options: tuple[Any, ...], value: Any, arrays: Sequence[Array]) -> Any:
-    """Rebuild a value of a union: nothing, an array, or the one other type."""
-    if value is None:
-        return None
-    is_array = isinstance(value, dict) and value.keys() == {_ARRAY}
-    rest = [h for h in options if h is not NoneType and (get_origin(h) is np.ndarray) == is_array]
-    return from_json(rest[0], value, arrays)
-
-
-def _is_stored(field: Field[Any], value: Any) -> bool:
-    if not field.metadata.get("stored", True):
-        return False
-    if field.default is MISSING or isinstance(value, np.ndarray):
-        return True
-    return type(value) is not type(field.default) or bool(value != field.default)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _dataclass_reader(kind: type[Any]) -> _Reader:
+    """Read the fields that are there; those of a newer version are left out."""
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    return lambda value, arrays: kind(
+        **{k: readers[k](v, arrays) for k, v in value.items() if k in readers}
+    )
 
 
 def _text(tree: Any) -> str:

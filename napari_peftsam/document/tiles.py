@@ -57,7 +57,7 @@ def tiles_at(
 def tile_bytes(array: npt.NDArray[Any], key: TileKey) -> bytes | None:
     """Return a tile of an array, compressed; None if all of it is 0."""
     tile = array[key.window(array.shape)]
-    return compress(np.ascontiguousarray(tile).tobytes()) if tile.any() else None
+    return compress(np.ascontiguousarray(tile)) if tile.any() else None
 
 
 def put_tile(array: npt.NDArray[Any], key: TileKey, data: bytes) -> None:
