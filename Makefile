@@ -13,8 +13,8 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
-	test-interoperability screenshots methods-page pretrain study bench bench-scaling bench-gpu \
-	performance-page clean distclean display-packages
+	test-interoperability screenshots methods-page pretrain study bench bench-document \
+	bench-scaling bench-gpu performance-page clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
@@ -30,6 +30,7 @@ help:
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
+	@echo "make bench-document  how fast annotations are saved, and how large projects get"
 	@echo "make bench-scaling  how time and memory grow; bench-gpu: on a CUDA device"
 	@echo "make performance-page  put what the benchmarks wrote into docs/performance.md"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
@@ -113,6 +114,10 @@ ifeq ($(findstring --quick,$(BENCH_ARGS)),)
 	-$(MAKE) VENV=$(MICRO_SAM) $(MICRO_SAM)/.installed-interoperability
 endif
 	$(BIN)/python tests/benchmarks/bench.py --micro-sam $(MICRO_SAM)/bin/python $(BENCH_ARGS)
+
+# As in BENCH_ARGS="--only steps".
+bench-document: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/document.py $(BENCH_ARGS)
 
 bench-scaling: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/scaling.py $(BENCH_ARGS)
