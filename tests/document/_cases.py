@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -124,14 +125,18 @@ def check_invariants(document: Document) -> None:
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 
-def make_document(store: Store | None = None) -> Document:
-    ticks = count()
-    start = datetime(2025, 1, 1, tzinfo=UTC)
+def ticking_clock() -> Callable[[], str]:
+    """Return a clock that is a second later whenever it is asked."""
+    ticks, start = count(), datetime(2025, 1, 1, tzinfo=UTC)
 
     def clock() -> str:
         return (start + timedelta(seconds=next(ticks))).isoformat()
 
-    document = Document(store, clock)
+    return clock
+
+
+def make_document(store: Store | None = None, clock: Callable[[], str] | None = None) -> Document:
+    document = Document(store, clock or ticking_clock())
     document.add_image("cells", np.zeros(SHAPE, np.uint8))
     document.add_image("stack", np.zeros((3, *SHAPE), np.uint16))
     return document

@@ -180,3 +180,25 @@ def test_labels_in_another_memory_order() -> None:
     assert ((labels == 1) == mask).all()
     document.undo()
     assert not labels.any()
+
+
+def test_the_shown_candidate_survives_reopening_and_undo(document: Document) -> None:
+    """The project keeps which candidate was shown last for the prompts of every step."""
+    masks = rectangle(2, 2, 6, 6), rectangle(2, 2, 9, 9), rectangle(0, 0, 3, 3)
+    document.do(AddPoint(CELLS, Point(3, 3)))
+    answer(document, *masks)
+    document.do(ChooseCandidate(2))
+    document.do(AddPoint(CELLS, Point(4, 4)))
+    answer(document, *masks)
+    document.do(ChooseCandidate(1))
+    reopened = Document(document.store)
+    shown = []
+    for move in (reopened.undo, reopened.redo):
+        move()
+        assert reopened.current is not None
+        answer(reopened, *masks)
+        shown.append(reopened.current.choice)
+    assert shown == [2, 1]
+    answer(reopened, *masks)  # of another model, say: its best is shown
+    assert reopened.current is not None
+    assert reopened.current.choice == 0
