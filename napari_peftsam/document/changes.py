@@ -90,7 +90,7 @@ class State:
         if found is None or found.info.is_removed:
             here = (i.name for i in self.images.values() if not i.info.is_removed)
             known = ", ".join(map(repr, here)) or "none"
-            raise ImageError(f"the session has no image {image!r}: add it first (it has: {known})")
+            raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
         return found
 
     def write_labels(

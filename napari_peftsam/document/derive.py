@@ -227,7 +227,7 @@ def _rename_image(state: State, action: act.RenameImage, moment: Moment) -> Deri
 def check_name(state: State, name: str) -> None:
     """Raise `ImageError` if an image of the document has this name."""
     if any(i.name == name and not i.info.is_removed for i in state.images.values()):
-        raise ImageError(f"the session has an image {name!r} already: choose another name")
+        raise ImageError(f"an image is called {name!r} already: choose another name")
 
 
 @handles(act.ReplacePixels)
