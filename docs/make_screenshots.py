@@ -14,7 +14,7 @@ from typing import Any
 import napari
 from qtpy.QtWidgets import QApplication
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import AddPoint, PlaneKey
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import Point
 from napari_peftsam.widgets import AnnotateDock, FinetuneDock
@@ -90,8 +90,8 @@ def _prompt_one(annotate: Any, sample: Any) -> None:
     label = choose_labels(truth, 10_000, seed=1)[-1]
     rows, cols = (truth == label).nonzero()
     plane = PlaneKey(annotate.layers.image_name)
-    annotate.session.add_point(plane, Point(float(rows.mean()), float(cols.mean())))
-    wait(lambda: annotate.session.current.candidates is not None)
+    annotate.document.do(AddPoint(plane, Point(float(rows.mean()), float(cols.mean()))))
+    wait(lambda: annotate.document.current.candidates is not None)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ __all__ = [
     "InputFileError",
     "LabelError",
     "PeftSamError",
+    "ProjectError",
     "PromptError",
     "TrainingError",
 ]
@@ -40,6 +41,10 @@ class LabelError(PeftSamError):
 
 class PromptError(PeftSamError):
     """A prompt is malformed or lies outside its image."""
+
+
+class ProjectError(PeftSamError):
+    """A project file cannot be opened, read or written; what it held before is untouched."""
 
 
 class ConfigurationError(PeftSamError, ValueError):

@@ -14,10 +14,12 @@ import platformdirs
 __all__ = [
     "CONFIGURATION_VARIABLE",
     "MODELS_VARIABLE",
+    "PROJECTS_VARIABLE",
     "configuration_folder",
     "embedding_folder",
     "model_folder",
     "pretraining_folder",
+    "project_folder",
     "scratch_folder",
     "use_model_folder",
 ]
@@ -25,6 +27,7 @@ __all__ = [
 _PROGRAM = "napari-peftsam"
 CONFIGURATION_VARIABLE = "NAPARI_PEFTSAM_CONFIG"
 MODELS_VARIABLE = "NAPARI_PEFTSAM_MODELS"
+PROJECTS_VARIABLE = "NAPARI_PEFTSAM_PROJECTS"
 
 
 def embedding_folder() -> Path:
@@ -45,6 +48,11 @@ def pretraining_folder() -> Path:
 def model_folder() -> Path:
     """Return the folder of downloaded models; ``NAPARI_PEFTSAM_MODELS`` overrides it."""
     return _overridden(MODELS_VARIABLE, Path(platformdirs.user_cache_dir(_PROGRAM)) / "models")
+
+
+def project_folder() -> Path:
+    """Return the folder of projects without a name; ``NAPARI_PEFTSAM_PROJECTS`` overrides it."""
+    return _overridden(PROJECTS_VARIABLE, Path(platformdirs.user_data_dir(_PROGRAM)) / "projects")
 
 
 def use_model_folder(folder: str | Path) -> None:

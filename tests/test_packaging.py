@@ -129,7 +129,7 @@ HEAVY = {
     "napari_peftsam.types": {"torch", "napari", "qtpy"},
     "napari_peftsam.files": {"torch", "napari", "qtpy"},
     "napari_peftsam.samples": {"torch", "napari", "qtpy"},
-    "napari_peftsam.annotation": {"torch", "zarr", "napari", "qtpy"},
+    "napari_peftsam.document": {"torch", "zarr", "napari", "qtpy"},
     "napari_peftsam.export": {"torch", "napari", "qtpy"},
     "napari_peftsam.models": {"timm", "napari", "qtpy"},
     "napari_peftsam.widgets": {"torch"},

@@ -16,7 +16,12 @@ from napari_peftsam.peft.exchange import (
 )
 from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
 from napari_peftsam.peft.inject import Injection, check_method, inject
-from napari_peftsam.peft.io import load_adapter, save_adapter
+from napari_peftsam.peft.io import (
+    adapter_bytes,
+    adapter_from_bytes,
+    load_adapter,
+    save_adapter,
+)
 from napari_peftsam.peft.lora import LoraConfig
 from napari_peftsam.peft.merge import merge
 from napari_peftsam.peft.placement import Placement, PlacementField
@@ -54,6 +59,8 @@ __all__ = [
     "Placement",
     "PlacementField",
     "Told",
+    "adapter_bytes",
+    "adapter_from_bytes",
     "apply_adapter",
     "capture",
     "check_method",

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
@@ -20,6 +20,8 @@ from napari_peftsam.peft.registry import parse_method_config
 
 __all__ = [
     "METADATA_KEY",
+    "adapter_bytes",
+    "adapter_from_bytes",
     "assemble_adapter",
     "describe_adapter",
     "load_adapter",
@@ -54,10 +56,33 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
     ExportError
         If the file cannot be written.
     """
-    text = describe_adapter(adapter)
+    content = adapter_bytes(adapter)
     with atomic_path(path) as temporary:
         # Not `save_file`, whose error for a full disk is none of the file system's.
-        temporary.write_bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
+        temporary.write_bytes(content)
+
+
+def adapter_bytes(adapter: Adapter) -> bytes:
+    """Return what `save_adapter` writes; its errors, too."""
+    text = describe_adapter(adapter)
+    return bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
+
+
+def adapter_from_bytes(content: bytes, name: str) -> Adapter:
+    """Rebuild an adapter from `adapter_bytes`.
+
+    Raises
+    ------
+    AdapterMismatchError
+        If the content is damaged or of a newer format; `name` says whose it is.
+    """
+    try:
+        length = int.from_bytes(content[:8], "little")
+        text = json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY]
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise AdapterMismatchError(f"the adapter {name} is damaged ({error})") from error
+    return assemble_adapter(Path(name), text, tensors)
 
 
 def describe_adapter(adapter: Adapter) -> str:

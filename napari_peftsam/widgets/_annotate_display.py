@@ -1,4 +1,4 @@
-"""Shows the state of session, layers and model in the annotate dock; changes none of it."""
+"""Shows the state of document, layers and model in the annotate dock; changes none of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AnnotateDisplay:
         self.view = view
         self._owner = owner
         self._answers = answers
-        self._session, self._layers = owner.session, owner.layers
+        self._document, self._layers = owner.document, owner.layers
         self._hint = ""
         self._hint_timer = QTimer()
         self._hint_timer.setSingleShot(True)
@@ -55,7 +55,7 @@ class AnnotateDisplay:
             signal.disconnect(slot)
 
     def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
-        owner, session, layers = self._owner.events, self._session.events, self._layers.events
+        owner, document, layers = self._owner.events, self._document.events, self._layers.events
         return (
             (owner.ready, self.show_sources),
             (owner.status_changed, self.show_sources),
@@ -66,12 +66,12 @@ class AnnotateDisplay:
             (layers.image_changed, self.show_all),
             (layers.tool_changed, self.show_tool),
             (layers.hint, self.show_hint),
-            (session.prompts_changed, self.show_current),
-            (session.candidates_changed, self.show_current),
-            (session.choice_changed, self.show_current),
-            (session.image_removed, self.show_current),
-            (session.history_changed, self.show_history),
-            (session.objects_changed, self.show_objects),
+            (document.prompts_changed, self.show_current),
+            (document.candidates_changed, self.show_current),
+            (document.choice_changed, self.show_current),
+            (document.image_removed, self.show_current),
+            (document.history_changed, self.show_history),
+            (document.objects_changed, self.show_objects),
             (self._answers.events.status_changed, self.show_status),
         )
 
@@ -148,7 +148,7 @@ class AnnotateDisplay:
 
     def show_current(self) -> None:
         """Show the candidates of the object being made."""
-        view, current = self.view, self._session.current
+        view, current = self.view, self._document.current
         candidates = None if current is None else current.candidates
         number = 0 if candidates is None else len(candidates)
         choice = 0 if current is None else current.choice
@@ -159,17 +159,17 @@ class AnnotateDisplay:
             button.setEnabled(number > 1)
         view.accept.setEnabled(number > 0)
         view.discard.setEnabled(current is not None)
-        queued = len(self._session.queue)
+        queued = len(self._document.queue)
         view.accept_all.setVisible(queued > 1)
         view.accept_all.setText(f"✓✓ Accept all {queued}  {KEYS['accept_all'].shown}")
         self.show_next_step()
 
     def show_history(self) -> None:
         """Show whether there is something to undo and to redo, and what."""
-        history = self._session.history
+        document = self._document
         for button, verb, label in (
-            (self.view.undo, "undo", history.undo_label),
-            (self.view.redo, "redo", history.redo_label),
+            (self.view.undo, "undo", document.undo_label),
+            (self.view.redo, "redo", document.redo_label),
         ):
             button.setEnabled(label is not None)
             key = KEYS[verb].shown
@@ -177,7 +177,7 @@ class AnnotateDisplay:
 
     def show_objects(self, image: str | None = None) -> None:
         """Show the objects of the chosen image."""
-        shown = self._layers.image_name
+        shown = self._layers.image_id
         if image is None or image == shown:
             self.view.table.objects.show_image(shown)
             self.view.count.setText(f"Objects  {self.view.table.objects.rowCount()}")
@@ -198,12 +198,12 @@ class AnnotateDisplay:
 
     def show_next_step(self) -> None:
         """Show the hint if there is one, else what to do next."""
-        current = self._session.current
+        current = self._document.current
         mask = None if current is None else current.mask
         situation = Situation(
             status=self._answers.status,
             has_image=self._layers.image is not None,
-            prompts=len(self._session.queue),
+            prompts=len(self._document.queue),
             has_mask=mask is not None,
             is_empty=mask is not None and not mask.any(),
             tool=self._layers.tool,

@@ -1,7 +1,7 @@
 """Answers prompts: embeds the plane they are in, predicts, and hands the masks over.
 
 Nothing here waits. Prompts given before the model or the embedding is there stay in
-the session and are answered when it is; of several prompts only the newest are.
+the document and are answered when it is; of several prompts only the newest are.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QTimer
 
-from napari_peftsam.annotation import NewObject, PlaneKey
+from napari_peftsam.document import AcceptObjects, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._worker import Worker, notify, run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from napari_peftsam.annotation import Answerer
+    from napari_peftsam.document import Answerer
     from napari_peftsam.embeddings import Embedding, EmbedEvent, TiledEmbedding
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
@@ -77,7 +77,7 @@ class Answers:
     Parameters
     ----------
     owner
-        Holds the session, the workspace and the workers.
+        Holds the document, the workspace and the workers.
     bridge
         Says which plane is shown.
     """
@@ -85,7 +85,7 @@ class Answers:
     def __init__(self, owner: ViewerSession, bridge: LayerBridge) -> None:
         self._owner = owner
         self._bridge = bridge
-        self._session = owner.session
+        self._document = owner.document
         self.events = AnswersEvents()
         self.status = Status("none")
         self._target: PlaneKey | None = None
@@ -112,10 +112,10 @@ class Answers:
         bridge.events.plane_changed.connect(self._settle.start, max_args=0)
         bridge.events.image_changed.connect(self._follow)
         bridge.events.view_moved.connect(self._view_moved)
-        self._session.events.prompts_changed.connect(self._follow, max_args=0)
-        self._session.events.candidates_changed.connect(self._answer)
-        self._session.events.image_removed.connect(self._follow, max_args=0)
-        self._session.events.pixels_changed.connect(self._start_over, max_args=0)
+        self._document.events.prompts_changed.connect(self._follow, max_args=0)
+        self._document.events.candidates_changed.connect(self._answer)
+        self._document.events.image_removed.connect(self._follow, max_args=0)
+        self._document.events.pixels_changed.connect(self._start_over, max_args=0)
         self._follow()
 
     @property
@@ -135,17 +135,17 @@ class Answers:
         self._drop()
         self._accepting = None
         self._tell_awaited()
-        owner, bridge, session = self._owner, self._bridge, self._session
+        owner, bridge, document = self._owner, self._bridge, self._document
         owner.events.model_changed.disconnect(self._start_over)
         owner.events.adapters_changed.disconnect(self._start_over)
         owner.events.status_changed.disconnect(self._follow)
         bridge.events.plane_changed.disconnect(self._settle.start)
         bridge.events.image_changed.disconnect(self._follow)
         bridge.events.view_moved.disconnect(self._view_moved)
-        session.events.prompts_changed.disconnect(self._follow)
-        session.events.candidates_changed.disconnect(self._answer)
-        session.events.image_removed.disconnect(self._follow)
-        session.events.pixels_changed.disconnect(self._start_over)
+        document.events.prompts_changed.disconnect(self._follow)
+        document.events.candidates_changed.disconnect(self._answer)
+        document.events.image_removed.disconnect(self._follow)
+        document.events.pixels_changed.disconnect(self._start_over)
 
     def cancel(self) -> None:
         """Stop embedding, for an answer too; the next prompt or `resume` takes it up again."""
@@ -161,20 +161,21 @@ class Answers:
 
     def accept_all(self, accepted: Callable[[], object]) -> None:
         """Predict every object of the queue and accept them in one step; then call back."""
-        session, embedding, engine = self._session, self._embedding, self._engine
-        current = session.current
+        document, embedding, engine = self._document, self._embedding, self._engine
+        current = document.current
         if current is None or embedding is None or engine is None:
             return
         if current.plane != self._target:
             self._bridge.events.hint.emit(
-                f"The prompts are in {current.plane.image}: show that plane to accept them"
+                f"The prompts are in {document.image(current.plane.image).name}: "
+                "show that plane to accept them"
             )
             return
-        plane, queue = current.plane, session.queue
+        plane, queue = current.plane, document.queue
         answerer = self._answerer(embedding)
         is_current = current.made_by == answerer
         shown = current.mask if is_current else None
-        known = [] if shown is None else [NewObject(queue[0], shown, current.score, current.offset)]
+        known = [] if shown is None else [current.as_new_object()]
         rest = list(queue[len(known) :])
 
         def done(predictions: list[Prediction] | None) -> None:
@@ -182,13 +183,15 @@ class Answers:
             if predictions is None:  # another adapter is live by now
                 self._start_over()
                 return
-            now = session.current
-            if now is None or now.plane != plane or session.queue != queue:
+            now = document.current
+            if now is None or now.plane != plane or document.queue != queue:
                 self._answer()  # the user went on meanwhile: these are answers to older prompts
                 return
-            new = known + [_best(p, each) for p, each in zip(rest, predictions, strict=True)]
+            new = known + [
+                _best(p, each, answerer) for p, each in zip(rest, predictions, strict=True)
+            ]
             try:
-                session.accept_objects(plane, new, model=answerer.model, adapter=answerer.adapter)
+                document.do(AcceptObjects(plane, tuple(new)))
             except PeftSamError as error:
                 notify(error)
                 return
@@ -231,7 +234,7 @@ class Answers:
 
     def _follow(self) -> None:
         """Turn to the plane that matters now: the shown one, else the prompts' own."""
-        current = self._session.current
+        current = self._document.current
         plane = self._bridge.plane or (current.plane if current is not None else None)
         if plane is None:
             self._drop()
@@ -367,7 +370,7 @@ class Answers:
         self._stop_outdated()
         if self._is_answering or self.status.kind == "stopped":
             return
-        current, embedding, engine = self._session.current, self._embedding, self._engine
+        current, embedding, engine = self._document.current, self._embedding, self._engine
         if current is None or embedding is None or engine is None:
             return
         answerer = self._answerer(embedding)
@@ -381,7 +384,7 @@ class Answers:
         def done(prediction: Prediction | None) -> None:
             self._predictor = None
             if prediction is not None:
-                self._session.set_candidates(prediction, revision, answerer)
+                self._document.set_candidates(prediction, revision, answerer)
             self._tell_busy()
             self._answer()  # newer prompts may have come
 
@@ -417,10 +420,10 @@ class Answers:
 
         Newer ones would wait for up to 25 tiles; those that are embedded are kept.
         """
-        current = self._session.current
+        current = self._document.current
         asked = current is not None and current.revision == self._asked
         if self._accepting is not None:
-            asked = asked and self._session.queue == self._accepts
+            asked = asked and self._document.queue == self._accepts
         if self._is_tiled and self._is_answering and not asked:
             self._stop_predicting()
             self._tell(Status("ready", 1.0))
@@ -474,6 +477,7 @@ def _each_in_tiles(
         yield from engine.predict_tiles(embedding, each, adapter=adapter)
 
 
-def _best(prompts: Prompts, prediction: Prediction) -> NewObject:
+def _best(prompts: Prompts, prediction: Prediction, by: Answerer) -> NewObject:
     best = prediction.trimmed()
-    return NewObject(prompts, best.masks[0], float(best.scores[0]), best.offset)
+    score = float(best.scores[0])
+    return NewObject(prompts, best.masks[0], score, best.offset, 0, by.model, by.adapter)

@@ -1,4 +1,4 @@
-"""The part of the bridge between layers and session that holds images and objects."""
+"""The part of the bridge between layers and document that holds images and objects."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from weakref import ref
 import numpy as np
 from napari.layers import Image
 from psygnal import Signal, SignalGroup
+from qtpy.QtCore import QTimer
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, RenameImage
+from napari_peftsam.errors import ImageError
 from napari_peftsam.widgets._images import ImageView
 from napari_peftsam.widgets._objects_layer import ObjectsLayer
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Labels, Layer
 
-    from napari_peftsam.annotation import ObjectRecord
-    from napari_peftsam.types import LabelArray, PixelArray, Window
+    from napari_peftsam.document import DocumentImage
+    from napari_peftsam.types import PixelArray, Window
 
 __all__ = ["BridgeEvents", "ImageBridge"]
 
@@ -45,12 +47,12 @@ class BridgeEvents(SignalGroup):
 
 @dataclass(frozen=True, eq=False)
 class _Left:
-    """Objects whose image layer was removed, and the layer they stay in."""
+    """A removed image, and the layer in which its objects stay with the user."""
 
-    labels: LabelArray
-    records: tuple[ObjectRecord, ...]
+    view: ImageView
+    image: DocumentImage
     layer: Labels
-    sample: PixelArray  # tells the image from others of the same name and shape
+    sample: PixelArray | None  # tells the image from others of the same name and shape
 
 
 class ImageBridge:
@@ -62,17 +64,21 @@ class ImageBridge:
     ----------
     viewer
         Whose layers; it is not kept alive.
-    session
+    document
         What they show.
     """
 
-    def __init__(self, viewer: napari.Viewer, session: Session) -> None:
+    def __init__(self, viewer: napari.Viewer, document: Document) -> None:
         self._viewer = ref(viewer)
-        self.session = session
+        self.document = document
         self.events = BridgeEvents()
         self._images: dict[Layer, ImageView] = {}
         self._objects: dict[Layer, ObjectsLayer] = {}
-        self._left: dict[tuple[str, tuple[int, ...]], _Left] = {}  # by name and shape
+        self._left: dict[ImageId, _Left] = {}
+        self._just_removed = 0  # images, since the event loop last turned
+        self._soon = QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._event_loop_turned)
         self._image: ImageView | None = None
         self._plane: PlaneKey | None = None
         self._locks = False
@@ -80,6 +86,8 @@ class ImageBridge:
         viewer.layers.events.removed.connect(self._layer_removed)
         for moved in (viewer.scene.camera.events.center, viewer.scene.camera.events.zoom):
             moved.connect(self._view_moved)
+        document.events.image_added.connect(self._document_added)
+        document.events.image_removed.connect(self._document_removed)
         for layer in viewer.layers:
             self._watch(layer)
 
@@ -103,18 +111,18 @@ class ImageBridge:
         return None if self._image is None else self._image.layer
 
     @property
-    def image_name(self) -> str:
-        """Name of that image in the session, empty if there is none."""
-        return "" if self._image is None else self._image.name
+    def image_id(self) -> ImageId | None:
+        """Id of that image in the document."""
+        return None if self._image is None else self._image.image
 
     @property
     def objects(self) -> Labels | None:
         """The layer with that image's objects."""
         return None if self._image is None else self._objects[self._image.layer].layer
 
-    def scale_of(self, name: str) -> tuple[float, ...] | None:
+    def scale_of(self, image: ImageId) -> tuple[float, ...] | None:
         """Return the size of a pixel along each spatial axis of an image, None if unknown."""
-        view = next((v for v in self._images.values() if v.name == name), None)
+        view = next((v for v in self._images.values() if v.image == image), None)
         if view is None:
             return None
         return tuple(abs(float(s)) for s in view.layer.scale)  # negative: mirrored
@@ -146,12 +154,12 @@ class ImageBridge:
         """Show an object: its plane, the camera on it, its label ready to paint with."""
         if self._image is None or self.objects is None:
             return
-        record = self.session.image(self._image.name).records.get(label)
+        record = self.document.image(self._image.image).records.get(label)
         if record is None:
             return
-        region = self.session.image(self._image.name).region(label)[-2:]
+        region = self.document.image(self._image.image).region(label)[-2:]
         middle = [(s.start + s.stop - 1) / 2 for s in region]
-        world = self._image.to_world(record.plane, *middle)
+        world = self._image.to_world(PlaneKey(self._image.image, record.index), *middle)
         dims = self.viewer.dims
         leading = dims.ndim - len(world)
         for axis, value in enumerate(world[:-2]):
@@ -167,24 +175,27 @@ class ImageBridge:
                 self._objects[image].layer.visible = visible
 
     def _add_image(self, layer: Image) -> None:
-        view = ImageView(layer, layer.name)
-        left = self._left.get((view.name, view.shape))
-        if left is None or not np.array_equal(left.sample, view.sample()):
-            self.session.add_image(view.name, view.pixels, rgb=bool(layer.rgb))
+        view = ImageView(layer)
+        left = self._same_image(view)
+        if left is None:
+            view.image = self.document.add_image(layer.name, view.pixels, rgb=bool(layer.rgb))
         else:  # the image is back
-            self.session.add_image(
-                view.name,
+            before = left.image
+            view.image = self.document.add_image(
+                layer.name,
                 view.pixels,
                 rgb=bool(layer.rgb),
-                labels=left.labels,
-                records=left.records,
+                labels=before.labels.copy(),
+                records=tuple(before.records.values()),
             )
-            del self._left[view.name, view.shape]
-            if left.layer in self.viewer.layers:
-                self.viewer.layers.remove(left.layer)
-        labels = self.session.image(view.name).labels
-        name = "objects" if not self._objects else f"objects ({view.name})"
-        objects = ObjectsLayer(self.session, layer, labels, name, lambda: view.name)
+            self._drop_left(before.id)
+        self._show_image(view)
+
+    def _show_image(self, view: ImageView) -> None:
+        """Give an image of the document a layer for its objects, above its own layer."""
+        layer, image = view.layer, self.document.image(view.image)
+        name = "objects" if not self._objects else f"objects ({image.name})"
+        objects = ObjectsLayer(self.document, layer, image, name)
         self._images[layer], self._objects[layer] = view, objects
         layer.events.data.connect(self._pixels_replaced)
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
@@ -212,27 +223,13 @@ class ImageBridge:
         if isinstance(layer, Image):
             layer.events.name.disconnect(self._renamed)
         owner = next((i for i, o in self._objects.items() if o.layer is layer), layer)
-        if owner is layer and layer in self._images:
-            self._leave(layer)
         if owner in self._images:
             self._forget(owner)
         if isinstance(layer, Image):
             self.events.images_changed.emit()
 
-    def _leave(self, layer: Layer) -> None:
-        """Keep the objects of a removed image for the case that it comes back."""
-        view = self._images[layer]
-        image = self.session.image(view.name)
-        if image.records:
-            self._left[view.name, view.shape] = _Left(
-                image.labels,
-                tuple(image.records.values()),
-                self._objects[layer].layer,
-                view.sample(),
-            )
-
     def _forget(self, layer: Layer) -> None:
-        """Let go of an image; the layer with its objects, if still there, stays with the user."""
+        """Remove an image; the layer with its objects, if still there, stays with the user."""
         view = self._images[layer]
         if self._image is view:
             self.select_image(None)
@@ -242,22 +239,74 @@ class ImageBridge:
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
             changed.disconnect(self._tool_may_differ)
         objects.release()
-        self.session.remove_image(view.name)
+        image = objects.image
+        sample = view.sample() if image.records else None
+        self._left[view.image] = _Left(view, image, objects.layer, sample)
+        if view.image in self.document.images:
+            self._just_removed += 1
+            self._soon.start()
+            self.document.do(RemoveImage(view.image))
+
+    def _same_image(self, view: ImageView) -> _Left | None:
+        """Return the removed image that a layer shows again, None if there is none."""
+        for left in self._left.values():
+            known = left.image.name == view.layer.name and left.image.shape == view.shape
+            if known and left.sample is not None and np.array_equal(left.sample, view.sample()):
+                return left
+        return None
+
+    def _drop_left(self, image: ImageId) -> _Left | None:
+        """Forget a removed image, and take the layer out in which its objects stayed."""
+        left = self._left.pop(image, None)
+        if left is not None and left.layer in self.viewer.layers:
+            left.layer.locked = False
+            self.viewer.layers.remove(left.layer)
+        return left
+
+    def _document_added(self, image: str) -> None:
+        """Show an image again whose removal was undone."""
+        left = self._drop_left(ImageId(image))
+        if left is None:
+            return
+        if left.view.layer not in self.viewer.layers:
+            self.viewer.layers.append(left.view.layer)
+        self._show_image(left.view)
+        self.select_image(left.view.layer)
+
+    def _document_removed(self, image: str) -> None:
+        """Take the layers of an image out of the viewer whose removal was done again."""
+        layer = next((k for k, view in self._images.items() if view.image == image), None)
+        if layer is not None:
+            objects = self._objects[layer].layer
+            self._forget(layer)
+            for each in (objects, layer):
+                each.locked = False
+                self.viewer.layers.remove(each)
+
+    def viewer_closes(self) -> None:
+        """Take back the removal of images that napari's closing viewer has just emptied out."""
+        self._soon.stop()
+        for _ in range(self._just_removed):
+            self.document.undo()
+        self._just_removed = 0
+
+    def _event_loop_turned(self) -> None:
+        self._just_removed = 0
 
     def _renamed(self, event: Any) -> None:
         view = self._images.get(event.source)
         if view is not None:
-            old, new = view.name, event.source.name
-            view.name = new if new not in self.session.images else old
-            self.session.rename_image(old, view.name)
-            self._update_plane()
+            try:
+                self.document.do(RenameImage(view.image, event.source.name))
+            except ImageError as error:  # a name that another image has
+                self.events.hint.emit(str(error))
         self.events.images_changed.emit()
 
     def _pixels_replaced(self, event: Any) -> None:
         """Follow a layer to other pixels; objects that no longer fit them stay as they are."""
         view = self._images[event.source]
         if view.fits:
-            self.session.replace_pixels(view.name, view.pixels)
+            self.document.replace_pixels(view.image, view.pixels)
         elif view is self._image:
             self.events.hint.emit(view.why_not(self.viewer.dims))
         self._update_plane()

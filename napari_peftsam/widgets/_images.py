@@ -1,4 +1,4 @@
-"""How a napari image layer is seen as planes of an image in the session."""
+"""A napari image layer as the planes of an image in the document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import Window
 
@@ -33,15 +33,15 @@ class ImageView:
     ----------
     layer
         The napari layer; it may be renamed and moved.
-    name
-        Its name in the session.
+    image
+        Its id in the document.
     shape
         The spatial shape ``(..., H, W)`` of the annotated pixels.
     """
 
-    def __init__(self, layer: Image, name: str) -> None:
+    def __init__(self, layer: Image) -> None:
         self.layer = layer
-        self.name = name
+        self.image = ImageId("")
         self.shape = self._present_shape()
 
     @property
@@ -85,7 +85,7 @@ class ImageView:
         position = np.asarray(self.layer.world_to_data(dims.point), dtype=float)
         index = tuple(int(i) for i in np.round(position[:-2]))
         inside = all(0 <= i < n for i, n in zip(index, self.shape, strict=False))
-        return PlaneKey(self.name, index) if inside else None
+        return PlaneKey(self.image, index) if inside else None
 
     def why_not(self, dims: napari.components.Dims) -> str:
         """Return why prompts cannot be given in the present view, empty if they can."""

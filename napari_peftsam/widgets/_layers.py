@@ -1,4 +1,4 @@
-"""The bridge between napari's layers and the annotation session."""
+"""The bridge between napari's layers and the document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_peftsam.annotation import PlaneKey, Session
+from napari_peftsam.document import AddPoint, Document, PlaneKey, QueuePrompts, SetQueue
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.types import Box, Point, Prompts
 from napari_peftsam.widgets._image_bridge import BridgeEvents, ImageBridge
@@ -27,13 +27,13 @@ _FLIP_SIGN = {"Shift", "Control"}
 
 
 class LayerBridge(ImageBridge):
-    """Keeps image, objects and prompt layers and the session in step.
+    """Keeps image, objects and prompt layers and the document in step.
 
     Parameters
     ----------
     viewer
         Whose layers; it is not kept alive.
-    session
+    document
         What they show.
 
     Attributes
@@ -44,8 +44,8 @@ class LayerBridge(ImageBridge):
         Whether the next points are positive.
     """
 
-    def __init__(self, viewer: napari.Viewer, session: Session) -> None:
-        super().__init__(viewer, session)
+    def __init__(self, viewer: napari.Viewer, document: Document) -> None:
+        super().__init__(viewer, document)
         self.positive = True
         self._prompts: PromptLayers | None = None
         self._wants_prompts = False
@@ -79,7 +79,7 @@ class LayerBridge(ImageBridge):
     def _add_prompts(self) -> None:
         self._prompts = PromptLayers(self.viewer, self._edited, lambda: self.positive)
         self._prompts.points.mouse_drag_callbacks.append(self._clicked)
-        viewer, events = self.viewer, self.session.events
+        viewer, events = self.viewer, self.document.events
         for signal in (viewer.dims.events.point, viewer.dims.events.ndisplay):
             signal.connect(self._update_plane)
         viewer.dims.events.order.connect(self._update_plane)
@@ -102,7 +102,7 @@ class LayerBridge(ImageBridge):
         prompts, self._prompts = self._prompts, None
         if prompts is None:
             return
-        viewer, events = self.viewer, self.session.events
+        viewer, events = self.viewer, self.document.events
         for signal in (viewer.dims.events.point, viewer.dims.events.ndisplay):
             signal.disconnect(self._update_plane)
         viewer.dims.events.order.disconnect(self._update_plane)
@@ -166,9 +166,9 @@ class LayerBridge(ImageBridge):
             return
         row, col = self._image.position(plane, world)
         if not self._image.contains(row, col):
-            self.events.hint.emit(f"That is outside {plane.image}: click on the image")
+            self.events.hint.emit(f"That is outside {self._image.layer.name}: click on the image")
             return
-        self.session.add_point(plane, Point(row, col, positive))
+        self.document.do(AddPoint(plane, Point(row, col, positive)))
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
         """Tell a click from a drag, which moves the view."""
@@ -198,17 +198,20 @@ class LayerBridge(ImageBridge):
         self._show()
 
     def _take(self, plane: PlaneKey, prompts: list[Prompts]) -> None:
-        current = self.session.current
-        queue = self.session.queue if current is not None and current.plane == plane else ()
+        current = self.document.current
+        queue = self.document.queue if current is not None and current.plane == plane else ()
         if prompts[: len(queue)] == list(queue):  # what is new only, for a telling history
-            self.session.queue_prompts(plane, prompts[len(queue) :])
+            self.document.do(QueuePrompts(plane, tuple(prompts[len(queue) :])))
         else:
-            self.session.set_queue(plane, prompts)
+            self.document.do(SetQueue(plane, tuple(prompts)))
 
     def _why_no_plane(self) -> str:
         if self._image is None:
             return "Open an image first"
-        return self._image.why_not(self.viewer.dims) or f"{self._image.name} is not in this slice"
+        return (
+            self._image.why_not(self.viewer.dims)
+            or f"{self._image.layer.name} is not in this slice"
+        )
 
     # --- showing --------------------------------------------------------------------
 
@@ -228,10 +231,10 @@ class LayerBridge(ImageBridge):
         """Show prompts and mask of the object being made, if they lie in the shown plane."""
         if self._prompts is None:
             return
-        current = self.session.current
+        current = self.document.current
         here = current is not None and current.plane == self._plane
         mask = current.mask if here and current is not None else None
-        self._prompts.show_prompts(self.session.queue if here else (), waiting=mask is None)
+        self._prompts.show_prompts(self.document.queue if here else (), waiting=mask is None)
         self._prompts.show_mask(mask, current.offset if current is not None else (0, 0))
 
 
@@ -239,7 +242,7 @@ def _fitted(prompts: Prompts, height: int, width: int) -> Prompts:
     """Return prompts with a box cut off at the edges of the image."""
     box = prompts.box
     if box is None or box.row1 <= 0 or box.col1 <= 0 or box.row0 >= height or box.col0 >= width:
-        return prompts  # the session says why that is none
+        return prompts  # the document says why that is none
     rows = max(0.0, box.row0), min(float(height), box.row1)
     cols = max(0.0, box.col0), min(float(width), box.col1)
     return prompts.with_box(Box(rows[0], cols[0], rows[1], cols[1]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
-from napari_peftsam.annotation import PaintAtom, Session
+from napari_peftsam.document import Document, ImportLabels, PaintAtom, paint
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._worker import notify
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Image
 
+    from napari_peftsam.document import DocumentImage, Paint
     from napari_peftsam.types import LabelArray
 
 __all__ = ["ObjectsLayer"]
@@ -27,7 +28,7 @@ _UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 
 
 class ObjectsLayer:
-    """A labels layer that shares its array with the session, and reports its strokes.
+    """A labels layer that shares its array with the document, and reports its strokes.
 
     That of a large image is a pyramid of views of the array, of which napari reads what is
     visible: showing all of it at once takes a minute and gigabytes. napari does not paint
@@ -35,28 +36,26 @@ class ObjectsLayer:
 
     Parameters
     ----------
-    session
+    document
         Where the objects are.
-    image
+    source
         The image layer they belong to; gives scale, translation and so on.
-    labels
-        ``(..., H, W)`` the session's own array.
+    image
+        The image; the layer shows its own label array.
     name
         The layer's name; the user may change it.
-    image_name
-        Returns the image's present name in the session.
     """
 
     def __init__(
         self,
-        session: Session,
-        image: Image,
-        labels: LabelArray,
+        document: Document,
+        source: Image,
+        image: DocumentImage,
         name: str,
-        image_name: Callable[[], str],
     ) -> None:
-        self._session = session
-        self._image_name = image_name
+        labels = image.labels
+        self._document = document
+        self.image = image
         self._labels = labels
         self._is_pyramid = max(labels.shape[-2:]) > _LARGEST_FLAT
         self.layer = Labels(
@@ -64,35 +63,48 @@ class ObjectsLayer:
             multiscale=self._is_pyramid,
             name=name,
             opacity=0.6,
-            affine=image.affine,
-            rotate=image.rotate,
-            scale=image.scale,
-            shear=image.shear,
-            translate=image.translate,
-            units=image.units,
-            axis_labels=image.axis_labels,
+            affine=source.affine,
+            rotate=source.rotate,
+            scale=source.scale,
+            shear=source.shear,
+            translate=source.translate,
+            units=source.units,
+            axis_labels=source.axis_labels,
         )
         shown = self.layer.data[0] if self._is_pyramid else self.layer.data
-        assert shown is labels, "the session would write into another array"
+        assert shown is labels, "the document would write into another array"
         if not self._is_pyramid:
             self.layer.events.paint.connect(self._record)
             self.layer.events.data.connect(self._take_over)
-        session.events.labels_changed.connect(self._refresh)
+        document.events.labels_changed.connect(self._refresh)
         for key, method in _UNDO_KEYS.items():
-            self.layer.bind_key(key, _caller(getattr(session, method)), overwrite=True)
+            self.layer.bind_key(key, _caller(getattr(document, method)), overwrite=True)
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
         if not self._is_pyramid:
             self.layer.events.paint.disconnect(self._record)
             self.layer.events.data.disconnect(self._take_over)
-        self._session.events.labels_changed.disconnect(self._refresh)
+        self._document.events.labels_changed.disconnect(self._refresh)
         for key in _UNDO_KEYS:
             self.layer.bind_key(key, None)
         self.layer.locked = False
 
     def _record(self, event: Any) -> None:
-        self._session.record_stroke(self._image_name(), [_atom(each) for each in event.value])
+        action = paint(self.image, [_atom(each) for each in event.value])
+        if action is None:
+            return
+        try:
+            self._document.do(action)
+        except PeftSamError as error:
+            self._put_back(action)
+            notify(error)
+
+    def _put_back(self, action: Paint) -> None:
+        """Paint what was there before: a stroke that cannot be saved is not done."""
+        assert action.old is not None, "a stroke knows what it painted over"
+        np.put(self._labels, action.where, action.old)
+        self.layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def _take_over(self, event: Any) -> None:
         """Copy what replaced the layer's array (napari converts types so) into the shared one."""
@@ -100,13 +112,13 @@ class ObjectsLayer:
         if given is self._labels:
             return
         try:
-            self._session.set_labels(self._image_name(), np.asarray(given))
+            self._document.do(ImportLabels(self.image.id, np.asarray(given)))
         except PeftSamError as error:
             notify(error)
         self.layer.data = self._labels
 
     def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
-        if image == self._image_name():
+        if image == self.image.id:
             self.layer.refresh(extent=False, highlight=False, thumbnail=False)
 
 

@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
-    from napari_peftsam.annotation import ObjectRecord, Session
+    from napari_peftsam.document import Document, ImageId, ObjectRecord
 
 __all__ = ["ObjectsModel", "ObjectsTable"]
 
@@ -29,20 +29,20 @@ _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 class ObjectsModel(QAbstractTableModel):
     """Rows are objects, the newest first; texts are made only for the rows in sight."""
 
-    def __init__(self, session: Session, parent: QWidget | None = None) -> None:
+    def __init__(self, document: Document, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._session = session
-        self._image = ""
+        self._document = document
+        self._image: ImageId | None = None
         self._records: tuple[ObjectRecord, ...] = ()
 
     @property
-    def image(self) -> str:
-        """The image whose objects are shown, empty if there is none."""
+    def image(self) -> ImageId | None:
+        """The image whose objects are shown, None if there is none."""
         return self._image
 
-    def show_image(self, image: str) -> None:
+    def show_image(self, image: ImageId | None) -> None:
         """Show the objects of an image as they are now."""
-        records = self._session.records(image)[::-1] if image else ()
+        records = self._document.records(image)[::-1] if image is not None else ()
         same_rows = image == self._image and _labels(records) == _labels(self._records)
         if same_rows:  # keeps selection and scroll position
             self._records = records
@@ -90,7 +90,8 @@ class ObjectsModel(QAbstractTableModel):
 
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
-            return str(self._session.object_area(self._image, record.label))
+            assert self._image is not None, "it has objects"
+            return str(self._document.object_area(self._image, record.label))
         adapted = record.adapter not in ("", "base")
         return (
             str(record.label),
@@ -107,9 +108,9 @@ class ObjectsTable(QTableView):
 
     object_clicked = QtSignal(int)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, document: Document) -> None:
         super().__init__()
-        self.objects = ObjectsModel(session, self)
+        self.objects = ObjectsModel(document, self)
         self.setModel(self.objects)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)

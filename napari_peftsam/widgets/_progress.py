@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class RunProgress:
     last: Validated | None = None
     best: Validated | None = None
     finished: TrainingFinished | None = None
+    curve: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, IoU
 
     def add(self, event: TrainEvent) -> None:
         """Note an event."""
@@ -42,6 +43,8 @@ class RunProgress:
             self.step = event
         elif isinstance(event, Validated):
             self.last = event
+            loss = 0.0 if self.step is None else self.step.loss
+            self.curve.append((event.step, loss, event.iou))
             self.best = event if event.adapter is not None else self.best
         elif isinstance(event, TrainingFinished):
             self.finished = event

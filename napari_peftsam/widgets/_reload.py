@@ -67,7 +67,7 @@ class Reload:
             self._owner.events.adapters_changed,
             self._owner.events.model_changed,
             self._bridge.events.plane_changed,
-            self._owner.session.events.prompts_changed,
+            self._owner.document.events.prompts_changed,
         )
 
     def _wait(self) -> None:

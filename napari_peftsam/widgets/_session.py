@@ -1,7 +1,7 @@
-"""One annotation session and one workspace per viewer.
+"""One document and one workspace per viewer.
 
 Importing the workspace imports torch, which takes seconds. It is therefore done in a
-thread after the first dock has opened; the session itself is there at once, so that
+thread after the first dock has opened; the document itself is there at once, so that
 nothing the user does meanwhile is lost.
 """
 
@@ -16,7 +16,7 @@ from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from napari_peftsam.annotation import Session
+from napari_peftsam.document import Document
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.widgets._layers import LayerBridge
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
@@ -63,7 +63,7 @@ class ViewerSession:
 
     Attributes
     ----------
-    session
+    document
         Images, prompts and objects; GUI thread only.
     events
         See `SessionState`.
@@ -80,7 +80,7 @@ class ViewerSession:
 
     def __init__(self, viewer: napari.Viewer) -> None:
         self._viewer = ref(viewer)
-        self.session = Session()
+        self.document = Document()
         self.events = SessionState()
         self.workers = WorkerGroup()
         self.loading = ""
@@ -109,7 +109,7 @@ class ViewerSession:
     def layers(self) -> LayerBridge:
         """What keeps the viewer's layers and the session in step."""
         if self._layers is None:
-            self._layers = LayerBridge(self.viewer, self.session)
+            self._layers = LayerBridge(self.viewer, self.document)
         return self._layers
 
     @property
@@ -215,7 +215,7 @@ class ViewerSession:
 
         settings = plugin_settings()
         space = round(settings.embedding_space * 1e9)
-        workspace = Workspace(self.session, EmbeddingStore(settings.embedding_folder, space))
+        workspace = Workspace(self.document, EmbeddingStore(settings.embedding_folder, space))
         workspace.events.model_changed.connect(self._tell_model)
         workspace.events.adapters_changed.connect(self._tell_adapters)
         self._workspace = workspace

@@ -166,8 +166,9 @@ class TrainingRun:
             self._end("Another model was loaded, so the training was ended without a result.")
             return
         self._set_phase(Phase.SWITCHING)
+        curve = tuple(self._progress.curve)
         run(
-            lambda: workspace.promote(finished),
+            lambda: workspace.promote(finished, curve),
             on_result=lambda entry: self._promoted(entry, finished),
             on_error=self._not_promoted,
             group=owner.workers,

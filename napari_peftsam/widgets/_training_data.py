@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from napari_peftsam.annotation import Session
+from napari_peftsam.document import Document
 
 if TYPE_CHECKING:
     from napari_peftsam.training import AnnotatedPlane, Split
@@ -18,16 +18,16 @@ _LARGEST = 64_000_000  # pixels: beyond that, looking at all of them takes too l
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Numbers of images and objects of a session."""
+    """Numbers of annotated images and objects."""
 
     images: int = 0
     objects: int = 0
     names: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, session: Session) -> TrainingData:
-        """Count the objects of a session."""
-        counts = {name: len(session.records(name)) for name in session.images}
+    def of(cls, document: Document) -> TrainingData:
+        """Count the objects of a document."""
+        counts = {image.name: len(image.records) for image in document.images.values()}
         names = tuple(name for name, count in counts.items() if count)
         return cls(len(names), sum(counts.values()), names)
 
@@ -51,18 +51,18 @@ def describe(data: TrainingData, split: Split | None = None) -> str:
     return f"Train on {data}{held_out}"
 
 
-def annotated_planes(session: Session) -> tuple[AnnotatedPlane, ...]:
+def annotated_planes(document: Document) -> tuple[AnnotatedPlane, ...]:
     """Return the planes with objects, labels for pixels: enough to say how they are split.
 
     The labels are not copied. Empty if they are too many to be looked at in passing.
     """
     from napari_peftsam.training import AnnotatedPlane
 
-    planes = session.planes_with_objects()
-    if sum(session.labels(plane).size for plane in planes) > _LARGEST:
+    planes = document.planes_with_objects()
+    if sum(document.labels(plane).size for plane in planes) > _LARGEST:
         return ()
     return tuple(
-        AnnotatedPlane(f"{p.image}{p.index}", p.image, session.labels(p), session.labels(p))
+        AnnotatedPlane(f"{p.image}{p.index}", p.image, document.labels(p), document.labels(p))
         for p in planes
     )
 

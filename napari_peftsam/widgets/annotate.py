@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
+from napari_peftsam.document import (
+    Accept,
+    DeleteObjects,
+    Discard,
+    ImageId,
+    MergeObjects,
+    RemoveLastPrompt,
+)
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._annotate_display import AnnotateDisplay, ModelAction
 from napari_peftsam.widgets._annotate_view import AnnotateView
@@ -40,8 +48,8 @@ class AnnotateDock(Dock):
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
         owner = self.viewer_session
-        self.session, self.layers = owner.session, owner.layers
-        self.view = AnnotateView(self, ObjectsTable(self.session))
+        self.document, self.layers = owner.document, owner.layers
+        self.view = AnnotateView(self, ObjectsTable(self.document))
         self.layers.open_prompts()
         self.answers = Answers(owner, self.layers)
         self.reload = Reload(owner, self.layers, self.answers)
@@ -100,19 +108,19 @@ class AnnotateDock(Dock):
             button.clicked.connect(_ignore_checked(actions[action]))
 
     def _actions(self) -> dict[str, Callable[[], object]]:
-        layers, session = self.layers, self.session
+        layers, document = self.layers, self.document
         return {
             "point": lambda: layers.show_tool("" if layers.tool == "point" else "point"),
             "box": lambda: layers.show_tool("" if layers.tool == "box" else "box"),
             "sign": lambda: layers.set_sign(not layers.positive),
-            "next_candidate": lambda: session.cycle(1),
-            "previous_candidate": lambda: session.cycle(-1),
+            "next_candidate": lambda: document.cycle(1),
+            "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
             "accept_all": self._accept_all,
-            "discard": session.clear_prompts,
+            "discard": lambda: document.do(Discard()),
             "remove_last": self._remove_last,
-            "undo": session.undo,
-            "redo": session.redo,
+            "undo": document.undo,
+            "redo": document.redo,
         }
 
     def _bind_keys(self) -> None:
@@ -169,11 +177,11 @@ class AnnotateDock(Dock):
             self.answers.resume()
 
     def _accept(self) -> None:
-        current = self.session.current
+        current = self.document.current
         if current is None or current.mask is None:
             self.display.show_hint("There is no mask to accept yet")
             return
-        self._tried(lambda: self.view.table.select(self.session.accept()))
+        self._tried(lambda: self.view.table.select(self.document.do(Accept())))
 
     def _accept_all(self) -> None:
         self.answers.accept_all(self.display.show_current)
@@ -184,16 +192,23 @@ class AnnotateDock(Dock):
         if points is not None and points.selected_data:
             points.remove_selected()
         else:
-            self.session.remove_last_prompt()
+            self.document.do(RemoveLastPrompt())
 
     def _merge(self) -> None:
         labels = self.view.table.selected_labels()
-        image = self.layers.image_name
-        self._tried(lambda: self.view.table.select(self.session.merge_objects(image, labels)))
+        image = self._image()
+        self._tried(
+            lambda: self.view.table.select(self.document.do(MergeObjects(image, tuple(labels))))
+        )
 
     def _delete(self) -> None:
         labels = self.view.table.selected_labels()
-        self._tried(lambda: self.session.delete_objects(self.layers.image_name, labels))
+        self._tried(lambda: self.document.do(DeleteObjects(self._image(), tuple(labels))))
+
+    def _image(self) -> ImageId:
+        image = self.layers.image_id
+        assert image is not None, "the table shows its objects"
+        return image
 
     def _tried(self, action: Callable[[], object]) -> None:
         try:

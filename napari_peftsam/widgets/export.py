@@ -68,25 +68,25 @@ class ExportDock(Dock):
         layout.addStretch(1)
 
     def _connect(self) -> None:
-        events = self.viewer_session.session.events
+        events = self.viewer_session.document.events
         self.export.clicked.connect(lambda _: self.export_file())
         for signal in (events.objects_changed, events.image_removed, events.image_renamed):
             signal.connect(self._show_images, max_args=0)
 
     def release(self) -> None:
-        """Let go of the session."""
-        events = self.viewer_session.session.events
+        """Let go of the document."""
+        events = self.viewer_session.document.events
         for signal in (events.objects_changed, events.image_removed, events.image_renamed):
             signal.disconnect(self._show_images)
 
     def export_file(self) -> None:
         """Ask for a file name and write the chosen image's objects; returns at once."""
-        session, name = self.viewer_session.session, self.image.currentData()
-        if name is None or self._is_writing:
+        document, chosen_id = self.viewer_session.document, self.image.currentData()
+        if chosen_id is None or self._is_writing:
             return
         chosen = FORMATS[self.format.currentData()]
         suffix = chosen.suffixes[0]
-        suggestion = f"{Path(name).stem}-objects{suffix}"
+        suggestion = f"{Path(document.image(chosen_id).name).stem}-objects{suffix}"
         filters = f"{chosen.title} (*{suffix})"
         try:
             path = self.ask_save(
@@ -99,10 +99,10 @@ class ExportDock(Dock):
         if path is None:
             return
         # Copies: the user goes on annotating while the file is written.
-        image = session.image(name)
+        image = document.image(chosen_id)
         labels = image.labels.copy()
-        scale = self.viewer_session.layers.scale_of(name)
-        records = tuple(record.to_dict() for record in session.records(name))
+        scale = self.viewer_session.layers.scale_of(image.id)
+        records = tuple(record.to_dict() for record in document.records(image.id))
         self._is_writing = True
         self._show_status("Writing…")
         run(
@@ -111,7 +111,7 @@ class ExportDock(Dock):
                 path,
                 chosen.name,
                 ExportContext(
-                    image_name=name,
+                    image_name=image.name,
                     pixels=np.asarray(image.pixels),
                     records=records,
                     scale=scale,
@@ -133,12 +133,11 @@ class ExportDock(Dock):
         notify(error)
 
     def _show_images(self) -> None:
-        session, before = self.viewer_session.session, self.image.currentData()
-        counts = {name: len(session.records(name)) for name in session.images}
+        document, before = self.viewer_session.document, self.image.currentData()
         self.image.clear()
-        for name, count in counts.items():
-            if count:
-                self.image.addItem(f"{name} ({count})", name)
+        for image in document.images.values():
+            if image.records:
+                self.image.addItem(f"{image.name} ({len(image.records)})", image.id)
         if before is not None:
             self.image.setCurrentIndex(max(0, self.image.findData(before)))
         self._show_status(self.status.text() if self.image.count() else "")

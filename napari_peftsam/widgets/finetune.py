@@ -55,7 +55,7 @@ class FinetuneDock(Dock):
     # --- connections -------------------------------------------------------------------
 
     def _connect(self) -> None:
-        owner, events = self.viewer_session, self.viewer_session.session.events
+        owner, events = self.viewer_session, self.viewer_session.document.events
         self.view.train.clicked.connect(lambda _: self.toggle())
         self.view.compare.clicked.connect(lambda _: self.compare())
         self.options.changed.connect(self._show_button)
@@ -71,7 +71,7 @@ class FinetuneDock(Dock):
 
     def release(self) -> None:
         """Stop training (its best state is kept if it is better) and let go of the viewer."""
-        owner, events = self.viewer_session, self.viewer_session.session.events
+        owner, events = self.viewer_session, self.viewer_session.document.events
         self.training.signals.changed.disconnect(self._show_run)
         self.training.signals.event.disconnect(self._show_event)
         for signal in (events.objects_changed, events.image_removed, events.image_renamed):
@@ -119,7 +119,7 @@ class FinetuneDock(Dock):
     def _why_not(self) -> str:
         """Return why no training can start, empty if one can."""
         owner = self.viewer_session
-        data = TrainingData.of(owner.session)
+        data = TrainingData.of(owner.document)
         if not data.is_enough:
             return describe(data)
         if not owner.has_model:
@@ -138,12 +138,12 @@ class FinetuneDock(Dock):
 
     def _find_split(self) -> None:
         """Find out how the objects will be split, in a thread: it looks at all labels."""
-        session, config = self.viewer_session.session, self.options.config
-        if config is None or not TrainingData.of(session).is_enough:
+        document, config = self.viewer_session.document, self.options.config
+        if config is None or not TrainingData.of(document).is_enough:
             return
         from napari_peftsam.training import split_objects
 
-        planes = annotated_planes(session)
+        planes = annotated_planes(document)
         if self._splitting is not None:
             self._splitting.stop()
         self._splitting = run(
@@ -159,7 +159,7 @@ class FinetuneDock(Dock):
 
     def _show_data(self) -> None:
         if not self.training.is_running:
-            data = TrainingData.of(self.viewer_session.session)
+            data = TrainingData.of(self.viewer_session.document)
             self.view.summary.setText(describe(data, self._split))
             self.view.summary.setToolTip(", ".join(data.names))
 

@@ -125,10 +125,11 @@ class ModelsDock(Dock):
 
     def _plane_in_memory(self) -> tuple[PixelArray | None, bool]:
         """Return the shown plane, None if there is none or it would have to be read."""
-        layers, session = self.viewer_session.layers, self.viewer_session.session
+        layers, document = self.viewer_session.layers, self.viewer_session.document
         if layers.plane is None or layers.image is None:
             return None, False
-        pixels = session.image(layers.image_name).pixels
+        assert layers.image_id is not None, "there is an image"
+        pixels = document.image(layers.image_id).pixels
         if not isinstance(pixels, np.ndarray) or isinstance(pixels, np.memmap):
             return None, False
         return pixels[layers.plane.index], bool(layers.image.rgb)

@@ -1,4 +1,4 @@
-"""Session, live model, adapters and finetuning wired together; runs headless."""
+"""Document, live model, adapters and finetuning wired together; runs headless."""
 
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.batch import (
@@ -32,6 +32,13 @@ from napari_peftsam.workspace.folders import (
 from napari_peftsam.workspace.jobs import TrainingJob
 from napari_peftsam.workspace.large import SegmentReport, segment_large
 from napari_peftsam.workspace.methods import MethodOverview, compare_methods
+from napari_peftsam.workspace.projects import (
+    add_image,
+    attach_images,
+    locate_image,
+    open_document,
+    read_image_of,
+)
 from napari_peftsam.workspace.single import export_file, export_model_file, segment_file
 from napari_peftsam.workspace.spread import segment_spread
 from napari_peftsam.workspace.workspace import Workspace, WorkspaceEvents, export_model
@@ -60,6 +67,8 @@ __all__ = [
     "TrainingJob",
     "Workspace",
     "WorkspaceEvents",
+    "add_image",
+    "attach_images",
     "choose_method",
     "choose_recipe",
     "compare_methods",
@@ -72,6 +81,9 @@ __all__ = [
     "export_model_file",
     "finetune_folders",
     "import_adapter_file",
+    "locate_image",
+    "open_document",
+    "read_image_of",
     "run_demo",
     "segment_batch",
     "segment_file",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_peftsam.annotation import ObjectRecord, PlaneKey, Session
+from napari_peftsam.document import Document, ObjectRecord, PlaneKey
 from napari_peftsam.embeddings import is_large
 from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
@@ -48,20 +48,22 @@ class Annotated:
             yield AnnotatedPlane(self.name, self.image, pixels, self.labels, self.prompts)
 
 
-def annotated_planes(session: Session, engine: Engine) -> Iterator[Annotated]:
+def annotated_planes(document: Document, engine: Engine) -> Iterator[Annotated]:
     """Yield all planes with objects, with the prompts that made them; reads no pixels."""
     found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
-    for image in session.images:
-        for record in session.records(image):
-            found[record.plane].append(record)
-    for plane in session.planes_with_objects():
+    for image in document.images:
+        for record in document.records(image):
+            for each in record.planes:
+                found[PlaneKey(image, each.index)].append(record)
+    for plane in document.planes_with_objects():
         records = found[plane]
-        prompts = {r.label: r.prompts for r in records if r.prompts}
-        pixels, labels = session.pixels(plane), session.labels(plane)
-        name = f"{plane.image}{list(plane.index) if plane.index else ''}"
+        given = {r.label: r.prompts_in(plane.index) for r in records}
+        prompts = {label: each for label, each in given.items() if each}
+        pixels, labels = document.pixels(plane), document.labels(plane)
+        name = document.image(plane.image).name + str(list(plane.index) if plane.index else "")
         kept: LabelArray | tuple[AnnotatedTile, ...] = ()
         if is_large(pixels.shape, engine.model):
-            region = session.image(plane.image).region
+            region = document.image(plane.image).region
             places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
             tiled = engine.tiled(pixels, plane.image)
             kept = tuple(tiles_with_objects(tiled, labels, places, prompts))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_peftsam.annotation import PaintAtom, PlaneKey
+from napari_peftsam.document import AddPoint, Discard, PaintAtom, PlaneKey, paint
 from napari_peftsam.errors import PromptError
 from napari_peftsam.evaluation import Target
 from napari_peftsam.types import BoolArray, LabelArray
@@ -50,10 +50,10 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
     Annotated or None
         None if other objects cover all of the mask: then nothing is accepted.
     """
-    target, session = Target.from_mask(truth), workspace.session
+    target, document = Target.from_mask(truth), workspace.document
     click, clicks, agreement = target.first_click(), 0, 0.0
     while True:
-        session.add_point(plane, click)
+        document.do(AddPoint(plane, click))
         mask = workspace.prompt().whole()
         clicks, agreement = clicks + 1, target.iou(mask)
         correction = target.next_click(mask)
@@ -63,15 +63,17 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
     try:
         label = workspace.accept()
     except PromptError:
-        session.clear_prompts()
+        document.do(Discard())
         return None
     return Annotated(label, clicks, agreement, _brush(workspace, plane, label, truth))
 
 
 def _brush(workspace: Workspace, plane: PlaneKey, label: int, truth: BoolArray) -> int:
     """Make the object equal to the truth, without painting over others; return the pixels."""
-    labels = workspace.session.labels(plane)
+    labels = workspace.document.labels(plane)
     strokes = [((labels == 0) & truth, 0, label), ((labels == label) & ~truth, label, 0)]
     atoms = [PaintAtom(np.nonzero(where), old, new) for where, old, new in strokes if where.any()]
-    workspace.session.record_stroke(plane.image, atoms)
+    action = paint(workspace.document.image(plane.image), atoms)
+    if action is not None:
+        workspace.document.do(action)
     return int(sum(np.count_nonzero(where) for where, _, _ in strokes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from napari_peftsam.annotation import AnnotatedImage, PlaneKey
+from napari_peftsam.document import DocumentImage, ImageId, PlaneKey
 from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, is_large
 from napari_peftsam.types import Window
 from napari_peftsam.workspace.engine import IN_MEMORY, Engine
@@ -33,14 +33,14 @@ class EmbeddedPlanes:
         self,
         engine: Engine,
         plane: PlaneKey,
-        image: AnnotatedImage,
+        image: DocumentImage,
         visible: Window | None = None,
     ) -> Iterator[EmbedEvent]:
         """Embed a plane, see `Engine.embed`, and remember it."""
         return self._embed(engine, [(plane, image)], visible)
 
     def reload(
-        self, engine: Engine, images: Mapping[str, AnnotatedImage], near: PlaneKey
+        self, engine: Engine, images: Mapping[ImageId, DocumentImage], near: PlaneKey
     ) -> Iterator[EmbedEvent]:
         """Embed what another adapter embedded with the engine's model, nearest first.
 
@@ -63,7 +63,7 @@ class EmbeddedPlanes:
     def _embed(
         self,
         engine: Engine,
-        planes: Sequence[tuple[PlaneKey, AnnotatedImage]],
+        planes: Sequence[tuple[PlaneKey, DocumentImage]],
         visible: Window | None = None,
     ) -> Iterator[EmbedEvent]:
         for plane, image in planes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,15 @@ class AdapterTimeline:
         """Append a newly trained adapter as the next version."""
         self._versions += 1
         return self._add(f"v{self._versions}", adapter, iou)
+
+    def restore(
+        self, name: str, adapter: Adapter, iou: float | None = None, from_file: bool = False
+    ) -> AdapterEntry:
+        """Append an adapter that a project holds, under the name it has there."""
+        version = re.fullmatch(r"v(\d+)", name)
+        if version is not None:
+            self._versions = max(self._versions, int(version[1]))
+        return self._add(name, adapter, iou, from_file)
 
     def add_file(self, path: Path, adapter: Adapter) -> AdapterEntry:
         """Append an adapter that was loaded from a file, under the file's name."""

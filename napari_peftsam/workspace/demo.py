@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
 from napari_peftsam.export import FORMATS
@@ -147,7 +147,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     """Run the whole loop on the shipped sample images.
 
     A simulated annotator prompts, corrects and accepts objects of the training images;
-    LoRA + COBOT learns from the session; the better adapter is reloaded; the held-out
+    LoRA + COBOT learns from the accepted objects; the better adapter is reloaded; the held-out
     images are measured before and after; labels, adapter, figure and report are written.
 
     Yields
@@ -169,7 +169,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     workspace = config.choice.open()
     training, held_out = _read("train"), _read("held_out")
     for name, pixels, _ in training:
-        workspace.session.add_image(name, pixels)
+        workspace.document.add_image(name, pixels)
 
     yield DemoStage(f"measuring {workspace.engine.model.name} on {len(held_out)} held-out images")
     started = time.perf_counter()
@@ -186,7 +186,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     )
 
     seconds = config.seconds or _time_left(time.perf_counter() - began, measuring)
-    yield DemoStage(f"finetuning LoRA + COBOT on the session for {seconds:.0f} s")
+    yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
     finished, curve = yield from _train(workspace, seconds, config.seed)
     entry = workspace.promote(finished)
     yield DemoStage(
@@ -264,7 +264,7 @@ def _annotate(
         for number, label in enumerate(labels):
             share = (index + number / len(labels)) / len(images)
             yield DemoProgress(share, f"annotating {name}, object {number + 1}")
-            one = annotate_object(workspace, PlaneKey(name), truth == label)
+            one = annotate_object(workspace, PlaneKey(ImageId(name)), truth == label)
             made += [] if one is None else [one]
     return made
 
@@ -288,7 +288,7 @@ def _export(workspace: Workspace, finished: TrainingFinished, output: Path) -> l
     save_adapter(finished.adapter, output / "adapter.safetensors")
     written = [
         workspace.export_labels(name, output / "labels" / f"{name}{known.suffixes[0]}", known.name)
-        for name in workspace.session.images
+        for name in workspace.document.images
         for known in FORMATS.values()
     ]
     return ["adapter.safetensors", *(str(path.relative_to(output)) for path in written)]

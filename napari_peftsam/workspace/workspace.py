@@ -1,16 +1,22 @@
-"""A session with a model: everything a dock or a command does, without Qt."""
+"""A document with a model: everything a dock or a command does, without Qt."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.annotation import Answerer, PlaneKey, Session
+from napari_peftsam.document import (
+    Accept,
+    Answerer,
+    Document,
+    ImageId,
+    PlaneKey,
+)
 from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
@@ -22,7 +28,12 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
-from napari_peftsam.peft import Adapter, load_adapter, merge, save_adapter
+from napari_peftsam.peft import (
+    Adapter,
+    load_adapter,
+    merge,
+    save_adapter,
+)
 from napari_peftsam.training import (
     Incumbent,
     TrainEvent,
@@ -33,6 +44,7 @@ from napari_peftsam.training import (
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 from napari_peftsam.workspace._annotated import annotated_planes
 from napari_peftsam.workspace._embedded import EmbeddedPlanes
+from napari_peftsam.workspace._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.workspace.engine import Engine
 from napari_peftsam.workspace.jobs import TrainingJob
@@ -52,30 +64,30 @@ class WorkspaceEvents(SignalGroup):
 class Workspace:
     """Images, objects, the live model and its adapters.
 
-    Slow methods say so; run those outside the GUI thread. `session` belongs to the
+    Slow methods say so; run those outside the GUI thread. `document` belongs to the
     thread that made the workspace, the rest may be called from any.
 
     Parameters
     ----------
-    session
-        The annotation session; default: an empty one.
+    document
+        What is annotated; default: an empty document in memory.
     store
         Where embeddings are kept; None keeps the latest ones in memory only.
     """
 
     def __init__(
-        self, session: Session | None = None, store: EmbeddingStore | Path | None = None
+        self, document: Document | None = None, store: EmbeddingStore | Path | None = None
     ) -> None:
-        self.session = session or Session()
+        self.document = document or Document()
         self.events = WorkspaceEvents()
         self.adapters = AdapterTimeline()
         self._timelines: dict[str, AdapterTimeline] = {}  # by weights: no model loses its own
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
         self._planes = EmbeddedPlanes()
-        for signal in (self.session.events.image_removed, self.session.events.pixels_changed):
+        for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
-        self.session.events.image_renamed.connect(self._forget, max_args=1)
+        self.document.events.opened.connect(self._forget_adapters)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -86,6 +98,10 @@ class Workspace:
         self._planes.forget(image)
         if self._engine is not None:
             self._engine.forget(image)
+
+    def _forget_adapters(self) -> None:
+        """Let go of the adapters of another project; `load_model` brings those of this one."""
+        self._timelines.clear()
 
     # --- model and adapters ----------------------------------------------------------
 
@@ -124,10 +140,13 @@ class Workspace:
             if load != self._loads:
                 return model
             engine = Engine(model, self._store)
-            adapters = self._timelines.get(model.weights_hash, AdapterTimeline())
+            adapters = self._timelines.get(model.weights_hash)
+            if adapters is None:
+                adapters = stored_adapters(self.document, model.weights_hash, str(source))
             engine.use(adapters.live.adapter, adapters.strength)
             self._engine, self._source, self.adapters = engine, str(source), adapters
             self._timelines[model.weights_hash] = adapters
+            save_live(self.document, adapters, str(source))
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
@@ -160,7 +179,11 @@ class Workspace:
         with self._lock:
             self.engine.use(adapter, strength)
             entry = self.adapters.set_live(list_it().name, strength)
-        self.events.adapters_changed.emit()
+            try:
+                store_adapter(self.document, self.engine.model.weights_hash, entry)
+                save_live(self.document, self.adapters, self._source)
+            finally:  # one that cannot be saved is live all the same, and can be exported
+                self.events.adapters_changed.emit()
         return entry
 
     def load_adapter(self, path: Path) -> AdapterEntry:
@@ -199,22 +222,22 @@ class Workspace:
 
         That of a large plane always is, see `Engine.embedding`.
         """
-        return self.engine.embedding(self.session.pixels(plane), plane.image)
+        return self.engine.embedding(self.document.pixels(plane), plane.image)
 
     def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
-        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The session
+        Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The document
         is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.session.image(plane.image), visible)
+        return self._planes.embed(self.engine, plane, self.document.image(plane.image), visible)
 
     def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
         """Embed what was embedded before the live adapter went live; planes near `near` first.
 
         As `embed`; what was embedded is known since the workspace was made.
         """
-        return self._planes.reload(self.engine, self.session.images, near)
+        return self._planes.reload(self.engine, self.document.images, near)
 
     def predict(
         self,
@@ -226,11 +249,11 @@ class Workspace:
         return self.engine.predict(embedding, prompts, previous)
 
     def prompt(self) -> Prediction:
-        """Answer the session's current prompts at once, embedding first if need be; slow.
+        """Answer the pending prompts at once, embedding first if need be; slow.
 
         What scripts and the command line use; docks do the same in steps.
         """
-        current = self.session.current
+        current = self.document.current
         if current is None:
             raise ConfigurationError("there is no prompt: add a point or a box first")
         embedding = self._embedded(current.plane)
@@ -238,7 +261,7 @@ class Workspace:
         previous = current.previous_for(answerer)
         prediction = self.predict(embedding, current.prompts, previous)
         assert prediction is not None  # nothing swaps adapters meanwhile in one thread
-        self.session.set_candidates(prediction, current.revision, answerer)
+        self.document.set_candidates(prediction, current.revision, answerer)
         return prediction
 
     def answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
@@ -261,7 +284,8 @@ class Workspace:
 
     def accept(self) -> int:
         """Accept the shown candidate with model and adapter on record; return its label."""
-        return self.session.accept()
+        label: int = self.document.do(Accept())
+        return label
 
     # --- finetuning ------------------------------------------------------------------
 
@@ -279,7 +303,7 @@ class Workspace:
         """
         live, strength = self.adapters.live.adapter, self.adapters.strength
         source, model = self._source, self.engine.model
-        annotated = tuple(annotated_planes(self.session, self.engine))
+        annotated = tuple(annotated_planes(self.document, self.engine))
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),
@@ -293,7 +317,7 @@ class Workspace:
     def finetune(
         self, config: TrainingConfig, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[TrainEvent]:
-        """Train on the session's objects in this process, on a copy of the model; slow.
+        """Train on the document's objects in this process, on a copy of the model; slow.
 
         The live model goes on answering. Hand the last event to `promote`.
         """
@@ -303,27 +327,39 @@ class Workspace:
             start=job.start, incumbent=job.incumbent, stop=stop,
         )  # fmt: skip
 
-    def promote(self, finished: TrainingFinished) -> AdapterEntry | None:
+    def promote(
+        self, finished: TrainingFinished, curve: Sequence[tuple[int, float, float]] = ()
+    ) -> AdapterEntry | None:
         """Make a trained adapter live if it is better than what it was judged against.
 
-        That is the adapter that was live when the training began.
+        That is the adapter that was live when the training began. The run is kept in the
+        document.
+
+        Parameters
+        ----------
+        finished
+            The run's last event.
+        curve
+            Step, loss and held-out IoU along the run, for the record.
 
         Returns
         -------
         AdapterEntry or None
             The new entry; None if the old adapter stays.
         """
-        if not finished.improved:
-            return None
         adapter, iou = finished.adapter, finished.iou_after
-        return self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
+        entry = None
+        if finished.improved:
+            entry = self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
+        store_run(self.document, finished, entry, curve)
+        return entry
 
     # --- export ----------------------------------------------------------------------
 
-    def export_labels(self, image: str, path: Path, format_name: str | None = None) -> Path:
+    def export_labels(self, image: ImageId, path: Path, format_name: str | None = None) -> Path:
         """Write the labels of an image with their provenance, see `napari_peftsam.export`."""
-        annotated = self.session.image(image)
-        records = tuple(record.to_dict() for record in self.session.records(image))
+        annotated = self.document.image(image)
+        records = tuple(record.to_dict() for record in self.document.records(image))
         context = ExportContext(pixels=np.asarray(annotated.pixels), records=records)
         return export_labels(annotated.labels, path, format_name, context)
 

@@ -29,7 +29,7 @@ from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtCore import Qt as QtNames
 from qtpy.QtWidgets import QApplication
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import Point
 from napari_peftsam.widgets._process import TrainingProcess
@@ -79,7 +79,7 @@ class Probe:
     """Keeps an event due every 10 ms and gives a prompt every 500 ms; notes how late both are."""
 
     def __init__(self, dock: AnnotateDock, points: Iterator[Point], into: Measurement) -> None:
-        self._session, self._points, self._into = dock.session, points, into
+        self._document, self._points, self._into = dock.document, points, into
         self.active = False
         self._due = self._asked = 0.0
         self._events, self._prompts = QTimer(), QTimer()
@@ -92,7 +92,7 @@ class Probe:
     def start(self) -> None:
         self.active = True
         # Connected last, hence called when the mask is in its layer.
-        self._session.events.candidates_changed.connect(self._answered)
+        self._document.events.candidates_changed.connect(self._answered)
         self._post()
         self._prompts.start()
 
@@ -100,7 +100,7 @@ class Probe:
         self.active = False
         self._events.stop()
         self._prompts.stop()
-        self._session.events.candidates_changed.disconnect(self._answered, missing_ok=True)
+        self._document.events.candidates_changed.disconnect(self._answered, missing_ok=True)
 
     def _post(self) -> None:
         self._due = perf_counter() + _EVENT_MS / 1e3
@@ -114,12 +114,12 @@ class Probe:
     def _prompt(self) -> None:
         if self._asked:
             return
-        self._session.clear_prompts()
+        self._document.do(Discard())
         self._asked = perf_counter()
-        self._session.add_point(PlaneKey("sample"), next(self._points))
+        self._document.do(AddPoint(PlaneKey("sample"), next(self._points)))
 
     def _answered(self) -> None:
-        current = self._session.current
+        current = self._document.current
         if self._asked and current is not None and current.mask is not None:
             self._into.prompts.append((perf_counter() - self._asked) * 1e3)
             self._asked = 0.0
@@ -194,7 +194,7 @@ def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Meas
         viewer.window.add_dock_widget(dock, name="Annotate")
         _wait(lambda: dock.answers.status.kind == "ready")
         workspace = owner.require()
-        owner.session.set_labels("sample", sample.labels.astype(np.int32))
+        owner.document.do(ImportLabels("sample", sample.labels.astype(np.int32)))
         rng = np.random.default_rng(1)
         points = cycle([Point(*xy) for xy in rng.uniform(0, size - 1, (1000, 2)).tolist()])
         config = TrainingConfig(seconds=seconds, validations=2)

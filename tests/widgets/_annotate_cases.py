@@ -66,13 +66,13 @@ class Bench:
         self.owner.open(checkpoint)
         self.dock = AnnotateDock(viewer)
         self.holder = viewer.window.add_dock_widget(self.dock, name="Annotate")
-        self.session, self.layers, self.view = self.dock.session, self.dock.layers, self.dock.view
+        self.document, self.layers, self.view = self.dock.document, self.dock.layers, self.dock.view
         if ready and images:
             wait(lambda: self.dock.answers.status.kind == "ready")
 
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:
-        current = self.session.current
+        current = self.document.current
         return None if current is None else current.mask
 
     @property
@@ -156,9 +156,9 @@ class Bench:
         """Click, wait for the mask, and accept it."""
         self.click(row, col)
         self.answered()
-        before = {r.label for r in self.session.records(self.layers.image_name)}
+        before = {r.label for r in self.document.records(self.layers.image_id)}
         self.press("Enter")
-        after = {r.label for r in self.session.records(self.layers.image_name)}
+        after = {r.label for r in self.document.records(self.layers.image_id)}
         (label,) = after - before
         return label
 

@@ -1,4 +1,4 @@
-"""Sessions that a tiny model can be trained on, and runs long enough to be stopped."""
+"""Documents that a tiny model can be trained on, and runs long enough to be stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from typing import Any
 
 import numpy as np
+
+from napari_peftsam.document import ImportLabels
 
 SIDE = 64
 
@@ -18,12 +20,12 @@ def stripes(seed: int = 0) -> tuple[Any, Any]:
     return (noise + (labels > 0)).astype(np.float32), labels
 
 
-def add_images(session: Any, count: int = 3) -> None:
-    """Add annotated images ``i0``, ``i1``, … to a session."""
+def add_images(document: Any, count: int = 3) -> None:
+    """Add annotated images ``i0``, ``i1``, … to a document."""
     for index in range(count):
         image, labels = stripes(index)
-        session.add_image(f"i{index}", image)
-        session.set_labels(f"i{index}", labels)
+        document.add_image(f"i{index}", image)
+        document.do(ImportLabels(f"i{index}", labels))
 
 
 def is_alive(pid: int) -> bool:

@@ -45,7 +45,7 @@ def dock(make_napari_viewer: Callable[..., napari.Viewer], tiny_checkpoint: Path
     assert not dock.load.isEnabled()
     wait(lambda: owner.has_model and "base" in dock._buttons)
     assert not dock.hint.isHidden()
-    add_images(owner.session)
+    add_images(owner.document)
     workspace = owner.require()
     _add_version(workspace, 0)
     _add_version(workspace, 1)

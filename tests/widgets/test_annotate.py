@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from napari_peftsam.document import ImportLabels
 from tests.widgets._annotate_cases import Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
@@ -28,7 +29,7 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
     assert b.view.candidate.text() == "1 of 3"
     b.view.accept.click()
-    (record,) = b.session.records("image0")
+    (record,) = b.document.records("image0")
     assert (record.source, record.model, record.adapter) == ("point", "tiny", "base")
     np.testing.assert_array_equal(b.layers.objects.data == record.label, mask)
     assert b.view.count.text() == "Objects  1"
@@ -55,7 +56,7 @@ def test_the_sign_of_a_click(
     if key:
         b.press(key)
     b.click(20, 30, *modifiers, button=button)
-    assert [p.positive for p in b.session.current.prompts.points] == [positive]
+    assert [p.positive for p in b.document.current.prompts.points] == [positive]
     symbol = "disc" if positive else "ring"
     assert [s.value for s in b.prompts.points.symbol] == [symbol]
 
@@ -63,13 +64,13 @@ def test_the_sign_of_a_click(
 def test_a_drag_moves_the_view_and_prompts_nothing(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.drag((10, 10), (20, 20))
-    assert b.session.current is None
+    assert b.document.current is None
 
 
 def test_a_click_outside_is_refused_with_a_hint(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.click(-3, 5)
-    assert b.session.current is None
+    assert b.document.current is None
     assert "outside image0" in b.view.next_step.text()
 
 
@@ -88,7 +89,7 @@ def test_the_newest_of_many_clicks_is_answered(bench: Open) -> None:
     for col in (10, 20, 30, 40):
         b.click(20, col)
     b.answered()
-    assert len(b.session.current.prompts.points) == 4
+    assert len(b.document.current.prompts.points) == 4
 
 
 def test_accepting_too_early_says_so(bench: Open) -> None:
@@ -102,16 +103,16 @@ def test_keys_for_candidates_discard_and_removal(bench: Open) -> None:
     b.click(20, 30)
     b.answered()
     b.press("G")
-    assert b.session.current.choice == 1
+    assert b.document.current.choice == 1
     b.press("Shift-G")
-    assert b.session.current.choice == 0
+    assert b.document.current.choice == 0
     b.click(22, 33)
     b.press("Delete")
-    assert len(b.session.current.prompts.points) == 1
+    assert len(b.document.current.prompts.points) == 1
     b.press("Escape")
-    assert b.session.current is None
+    assert b.document.current is None
     b.press("Control-Z")
-    assert b.session.current is not None
+    assert b.document.current is not None
 
 
 def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
@@ -120,16 +121,16 @@ def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
     assert b.layers.tool == "box"
     for top, left in ((2, 2), (2, 32), (26, 2)):
         b.drag((top, left), (top + 18, left + 20))
-    assert len(b.session.queue) == 3
+    assert len(b.document.queue) == 3
     assert len(b.prompts.boxes.data) == 3
     assert b.view.accept_all.isVisibleTo(b.dock)
     b.answered()
     b.press("Shift-Enter")
-    wait(lambda: not b.session.queue)
-    assert {r.source for r in b.session.records("image0")} == {"box"}
+    wait(lambda: not b.document.queue)
+    assert {r.source for r in b.document.records("image0")} == {"box"}
     b.press("Control-Z")
-    assert b.session.records("image0") == ()
-    assert len(b.session.queue) == 3
+    assert b.document.records("image0") == ()
+    assert len(b.document.queue) == 3
 
 
 def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
@@ -146,8 +147,8 @@ def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
     b.dock.answers.accept_all(lambda: None)
     settle()
     assert "show that plane" in b.view.next_step.text()
-    assert [len(b.session.records(name)) for name in b.session.images] == [0, 0]
-    assert len(b.session.queue) == 2
+    assert [len(b.document.records(name)) for name in b.document.images] == [0, 0]
+    assert len(b.document.queue) == 2
 
 
 def test_choosing_the_same_model_again_changes_nothing(bench: Open) -> None:
@@ -163,10 +164,10 @@ def test_a_box_beyond_the_edge_is_cut_off_and_a_tiny_one_ignored(bench: Open) ->
     b = bench(blobs(), ready=False)
     b.press("W")
     b.drag((10, 10), (10.5, 10.5))
-    assert b.session.current is None
+    assert b.document.current is None
     assert len(b.prompts.boxes.data) == 0
     b.drag((30, 40), (90, 90))
-    assert b.session.current.prompts.box.as_tuple() == (30.5, 40.5, 48.0, 60.0)
+    assert b.document.current.prompts.box.as_tuple() == (30.5, 40.5, 48.0, 60.0)
 
 
 def test_merge_and_delete_from_the_table(bench: Open) -> None:
@@ -174,24 +175,24 @@ def test_merge_and_delete_from_the_table(bench: Open) -> None:
     labels = np.zeros((48, 60), np.int32)
     for label, row in enumerate((2, 12, 22), start=1):
         labels[row : row + 6, 5:15] = label
-    b.session.set_labels("image0", labels)
+    b.document.do(ImportLabels("image0", labels))
     assert b.view.table.objects.rowCount() == 3
     b.view.table.selectAll()
     b.view.merge.click()
-    assert [r.label for r in b.session.records("image0")] == [1]
+    assert [r.label for r in b.document.records("image0")] == [1]
     b.view.table.select(1)
     b.view.delete.click()
-    assert b.session.records("image0") == ()
+    assert b.document.records("image0") == ()
     b.view.undo.click()
     b.view.undo.click()
-    assert len(b.session.records("image0")) == 3
+    assert len(b.document.records("image0")) == 3
 
 
 def test_a_row_leads_to_its_object(bench: Open) -> None:
     b = bench(blobs((3, 48, 60)), ready=False)
     labels = np.zeros((3, 48, 60), np.int32)
     labels[2, 10:15, 20:31] = 7
-    b.session.set_labels("image0", labels)
+    b.document.do(ImportLabels("image0", labels))
     b.view.table.object_clicked.emit(7)
     assert b.viewer.dims.current_step[0] == 2
     assert b.layers.objects.selected_label == 7
@@ -208,15 +209,15 @@ def test_another_model_answers_the_prompts_again(
     b = bench(blobs())
     kept = b.segment(20, 30)
     b.click(30, 40)
-    before = b.session.current
+    before = b.document.current
     b.answered()
     other = tmp_path / "other.pt"
     torch.save(build_tiny(seed=5).sam.state_dict(), other)
-    old = b.session.current.candidates
+    old = b.document.current.candidates
     b.owner.load_model(other)
-    wait(lambda: b.session.current.candidates not in (None, old))
-    assert b.session.current.prompts == before.prompts
-    assert [r.label for r in b.session.records("image0")] == [kept]
+    wait(lambda: b.document.current.candidates not in (None, old))
+    assert b.document.current.prompts == before.prompts
+    assert [r.label for r in b.document.records("image0")] == [kept]
     assert b.view.model.currentText() == "other.pt"
 
 
@@ -234,13 +235,13 @@ def test_undo_does_not_bring_back_a_mask_of_another_model(
     b.answered()
     torch.save(build_tiny(seed=5).sam.state_dict(), tmp_path / "other.pt")
     b.owner.load_model(tmp_path / "other.pt")
-    wait(lambda: b.session.current.made_by.model == "other")
+    wait(lambda: b.document.current.made_by.model == "other")
     b.press("Control-Z")
-    wait(lambda: b.session.current.made_by.model == "other")
-    assert len(b.session.current.prompts.points) == 1
+    wait(lambda: b.document.current.made_by.model == "other")
+    assert len(b.document.current.prompts.points) == 1
     assert not np.array_equal(b.answered(), first)
     b.press("Enter")
-    assert b.session.records("image0")[-1].model == "other"
+    assert b.document.records("image0")[-1].model == "other"
 
 
 def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object) -> None:
@@ -281,7 +282,7 @@ def test_a_thousand_objects_in_the_table(bench: Open) -> None:
     b = bench(blobs((200, 200)), ready=False)
     labels = np.zeros((200, 200), np.int32)
     labels[:198:6, :198:6] = np.arange(1, 33 * 33 + 1).reshape(33, 33)
-    b.session.set_labels("image0", labels)
+    b.document.do(ImportLabels("image0", labels))
     settle()
     assert b.view.table.objects.rowCount() == 1089
     b.view.table.select(500)

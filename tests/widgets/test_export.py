@@ -15,6 +15,7 @@ from napari.utils.notifications import notification_manager
 from pycocotools.coco import COCO
 from qtpy.QtWidgets import QFileDialog
 
+from napari_peftsam.document import RenameImage
 from napari_peftsam.export import FORMATS
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.export import ExportDock
@@ -68,11 +69,11 @@ def test_an_empty_session_says_what_to_do(dock: ExportDock) -> None:
     assert dock.status.text().startswith("There are no objects yet")
     assert not dock.export.isEnabled()
     assert dock.sizeHint().width() <= 320
-    add_images(dock.viewer_session.session, 2)
+    add_images(dock.viewer_session.document, 2)
     assert [dock.image.itemText(i) for i in range(2)] == ["i0 (2)", "i1 (2)"]
     assert dock.status.text() == ""
     assert dock.export.isEnabled()
-    dock.viewer_session.session.rename_image("i0", "cells")
+    dock.viewer_session.document.do(RenameImage("i0", "cells"))
     assert dock.image.itemText(0) == "cells (2)"
 
 
@@ -85,7 +86,7 @@ def test_all_formats_are_offered(dock: ExportDock) -> None:
 def test_files_hold_the_objects(
     dock: ExportDock, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add_images(dock.viewer_session.session)
+    add_images(dock.viewer_session.document)
     target = tmp_path / f"objects{FORMATS[name].suffixes[0]}"
     _export(dock, name, target)
     assert dock.status.text() == f"Wrote {target}"
@@ -95,7 +96,7 @@ def test_files_hold_the_objects(
 
 
 def test_a_missing_suffix_is_added(dock: ExportDock, tmp_path: Path) -> None:
-    add_images(dock.viewer_session.session)
+    add_images(dock.viewer_session.document)
     _export(dock, "coco", tmp_path / "cells")
     (written,) = tmp_path.iterdir()
     assert written.name.startswith("cells.")
@@ -105,7 +106,7 @@ def test_a_missing_suffix_is_added(dock: ExportDock, tmp_path: Path) -> None:
 def test_a_failure_is_told_and_leaves_the_older_file_whole(
     dock: ExportDock, tmp_path: Path
 ) -> None:
-    add_images(dock.viewer_session.session)
+    add_images(dock.viewer_session.document)
     older = tmp_path / "objects.png"
     older.write_bytes(b"older")
     _export(dock, "tiff", older)  # the suffix of another kind of file
@@ -118,7 +119,7 @@ def test_a_failure_is_told_and_leaves_the_older_file_whole(
 def test_a_name_typed_with_the_ending_of_another_format_is_refused(
     dock: ExportDock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_images(dock.viewer_session.session)
+    add_images(dock.viewer_session.document)
     typed = str(tmp_path / "objects.json")
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (typed, ""))
     dock.format.setCurrentIndex(dock.format.findData("tiff"))
@@ -129,7 +130,7 @@ def test_a_name_typed_with_the_ending_of_another_format_is_refused(
 
 
 def test_changing_ones_mind_writes_nothing(dock: ExportDock, tmp_path: Path) -> None:
-    add_images(dock.viewer_session.session)
+    add_images(dock.viewer_session.document)
     dock.ask_save = lambda *_: None
     dock.export.click()
     assert not dock._is_writing

@@ -15,6 +15,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_peftsam import training as training_module
+from napari_peftsam.document import ImportLabels, RemoveImage
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import (
     METHODS,
@@ -51,7 +52,7 @@ class Finetuning:
         self.holder = viewer.window.add_dock_widget(self.dock, name="Finetune")
         self.view, self.options = self.dock.view, self.dock.options
         self.training = self.dock.training
-        add_images(self.owner.session, images)
+        add_images(self.owner.document, images)
         wait(lambda: self.owner.has_model and self.options.parameters.text())
 
     @property
@@ -226,11 +227,11 @@ def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning])
     bench.dock.toggle()  # the key does no more than the button
     assert not bench.training.is_running
 
-    add_images(bench.owner.session, 1)
+    add_images(bench.owner.document, 1)
     assert "2 objects so far" in bench.view.summary.text()
     image, labels = stripes()
-    bench.owner.session.add_image("more", image)
-    bench.owner.session.set_labels("more", labels)
+    bench.owner.document.add_image("more", image)
+    bench.owner.document.do(ImportLabels("more", labels))
     split = split_objects(
         bench.workspace.prepare_training(TrainingConfig(steps=1))().planes, 0.2, 0
     )
@@ -371,7 +372,7 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     bench.until_step()
     assert bench.view.memory.text().startswith("Memory: about ")
     # Prompts are answered meanwhile, by the old adapter.
-    plane = bench.owner.session.planes_with_objects()[0]
+    plane = bench.owner.document.planes_with_objects()[0]
     list(bench.workspace.embed(plane))
     embedding = bench.workspace.embedding(plane)
     assert bench.workspace.predict(embedding, Prompts(points=(Point(20, 20, True),))) is not None
@@ -411,8 +412,8 @@ def test_stop_keeps_the_best_state_even_without_the_images(
     bench = finetuning()
     bench.start(rate=1e-2)
     bench.until_step(2)
-    for name in list(bench.owner.session.images):
-        bench.owner.session.remove_image(name)
+    for name in list(bench.owner.document.images):
+        bench.owner.document.do(RemoveImage(name))
     bench.until_step(12)
     bench.dock.toggle()
     assert bench.training.phase is Phase.STOPPING
@@ -452,7 +453,7 @@ def test_removing_the_dock_ends_the_child_and_keeps_everything_else(
     settle()
     assert bench.training.pid is not None
     assert not is_alive(bench.training.pid)
-    assert len(bench.owner.session.images) == 3
+    assert len(bench.owner.document.images) == 3
     again = FinetuneDock(bench.viewer)  # sees how it ended
     assert again.view.outcome.text() == bench.training.message
     again.close()
@@ -460,7 +461,7 @@ def test_removing_the_dock_ends_the_child_and_keeps_everything_else(
 
 def test_closing_the_viewer_ends_the_child(finetuning: Callable[..., Finetuning]) -> None:
     bench = finetuning()
-    training, session = bench.training, bench.owner.session
+    training, document = bench.training, bench.owner.document
     bench.start()
     bench.until_step()
     owner, pid = bench.owner, training.pid
@@ -469,7 +470,7 @@ def test_closing_the_viewer_ends_the_child(finetuning: Callable[..., Finetuning]
     assert pid is not None
     wait(lambda: not is_alive(pid))
     assert len(owner.workers) == 0
-    assert np.unique(session.image("i0").labels).tolist() == [0, 1, 2]
+    assert np.unique(document.image("i0").labels).tolist() == [0, 1, 2]
 
 
 def test_another_model_ends_the_training(

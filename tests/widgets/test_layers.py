@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import NewObject, PlaneKey
+from napari_peftsam.document import (
+    Accept,
+    AcceptObjects,
+    Discard,
+    ImportLabels,
+    NewObject,
+    PlaneKey,
+    QueuePrompts,
+)
 from napari_peftsam.embeddings import EncodeStarted
 from napari_peftsam.types import Box, Point, Prompts
 from napari_peftsam.workspace import Engine
@@ -24,9 +32,9 @@ ONE = Prompts((Point(4, 4),))
 def test_the_objects_layer_shares_its_array_with_the_session(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     objects = b.layers.objects
-    assert objects.data is b.session.image("image0").labels
+    assert objects.data is b.document.image("image0").labels
     b.segment(20, 30)
-    assert b.layers.objects.data is b.session.image("image0").labels
+    assert b.layers.objects.data is b.document.image("image0").labels
 
 
 @pytest.mark.parametrize(
@@ -51,8 +59,8 @@ def test_a_click_lands_on_the_pixel_under_the_mouse(
         b.viewer.dims.set_point(0, index[0] * image.scale[0])
     world = image.data_to_world((*index, 20, 30))
     b.click(*world[-2:])
-    assert b.session.current.plane == PlaneKey("image0", index)
-    point = b.session.current.prompts.points[0]
+    assert b.document.current.plane == PlaneKey("image0", index)
+    point = b.document.current.prompts.points[0]
     assert (point.row, point.col) == pytest.approx((20, 30), abs=1e-4)
     marker = b.prompts.points.data_to_world(b.prompts.points.data[0])
     assert marker == pytest.approx(world[-2:], abs=1e-3)
@@ -75,7 +83,7 @@ def test_another_slice_is_embedded_when_it_is_shown(bench: Open) -> None:
     b = bench(blobs((3, 48, 60)))
     b.viewer.dims.set_point(0, 2)
     b.click(20, 30)
-    assert b.session.current.plane.index == (2,)
+    assert b.document.current.plane.index == (2,)
     b.answered()
     b.press("Enter")
     assert b.layers.objects.data[2].any()
@@ -86,7 +94,7 @@ def test_prompts_need_the_2d_view(bench: Open) -> None:
     b = bench(blobs((3, 48, 60)), ready=False)
     b.viewer.dims.ndisplay = 3
     b.layers.add_point((1, 20, 30), True)
-    assert b.session.current is None
+    assert b.document.current is None
     assert "switch the 3D view off" in b.view.next_step.text()
 
 
@@ -96,14 +104,14 @@ def test_moving_and_deleting_points_in_the_layer(bench: Open) -> None:
     b.click(25, 35, "Shift")
     b.prompts.points.data = [[20, 30], [5, 6]]  # napari's drag ends in the same event
     settle()
-    moved = b.session.current.prompts.points
+    moved = b.document.current.prompts.points
     assert [(p.row, p.col, p.positive) for p in moved] == [(20, 30, True), (5, 6, False)]
     b.prompts.points.selected_data = {0}
     b.press("Delete")
-    left = b.session.current.prompts.points
+    left = b.document.current.prompts.points
     assert [(p.row, p.positive) for p in left] == [(5, False)]
     b.press("Control-Z")
-    assert len(b.session.current.prompts.points) == 2
+    assert len(b.document.current.prompts.points) == 2
     assert len(b.prompts.points.data) == 2
 
 
@@ -112,7 +120,7 @@ def test_a_point_moved_out_of_the_image_comes_back(bench: Open) -> None:
     b.click(20, 30)
     b.prompts.points.data = [[-9, 30]]
     settle()
-    assert b.session.current.prompts.points[0].row == 20
+    assert b.document.current.prompts.points[0].row == 20
     assert b.prompts.points.data[0][0] == 20
     assert "outside" in b.view.next_step.text()
 
@@ -122,7 +130,7 @@ def test_points_of_naparis_own_tool_are_prompts_too(bench: Open) -> None:
     b.prompts.points.mode = "add"
     b.click(20, 30)
     settle()
-    assert len(b.session.current.prompts.points) == 1
+    assert len(b.document.current.prompts.points) == 1
 
 
 def test_an_answer_in_the_midst_of_a_drag_does_not_end_it(bench: Open) -> None:
@@ -130,7 +138,7 @@ def test_an_answer_in_the_midst_of_a_drag_does_not_end_it(bench: Open) -> None:
     b.press("W")
     b.drag((2, 2), (20, 22))
     b.drag((2, 32), (20, 52), before_release=b.answered)
-    assert [p.box.as_tuple() for p in b.session.queue] == [
+    assert [p.box.as_tuple() for p in b.document.queue] == [
         (2.5, 2.5, 20.5, 22.5),
         (2.5, 32.5, 20.5, 52.5),
     ]
@@ -145,7 +153,7 @@ def test_deleting_a_box_removes_its_object_from_the_queue(bench: Open) -> None:
     b.prompts.boxes.selected_data = {1}
     b.prompts.boxes.remove_selected()
     settle()
-    assert [p.box.col0 for p in b.session.queue] == [2.5, 2.5]
+    assert [p.box.col0 for p in b.document.queue] == [2.5, 2.5]
 
 
 @pytest.mark.parametrize("mode", ["paint", "erase", "fill"])
@@ -155,7 +163,7 @@ def test_a_stroke_corrects_the_object_and_is_one_step_of_the_history(
     b = bench(blobs(), ready=False)
     labels = np.zeros((48, 60), np.int32)
     labels[10:30, 10:30] = 4
-    b.session.set_labels("image0", labels)
+    b.document.do(ImportLabels("image0", labels))
     objects = b.layers.objects
     b.viewer.layers.selection.active = objects
     objects.mode, objects.selected_label, objects.brush_size = mode, 9 if mode == "fill" else 4, 6
@@ -165,8 +173,8 @@ def test_a_stroke_corrects_the_object_and_is_one_step_of_the_history(
     b.drag((12, 28), (20, 34))
     after = objects.data.copy()
     assert (before != after).any()
-    assert b.session.history.undo_label == "paint"
-    assert any(r.corrected or r.source == "painted" for r in b.session.records("image0"))
+    assert b.document.undo_label == "paint"
+    assert any(r.corrected or r.source == "painted" for r in b.document.records("image0"))
     b.press("Control-Z")
     np.testing.assert_array_equal(objects.data, before)
     b.press("Control-Shift-Z")
@@ -183,10 +191,10 @@ def test_one_history_for_prompts_objects_and_strokes(bench: Open) -> None:
     b.press("Q")
     b.click(30, 40)
     for label in ("add point", "paint", "accept object 1", "add point"):
-        assert b.session.history.undo_label == label
+        assert b.document.undo_label == label
         b.press("Control-Z")
     assert not objects.data.any()
-    assert not b.session.can_undo
+    assert b.document.undo_label is None
 
 
 def test_renaming_and_reordering_break_nothing(bench: Open) -> None:
@@ -198,10 +206,10 @@ def test_renaming_and_reordering_break_nothing(bench: Open) -> None:
     assert b.view.image.currentText() == "my image0"
     b.viewer.layers.selection.active = b.prompts.points
     b.click(20, 30)
-    assert b.session.current.plane.image == "my image0"
+    assert b.document.current.plane.image == "my image0"
     b.answered()
     b.press("Enter")
-    assert len(b.session.records("my image0")) == 1
+    assert len(b.document.records("my image0")) == 1
 
 
 def test_each_image_has_its_own_objects(bench: Open) -> None:
@@ -209,7 +217,7 @@ def test_each_image_has_its_own_objects(bench: Open) -> None:
     for index in (0, 1):
         b.layers.select_image(b.image_layers[index])
         b.segment(10 + index, 10)
-    assert [len(b.session.records(f"image{i}")) for i in (0, 1)] == [1, 1]
+    assert [len(b.document.records(f"image{i}")) for i in (0, 1)] == [1, 1]
     assert b.view.table.objects.image == "image1"
 
 
@@ -234,12 +242,12 @@ def test_the_plugins_layers_are_locked_until_the_dock_goes(bench: Open) -> None:
 
 def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) -> None:
     b = bench(blobs(), ready=False)
-    b.session.set_labels("image0", np.ones((48, 60), np.int32))
+    b.document.do(ImportLabels("image0", np.ones((48, 60), np.int32)))
     objects = b.layers.objects
     wait(lambda: b.dock.answers.status.kind == "embedding")
     b.viewer.layers.remove(b.image_layers[0])
     settle()
-    assert b.session.images == {}
+    assert b.document.images == {}
     assert objects in b.viewer.layers
     assert objects.data.all()
     assert not objects.locked
@@ -250,15 +258,15 @@ def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) 
 def test_an_image_that_comes_back_has_its_objects(bench: Open) -> None:
     b = bench(blobs())
     label = b.segment(20, 30)
-    [record] = b.session.records("image0")
+    [record] = b.document.records("image0")
     layer = b.image_layers[0]
     b.viewer.layers.remove(layer)
     settle()
     b.viewer.add_layer(layer)
     wait(lambda: b.layers.image is layer)
-    assert b.session.records("image0") == (record,)
+    assert b.document.records("image0") == (record,)
     assert (b.layers.objects.data == label).any()
-    assert b.layers.objects.data is b.session.image("image0").labels
+    assert b.layers.objects.data is b.document.image("image0").labels
     assert sum(type(each).__name__ == "Labels" for each in b.viewer.layers) == 2  # and the mask
     assert b.segment(40, 50) == label + 1
 
@@ -271,7 +279,7 @@ def test_another_image_of_the_same_name_has_no_objects(bench: Open) -> None:
     settle()
     b.viewer.add_image(blobs(seed=3), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert b.session.records("image0") == ()
+    assert b.document.records("image0") == ()
     assert objects in b.viewer.layers
     assert objects.data.any()
 
@@ -280,18 +288,19 @@ def test_another_image_of_the_same_name_has_no_objects(bench: Open) -> None:
 def test_scans_with_empty_corners_are_told_apart(bench: Open, leading: tuple[int, ...]) -> None:
     b = bench(_scan(leading, 1300), ready=False)
     plane = PlaneKey("image0", tuple(n // 2 for n in leading))
-    b.session.accept_objects(plane, [NewObject(ONE, np.ones((5, 5), bool), 1.0, (3, 3))])
-    assert b.session.records("image0")
+    new = NewObject(ONE, np.ones((5, 5), bool), 1.0, (3, 3))
+    b.document.do(AcceptObjects(plane, (new,)))
+    assert b.document.records("image0")
     b.viewer.layers.remove(b.image_layers[0])
     settle()
     b.viewer.add_image(_scan(leading, 1700), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert b.session.records("image0") == ()
+    assert b.document.records("image0") == ()
     b.viewer.layers.remove(b.layers.image)
     settle()
     b.viewer.add_image(_scan(leading, 1300), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert len(b.session.records("image0")) == 1
+    assert len(b.document.records("image0")) == 1
 
 
 def _scan(leading: tuple[int, ...], at: int) -> np.ndarray:
@@ -309,8 +318,8 @@ def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
     b.image_layers[0].data = blobs(seed=5)
     wait(lambda: b.dock.answers.status.kind == "ready")
     wait(lambda: b.mask is not None and not np.array_equal(b.mask, first))
-    assert np.array_equal(b.session.pixels(b.layers.plane), blobs(seed=5))
-    assert [record.label for record in b.session.records("image0")] == [label]
+    assert np.array_equal(b.document.pixels(b.layers.plane), blobs(seed=5))
+    assert [record.label for record in b.document.records("image0")] == [label]
 
 
 def test_replaced_pixels_of_another_size_stop_the_prompts_and_keep_the_objects(
@@ -321,11 +330,11 @@ def test_replaced_pixels_of_another_size_stop_the_prompts_and_keep_the_objects(
     b.image_layers[0].data = blobs((20, 30))
     assert "image0 was 48 x 60 pixels" in b.view.next_step.text()
     b.click(5, 5)
-    assert b.session.current is None
-    assert [record.label for record in b.session.records("image0")] == [label]
+    assert b.document.current is None
+    assert [record.label for record in b.document.records("image0")] == [label]
     b.image_layers[0].data = blobs()
     b.click(5, 5)
-    assert b.session.current is not None
+    assert b.document.current is not None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
@@ -334,8 +343,8 @@ def test_a_converted_label_layer_stays_the_sessions_own(bench: Open, dtype: type
     label = b.segment(20, 30)
     layer = b.layers.objects
     layer.data = layer.data.astype(dtype)  # as napari's "Convert data type" does
-    assert layer.data is b.session.image("image0").labels
-    assert [record.label for record in b.session.records("image0")] == [label]
+    assert layer.data is b.document.image("image0").labels
+    assert [record.label for record in b.document.records("image0")] == [label]
     again = b.segment(40, 50)
     assert (layer.data == again).any()
 
@@ -347,12 +356,12 @@ def test_an_edited_copy_put_into_the_label_layer_is_one_step(bench: Open) -> Non
     edited = layer.data.copy()
     edited[:4, :4] = 9
     layer.data = edited
-    assert {record.label for record in b.session.records("image0")} == {label, 9}
+    assert {record.label for record in b.document.records("image0")} == {label, 9}
     b.press("Control-Z")
-    assert {record.label for record in b.session.records("image0")} == {label}
+    assert {record.label for record in b.document.records("image0")} == {label}
     layer.data = np.zeros((5, 5), np.int32)
-    assert layer.data is b.session.image("image0").labels
-    assert {record.label for record in b.session.records("image0")} == {label}
+    assert layer.data is b.document.image("image0").labels
+    assert {record.label for record in b.document.records("image0")} == {label}
 
 
 def test_new_images_do_not_hide_the_prompts(bench: Open) -> None:
@@ -369,13 +378,13 @@ def test_clearing_the_viewer_and_starting_again(bench: Open) -> None:
     b = bench(blobs(), blobs(seed=1), ready=False)
     b.viewer.layers.clear()
     settle()
-    assert b.session.images == {}
+    assert b.document.images == {}
     b.viewer.add_image(blobs(seed=2), name="again")
     wait(lambda: b.layers.image is not None)
     b.click(20, 30)
     b.answered()
     b.press("Enter")
-    assert len(b.session.records("again")) == 1
+    assert len(b.document.records("again")) == 1
 
 
 def test_closing_the_viewer_while_embedding_stops_the_workers(bench: Open) -> None:
@@ -415,12 +424,12 @@ def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> Non
     b.click(300, 300)
     mask = b.answered()
     assert max(source.read) <= 512 * 512
-    current = b.session.current
+    current = b.document.current
     assert current.candidates.plane_shape == (6_000, 6_000)
     row, col = current.offset
     np.testing.assert_allclose(b.prompts.mask.translate, (row, col))
     np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
-    label = b.session.accept()
+    label = b.document.do(Accept())
     here = b.layers.objects.data[row : row + mask.shape[0], col : col + mask.shape[1]]
     assert (here == label).sum() == mask.sum()
 
@@ -486,7 +495,7 @@ def test_discarding_ends_the_answer_in_a_large_image(bench: Open, stuck: threadi
     b = bench(_slide())
     b.click(300, 300)
     wait(lambda: b.dock.answers.status.tiles == 25)
-    b.session.clear_prompts()
+    b.document.do(Discard())
     assert not b.dock.answers.is_predicting
     assert b.dock.answers.status.kind == "ready"
 
@@ -496,18 +505,20 @@ def test_accepting_all_in_a_large_image_can_be_cancelled(
 ) -> None:
     b = bench(_slide())
     answers = b.dock.answers
-    b.session.queue_boxes(PlaneKey("image0", ()), [Box(280, 280, 320, 320), Box(80, 80, 99, 99)])
+    b.document.do(
+        QueuePrompts.boxes(PlaneKey("image0", ()), [Box(280, 280, 320, 320), Box(80, 80, 99, 99)])
+    )
     b.view.accept_all.click()
     wait(lambda: answers.status.tiles == 25)
     b.view.cancel.click()
     assert answers.status.kind == "stopped"
     assert not answers.is_awaited
-    assert b.session.records("image0") == ()
+    assert b.document.records("image0") == ()
     stuck.set()
     b.view.accept_all.click()
-    wait(lambda: not b.session.queue)
+    wait(lambda: not b.document.queue)
     wait(lambda: answers.status.kind == "ready")
-    assert b.session.history.undo_label
+    assert b.document.undo_label
 
 
 def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
@@ -517,13 +528,13 @@ def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
     monkeypatch.setattr("napari_peftsam.widgets._objects_layer._SMALLEST", 100)
     b = bench(Slide((700, 900), [(300, 300, 10, 12)])[0:700, 0:900])
     objects = b.layers.objects
-    labels = b.session.image("image0").labels
+    labels = b.document.image("image0").labels
     assert objects.multiscale
     assert objects.data[0] is labels
     assert all(np.shares_memory(level, labels) for level in objects.data)
     b.click(300, 300)
     b.answered()
-    label = b.session.accept()
+    label = b.document.do(Accept())
     assert (objects.data[0] == label).any()
-    b.session.undo()
+    b.document.undo()
     assert not labels.any()

@@ -33,7 +33,7 @@ posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def _job(checkpoint: Path, images: int = 3, **options: Any) -> Callable[[], TrainingJob]:
     workspace = Workspace()
     workspace.load_model(checkpoint, "cpu")
-    add_images(workspace.session, images)
+    add_images(workspace.document, images)
     return workspace.prepare_training(TrainingConfig(**({"steps": 2, "validations": 1} | options)))
 
 

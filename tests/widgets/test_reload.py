@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import PlaneKey
 from napari_peftsam.models import build
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.widgets._training import Phase, training_of

@@ -30,7 +30,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def workspace(checkpoint: Path, tmp_path: Path) -> Workspace:
     workspace = Workspace(store=tmp_path / "embeddings")
     workspace.load_model(checkpoint, "cpu")
-    workspace.session.add_image("discs", make_plane("discs").pixels)
+    workspace.document.add_image("discs", make_plane("discs").pixels)
     return workspace
 
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import ImportLabels, PlaneKey
 from napari_peftsam.embeddings import grid
 from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationReport
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_made(tiny: ModelChoice, tmp_path: Path) -> None
 def workspace(tiny: ModelChoice) -> Workspace:
     """Return a workspace that shows one sample image."""
     workspace = tiny.open()
-    workspace.session.add_image("a", shipped_samples("train")[0].read()[0])
+    workspace.document.add_image("a", shipped_samples("train")[0].read()[0])
     return workspace
 
 
@@ -152,9 +152,9 @@ def test_the_annotator_leaves_the_truth_with_its_prompts_on_record(workspace: Wo
     for label in choose_labels(truth, 3, seed=0):
         made = annotate_object(workspace, plane, truth == label)
         assert made is not None
-        mask = workspace.session.object_mask("a", made.label)
+        mask = workspace.document.object_mask("a", made.label)
         np.testing.assert_array_equal(mask, truth == label)
-        record = workspace.session.records("a")[-1]
+        record = workspace.document.records("a")[-1]
         assert len(record.prompts.points) == made.clicks <= 4
         assert record.corrected == (made.brushed > 0)
         assert record.model == "tiny"
@@ -166,9 +166,9 @@ def test_the_annotator_leaves_the_truth_with_its_prompts_on_record(workspace: Wo
 
 def test_the_annotator_gives_up_where_nothing_is_left(workspace: Workspace) -> None:
     truth = shipped_samples("train")[0].read()[1]
-    workspace.session.set_labels("a", np.ones_like(truth, np.int32))
+    workspace.document.do(ImportLabels("a", np.ones_like(truth, np.int32)))
     assert annotate_object(workspace, PlaneKey("a"), truth == 1) is None
-    assert workspace.session.current is None
+    assert workspace.document.current is None
 
 
 def test_objects_are_chosen_by_seed() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImage
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
@@ -59,7 +59,7 @@ def opened_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
 def large(workspace: Workspace, tmp_path: Path) -> Workspace:
     """Return a workspace with a large image on disk."""
     array = zarr.open_array(slide_on_disk(tmp_path / "slide.zarr"), mode="r")
-    workspace.session.add_image("slide", array, rgb=False)
+    workspace.document.add_image("slide", array, rgb=False)
     return workspace
 
 
@@ -67,13 +67,13 @@ def large(workspace: Workspace, tmp_path: Path) -> Workspace:
 
 
 def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None:
-    large.session.add_point(PLANE, Point(100, 100))
+    large.document.do(AddPoint(PLANE, Point(100, 100)))
     prediction = large.prompt()
     assert prediction.plane_shape == SHAPE
     assert prediction.masks.size < 3 * 300 * 300
     label = large.accept()
     window = prediction.window
-    found = large.session.labels(PLANE)
+    found = large.document.labels(PLANE)
     assert (found[window.slices] == label).sum() == prediction.masks[0].sum()
     assert (found == label).sum() == prediction.masks[0].sum()
 
@@ -96,10 +96,10 @@ def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> No
 
 
 def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
-    large.session.add_point(PLANE, Point(300, 420))
+    large.document.do(AddPoint(PLANE, Point(300, 420)))
     large.prompt()
-    large.session.add_point(PLANE, Point(310, 408))
-    current = large.session.current
+    large.document.do(AddPoint(PLANE, Point(310, 408)))
+    current = large.document.current
     assert current is not None
     assert current.previous is not None
     assert current.previous.offset != (0, 0)
@@ -126,7 +126,7 @@ def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
 
 
 def test_of_tiles_no_prefixes_are_kept(large: Workspace) -> None:
-    large.session.add_point(PLANE, Point(100, 100))
+    large.document.do(AddPoint(PLANE, Point(100, 100)))
     large.prompt()
     assert large.engine._tokens.memory_bytes == 0
     list(large.embed(PlaneKey("discs")))
@@ -149,7 +149,7 @@ def test_a_large_plane_is_known_until_it_is_removed(
 ) -> None:
     if in_memory:
         pixels = np.arange(np.prod(SHAPE), dtype=np.int32).reshape(1, *SHAPE)
-        large.session.add_image("slides", pixels)
+        large.document.add_image("slides", pixels)
     plane = PlaneKey("slides", (0,)) if in_memory else PLANE
     searches = []
 
@@ -163,16 +163,16 @@ def test_a_large_plane_is_known_until_it_is_removed(
     again = large.embedding(plane)
     assert isinstance(again, TiledEmbedding)
     assert again.image is first.image
-    labels = np.zeros(large.session.labels(plane).shape, np.int32)
+    labels = np.zeros(large.document.labels(plane).shape, np.int32)
     labels[90:110, 90:110] = 1
-    large.session.set_labels(plane.image, labels[None] if in_memory else labels)
+    large.document.do(ImportLabels(plane.image, labels[None] if in_memory else labels))
     (tile,) = large.prepare_training(TrainingConfig(steps=1))().planes
     assert tile.limits == first.image.limits
     assert tile.name.startswith("slides[0] [" if in_memory else "slide [")
     assert len(searches) == 1, "the training has them from the prompts"
     gone = weakref.ref(first.image)
     del first, again
-    large.session.remove_image(plane.image)
+    large.document.do(RemoveImage(plane.image))
     gc.collect()
     assert gone() is None
 
@@ -182,11 +182,11 @@ def test_a_training_is_prepared_without_reading_pixels(
 ) -> None:
     labels = np.zeros(SHAPE, np.int32)
     labels[90:110, 90:110] = 1
-    large.session.set_labels(PLANE.image, labels)
+    large.document.do(ImportLabels(PLANE.image, labels))
     with monkeypatch.context() as patch:
         patch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("read in the GUI thread"))
         prepare = large.prepare_training(TrainingConfig(steps=1))
-    large.session.labels(PLANE)[:] = 0  # what is annotated afterwards does not count
+    large.document.labels(PLANE)[:] = 0  # what is annotated afterwards does not count
     (tile,) = prepare().planes
     assert np.count_nonzero(tile.labels) == 400
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import PlaneKey, RemoveImage
 from napari_peftsam.embeddings import Encoded, EncodeProgress, image_signature
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter, FrozenEncoderConfig, LoraConfig, capture, inject
@@ -22,8 +22,8 @@ OTHER = RNG.integers(0, 4000, (40, 50)).astype(np.uint16)
 
 @pytest.fixture
 def opened(workspace: Workspace) -> Workspace:
-    workspace.session.add_image("stack", STACK)
-    workspace.session.add_image("other", OTHER)
+    workspace.document.add_image("stack", STACK)
+    workspace.document.add_image("other", OTHER)
     for plane in (PlaneKey("other"), *(PlaneKey("stack", (z,)) for z in (0, 2, 5))):
         list(workspace.embed(plane))
     return workspace
@@ -86,8 +86,8 @@ def test_closed_it_goes_on_where_it_was(opened: Workspace, checkpoint: Path) -> 
 
 
 def test_what_is_gone_is_left_out(opened: Workspace, checkpoint: Path) -> None:
-    opened.session.remove_image("other")
-    opened.session.replace_pixels("stack", STACK[:, ::-1].copy())
+    opened.document.do(RemoveImage("other"))
+    opened.document.replace_pixels("stack", STACK[:, ::-1].copy())
     list(opened.embed(PlaneKey("discs")))
     go_live(opened, adapter(checkpoint, LoraConfig()))
     events = [e for e in opened.reload(PlaneKey("stack", (0,))) if isinstance(e, Encoded)]
@@ -98,7 +98,7 @@ def test_an_image_that_can_be_embedded_no_more_is_tried_once(
     opened: Workspace, checkpoint: Path
 ) -> None:
     go_live(opened, adapter(checkpoint, LoraConfig()))
-    opened.session.image("other").pixels[:] = 7
+    opened.document.image("other").pixels[:] = 7
     assert planes(opened, PlaneKey("stack", (0,))) == ["stack 0", "stack 2", "stack 5"]
     assert list(opened.reload(PlaneKey("stack", (0,)))) == []
 
@@ -112,7 +112,7 @@ def test_without_a_store_no_more_than_memory_holds(checkpoint: Path) -> None:
     workspace = Workspace()
     workspace.load_model(checkpoint, "cpu")
     many = RNG.integers(0, 4000, (20, 16, 16)).astype(np.uint16)
-    workspace.session.add_image("many", many)
+    workspace.document.add_image("many", many)
     for z in range(20):
         list(workspace.embed(PlaneKey("many", (z,))))
     go_live(workspace, adapter(checkpoint, LoraConfig()))
@@ -125,7 +125,7 @@ def test_the_plane_in_use_stays_in_memory(checkpoint: Path) -> None:
     workspace = Workspace()
     workspace.load_model(checkpoint, "cpu")
     many = RNG.integers(0, 4000, (IN_MEMORY + 1, 16, 16)).astype(np.uint16)
-    workspace.session.add_image("many", many)
+    workspace.document.add_image("many", many)
     for z in range(IN_MEMORY + 1):
         list(workspace.embed(PlaneKey("many", (z,))))
         assert workspace.embedding(PlaneKey("many", (0,))) is not None

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.annotation import PlaneKey
+from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey, SetBox
 from napari_peftsam.embeddings import Encoded
 from napari_peftsam.errors import (
     AdapterMismatchError,
@@ -43,7 +43,7 @@ CONFIG = TrainingConfig(
 def _annotate(workspace: Workspace) -> None:
     """Bring in the true objects, and make one more with a prompt, as a user would."""
     plane = make_plane("discs")
-    workspace.session.set_labels("discs", plane.labels)
+    workspace.document.do(ImportLabels("discs", plane.labels))
 
 
 def _finish(
@@ -62,22 +62,22 @@ def _finish(
 
 
 def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path: Path) -> None:
-    session = workspace.session
-    session.add_point(PLANE, Point(12, 12))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(12, 12)))
     workspace.prompt()
     label = workspace.accept()
-    record = session.records("discs")[-1]
+    record = document.records("discs")[-1]
     assert (record.label, record.model, record.adapter) == (label, "tiny", "base")
     _annotate(workspace)
 
-    before = session.labels(PLANE).copy()
+    before = document.labels(PLANE).copy()
     entry = workspace.promote(_finish(workspace, 0.5, 0.6))
     assert entry is not None
     assert entry.name == "v1"
     assert workspace.adapters.live is entry
-    np.testing.assert_array_equal(session.labels(PLANE), before)
+    np.testing.assert_array_equal(document.labels(PLANE), before)
 
-    session.add_point(PLANE, Point(34, 34))
+    document.do(AddPoint(PLANE, Point(34, 34)))
     assert len(workspace.prompt()) == 3
     path = workspace.export_labels("discs", tmp_path / "objects.tif")
     np.testing.assert_array_equal(tifffile.imread(path), before)
@@ -94,14 +94,14 @@ def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
     workspace: Workspace,
 ) -> None:
     _annotate(workspace)
-    session = workspace.session
-    session.add_point(PLANE, Point(34, 34))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(34, 34)))
     old = workspace.prompt()
-    steps = session.history.labels
+    steps = document.steps
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    assert session.history.labels == steps
-    assert session.current is not None
-    assert session.current.prompts.points == (Point(34, 34),)
+    assert document.steps == steps
+    assert document.current is not None
+    assert document.current.prompts.points == (Point(34, 34),)
     assert workspace.embedding(PLANE) is None
     new = workspace.prompt()
     assert not np.array_equal(new.logits, old.logits)
@@ -109,8 +109,8 @@ def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
 
 def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> None:
     _annotate(workspace)
-    session = workspace.session
-    session.add_point(PLANE, Point(34, 34))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(34, 34)))
     old = workspace.prompt()
     embedding = workspace.embedding(PLANE)
     assert embedding is not None
@@ -161,27 +161,27 @@ def test_a_weakened_adapter_is_exported_and_recorded_as_such(
 ) -> None:
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.5, 0.6))
-    workspace.session.add_point(PLANE, Point(34, 34))
+    workspace.document.do(AddPoint(PLANE, Point(34, 34)))
     full = workspace.prompt()
-    workspace.session.clear_prompts()
+    workspace.document.do(Discard())
     workspace.activate("v1", 0.5)
-    session = workspace.session
-    session.add_point(PLANE, Point(34, 34))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(34, 34)))
     half = workspace.prompt()
     workspace.accept()
-    assert session.records("discs")[-1].adapter == "v1@0.5"
+    assert document.records("discs")[-1].adapter == "v1@0.5"
     merged = Workspace()
     merged.load_model(workspace.export_model("v1", tmp_path / "half.pth"), "cpu")
-    merged.session.add_image("discs", make_plane("discs").pixels)
-    merged.session.add_point(PLANE, Point(34, 34))
+    merged.document.add_image("discs", make_plane("discs").pixels)
+    merged.document.do(AddPoint(PLANE, Point(34, 34)))
     error = np.abs(merged.prompt().logits - half.logits).max()  # embeddings are rounded
     assert error < 0.05 * np.abs(full.logits - half.logits).max()
 
 
 def test_switching_back_restores_the_base_exactly_and_from_memory(workspace: Workspace) -> None:
     _annotate(workspace)
-    session = workspace.session
-    session.set_box(PLANE, Box(4, 4, 20, 20))
+    document = workspace.document
+    document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     original = workspace.prompt()
     workspace.promote(_finish(workspace, 0.1, 0.9))
     workspace.prompt()
@@ -192,8 +192,8 @@ def test_switching_back_restores_the_base_exactly_and_from_memory(workspace: Wor
 
 def test_the_live_model_answers_as_before_while_training_runs(workspace: Workspace) -> None:
     _annotate(workspace)
-    session = workspace.session
-    session.set_box(PLANE, Box(4, 4, 20, 20))
+    document = workspace.document
+    document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     original = workspace.prompt().logits
     run = workspace.finetune(CONFIG)
     for event in run:
@@ -204,14 +204,14 @@ def test_the_live_model_answers_as_before_while_training_runs(workspace: Workspa
 
 def test_an_answer_under_a_former_adapter_is_not_given(workspace: Workspace) -> None:
     _annotate(workspace)
-    session = workspace.session
-    session.set_box(PLANE, Box(4, 4, 20, 20))
+    document = workspace.document
+    document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     workspace.prompt()
     stale = workspace.embedding(PLANE)
     assert stale is not None
-    assert session.current is not None
+    assert document.current is not None
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    assert workspace.predict(stale, session.current.prompts) is None
+    assert workspace.predict(stale, document.current.prompts) is None
 
 
 def test_an_encoding_is_given_up_when_the_adapter_is_swapped(workspace: Workspace) -> None:
@@ -249,15 +249,15 @@ def test_nothing_but_the_network_is_used_under_the_lock(workspace: Workspace) ->
 
 
 def test_logits_of_other_weights_are_not_refined(workspace: Workspace, tmp_path: Path) -> None:
-    session = workspace.session
-    session.add_point(PLANE, Point(12, 12))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(12, 12)))
     workspace.prompt()
-    session.add_point(PLANE, Point(14, 12))
+    document.do(AddPoint(PLANE, Point(14, 12)))
     workspace.prompt()
     workspace.load_model("builtin", "cpu")  # its logits have another size
     assert len(workspace.prompt()) == 3
     workspace.accept()
-    assert session.records("discs")[-1].model == "builtin"
+    assert document.records("discs")[-1].model == "builtin"
 
 
 def test_a_model_comes_back_with_its_adapters(workspace: Workspace, tmp_path: Path) -> None:
@@ -284,13 +284,13 @@ def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Wo
 
 
 def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:
-    session = workspace.session
-    session.add_point(PLANE, Point(12, 12))
+    document = workspace.document
+    document.do(AddPoint(PLANE, Point(12, 12)))
     workspace.prompt()
     label = workspace.accept()
     (plane,) = workspace.prepare_training(TrainingConfig(steps=1))().planes
     assert plane.prompts[label].points == (Point(12, 12),)
-    assert plane.labels is not session.labels(PLANE)
+    assert plane.labels is not document.labels(PLANE)
 
 
 def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: Path) -> None:
@@ -303,9 +303,9 @@ def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: 
 
     fresh = Workspace()
     fresh.load_model(merged, "cpu")
-    fresh.session.add_image("discs", make_plane("discs").pixels)
+    fresh.document.add_image("discs", make_plane("discs").pixels)
     for one in (workspace, fresh):
-        one.session.set_box(PLANE, Box(4, 4, 20, 20))
+        one.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     np.testing.assert_allclose(
         fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
     )
@@ -336,8 +336,8 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
     torch.save(state, path)
     workspace = Workspace(store=tmp_path / "embeddings")
     workspace.load_model(path, "cpu")
-    workspace.session.add_image("discs", make_plane("discs").pixels)
-    workspace.session.add_point(PLANE, Point(12, 12))
+    workspace.document.add_image("discs", make_plane("discs").pixels)
+    workspace.document.do(AddPoint(PLANE, Point(12, 12)))
     workspace.prompt()
     workspace.accept()
     _annotate(workspace)
@@ -354,9 +354,9 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
 
     fresh = Workspace()
     fresh.load_model(tmp_path / "merged.pth", "cpu")
-    fresh.session.add_image("discs", make_plane("discs").pixels)
+    fresh.document.add_image("discs", make_plane("discs").pixels)
     for one in (workspace, fresh):
-        one.session.set_box(PLANE, Box(4, 4, 20, 20))
+        one.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     np.testing.assert_allclose(
         fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
     )
@@ -389,11 +389,11 @@ def test_a_bad_adapter_file_changes_nothing(
         torch.save(build_tiny(seed=5).sam.state_dict(), other)
         stranger = Workspace()
         stranger.load_model(other, "cpu")
-        stranger.session.add_image("discs", make_plane("discs").pixels)
-        stranger.session.set_labels("discs", make_plane("discs").labels)
+        stranger.document.add_image("discs", make_plane("discs").pixels)
+        stranger.document.do(ImportLabels("discs", make_plane("discs").labels))
         stranger.promote(_finish(stranger, 0.1, 0.9))
         stranger.save_adapter("v1", path)
-    workspace.session.set_box(PLANE, Box(4, 4, 20, 20))
+    workspace.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     before = workspace.prompt().logits
     with pytest.raises(error):
         workspace.load_adapter(path)
@@ -469,7 +469,7 @@ def test_an_adapter_that_does_not_fit_leaves_no_trace_in_the_list(
 def test_embeddings_are_remembered_without_a_store(checkpoint: Path) -> None:
     workspace = Workspace()
     workspace.load_model(checkpoint, "cpu")
-    workspace.session.add_image("discs", make_plane("discs").pixels)
+    workspace.document.add_image("discs", make_plane("discs").pixels)
     first, second = (list(workspace.embed(PLANE)) for _ in range(2))
     assert isinstance(first[-1], Encoded)
     assert not first[-1].from_store

@@ -1,0 +1,359 @@
+"""Intentions as values: everything that can be done to a document.
+
+An action is a frozen dataclass with a JSON form; the arrays of those that carry pixels go
+into a compressed payload. The log of a project's actions rebuilds its labels without model,
+image or imported file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari_peftsam.document.codec import decode, encode
+from napari_peftsam.document.image_info import CompleteRegion, ImageInfo, ImageSource
+from napari_peftsam.document.models import Run, StoredAdapter
+from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
+from napari_peftsam.errors import ProjectError
+from napari_peftsam.types import Box, LabelArray, Point, Prompts
+
+__all__ = [
+    "Accept",
+    "AcceptObjects",
+    "Action",
+    "AddAdapter",
+    "AddImage",
+    "AddPoint",
+    "AddRun",
+    "ChooseCandidate",
+    "DeleteObjects",
+    "Discard",
+    "ImportLabels",
+    "LocateImage",
+    "MarkComplete",
+    "MergeObjects",
+    "Paint",
+    "PaintBackground",
+    "QueuePrompts",
+    "Redo",
+    "RemoveImage",
+    "RemoveLastPrompt",
+    "RenameImage",
+    "ReplacePixels",
+    "SetBox",
+    "SetPrompts",
+    "SetQueue",
+    "Undo",
+    "UseAdapter",
+    "decode_action",
+    "encode_action",
+]
+
+
+@dataclass(frozen=True)
+class AddImage:
+    """Add an image.
+
+    Attributes
+    ----------
+    name
+        What people call it.
+    info
+        Shape, colours and origin.
+    labels
+        ``(..., H, W)`` objects it comes with, None for none.
+    records
+        Provenance of those objects; the others count as imported.
+    """
+
+    image: ImageId
+    info: ImageInfo
+    labels: LabelArray | None = field(default=None, compare=False)
+    records: tuple[ObjectRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class RemoveImage:
+    """Remove an image with its objects; undo brings them back."""
+
+    image: ImageId
+
+
+@dataclass(frozen=True)
+class RenameImage:
+    """Call an image something else."""
+
+    image: ImageId
+    name: str
+
+
+@dataclass(frozen=True)
+class ReplacePixels:
+    """Put other pixels of the same spatial shape under an image's objects."""
+
+    image: ImageId
+    source: ImageSource | None = None
+
+
+@dataclass(frozen=True)
+class LocateImage:
+    """Say where an image's file is now."""
+
+    image: ImageId
+    source: ImageSource
+
+
+@dataclass(frozen=True)
+class AddPoint:
+    """Add a point to the pending object; in another plane, start an object there."""
+
+    plane: PlaneKey
+    point: Point
+
+
+@dataclass(frozen=True)
+class SetBox:
+    """Set the box of the pending object, or remove it (None)."""
+
+    plane: PlaneKey
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class SetPrompts:
+    """Replace all prompts of the pending object; no prompts discard it."""
+
+    plane: PlaneKey
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class RemoveLastPrompt:
+    """Remove the newest point of the pending object or, without points, its box."""
+
+
+@dataclass(frozen=True)
+class QueuePrompts:
+    """Ask for one object per `Prompts`, after those already asked for in this plane."""
+
+    plane: PlaneKey
+    prompts: tuple[Prompts, ...]
+
+    @classmethod
+    def boxes(cls, plane: PlaneKey, boxes: Sequence[Box]) -> QueuePrompts:
+        """Return the action that asks for one object per box."""
+        return cls(plane, tuple(Prompts(box=box) for box in boxes))
+
+
+@dataclass(frozen=True)
+class SetQueue:
+    """Replace the prompts of the pending object and of all that follow it; drop empty ones."""
+
+    plane: PlaneKey
+    prompts: tuple[Prompts, ...]
+
+
+@dataclass(frozen=True)
+class Discard:
+    """Discard the pending object, and those that follow it if `everything`."""
+
+    everything: bool = False
+
+
+@dataclass(frozen=True)
+class ChooseCandidate:
+    """Show another candidate of the pending object."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Accept:
+    """Make the shown candidate an object and go on to the next in the queue.
+
+    Attributes
+    ----------
+    overlap
+        "keep": existing objects keep their pixels; "overwrite": the new one takes them.
+    shown
+        The candidate; filled in when the action is done.
+    """
+
+    overlap: Overlap = "keep"
+    shown: NewObject | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class AcceptObjects:
+    """Make many objects in one step; prompts answered here leave the queue.
+
+    Attributes
+    ----------
+    plane
+        Where they are.
+    objects
+        Of overlapping ones the first keeps the pixels unless `overlap` is "overwrite".
+    overlap
+        As of `Accept`.
+    """
+
+    plane: PlaneKey
+    objects: tuple[NewObject, ...] = field(compare=False)
+    overlap: Overlap = "keep"
+
+
+@dataclass(frozen=True)
+class DeleteObjects:
+    """Remove objects and their pixels."""
+
+    image: ImageId
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MergeObjects:
+    """Make two or more objects one, which keeps the first label."""
+
+    image: ImageId
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Paint:
+    """Paint labels.
+
+    Touched objects count as corrected, objects without pixels are removed, and unknown labels
+    become objects painted by hand.
+
+    Attributes
+    ----------
+    where
+        ``(N,)`` flat positions (C order) in the label array, ascending, without repeats.
+    new
+        Their label, or ``(N,)`` labels.
+    old
+        Their labels before; None reads them from the label array. To be given by a caller
+        that paints into the shared array itself.
+    """
+
+    image: ImageId
+    where: LabelArray = field(compare=False)
+    new: int | LabelArray = field(compare=False)
+    old: int | LabelArray | None = field(default=None, compare=False, metadata={"stored": False})
+
+
+@dataclass(frozen=True)
+class PaintBackground:
+    """Declare pixels background, or take that back.
+
+    Attributes
+    ----------
+    where
+        ``(N,)`` flat positions (C order) in the label array, ascending, without repeats.
+    is_background
+        Whether they are.
+    """
+
+    image: ImageId
+    where: LabelArray = field(compare=False)
+    is_background: bool = True
+
+
+@dataclass(frozen=True)
+class MarkComplete:
+    """Say that all objects in a region are annotated, or take that back.
+
+    Attributes
+    ----------
+    region
+        The image, a plane, a rectangle or a lasso.
+    is_complete
+        Whether they are.
+    """
+
+    image: ImageId
+    region: CompleteRegion = field(default_factory=CompleteRegion)
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class ImportLabels:
+    """Make the labels of an image equal to `labels`.
+
+    Attributes
+    ----------
+    labels
+        ``(..., H, W)`` non-negative integers.
+    records
+        Provenance of its objects. Without one, objects whose pixels stay the same keep
+        their record and the others count as imported.
+    """
+
+    image: ImageId
+    labels: LabelArray = field(compare=False)
+    records: tuple[ObjectRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class AddAdapter:
+    """List a trained or loaded adapter."""
+
+    adapter: StoredAdapter
+
+
+@dataclass(frozen=True)
+class UseAdapter:
+    """Make an adapter of the list live; an empty name is the bare model."""
+
+    name: str
+    strength: float = 1.0
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class AddRun:
+    """Keep the report of a training run."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
+class Undo:
+    """Take the last step back."""
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Do the last undone step again."""
+
+
+Action = (
+    AddImage | RemoveImage | RenameImage | ReplacePixels | LocateImage
+    | AddPoint | SetBox | SetPrompts | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
+    | ChooseCandidate | Accept | AcceptObjects | DeleteObjects | MergeObjects
+    | Paint | PaintBackground | MarkComplete | ImportLabels
+    | AddAdapter | UseAdapter | AddRun | Undo | Redo
+)  # fmt: skip
+"""Any action."""
+
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Action.__args__}
+
+
+def encode_action(action: Action) -> tuple[str, str, bytes]:
+    """Return the kind of an action, its fields as JSON text, and its pixels."""
+    return type(action).__name__, *encode(action)
+
+
+def decode_action(kind: str, text: str, payload: bytes) -> Action:
+    """Rebuild an action from `encode_action`.
+
+    Raises
+    ------
+    ProjectError
+        If the data are damaged, or a newer version wrote an action that this one lacks.
+    """
+    if kind not in _KINDS:
+        raise ProjectError(f"the project holds an action {kind!r}: open it with a newer version")
+    action: Action = decode(_KINDS[kind], text, payload)
+    return action

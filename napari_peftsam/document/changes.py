@@ -1,0 +1,277 @@
+"""The three kinds of reversible change: pixels, object records, and everything small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from napari_peftsam.document.codec import decode, from_json, to_json
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
+from napari_peftsam.document.objects import ImageId, ObjectRecord
+from napari_peftsam.document.pending import Answers, Pending
+from napari_peftsam.document.regions import Integers, Region, union
+from napari_peftsam.errors import ImageError
+from napari_peftsam.types import LabelArray
+
+__all__ = [
+    "Change",
+    "FieldChange",
+    "LabelChange",
+    "ObjectChange",
+    "State",
+    "Touched",
+    "decode_changes",
+    "encode_changes",
+]
+
+
+@dataclass
+class Touched:
+    """What changes touched since listeners and store were last told.
+
+    Attributes
+    ----------
+    pixels
+        The region written to, by image and label set.
+    where
+        The flat positions written to, in pieces, by image and label set.
+    objects
+        Labels whose records changed, by image.
+    infos
+        Images of which something small changed.
+    fields
+        Names of the document's own fields that changed.
+    """
+
+    pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
+    where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
+    objects: dict[ImageId, set[int]] = field(default_factory=dict)
+    infos: dict[ImageId, None] = field(default_factory=dict)
+    fields: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class State:
+    """Everything a document holds, with the few writes that every change is made of.
+
+    Attributes
+    ----------
+    images
+        All images, removed ones included, in the order in which they were added.
+    pending
+        Prompts not accepted yet.
+    adapters, live, runs
+        Trained and loaded adapters, the one in use, and the reports of the training runs.
+    answers
+        Candidates by revision; not stored.
+    touched
+        What changed since it was last taken.
+    """
+
+    images: dict[ImageId, DocumentImage] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
+    adapters: tuple[StoredAdapter, ...] = ()
+    live: LiveAdapter = field(default_factory=LiveAdapter)
+    runs: tuple[Run, ...] = ()
+    answers: Answers = field(default_factory=Answers)
+    touched: Touched = field(default_factory=Touched)
+
+    def image(self, image: ImageId) -> DocumentImage:
+        """Return an image; an unknown or removed one is an `ImageError` listing the others."""
+        found = self.images.get(image)
+        if found is None or found.info.is_removed:
+            here = (i.name for i in self.images.values() if not i.info.is_removed)
+            known = ", ".join(map(repr, here)) or "none"
+            raise ImageError(f"the session has no image {image!r}: add it first (it has: {known})")
+        return found
+
+    def write_labels(
+        self, image: ImageId, label_set: str, where: Integers, old: Any, new: Any
+    ) -> None:
+        """Set N >= 1 pixels from their old label(s) to one label or to N labels."""
+        region = self.images[image].put(label_set, where, old, new)
+        key = image, label_set
+        known = self.touched.pixels.get(key)
+        self.touched.pixels[key] = region if known is None else union(known, region)
+        self.touched.where.setdefault(key, []).append(where)
+
+    def write_records(self, image: ImageId, records: Mapping[int, ObjectRecord | None]) -> None:
+        """Set records, or remove them (None)."""
+        own = self.images[image].records
+        for label, record in records.items():
+            if record is None:
+                own.pop(label, None)
+            else:
+                own[label] = record
+        self.touched.objects.setdefault(image, set()).update(records)
+
+    def write_field(self, image: ImageId | None, name: str, value: Any) -> None:
+        """Set a field of an image's info, or of the document (None)."""
+        if image is None:
+            setattr(self, name, value)
+            self.touched.fields[name] = None
+        else:
+            entry = self.images[image]
+            entry.info = replace(entry.info, **{name: value})
+            self.touched.infos[image] = None
+
+    def take_touched(self) -> Touched:
+        """Return what changed since the last call."""
+        taken, self.touched = self.touched, Touched()
+        return taken
+
+
+@dataclass(frozen=True, eq=False)
+class LabelChange:
+    """Set pixels of one image; holds only the pixels that change.
+
+    Attributes
+    ----------
+    image
+        The image's id.
+    starts, lengths
+        ``(R,)`` runs of flat positions; R >= 1, without overlap.
+    old, new
+        The label(s) before and after: one for all pixels or one each.
+    label_set
+        The label set the pixels are in.
+    """
+
+    image: ImageId
+    starts: LabelArray
+    lengths: LabelArray
+    old: int | LabelArray
+    new: int | LabelArray
+    label_set: str = OBJECTS
+
+    @classmethod
+    def of(
+        cls, image: ImageId, where: Integers, old: Any, new: Any, label_set: str = OBJECTS
+    ) -> LabelChange:
+        """Return the change of pixels at N >= 1 flat positions."""
+        first = np.flatnonzero(np.concatenate([[True], where[1:] != where[:-1] + 1]))
+        starts = where[first].astype(np.int64)
+        lengths = np.diff(first, append=len(where)).astype(np.int32)
+        return cls(image, starts, lengths, _compact(old), _compact(new), label_set)
+
+    @property
+    def where(self) -> Integers:
+        """The flat positions of its pixels, ``(N,)``."""
+        ends = np.cumsum(self.lengths)
+        offsets = np.repeat(self.starts - (ends - self.lengths), self.lengths)
+        return offsets + np.arange(ends[-1])
+
+    def do(self, state: State) -> None:
+        """Write the new labels."""
+        state.write_labels(self.image, self.label_set, self.where, self.old, self.new)
+
+    def undo(self, state: State) -> None:
+        """Write the old labels."""
+        state.write_labels(self.image, self.label_set, self.where, self.new, self.old)
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectChange:
+    """Set, replace or remove (None) records of one image."""
+
+    image: ImageId
+    before: dict[int, ObjectRecord | None]
+    after: dict[int, ObjectRecord | None]
+
+    def do(self, state: State) -> None:
+        """Write the new records."""
+        state.write_records(self.image, self.after)
+
+    def undo(self, state: State) -> None:
+        """Write the old records."""
+        state.write_records(self.image, self.before)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldChange:
+    """Set a field of an image's info, or of the document itself.
+
+    Attributes
+    ----------
+    image
+        Whose field it is; None for the document's own.
+    name
+        Name of the field in `ImageInfo` or `State`.
+    before, after
+        Its values.
+    """
+
+    image: ImageId | None
+    name: str
+    before: Any
+    after: Any
+
+    def do(self, state: State) -> None:
+        """Write the new value."""
+        state.write_field(self.image, self.name, self.after)
+
+    def undo(self, state: State) -> None:
+        """Write the old value."""
+        state.write_field(self.image, self.name, self.before)
+
+
+Change = LabelChange | ObjectChange | FieldChange
+"""Any change."""
+
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
+DOCUMENT_FIELDS: dict[str, Any] = {
+    name: hint
+    for name, hint in get_type_hints(State).items()
+    if name in ("pending", "adapters", "live", "runs")
+}
+"""The document's stored fields and their types."""
+_IMAGE_FIELDS = get_type_hints(ImageInfo)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """Changes in the form in which they are encoded: kind and fields of each."""
+
+    kinds: tuple[str, ...]
+    labels: tuple[LabelChange, ...]
+    objects: tuple[ObjectChange, ...]
+    fields: tuple[FieldChange, ...]
+
+
+def encode_changes(changes: tuple[Change, ...]) -> _Stored:
+    """Return changes as one value that `codec.encode` takes."""
+    by_kind: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    for change in changes:
+        by_kind[type(change).__name__].append(change)
+    labels, objects, fields = (tuple(by_kind[kind]) for kind in _KINDS)
+    return _Stored(tuple(type(c).__name__ for c in changes), labels, objects, fields)
+
+
+def decode_changes(text: str, payload: bytes) -> tuple[Change, ...]:
+    """Read back changes from the text and payload of `encode_changes`, in their order."""
+    stored: _Stored = decode(_Stored, text, payload)
+    left: dict[str, Iterator[Change]] = {
+        "LabelChange": iter(stored.labels),
+        "ObjectChange": iter(stored.objects),
+        "FieldChange": map(_typed, stored.fields),
+    }
+    return tuple(next(left[kind]) for kind in stored.kinds)
+
+
+def _typed(change: FieldChange) -> FieldChange:
+    """Give the values of a field, which were read as plain JSON, their type."""
+    hint = (DOCUMENT_FIELDS if change.image is None else _IMAGE_FIELDS)[change.name]
+    before, after = (from_json(hint, to_json(v, []), []) for v in (change.before, change.after))
+    return replace(change, before=before, after=after)
+
+
+def _compact(values: Any) -> int | LabelArray:
+    if isinstance(values, int | np.integer):
+        return int(values)
+    first = values[0]
+    return int(first) if np.all(values == first) else values

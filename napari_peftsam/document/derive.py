@@ -1,0 +1,289 @@
+"""What an action changes, derived from the document as it is; nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from napari_peftsam.document import actions as act
+from napari_peftsam.document.changes import Change, FieldChange, ObjectChange, State
+from napari_peftsam.document.objects import ImageId, PlaneKey
+from napari_peftsam.document.pending import Pending
+from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
+from napari_peftsam.types import Prompts
+
+__all__ = ["Derived", "Moment", "derive", "handles"]
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When an action is done: its number in the log, and the UTC time in ISO 8601."""
+
+    number: int
+    time: str
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """What an action comes to.
+
+    Attributes
+    ----------
+    changes
+        In the order in which they are done; none if the action changes nothing.
+    label
+        What the user did, e.g. ``"accept object 3"``; empty if it cannot be undone.
+    image
+        The image it concerns, if any.
+    result
+        What `Document.do` returns.
+    action
+        The action with all that a replay needs; None if that is the action as it was given.
+    is_painted
+        Whether the caller has painted the pixels itself, so that its view is up to date.
+    """
+
+    changes: tuple[Change, ...] = ()
+    label: str = ""
+    image: ImageId | None = None
+    result: Any = None
+    action: act.Action | None = None
+    is_painted: bool = False
+
+
+Handler = Callable[[State, Any, Moment], Derived]
+_HANDLERS: dict[type[Any], Handler] = {}
+
+
+def handles(kind: type[A]) -> Callable[[Callable[[State, A, Moment], Derived]], Any]:
+    """Register the function that derives what actions of this kind change."""
+
+    def register(function: Callable[[State, A, Moment], Derived]) -> Any:
+        _HANDLERS[kind] = function
+        return function
+
+    return register
+
+
+def derive(state: State, action: act.Action, moment: Moment) -> Derived:
+    """Check an action and return what it changes; a misfit is a `PeftSamError`."""
+    return _HANDLERS[type(action)](state, action, moment)
+
+
+# --- prompts ------------------------------------------------------------------------
+
+
+def set_pending(state: State, pending: Pending) -> tuple[Change, ...]:
+    """Return the changes that lead to other pending prompts."""
+    if pending == state.pending:
+        return ()
+    return (FieldChange(None, "pending", state.pending, pending),)
+
+
+def without_first(pending: Pending, revision: int) -> Pending:
+    """Return the prompts without the pending object; the next in the queue takes over."""
+    if len(pending.queue) < 2:
+        return Pending()
+    return Pending(pending.plane, pending.queue[1:], revision)
+
+
+def _prompted(state: State, plane: PlaneKey, pending: Pending, label: str) -> Derived:
+    return Derived(set_pending(state, pending), label, plane.image)
+
+
+def _check_prompts(state: State, plane: PlaneKey, *prompts: Prompts) -> None:
+    image = state.image(plane.image)
+    image.check_plane(plane)
+    for each in prompts:
+        each.check_inside(image.plane_shape)
+
+
+@handles(act.AddPoint)
+def _add_point(state: State, action: act.AddPoint, moment: Moment) -> Derived:
+    plane = action.plane
+    here = state.pending.on(plane)
+    prompts = (here.queue[0] if here else Prompts()).with_point(action.point)
+    _check_prompts(state, plane, prompts)
+    refines = here.refines
+    if here and state.answers.get(here.revision) is not None:
+        refines = here.revision, here.choice
+    pending = Pending(plane, (prompts, *here.queue[1:]), moment.number, refines)
+    return _prompted(state, plane, pending, "add point")
+
+
+@handles(act.SetBox)
+def _set_box(state: State, action: act.SetBox, moment: Moment) -> Derived:
+    here = state.pending.on(action.plane)
+    prompts = (here.queue[0] if here else Prompts()).with_box(action.box)
+    label = "remove box" if action.box is None else "set box"
+    return _replace_first(state, action.plane, prompts, label, moment)
+
+
+@handles(act.SetPrompts)
+def _set_prompts(state: State, action: act.SetPrompts, moment: Moment) -> Derived:
+    return _replace_first(state, action.plane, action.prompts, "change prompts", moment)
+
+
+@handles(act.RemoveLastPrompt)
+def _remove_last(state: State, action: act.RemoveLastPrompt, moment: Moment) -> Derived:
+    pending = state.pending
+    if pending.plane is None:
+        return Derived()
+    points, box = pending.queue[0].points, pending.queue[0].box
+    left = Prompts(points[:-1], box if points else None)
+    return _replace_first(state, pending.plane, left, "remove last prompt", moment)
+
+
+def _replace_first(
+    state: State, plane: PlaneKey, prompts: Prompts, label: str, moment: Moment
+) -> Derived:
+    """Derive other prompts of the pending object; none discard it."""
+    _check_prompts(state, plane, prompts)
+    here = state.pending.on(plane)
+    if prompts == (here.queue[0] if here else Prompts()):
+        return Derived()
+    # A mask to refine belongs to the prompts it was made from: it is not carried over.
+    pending = Pending(plane, (prompts, *here.queue[1:]), moment.number)
+    return _prompted(
+        state, plane, pending if prompts else without_first(here, moment.number), label
+    )
+
+
+@handles(act.QueuePrompts)
+def _queue(state: State, action: act.QueuePrompts, moment: Moment) -> Derived:
+    plane = action.plane
+    _check_prompts(state, plane, *action.prompts)
+    asked = tuple(each for each in action.prompts if each)
+    if not asked:
+        return Derived()
+    what = "box" if all(p.box is not None and not p.points for p in asked) else "object"
+    plural = "es" if what == "box" else "s"
+    label = f"queue 1 {what}" if len(asked) == 1 else f"queue {len(asked)} {what}{plural}"
+    here = state.pending.on(plane)
+    return _prompted(
+        state, plane, here.with_queue(plane, (*here.queue, *asked), moment.number), label
+    )
+
+
+@handles(act.SetQueue)
+def _set_queue(state: State, action: act.SetQueue, moment: Moment) -> Derived:
+    plane = action.plane
+    _check_prompts(state, plane, *action.prompts)
+    here = state.pending.on(plane)
+    pending = here.with_queue(plane, action.prompts, moment.number)
+    return Derived() if pending == here else _prompted(state, plane, pending, "change prompts")
+
+
+@handles(act.Discard)
+def _discard(state: State, action: act.Discard, moment: Moment) -> Derived:
+    pending = state.pending
+    if pending.plane is None:
+        return Derived()
+    left = Pending() if action.everything else without_first(pending, moment.number)
+    return _prompted(state, pending.plane, left, "discard")
+
+
+@handles(act.ChooseCandidate)
+def _choose(state: State, action: act.ChooseCandidate, moment: Moment) -> Derived:
+    answer = state.answers.get(state.pending.revision) if state.pending else None
+    number = 0 if answer is None else len(answer.prediction)
+    if not 0 <= action.index < number:
+        raise PromptError(
+            f"there is no candidate {action.index}: there are {number} to choose from"
+        )
+    return Derived(set_pending(state, replace(state.pending, choice=action.index)))
+
+
+# --- images -------------------------------------------------------------------------
+
+
+@handles(act.RemoveImage)
+def _remove_image(state: State, action: act.RemoveImage, moment: Moment) -> Derived:
+    image = state.image(action.image)
+    changes: tuple[Change, ...] = (FieldChange(image.id, "is_removed", False, True),)
+    if state.pending.plane is not None and state.pending.plane.image == image.id:
+        changes = (*set_pending(state, Pending()), *changes)
+    return Derived(changes, f"remove image {image.name}", image.id)
+
+
+@handles(act.RenameImage)
+def _rename_image(state: State, action: act.RenameImage, moment: Moment) -> Derived:
+    image = state.image(action.image)
+    if action.name == image.name:
+        return Derived()
+    check_name(state, action.name)
+    return Derived((FieldChange(image.id, "name", image.name, action.name),), image=image.id)
+
+
+def check_name(state: State, name: str) -> None:
+    """Raise `ImageError` if an image of the document has this name."""
+    if any(i.name == name and not i.info.is_removed for i in state.images.values()):
+        raise ImageError(f"the session has an image {name!r} already: choose another name")
+
+
+@handles(act.ReplacePixels)
+@handles(act.LocateImage)
+def _set_source(
+    state: State, action: act.ReplacePixels | act.LocateImage, moment: Moment
+) -> Derived:
+    image = state.image(action.image)
+    change = FieldChange(image.id, "source", image.info.source, action.source)
+    return Derived((change,), image=image.id)
+
+
+@handles(act.MarkComplete)
+def _mark_complete(state: State, action: act.MarkComplete, moment: Moment) -> Derived:
+    image = state.image(action.image)
+    if action.region.index is not None:
+        image.check_plane(PlaneKey(image.id, action.region.index))
+    known = image.info.complete
+    if (action.region in known) == action.is_complete:
+        return Derived()
+    if action.is_complete:
+        after, label = (*known, action.region), "mark complete"
+    else:
+        after, label = tuple(r for r in known if r != action.region), "mark incomplete"
+    return Derived((FieldChange(image.id, "complete", known, after),), label, image.id)
+
+
+# --- adapters and runs --------------------------------------------------------------
+
+
+@handles(act.AddAdapter)
+def _add_adapter(state: State, action: act.AddAdapter, moment: Moment) -> Derived:
+    known = state.adapters
+    if any(each == action.adapter for each in known):
+        return Derived()
+    kept = tuple(
+        each
+        for each in known
+        if (each.weights, each.name) != (action.adapter.weights, action.adapter.name)
+    )
+    return Derived((FieldChange(None, "adapters", known, (*kept, action.adapter)),))
+
+
+@handles(act.UseAdapter)
+def _use_adapter(state: State, action: act.UseAdapter, moment: Moment) -> Derived:
+    if not 0 <= action.strength <= 1:
+        raise ConfigurationError(f"the strength must be from 0 to 1, got {action.strength:g}")
+    live = replace(state.live, model=action.model, name=action.name, strength=action.strength)
+    return (
+        Derived() if live == state.live else Derived((FieldChange(None, "live", state.live, live),))
+    )
+
+
+@handles(act.AddRun)
+def _add_run(state: State, action: act.AddRun, moment: Moment) -> Derived:
+    return Derived((FieldChange(None, "runs", state.runs, (*state.runs, action.run)),))
+
+
+def object_change(state: State, image: ImageId, after: dict[int, Any]) -> tuple[ObjectChange, ...]:
+    """Return the change of the records that differ from those in `after` (None: removed)."""
+    records = state.images[image].records
+    differing = {k: r for k, r in after.items() if records.get(k) != r}
+    if not differing:
+        return ()
+    return (ObjectChange(image, {k: records.get(k) for k in differing}, differing),)

@@ -1,0 +1,336 @@
+"""What the actions on objects and pixels change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.document import actions as act
+from napari_peftsam.document.changes import Change, FieldChange, LabelChange, State
+from napari_peftsam.document.derive import (
+    Derived,
+    Moment,
+    check_name,
+    handles,
+    object_change,
+    set_pending,
+    without_first,
+)
+from napari_peftsam.document.image_info import BACKGROUND
+from napari_peftsam.document.images import DocumentImage, check_labels
+from napari_peftsam.document.objects import (
+    IMPORTED,
+    MANUAL,
+    NewObject,
+    ObjectRecord,
+    PlaneKey,
+    merged,
+)
+from napari_peftsam.document.regions import Integers, bounding_box
+from napari_peftsam.errors import LabelError, PromptError
+from napari_peftsam.types import BoolArray, LabelArray, Window
+
+__all__: list[str] = []
+
+Update = Callable[[ObjectRecord], ObjectRecord]
+Create = Callable[[int], ObjectRecord]
+
+
+@handles(act.Accept)
+def _accept(state: State, action: act.Accept, moment: Moment) -> Derived:
+    plane, shown = state.pending.plane, action.shown
+    if shown is None or plane is None:
+        raise PromptError(
+            "there is no mask to accept: "
+            + ("wait for the prediction" if state.pending else "click on an object first")
+        )
+    image = state.image(plane.image)
+    changes, labels = _new_objects(state, image, plane, (shown,), action.overlap, moment)
+    advanced = set_pending(state, without_first(state.pending, moment.number))
+    return Derived((*changes, *advanced), f"accept object {labels[0]}", image.id, labels[0])
+
+
+@handles(act.AcceptObjects)
+def _accept_objects(state: State, action: act.AcceptObjects, moment: Moment) -> Derived:
+    image = state.image(action.plane.image)
+    image.check_plane(action.plane)
+    changes, labels = _new_objects(
+        state, image, action.plane, action.objects, action.overlap, moment
+    )
+    done = [each.prompts for each in action.objects if each.prompts]
+    pending = state.pending
+    if pending.plane == action.plane:
+        left = [prompts for prompts in pending.queue if prompts not in done]
+        pending = pending.with_queue(action.plane, left, moment.number)
+    number = len(action.objects)
+    label = "accept 1 object" if number == 1 else f"accept {number} objects"
+    return Derived((*changes, *set_pending(state, pending)), label, image.id, labels)
+
+
+def _new_objects(
+    state: State,
+    image: DocumentImage,
+    plane: PlaneKey,
+    objects: Sequence[NewObject],
+    overlap: str,
+    moment: Moment,
+) -> tuple[tuple[Change, ...], tuple[int, ...]]:
+    """Return the changes that write objects, and the label of each (0: no pixel was left)."""
+    pieces = [_Piece.of(image, each) for each in objects]
+    if overlap == "keep":
+        for piece in pieces:
+            piece.mask &= image.plane_labels(plane)[piece.window.slices] == 0
+    _separate(pieces if overlap == "keep" else pieces[::-1])
+    labels, label = [], image.info.next_label
+    for piece in pieces:
+        labels.append(label if piece.mask.any() else 0)
+        label += bool(labels[-1])
+    if objects and not any(labels):
+        raise PromptError(_nothing_left(objects))
+    if label == image.info.next_label:
+        return (), tuple(labels)
+    image.check_label_range(label - 1)
+    where = np.concatenate([piece.positions(image, plane) for piece in pieces])
+    new = np.repeat(labels, [np.count_nonzero(piece.mask) for piece in pieces])
+    given = dict(zip(labels, objects, strict=True))
+    changes = pixel_changes(
+        state,
+        image,
+        (where, np.take(image.labels, where), new),
+        lambda record: replace(record, modified=moment.time),
+        lambda number: given[number].record(number, plane.index, moment.time),
+    )
+    return changes, tuple(labels)
+
+
+class _Piece:
+    """The pixels of a new object in its plane; reduced to what is left for it."""
+
+    def __init__(self, window: Window, mask: BoolArray) -> None:
+        self.window, self.mask = window, mask
+
+    @classmethod
+    def of(cls, image: DocumentImage, new: NewObject) -> _Piece:
+        row, col = new.offset or (0, 0)
+        height, width = image.plane_shape
+        mask = new.mask
+        inside = 0 <= row <= height - mask.shape[0] and 0 <= col <= width - mask.shape[1]
+        if not inside or (new.offset is None and mask.shape != image.plane_shape):
+            at = "" if new.offset is None else f" at {new.offset}"
+            raise PromptError(
+                f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
+                f"{image.plane_shape}: predict it from this image"
+            )
+        rows, cols = bounding_box(mask[np.newaxis])
+        window = Window.from_slices(rows, cols)
+        moved = Window(window.row + row, window.col + col, window.height, window.width)
+        return cls(moved, mask[rows, cols].copy())
+
+    def positions(self, image: DocumentImage, plane: PlaneKey) -> Integers:
+        rows, cols = np.nonzero(self.mask)
+        start = int(np.ravel_multi_index((*plane.index, self.window.row, self.window.col),
+                                         image.shape))  # fmt: skip
+        return start + rows * image.shape[-1] + cols
+
+
+def _separate(pieces: Sequence[_Piece]) -> None:
+    """Take the pixels of each piece from all that follow it."""
+    corners = np.array([(p.window.row, p.window.col, *p.window.stop) for p in pieces])
+    for number, piece in enumerate(pieces):
+        row, col, bottom, right = corners[number]
+        later = corners[number + 1 :]
+        meets = (later[:, :2] < (bottom, right)).all(1) & (later[:, 2:] > (row, col)).all(1)
+        for other in (pieces[number + 1 + i] for i in np.flatnonzero(meets).tolist()):
+            shared = piece.window & other.window
+            taken = piece.mask[shared.seen_from(piece.window).slices]
+            other.mask[shared.seen_from(other.window).slices] &= ~taken
+
+
+def _nothing_left(objects: Sequence[NewObject]) -> str:
+    if not any(each.mask.any() for each in objects):
+        return "the mask is empty: add a point on the object or choose another candidate"
+    return (
+        "existing objects cover the whole mask: delete or merge them, or accept with "
+        'overlap="overwrite"'
+    )
+
+
+@handles(act.DeleteObjects)
+def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
+    image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
+    image.check_objects(labels)
+    if not labels:
+        return Derived()
+    where = np.sort(np.concatenate([image.where(label) for label in labels]))
+    changes: tuple[Change, ...] = (
+        LabelChange.of(image.id, where, np.take(image.labels, where), 0),
+        *object_change(state, image.id, dict.fromkeys(labels)),
+    )
+    name = f"delete object {labels[0]}" if len(labels) == 1 else f"delete {len(labels)} objects"
+    return Derived(changes, name, image.id)
+
+
+@handles(act.MergeObjects)
+def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
+    image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
+    image.check_objects(labels)
+    if len(labels) < 2:
+        raise LabelError("merging needs two different objects: select one more")
+    first, others = labels[0], labels[1:]
+    records = image.records
+    record = merged(records[first], [records[o] for o in others], moment.time)
+    where = np.sort(np.concatenate([image.where(label) for label in others]))
+    changes: tuple[Change, ...] = (
+        LabelChange.of(image.id, where, np.take(image.labels, where), first),
+        *object_change(state, image.id, {**dict.fromkeys(others), first: record}),
+    )
+    return Derived(changes, f"merge objects {', '.join(map(str, labels))}", image.id, first)
+
+
+@handles(act.Paint)
+def _paint(state: State, action: act.Paint, moment: Moment) -> Derived:
+    image = state.image(action.image)
+    where = _checked_positions(image, action.where)
+    new = np.broadcast_to(np.asarray(action.new), where.shape)
+    old = np.take(image.labels, where) if action.old is None else action.old
+    old = np.broadcast_to(np.asarray(old), where.shape)
+    for values in (old, new):
+        if values.size and values.min() < 0:
+            raise LabelError(f"label {values.min()} was painted: labels start at 0 (unlabelled)")
+    changed = old != new
+    if not changed.any():
+        return Derived()
+    image.check_label_range(int(new.max()))
+    changes = pixel_changes(
+        state,
+        image,
+        (where[changed], old[changed], new[changed]),
+        lambda record: replace(record, corrected=True, modified=moment.time),
+        lambda label: _made(label, MANUAL, moment),
+    )
+    return Derived(changes, "paint", image.id, is_painted=action.old is not None)
+
+
+@handles(act.PaintBackground)
+def _paint_background(state: State, action: act.PaintBackground, moment: Moment) -> Derived:
+    image, new = state.image(action.image), int(action.is_background)
+    where = _checked_positions(image, action.where)
+    old = np.zeros(len(where), np.uint8)
+    if image.background is not None:
+        old = np.take(image.background, where)
+    changed = old != new
+    if not changed.any():
+        return Derived()
+    change = LabelChange.of(image.id, where[changed], old[changed], new, BACKGROUND)
+    return Derived((change,), "paint background", image.id)
+
+
+def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
+    if len(where) and not 0 <= where.min() <= where.max() < image.labels.size:
+        raise LabelError(
+            f"painted pixels lie outside the labels of {image.name!r}, shape {image.shape}: "
+            "record them for the image they were painted in"
+        )
+    return where
+
+
+@handles(act.ImportLabels)
+def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
+    image = state.image(action.image)
+    check_labels(image.name, action.labels, image.shape)
+    image.check_label_range(int(action.labels.max()))
+    given = own_records(image, action.records)
+
+    def record(label: int) -> ObjectRecord:
+        return given.get(label) or _made(label, IMPORTED, moment)
+
+    where = np.flatnonzero(image.labels != action.labels)
+    changes: tuple[Change, ...] = ()
+    touched: set[int] = set()
+    if len(where):
+        old = np.take(image.labels, where)
+        new = np.take(action.labels, where).astype(image.labels.dtype)
+        touched = set(image.index.after(where, old, new))
+        changes = pixel_changes(
+            state, image, (where, old, new), lambda known: record(known.label), record
+        )
+    told = {
+        label: each.in_planes(image.index.planes(label))
+        for label, each in given.items()
+        if label in image.records and label not in touched
+    }
+    return Derived((*changes, *object_change(state, image.id, told)), "import labels", image.id)
+
+
+@handles(act.AddImage)
+def _add_image(state: State, action: act.AddImage, moment: Moment) -> Derived:
+    """Let an image appear that the document has made, hidden and without objects."""
+    image = state.images[action.image]
+    check_name(state, action.info.name)
+    changes: tuple[Change, ...] = ()
+    if action.labels is not None and action.labels.any():
+        given = own_records(image, action.records)
+        where = np.flatnonzero(action.labels)
+        new = np.take(action.labels, where).astype(image.labels.dtype)
+        changes = pixel_changes(
+            state,
+            image,
+            (where, np.zeros_like(new), new),
+            lambda known: known,
+            lambda label: given.get(label) or _made(label, IMPORTED, moment),
+        )
+    appears = FieldChange(image.id, "is_removed", True, False)
+    return Derived((*changes, appears), image=image.id, result=image.id)
+
+
+def pixel_changes(
+    state: State,
+    image: DocumentImage,
+    pixels: tuple[Integers, Any, Any],
+    update: Update,
+    create: Create,
+) -> tuple[Change, ...]:
+    """Return the change of pixels, and the changes of records and next label that follow.
+
+    Parameters
+    ----------
+    state, image
+        Before the change.
+    pixels
+        N >= 1 flat positions, their labels before and after.
+    update, create
+        Return the record of an object that was touched, and of an unknown label. Objects
+        without pixels lose their record.
+    """
+    where, old, new = pixels
+    order = np.argsort(where, kind="stable")
+    where, old, new = where[order], old[order], new[order]
+    records: dict[int, ObjectRecord | None] = {}
+    for label, planes in sorted(image.index.after(where, old, new).items()):
+        known = image.records.get(label)
+        if planes:
+            record = create(label) if known is None else update(known)
+            records[label] = record.in_planes(planes)
+        else:
+            records[label] = None
+    change: Change = LabelChange.of(image.id, where, old, new)
+    highest = max((label for label, record in records.items() if record is not None), default=0)
+    following: tuple[Change, ...] = object_change(state, image.id, records)
+    if highest >= image.info.next_label:
+        following += (FieldChange(image.id, "next_label", image.info.next_label, highest + 1),)
+    return (change, *following)
+
+
+def own_records(image: DocumentImage, records: Sequence[ObjectRecord]) -> dict[int, ObjectRecord]:
+    """Return records by label; one in a plane that the image lacks is an `ImageError`."""
+    for record in records:
+        for plane in record.planes:
+            image.check_plane(PlaneKey(image.id, plane.index))
+    return {record.label: record for record in records}
+
+
+def _made(label: int, model: str, moment: Moment) -> ObjectRecord:
+    return ObjectRecord(label, (), model, created=moment.time, modified=moment.time)

@@ -1,0 +1,597 @@
+"""The document: images, pending prompts, objects, adapters, and the history of it all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.document import actions as act
+from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
+from napari_peftsam.document.changes import (
+    DOCUMENT_FIELDS,
+    Change,
+    FieldChange,
+    State,
+    Touched,
+    decode_changes,
+    encode_changes,
+)
+from napari_peftsam.document.codec import load
+from napari_peftsam.document.derive import Derived, Moment, derive
+from napari_peftsam.document.events import DocumentEvents
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo, ImageSource
+from napari_peftsam.document.images import DocumentImage, check_labels, empty_labels, spatial
+from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
+from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
+from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pending
+from napari_peftsam.document.regions import Region
+from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
+from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
+from napari_peftsam.errors import ImageError, LabelError, PromptError
+from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts, Window
+
+__all__ = ["Document", "utc_now"]
+
+_ANYONE = Answerer()
+
+
+def utc_now() -> str:
+    """Return the present UTC time in ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Document:
+    """Images being annotated, with everything that was done to them.
+
+    `do` is the only way to change a document. An action is saved before `do` returns. The
+    document belongs to the thread that made it: do and listen there. Only the actions on
+    adapters and runs may come from any thread.
+
+    Parameters
+    ----------
+    store
+        Where it is kept; default: in memory.
+    clock
+        Returns the present UTC time in ISO 8601.
+
+    Attributes
+    ----------
+    events
+        Signals; emitted once a change is complete and saved.
+    store
+        Where it is kept.
+    """
+
+    def __init__(self, store: Store | None = None, clock: Callable[[], str] = utc_now) -> None:
+        self.events = DocumentEvents()
+        self.store = Store.in_memory() if store is None else store
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._state = self._stored_state(self.store)
+
+    # --- doing ----------------------------------------------------------------------
+
+    def do(self, action: act.Action) -> Any:
+        """Check an action, do it, save it, and tell the listeners.
+
+        Returns
+        -------
+        Any
+            Of `Accept` and `MergeObjects` the object's label, of `AcceptObjects` the label of
+            each (0 where no pixel was left for it), of `AddImage` the image's id, of `Undo`
+            and `Redo` what was undone or redone (None if there was nothing), else None.
+
+        Raises
+        ------
+        PeftSamError
+            If the action does not fit the document, or cannot be saved (`ProjectError`):
+            then nothing has changed.
+        """
+        with self._lock:
+            if isinstance(action, act.Undo | act.Redo):
+                return self._move(action)
+            moment = Moment(self.store.next_number, self._clock())
+            action = self._complete(action)
+            derived = derive(self._state, action, moment)
+            if derived.changes:
+                self._write(action, derived, moment)
+            return derived.result
+
+    def undo(self) -> str | None:
+        """Undo the last step and return what it was, None if there is none."""
+        label: str | None = self.do(act.Undo())
+        return label
+
+    def redo(self) -> str | None:
+        """Redo the last undone step and return what it was, None if there is none."""
+        label: str | None = self.do(act.Redo())
+        return label
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What can be undone, oldest first."""
+        return self.store.step_labels()
+
+    @property
+    def undo_label(self) -> str | None:
+        """What the next undo takes back, None if there is nothing."""
+        step = self.store.last_step()
+        return None if step is None else step.label
+
+    @property
+    def redo_label(self) -> str | None:
+        """What the next redo does again, None if there is nothing."""
+        step = self.store.next_step()
+        return None if step is None else step.label
+
+    def _complete(self, action: act.Action) -> act.Action:
+        """Fill in what the user sees and the log must hold."""
+        if isinstance(action, act.Accept) and action.shown is None:
+            current = self.current
+            if current is not None and current.mask is not None:
+                return replace(action, shown=current.as_new_object())
+        if isinstance(action, act.AddImage) and action.image not in self._state.images:
+            info = replace(action.info, is_removed=True)
+            labels = empty_labels(info.name, info.shape, info.label_type)
+            self._state.images[action.image] = DocumentImage(action.image, info, None, labels)
+        return action
+
+    def _write(self, action: act.Action, derived: Derived, moment: Moment) -> None:
+        before = self._shown()
+        step = None
+        if derived.label:
+            step = derived.label, derived.image, encode_changes(derived.changes)
+
+        def commit(rows: Rows) -> None:
+            self.store.commit(moment.time, act.encode_action(action), rows, step)
+
+        touched = self._apply(derived.changes, commit)
+        if isinstance(action, act.ChooseCandidate):
+            self._remember_choice()
+        self._tell(derived.changes, touched, before, painted=derived.is_painted)
+        if step is not None:
+            self.events.history_changed.emit()
+        self.events.saved.emit()
+
+    def _move(self, action: act.Undo | act.Redo) -> str | None:
+        back = isinstance(action, act.Undo)
+        step = self.store.last_step() if back else self.store.next_step()
+        if step is None:
+            return None
+        changes, before = decode_changes(step.changes, step.pixels), self._shown()
+        time, moved = self._clock(), (step.number, UNDONE if back else DONE)
+
+        def commit(rows: Rows) -> None:
+            self.store.commit(time, act.encode_action(action), rows, moved=moved)
+
+        touched = self._apply(changes, commit, back=back, recall=True)
+        self._tell(changes, touched, before)
+        self.events.history_changed.emit()
+        self.events.saved.emit()
+        return step.label
+
+    def _apply(
+        self,
+        changes: Sequence[Change],
+        commit: Callable[[Rows], None],
+        *,
+        back: bool = False,
+        recall: bool = False,
+    ) -> Touched:
+        """Do or undo changes and save them; if that fails, take them back."""
+        state = self._state
+        for change in changes:
+            # What cannot be read is found before anything is changed.
+            if not isinstance(change, FieldChange):
+                state.images[change.image].read()
+        done: list[Change] = []
+        try:
+            for change in reversed(changes) if back else changes:
+                done.append(change)
+                if back:
+                    change.undo(state)
+                else:
+                    change.do(state)
+            if recall:
+                self._recall_choice()
+            touched = state.take_touched()
+            commit(self._rows(touched))
+        except BaseException:
+            for change in reversed(done):
+                if back:
+                    change.do(state)
+                else:
+                    change.undo(state)
+            state.take_touched()
+            raise
+        return touched
+
+    # --- projects -------------------------------------------------------------------
+
+    def open(self, store: Store) -> None:
+        """Show what another store holds; the present one is closed.
+
+        Raises
+        ------
+        ProjectError
+            If the store cannot be read: then the document stays as it is.
+        """
+        state = self._stored_state(store)
+        self.events.closing.emit()
+        with self._lock:
+            old, self.store = self.store, store
+            self._state = state
+        old.close()
+        for signal in (self.events.opened, self.events.history_changed):
+            signal.emit()
+
+    def move_to(self, store: Store) -> None:
+        """Go on in a store that holds a copy of this document; the present one is closed."""
+        with self._lock:
+            old, self.store = self.store, store
+        old.close()
+        self.events.saved.emit()
+
+    # --- adding images --------------------------------------------------------------
+
+    def add_image(
+        self,
+        name: str,
+        pixels: Any,
+        *,
+        rgb: bool | None = None,
+        labels: LabelArray | None = None,
+        records: Sequence[ObjectRecord] = (),
+        source: ImageSource | None = None,
+    ) -> ImageId:
+        """Add an image; undo steps over it.
+
+        Parameters
+        ----------
+        name
+            A name that no other image has.
+        pixels
+            ``(..., H, W)`` or ``(..., H, W, 3|4)``; kept, not copied.
+        rgb
+            Whether the last axis holds colours; None guesses from its length.
+        labels
+            ``(..., H, W)`` integers to write objects into; shared, not copied. The
+            objects it holds are taken over. None makes an empty int32 array.
+        records
+            Provenance of objects in `labels`; the others count as imported.
+        source
+            Where the pixels come from.
+
+        Raises
+        ------
+        ImageError
+            If the name is taken or the shape holds no planes.
+        LabelError
+            If the labels are read-only, not integers, negative or of another shape.
+        """
+        if rgb is None:
+            given = np.shape(pixels)
+            same = getattr(labels, "shape", None) == given
+            rgb = not same and len(given) >= 3 and given[-1] in (3, 4)
+        array, shape = spatial(name, pixels, rgb)
+        info = ImageInfo(name, shape, rgb, source=source)
+        if labels is not None:
+            check_labels(name, labels, shape)
+            if not labels.flags.writeable:
+                raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
+            info = replace(info, label_type=str(labels.dtype))
+        shared = empty_labels(name, shape) if labels is None else labels
+        image = self._free_id(name)
+        hidden = replace(info, is_removed=True)
+        self._state.images[image] = DocumentImage(image, hidden, array, shared)
+        try:
+            self.do(act.AddImage(image, info, labels, tuple(records)))
+        except BaseException:
+            del self._state.images[image]
+            raise
+        return image
+
+    def attach_pixels(self, image: ImageId, pixels: Any) -> None:
+        """Give an image of a reopened project its pixels.
+
+        Raises
+        ------
+        ImageError
+            If they have another spatial shape than its objects.
+        """
+        entry = self.image(image)
+        array, shape = spatial(entry.name, pixels, entry.rgb)
+        if shape != entry.shape:
+            raise ImageError(
+                f"the new pixels of {entry.name!r} have the spatial shape {shape}, its objects "
+                f"{entry.shape}: give pixels of that shape, or add them as another image"
+            )
+        entry.pixels = array
+
+    def replace_pixels(
+        self, image: ImageId, pixels: Any, source: ImageSource | None = None
+    ) -> None:
+        """Put other pixels of the same spatial shape under an image's objects.
+
+        Prompts and objects stay as they are. Undo steps over it.
+
+        Raises
+        ------
+        ImageError
+            If the image is unknown or the spatial shape differs.
+        """
+        self.attach_pixels(image, pixels)
+        self.do(act.ReplacePixels(image, source))
+
+    def _free_id(self, name: str) -> ImageId:
+        """Return an id that no image has or ever had, like the name for those who read logs."""
+        number, free = 2, name
+        while free in self._state.images:
+            free, number = f"{name}~{number}", number + 1
+        return ImageId(free)
+
+    # --- reading --------------------------------------------------------------------
+
+    @property
+    def images(self) -> Mapping[ImageId, DocumentImage]:
+        """The images by id, in the order in which they were added."""
+        return {k: i for k, i in self._state.images.items() if not i.info.is_removed}
+
+    def image(self, image: ImageId) -> DocumentImage:
+        """Return an image; an unknown or removed one is an `ImageError`."""
+        return self._state.image(image)
+
+    def find_image(self, name: str) -> DocumentImage | None:
+        """Return the image of this name, None if there is none."""
+        return next((i for i in self.images.values() if i.name == name), None)
+
+    def pixels(self, plane: PlaneKey) -> Plane:
+        """Return ``(H, W)`` or ``(H, W, 3|4)``: the pixels of a plane, a view.
+
+        Of an array on disk nothing is read; slice it, or use `numpy.asarray` on it.
+        """
+        return self.image(plane.image).plane_pixels(plane)
+
+    def labels(self, plane: PlaneKey) -> LabelArray:
+        """Return ``(H, W)``: a view of the labels of a plane."""
+        return self.image(plane.image).plane_labels(plane)
+
+    def records(self, image: ImageId) -> tuple[ObjectRecord, ...]:
+        """Return the records of an image's objects, by label."""
+        records = self.image(image).records
+        return tuple(records[label] for label in sorted(records))
+
+    def object_mask(self, image: ImageId, label: int) -> BoolArray:
+        """Return ``(H, W)``: the pixels of an object in the plane it was made in."""
+        entry = self.image(image)
+        entry.check_objects((label,))
+        return entry.mask(label, PlaneKey(image, entry.records[label].index))
+
+    def object_area(self, image: ImageId, label: int) -> int:
+        """Return the number of pixels of an object, in all its planes."""
+        entry = self.image(image)
+        entry.check_objects((label,))
+        return entry.area(label)
+
+    def planes_with_objects(self) -> tuple[PlaneKey, ...]:
+        """Return the planes in which objects have pixels, by image and index."""
+        planes: list[PlaneKey] = []
+        for image in self.images.values():
+            found = {plane.index for record in image.records.values() for plane in record.planes}
+            planes += [PlaneKey(image.id, index) for index in sorted(found)]
+        return tuple(planes)
+
+    @property
+    def adapters(self) -> tuple[StoredAdapter, ...]:
+        """The trained and loaded adapters, oldest first."""
+        return self._state.adapters
+
+    @property
+    def live(self) -> LiveAdapter:
+        """The model and adapter in use."""
+        return self._state.live
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The reports of the training runs, oldest first."""
+        return self._state.runs
+
+    # --- the pending object ---------------------------------------------------------
+
+    @property
+    def pending(self) -> Pending:
+        """Prompts not accepted yet."""
+        return self._state.pending
+
+    @property
+    def queue(self) -> tuple[Prompts, ...]:
+        """Prompts of the pending object and of those that follow it."""
+        return self._state.pending.queue
+
+    @property
+    def current(self) -> CurrentObject | None:
+        """The pending object with its candidates, None before the first prompt."""
+        pending, answers = self._state.pending, self._state.answers
+        if pending.plane is None:
+            return None
+        refined = None
+        if pending.refines is not None:
+            earlier = answers.get(pending.refines[0])
+            refined = None if earlier is None else (earlier, pending.refines[1])
+        answer = answers.get(pending.revision)
+        return CurrentObject(pending.plane, pending.queue[0], pending.revision, answer, refined)
+
+    def set_candidates(
+        self, prediction: Prediction, revision: int, made_by: Answerer = _ANYONE
+    ) -> bool:
+        """Show the answer to the pending object's prompts; it is not part of the project.
+
+        Parameters
+        ----------
+        prediction
+            Of the prompts' plane or of a part of it, K >= 1 masks, best first; what is kept
+            is `Prediction.trimmed`.
+        revision
+            `CurrentObject.revision` of the prompts it was made for.
+        made_by
+            What made it; goes into the object's record.
+
+        Returns
+        -------
+        bool
+            False if the prompts changed since, and the answer was ignored.
+
+        Raises
+        ------
+        PromptError
+            If there are no masks or they have another size than the plane.
+        """
+        pending, answers = self._state.pending, self._state.answers
+        if pending.plane is None or pending.revision != revision:
+            return False
+        _check_candidates(prediction, self.image(pending.plane.image).plane_shape)
+        # A choice made before the project was closed comes back, one for other masks does not.
+        fresh = answers.get(revision) is None and pending.choice < len(prediction)
+        choice = pending.choice if fresh else 0
+        answers.put(revision, Answer(prediction.trimmed(), made_by, choice))
+        self.events.candidates_changed.emit()
+        if choice != pending.choice:
+            self.do(act.ChooseCandidate(choice))
+        return True
+
+    def cycle(self, step: int = 1) -> None:
+        """Show the next (or the `step`-th next) candidate, round and round; none, nothing."""
+        current = self.current
+        if current is not None and current.candidates is not None:
+            self.do(act.ChooseCandidate((current.choice + step) % len(current.candidates)))
+
+    def _remember_choice(self) -> None:
+        pending, answers = self._state.pending, self._state.answers
+        answer = answers.get(pending.revision)
+        assert answer is not None, "a candidate was chosen"
+        answers.put(pending.revision, replace(answer, choice=pending.choice))
+
+    def _recall_choice(self) -> None:
+        """Show the candidate that was last shown for prompts that came back."""
+        pending, answer = self._shown()
+        if answer is not None and answer.choice != pending.choice:
+            self._state.write_field(None, "pending", replace(pending, choice=answer.choice))
+
+    def _shown(self) -> tuple[Pending, Answer | None]:
+        pending = self._state.pending
+        return pending, self._state.answers.get(pending.revision)
+
+    # --- storing and telling ----------------------------------------------------------
+
+    def _rows(self, touched: Touched) -> Rows:
+        images, rows = self._state.images, Rows()
+        for image in touched.infos:
+            rows.images[image] = images[image].info
+        for image, labels in touched.objects.items():
+            known = images[image].records
+            rows.objects |= {(image, OBJECTS, label): known.get(label) for label in labels}
+        for (image, label_set), where in touched.where.items():
+            array = images[image].array(label_set)
+            for key in tiles_at(image, label_set, where, array.shape):
+                rows.tiles[key] = tile_bytes(array, key)
+        for name in touched.fields:
+            rows.fields[name] = getattr(self._state, name)
+        return rows
+
+    def _stored_state(self, store: Store) -> State:
+        state = State()
+        content = _StoreContent(self)
+        for image, info in store.images().items():
+            state.images[image] = DocumentImage(image, info, content=content)
+        for name, text in store.fields().items():
+            if name in DOCUMENT_FIELDS:
+                setattr(state, name, load(DOCUMENT_FIELDS[name], text))
+        return state
+
+    def _tell(
+        self,
+        changes: Sequence[Change],
+        touched: Touched,
+        before: tuple[Pending, Answer | None],
+        *,
+        painted: bool = False,
+    ) -> None:
+        """Tell listeners what changed: pixels before records before prompts before images."""
+        for (image, label_set), region in touched.pixels.items():
+            self._tell_pixels(image, label_set, region, painted=painted)
+        for image in touched.objects:
+            self.events.objects_changed.emit(image)
+        self._tell_pending(before)
+        for change in changes:
+            if isinstance(change, FieldChange) and change.image is not None:
+                self._tell_image(change.image, change.name)
+
+    def _tell_pixels(
+        self, image: ImageId, label_set: str, region: Region, *, painted: bool
+    ) -> None:
+        if label_set != OBJECTS:
+            self.events.background_changed.emit(image)
+        elif painted:
+            self.events.labels_painted.emit(image, region)
+        else:
+            self.events.labels_changed.emit(image, region)
+
+    def _tell_pending(self, before: tuple[Pending, Answer | None]) -> None:
+        (then, was), (now, answer) = before, self._shown()
+        if (then.plane, then.queue) != (now.plane, now.queue):
+            for plane in dict.fromkeys((then.plane, now.plane)):
+                if plane is not None and plane.image in self.images:
+                    self.events.prompts_changed.emit(plane)
+        if (was and was.prediction) is not (answer and answer.prediction):
+            self.events.candidates_changed.emit()
+        elif was is not None and answer is not None and was.choice != answer.choice:
+            self.events.choice_changed.emit()
+
+    def _tell_image(self, image: ImageId, name: str) -> None:
+        info, events = self._state.images[image].info, self.events
+        if name == "is_removed" and info.is_removed:
+            events.image_removed.emit(image)
+        elif name == "is_removed":
+            events.image_added.emit(image)
+        elif name == "name":
+            events.image_renamed.emit(image, info.name)
+        elif name == "source":
+            events.pixels_changed.emit(image)
+        elif name == "complete":
+            events.background_changed.emit(image)
+
+
+class _StoreContent:
+    """Reads labels and records of images from wherever a document is kept."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Write the stored tiles into arrays by label set; those of new label sets are added."""
+        for key, data in self._document.store.tiles(image.id):
+            if key.label_set not in arrays:
+                arrays[key.label_set] = np.zeros(image.shape, np.uint8)
+            put_tile(arrays[key.label_set], key, data)
+
+    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
+        """Return the stored records by label."""
+        return self._document.store.objects(image)
+
+
+def _check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:
+    count, window = len(prediction), prediction.window
+    inside = window & Window(0, 0, *shape) == window
+    is_one = prediction.masks.shape == (count, *window.shape)
+    if count < 1 or not is_one or not inside or prediction.plane_shape != shape:
+        where = "" if prediction.part_of is None else f" at {prediction.offset}"
+        raise PromptError(
+            f"the candidates have shape {prediction.masks.shape}{where}, expected (K, "
+            f"{shape[0]}, {shape[1]}) with K >= 1, or a part of it: predict them from this plane"
+        )

@@ -1,0 +1,292 @@
+"""An image of a document: its pixels, labels, objects, and the background declared in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.label_index import LabelIndex
+from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
+from napari_peftsam.document.regions import Integers, Region, find_runs
+from napari_peftsam.errors import ImageError, LabelError
+from napari_peftsam.planes import plane_of
+from napari_peftsam.types import BoolArray, LabelArray, Plane
+
+__all__ = [
+    "DocumentImage",
+    "StoredContent",
+    "check_labels",
+    "empty_labels",
+    "spatial",
+]
+
+
+class DocumentImage:
+    """One image of a document; read it, but change it through actions only.
+
+    Labels and records are read from the project when they are first asked for.
+
+    Parameters
+    ----------
+    image
+        Its id.
+    info
+        Name, shape and the other small things.
+    pixels
+        ``(..., H, W)`` or, if `ImageInfo.rgb`, ``(..., H, W, 3|4)``; any array that can be
+        sliced, perhaps on disk. None while its file is not there.
+    labels
+        ``(..., H, W)`` integers, possibly shared with the caller; 0 is unlabelled. None: what
+        `content` gives.
+    content
+        Reads the stored labels and records.
+
+    Attributes
+    ----------
+    id, info, pixels
+        As given.
+    """
+
+    def __init__(
+        self,
+        image: ImageId,
+        info: ImageInfo,
+        pixels: Any = None,
+        labels: LabelArray | None = None,
+        content: StoredContent | None = None,
+    ) -> None:
+        self.id = image
+        self.info = info
+        self.pixels = pixels
+        self._labels = labels
+        self._background: npt.NDArray[Any] | None = None
+        self._index = LabelIndex(info.shape)
+        self._records: dict[int, ObjectRecord] | None = None if content else {}
+        self._content = content
+
+    @property
+    def labels(self) -> LabelArray:
+        """The label array ``(..., H, W)``."""
+        if self._labels is None:
+            # Kept once all of it is read: nothing may be written over what could not be read.
+            labels = empty_labels(self.name, self.shape, self.info.label_type)
+            arrays = {OBJECTS: labels}
+            if self._content is not None:
+                self._content.read_labels(self, arrays)
+            self._index = _index_of(labels)
+            self._background = arrays.get(BACKGROUND)
+            self._labels = labels
+        return self._labels
+
+    @property
+    def background(self) -> npt.NDArray[Any] | None:
+        """``(..., H, W)`` uint8: 1 where strokes declare background; None without strokes."""
+        self.read()
+        return self._background
+
+    def read(self) -> None:
+        """Read labels and records, unless that was done."""
+        _ = self.labels, self.records
+
+    @property
+    def index(self) -> LabelIndex:
+        """Regions and pixel counts of the labels."""
+        self.read()
+        return self._index
+
+    @property
+    def records(self) -> dict[int, ObjectRecord]:
+        """One record per label that has pixels."""
+        if self._records is None:
+            assert self._content is not None
+            self._records = self._content.read_records(self.id)
+        return self._records
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.info.name
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the last axis of the pixels holds colours."""
+        return self.info.rgb
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial shape ``(..., H, W)``."""
+        return self.info.shape
+
+    @property
+    def next_label(self) -> int:
+        """The label that the next object gets."""
+        return self.info.next_label
+
+    @property
+    def plane_shape(self) -> tuple[int, int]:
+        """Height and width of every plane in pixels."""
+        return self.shape[-2], self.shape[-1]
+
+    def check_plane(self, plane: PlaneKey) -> None:
+        """Raise `ImageError` unless `plane.index` addresses one plane of this image."""
+        leading = self.shape[:-2]
+        fits = len(plane.index) == len(leading) and all(
+            0 <= i < n for i, n in zip(plane.index, leading, strict=True)
+        )
+        if not fits:
+            raise ImageError(
+                f"{plane.index} is no plane of the image {self.name!r}: give {len(leading)} "
+                f"indices below {leading} for its shape {self.shape}"
+            )
+
+    def check_objects(self, labels: Mapping[int, Any] | tuple[int, ...]) -> None:
+        """Raise `LabelError` unless all are labels of objects in this image."""
+        missing = [label for label in labels if label not in self.records]
+        if missing:
+            known = sorted(self.records)
+            shown = ", ".join(map(str, known[:10])) + (", ..." if len(known) > 10 else "")
+            raise LabelError(
+                f"the image {self.name!r} has no object {missing[0]}: choose one of its "
+                f"{len(known)} objects ({shown or 'none yet, accept one first'})"
+            )
+
+    def check_label_range(self, highest: int) -> None:
+        """Raise `LabelError` if the label array cannot hold the label `highest`."""
+        limit = int(np.iinfo(self.labels.dtype).max)
+        if highest > limit:
+            raise LabelError(
+                f"the labels of {self.name!r} are {self.labels.dtype} and cannot hold label "
+                f"{highest}, the limit is {limit}: convert the label array to int32"
+            )
+
+    def plane_pixels(self, plane: PlaneKey) -> Plane:
+        """Return ``(H, W)`` or ``(H, W, 3|4)``: a view, of which nothing is read yet."""
+        self.check_plane(plane)
+        if self.pixels is None:
+            raise ImageError(f"the file of the image {self.name!r} is not there: locate it first")
+        return plane_of(self.pixels, plane.index)
+
+    def plane_labels(self, plane: PlaneKey) -> LabelArray:
+        """Return ``(H, W)``, a view."""
+        self.check_plane(plane)
+        view: LabelArray = self.labels[plane.index]
+        return view
+
+    def region(self, label: int) -> Region:
+        """Return a region that holds all pixels of `label` (an empty one if it has none)."""
+        return self.index.region(label)
+
+    def where(self, label: int) -> Integers:
+        """Return the flat positions of an object's pixels, searched in its region only."""
+        region = self.region(label)
+        inside = np.nonzero(self.labels[region] == label)
+        shifted = tuple(c + s.start for c, s in zip(inside, region, strict=True))
+        where: Integers = np.ravel_multi_index(shifted, self.shape)
+        return where
+
+    def area(self, label: int) -> int:
+        """Return the number of pixels of an object, 0 if there is none."""
+        return self.index.area(label)
+
+    def mask(self, label: int, plane: PlaneKey) -> BoolArray:
+        """Return ``(H, W)``: the pixels of an object in one plane."""
+        result = np.zeros(self.plane_shape, np.bool_)
+        rows = self.region(label)[-2:]
+        result[rows] = self.plane_labels(plane)[rows] == label
+        return result
+
+    def declared_background(self, plane: PlaneKey) -> BoolArray:
+        """Return ``(H, W)``: pixels declared background by complete regions or strokes."""
+        self.check_plane(plane)
+        declared = np.zeros(self.plane_shape, np.bool_)
+        for region in self.info.complete:
+            if region.index is None or region.index == plane.index:
+                declared |= region.mask(self.plane_shape)
+        if self.background is not None:
+            declared |= self.background[plane.index] == 1
+        declared &= self.labels[plane.index] == 0
+        return declared
+
+    def array(self, label_set: str) -> npt.NDArray[Any]:
+        """Return the array of a label set, made on first use."""
+        if label_set == OBJECTS:
+            return self.labels
+        self.read()
+        if self._background is None:
+            self._background = np.zeros(self.shape, np.uint8)
+        return self._background
+
+    def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
+        """Write labels at N >= 1 flat positions and return the region they lie in."""
+        array = self.array(label_set)
+        if array.flags.c_contiguous:
+            array.reshape(-1)[where] = new
+        else:
+            array[np.unravel_index(where, self.shape)] = new
+        if label_set == OBJECTS:
+            return self.index.update(where, old, new)
+        return find_runs(where, new, self.shape).region()
+
+
+def _index_of(labels: LabelArray) -> LabelIndex:
+    """Search a whole label array once."""
+    index = LabelIndex(labels.shape)
+    inside = np.flatnonzero(labels)
+    if len(inside):
+        index.update(inside, 0, np.take(labels, inside))
+    return index
+
+
+class StoredContent(Protocol):
+    """Reads what a project stores of an image."""
+
+    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Write the stored tiles into arrays by label set; those of new label sets are added."""
+
+    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
+        """Return the stored records by label."""
+
+
+def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:
+    """Return the pixels as something with a shape, and their spatial shape ``(..., H, W)``."""
+    array = pixels if hasattr(pixels, "shape") else np.asarray(pixels)
+    shape = tuple(int(n) for n in (array.shape[:-1] if rgb else array.shape))
+    if len(shape) < 2 or 0 in shape:
+        raise ImageError(
+            f"the image {name!r} has shape {tuple(array.shape)} (rgb={rgb}), which holds no "
+            "planes of height x width: give an array of at least two non-empty spatial axes"
+        )
+    return array, shape
+
+
+def empty_labels(name: str, shape: tuple[int, ...], kind: str = "int32") -> LabelArray:
+    """Return labels without objects; they take memory where objects are written, not before."""
+    try:
+        return np.zeros(shape, np.dtype(kind))
+    except (MemoryError, ValueError) as error:
+        size = 4 * math.prod(shape) / 1e9
+        raise ImageError(
+            f"the labels of {name!r} would take {size:.0f} GB of memory, its shape is {shape}: "
+            "annotate a part of it, or segment it from a file of prompts (napari-peftsam segment)"
+        ) from error
+
+
+def check_labels(name: str, labels: LabelArray, shape: tuple[int, ...]) -> None:
+    """Raise `LabelError` unless `labels` are non-negative integers of this shape."""
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+        kind = getattr(labels, "dtype", type(labels).__name__)
+        raise LabelError(f"the labels of {name!r} are {kind}: pass a numpy array of integers")
+    if labels.shape != shape:
+        raise LabelError(
+            f"the labels of {name!r} have shape {labels.shape}, its spatial shape is {shape}: "
+            "pass labels of the same height and width (and leading axes)"
+        )
+    if np.issubdtype(labels.dtype, np.signedinteger) and labels.min() < 0:
+        raise LabelError(
+            f"the labels of {name!r} go down to {labels.min()}: labels start at 0 (unlabelled)"
+        )

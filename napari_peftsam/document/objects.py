@@ -1,0 +1,216 @@
+"""Objects: the planes they lie in, their prompts, and who made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NewType
+
+from napari_peftsam.document.codec import to_json
+from napari_peftsam.types import BoolArray, Box, Prompts
+
+__all__ = [
+    "IMPORTED",
+    "MANUAL",
+    "ImageId",
+    "NewObject",
+    "ObjectPlane",
+    "ObjectRecord",
+    "Overlap",
+    "PlaneKey",
+    "merged",
+]
+
+ImageId = NewType("ImageId", str)
+"""Identifies an image in its document; renaming the image does not change it."""
+
+Overlap = Literal["keep", "overwrite"]
+"""What a new object does to the pixels of existing ones."""
+
+MANUAL = "manual"
+"""The model name of objects that were painted by hand."""
+IMPORTED = "imported"
+"""The model name of objects that came in with a label array."""
+
+
+@dataclass(frozen=True)
+class PlaneKey:
+    """One 2D plane of an image.
+
+    Attributes
+    ----------
+    image
+        The image's id.
+    index
+        Position along the leading axes of a stack, e.g. ``(z,)`` or ``(t, z)``;
+        empty for a 2D image.
+    """
+
+    image: ImageId
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObjectPlane:
+    """A plane in which an object has pixels, and the prompts it was given there."""
+
+    index: tuple[int, ...] = ()
+    prompts: Prompts = field(default_factory=Prompts)
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """Provenance of one accepted object.
+
+    Attributes
+    ----------
+    label
+        Its value in the label array of its image.
+    planes
+        The planes in which it has pixels, the one it was made in first.
+    model, adapter
+        Names of what predicted the mask; `model` is ``"manual"`` for painted and
+        ``"imported"`` for imported objects; `adapter` is empty where there was none.
+    score
+        Predicted IoU in [0, 1] of the accepted candidate, None if unknown.
+    candidate
+        Index of the accepted candidate; 0 has the best score.
+    corrected
+        Whether its pixels were edited by hand (or merged) after it was accepted.
+    created, modified
+        UTC times in ISO 8601.
+    category
+        Its class, e.g. ``"nucleus"``; empty if it has none.
+    label_set
+        The label set that holds it; empty for the image's only one.
+    """
+
+    label: int
+    planes: tuple[ObjectPlane, ...]
+    model: str = ""
+    adapter: str = ""
+    score: float | None = None
+    candidate: int = 0
+    corrected: bool = False
+    created: str = ""
+    modified: str = ""
+    category: str = ""
+    label_set: str = ""
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        """The plane it was made in, as a position along the leading axes."""
+        return self.planes[0].index
+
+    @property
+    def prompts(self) -> Prompts:
+        """Its prompts in the plane it was made in."""
+        return self.planes[0].prompts
+
+    @property
+    def source(self) -> str:
+        """How it was made: box, point, painted, imported or automatic."""
+        given = [plane.prompts for plane in self.planes if plane.prompts]
+        if given:
+            return "point" if given[0].box is None else "box"
+        return {MANUAL: "painted", IMPORTED: "imported"}.get(self.model, "automatic")
+
+    def prompts_in(self, index: tuple[int, ...]) -> Prompts:
+        """Return its prompts in one plane, none if there are none."""
+        return next((p.prompts for p in self.planes if p.index == index), Prompts())
+
+    def in_planes(self, indices: Iterable[tuple[int, ...]]) -> ObjectRecord:
+        """Return the record of the object once it lies in just these planes (one at least)."""
+        left = sorted(indices)
+        kept = [plane for plane in self.planes if plane.index in left]
+        known = {plane.index for plane in kept}
+        planes = (*kept, *(ObjectPlane(index) for index in left if index not in known))
+        return self if planes == self.planes else replace(self, planes=planes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its provenance as JSON types, every field included."""
+        record: dict[str, Any] = {
+            "label": self.label,
+            "planes": [
+                {"index": list(plane.index), "prompts": _prompts_dict(plane.prompts)}
+                for plane in self.planes
+            ],
+            "source": self.source,
+        }
+        names = ("model", "adapter", "score", "candidate", "corrected", "created", "modified")
+        return record | {name: to_json(getattr(self, name), []) for name in names}
+
+
+@dataclass(frozen=True, eq=False)
+class NewObject:
+    """An object to accept.
+
+    Attributes
+    ----------
+    prompts
+        What the user said; may be empty.
+    mask
+        ``(H, W)`` of the whole plane, or of the part of it that begins at `offset`.
+    score
+        Predicted IoU in [0, 1], None if unknown.
+    offset
+        Row and column of the first pixel of `mask`, None for a mask of the whole plane.
+    candidate
+        Index of the candidate that `mask` is.
+    model, adapter
+        Names of what predicted it.
+    """
+
+    prompts: Prompts
+    mask: BoolArray
+    score: float | None = None
+    offset: tuple[int, int] | None = None
+    candidate: int = 0
+    model: str = ""
+    adapter: str = ""
+
+    def record(self, label: int, index: tuple[int, ...], now: str) -> ObjectRecord:
+        """Return the record of the object once it is accepted in one plane."""
+        return ObjectRecord(
+            label,
+            (ObjectPlane(index, self.prompts),),
+            self.model,
+            self.adapter,
+            self.score,
+            self.candidate,
+            created=now,
+            modified=now,
+        )
+
+
+def merged(first: ObjectRecord, others: Iterable[ObjectRecord], now: str) -> ObjectRecord:
+    """Return the record of an object that took over `others`, with their prompts plane by plane."""
+    planes: dict[tuple[int, ...], list[Prompts]] = {}
+    for record in (first, *others):
+        for plane in record.planes:
+            planes.setdefault(plane.index, []).append(plane.prompts)
+    together = tuple(ObjectPlane(index, _union(each)) for index, each in planes.items())
+    return replace(first, planes=together, score=None, corrected=True, modified=now)
+
+
+def _union(prompts: list[Prompts]) -> Prompts:
+    if len(prompts) == 1:
+        return prompts[0]
+    boxes = [p.box for p in prompts if p.box is not None]
+    box = None
+    if len(boxes) == len(prompts):  # the union means something only if each has a box
+        lows = min(b.row0 for b in boxes), min(b.col0 for b in boxes)
+        box = Box(*lows, max(b.row1 for b in boxes), max(b.col1 for b in boxes))
+    # A negative point of one may lie in another, where it would now be wrong.
+    return Prompts(tuple(p for each in prompts for p in each.points if p.positive), box)
+
+
+def _prompts_dict(prompts: Prompts) -> dict[str, Any]:
+    box = prompts.box
+    return {
+        "points": [{"row": p.row, "col": p.col, "positive": p.positive} for p in prompts.points],
+        "box": None if box is None else dict(zip(_EDGES, box.as_tuple(), strict=True)),
+    }
+
+
+_EDGES = ("row0", "col0", "row1", "col1")

@@ -1,0 +1,184 @@
+"""The pending object: its prompts, the queue behind it, and the predicted candidates."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from napari_peftsam.document.objects import NewObject, PlaneKey
+from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts
+
+__all__ = ["Answer", "Answerer", "Answers", "CurrentObject", "Pending"]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """What predicts candidates; equal ones give equal answers.
+
+    Attributes
+    ----------
+    model, adapter
+        Names, for the record.
+    weights
+        Identifies the model's weights: another model cannot refine its logits.
+    embedding
+        Identifies the embedding.
+    decoder
+        Identifies the adapter that decodes it: as an embedding's, it may be of the base model.
+    """
+
+    model: str = ""
+    adapter: str = ""
+    weights: str = ""
+    embedding: object = None
+    decoder: str = ""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Prompts not accepted yet, all in one plane.
+
+    Attributes
+    ----------
+    plane
+        Where they are; None if there are none.
+    queue
+        Prompts of the pending object, then of those that follow it.
+    revision
+        Names this state of the pending object's prompts.
+    refines
+        Revision and candidate whose mask the next prediction refines, if there is one.
+    choice
+        Index of the candidate that is shown, or that was when the project was closed.
+    """
+
+    plane: PlaneKey | None = None
+    queue: tuple[Prompts, ...] = ()
+    revision: int = 0
+    refines: tuple[int, int] | None = None
+    choice: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.queue)
+
+    def on(self, plane: PlaneKey) -> Pending:
+        """Return itself, or nothing pending if it lies in another plane."""
+        return self if self.plane == plane else Pending()
+
+    def with_queue(self, plane: PlaneKey, queue: Sequence[Prompts], revision: int) -> Pending:
+        """Return it with other prompts; the first keeps its revision if it stays the same."""
+        kept = tuple(each for each in queue if each)
+        if not kept:
+            return Pending()
+        here = self.on(plane)
+        if here and here.queue[0] == kept[0]:
+            return replace(here, queue=kept)
+        return Pending(plane, kept, revision)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Candidates for one state of the prompts, and which of them is shown."""
+
+    prediction: Prediction
+    made_by: Answerer = Answerer()
+    choice: int = 0
+
+
+class Answers:
+    """The latest answers by the revision of their prompts, so that undo shows them again.
+
+    Parameters
+    ----------
+    limit
+        How many are kept.
+    """
+
+    def __init__(self, limit: int = 200) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[int, Answer] = OrderedDict()
+
+    def get(self, revision: int) -> Answer | None:
+        """Return the answer to this revision, None if there is none or it was forgotten."""
+        return self._kept.get(revision)
+
+    def put(self, revision: int, answer: Answer) -> None:
+        """Keep an answer; the oldest one makes room."""
+        self._kept[revision] = answer
+        while len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+
+
+@dataclass(frozen=True, eq=False)
+class CurrentObject:
+    """The pending object as it is shown.
+
+    Attributes
+    ----------
+    plane
+        Where it is.
+    prompts
+        What the user said so far, never empty.
+    revision
+        Names this state of the prompts; hand it back with the answer to them.
+    answer
+        The answer to these prompts, None while it is awaited.
+    refined
+        The answer whose shown candidate is to be refined, and that candidate.
+    """
+
+    plane: PlaneKey
+    prompts: Prompts
+    revision: int
+    answer: Answer | None = None
+    refined: tuple[Answer, int] | None = None
+
+    @property
+    def candidates(self) -> Prediction | None:
+        """The predicted candidates, in the smallest part of the plane that holds them all."""
+        return None if self.answer is None else self.answer.prediction
+
+    @property
+    def choice(self) -> int:
+        """Index of the shown candidate."""
+        return 0 if self.answer is None else self.answer.choice
+
+    @property
+    def made_by(self) -> Answerer:
+        """What predicted the candidates."""
+        return Answerer() if self.answer is None else self.answer.made_by
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """The shown candidate, None while it is awaited; the part of the plane at `offset`."""
+        return None if self.candidates is None else self.candidates.masks[self.choice]
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Row and column of the first pixel of `mask`."""
+        return (0, 0) if self.candidates is None else self.candidates.offset
+
+    @property
+    def score(self) -> float | None:
+        """Predicted IoU of the shown candidate, None while it is awaited."""
+        return None if self.candidates is None else float(self.candidates.scores[self.choice])
+
+    @property
+    def previous(self) -> Earlier | None:
+        """The candidate to refine, None if there is none."""
+        return None if self.refined is None else self.refined[0].prediction.earlier(self.refined[1])
+
+    def previous_for(self, answerer: Answerer) -> Earlier | None:
+        """Return `previous` if `answerer` can refine it, i.e. has the weights that gave it."""
+        if self.refined is None or self.refined[0].made_by.weights != answerer.weights:
+            return None
+        return self.previous
+
+    def as_new_object(self) -> NewObject:
+        """Return the shown candidate as an object to accept; there must be one."""
+        assert self.mask is not None, "nothing is shown"
+        by = self.made_by
+        return NewObject(
+            self.prompts, self.mask, self.score, self.offset, self.choice, by.model, by.adapter
+        )

@@ -1,0 +1,343 @@
+"""Project files: create, open and copy them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from napari_peftsam.document.lock import ProjectLock
+from napari_peftsam.document.network import is_network
+from napari_peftsam.document.objects import ImageId
+from napari_peftsam.document.sources import moved_source, store_pixels
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
+from napari_peftsam.errors import ProjectError
+
+__all__ = ["SUFFIX", "create_project", "is_open_elsewhere", "open_project", "save_copy"]
+
+SUFFIX = ".peftsam"
+"""Suffix of project files."""
+_PATIENCE_SECONDS = 5.0  # for another process that writes or reads just now
+_GLANCE_SECONDS = 0.2  # for one that only looks whether a project is open
+# 40 MB: the owner checkpoints when idle; inside a commit it would be felt.
+_PAGES_BEFORE_CHECKPOINT = 10_000
+
+
+def create_project(path: str | Path, *, private: bool = False, vfs: str = "") -> Store:
+    """Create a project file and open it.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    private
+        Whether other users of the computer may not read it.
+    vfs
+        SQLite's way to the file system, as of `open_project`.
+
+    Raises
+    ------
+    ProjectError
+        If there is a file already, or the folder is missing or cannot be written.
+    """
+    path = _resolved(path)
+    if path.exists():
+        raise ProjectError(f"{path} exists already: open it, or choose another name")
+    with _writing(path):
+        lock = _locked(path)
+        try:
+            # A half-made project never has its name.
+            with _temporary(path) as temporary:
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+                with closing(sqlite3.connect(temporary)) as connection:
+                    create_tables(connection)
+        except BaseException:
+            lock.release()
+            raise
+    return _open(path, lock, vfs)
+
+
+def open_project(
+    path: str | Path, read_only: bool = False, *, must_write: bool = False, vfs: str = ""
+) -> Store:
+    """Open a project file.
+
+    A project that is open elsewhere, or that may not be written, is opened for reading:
+    `Store.why_read_only` says why.
+
+    Parameters
+    ----------
+    path
+        The file.
+    read_only
+        Whether to read only, even if nobody else writes.
+    must_write
+        Whether a project that can only be read is an error.
+    vfs
+        SQLite's way to the file system; empty for the default.
+
+    Raises
+    ------
+    ProjectError
+        If it is no project, of a newer version, damaged, missing or, with `must_write`,
+        open elsewhere.
+    """
+    path = _resolved(path)
+    _check_file(path)
+    if read_only:
+        return _open_to_read(path, "it was opened for reading", vfs)
+    lock = ProjectLock(path)
+    try:
+        why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
+    except OSError as error:
+        why = f"its folder cannot be written ({error.strerror})"
+    if not why and not os.access(path, os.W_OK):
+        lock.release()
+        why = "you may not write to the file"
+    if why and must_write:
+        raise ProjectError(f"{path} can only be read, {why}: close it there, or open it to read")
+    return _open_to_read(path, why, vfs) if why else _open(path, lock, vfs)
+
+
+def is_open_elsewhere(path: Path) -> bool:
+    """Say whether a process, this one included, has a project open for writing."""
+    lock = ProjectLock(path)
+    if not lock.path.exists():
+        return False
+    try:
+        is_free = lock.acquire()
+    except OSError:
+        return False
+    lock.release()
+    return not is_free
+
+
+def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | None = None) -> None:
+    """Copy a project, saved or in memory, to a file that appears once it is whole.
+
+    An existing file is replaced. Paths of images are written as seen from the copy.
+
+    Parameters
+    ----------
+    store
+        What to copy.
+    path
+        The copy; its folder must exist.
+    pixels
+        Images to store in the copy itself, by id.
+
+    Raises
+    ------
+    ProjectError
+        If the copy cannot be written, or a project of this name is open.
+    """
+    path = _resolved(path)
+    if path == store.path:
+        raise ProjectError(f"{path} is the project itself: choose another name for the copy")
+    with _writing(path):
+        lock = _locked(path)
+        try:
+            with _temporary(path) as temporary, closing(_connect(temporary, "rwc")) as target:
+                store.copy_to(target)
+                target.execute("PRAGMA journal_mode=DELETE")
+                _adapt(Store(target), store.path, path, pixels or {})
+            for name in ("-wal", "-shm"):  # of a replaced project whose process was killed
+                path.with_name(path.name + name).unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
+def _adapt(copy: Store, old: Path | None, new: Path, pixels: Mapping[ImageId, Any]) -> None:
+    infos = copy.images()
+    for image, info in infos.items():
+        inside = pixels.get(image)
+        source = (
+            moved_source(info.source, old, new) if inside is None else store_pixels(copy, inside)
+        )
+        infos[image] = replace(info, source=source)
+    copy.write_infos(infos)
+
+
+# --- opening ------------------------------------------------------------------------
+
+
+def _open(path: Path, lock: ProjectLock, vfs: str) -> Store:
+    """Open a project whose lock is held."""
+    try:
+        with _explained(path):
+            connection = _connected(path, vfs)
+            try:
+                migrate(connection)
+                return Store(connection, path, release=lock.release)
+            except BaseException:
+                connection.close()
+                raise
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _connected(path: Path, vfs: str) -> sqlite3.Connection:
+    connection = _connect(path, "rw", vfs)
+    try:
+        try:
+            _check_header(connection, path)
+        except sqlite3.OperationalError:
+            # It was left in WAL by a killed process, and here is no shared memory: the lock
+            # makes this the only process, which needs none.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            _check_header(connection, path)
+            connection.execute("PRAGMA journal_mode=TRUNCATE")
+            connection.execute("PRAGMA locking_mode=NORMAL")
+            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+        _set_journal(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
+    """Let a commit survive power loss, and let others read meanwhile where that is possible."""
+    mode = "" if is_network(path.parent) else _pragma(connection, "journal_mode=WAL")
+    if mode != "wal":
+        _pragma(connection, "journal_mode=TRUNCATE")
+    _pragma(connection, f"wal_autocheckpoint={_PAGES_BEFORE_CHECKPOINT}")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA fullfsync=ON")  # macOS: the disk's own cache, too
+
+
+def _open_to_read(path: Path, why: str, vfs: str) -> Store:
+    with _explained(path):
+        connection = _connect(path, "ro", vfs)
+        try:
+            if _check_header(connection, path) < VERSION:
+                memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                connection.backup(memory)
+                connection.close()
+                connection = memory
+                migrate(connection)
+            return Store(connection, path, why)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _connect(path: Path, mode: str, vfs: str = "") -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode={mode}" + (f"&vfs={vfs}" if vfs else "")
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=_PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA trusted_schema=OFF")  # it may come by mail
+    return connection
+
+
+def _check_header(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a project's tables."""
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise ProjectError(f"{path} is a database of another program: choose a {SUFFIX} file")
+    version: int = _pragma(connection, "user_version")
+    if version > VERSION:
+        raise ProjectError(
+            f"{path} has version {version}, this program reads up to {VERSION}: update "
+            "napari-peftsam to open it"
+        )
+    # Damage is found before anything is written.
+    connection.execute("SELECT max(number) FROM actions").fetchone()
+    return version
+
+
+def _pragma(connection: sqlite3.Connection, text: str) -> Any:
+    return connection.execute(f"PRAGMA {text}").fetchone()[0]
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ProjectError(f"{path} is a folder: choose a {SUFFIX} file")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        what = "there is no folder" if not path.parent.is_dir() else "there is no file"
+        where = path.parent if not path.parent.is_dir() else path
+        raise ProjectError(f"{what} {where}: check the path") from error
+    if not size:
+        raise ProjectError(f"{path} is empty (0 bytes): open a backup copy of the project")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises when it opens a file into a `ProjectError`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise ProjectError(
+            f"{path} cannot be opened ({error}): check that you may read and write in its "
+            "folder, or copy it to another one"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        what = "is no project" if "not a database" in str(error) else "is damaged"
+        raise ProjectError(
+            f"{path} {what} ({error}): choose a {SUFFIX} file, or recover what is readable"
+        ) from error
+
+
+# --- writing ------------------------------------------------------------------------
+
+
+def _resolved(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()  # links to one file need one lock
+
+
+def _open_in(lock: ProjectLock) -> str:
+    return f"it is open in {lock.owner or 'another process'}"
+
+
+def _locked(path: Path) -> ProjectLock:
+    lock = ProjectLock(path)
+    if not lock.acquire():
+        raise ProjectError(f"{path} cannot be written, {_open_in(lock)}: close it there first")
+    return lock
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    if path.is_dir():
+        raise ProjectError(f"{path} is a folder: choose the name of a file")
+    if not path.parent.is_dir():
+        raise ProjectError(f"there is no folder {path.parent}: create it, or choose another one")
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProjectError(
+            f"{path} cannot be written ({reason}): choose a folder you may write to, with room"
+        ) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` that takes its place, on the disk, if the block succeeds."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        if os.name == "posix":
+            _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,261 @@
+"""Recovery of a damaged project into a copy."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.document import actions as act
+from napari_peftsam.document.actions import decode_action
+from napari_peftsam.document.changes import decode_changes
+from napari_peftsam.document.document import Document, utc_now
+from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.lock import ProjectLock
+from napari_peftsam.document.objects import ImageId
+from napari_peftsam.document.project import save_copy
+from napari_peftsam.document.replay import Player
+from napari_peftsam.document.salvage import Salvage, salvage
+from napari_peftsam.document.sources import moved_source
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tiles import TileKey, put_tile
+from napari_peftsam.errors import PeftSamError, ProjectError
+
+__all__ = ["Recovery", "check_project", "recover_project"]
+
+Arrays = dict[str, Any]
+
+
+@dataclass
+class Recovery:
+    """What became of a damaged project.
+
+    Attributes
+    ----------
+    actions
+        Number of the first actions that the copy's history holds.
+    is_history_whole
+        Whether these are all actions. What others led to is there as far as it was read.
+    rebuilt_tiles
+        Damaged label tiles that the history rebuilt.
+    lost_tiles
+        Damaged label tiles that are empty now, or older.
+    lost_records
+        Image and label of objects of which only the pixels are there.
+    lost_blobs
+        Content hashes of damaged adapters and stored images.
+    lost_images
+        Images of which too little is known to show them.
+    """
+
+    actions: int = 0
+    is_history_whole: bool = True
+    rebuilt_tiles: list[TileKey] = field(default_factory=list)
+    lost_tiles: list[TileKey] = field(default_factory=list)
+    lost_records: list[tuple[ImageId, int]] = field(default_factory=list)
+    lost_blobs: tuple[str, ...] = ()
+    lost_images: list[ImageId] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What to tell the user."""
+        lost = (
+            (len(self.lost_tiles), "tiles of labels"),
+            (len(self.lost_records), "records of objects"),
+            (len(self.lost_blobs), "adapters or stored images"),
+            (len(self.lost_images), "images"),
+        )
+        named = ", ".join(f"{number} {what}" for number, what in lost if number)
+        if not self.is_history_whole:
+            named = ", ".join(filter(None, ("a part of the history", named)))
+        return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."
+
+
+def check_project(store: Store) -> list[str]:
+    """Return what is damaged in a project, nothing if it is whole."""
+    found = list(store.damage())
+
+    def check(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except PeftSamError as error:
+            found.append(str(error))
+
+    check(lambda: _read_state(store, check))
+    check(lambda: [decode_action(*logged[2:]) for logged in store.actions()])
+    check(lambda: [decode_changes(step.changes, step.pixels) for step in store.steps()])
+    return found
+
+
+def _read_state(store: Store, check: Callable[[Callable[[], object]], None]) -> None:
+    for image in Document(store).images.values():
+        check(image.read)
+    for digest in store.blob_digests():
+        check(partial(store.blob, digest))
+
+
+def recover_project(path: str | Path, target: str | Path) -> Recovery:
+    """Write what is readable of a damaged project into a copy; the project stays as it is.
+
+    The history is done again up to the first action that cannot be read. What is stored of
+    the present state is then imported over it.
+
+    Parameters
+    ----------
+    path
+        The damaged project.
+    target
+        The copy.
+
+    Raises
+    ------
+    ProjectError
+        If the project is open, nothing in it can be read, or the copy cannot be written.
+    """
+    path, target = (Path(p).expanduser().resolve() for p in (path, target))
+    if path == target:
+        raise ProjectError(f"{path} is the damaged project itself: choose another name")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = salvage(_working_copy(path, Path(folder)))
+    except OSError as error:
+        raise ProjectError(f"{path} cannot be read ({error.strerror}): check the disk") from error
+    if not found.actions and not found.images:
+        raise ProjectError(f"{path} holds nothing that can be read: open a backup copy of it")
+    store = Store.in_memory()
+    for data in found.blobs.values():
+        store.put_blob(data)
+    report = _rebuild(found, store)
+    store.write_infos({
+        image: replace(info, source=moved_source(info.source, path, target))
+        for image, info in store.images().items()
+    })  # fmt: skip
+    save_copy(store, target)
+    store.close()
+    return report
+
+
+def _working_copy(path: Path, folder: Path) -> Path:
+    lock = ProjectLock(path)
+    is_free = True
+    with suppress(OSError):  # a folder that cannot be written: nobody writes there
+        is_free = lock.acquire()
+    if not is_free:
+        raise ProjectError(f"{path} is open in {lock.owner}: close it there first")
+    try:
+        for suffix in ("", "-wal"):
+            source = path.with_name(path.name + suffix)
+            if source.exists() or not suffix:
+                shutil.copyfile(source, folder / source.name)
+    finally:
+        lock.release()
+    return folder / path.name
+
+
+def _rebuild(found: Salvage, store: Store) -> Recovery:
+    """Do the readable actions again, then import the stored state where it differs."""
+    report = Recovery(lost_blobs=found.lost_blobs)
+    player = Player(store)
+    with suppress(PeftSamError):
+        for number in range(1, found.last_number + 1):
+            if number not in found.actions:
+                break
+            player.play(found.actions[number])
+    report.actions = player.number
+    report.is_history_whole = (
+        "actions" not in found.incomplete and player.number == found.last_number
+    )
+    # What is done from here on happens now.
+    document = Document(store, clock=utc_now)
+    infos = found.added | store.images() | found.images
+    for image, info in infos.items():
+        try:
+            _restore_image(document, image, info, found, report)
+        except PeftSamError:
+            report.lost_images.append(image)
+    report.lost_images += sorted({key.image for key in found.tiles} - {*infos})
+    _restore_fields(document, found)
+    return report
+
+
+def _restore_image(
+    document: Document, image: ImageId, info: ImageInfo, found: Salvage, report: Recovery
+) -> None:
+    if image not in document.images:
+        if info.is_removed and image in document.store.images():
+            return
+        document.do(act.AddImage(image, replace(info, complete=(), is_removed=False)))
+    entry = document.image(image)
+    arrays = _stored_arrays(entry, found, report)
+    records = {n: record for (where, n), record in found.objects.items() if where == image}
+    labels = arrays[OBJECTS]
+    if "objects" not in found.incomplete:
+        # Old pixels under a damaged tile may belong to objects that are gone.
+        labels[~np.isin(labels, [0, *records])] = 0
+    if (labels != entry.labels).any() or records != entry.records:
+        known = {**entry.records, **records}
+        document.do(act.ImportLabels(image, labels, tuple(known.values())))
+        report.lost_records += [(image, n) for n in entry.records if n not in known]
+    _restore_background(document, entry, arrays.get(BACKGROUND))
+    for region in info.complete:
+        document.do(act.MarkComplete(image, region))
+    document.do(act.RenameImage(image, info.name))
+    if info.source != entry.info.source and info.source is not None:
+        document.do(act.LocateImage(image, info.source))
+    if info.is_removed:
+        document.do(act.RemoveImage(image))
+
+
+def _stored_arrays(entry: DocumentImage, found: Salvage, report: Recovery) -> Arrays:
+    """Return the stored labels and background; what the history gave where they are damaged."""
+    replayed: Arrays = {OBJECTS: entry.labels, BACKGROUND: entry.background}
+    arrays: Arrays = {}
+    for label_set, array in replayed.items():
+        like = np.zeros(entry.shape, np.uint8) if array is None else array
+        replayed[label_set] = like
+        # Tiles without objects are not stored; one that is lost looks the same.
+        whole = "tiles" not in found.incomplete
+        arrays[label_set] = np.zeros_like(like) if whole else like.copy()
+    for key, data in found.tiles.items():
+        if key.image != entry.id or key.label_set not in arrays:
+            continue
+        try:
+            put_tile(arrays[key.label_set], key, data)
+        except (PeftSamError, ValueError, TypeError):
+            with suppress(ValueError, TypeError):
+                window = key.window(entry.shape)
+                arrays[key.label_set][window] = replayed[key.label_set][window]
+            (report.rebuilt_tiles if report.is_history_whole else report.lost_tiles).append(key)
+    return arrays
+
+
+def _restore_background(document: Document, entry: DocumentImage, stored: Any) -> None:
+    before = 0 if entry.background is None else entry.background.copy()
+    for is_background in (True, False):
+        where = np.flatnonzero((stored != before) & (stored == is_background))
+        if len(where):
+            document.do(act.PaintBackground(entry.id, where, is_background))
+
+
+def _restore_fields(document: Document, found: Salvage) -> None:
+    fields = found.fields
+    for adapter in fields.get("adapters", ()):
+        document.do(act.AddAdapter(adapter))
+    for run in fields.get("runs", ())[len(document.runs) :]:
+        document.do(act.AddRun(run))
+    with suppress(PeftSamError):
+        live = fields.get("live", document.live)
+        document.do(act.UseAdapter(live.name, live.strength, live.model))
+        pending = fields.get("pending", document.pending)
+        if pending.plane is not None and pending.queue != document.queue:
+            document.do(act.SetQueue(pending.plane, pending.queue))
+        elif pending.plane is None:
+            document.do(act.Discard(everything=True))

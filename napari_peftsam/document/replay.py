@@ -1,0 +1,159 @@
+"""The log done again: labels rebuilt from the actions alone, and what the log adds up to."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from itertools import pairwise
+
+import numpy as np
+
+from napari_peftsam.document.actions import ChooseCandidate, decode_action
+from napari_peftsam.document.document import Document
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.rows import LoggedAction, Rows
+from napari_peftsam.document.store import Store
+from napari_peftsam.errors import PeftSamError, ProjectError
+
+__all__ = ["Player", "compare", "replay", "summary", "verify"]
+
+_LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
+
+
+class Player:
+    """Does logged actions again.
+
+    Parameters
+    ----------
+    store
+        Where to keep what they lead to; default: in memory.
+
+    Attributes
+    ----------
+    document
+        What the actions led to so far.
+    number
+        The number of the last action that was done again.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._time = ""
+        self.document = Document(store, clock=lambda: self._time)
+        self.number = 0
+
+    def play(self, logged: LoggedAction) -> None:
+        """Do an action again.
+
+        Raises
+        ------
+        ProjectError
+            If it does not follow the last one, or cannot be done.
+        """
+        store = self.document.store
+        if logged.number != self.number + 1:
+            raise ProjectError(f"the log lacks action {self.number + 1}")
+        action = decode_action(logged.kind, logged.data, logged.payload)
+        self._time = logged.time
+        if isinstance(action, ChooseCandidate):
+            # The candidates were not kept; what was accepted of them is in the log.
+            store.commit(logged.time, logged[2:], Rows())
+        else:
+            try:
+                self.document.do(action)
+            except PeftSamError as error:
+                raise ProjectError(
+                    f"action {logged.number} ({logged.kind}) cannot be done again: {error}"
+                ) from error
+        self.number += 1
+        if store.next_number != self.number + 1:
+            raise ProjectError(f"action {logged.number} ({logged.kind}) no longer changes anything")
+
+    def play_all(self, store: Store, until: int | None = None) -> None:
+        """Do all actions of a log that were not done yet, up to number `until`."""
+        for logged in store.actions(until, after=self.number):
+            self.play(logged)
+
+
+def replay(store: Store, until: int | None = None) -> Document:
+    """Rebuild a document in memory from the log alone.
+
+    Parameters
+    ----------
+    store
+        The project; another process may be writing it.
+    until
+        Number of the last action to do again; None for all.
+
+    Raises
+    ------
+    ProjectError
+        If an action is missing, damaged, or cannot be done again.
+    """
+    player = Player()
+    player.play_all(store, until)
+    return player.document
+
+
+def compare(document: Document, store: Store) -> list[str]:
+    """Return how a document differs from the stored state: labels, background and records."""
+    with store.snapshot():
+        stored = Document(store)
+        differences = [
+            f"the image {image.name!r} is only in the {where}"
+            for one, other, where in ((document, stored, "log"), (stored, document, "project"))
+            for image in one.images.values()
+            if image.id not in other.images
+        ]
+        for image in document.images.values():
+            if image.id in stored.images:
+                differences += _differences(image, stored.image(image.id))
+    return differences
+
+
+def verify(store: Store) -> tuple[Document, list[str]]:
+    """Replay a project and compare the outcome with what is stored, while others write to it."""
+    player = Player()
+    player.play_all(store)
+    with store.snapshot():
+        player.play_all(store)  # what was done meanwhile
+        return player.document, compare(player.document, store)
+
+
+def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
+    found = []
+    if image.labels.dtype != stored.labels.dtype or image.shape != stored.shape:
+        found.append(f"{image.name}: the labels have another shape or type")
+    elif count := np.count_nonzero(image.labels != stored.labels):
+        found.append(f"{image.name}: {count} pixels of the labels differ")
+    sides = [np.zeros((), np.uint8) if i.background is None else i.background
+             for i in (image, stored)]  # fmt: skip
+    if count := np.count_nonzero(sides[0] != sides[1]):
+        found.append(f"{image.name}: {count} pixels of the background differ")
+    labels = sorted({*image.records, *stored.records})
+    differing = [n for n in labels if image.records.get(n) != stored.records.get(n)]
+    if differing:
+        found.append(f"{image.name}: the records of objects {differing} differ")
+    return found
+
+
+def summary(store: Store) -> dict[str, float]:
+    """Return how much a project holds.
+
+    Returns
+    -------
+    dict
+        ``images``, ``objects`` (accepted ones with pixels), ``proposals``, ``adapters``,
+        ``actions``, and ``seconds`` of work: the gaps between actions, each at most 60 s.
+    """
+    with store.snapshot():
+        images = [image for image, info in store.images().items() if not info.is_removed]
+        times = [datetime.fromisoformat(time) for time in store.times()]
+        gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+        return {
+            "images": len(images),
+            "objects": sum(store.count_objects(image) for image in images),
+            "proposals": 0,
+            "adapters": len(json.loads(store.fields().get("adapters", "[]"))),
+            "actions": len(times),
+            "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),
+        }

@@ -1,0 +1,399 @@
+"""The project file: one SQLite database, one transaction per action.
+
+Tables
+------
+``actions``
+    The log: number, UTC time, kind, JSON text and pixels of each action; of steps also the
+    changes that undo them and whether they are done or undone.
+``images``, ``objects``, ``tiles``
+    The present state: small things, object records, label tiles.
+``fields``
+    The document's own fields: pending prompts, adapters, runs, what is live.
+``blobs``
+    Large things by their content hash, in parts: adapters, and pixels without a file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from napari_peftsam.document.codec import encode, load
+from napari_peftsam.document.image_info import ImageInfo
+from napari_peftsam.document.lock import file_identity
+from napari_peftsam.document.objects import ImageId, ObjectRecord
+from napari_peftsam.document.rows import (
+    DONE,
+    DROPPED,
+    UNDONE,
+    LoggedAction,
+    Rows,
+    Step,
+    write_rows,
+)
+from napari_peftsam.document.tables import create_tables
+from napari_peftsam.document.tiles import TileKey
+from napari_peftsam.errors import ProjectError
+
+__all__ = ["DONE", "UNDONE", "LoggedAction", "Rows", "Step", "Store"]
+
+_PART = 16_000_000  # bytes of a blob in one row
+
+
+class Store:
+    """A project file that is open; without a path, the same tables in memory.
+
+    Parameters
+    ----------
+    connection
+        To a database with the tables of a project.
+    path
+        The file; None for one in memory.
+    why_read_only
+        Why nothing may be written; empty if it may.
+    release
+        Called once the file is closed.
+
+    Attributes
+    ----------
+    path, why_read_only
+        As given.
+    slow_commits
+        Number of actions that took longer than `slow_seconds` to save.
+    slow_seconds
+        What a brush stroke can wait for without being felt.
+    on_slow_commit
+        Called with the seconds of the first slow commit.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path | None = None,
+        why_read_only: str = "",
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._release = release
+        self._is_closed = False
+        self.path = path
+        self.why_read_only = why_read_only
+        self.slow_commits = 0
+        self.slow_seconds = 0.05
+        self.on_slow_commit: Callable[[float], None] | None = None
+        self._file = None if path is None else file_identity(path)
+        self._next = self.last_number + 1
+
+    @classmethod
+    def in_memory(cls) -> Store:
+        """Return an empty store that lasts as long as the process."""
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        create_tables(connection)
+        return cls(connection)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written; another process may be writing."""
+        return bool(self.why_read_only)
+
+    # --- the log --------------------------------------------------------------------
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next action."""
+        return int(self._next)
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last action in the file, 0 if there is none."""
+        return int(self._one("SELECT coalesce(max(number), 0) FROM actions")[0])
+
+    def commit(
+        self,
+        time: str,
+        action: tuple[str, str, bytes],
+        rows: Rows,
+        step: tuple[str, str | None, object] | None = None,
+        moved: tuple[int, str] | None = None,
+    ) -> None:
+        """Write an action and all that it changes, in one transaction.
+
+        Parameters
+        ----------
+        time
+            UTC, ISO 8601.
+        action
+            As of `encode_action`.
+        rows
+            The rows of the present state that differ now.
+        step
+            Label, image and changes of an action that can be undone; what was undone before
+            can no longer be redone.
+        moved
+            Number and new state of the step that an undo or redo moves.
+
+        Raises
+        ------
+        ProjectError
+            If it cannot be written; the file is as it was.
+        """
+        start = clock.perf_counter()
+        with self._transaction() as execute:
+            label, image, changes, pixels, state = "", None, None, None, ""
+            if step is not None:
+                label, image = step[0], step[1]
+                changes, pixels = encode(step[2])
+                state = DONE
+                execute("UPDATE actions SET state = ?, changes = NULL, pixels = NULL "
+                        "WHERE state = ?", (DROPPED, UNDONE))  # fmt: skip
+            if moved is not None:
+                execute("UPDATE actions SET state = ? WHERE number = ?", (moved[1], moved[0]))
+            execute(
+                "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._next, time, *action, label, image, state, changes, pixels),
+            )
+            write_rows(execute, rows)
+        self._next += 1
+        self._count(clock.perf_counter() - start)
+
+    def _count(self, seconds: float) -> None:
+        if seconds <= self.slow_seconds:
+            return
+        self.slow_commits += 1
+        if self.slow_commits == 1 and self.on_slow_commit is not None:
+            self.on_slow_commit(seconds)
+
+    def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
+        """Yield the log in order, past action number `after` and up to `until`."""
+        number = after
+        while True:  # in short reads: a writer may be waiting for the file
+            rows = self._all(
+                "SELECT number, time, kind, data, payload FROM actions "
+                "WHERE number > ? AND (? IS NULL OR number <= ?) ORDER BY number LIMIT 200",
+                (number, until, until),
+            )
+            if not rows:
+                return
+            yield from (LoggedAction(*row) for row in rows)
+            number = rows[-1][0]
+
+    def times(self) -> tuple[str, ...]:
+        """Return the UTC times of all actions in ISO 8601."""
+        return tuple(row[0] for row in self._all("SELECT time FROM actions ORDER BY number"))
+
+    def last_step(self) -> Step | None:
+        """Return the step that an undo takes back, None if there is none."""
+        return self._step("state = 'done' ORDER BY number DESC")
+
+    def next_step(self) -> Step | None:
+        """Return the step that a redo does again, None if there is none."""
+        return self._step("state = 'undone' ORDER BY number")
+
+    def steps(self) -> Iterator[Step]:
+        """Yield all that can be undone or redone, oldest first."""
+        numbers = self._all("SELECT number FROM actions WHERE state IN ('done', 'undone')")
+        for (number,) in sorted(numbers):
+            step = self._step(f"number = {int(number)}")
+            if step is not None:
+                yield step
+
+    def step_labels(self) -> tuple[str, ...]:
+        """Return what can be undone, oldest first."""
+        rows = self._all("SELECT label FROM actions WHERE state = 'done' ORDER BY number")
+        return tuple(row[0] for row in rows)
+
+    def _step(self, which: str) -> Step | None:
+        columns = "number, label, image, changes, pixels"
+        row = self._one(f"SELECT {columns} FROM actions WHERE {which} LIMIT 1")
+        return None if row is None else Step(*row)
+
+    # --- the present state ----------------------------------------------------------
+
+    def images(self) -> dict[ImageId, ImageInfo]:
+        """Return all images, removed ones included, in the order in which they were added."""
+        rows = self._all("SELECT id, info FROM images ORDER BY position")
+        return {ImageId(image): load(ImageInfo, info) for image, info in rows}
+
+    def objects(self, image: ImageId) -> dict[int, ObjectRecord]:
+        """Return the records of an image's objects by label."""
+        rows = self._all("SELECT label, record FROM objects WHERE image = ? ORDER BY label",
+                         (image,))  # fmt: skip
+        return {label: load(ObjectRecord, record) for label, record in rows}
+
+    def count_objects(self, image: ImageId) -> int:
+        """Return the number of an image's objects."""
+        return int(self._one("SELECT count(*) FROM objects WHERE image = ?", (image,))[0])
+
+    def tiles(self, image: ImageId) -> Iterator[tuple[TileKey, bytes]]:
+        """Yield the label tiles of an image, all label sets."""
+        # In one short read: a writer may be waiting for the file.
+        rows = self._all(
+            "SELECT image, label_set, plane, row, col, data FROM tiles WHERE image = ?", (image,)
+        )
+        for row in rows:
+            yield TileKey(*row[:-1]), row[-1]
+
+    def fields(self) -> dict[str, str]:
+        """Return the document's own fields as JSON texts."""
+        return dict(self._all("SELECT name, value FROM fields"))
+
+    # --- blobs ----------------------------------------------------------------------
+
+    def put_blob(self, data: bytes) -> str:
+        """Keep a large thing, unless it is there, and return its content hash."""
+        digest = xxhash.xxh128_hexdigest(data)
+        if self._one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None:
+            with self._transaction() as execute:
+                for part, start in enumerate(range(0, max(len(data), 1), _PART)):
+                    execute("INSERT INTO blobs VALUES (?, ?, ?)",
+                            (digest, part, data[start : start + _PART]))  # fmt: skip
+        return digest
+
+    def blob(self, digest: str) -> bytes:
+        """Return what was kept under a content hash.
+
+        Raises
+        ------
+        ProjectError
+            If it is not there, or damaged.
+        """
+        rows = self._all("SELECT data FROM blobs WHERE digest = ? ORDER BY part", (digest,))
+        data = b"".join(row[0] for row in rows)
+        if not rows or xxhash.xxh128_hexdigest(data) != digest:
+            state = "is damaged" if rows else "is missing"
+            raise ProjectError(f"{self._name}: a part of its content ({digest[:12]}…) {state}")
+        return data
+
+    def blob_digests(self) -> tuple[str, ...]:
+        """Return the content hashes of all that is kept."""
+        return tuple(row[0] for row in self._all("SELECT DISTINCT digest FROM blobs"))
+
+    # --- the file -------------------------------------------------------------------
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read one and the same moment until the block ends; keep it short.
+
+        Without shared memory a writer cannot commit meanwhile.
+        """
+        with self._lock, _told(self.path):
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
+        """Replace what is stored about images without an action: paths in a copy differ."""
+        with self._transaction() as execute:
+            write_rows(execute, Rows(images=dict(infos)))
+
+    def copy_to(self, target: sqlite3.Connection) -> None:
+        """Copy everything into another database; SQLite's errors concern that one."""
+        with self._lock:
+            self._connection.backup(target)
+
+    def damage(self) -> tuple[str, ...]:
+        """Return what SQLite's integrity check finds, nothing if the file is whole."""
+        try:
+            found = self._all("PRAGMA integrity_check")
+        except ProjectError as error:
+            return (str(error),)
+        return tuple(text for (text,) in found if text != "ok")
+
+    def checkpoint(self) -> None:
+        """Move what was committed into the main file; for idle moments, it takes a while."""
+        if not self.read_only:
+            with self._lock, _told(self.path):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Let go of the file: one that no other process has open is one file again."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            try:
+                if self.path is not None and not self.read_only:
+                    # Another process may be reading it: then the main file is whole, at least.
+                    with suppress(sqlite3.Error):
+                        self._gather()
+                        self._connection.execute("PRAGMA journal_mode=DELETE")
+                with _told(self.path):
+                    self._connection.close()
+            finally:
+                if self._release is not None:
+                    self._release()
+
+    def _gather(self) -> None:
+        """Move all that was committed into the main file, wherever that was moved to."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _is_there(self) -> bool:
+        return self.path is None or file_identity(self.path) == self._file
+
+    @property
+    def _name(self) -> str:
+        return "the project" if self.path is None else str(self.path)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        if self.read_only:
+            raise ProjectError(
+                f"{self._name} can only be read, {self.why_read_only}: save it under another "
+                "name to go on"
+            )
+        if not self._is_there():
+            self._gather()
+            raise ProjectError(
+                f"{self._name} is no longer there: bring its folder or disk back, or save the "
+                "project elsewhere"
+            )
+        with self._lock, _told(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # Where the disk is full SQLite has rolled back already.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _one(self, sql: str, values: Iterable[Any] = ()) -> Any:
+        with self._lock, _told(self.path):
+            return self._connection.execute(sql, tuple(values)).fetchone()
+
+    def _all(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
+        with self._lock, _told(self.path):
+            return self._connection.execute(sql, tuple(values)).fetchall()
+
+
+@contextmanager
+def _told(path: Path | None) -> Iterator[None]:
+    """Turn what SQLite raises into a `ProjectError` that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = "the project" if path is None else str(path)
+        if not isinstance(error, sqlite3.OperationalError):
+            raise ProjectError(
+                f"{name} is damaged ({error}): recover what is readable into a copy"
+            ) from error
+        raise ProjectError(
+            f"{name} cannot be read or written ({error}): what was saved before is untouched; "
+            "check the disk, or save the project elsewhere"
+        ) from error

@@ -1,0 +1,95 @@
+"""Adapters, the live one, and training runs as the document keeps them.
+
+A document that another process writes to is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from napari_peftsam.document import AddAdapter, AddRun, Document, Run, StoredAdapter, UseAdapter
+from napari_peftsam.peft import adapter_bytes, adapter_from_bytes
+from napari_peftsam.training import TrainingFinished
+from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
+
+__all__ = ["save_live", "store_adapter", "store_run", "stored_adapters"]
+
+
+def stored_adapters(document: Document, weights: str, source: str) -> AdapterTimeline:
+    """Return the adapters that a document holds for a model, with its live one live.
+
+    Parameters
+    ----------
+    document
+        What holds them.
+    weights
+        Hash of the model's weights.
+    source
+        Registry name or path of the model.
+
+    Raises
+    ------
+    ProjectError, AdapterMismatchError
+        If one cannot be read.
+    """
+    timeline = AdapterTimeline()
+    for stored in document.adapters:
+        if stored.weights == weights:
+            adapter = adapter_from_bytes(document.store.blob(stored.digest), stored.name)
+            timeline.restore(stored.name, adapter, stored.iou, stored.from_file)
+    live = document.live
+    if live.model == source and any(entry.name == live.name for entry in timeline.entries):
+        timeline.set_live(live.name, live.strength)
+    return timeline
+
+
+def save_live(document: Document, adapters: AdapterTimeline, source: str) -> None:
+    """Keep which model and adapter are in use."""
+    if not document.store.read_only:
+        name = "" if adapters.live.adapter is None else adapters.live.name
+        document.do(UseAdapter(name, adapters.strength, source))
+
+
+def store_adapter(document: Document, weights: str, entry: AdapterEntry) -> None:
+    """Keep an adapter for a model's weights, unless it is there."""
+    adapter = entry.adapter
+    if adapter is None or document.store.read_only:
+        return
+    digest = document.store.put_blob(adapter_bytes(adapter))
+    if all(known.digest != digest for known in document.adapters):
+        stored = StoredAdapter(entry.name, digest, weights, entry.iou, entry.from_file)
+        document.do(AddAdapter(stored))
+
+
+def store_run(
+    document: Document,
+    finished: TrainingFinished,
+    entry: AdapterEntry | None,
+    curve: Sequence[tuple[int, float, float]],
+) -> None:
+    """Keep the report of a training run.
+
+    Parameters
+    ----------
+    document
+        Where it is kept.
+    finished
+        The run's last event.
+    entry
+        The new version it gave; None if the earlier adapter stays.
+    curve
+        Step, loss and held-out IoU along the run.
+    """
+    if document.store.read_only:
+        return
+    report = {
+        "steps": finished.steps,
+        "seconds": finished.seconds,
+        "trainable_parameters": finished.trainable_parameters,
+        "iou_before": finished.iou_before,
+        "iou_after": finished.iou_after,
+        "best_step": finished.best_step,
+        "curve": [list(point) for point in curve],
+    }
+    config = finished.adapter.config.model_dump(mode="json")
+    document.do(AddRun(Run("" if entry is None else entry.name, config, report)))
