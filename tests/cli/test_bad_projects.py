@@ -140,8 +140,8 @@ def check_refused(
 
 
 def contents(inputs: Inputs) -> dict[str, bytes]:
-    """Return every file with its content, without SQLite's counter of changes."""
-    found = inputs.contents()
+    """Return every file with its content, without SQLite's counter of changes and readers."""
+    found = {k: v for k, v in inputs.contents().items() if not k.endswith("-shm")}
     data = found.get(PROJECT, b"")
     if data.startswith(b"SQLite"):
         found[PROJECT] = data[:24] + data[28:92] + data[96:]
