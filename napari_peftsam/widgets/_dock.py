@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMainWindow, QWidget
 
 from napari_peftsam.widgets._session import ViewerSession, session_of
@@ -105,11 +105,22 @@ class _Closing(QObject):
 
     def __init__(self, window: QMainWindow, session: ViewerSession) -> None:
         super().__init__(window)
-        self._session = session
+        self._session, self._window = session, window
         window.installEventFilter(self)
+        application = QCoreApplication.instance()
+        if application is not None:  # it may end before the window is destroyed
+            application.aboutToQuit.connect(self._close)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
         """Look at the events of the window; all of them go on to it."""
         if event is not None and event.type() == QEvent.Type.Close:
             self._session.window_closes()
+            QTimer.singleShot(0, self._closed)  # unless the user takes it back
         return False
+
+    def _closed(self) -> None:
+        if not self._window.isVisible():
+            self._close()
+
+    def _close(self) -> None:
+        self._session.close()

@@ -170,7 +170,7 @@ class ProjectMenu:
 
     def _show(self) -> None:
         row, projects, store = self._row, self._projects, self._document.store
-        nameless = "not saved under a name" if projects.is_automatic else "no project"
+        nameless = "unnamed" if projects.is_automatic else "no project"
         row.name.setText(projects.name or nameless)
         row.name.setToolTip("" if store.path is None else str(store.path))
         time = self._owner.autosave.time
