@@ -13,11 +13,12 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test lint interoperability test-interoperability screenshots methods-page pretrain \
-	study bench bench-scaling bench-gpu performance-page clean distclean display-packages
+	kill-test study bench bench-scaling bench-gpu performance-page clean distclean display-packages
 
 help:
 	@echo "make demo         segment, finetune and export a sample into demo-output/ (no display)"
 	@echo "make test         run the tests on a virtual display"
+	@echo "make kill-test    kill 200 sessions and see that nothing they saved is lost"
 	@echo "make lint         ruff, mypy and the import contracts"
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
@@ -36,6 +37,10 @@ demo: $(VENV)/.installed
 PYTEST_PROCESSES = -n logical --maxprocesses 4 --dist worksteal
 test: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
+
+# 200 sessions killed at random moments; the suite does 17.
+kill-test: $(VENV)/.installed-dev
+	KILLS=200 $(BIN)/python -m pytest $(PYTEST_PROCESSES) tests/document/test_kill.py $(PYTEST_ARGS)
 
 # The oldest versions that pyproject.toml promises, in an environment of their own.
 LOWEST = $(VENV)-lowest

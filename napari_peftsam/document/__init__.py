@@ -41,7 +41,8 @@ from napari_peftsam.document.automatic import (
 )
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.images import CompleteRegion, DocumentImage, ImageInfo, ImageSource
+from napari_peftsam.document.image_info import CompleteRegion, ImageInfo, ImageSource
+from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import (
     ImageId,

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from napari_peftsam.document.codec import decode, from_json, to_json
-from napari_peftsam.document.images import OBJECTS, DocumentImage, ImageInfo
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo
+from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.pending import Answers, Pending

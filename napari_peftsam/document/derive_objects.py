@@ -19,7 +19,8 @@ from napari_peftsam.document.derive import (
     set_pending,
     without_first,
 )
-from napari_peftsam.document.images import BACKGROUND, DocumentImage, check_labels
+from napari_peftsam.document.image_info import BACKGROUND
+from napari_peftsam.document.images import DocumentImage, check_labels
 from napari_peftsam.document.objects import (
     IMPORTED,
     MANUAL,

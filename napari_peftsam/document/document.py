@@ -25,15 +25,8 @@ from napari_peftsam.document.changes import (
 from napari_peftsam.document.codec import load
 from napari_peftsam.document.derive import Derived, Moment, derive
 from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.images import (
-    OBJECTS,
-    DocumentImage,
-    ImageInfo,
-    ImageSource,
-    check_labels,
-    empty_labels,
-    spatial,
-)
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo, ImageSource
+from napari_peftsam.document.images import DocumentImage, check_labels, empty_labels, spatial
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pending

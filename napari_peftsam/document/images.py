@@ -4,241 +4,27 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.label_index import LabelIndex
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.regions import Integers, Region, find_runs, union
+from napari_peftsam.document.regions import Integers, Region, find_runs
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
-from napari_peftsam.types import BoolArray, Box, LabelArray, Plane
+from napari_peftsam.types import BoolArray, LabelArray, Plane
 
 __all__ = [
-    "BACKGROUND",
-    "OBJECTS",
-    "CompleteRegion",
     "DocumentImage",
-    "ImageInfo",
-    "ImageSource",
-    "LabelIndex",
     "StoredContent",
     "check_labels",
     "empty_labels",
     "spatial",
 ]
-
-OBJECTS = ""
-"""The label set with an image's objects."""
-BACKGROUND = "background"
-"""The label set in which 1 marks pixels that strokes declare to be background."""
-
-Index = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Where an image's pixels come from.
-
-    Attributes
-    ----------
-    path
-        The file or folder, relative to the project's folder where it lies below it or beside
-        it; empty if the pixels are stored in the project.
-    size
-        Bytes of the file, or of the files in the folder.
-    modified
-        Time of the last change in nanoseconds since 1970.
-    series
-        Number of the image in a file that holds several.
-    digest
-        Content hash of the stored pixels, or of those that were read.
-    absolute
-        Where the file was when it was last found.
-    """
-
-    path: str = ""
-    size: int = 0
-    modified: int = 0
-    series: int = 0
-    digest: str = ""
-    absolute: str = ""
-
-
-@dataclass(frozen=True)
-class CompleteRegion:
-    """A part of an image in which all objects are annotated: the rest of it is background.
-
-    Attributes
-    ----------
-    index
-        The plane it lies in; None for all planes.
-    box
-        A rectangle; None for the whole plane unless there is an outline.
-    outline
-        Corners ``(row, col)`` of a lasso in pixel centres, empty if it is none.
-    """
-
-    index: Index | None = None
-    box: Box | None = None
-    outline: tuple[tuple[float, float], ...] = ()
-
-    def mask(self, shape: tuple[int, int]) -> BoolArray:
-        """Return ``(H, W)``: the pixels of a plane that lie in it."""
-        inside = np.zeros(shape, np.bool_)
-        if self.outline:
-            inside |= _polygon(self.outline, shape)
-        elif self.box is None:
-            inside[:] = True
-        else:
-            b = self.box
-            rows, cols = (slice(max(0, round(lo)), max(0, round(hi)))
-                          for lo, hi in ((b.row0, b.row1), (b.col0, b.col1)))  # fmt: skip
-            inside[rows, cols] = True
-        return inside
-
-
-def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -> BoolArray:
-    """Return the pixels whose centre lies inside a polygon, by the even-odd rule."""
-    rows = np.arange(shape[0], dtype=float)[:, None]
-    cols = np.arange(shape[1], dtype=float)[None]
-    inside = np.zeros(shape, np.bool_)
-    for (r0, c0), (r1, c1) in zip(outline, (*outline[1:], outline[0]), strict=True):
-        if r0 == r1:
-            continue
-        crosses = (r0 > rows) != (r1 > rows)
-        inside ^= crosses & (cols < c0 + (rows - r0) * (c1 - c0) / (r1 - r0))
-    return inside
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What is stored about an image beside its labels and objects.
-
-    Attributes
-    ----------
-    name
-        What people call it; no other image of the document has the same name.
-    shape
-        The spatial shape ``(..., H, W)``.
-    rgb
-        Whether the last axis of the pixels holds colours.
-    label_type
-        Data type of the labels.
-    next_label
-        The label that the next object gets.
-    source
-        Where the pixels come from; None for pixels that exist in memory only.
-    complete
-        Regions in which all objects are annotated.
-    is_removed
-        Whether it was removed from the document; undo brings it back.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    rgb: bool = False
-    label_type: str = "int32"
-    next_label: int = 1
-    source: ImageSource | None = None
-    complete: tuple[CompleteRegion, ...] = ()
-    is_removed: bool = False
-
-
-class LabelIndex:
-    """Bounding regions and pixel counts of labels, kept up to date change by change.
-
-    Parameters
-    ----------
-    shape
-        Of the label array.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
-        self._regions: dict[int, Region] = {}  # may be too large, never too small
-        self._counts: dict[int, dict[int, int]] = {}  # pixels by label and number of the plane
-
-    def __iter__(self) -> Iterator[int]:
-        """Iterate over the labels that have pixels."""
-        return iter(self._counts)
-
-    def region(self, label: int) -> Region:
-        """Return a region that holds all pixels of a label, an empty one if it has none."""
-        return self._regions.get(label, tuple(slice(0, 0) for _ in self._shape))
-
-    def area(self, label: int) -> int:
-        """Return the number of pixels of a label."""
-        return sum(self._counts.get(label, {}).values())
-
-    def planes(self, label: int) -> tuple[Index, ...]:
-        """Return the planes in which a label has pixels, ascending."""
-        return tuple(self._index(n) for n in sorted(self._counts.get(label, ())))
-
-    def after(
-        self, where: Integers, old: int | Integers, new: int | Integers
-    ) -> dict[int, tuple[Index, ...]]:
-        """Return the planes of all labels that a change touches, as they are once it is done."""
-        return {
-            label: tuple(self._index(n) for n, count in sorted(counts.items()) if count)
-            for label, counts in self._counts_after(where, old, new).items()
-        }
-
-    def update(self, where: Integers, old: int | Integers, new: int | Integers) -> Region:
-        """Take note of a change of N >= 1 pixels and return the region they lie in."""
-        for label, counts in self._counts_after(where, old, new).items():
-            left = {number: count for number, count in counts.items() if count}
-            if left:
-                self._counts[label] = left
-            else:
-                self._counts.pop(label, None)
-                self._regions.pop(label, None)
-        runs = find_runs(where, new, self._shape)
-        for label, region in runs.regions().items():
-            known = self._regions.get(label)
-            self._regions[label] = region if known is None else union(known, region)
-        return runs.region()
-
-    def _counts_after(
-        self, where: Integers, old: int | Integers, new: int | Integers
-    ) -> dict[int, dict[int, int]]:
-        result: dict[int, dict[int, int]] = {}
-        planes = where // (self._shape[-2] * self._shape[-1])
-        for values, sign in ((old, -1), (new, 1)):
-            for label, number, count in _tally(planes, values):
-                counts = result.setdefault(label, dict(self._counts.get(label, {})))
-                counts[number] = counts.get(number, 0) + sign * count
-        return result
-
-    def _index(self, number: int) -> Index:
-        return tuple(int(i) for i in np.unravel_index(number, self._shape[:-2]))
-
-
-def _tally(planes: Integers, values: int | Integers) -> Iterator[tuple[int, int, int]]:
-    """Yield label, plane and number of pixels for every nonzero label in every plane."""
-    if isinstance(values, int):
-        if values:
-            numbers, counts = np.unique(planes, return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                yield values, number, count
-        return
-    # Runs of equal pairs are few where pixels are many.
-    breaks = np.ones(len(planes), np.bool_)
-    breaks[1:] = (planes[1:] != planes[:-1]) | (values[1:] != values[:-1])
-    first = np.flatnonzero(breaks)
-    lengths = np.diff(first, append=len(planes))
-    pairs, owner = np.unique(
-        np.stack([values[first].astype(np.int64), planes[first].astype(np.int64)]),
-        axis=1,
-        return_inverse=True,
-    )
-    counts = np.bincount(owner.reshape(-1), lengths).astype(np.int64)
-    for label, number, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
-        if label:
-            yield label, number, count
 
 
 class DocumentImage:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-__all__ = ["Owner", "ProjectLock"]
+__all__ = ["Owner", "ProjectLock", "file_identity"]
 
 
 class Owner(NamedTuple):
@@ -21,6 +21,15 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name, None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class ProjectLock:
@@ -38,10 +47,10 @@ class ProjectLock:
     def __init__(self, project: Path) -> None:
         # Not "NAME.lock", the name that SQLite's VFS "unix-dotfile" takes for its own lock.
         self.path = project.with_name(f".{project.name}.lock")
-        self._lock = FileLock(self.path, timeout=0, thread_local=False)
+        self._lock = FileLock(self.path, thread_local=False)
 
-    def acquire(self) -> bool:
-        """Take the lock unless somebody holds it, and say whether it was taken.
+    def acquire(self, seconds: float = 0.0) -> bool:
+        """Take the lock unless somebody holds it for `seconds`; say whether it was taken.
 
         Raises
         ------
@@ -49,7 +58,7 @@ class ProjectLock:
             If no file can be written here.
         """
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=seconds, poll_interval=0.02)
         except Timeout:
             return False
         self._sign()

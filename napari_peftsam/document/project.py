@@ -24,6 +24,7 @@ __all__ = ["SUFFIX", "create_project", "is_open_elsewhere", "open_project", "sav
 SUFFIX = ".peftsam"
 """Suffix of project files."""
 _PATIENCE_SECONDS = 5.0  # for another process that writes or reads just now
+_GLANCE_SECONDS = 0.2  # for one that only looks whether a project is open
 # 40 MB: the owner checkpoints when idle; inside a commit it would be felt.
 _PAGES_BEFORE_CHECKPOINT = 10_000
 
@@ -93,7 +94,7 @@ def open_project(
         return _open_to_read(path, "it was opened for reading", vfs)
     lock = ProjectLock(path)
     try:
-        why = "" if lock.acquire() else _open_in(lock)
+        why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
     except OSError as error:
         why = f"its folder cannot be written ({error.strerror})"
     if not why and not os.access(path, os.W_OK):
@@ -194,6 +195,7 @@ def _connected(path: Path, vfs: str) -> sqlite3.Connection:
             _check_header(connection, path)
             connection.execute("PRAGMA journal_mode=TRUNCATE")
             connection.execute("PRAGMA locking_mode=NORMAL")
+            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
         _set_journal(connection, path)
     except BaseException:
         connection.close()
@@ -246,6 +248,8 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> int:
             f"{path} has version {version}, this program reads up to {VERSION}: update "
             "napari-peftsam to open it"
         )
+    # Damage is found before anything is written.
+    connection.execute("SELECT max(number) FROM actions").fetchone()
     return version
 
 

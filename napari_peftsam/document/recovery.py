@@ -17,7 +17,8 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.changes import decode_changes
 from napari_peftsam.document.document import Document, utc_now
-from napari_peftsam.document.images import BACKGROUND, OBJECTS, DocumentImage, ImageInfo
+from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.lock import ProjectLock
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.project import save_copy
@@ -41,8 +42,8 @@ class Recovery:
     ----------
     actions
         Number of the first actions that the copy's history holds.
-    lost_actions
-        Number of later ones, which it lacks; what they led to is there as far as it was read.
+    is_history_whole
+        Whether these are all actions. What others led to is there as far as it was read.
     rebuilt_tiles
         Damaged label tiles that the history rebuilt.
     lost_tiles
@@ -56,7 +57,7 @@ class Recovery:
     """
 
     actions: int = 0
-    lost_actions: int = 0
+    is_history_whole: bool = True
     rebuilt_tiles: list[TileKey] = field(default_factory=list)
     lost_tiles: list[TileKey] = field(default_factory=list)
     lost_records: list[tuple[ImageId, int]] = field(default_factory=list)
@@ -67,13 +68,14 @@ class Recovery:
     def text(self) -> str:
         """What to tell the user."""
         lost = (
-            (self.lost_actions, "steps of the history"),
             (len(self.lost_tiles), "tiles of labels"),
             (len(self.lost_records), "records of objects"),
             (len(self.lost_blobs), "adapters or stored images"),
             (len(self.lost_images), "images"),
         )
         named = ", ".join(f"{number} {what}" for number, what in lost if number)
+        if not self.is_history_whole:
+            named = ", ".join(filter(None, ("a part of the history", named)))
         return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."
 
 
@@ -168,16 +170,18 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
                 break
             player.play(found.actions[number])
     report.actions = player.number
-    report.lost_actions = found.last_number - player.number
+    report.is_history_whole = (
+        "actions" not in found.incomplete and player.number == found.last_number
+    )
     # What is done from here on happens now.
     document = Document(store, clock=utc_now)
-    for image, info in found.images.items():
+    infos = found.added | store.images() | found.images
+    for image, info in infos.items():
         try:
             _restore_image(document, image, info, found, report)
         except PeftSamError:
             report.lost_images.append(image)
-    known = {*found.images, *document.images}
-    report.lost_images += sorted({key.image for key in found.tiles} - known)
+    report.lost_images += sorted({key.image for key in found.tiles} - {*infos})
     _restore_fields(document, found)
     return report
 
@@ -229,7 +233,7 @@ def _stored_arrays(entry: DocumentImage, found: Salvage, report: Recovery) -> Ar
             with suppress(ValueError, TypeError):
                 window = key.window(entry.shape)
                 arrays[key.label_set][window] = replayed[key.label_set][window]
-            (report.lost_tiles if report.lost_actions else report.rebuilt_tiles).append(key)
+            (report.rebuilt_tiles if report.is_history_whole else report.lost_tiles).append(key)
     return arrays
 
 

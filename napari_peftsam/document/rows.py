@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from napari_peftsam.document.codec import dump
-from napari_peftsam.document.images import ImageInfo
+from napari_peftsam.document.image_info import ImageInfo
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.tiles import TileKey
 

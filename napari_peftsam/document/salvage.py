@@ -14,7 +14,7 @@ import xxhash
 from napari_peftsam.document.actions import AddImage, decode_action
 from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.codec import load
-from napari_peftsam.document.images import OBJECTS, ImageInfo
+from napari_peftsam.document.image_info import OBJECTS, ImageInfo
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.rows import LoggedAction
 from napari_peftsam.document.tables import create_tables
@@ -25,7 +25,8 @@ __all__ = ["Salvage", "salvage"]
 
 
 _PAGE = 4096  # bytes; SQLite's default, which all projects have
-_GAP = 200_000  # rows to look for behind a damaged end of a table
+# Rows to look for behind a damaged end of a table, at most and for each page of the file.
+_GAP, _ROWS_PER_PAGE = 50_000, 100
 _UNREADABLE = (sqlite3.Error, PeftSamError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -39,6 +40,8 @@ class Salvage:
         The log by number, as far as it can be decoded.
     images, objects, tiles, fields, blobs
         The rows of these tables; `fields` are decoded, `blobs` whole.
+    added
+        What the log says of the images when they were added.
     incomplete
         Tables of which some rows could not be read.
     lost_blobs
@@ -51,6 +54,7 @@ class Salvage:
     tiles: dict[TileKey, bytes] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    added: dict[ImageId, ImageInfo] = field(default_factory=dict)
     incomplete: set[str] = field(default_factory=set)
     lost_blobs: tuple[str, ...] = ()
 
@@ -89,8 +93,8 @@ def salvage(file: Path) -> Salvage:
 def _take_action(found: Salvage, logged: LoggedAction) -> None:
     action = decode_action(logged.kind, logged.data, logged.payload)
     found.actions[logged.number] = logged
-    if isinstance(action, AddImage):  # in case that its row in `images` is damaged
-        found.images.setdefault(action.image, action.info)
+    if isinstance(action, AddImage):
+        found.added[action.image] = action.info
 
 
 def _take_objects(reader: _Reader, found: Salvage) -> None:
@@ -98,8 +102,8 @@ def _take_objects(reader: _Reader, found: Salvage) -> None:
     if rows is None:
         reader.incomplete.add("objects")
         rows = []
-        for image, info in found.images.items():
-            for label in range(1, info.next_label + 1):
+        for image, info in (found.added | found.images).items():
+            for label in range(1, max(info.next_label, len(found.actions)) + 1):
                 where = "image = ? AND label_set = ? AND label = ?"
                 values = (image, OBJECTS, label)
                 rows += reader.one("objects", "image, label, record", where, values)
@@ -155,7 +159,8 @@ class _Reader:
         front = self._until_damage(f"{select} ORDER BY rowid")
         back = self._until_damage(f"{select} ORDER BY rowid DESC")
         first = front[-1][0] + 1 if front else 1
-        last = back[-1][0] if back else first + _GAP
+        ((pages,),) = self.all("PRAGMA page_count") or ((0,),)
+        last = back[-1][0] if back else first + min(_GAP, pages * _ROWS_PER_PAGE)
         yield from (row[1:] for row in front)
         for number in range(first, last):
             yield from (row[1:] for row in self.all(f"{select} WHERE rowid = ?", (number,)) or ())

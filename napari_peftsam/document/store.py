@@ -26,7 +26,8 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.codec import encode, load
-from napari_peftsam.document.images import ImageInfo
+from napari_peftsam.document.image_info import ImageInfo
+from napari_peftsam.document.lock import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.rows import (
     DONE,
@@ -90,7 +91,7 @@ class Store:
         self.slow_commits = 0
         self.slow_seconds = 0.05
         self.on_slow_commit: Callable[[float], None] | None = None
-        self._file = None if path is None else _identity(path)
+        self._file = None if path is None else file_identity(path)
         self._next = self.last_number + 1
 
     @classmethod
@@ -301,7 +302,8 @@ class Store:
             try:
                 yield
             finally:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
         """Replace what is stored about images without an action: paths in a copy differ."""
@@ -309,8 +311,8 @@ class Store:
             write_rows(execute, Rows(images=dict(infos)))
 
     def copy_to(self, target: sqlite3.Connection) -> None:
-        """Copy everything into another database (SQLite's backup)."""
-        with self._lock, _told(self.path):
+        """Copy everything into another database; SQLite's errors concern that one."""
+        with self._lock:
             self._connection.backup(target)
 
     def fill_from(self, other: Store) -> None:
@@ -346,10 +348,10 @@ class Store:
                 return
             self._is_closed = True
             try:
-                if self.path is not None and not self.read_only and self._is_there():
+                if self.path is not None and not self.read_only:
                     # Another process may be reading it: then the main file is whole, at least.
                     with suppress(sqlite3.Error):
-                        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                        self._gather()
                         self._connection.execute("PRAGMA journal_mode=DELETE")
                 with _told(self.path):
                     self._connection.close()
@@ -357,8 +359,13 @@ class Store:
                 if self._release is not None:
                     self._release()
 
+    def _gather(self) -> None:
+        """Move all that was committed into the main file, wherever that was moved to."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _is_there(self) -> bool:
-        return self.path is None or _identity(self.path) == self._file
+        return self.path is None or file_identity(self.path) == self._file
 
     @property
     def _name(self) -> str:
@@ -372,6 +379,7 @@ class Store:
                 "name to go on"
             )
         if not self._is_there():
+            self._gather()
             raise ProjectError(
                 f"{self._name} is no longer there: bring its folder or disk back, or save the "
                 "project elsewhere"
@@ -396,15 +404,6 @@ class Store:
             return self._connection.execute(sql, tuple(values)).fetchall()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name, None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 @contextmanager
 def _told(path: Path | None) -> Iterator[None]:
     """Turn what SQLite raises into a `ProjectError` that says what to do."""
@@ -412,6 +411,10 @@ def _told(path: Path | None) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = "the project" if path is None else str(path)
+        if not isinstance(error, sqlite3.OperationalError):
+            raise ProjectError(
+                f"{name} is damaged ({error}): recover what is readable into a copy"
+            ) from error
         raise ProjectError(
             f"{name} cannot be read or written ({error}): what was saved before is untouched; "
             "check the disk, or save the project elsewhere"

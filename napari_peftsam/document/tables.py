@@ -22,7 +22,7 @@ CREATE TABLE actions (
     payload BLOB NOT NULL, label TEXT NOT NULL, image TEXT, state TEXT NOT NULL,
     changes TEXT, pixels BLOB
 );
-CREATE INDEX steps ON actions (number) WHERE state != '';
+CREATE INDEX steps ON actions (state, number);
 CREATE TABLE images (id TEXT PRIMARY KEY, position INTEGER NOT NULL, info TEXT NOT NULL);
 CREATE TABLE objects (
     image TEXT NOT NULL, label_set TEXT NOT NULL, label INTEGER NOT NULL, record TEXT NOT NULL,

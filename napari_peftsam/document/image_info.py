@@ -1,0 +1,127 @@
+"""What is stored about an image beside its labels and objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_peftsam.types import BoolArray, Box
+
+__all__ = ["BACKGROUND", "OBJECTS", "CompleteRegion", "ImageInfo", "ImageSource", "Index"]
+
+OBJECTS = ""
+"""The label set with an image's objects."""
+BACKGROUND = "background"
+"""The label set in which 1 marks pixels that strokes declare to be background."""
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image's pixels come from.
+
+    Attributes
+    ----------
+    path
+        The file or folder, relative to the project's folder where it lies below it or beside
+        it; empty if the pixels are stored in the project.
+    size
+        Bytes of the file, or of the files in the folder.
+    modified
+        Time of the last change in nanoseconds since 1970.
+    series
+        Number of the image in a file that holds several.
+    digest
+        Content hash of the stored pixels, or of those that were read.
+    absolute
+        Where the file was when it was last found.
+    """
+
+    path: str = ""
+    size: int = 0
+    modified: int = 0
+    series: int = 0
+    digest: str = ""
+    absolute: str = ""
+
+
+@dataclass(frozen=True)
+class CompleteRegion:
+    """A part of an image in which all objects are annotated: the rest of it is background.
+
+    Attributes
+    ----------
+    index
+        The plane it lies in; None for all planes.
+    box
+        A rectangle; None for the whole plane unless there is an outline.
+    outline
+        Corners ``(row, col)`` of a lasso in pixel centres, empty if it is none.
+    """
+
+    index: Index | None = None
+    box: Box | None = None
+    outline: tuple[tuple[float, float], ...] = ()
+
+    def mask(self, shape: tuple[int, int]) -> BoolArray:
+        """Return ``(H, W)``: the pixels of a plane that lie in it."""
+        inside = np.zeros(shape, np.bool_)
+        if self.outline:
+            inside |= _polygon(self.outline, shape)
+        elif self.box is None:
+            inside[:] = True
+        else:
+            b = self.box
+            rows, cols = (slice(max(0, round(lo)), max(0, round(hi)))
+                          for lo, hi in ((b.row0, b.row1), (b.col0, b.col1)))  # fmt: skip
+            inside[rows, cols] = True
+        return inside
+
+
+def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -> BoolArray:
+    """Return the pixels whose centre lies inside a polygon, by the even-odd rule."""
+    rows = np.arange(shape[0], dtype=float)[:, None]
+    cols = np.arange(shape[1], dtype=float)[None]
+    inside = np.zeros(shape, np.bool_)
+    for (r0, c0), (r1, c1) in zip(outline, (*outline[1:], outline[0]), strict=True):
+        if r0 == r1:
+            continue
+        crosses = (r0 > rows) != (r1 > rows)
+        inside ^= crosses & (cols < c0 + (rows - r0) * (c1 - c0) / (r1 - r0))
+    return inside
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What is stored about an image beside its labels and objects.
+
+    Attributes
+    ----------
+    name
+        What people call it; no other image of the document has the same name.
+    shape
+        The spatial shape ``(..., H, W)``.
+    rgb
+        Whether the last axis of the pixels holds colours.
+    label_type
+        Data type of the labels.
+    next_label
+        The label that the next object gets.
+    source
+        Where the pixels come from; None for pixels that exist in memory only.
+    complete
+        Regions in which all objects are annotated.
+    is_removed
+        Whether it was removed from the document; undo brings it back.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rgb: bool = False
+    label_type: str = "int32"
+    next_label: int = 1
+    source: ImageSource | None = None
+    complete: tuple[CompleteRegion, ...] = ()
+    is_removed: bool = False
