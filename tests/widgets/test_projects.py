@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from napari_peftsam.document import (
     open_project,
     save_copy,
 )
-from napari_peftsam.training import TrainingConfig
+from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.widgets.contributions import project_reader
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 
@@ -261,13 +262,12 @@ def test_a_killed_viewer_is_gone_on_with(
 
 def test_the_adapter_comes_back(bench: Open) -> None:
     b = bench(blobs())
-    annotate(b)
+    annotate(b, np.kron(np.arange(12).reshape(3, 4), np.ones((16, 15))).astype(np.int32))
     wait(lambda: saved(b))
     workspace = b.owner.require()
-    config = TrainingConfig(steps=1, learning_rate=1e-2)
-    *_, finished = workspace.finetune(config)
-    finished = type(finished)(**(vars(finished) | {"iou_before": 0.0, "iou_after": 0.5}))
-    entry = workspace.promote(finished)
+    *_, finished = workspace.finetune(TrainingConfig(steps=1, learning_rate=1e-2))
+    assert isinstance(finished, TrainingFinished)
+    entry = workspace.promote(replace(finished, iou_before=0.0, iou_after=0.5))
     workspace.activate(entry.name, 0.5)
     close(b)
     again = bench(ready=False)
@@ -333,7 +333,7 @@ def test_opening_over_another_project_replaces_it(bench: Open, file: Path, tmp_p
     assert layers(b.viewer) == ["image0"]
     assert len(b.document.queue) == 1
     assert "RemoveImage" not in [action.kind for action in b.document.store.actions()]
-    assert other in b.dock.project.recent or not settle()
+    wait(lambda: other in b.dock.project.recent)
 
 
 def test_new_and_close(bench: Open, tmp_path: Path) -> None:
