@@ -29,10 +29,11 @@ _NAMES = {
     "errors": ("PeftSamError",),
     "training": ("TrainingConfig",),
     "types": ("Box", "Point", "Prompts"),
+    "projects": ("locate_image",),
     "workspace": (
         "ModelChoice", "Workspace", "evaluate_folders", "evaluate_project", "export_file",
         "export_model_file", "export_project", "finetune_folders", "finetune_project",
-        "locate_image", "run_demo", "segment_file",
+        "run_demo", "segment_file",
     ),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -18,15 +18,14 @@ from napari_peftsam.document import (
     SetPrompts,
 )
 from napari_peftsam.errors import PromptError
+from napari_peftsam.projects import add_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 from napari_peftsam.workspace import (
     ProjectFinetuneReport,
     Workspace,
     absolute_model,
-    add_image,
     finetune_document,
-    open_document,
 )
 
 __all__ = ["App", "ProjectImage"]

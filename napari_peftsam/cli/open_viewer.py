@@ -1,4 +1,4 @@
-"""``napari-peftsam open``: images in napari, with the docks."""
+"""``napari-peftsam open``: images or a project in napari, with the docks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["check_display", "open_images", "start_viewer"]
 
 def open_images(
     images: Annotated[
-        list[Path] | None, typer.Argument(help="Images to open: TIFF, PNG, JPEG or zarr.")
+        list[Path] | None,
+        typer.Argument(help="A project (.peftsam), or images: TIFF, PNG, JPEG or zarr."),
     ] = None,
 ) -> None:
-    """Open images in napari with the docks."""
+    """Open images or a project in napari with the docks."""
     start_viewer(images or [])
 
 
@@ -31,8 +32,8 @@ def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
     ------
     ConfigurationError
         See `check_display`.
-    InputFileError
-        If an image cannot be read.
+    InputFileError, ProjectError
+        If an image or the project cannot be read.
     """
     check_display()
     from napari_peftsam.widgets.launch import open_viewer

@@ -158,6 +158,10 @@ class Document:
 
         touched = self._apply(derived.changes, commit)
         self._tell(derived.changes, touched, before, painted=derived.is_painted)
+        if isinstance(action, act.ReplacePixels):
+            self.events.pixels_changed.emit(action.image)
+        elif isinstance(action, act.LocateImage):
+            self.events.image_located.emit(action.image)
         if step is not None:
             self.events.history_changed.emit()
         self.events.saved.emit()
@@ -231,8 +235,11 @@ class Document:
 
     def move_to(self, store: Store) -> None:
         """Go on in a store that holds a copy of this document; the present one is closed."""
+        infos = store.images()
         with self._lock:
             old, self.store = self.store, store
+            for image, info in infos.items():  # the copy may lie elsewhere than its images
+                self._state.images[image].info = info
         old.close()
         self.events.saved.emit()
 
@@ -584,8 +591,6 @@ class Document:
             events.image_added.emit(image)
         elif name == "name":
             events.image_renamed.emit(image, info.name)
-        elif name == "source":
-            events.pixels_changed.emit(image)
         elif name == "complete":
             events.background_changed.emit(image)
 

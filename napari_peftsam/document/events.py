@@ -24,6 +24,8 @@ class DocumentEvents(SignalGroup):
     """An image was renamed: its id and its new name."""
     pixels_changed = Signal(str)
     """An image got other pixels of the same shape: its id."""
+    image_located = Signal(str)
+    """The document knows where an image's file is now: its id."""
     prompts_changed = Signal(PlaneKey)
     """The prompts or the queue in this plane changed."""
     candidates_changed = Signal()

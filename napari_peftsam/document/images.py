@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -68,20 +69,28 @@ class DocumentImage:
         self._index = LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if content else {}
         self._content = content
+        self._reading = threading.RLock()  # whoever comes second gets the same array
 
     @property
     def labels(self) -> LabelArray:
         """The label array ``(..., H, W)``."""
         if self._labels is None:
-            # Kept once all of it is read: nothing may be written over what could not be read.
-            labels = empty_labels(self.name, self.shape, self.info.label_type)
-            arrays = {OBJECTS: labels}
-            if self._content is not None:
-                self._content.read_labels(self, arrays)
-            self._index = _index_of(labels)
-            self._background = arrays.get(BACKGROUND)
-            self._labels = labels
+            with self._reading:
+                self._read_labels()
+        assert self._labels is not None
         return self._labels
+
+    def _read_labels(self) -> None:
+        if self._labels is not None:
+            return
+        # Kept once all of it is read: nothing may be written over what could not be read.
+        labels = empty_labels(self.name, self.shape, self.info.label_type)
+        arrays = {OBJECTS: labels}
+        if self._content is not None:
+            self._content.read_labels(self, arrays)
+        self._index = _index_of(labels)
+        self._background = arrays.get(BACKGROUND)
+        self._labels = labels
 
     @property
     def background(self) -> npt.NDArray[Any] | None:
@@ -104,7 +113,9 @@ class DocumentImage:
         """One record per label that has pixels."""
         if self._records is None:
             assert self._content is not None
-            self._records = self._content.read_records(self.id)
+            with self._reading:
+                if self._records is None:
+                    self._records = self._content.read_records(self.id)
         return self._records
 
     @property

@@ -44,7 +44,9 @@ from napari_peftsam.errors import ProjectError
 
 __all__ = ["DONE", "UNDONE", "LoggedAction", "Rows", "Step", "Store"]
 
-_PART = 16_000_000  # bytes of a blob in one row
+# Bytes of a blob in one row, and in one transaction: an action waits for one at most.
+_PART = 4_000_000
+_GIVE_WAY = 0.001  # seconds between two parts, in which an action gets its turn
 
 
 class Store:
@@ -250,11 +252,19 @@ class Store:
     def put_blob(self, data: bytes) -> str:
         """Keep a large thing, unless it is there, and return its content hash."""
         digest = xxhash.xxh128_hexdigest(data)
-        if self._one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None:
+        kept = "SELECT sum(length(data)) FROM blobs WHERE digest = ?"
+        found = self._one(kept, (digest,))[0]
+        if found == len(data):
+            return digest
+        if found is not None:  # of a process that was killed halfway
             with self._transaction() as execute:
-                for part, start in enumerate(range(0, max(len(data), 1), _PART)):
-                    execute("INSERT INTO blobs VALUES (?, ?, ?)",
-                            (digest, part, data[start : start + _PART]))  # fmt: skip
+                execute("DELETE FROM blobs WHERE digest = ?", (digest,))
+        for part, start in enumerate(range(0, max(len(data), 1), _PART)):
+            with self._transaction() as execute:
+                execute("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)",
+                        (digest, part, data[start : start + _PART]))  # fmt: skip
+            if start + _PART < len(data):
+                clock.sleep(_GIVE_WAY)
         return digest
 
     def blob(self, digest: str) -> bytes:
@@ -304,6 +314,18 @@ class Store:
         """Copy everything into another database; SQLite's errors concern that one."""
         with self._lock:
             self._connection.backup(target)
+
+    def fill_from(self, other: Store) -> None:
+        """Hold what another store holds, instead of what is in this one (SQLite's backup).
+
+        Raises
+        ------
+        ProjectError
+            If it cannot be written.
+        """
+        with self._lock, _told(self.path):
+            other.copy_to(self._connection)
+            self._next = self.last_number + 1
 
     def damage(self) -> tuple[str, ...]:
         """Return what SQLite's integrity check finds, nothing if the file is whole."""

@@ -70,6 +70,7 @@ class AnnotateDisplay:
             (document.candidates_changed, self.show_current),
             (document.choice_changed, self.show_current),
             (document.image_removed, self.show_current),
+            (document.opened, self.show_all),
             (document.history_changed, self.show_history),
             (document.objects_changed, self.show_objects),
             (self._answers.events.status_changed, self.show_status),

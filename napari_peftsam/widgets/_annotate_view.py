@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._project_row import ProjectRow
 
 __all__ = ["AnnotateView", "fill_combo"]
 
@@ -29,6 +30,7 @@ class AnnotateView:
     """The parts of the dock, by name, and their layout in a parent widget."""
 
     def __init__(self, parent: QWidget, table: ObjectsTable) -> None:
+        self.project = ProjectRow()
         self.image, self.model, self.adapter = _combo(), _combo(), _combo()
         self.image_status, self.model_status = QLabel(), QLabel()
         self.cancel = _tool("✕", "Stop embedding this image")
@@ -62,6 +64,7 @@ class AnnotateView:
         layout = QVBoxLayout(parent)
         layout.setContentsMargins(8, 6, 8, 6)
         layout.setSpacing(5)
+        layout.addWidget(self.project)
         layout.addLayout(self._sources())
         layout.addWidget(_line())
         layout.addWidget(self.next_step)

@@ -193,7 +193,7 @@ class Answers:
             try:
                 document.do(AcceptObjects(plane, tuple(new)))
             except PeftSamError as error:
-                notify(error)
+                self._bridge.events.failed.emit(error)
                 return
             accepted()
 
@@ -236,7 +236,7 @@ class Answers:
         """Turn to the plane that matters now: the shown one, else the prompts' own."""
         current = self._document.current
         plane = self._bridge.plane or (current.plane if current is not None else None)
-        if plane is None:
+        if plane is None or self._document.image(plane.image).pixels is None:
             self._drop()
             self._tell(Status("none"))
         elif not self._owner.has_model:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
+from weakref import ref
 
-from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from napari_peftsam.widgets._session import ViewerSession, session_of
 
@@ -35,7 +36,7 @@ class Dock(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer_session: ViewerSession = session_of(viewer)
-        self._life = life = _Life()
+        self._life = life = _Life(self)
         session = self.viewer_session
         # Not a method of this dock: nothing is left of it by then.
         self.destroyed.connect(lambda *_: None if life.released else session.close())
@@ -55,6 +56,8 @@ class Dock(QWidget):
         kind = None if event is None else event.type()
         if kind == QEvent.Type.ParentChange and self.parent() is None:
             self._release_once()  # napari takes a dock's widget out before it drops it
+        elif kind == QEvent.Type.ParentChange:
+            QTimer.singleShot(0, self._life.watch)  # it may never be shown
         elif kind == QEvent.Type.Show:
             self._watch_window()
         elif kind == QEvent.Type.Close and self.isWindow():
@@ -65,10 +68,11 @@ class Dock(QWidget):
         outermost: QWidget = self  # not window(): that is the dock while it floats
         while (parent := outermost.parentWidget()) is not None:
             outermost = parent
-        if outermost is not self and not self._life.watched:
+        if isinstance(outermost, QMainWindow) and not self._life.watched:
             self._life.watched = True
             session = self.viewer_session  # not this dock: it is half destroyed by then
             outermost.destroyed.connect(lambda *_: session.close())
+            _Closing(outermost, session)
 
     def _release_once(self) -> None:
         if self._life.released:
@@ -84,6 +88,39 @@ class Dock(QWidget):
 class _Life:
     """Whether a dock was released, and whether its window is watched; outlives the dock."""
 
-    def __init__(self) -> None:
+    def __init__(self, dock: Dock) -> None:
+        self._dock = ref(dock)
         self.released = False
         self.watched = False
+
+    def watch(self) -> None:
+        """Watch the window that the dock is in, if there still is a dock."""
+        dock = self._dock()
+        if dock is not None and not self.released:
+            dock._watch_window()  # noqa: SLF001
+
+
+class _Closing(QObject):
+    """Tells a session that its window is closing, before napari takes the layers out."""
+
+    def __init__(self, window: QMainWindow, session: ViewerSession) -> None:
+        super().__init__(window)
+        self._session, self._window = session, window
+        window.installEventFilter(self)
+        application = QCoreApplication.instance()
+        if application is not None:  # it may end before the window is destroyed
+            application.aboutToQuit.connect(self._close)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # noqa: N802
+        """Look at the events of the window; all of them go on to it."""
+        if event is not None and event.type() == QEvent.Type.Close:
+            self._session.window_closes()
+            QTimer.singleShot(0, self._closed)  # unless the user takes it back
+        return False
+
+    def _closed(self) -> None:
+        if not self._window.isVisible():
+            self._close()
+
+    def _close(self) -> None:
+        self._session.close()

@@ -8,12 +8,12 @@ from weakref import ref
 
 import numpy as np
 from napari.layers import Image
-from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QTimer
 
 from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, RenameImage
-from napari_peftsam.errors import ImageError
-from napari_peftsam.widgets._images import ImageView
+from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._bridge_events import BridgeEvents
+from napari_peftsam.widgets._images import ImageView, is_same_image
 from napari_peftsam.widgets._objects_layer import ObjectsLayer
 
 if TYPE_CHECKING:
@@ -23,26 +23,7 @@ if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.types import PixelArray, Window
 
-__all__ = ["BridgeEvents", "ImageBridge"]
-
-
-class BridgeEvents(SignalGroup):
-    """Signals of a `LayerBridge`."""
-
-    images_changed = Signal()
-    """Image layers came, went or were renamed."""
-    image_changed = Signal()
-    """Another image is being annotated."""
-    plane_changed = Signal()
-    """Another plane of it is shown."""
-    view_moved = Signal()
-    """Another part of the plane is shown."""
-    tool_changed = Signal()
-    """Another prompt tool is active, or prompts have another sign."""
-    prompt_layers_changed = Signal()
-    """There are other layers for prompts and mask."""
-    hint = Signal(str)
-    """Something the user tried cannot be done; says what can."""
+__all__ = ["ImageBridge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +56,13 @@ class ImageBridge:
         self._images: dict[Layer, ImageView] = {}
         self._objects: dict[Layer, ObjectsLayer] = {}
         self._left: dict[ImageId, _Left] = {}
-        self._just_removed = 0  # images, since the event loop last turned
+        # Images whose layers went since the event loop last turned: if the viewer closes
+        # in the same turn, napari removed them and not the user.
+        self._removed: list[ImageId] = []
         self._soon = QTimer()
         self._soon.setSingleShot(True)
-        self._soon.timeout.connect(self._event_loop_turned)
+        self._soon.timeout.connect(self._remove_images)
+        self._adding = False
         self._image: ImageView | None = None
         self._plane: PlaneKey | None = None
         self._locks = False
@@ -88,6 +72,8 @@ class ImageBridge:
             moved.connect(self._view_moved)
         document.events.image_added.connect(self._document_added)
         document.events.image_removed.connect(self._document_removed)
+        document.events.image_renamed.connect(self._document_renamed)
+        document.events.closing.connect(self._project_closes)
         for layer in viewer.layers:
             self._watch(layer)
 
@@ -159,13 +145,19 @@ class ImageBridge:
             return
         region = self.document.image(self._image.image).region(label)[-2:]
         middle = [(s.start + s.stop - 1) / 2 for s in region]
-        world = self._image.to_world(PlaneKey(self._image.image, record.index), *middle)
+        world = self.show_plane(PlaneKey(self._image.image, record.index), *middle)
+        self.viewer.scene.camera.center = (0.0, *world[-2:])
+        self.objects.selected_label = label
+
+    def show_plane(self, plane: PlaneKey, row: float = 0, col: float = 0) -> tuple[float, ...]:
+        """Show a plane of the image and return where a position in it lies in the world."""
+        assert self._image is not None, "a plane of an image"
+        world = self._image.to_world(plane, row, col)
         dims = self.viewer.dims
         leading = dims.ndim - len(world)
         for axis, value in enumerate(world[:-2]):
             dims.set_point(leading + axis, value)
-        self.viewer.scene.camera.center = (0.0, *world[-2:])
-        self.objects.selected_label = label
+        return world
 
     def _swap_visible(self, old: Image | None, new: Image) -> None:
         """Show an image that was hidden, in place of the one that would cover it."""
@@ -175,27 +167,61 @@ class ImageBridge:
                 self._objects[image].layer.visible = visible
 
     def _add_image(self, layer: Image) -> None:
+        self._remove_images()
         view = ImageView(layer)
         left = self._same_image(view)
-        if left is None:
-            view.image = self.document.add_image(layer.name, view.pixels, rgb=bool(layer.rgb))
-        else:  # the image is back
-            before = left.image
-            view.image = self.document.add_image(
-                layer.name,
-                view.pixels,
-                rgb=bool(layer.rgb),
-                labels=before.labels.copy(),
-                records=tuple(before.records.values()),
-            )
-            self._drop_left(before.id)
+        self._adding = True
+        try:
+            if left is None:
+                view.image = self.document.add_image(layer.name, view.pixels, rgb=bool(layer.rgb))
+            else:  # the image is back
+                before = left.image
+                view.image = self.document.add_image(
+                    layer.name,
+                    view.pixels,
+                    rgb=bool(layer.rgb),
+                    labels=before.labels.copy(),
+                    records=tuple(before.records.values()),
+                )
+                self._drop_left(before.id)
+        finally:
+            self._adding = False
         self._show_image(view)
+
+    def layer_of(self, image: ImageId) -> Image | None:
+        """Return the layer of an image of the document, None if it has none."""
+        return next((v.layer for v in self._images.values() if v.image == image), None)
+
+    def show(self, image: ImageId, *, visible: bool = True) -> None:
+        """Give an image of the document, whose pixels are read, its layers.
+
+        A layer that shows the same pixels under the same name is taken.
+        """
+        entry = self.document.image(image)
+        if self.layer_of(image) is not None:
+            return
+        layer = self._same_layer(entry)
+        if layer is None:
+            layer = self.viewer.add_image(
+                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible
+            )
+        view = ImageView(layer)
+        view.image = image
+        self._show_image(view)
+        self._objects[layer].layer.visible = layer.visible
+
+    def _same_layer(self, entry: DocumentImage) -> Image | None:
+        for layer in self.image_layers:
+            known = layer in self._images or layer.name != entry.name or layer.rgb != entry.rgb
+            if not known and is_same_image(ImageView(layer), entry):
+                return layer
+        return None
 
     def _show_image(self, view: ImageView) -> None:
         """Give an image of the document a layer for its objects, above its own layer."""
         layer, image = view.layer, self.document.image(view.image)
         name = "objects" if not self._objects else f"objects ({image.name})"
-        objects = ObjectsLayer(self.document, layer, image, name)
+        objects = ObjectsLayer(self.document, layer, image, name, self.events.failed.emit)
         self._images[layer], self._objects[layer] = view, objects
         layer.events.data.connect(self._pixels_replaced)
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
@@ -231,7 +257,17 @@ class ImageBridge:
     def _forget(self, layer: Layer) -> None:
         """Remove an image; the layer with its objects, if still there, stays with the user."""
         view = self._images[layer]
-        if self._image is view:
+        objects = self._let_go(layer)
+        image = objects.image
+        sample = view.sample() if image.records else None
+        self._left[view.image] = _Left(view, image, objects.layer, sample)
+        if view.image in self.document.images:
+            self._removed.append(view.image)
+            self._soon.start()
+
+    def _let_go(self, layer: Layer) -> ObjectsLayer:
+        """Follow the layers of an image no more."""
+        if self._image is self._images[layer]:
             self.select_image(None)
         del self._images[layer]
         layer.events.data.disconnect(self._pixels_replaced)
@@ -239,13 +275,18 @@ class ImageBridge:
         for changed in (objects.layer.events.mode, objects.layer.events.selected_label):
             changed.disconnect(self._tool_may_differ)
         objects.release()
-        image = objects.image
-        sample = view.sample() if image.records else None
-        self._left[view.image] = _Left(view, image, objects.layer, sample)
-        if view.image in self.document.images:
-            self._just_removed += 1
-            self._soon.start()
-            self.document.do(RemoveImage(view.image))
+        return objects
+
+    def _remove_images(self) -> None:
+        """Remove the images from the document whose layers the user removed."""
+        self._soon.stop()
+        removed, self._removed = self._removed, []
+        for image in removed:
+            if image in self.document.images:
+                try:
+                    self.document.do(RemoveImage(image))
+                except PeftSamError as error:
+                    self.events.failed.emit(error)
 
     def _same_image(self, view: ImageView) -> _Left | None:
         """Return the removed image that a layer shows again, None if there is none."""
@@ -267,6 +308,8 @@ class ImageBridge:
         """Show an image again whose removal was undone."""
         left = self._drop_left(ImageId(image))
         if left is None:
+            if not self._adding and self.document.image(ImageId(image)).pixels is None:
+                self.events.image_wanted.emit(image)
             return
         if left.view.layer not in self.viewer.layers:
             self.viewer.layers.append(left.view.layer)
@@ -275,7 +318,7 @@ class ImageBridge:
 
     def _document_removed(self, image: str) -> None:
         """Take the layers of an image out of the viewer whose removal was done again."""
-        layer = next((k for k, view in self._images.items() if view.image == image), None)
+        layer = self.layer_of(ImageId(image))
         if layer is not None:
             objects = self._objects[layer].layer
             self._forget(layer)
@@ -284,29 +327,44 @@ class ImageBridge:
                 self.viewer.layers.remove(each)
 
     def viewer_closes(self) -> None:
-        """Take back the removal of images that napari's closing viewer has just emptied out."""
+        """Keep the images whose layers napari has just removed from its closing viewer."""
         self._soon.stop()
-        for _ in range(self._just_removed):
-            self.document.undo()
-        self._just_removed = 0
+        self._removed.clear()
 
-    def _event_loop_turned(self) -> None:
-        self._just_removed = 0
+    def _project_closes(self) -> None:
+        """Take the layers of a project out; images without any work stay for the next one."""
+        self._remove_images()
+        store = self.document.store
+        is_worked_on = store.path is not None or store.last_step() is not None
+        for layer in list(self._images):
+            objects = self._let_go(layer).layer
+            for each in (objects, layer) if is_worked_on else (objects,):
+                each.locked = False
+                self.viewer.layers.remove(each)
+        self._left.clear()
 
     def _renamed(self, event: Any) -> None:
         view = self._images.get(event.source)
         if view is not None:
             try:
                 self.document.do(RenameImage(view.image, event.source.name))
-            except ImageError as error:  # a name that another image has
-                self.events.hint.emit(str(error))
+            except PeftSamError as error:  # e.g. a name that another image has
+                self.events.failed.emit(error)
         self.events.images_changed.emit()
+
+    def _document_renamed(self, image: str, name: str) -> None:
+        layer = self.layer_of(ImageId(image))
+        if layer is not None and layer.name != name:
+            layer.name = name
 
     def _pixels_replaced(self, event: Any) -> None:
         """Follow a layer to other pixels; objects that no longer fit them stay as they are."""
         view = self._images[event.source]
         if view.fits:
-            self.document.replace_pixels(view.image, view.pixels)
+            try:
+                self.document.replace_pixels(view.image, view.pixels)
+            except PeftSamError as error:
+                self.events.failed.emit(error)
         elif view is self._image:
             self.events.hint.emit(view.why_not(self.viewer.dims))
         self._update_plane()

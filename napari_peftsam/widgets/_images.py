@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Image
 
+    from napari_peftsam.document import DocumentImage
     from napari_peftsam.types import PixelArray
 
-__all__ = ["ImageView"]
+__all__ = ["ImageView", "is_same_image"]
 
 _SQUARES = 8  # along each axis, by which an image is recognised ...
 _SIDE = 256  # ... of so many pixels: of planes up to 2048 pixels all of it
@@ -55,9 +56,7 @@ class ImageView:
         Edges alone would not tell images apart: those of scans are mostly empty, as are
         the first planes of stacks.
         """
-        plane = plane_of(self.pixels, tuple(n // 2 for n in self.shape[:-2]))
-        rows, cols = (_spread(n) for n in self.shape[-2:])
-        return np.stack([np.asarray(plane[row, col]) for row, col in product(rows, cols)])
+        return _sample(self.pixels, self.shape)
 
     @property
     def visible(self) -> Window:
@@ -123,6 +122,18 @@ class ImageView:
         matrix = np.eye(3)
         matrix[:2, 0], matrix[:2, 1], matrix[:2, 2] = down - origin, right - origin, origin
         return matrix
+
+
+def is_same_image(view: ImageView, image: DocumentImage) -> bool:
+    """Say whether a layer shows the pixels of an image, as far as samples tell."""
+    same_shape = view.shape == image.shape and view.pixels.shape == image.pixels.shape
+    return same_shape and np.array_equal(view.sample(), _sample(image.pixels, image.shape))
+
+
+def _sample(pixels: Any, shape: tuple[int, ...]) -> PixelArray:
+    plane = plane_of(pixels, tuple(n // 2 for n in shape[:-2]))
+    rows, cols = (_spread(n) for n in shape[-2:])
+    return np.stack([np.asarray(plane[row, col]) for row, col in product(rows, cols)])
 
 
 def _spread(length: int) -> list[slice]:

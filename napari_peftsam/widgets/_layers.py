@@ -9,7 +9,8 @@ import numpy as np
 from napari_peftsam.document import AddPoint, Document, PlaneKey, QueuePrompts, SetQueue
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.types import Box, Point, Prompts
-from napari_peftsam.widgets._image_bridge import BridgeEvents, ImageBridge
+from napari_peftsam.widgets._bridge_events import BridgeEvents
+from napari_peftsam.widgets._image_bridge import ImageBridge
 from napari_peftsam.widgets._prompt_layers import PromptLayers
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class LayerBridge(ImageBridge):
         self.positive = True
         self._prompts: PromptLayers | None = None
         self._wants_prompts = False
+        document.events.opened.connect(self._show)
 
     # --- prompts --------------------------------------------------------------------
 
@@ -168,7 +170,10 @@ class LayerBridge(ImageBridge):
         if not self._image.contains(row, col):
             self.events.hint.emit(f"That is outside {self._image.layer.name}: click on the image")
             return
-        self.document.do(AddPoint(plane, Point(row, col, positive)))
+        try:
+            self.document.do(AddPoint(plane, Point(row, col, positive)))
+        except PeftSamError as error:
+            self.events.failed.emit(error)
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
         """Tell a click from a drag, which moves the view."""
@@ -194,7 +199,7 @@ class LayerBridge(ImageBridge):
                 height, width = self._image.shape[-2:]
                 self._take(plane, [_fitted(p, height, width) for p in prompts])
         except PeftSamError as error:
-            self.events.hint.emit(str(error))
+            self.events.failed.emit(error)
         self._show()
 
     def _take(self, plane: PlaneKey, prompts: list[Prompts]) -> None:

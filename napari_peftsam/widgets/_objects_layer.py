@@ -9,7 +9,6 @@ from napari.layers import Labels
 
 from napari_peftsam.document import Document, ImportLabels, PaintAtom, paint
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._worker import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +43,8 @@ class ObjectsLayer:
         The image; the layer shows its own label array.
     name
         The layer's name; the user may change it.
+    failed
+        Called if an action is refused or cannot be saved.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ObjectsLayer:
         source: Image,
         image: DocumentImage,
         name: str,
+        failed: Callable[[PeftSamError], None],
     ) -> None:
         labels = image.labels
         self._document = document
+        self._failed = failed
         self.image = image
         self._labels = labels
         self._is_pyramid = max(labels.shape[-2:]) > _LARGEST_FLAT
@@ -78,7 +81,7 @@ class ObjectsLayer:
             self.layer.events.data.connect(self._take_over)
         document.events.labels_changed.connect(self._refresh)
         for key, method in _UNDO_KEYS.items():
-            self.layer.bind_key(key, _caller(getattr(document, method)), overwrite=True)
+            self.layer.bind_key(key, self._caller(getattr(document, method)), overwrite=True)
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
@@ -90,6 +93,15 @@ class ObjectsLayer:
             self.layer.bind_key(key, None)
         self.layer.locked = False
 
+    def _caller(self, function: Callable[[], object]) -> Callable[[Labels], None]:
+        def call(_: Labels) -> None:
+            try:
+                function()
+            except PeftSamError as error:
+                self._failed(error)
+
+        return call
+
     def _record(self, event: Any) -> None:
         action = paint(self.image, [_atom(each) for each in event.value])
         if action is None:
@@ -98,7 +110,7 @@ class ObjectsLayer:
             self._document.do(action)
         except PeftSamError as error:
             self._put_back(action)
-            notify(error)
+            self._failed(error)
 
     def _put_back(self, action: Paint) -> None:
         """Paint what was there before: a stroke that cannot be saved is not done."""
@@ -114,7 +126,7 @@ class ObjectsLayer:
         try:
             self._document.do(ImportLabels(self.image.id, np.asarray(given)))
         except PeftSamError as error:
-            notify(error)
+            self._failed(error)
         self.layer.data = self._labels
 
     def _refresh(self, image: str, region: tuple[slice, ...]) -> None:
@@ -132,10 +144,3 @@ def _atom(atom: Any) -> PaintAtom:
     if hasattr(atom, "slice_key"):
         return PaintAtom.from_region(atom.slice_key, atom.mask, atom.old_values, atom.new_value)
     return PaintAtom(*atom)
-
-
-def _caller(function: Callable[[], object]) -> Callable[[Labels], None]:
-    def call(_: Labels) -> None:
-        function()
-
-    return call

@@ -18,7 +18,9 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.document import Document
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.widgets._autosave import Autosave
 from napari_peftsam.widgets._layers import LayerBridge
+from napari_peftsam.widgets._projects import Projects
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
 from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, run
@@ -67,6 +69,8 @@ class ViewerSession:
         Images, prompts and objects; GUI thread only.
     events
         See `SessionState`.
+    autosave, projects
+        What keeps the document in a file, and what opens other ones.
     workers
         All threads of this viewer's docks; stopped when it closes.
     loading
@@ -88,6 +92,8 @@ class ViewerSession:
         self.models: tuple[ModelEntry, ...] = ()
         self.gpu_memory: int | None = None
         self.is_closed = False
+        self.autosave = Autosave(self)
+        self.projects = Projects(self)
         self._layers: LayerBridge | None = None
         self._workspace: Workspace | None = None
         self._opening: Worker[Any] | None = None
@@ -110,6 +116,8 @@ class ViewerSession:
         """What keeps the viewer's layers and the session in step."""
         if self._layers is None:
             self._layers = LayerBridge(self.viewer, self.document)
+            self._layers.events.failed.connect(self.projects.report)
+            self._layers.events.image_wanted.connect(self.projects.load)
         return self._layers
 
     @property
@@ -155,13 +163,15 @@ class ViewerSession:
 
         def opened(found: _Found) -> None:
             self._connect(found)
-            self.load_model(source or next((m.name for m in self.models if m.available), ""))
+            first = next((m.name for m in self.models if m.available), "")
+            self.load_model(self.document.live.model or source or first)
 
         def failed(error: Exception) -> None:
             self._opening = None
             self._set_status(error=f"torch cannot be imported: {error}")
             notify(error)
 
+        self.projects.start()
         self._set_status(loading="libraries")
         self._opening = run(_import, on_result=opened, on_error=failed, group=self.workers)
 
@@ -198,13 +208,26 @@ class ViewerSession:
             group=self.workers,
         )
 
+    def restore_model(self) -> None:
+        """Load the model that a project was used with last, and the project's adapters."""
+        model = self.document.live.model or self._source
+        if self._workspace is not None and model:  # else `open` will
+            self.load_model(model)
+
+    def window_closes(self) -> None:
+        """Take note that the viewer's window is closing: what happens now is not the user's."""
+        if self._layers is not None:
+            self._layers.viewer_closes()
+
     def close(self, timeout: float = 5.0) -> None:
-        """Stop everything that is under way and wait for it, `timeout` seconds at most."""
+        """Stop everything that is under way and save all; stopping takes `timeout` at most."""
         if self.is_closed:
             return
         self.is_closed = True
+        self.window_closes()
         self.events.closed.emit()
         self.workers.stop(timeout)
+        self.autosave.finish()
 
     def _connect(self, found: _Found) -> None:
         """Make the workspace; its module is imported by now."""

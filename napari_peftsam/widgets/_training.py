@@ -75,6 +75,7 @@ class TrainingRun:
         owner.events.closed.connect(self._abort)
         owner.events.awaited_changed.connect(self._give_way)
         owner.events.model_changed.connect(self._model_changed)
+        owner.document.events.closing.connect(self._project_closes)
 
     @property
     def is_running(self) -> bool:
@@ -163,7 +164,9 @@ class TrainingRun:
             self._end(self._failure or f"Stopped before the first step, so {name} stays live.")
             return
         if workspace.engine is not self._engine:
-            self._end("Another model was loaded, so the training was ended without a result.")
+            self._end(
+                "Another model or project was opened, so the training was ended without a result."
+            )
             return
         self._set_phase(Phase.SWITCHING)
         curve = tuple(self._progress.curve)
@@ -218,6 +221,11 @@ class TrainingRun:
         if not self.is_running and self.message:
             self.before = self.after = ""  # they name adapters of another model
             self._end("")
+
+    def _project_closes(self) -> None:
+        """End a run on objects that another project takes the place of."""
+        self._engine = None
+        self.abandon()
 
     def _viewer_session(self) -> ViewerSession:
         owner = self._owner()

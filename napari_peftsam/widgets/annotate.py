@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
@@ -22,6 +23,7 @@ from napari_peftsam.widgets._answers import Answers
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._reload import Reload
 from napari_peftsam.widgets._worker import run
 from napari_peftsam.widgets.models import show_models
@@ -54,6 +56,7 @@ class AnnotateDock(Dock):
         self.answers = Answers(owner, self.layers)
         self.reload = Reload(owner, self.layers, self.answers)
         self.display = AnnotateDisplay(self.view, owner, self.answers)
+        self.project = ProjectMenu(self.view.project, owner)
         self._keys = KeyBindings()
         self._connect_view()
         self._bind_keys()
@@ -72,6 +75,7 @@ class AnnotateDock(Dock):
         self.layers.events.prompt_layers_changed.disconnect(self._bind_keys)
         self._keys.release()
         self.display.release()
+        self.project.release()
         self.reload.release()
         self.answers.release()
         if not self.viewer_session.is_closed:
@@ -109,7 +113,7 @@ class AnnotateDock(Dock):
 
     def _actions(self) -> dict[str, Callable[[], object]]:
         layers, document = self.layers, self.document
-        return {
+        actions: dict[str, Callable[[], object]] = {
             "point": lambda: layers.show_tool("" if layers.tool == "point" else "point"),
             "box": lambda: layers.show_tool("" if layers.tool == "box" else "box"),
             "sign": lambda: layers.set_sign(not layers.positive),
@@ -122,6 +126,7 @@ class AnnotateDock(Dock):
             "undo": document.undo,
             "redo": document.redo,
         }
+        return {name: partial(self._tried, action) for name, action in actions.items()}
 
     def _bind_keys(self) -> None:
         self._keys.release()
@@ -147,7 +152,7 @@ class AnnotateDock(Dock):
         try:
             self.layers.select_image(layer)
         except PeftSamError as error:
-            self.display.show_hint(str(error))
+            self.layers.events.failed.emit(error)
 
     def _image_chosen(self, index: int) -> None:
         self._select_image(self.layers.image_layers[index])
@@ -181,7 +186,7 @@ class AnnotateDock(Dock):
         if current is None or current.mask is None:
             self.display.show_hint("There is no mask to accept yet")
             return
-        self._tried(lambda: self.view.table.select(self.document.do(Accept())))
+        self.view.table.select(self.document.do(Accept()))
 
     def _accept_all(self) -> None:
         self.answers.accept_all(self.display.show_current)
@@ -214,7 +219,7 @@ class AnnotateDock(Dock):
         try:
             action()
         except PeftSamError as error:
-            self.display.show_hint(str(error))
+            self.layers.events.failed.emit(error)
 
 
 def _ignore_checked(action: Callable[[], object]) -> Callable[[bool], None]:

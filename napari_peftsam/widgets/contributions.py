@@ -1,15 +1,53 @@
-"""Sample data for napari's File ▸ Open Sample ▸ PEFT-SAM."""
+"""What napari's File menu calls: the reader of projects, and the sample data."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from napari_peftsam.samples import SyntheticName, shipped_samples, shipped_synthetic
 from napari_peftsam.types import PixelArray
 
-__all__ = ["sample_fluorescence", "sample_histology", "sample_membranes", "sample_phase"]
+if TYPE_CHECKING:
+    import napari
+
+__all__ = [
+    "project_reader",
+    "sample_fluorescence",
+    "sample_histology",
+    "sample_membranes",
+    "sample_phase",
+]
 
 LayerData = tuple[PixelArray, dict[str, Any], str]
+Reader = Callable[[str | list[str]], list[tuple[None]]]
+
+
+def project_reader(path: str | list[str]) -> Reader | None:
+    """Return what opens a project in the viewer, None for other files."""
+    paths = [path] if isinstance(path, str) else path
+    return _open_project if len(paths) == 1 and paths[0].lower().endswith(".peftsam") else None
+
+
+def _open_project(path: str | list[str]) -> list[tuple[None]]:
+    """Open a project in place of the present one; its layers come as they are read."""
+    import napari
+
+    from napari_peftsam.widgets._session import session_of
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        _show_annotate_dock(viewer)
+        session_of(viewer).projects.open(path if isinstance(path, str) else path[0])
+    return [(None,)]  # npe2: nothing to add, and no error
+
+
+def _show_annotate_dock(viewer: napari.Viewer) -> None:
+    from napari_peftsam.widgets.annotate import AnnotateDock
+
+    docks = viewer.window.dock_widgets.values()
+    if not any(isinstance(dock, AnnotateDock) for dock in docks):
+        viewer.window.add_plugin_dock_widget("napari-peftsam", "Annotate")
 
 
 def sample_histology() -> list[LayerData]:

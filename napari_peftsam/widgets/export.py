@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_info
@@ -69,14 +69,24 @@ class ExportDock(Dock):
 
     def _connect(self) -> None:
         events = self.viewer_session.document.events
+        events.opened.connect(self._forget_images)
         self.export.clicked.connect(lambda _: self.export_file())
-        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+        for signal in self._data_signals():
             signal.connect(self._show_images, max_args=0)
+
+    def _data_signals(self) -> tuple[Any, ...]:
+        events, projects = self.viewer_session.document.events, self.viewer_session.projects.events
+        return (
+            events.objects_changed,
+            events.image_removed,
+            events.image_renamed,
+            projects.images_loaded,
+        )
 
     def release(self) -> None:
         """Let go of the document."""
-        events = self.viewer_session.document.events
-        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+        self.viewer_session.document.events.opened.disconnect(self._forget_images)
+        for signal in self._data_signals():
             signal.disconnect(self._show_images)
 
     def export_file(self) -> None:
@@ -141,6 +151,11 @@ class ExportDock(Dock):
         if before is not None:
             self.image.setCurrentIndex(max(0, self.image.findData(before)))
         self._show_status(self.status.text() if self.image.count() else "")
+
+    def _forget_images(self) -> None:
+        """Offer none of another project's images while those of this one are read."""
+        self.image.clear()
+        self._show_status("")
 
     def _show_status(self, text: str) -> None:
         has_objects = self.image.count() > 0

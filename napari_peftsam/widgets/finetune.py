@@ -55,26 +55,35 @@ class FinetuneDock(Dock):
     # --- connections -------------------------------------------------------------------
 
     def _connect(self) -> None:
-        owner, events = self.viewer_session, self.viewer_session.document.events
+        owner = self.viewer_session
         self.view.train.clicked.connect(lambda _: self.toggle())
         self.view.compare.clicked.connect(lambda _: self.compare())
         self.options.changed.connect(self._show_button)
         self._timer.timeout.connect(self._find_split)
         self.training.signals.changed.connect(self._show_run)
         self.training.signals.event.connect(self._show_event)
-        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+        for signal in self._data_signals():
             signal.connect(self._data_changed, max_args=0)
         owner.events.model_changed.connect(self._model_changed)
         owner.events.adapters_changed.connect(self._show_compare)
         owner.viewer.events.theme.connect(self._theme_changed)
         self._keys.bind(owner.viewer, (), {"finetune": self.toggle, "before": self.compare})
 
+    def _data_signals(self) -> tuple[Any, ...]:
+        events, projects = self.viewer_session.document.events, self.viewer_session.projects.events
+        return (
+            events.objects_changed,
+            events.image_removed,
+            events.image_renamed,
+            projects.images_loaded,
+        )
+
     def release(self) -> None:
         """Stop training (its best state is kept if it is better) and let go of the viewer."""
-        owner, events = self.viewer_session, self.viewer_session.document.events
+        owner = self.viewer_session
         self.training.signals.changed.disconnect(self._show_run)
         self.training.signals.event.disconnect(self._show_event)
-        for signal in (events.objects_changed, events.image_removed, events.image_renamed):
+        for signal in self._data_signals():
             signal.disconnect(self._data_changed)
         owner.events.ready.disconnect(self._ready, missing_ok=True)
         owner.events.model_changed.disconnect(self._model_changed)

@@ -1,4 +1,4 @@
-"""Open napari with images and all docks; what ``napari-peftsam open`` does."""
+"""Open napari with images or a project and all docks; what ``napari-peftsam open`` does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import napari
 import qtpy.QtCore
 import qtpy.QtWidgets
 
+from napari_peftsam.document import open_project
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import image_name, read_image
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
+from napari_peftsam.widgets._autosave import PATH
+from napari_peftsam.widgets._session import session_of
 
-__all__ = ["SAMPLES", "add_docks", "open_viewer"]
+__all__ = ["SAMPLES", "add_docks", "is_project", "open_viewer"]
 
 SAMPLES = ("histology",)
 _COLOURS = 3
@@ -31,7 +34,7 @@ def open_viewer(
     Parameters
     ----------
     paths
-        Image files, see `napari_peftsam.files.read_image`.
+        Image files, see `napari_peftsam.files.read_image`, and at most one project.
     sample
         One of `SAMPLES`, opened besides the files.
     block
@@ -39,20 +42,31 @@ def open_viewer(
 
     Raises
     ------
-    InputFileError
+    InputFileError, ProjectError
         If a file cannot be read; no viewer is opened then.
     ConfigurationError
-        If the sample is unknown.
+        If the sample is unknown, or there are two projects.
     """
-    images = [(image_name(path), read_image(path)) for path in paths]
+    projects = [path for path in paths if is_project(path)]
+    if len(projects) > 1:
+        raise ConfigurationError("a viewer shows one project: give one, and import the other there")
+    for path in projects:
+        open_project(path, read_only=True).close()
+    images: list[tuple[str, PixelArray, Path | None]] = [
+        (image_name(path), read_image(path), Path(path)) for path in paths if path not in projects
+    ]
     images += _sample(sample) if sample is not None else []
     viewer = napari.Viewer(title="napari-peftsam")
-    for index, (name, pixels) in enumerate(images):
+    for index, (name, pixels, origin) in enumerate(images):
         rgb = pixels.ndim > 2 and pixels.shape[-1] == _COLOURS
         # One image at a time: the others would hide it.
-        viewer.add_image(pixels, name=name, rgb=rgb, visible=index == 0)
+        shown = index == 0 and not projects
+        metadata = {} if origin is None else {PATH: str(origin.absolute())}
+        viewer.add_image(pixels, name=name, rgb=rgb, visible=shown, metadata=metadata)
     if images:
         viewer.layers.selection.active = viewer.layers[0]
+    if projects:
+        session_of(viewer).projects.open(projects[0])
     add_docks(viewer)
     # The docks take their room from the canvas, so the image is fitted once they have it.
     qtpy.QtCore.QTimer.singleShot(_DOCKS_SETTLE, viewer.reset_view)
@@ -81,7 +95,12 @@ def add_docks(viewer: napari.Viewer) -> None:
     qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)
 
 
-def _sample(name: str) -> list[tuple[str, PixelArray]]:
+def is_project(path: Path) -> bool:
+    """Say whether a path is named like a project file."""
+    return str(path).lower().endswith(".peftsam")
+
+
+def _sample(name: str) -> list[tuple[str, PixelArray, Path | None]]:
     if name not in SAMPLES:
         raise ConfigurationError(f"unknown sample {name!r}: choose one of {', '.join(SAMPLES)}")
-    return [(sample.name, sample.read()[0]) for sample in shipped_samples("train")]
+    return [(sample.name, sample.read()[0], None) for sample in shipped_samples("train")]

@@ -45,13 +45,6 @@ from napari_peftsam.workspace.project_commands import (
     finetune_project,
     project_model,
 )
-from napari_peftsam.workspace.projects import (
-    add_image,
-    attach_images,
-    locate_image,
-    open_document,
-    read_image_of,
-)
 from napari_peftsam.workspace.single import export_file, export_model_file, segment_file
 from napari_peftsam.workspace.spread import segment_spread
 from napari_peftsam.workspace.workspace import Workspace, WorkspaceEvents, export_model
@@ -82,8 +75,6 @@ __all__ = [
     "Workspace",
     "WorkspaceEvents",
     "absolute_model",
-    "add_image",
-    "attach_images",
     "choose_method",
     "choose_recipe",
     "compare_methods",
@@ -100,10 +91,7 @@ __all__ = [
     "finetune_folders",
     "finetune_project",
     "import_adapter_file",
-    "locate_image",
-    "open_document",
     "project_model",
-    "read_image_of",
     "run_demo",
     "segment_batch",
     "segment_file",

@@ -27,6 +27,7 @@ from napari_peftsam.evaluation import (
 )
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.peft import save_adapter
+from napari_peftsam.projects import attach_images, read_image_of
 from napari_peftsam.training import (
     TrainEvent,
     TrainingConfig,
@@ -44,7 +45,6 @@ from napari_peftsam.workspace._folders import (
     why_ended,
 )
 from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.projects import attach_images, read_image_of
 from napari_peftsam.workspace.workspace import Workspace
 
 __all__ = [

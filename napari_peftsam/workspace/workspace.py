@@ -87,7 +87,8 @@ class Workspace:
         self._planes = EmbeddedPlanes()
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
-        self.document.events.opened.connect(self._forget_adapters)
+        self.document.events.closing.connect(self._project_closes)
+        self.document.events.opened.connect(self._project_opened)
         self._source = ""
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
@@ -99,9 +100,25 @@ class Workspace:
         if self._engine is not None:
             self._engine.forget(image)
 
-    def _forget_adapters(self) -> None:
+    def _project_closes(self) -> None:
+        """Let go of the images, and of models that were asked for until now."""
+        with self._lock:
+            self._loads += 1
+        for image in self.document.images:
+            self._forget(image)
+
+    def _project_opened(self) -> None:
         """Let go of the adapters of another project; `load_model` brings those of this one."""
-        self._timelines.clear()
+        with self._lock:
+            self._timelines.clear()
+            self.adapters = AdapterTimeline()
+            if self._engine is None:
+                return
+            self._engine.use(None)
+            if not self.document.live.model:  # a new project: the model stays
+                self._timelines[self._engine.model.weights_hash] = self.adapters
+                save_live(self.document, self.adapters, self._source)
+        self.events.adapters_changed.emit()
 
     # --- model and adapters ----------------------------------------------------------
 

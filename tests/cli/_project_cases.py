@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import napari_peftsam as ps
-from napari_peftsam.workspace import add_image, open_document
+from napari_peftsam.projects import add_image, open_document
 from tests.cli._cases import Inputs, scene
 
 ROOT = Path(__file__).parents[2]

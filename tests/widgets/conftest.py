@@ -27,6 +27,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def project_folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep projects without a name, and the list of recent ones, in folders of this test."""
+    monkeypatch.setenv("NAPARI_PEFTSAM_CONFIG", str(user_folder / "configuration"))
+    monkeypatch.setenv("NAPARI_PEFTSAM_PROJECTS", str(user_folder / "projects"))
+    return user_folder / "projects"
+
+
+@pytest.fixture(autouse=True)
 def _downloads_end() -> Iterator[None]:
     """Leave no download to the next test; they outlive viewers."""
     yield

@@ -205,10 +205,11 @@ def test_renaming_and_reordering_break_nothing(bench: Open) -> None:
     assert b.view.image.currentText() == "my image0"
     b.viewer.layers.selection.active = b.prompts.points
     b.click(20, 30)
-    assert b.document.current.plane.image == "my image0"
+    plane = b.document.current.plane
+    assert b.document.image(plane.image).name == "my image0"
     b.answered()
     b.press("Enter")
-    assert len(b.document.records("my image0")) == 1
+    assert len(b.document.records(plane.image)) == 1
 
 
 def test_each_image_has_its_own_objects(bench: Open) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from napari_peftsam.document import (
     Document,
     DocumentImage,
     ImageId,
     ImageSource,
+    ImportLabels,
     LocateImage,
+    Store,
     create_project,
     describe_source,
     find_source,
@@ -26,12 +30,17 @@ from napari_peftsam.files import image_name, open_image
 from napari_peftsam.planes import plane_of
 
 __all__ = [
+    "Imported",
     "add_image",
     "attach_images",
+    "find_origin",
     "has_digest",
+    "import_objects",
+    "keep_pixels",
     "locate_image",
     "open_document",
     "read_image_of",
+    "read_located",
     "with_digest",
 ]
 
@@ -161,15 +170,101 @@ def locate_image(document: Document, image: ImageId, path: Path) -> str:
     InputFileError, ImageError
         If the file cannot be read, or has another shape than what was annotated.
     """
-    entry = document.image(image)
-    pixels = open_image(path)
-    before = entry.info.source
+    pixels, source, note = read_located(document, document.image(image), path)
     document.attach_pixels(image, pixels)
-    source = with_digest(describe_source(path, document.store.path), pixels, entry.rgb)
     document.do(LocateImage(image, source))
-    if before is None or has_digest(before, pixels, entry.rgb):
-        return ""
-    return f"{path} has other pixels than what was annotated: check that the objects still fit"
+    return note
+
+
+def read_located(
+    document: Document, image: DocumentImage, path: Path
+) -> tuple[Any, ImageSource, str]:
+    """Return the pixels of the file that an image is said to come from; slow.
+
+    The source and a note come with them. The note says that other pixels are in the file.
+
+    Raises
+    ------
+    InputFileError
+        If the file cannot be read.
+    """
+    pixels = open_image(path)
+    source = with_digest(describe_source(path, document.store.path), pixels, image.rgb)
+    before = image.info.source
+    if before is None or has_digest(before, pixels, image.rgb):
+        return pixels, source, ""
+    changed = "has other pixels than what was annotated: check that the objects still fit"
+    return pixels, source, f"{path} {changed}"
+
+
+def find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
+    """Return how a project refers to a file, None if it does not hold these pixels; slow.
+
+    Another program may have read it in another way, or changed the pixels since.
+    """
+    try:
+        source, read = describe_source(path, project), open_image(path)
+        source = with_digest(source, read, rgb)
+    except PeftSamError:
+        return None
+    same = tuple(read.shape) == tuple(pixels.shape) and has_digest(source, pixels, rgb)
+    return source if same else None
+
+
+def keep_pixels(store: Store, pixels: Any, rgb: bool, path: Path | None) -> ImageSource | None:
+    """Refer to the file that holds an image's pixels, or else keep them in the project; slow.
+
+    None if there is neither such a file nor a project.
+
+    Raises
+    ------
+    ProjectError
+        If they take too much room for a project.
+    """
+    source = None if path is None else find_origin(pixels, rgb, path, store.path)
+    if source is None and store.path is not None and not store.read_only:
+        return store_pixels(store, pixels)
+    return source
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Objects of another project for an image of this one.
+
+    Attributes
+    ----------
+    action
+        What imports them; None if there is nothing to import.
+    objects
+        How many there are.
+    covered
+        How many more there would be if existing objects did not cover them.
+    """
+
+    action: ImportLabels | None = None
+    objects: int = 0
+    covered: int = 0
+
+
+def import_objects(own: DocumentImage, other: DocumentImage) -> Imported:
+    """Add the objects of another image of the same shape; own objects keep their pixels; slow."""
+    own.read()
+    free = own.labels == 0
+    labels, first = own.labels.copy(), own.next_label
+    taken = np.unique(other.labels[free & (other.labels > 0)]).tolist()
+    if not taken:
+        return Imported(covered=len(other.records))
+    own.check_label_range(first + len(taken))
+    table = np.zeros(int(other.labels.max()) + 1, labels.dtype)
+    table[taken] = np.arange(first, first + len(taken))
+    labels[free] = table[other.labels[free]]
+    records = tuple(
+        replace(other.records[label], label=int(table[label]))
+        for label in taken
+        if label in other.records
+    )
+    covered = len(other.records) - len(taken)
+    return Imported(ImportLabels(own.id, labels, records), len(taken), covered)
 
 
 def with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
@@ -179,7 +274,9 @@ def with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
 
 def has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
     """Say whether pixels are those of a source, as far as its digest tells."""
-    return not source.digest or is_digest_of(source.digest, _middle(pixels, rgb))
+    if ":" not in source.digest:  # none, or that of pixels in the project
+        return True
+    return is_digest_of(source.digest, _middle(pixels, rgb))
 
 
 def _middle(pixels: Any, rgb: bool) -> Any:
