@@ -290,9 +290,9 @@ def test_an_image_that_comes_back_has_its_objects(bench: Open) -> None:
     settle()
     b.viewer.add_layer(layer)
     wait(lambda: b.layers.image is layer)
-    assert b.document.records("image0") == (record,)
+    assert b.document.records(b.layers.image_id) == (record,)
     assert (b.layers.objects.data == label).any()
-    assert b.layers.objects.data is b.document.image("image0").labels
+    assert b.layers.objects.data is b.document.image(b.layers.image_id).labels
     assert sum(type(each).__name__ == "Labels" for each in b.viewer.layers) == 2  # and the mask
     assert b.segment(40, 50) == label + 1
 
@@ -305,7 +305,7 @@ def test_another_image_of_the_same_name_has_no_objects(bench: Open) -> None:
     settle()
     b.viewer.add_image(blobs(seed=3), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert b.document.records("image0") == ()
+    assert b.document.records(b.layers.image_id) == ()
     assert objects in b.viewer.layers
     assert objects.data.any()
 
@@ -321,12 +321,12 @@ def test_scans_with_empty_corners_are_told_apart(bench: Open, leading: tuple[int
     settle()
     b.viewer.add_image(_scan(leading, 1700), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert b.document.records("image0") == ()
+    assert b.document.records(b.layers.image_id) == ()
     b.viewer.layers.remove(b.layers.image)
     settle()
     b.viewer.add_image(_scan(leading, 1300), name="image0")
     wait(lambda: b.layers.image is not None)
-    assert len(b.document.records("image0")) == 1
+    assert len(b.document.records(b.layers.image_id)) == 1
 
 
 def _scan(leading: tuple[int, ...], at: int) -> np.ndarray:
