@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,11 +77,12 @@ class Autosave:
         self._making: Worker[Store] | None = None
         self._newest: Store | None = None  # what the worker has made, told or not
         self._keeping: Worker[Any] | None = None
+        self._told = False  # that there is no file
         self._kept: set[tuple[ImageId, bool]] = set()  # images that were looked at
         self._paths: dict[ImageId, Path | None] = {}
         self._relay = _Relay()
         self._relay.saved.connect(self._saved)
-        self._soon = _timer(0, self._keep_pixels)
+        self._soon = _timer(0, self._keep_next)
         self._idle = _timer(_IDLE, self._tidy)
         for signal, slot in self._connections():
             signal.connect(slot, max_args=0)
@@ -92,7 +94,7 @@ class Autosave:
             (events.saved, self._tell_saved),
             (events.opened, self._opened),
             (events.image_added, self._soon.start),
-            (events.pixels_changed, self._pixels_changed),
+            (events.pixels_changed, self.keep_pixels),
         )
 
     def start(self) -> None:
@@ -116,13 +118,18 @@ class Autosave:
 
     def _not_made(self, error: Exception) -> None:
         self._making = None
-        notify(error)
+        if not self._told:  # every prompt tries again
+            self._told = True
+            notify(error)
 
     def begin(self) -> None:
         """Move a document in memory into a file, once the user has begun."""
         memory = self._document.store
         begun = memory.last_step() is not None or memory.next_step() is not None
-        if memory.path is not None or self._spare is None or not begun:
+        if memory.path is not None or not begun:
+            return
+        if self._spare is None:
+            self.start()
             return
         spare, self._spare = self._spare, None
         try:
@@ -130,10 +137,10 @@ class Autosave:
             self._document.move_to(spare)
         except ProjectError as error:
             spare.close()
-            notify(error)
+            self._not_made(error)
             return
-        self._kept.clear()  # arrays that no file holds can be stored now
-        self._soon.start()
+        self._told = False
+        self.keep_pixels()  # arrays that no file holds can be stored now
 
     def finish(self) -> None:
         """Save all that is not saved yet, and close the file; the viewer is closing."""
@@ -145,12 +152,12 @@ class Autosave:
             self._keeping.stop()
             self._keeping.wait(60)
         self.begin_now()
+        self._kept.clear()
         store = self._document.store
         for image in self._without_source() if store.path is not None else ():
-            try:
+            with suppress(PeftSamError):  # too large, as was told
                 self._keep(store, image, self._work(store, image)())
-            except PeftSamError as error:
-                notify(error)
+        self._wait_for_spare()
         if self._spare is not None:
             _discard(self._spare)
             self._spare = None
@@ -158,12 +165,17 @@ class Autosave:
             store.close()
 
     def begin_now(self) -> None:
-        """As `begin`, waiting for the file that is being made."""
+        """As `begin`, waiting for the file if it is still being made."""
+        memory = self._document.store
+        if memory.path is None and memory.last_step() is not None:
+            self._wait_for_spare()
+        self.begin()
+
+    def _wait_for_spare(self) -> None:
         if self._making is not None:
             self._making.stop()
             self._making.wait(10)
             self._spare, self._making, self._newest = self._newest, None, None
-        self.begin()
 
     # --- pixels -----------------------------------------------------------------------
 
@@ -179,7 +191,7 @@ class Autosave:
             and (image.id, store.path is None) not in self._kept
         ]
 
-    def _keep_pixels(self) -> None:
+    def _keep_next(self) -> None:
         """Find out in a thread where an image's pixels are, or store them."""
         waiting = self._without_source()
         for each in waiting:  # now, for a closing viewer removes its layers
@@ -229,7 +241,8 @@ class Autosave:
         if source is not None and is_current and image.info.source is None:
             self._document.do(LocateImage(image.id, source))
 
-    def _pixels_changed(self) -> None:
+    def keep_pixels(self) -> None:
+        """Look at all images again whose pixels no file is known to hold; returns at once."""
         self._kept.clear()
         self._soon.start()
 
@@ -254,10 +267,9 @@ class Autosave:
 
     def _opened(self) -> None:
         self.time = ""
-        self._kept.clear()
         self._paths.clear()
         self.start()
-        self._soon.start()
+        self.keep_pixels()
 
     def _tidy(self) -> None:
         store = self._document.store

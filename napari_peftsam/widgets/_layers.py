@@ -144,9 +144,11 @@ class LayerBridge(ImageBridge):
 
     def show_tool(self, tool: Tool) -> None:
         """Activate a prompt tool; none puts the mouse back to moving the view."""
-        prompts = self._prompts
-        if prompts is None:
+        if self._prompts is None:
             return
+        if any(layer not in self.viewer.layers for layer in self._prompts.layers):
+            self._need_prompts()  # the user has removed one
+        prompts = self._prompts
         layer = prompts.boxes if tool == "box" else prompts.points
         layer.mode = "add_rectangle" if tool == "box" else "pan_zoom"
         active = layer if tool else self.image

@@ -130,9 +130,9 @@ class ProjectMenu:
         _add(menu, "Import project…", self.import_project).setEnabled(bool(images))
         missing = menu.addMenu("Locate image")
         assert missing is not None
-        for image in projects.missing:
+        for image in projects.images.missing:
             _add(missing, f"{image.name}…", partial(self.locate, image))
-        missing.setEnabled(bool(projects.missing))
+        missing.setEnabled(bool(projects.images.missing))
         menu.addSeparator()
         has_file = self._document.store.path is not None
         _add(menu, "Close project", projects.close).setEnabled(has_file)
@@ -185,11 +185,9 @@ class ProjectMenu:
         if projects.progress:
             return f"◌ {projects.progress}"
         if store.read_only:
-            return (
-                f"⚠ Read-only, {store.why_read_only}: to change anything, save it under "
-                "another name."
-            )
-        missing = [image.name for image in projects.missing]
+            why = store.why_read_only.removeprefix("it is ")
+            return f"⚠ Read-only: {why}. Save it under another name."
+        missing = [image.name for image in projects.images.missing]
         if missing:
             return f"⚠ Not found: {_title(missing)}. Project ▾ Locate image finds it again."
         return ""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-import numpy as np
 from napari.utils.notifications import show_error, show_info, show_warning
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import (
     AutomaticProject,
     Document,
-    DocumentImage,
     ImageId,
-    LocateImage,
     Store,
     create_project,
     delete_automatic,
@@ -27,7 +25,8 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.folders import project_folder
-from napari_peftsam.widgets._worker import Worker, notify, run, start
+from napari_peftsam.widgets._project_images import ProjectImages
+from napari_peftsam.widgets._worker import Worker, notify, run
 
 if TYPE_CHECKING:
     from napari_peftsam.projects import Imported
@@ -35,16 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProjectEvents", "Projects"]
 
-_AT_ONCE = 2_000_000_000  # bytes of an image that the viewer holds in memory
-
 
 class ProjectEvents(SignalGroup):
     """Signals of `Projects`."""
 
     changed = Signal()
     """There is another project, or other news of it."""
-    images_loaded = Signal()
-    """All images of a project that can be read are in the viewer."""
 
 
 class Projects:
@@ -61,10 +56,8 @@ class Projects:
         See `ProjectEvents`.
     offered
         The project without a name to go on with; None if there is none.
-    progress
-        What is being done at present, empty if nothing.
-    notes
-        What is wrong with images by their id: missing, unreadable, changed.
+    images
+        Reads and shows the project's images.
     """
 
     def __init__(self, owner: ViewerSession) -> None:
@@ -72,15 +65,12 @@ class Projects:
         self._document, self._workers = owner.document, owner.workers
         self.events = ProjectEvents()
         self.offered: AutomaticProject | None = None
-        self.progress = ""
-        self.notes: dict[ImageId, str] = {}
+        self.images = ProjectImages(owner)
+        self._doing = ""
         self._told = False  # that actions cannot be saved
         self._at_work: Worker[Any] | None = None
-        self._loader: Worker[Any] | None = None
-        events = self._document.events
-        events.closing.connect(self._closing)
-        events.opened.connect(self._opened)
-        events.image_removed.connect(self._image_removed)
+        self.images.events.changed.connect(self.events.changed.emit)
+        self._document.events.opened.connect(self._opened)
         owner.autosave.events.saved.connect(self._saved)
 
     @property
@@ -103,10 +93,9 @@ class Projects:
         return path is not None and path.parent == project_folder().resolve()
 
     @property
-    def missing(self) -> tuple[DocumentImage, ...]:
-        """The images without pixels."""
-        images = self._document.images.values()
-        return tuple(image for image in images if image.pixels is None and image.id in self.notes)
+    def progress(self) -> str:
+        """What is being done at present, empty if nothing."""
+        return self._doing or self.images.progress
 
     def start(self) -> None:
         """Look for a project to go on with; returns at once."""
@@ -177,6 +166,7 @@ class Projects:
         """Note that the document is in another file; a copy without a name goes."""
         path = self._document.store.path
         self._note_recent()
+        self.owner.autosave.keep_pixels()
         if automatic is not None:
             run(lambda: delete_automatic(automatic), on_error=lambda _: None, group=self._workers)
         show_info(f"Saved to {path}; everything from now on is saved there")
@@ -190,23 +180,16 @@ class Projects:
             store.close()
             self._failed(error)
 
-    def _closing(self) -> None:
-        if self._loader is not None:
-            self._loader.stop()
-            self._loader = None
-        self.progress, self._told = "", False
-        self.notes.clear()
-
     def _opened(self) -> None:
         store, owner = self._document.store, self.owner
-        self.offered = None
+        self.offered, self._told = None, False
         if store.path is not None:
             self._note_recent()
             if store.read_only:
                 show_warning(f"{store.path.name} can only be read: {store.why_read_only}")
             owner.restore_model()
         self.events.changed.emit()
-        self._load(tuple(self._document.images.values()))
+        self.images.load_all()
 
     def _note_recent(self) -> None:
         path = self._document.store.path
@@ -221,98 +204,10 @@ class Projects:
 
     # --- images -------------------------------------------------------------------------
 
-    def load(self, image: str) -> None:
-        """Read an image that came back to the document; returns at once."""
-        if self._loader is None:
-            self._load((self._document.image(ImageId(image)),))
-
-    def _load(self, images: tuple[DocumentImage, ...]) -> None:
-        if not images:
-            self.events.images_loaded.emit()
-            return
-        document, store = self._document, self._document.store
-        pending = document.pending.plane
-        first = pending.image if pending is not None else images[0].id
-        ordered = sorted(images, key=lambda image: image.id != first)
-
-        def loaded(event: _Loaded) -> None:
-            if store is document.store and event.image.id in document.images:
-                self.progress = f"Reading image {event.number} of {len(images)}…"
-                self._take(event, is_first=event.number == 1 or len(images) == 1)
-                self.events.changed.emit()
-
-        def done() -> None:
-            self._loader, self.progress = None, ""
-            self._tell_notes()
-            self.events.images_loaded.emit()
-            self.events.changed.emit()
-            unread = [i for i in document.images.values() if i.pixels is None]
-            late = tuple(i for i in unread if i.id not in self.notes)
-            if late:  # they came back by undo meanwhile
-                self._load(late)
-
-        self.progress = f"Reading {len(images)} image{'s' if len(images) > 1 else ''}…"
-        self._loader = start(
-            lambda: _read(document, ordered),
-            on_event=loaded,
-            on_done=done,
-            group=self._workers,
-        )
-
-    def _take(self, event: _Loaded, *, is_first: bool) -> None:
-        """Show an image that was read."""
-        image, owner = event.image, self.owner
-        if event.note:
-            self.notes[image.id] = event.note
-        try:
-            if event.pixels is None:
-                return
-            self._document.attach_pixels(image.id, event.pixels)
-            owner.layers.show(image.id, visible=is_first)
-            if is_first or owner.layers.image is None:
-                owner.layers.select_image(owner.layers.layer_of(image.id))
-                self._show_pending_plane(image.id)
-        except PeftSamError as error:
-            self.notes[image.id] = f"{image.name}: {error}"
-
-    def _show_pending_plane(self, image: ImageId) -> None:
-        """Show the plane with the pending prompts."""
-        pending = self._document.pending.plane
-        if pending is not None and pending.image == image:
-            self.owner.layers.show_plane(pending)
-
-    def _tell_notes(self) -> None:
-        if self.notes:
-            show_warning("\n".join(self.notes.values()))
-
-    def _image_removed(self, image: str) -> None:
-        if self.notes.pop(ImageId(image), None) is not None:
-            self.events.changed.emit()
-
     def locate(self, image: ImageId, path: Path) -> None:
         """Read a missing image from where it is now; returns at once."""
-        document, store = self._document, self._document.store
-        entry = document.image(image)
-
-        def read() -> tuple[Any, Any, str]:
-            from napari_peftsam.projects import read_located
-
-            pixels, source, note = read_located(document, entry, path)
-            return _in_memory(pixels), source, note
-
-        def found(located: tuple[Any, Any, str]) -> None:
-            if store is not document.store or image not in document.images:
-                return
-            pixels, source, note = located
-            document.attach_pixels(image, pixels)
-            self.notes.pop(image, None)
-            self._take(_Loaded(entry, pixels, note, 1), is_first=True)
-            if not store.read_only:
-                document.do(LocateImage(image, source))
-            if note:
-                show_warning(note)
-
-        self._work(f"Reading {path.name}…", read, found)
+        read = partial(self.images.read_located, image, path)
+        self._work(f"Reading {path.name}…", read, partial(self.images.take_located, image))
 
     # --- objects of others --------------------------------------------------------------
 
@@ -354,7 +249,9 @@ class Projects:
         if isinstance(error, ProjectError) and not self._told:
             self._told = True
             show_error(f"{error}. What you did last is taken back.")
-        self.owner.layers.events.hint.emit(str(error))
+        path = self._document.store.path
+        text = str(error) if path is None else str(error).replace(str(path), path.name)
+        self.owner.layers.events.hint.emit(text)
 
     def _saved(self) -> None:
         self._told = False
@@ -363,7 +260,7 @@ class Projects:
             self.events.changed.emit()
 
     def _failed(self, error: Exception) -> None:
-        self.progress = ""
+        self._doing = ""
         notify(error)
         self.events.changed.emit()
 
@@ -376,7 +273,7 @@ class Projects:
             return
 
         def ended(result: Any) -> None:
-            self._at_work, self.progress = None, ""
+            self._at_work, self._doing = None, ""
             try:
                 on_result(result)
             except PeftSamError as error:
@@ -387,37 +284,9 @@ class Projects:
             self._at_work = None
             self._failed(error)
 
-        self.progress = progress
+        self._doing = progress
         self._at_work = run(work, on_result=ended, on_error=failed, group=self._workers)
         self.events.changed.emit()
-
-
-class _Loaded:
-    """An image of a project, read or not."""
-
-    def __init__(self, image: DocumentImage, pixels: Any, note: str, number: int) -> None:
-        self.image, self.pixels, self.note, self.number = image, pixels, note, number
-
-
-def _read(document: Document, images: list[DocumentImage]) -> Iterator[_Loaded]:
-    """Read images with their objects, so that showing them needs no disk."""
-    from napari_peftsam.projects import read_image_of
-
-    for number, image in enumerate(images, start=1):
-        pixels, note = None, ""
-        try:
-            image.read()
-            pixels, note = read_image_of(document, image)
-            pixels = _in_memory(pixels)
-        except PeftSamError as error:
-            pixels, note = None, f"{image.name}: {error}"
-        yield _Loaded(image, pixels, note, number)
-
-
-def _in_memory(pixels: Any) -> Any:
-    """Read an image unless it is very large: napari asks for the same plane again and again."""
-    size = int(np.prod(pixels.shape, dtype=np.int64)) * np.dtype(pixels.dtype).itemsize
-    return np.asarray(pixels) if size <= _AT_ONCE else pixels
 
 
 def _report(found: list[tuple[str, Imported]], skipped: list[str]) -> str:

@@ -55,7 +55,7 @@ class PromptLayers:
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
         self._shown: tuple[object, object] = ((), False), ((), False)
-        self._busy = False
+        self._waiting = self._busy = False
         self._camera = viewer.scene.camera
         self._pixel_size = 1.0
         self._later = QTimer()
@@ -86,6 +86,7 @@ class PromptLayers:
         self.boxes.events.data.connect(self._boxes_edited)
         for layer in (self.points, self.boxes):
             layer.mouse_drag_callbacks.append(self._hold)
+            layer.events.visible.connect(self._visible_again)
         viewer.layers.extend(self.layers)
         for layer in self.layers:
             layer.locked = True
@@ -97,6 +98,8 @@ class PromptLayers:
         self._camera.events.zoom.disconnect(self._rescale)
         self.points.events.data.disconnect(self._points_edited)
         self.boxes.events.data.disconnect(self._boxes_edited)
+        for layer in (self.points, self.boxes):
+            layer.events.visible.disconnect(self._visible_again)
         for layer in self.layers:
             layer.locked = False
             if layer in viewer.layers:
@@ -118,13 +121,21 @@ class PromptLayers:
         boxes = tuple(p.box for p in prompts if p.box is not None)
         active = bool(prompts) and prompts[0].box is not None and not waiting
         wanted = (points, waiting and bool(points)), (boxes, active and bool(boxes))
-        self._prompts = prompts
+        self._prompts, self._waiting = prompts, waiting
+        # napari 0.9 fails on changes of a hidden layer: they are shown when the layer is.
+        shown = [
+            new if layer.visible else old
+            for new, old, layer in zip(wanted, self._shown, (self.points, self.boxes), strict=True)
+        ]
         with self._quietly():  # only what differs: napari redraws at every assignment
-            if wanted[0] != self._shown[0]:
+            if shown[0] != self._shown[0]:
                 self._show_points(points, waiting)
-            if wanted[1] != self._shown[1]:
+            if shown[1] != self._shown[1]:
                 self._show_boxes(boxes, active)
-        self._shown = wanted
+        self._shown = shown[0], shown[1]
+
+    def _visible_again(self) -> None:
+        self.show_prompts(self._prompts, self._waiting)
 
     def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
         """Show a mask ``(h, w)`` at this row and column of the plane, or none."""

@@ -117,7 +117,7 @@ class ViewerSession:
         if self._layers is None:
             self._layers = LayerBridge(self.viewer, self.document)
             self._layers.events.failed.connect(self.projects.report)
-            self._layers.events.image_wanted.connect(self.projects.load)
+            self._layers.events.image_wanted.connect(self.projects.images.load)
         return self._layers
 
     @property
@@ -163,8 +163,7 @@ class ViewerSession:
 
         def opened(found: _Found) -> None:
             self._connect(found)
-            first = next((m.name for m in self.models if m.available), "")
-            self.load_model(self.document.live.model or source or first)
+            self.load_model(self.document.live.model or source or self._first_model())
 
         def failed(error: Exception) -> None:
             self._opening = None
@@ -195,6 +194,9 @@ class ViewerSession:
         def failed(error: Exception) -> None:
             self._set_status(error=str(error))
             notify(error)
+            first = self._first_model()
+            if not workspace.has_model and first not in ("", str(source)):
+                self.load_model(first)  # that of a project may be gone
 
         def loaded() -> None:
             self._source = str(source)
@@ -244,6 +246,10 @@ class ViewerSession:
         self._workspace = workspace
         self.models, self.gpu_memory = found.models, found.gpu_memory
         self.events.ready.emit()
+
+    def _first_model(self) -> str:
+        """Return the first model that is on this computer, empty without one."""
+        return next((model.name for model in self.models if model.available), "")
 
     def _tell_model(self) -> None:
         self._relay.model_changed.emit()  # in any thread; Qt carries it over

@@ -164,9 +164,8 @@ class TrainingRun:
             self._end(self._failure or f"Stopped before the first step, so {name} stays live.")
             return
         if workspace.engine is not self._engine:
-            self._end(
-                "Another model or project was opened, so the training was ended without a result."
-            )
+            other = "project was opened" if self._engine is None else "model was loaded"
+            self._end(f"Another {other}, so the training was ended without a result.")
             return
         self._set_phase(Phase.SWITCHING)
         curve = tuple(self._progress.curve)

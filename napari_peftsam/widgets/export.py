@@ -75,12 +75,13 @@ class ExportDock(Dock):
             signal.connect(self._show_images, max_args=0)
 
     def _data_signals(self) -> tuple[Any, ...]:
-        events, projects = self.viewer_session.document.events, self.viewer_session.projects.events
+        owner = self.viewer_session
+        events = owner.document.events
         return (
             events.objects_changed,
             events.image_removed,
             events.image_renamed,
-            projects.images_loaded,
+            owner.projects.images.events.loaded,
         )
 
     def release(self) -> None:
@@ -122,7 +123,7 @@ class ExportDock(Dock):
                 chosen.name,
                 ExportContext(
                     image_name=image.name,
-                    pixels=np.asarray(image.pixels),
+                    pixels=None if image.pixels is None else np.asarray(image.pixels),
                     records=records,
                     scale=scale,
                 ),

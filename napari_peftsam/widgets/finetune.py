@@ -70,12 +70,13 @@ class FinetuneDock(Dock):
         self._keys.bind(owner.viewer, (), {"finetune": self.toggle, "before": self.compare})
 
     def _data_signals(self) -> tuple[Any, ...]:
-        events, projects = self.viewer_session.document.events, self.viewer_session.projects.events
+        owner = self.viewer_session
+        events = owner.document.events
         return (
             events.objects_changed,
             events.image_removed,
             events.image_renamed,
-            projects.images_loaded,
+            owner.projects.images.events.loaded,
         )
 
     def release(self) -> None:

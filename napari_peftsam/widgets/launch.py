@@ -11,7 +11,7 @@ import napari
 import qtpy.QtCore
 import qtpy.QtWidgets
 
-from napari_peftsam.document import open_project
+from napari_peftsam.document import is_project, open_project
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import image_name, read_image
 from napari_peftsam.samples import shipped_samples
@@ -19,7 +19,7 @@ from napari_peftsam.types import PixelArray
 from napari_peftsam.widgets._autosave import PATH
 from napari_peftsam.widgets._session import session_of
 
-__all__ = ["SAMPLES", "add_docks", "is_project", "open_viewer"]
+__all__ = ["SAMPLES", "add_docks", "open_viewer"]
 
 SAMPLES = ("histology",)
 _COLOURS = 3
@@ -93,11 +93,6 @@ def add_docks(viewer: napari.Viewer) -> None:
         window.add_dock_widget(dock(viewer), name=name, area="right", tabify=True)
     # Tabs that are added later come to the front, once the event loop has run.
     qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)
-
-
-def is_project(path: Path) -> bool:
-    """Say whether a path is named like a project file."""
-    return str(path).lower().endswith(".peftsam")
 
 
 def _sample(name: str) -> list[tuple[str, PixelArray, Path | None]]:

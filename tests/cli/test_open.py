@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from napari_peftsam.errors import ConfigurationError, InputFileError
+from napari_peftsam.projects import add_image, open_document
 from napari_peftsam.samples import shipped_samples
+from napari_peftsam.widgets._session import session_of
 from tests.cli._cases import Inputs, Program
+from tests.widgets._annotate_cases import wait
 
 if TYPE_CHECKING:
     import napari
@@ -70,6 +74,32 @@ def test_a_missing_image_opens_no_viewer(
     outcome = program("open", shared / "image.tif", shared / "nowhere.tif")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "nowhere.tif: no such file" in outcome.err
+    assert opened == []
+
+
+def test_open_shows_a_project_and_images(
+    opened: list[napari.Viewer], program: Program, shared: Inputs, tmp_path: Path
+) -> None:
+    path = tmp_path / "cells.peftsam"
+    document, _ = open_document(path)
+    add_image(document, shared / "image.tif")
+    document.store.close()
+    assert program("open", path, shared / "images" / "a1.tif").code == 0
+    [viewer] = opened
+    wait(lambda: {layer.name for layer in images(viewer)} == {"image", "a1"})
+    document = session_of(viewer).document
+    wait(lambda: [image.name for image in document.images.values()] == ["image"])
+    assert document.store.path == path
+
+
+@pytest.mark.parametrize("name", ["nowhere.peftsam", "image.peftsam"])
+def test_a_project_that_cannot_be_read_opens_no_viewer(
+    opened: list[napari.Viewer], program: Program, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "image.peftsam").write_bytes(b"no project" * 100)
+    outcome = program("open", tmp_path / name)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert name in outcome.err
     assert opened == []
 
 

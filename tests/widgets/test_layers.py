@@ -124,6 +124,32 @@ def test_a_point_moved_out_of_the_image_comes_back(bench: Open) -> None:
     assert "outside" in b.view.next_step.text()
 
 
+def test_prompts_in_a_hidden_layer_are_answered(bench: Open) -> None:
+    b = bench(blobs())
+    for col in (20, 30):
+        b.click(20, col)
+    b.answered()
+    b.prompts.points.visible = False
+    b.press("Escape")
+    b.layers.show_tool("point")
+    b.click(40, 40)
+    b.answered()
+    b.prompts.points.visible = True
+    assert len(b.prompts.points.data) == 1
+
+
+def test_a_prompt_layer_that_was_removed_comes_back_with_its_tool(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    boxes = b.prompts.boxes
+    boxes.locked = False
+    b.viewer.layers.remove(boxes)
+    settle()
+    b.press("W")
+    assert b.layers.tool == "box"
+    b.drag((2, 2), (20, 22))
+    assert len(b.document.queue) == 1
+
+
 def test_points_of_naparis_own_tool_are_prompts_too(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.prompts.points.mode = "add"

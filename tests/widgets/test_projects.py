@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import napari
 import numpy as np
@@ -31,9 +31,6 @@ from napari_peftsam.document import (
 from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.widgets.contributions import project_reader
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
-
-if TYPE_CHECKING:
-    from napari_peftsam.document import Document
 
 Open = Callable[..., Bench]
 
@@ -103,7 +100,7 @@ def project(path: Path, image: Path, labels: np.ndarray | None = None) -> Path:
     """Write a project with one image file and its objects."""
     from napari_peftsam.projects import add_image, open_document
 
-    document: Document = open_document(path)
+    document, _ = open_document(path)
     added = add_image(document, image)
     if labels is not None:
         document.do(ImportLabels(added, labels))
@@ -274,7 +271,7 @@ def test_the_adapter_comes_back(bench: Open) -> None:
     go_on(again)
     wait(lambda: again.owner.has_model and again.owner.workspace.adapters.live.name == "v1")
     assert again.owner.workspace.adapters.strength == 0.5
-    assert again.owner.source == b.document.live.model
+    wait(lambda: again.owner.source == b.document.live.model)
     assert len(again.document.runs) == 1
 
 
@@ -370,7 +367,7 @@ def test_several_images_come_one_after_the_other(bench: Open, tmp_path: Path) ->
     from napari_peftsam.projects import add_image, open_document
 
     path = tmp_path / "many.peftsam"
-    document = open_document(path)
+    document, _ = open_document(path)
     for seed in range(3):
         add_image(document, blobs(seed=seed), f"i{seed}")
     document.store.close()
@@ -426,7 +423,7 @@ def test_a_missing_image_is_told_of_and_located(
     assert layers(b.viewer) == []
     assert len(b.document.records("cells")) == 2
     b.dock.project.ask_open = lambda *_: moved
-    [missing] = b.owner.projects.missing
+    [missing] = b.owner.projects.images.missing
     b.dock.project.locate(missing)
     wait(lambda: loaded(b))
     assert b.view.project.note.text() == ""
