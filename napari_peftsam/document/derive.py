@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, TypeVar
 
 from napari_peftsam.document import actions as act
@@ -228,6 +229,24 @@ def check_name(state: State, name: str) -> None:
     """Raise `ImageError` if an image of the document has this name."""
     if any(i.name == name and not i.info.is_removed for i in state.images.values()):
         raise ImageError(f"an image is called {name!r} already: choose another name")
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield a name, then the same with ``~2``, ``~3``, … at its end."""
+    yield name
+    yield from (f"{name}~{number}" for number in count(2))
+
+
+def free_names(state: State, changes: Sequence[Change]) -> Iterator[Change]:
+    """Yield renamings of images that `changes` brought back, if their names are taken by now."""
+    for change in changes:
+        if isinstance(change, FieldChange) and change.name == "is_removed" and change.image:
+            entry = state.images[change.image]
+            others = (i for i in state.images.values() if i is not entry and not i.info.is_removed)
+            taken = {other.name for other in others}
+            if not entry.info.is_removed and entry.name in taken:
+                free = next(name for name in numbered(entry.name) if name not in taken)
+                yield FieldChange(entry.id, "name", entry.name, free)
 
 
 @handles(act.ReplacePixels)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
 from napari_peftsam.document.changes import (
-    DOCUMENT_FIELDS,
     Change,
     FieldChange,
     State,
@@ -23,25 +18,34 @@ from napari_peftsam.document.changes import (
     decode_changes,
     encode_changes,
 )
-from napari_peftsam.document.codec import load
-from napari_peftsam.document.derive import Derived, Moment, derive
+from napari_peftsam.document.derive import Derived, Moment, derive, free_names, numbered
 from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.image_info import OBJECTS, ImageInfo, ImageSource
-from napari_peftsam.document.images import DocumentImage, check_labels, empty_labels, spatial
+from napari_peftsam.document.image_info import ImageSource
+from napari_peftsam.document.images import (
+    DocumentImage,
+    check_labels,
+    describe_image,
+    empty_labels,
+    spatial,
+)
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.pending import Answer, Answerer, CurrentObject, Pending
-from napari_peftsam.document.regions import Region
+from napari_peftsam.document.pending import (
+    Answer,
+    Answerer,
+    CurrentObject,
+    Pending,
+    check_candidates,
+)
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
-from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
-from napari_peftsam.errors import ImageError, LabelError, PeftSamError, PromptError
-from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts, Window
+from napari_peftsam.document.stored import read_state, rows_of
+from napari_peftsam.document.telling import shown, tell
+from napari_peftsam.errors import ImageError, PeftSamError
+from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document", "utc_now"]
 
 _ANYONE = Answerer()
-_Shown = tuple[Pending, Answer | None, int]
-"""Prompts, candidates and the choice of one."""
 
 
 def utc_now() -> str:
@@ -76,7 +80,7 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._state = self._stored_state(self.store)
+        self._state = read_state(self.store, self._present_store)
 
     # --- doing ----------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class Document:
         return derived.result
 
     def _write(self, action: act.Action, derived: Derived, moment: Moment) -> None:
-        before = self._shown()
+        before = shown(self._state)
         step = None
         if derived.label:
             step = derived.label, derived.image, encode_changes(derived.changes)
@@ -157,7 +161,14 @@ class Document:
             self.store.commit(moment.time, act.encode_action(action), rows, step)
 
         touched = self._apply(derived.changes, commit)
-        self._tell(derived.changes, touched, before, painted=derived.is_painted)
+        tell(
+            self.events,
+            self._state,
+            derived.changes,
+            touched,
+            before,
+            painted=derived.is_painted,
+        )
         if isinstance(action, act.ReplacePixels):
             self.events.pixels_changed.emit(action.image)
         elif isinstance(action, act.LocateImage):
@@ -171,14 +182,14 @@ class Document:
         step = self.store.last_step() if back else self.store.next_step()
         if step is None:
             return None
-        changes, before = decode_changes(step.changes, step.pixels), self._shown()
+        changes, before = decode_changes(step.changes, step.pixels), shown(self._state)
         time, moved = self._clock(), (step.number, UNDONE if back else DONE)
 
         def commit(rows: Rows) -> None:
             self.store.commit(time, act.encode_action(action), rows, moved=moved)
 
         touched = self._apply(changes, commit, back=back, adapt=True)
-        self._tell(changes, touched, before)
+        tell(self.events, self._state, changes, touched, before)
         self.events.history_changed.emit()
         self.events.saved.emit()
         return step.label
@@ -202,11 +213,11 @@ class Document:
             for change in reversed(changes) if back else changes:
                 take_back.append(change.do if back else change.undo)
                 (change.undo if back else change.do)(state)
-            for change in self._adapted(changes) if adapt else ():
+            for change in free_names(state, changes) if adapt else ():
                 take_back.append(change.undo)
                 change.do(state)
             touched = state.take_touched()
-            commit(self._rows(touched))
+            commit(rows_of(state, touched))
         except BaseException:
             for undo in reversed(take_back):
                 undo(state)
@@ -224,7 +235,7 @@ class Document:
         ProjectError
             If the store cannot be read: then the document stays as it is.
         """
-        state = self._stored_state(store)
+        state = read_state(store, self._present_store)
         self.events.closing.emit()
         with self._lock:
             old, self.store = self.store, store
@@ -242,6 +253,9 @@ class Document:
                 self._state.images[image].info = info
         old.close()
         self.events.saved.emit()
+
+    def _present_store(self) -> Store:
+        return self.store
 
     # --- adding images --------------------------------------------------------------
 
@@ -280,21 +294,12 @@ class Document:
         LabelError
             If the labels are read-only, not integers, negative or of another shape.
         """
-        if rgb is None:
-            given = np.shape(pixels)
-            same = getattr(labels, "shape", None) == given
-            rgb = not same and len(given) >= 3 and given[-1] in (3, 4)
-        array, shape = spatial(name, pixels, rgb)
-        info = ImageInfo(name, shape, rgb, source=source)
-        if labels is not None:
-            check_labels(name, labels, shape)
-            if not labels.flags.writeable:
-                raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
-            info = replace(info, label_type=str(labels.dtype))
-        shared = empty_labels(name, shape) if labels is None else labels
+        info, array = describe_image(name, pixels, rgb, labels)
         with self._lock:
-            action = act.AddImage(self._free_id(name), info, labels, tuple(records))
-            return self._add(action, array, shared)
+            known = self._state.images
+            image = ImageId(next(free for free in numbered(name) if free not in known))
+            info = replace(info, source=source)
+            return self._add(act.AddImage(image, info, labels, tuple(records)), array, labels)
 
     def _add(
         self, action: act.AddImage, pixels: Any = None, labels: LabelArray | None = None
@@ -354,10 +359,6 @@ class Document:
         except PeftSamError:
             entry.pixels = before
             raise
-
-    def _free_id(self, name: str) -> ImageId:
-        """Return an id that no image has or ever had, like the name for those who read logs."""
-        return ImageId(next(free for free in _numbered(name) if free not in self._state.images))
 
     # --- reading --------------------------------------------------------------------
 
@@ -447,7 +448,7 @@ class Document:
         if pending.refines is not None:
             earlier = answers.get(pending.refines[0])
             refined = None if earlier is None else (earlier, pending.refines[1])
-        _, answer, choice = self._shown()
+        _, answer, choice = shown(self._state)
         return CurrentObject(
             pending.plane, pending.queue[0], pending.revision, answer, refined, choice
         )
@@ -480,7 +481,7 @@ class Document:
         pending, answers = self._state.pending, self._state.answers
         if pending.plane is None or pending.revision != revision:
             return False
-        _check_candidates(prediction, self.image(pending.plane.image).plane_shape)
+        check_candidates(prediction, self.image(pending.plane.image).plane_shape)
         # A choice made before the project was closed comes back, one for other masks does not.
         choice = self._state.choices.get(revision, 0)
         is_kept = answers.get(revision) is None and choice < len(prediction)
@@ -495,137 +496,3 @@ class Document:
         current = self.current
         if current is not None and current.candidates is not None:
             self.do(act.ChooseCandidate((current.choice + step) % len(current.candidates)))
-
-    def _adapted(self, changes: Sequence[Change]) -> Iterator[Change]:
-        """Yield what to change after an undo or redo: names that were taken meanwhile."""
-        for change in changes:
-            if isinstance(change, FieldChange) and change.name == "is_removed" and change.image:
-                info = self._state.images[change.image].info
-                name = self._free_name(change.image, info.name)
-                if not info.is_removed and name != info.name:
-                    yield FieldChange(change.image, "name", info.name, name)
-
-    def _free_name(self, image: ImageId, name: str) -> str:
-        """Return a name for an image that no other image has."""
-        taken = {other.name for other in self.images.values() if other.id != image}
-        return next(free for free in _numbered(name) if free not in taken)
-
-    def _shown(self) -> _Shown:
-        pending = self._state.pending
-        answer = self._state.answers.get(pending.revision)
-        choice = self._state.choices.get(pending.revision, 0)
-        # None is shown of candidates that are awaited, and no more than there are.
-        return pending, answer, choice if answer and choice < len(answer.prediction) else 0
-
-    # --- storing and telling ----------------------------------------------------------
-
-    def _rows(self, touched: Touched) -> Rows:
-        images, rows = self._state.images, Rows()
-        for image in touched.infos:
-            rows.images[image] = images[image].info
-        for image, labels in touched.objects.items():
-            known = images[image].records
-            rows.objects |= {(image, OBJECTS, label): known.get(label) for label in labels}
-        for (image, label_set), where in touched.where.items():
-            array = images[image].array(label_set)
-            for key in tiles_at(image, label_set, where, array.shape):
-                rows.tiles[key] = tile_bytes(array, key)
-        for name in touched.fields:
-            rows.fields[name] = getattr(self._state, name)
-        return rows
-
-    def _stored_state(self, store: Store) -> State:
-        state = State()
-        content = _StoreContent(self)
-        for image, info in store.images().items():
-            state.images[image] = DocumentImage(image, info, content=content)
-        for name, text in store.fields().items():
-            if name in DOCUMENT_FIELDS:
-                setattr(state, name, load(DOCUMENT_FIELDS[name], text))
-        return state
-
-    def _tell(
-        self,
-        changes: Sequence[Change],
-        touched: Touched,
-        before: _Shown,
-        *,
-        painted: bool = False,
-    ) -> None:
-        """Tell listeners what changed: pixels before records before prompts before images."""
-        for (image, label_set), region in touched.pixels.items():
-            self._tell_pixels(image, label_set, region, painted=painted)
-        for image in touched.objects:
-            self.events.objects_changed.emit(image)
-        self._tell_pending(before)
-        for change in changes:
-            if isinstance(change, FieldChange) and change.image is not None:
-                self._tell_image(change.image, change.name)
-
-    def _tell_pixels(
-        self, image: ImageId, label_set: str, region: Region, *, painted: bool
-    ) -> None:
-        if label_set != OBJECTS:
-            self.events.background_changed.emit(image)
-        elif painted:
-            self.events.labels_painted.emit(image, region)
-        else:
-            self.events.labels_changed.emit(image, region)
-
-    def _tell_pending(self, before: _Shown) -> None:
-        (then, was, first), (now, answer, choice) = before, self._shown()
-        if (then.plane, then.queue) != (now.plane, now.queue):
-            for plane in dict.fromkeys((then.plane, now.plane)):
-                if plane is not None and plane.image in self.images:
-                    self.events.prompts_changed.emit(plane)
-        if (was and was.prediction) is not (answer and answer.prediction):
-            self.events.candidates_changed.emit()
-        elif then.revision == now.revision and first != choice:
-            self.events.choice_changed.emit()
-
-    def _tell_image(self, image: ImageId, name: str) -> None:
-        info, events = self._state.images[image].info, self.events
-        if name == "is_removed" and info.is_removed:
-            events.image_removed.emit(image)
-        elif name == "is_removed":
-            events.image_added.emit(image)
-        elif name == "name":
-            events.image_renamed.emit(image, info.name)
-        elif name == "complete":
-            events.background_changed.emit(image)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    """Yield a name, then the same with ``~2``, ``~3``, … at its end."""
-    yield name
-    yield from (f"{name}~{number}" for number in count(2))
-
-
-class _StoreContent:
-    """Reads labels and records of images from wherever a document is kept."""
-
-    def __init__(self, document: Document) -> None:
-        self._document = document
-
-    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Write the stored tiles into arrays by label set; those of new label sets are added."""
-        for key, data in self._document.store.tiles(image.id):
-            if key.label_set not in arrays:
-                arrays[key.label_set] = np.zeros(image.shape, np.uint8)
-            put_tile(arrays[key.label_set], key, data)
-
-    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
-        """Return the stored records by label."""
-        return self._document.store.objects(image)
-
-
-def _check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:
-    count, window = len(prediction), prediction.window
-    inside = window & Window(0, 0, *shape) == window
-    is_one = prediction.masks.shape == (count, *window.shape)
-    if count < 1 or not is_one or not inside or prediction.plane_shape != shape:
-        where = "" if prediction.part_of is None else f" at {prediction.offset}"
-        raise PromptError(
-            f"the candidates have shape {prediction.masks.shape}{where}, expected (K, "
-            f"{shape[0]}, {shape[1]}) with K >= 1, or a part of it: predict them from this plane"
-        )

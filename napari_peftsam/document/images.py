@@ -22,6 +22,7 @@ __all__ = [
     "DocumentImage",
     "StoredContent",
     "check_labels",
+    "describe_image",
     "empty_labels",
     "spatial",
 ]
@@ -261,6 +262,26 @@ class StoredContent(Protocol):
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""
+
+
+def describe_image(
+    name: str, pixels: Any, rgb: bool | None, labels: LabelArray | None
+) -> tuple[ImageInfo, Any]:
+    """Check an image and its labels, and return what is stored of it and its pixels.
+
+    As `Document.add_image`, whose errors it raises.
+    """
+    if rgb is None:
+        given = np.shape(pixels)
+        same = getattr(labels, "shape", None) == given
+        rgb = not same and len(given) >= 3 and given[-1] in (3, 4)
+    array, shape = spatial(name, pixels, rgb)
+    if labels is None:
+        return ImageInfo(name, shape, rgb), array
+    check_labels(name, labels, shape)
+    if not labels.flags.writeable:
+        raise LabelError(f"the labels of {name!r} are read-only: pass a writable copy")
+    return ImageInfo(name, shape, rgb, str(labels.dtype)), array
 
 
 def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:

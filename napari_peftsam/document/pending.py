@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from napari_peftsam.document.objects import NewObject, PlaneKey
-from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts
+from napari_peftsam.errors import PromptError
+from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 
-__all__ = ["KEPT", "Answer", "Answerer", "Answers", "CurrentObject", "Pending"]
+__all__ = ["KEPT", "Answer", "Answerer", "Answers", "CurrentObject", "Pending", "check_candidates"]
 
 
 KEPT = 200
@@ -179,4 +180,17 @@ class CurrentObject:
         by = self.made_by
         return NewObject(
             self.prompts, self.mask, self.score, self.offset, self.choice, by.model, by.adapter
+        )
+
+
+def check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:
+    """Raise `PromptError` unless candidates cover a part of a plane of this shape."""
+    count, window = len(prediction), prediction.window
+    inside = window & Window(0, 0, *shape) == window
+    is_one = prediction.masks.shape == (count, *window.shape)
+    if count < 1 or not is_one or not inside or prediction.plane_shape != shape:
+        where = "" if prediction.part_of is None else f" at {prediction.offset}"
+        raise PromptError(
+            f"the candidates have shape {prediction.masks.shape}{where}, expected (K, "
+            f"{shape[0]}, {shape[1]}) with K >= 1, or a part of it: predict them from this plane"
         )
