@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
 from napari_peftsam.document.changes import (
@@ -311,14 +313,17 @@ class Document:
             raise ImageError(
                 f"the id {image!r} belongs to the image {images[image].name!r}: give it another id"
             )
+        where = np.flatnonzero(() if labels is None else labels)
         if labels is None:
             labels = empty_labels(info.name, info.shape, info.label_type)
+        given = np.take(labels, where)
         images[image] = DocumentImage(image, info, pixels, labels)
         try:
             self._do(action)
         except BaseException:
             if images[image].info.is_removed:  # it is not if a listener raised
                 del images[image]
+                np.put(labels, where, given)  # the caller's own array
             raise
         return image
 

@@ -65,6 +65,18 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_image_that_cannot_be_saved_leaves_the_given_labels_alone(tmp_path: Path) -> None:
+    path = finished_project(tmp_path / "a.peftsam")
+    connection = sqlite3.connect(path, isolation_level=None)
+    document = Document(Store(connection, path))
+    connection.execute("PRAGMA query_only = ON")
+    labels = noise()
+    with pytest.raises(ProjectError):
+        document.add_image("more", np.zeros(SHAPE), labels=labels)
+    np.testing.assert_array_equal(labels, noise())
+    document.store.close()
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
