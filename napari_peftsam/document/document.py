@@ -204,8 +204,8 @@ class Document:
         back: bool = False,
         adapt: bool = False,
     ) -> Touched:
-        """Do or undo changes and save them; if that fails, take them back."""
-        state = self._state
+        """Do or undo changes and save them; unless they were saved, take them back."""
+        state, number = self._state, self.store.next_number
         for change in changes:
             # What cannot be read is found before anything is changed.
             if not isinstance(change, FieldChange):
@@ -221,8 +221,9 @@ class Document:
             touched = state.take_touched()
             commit(rows_of(state, touched))
         except BaseException:
-            for undo in reversed(take_back):
-                undo(state)
+            if self.store.next_number == number:
+                for undo in reversed(take_back):
+                    undo(state)
             state.take_touched()
             raise
         return touched
