@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from napari_peftsam.document import AddAdapter, AddRun, Document, Run, StoredAdapter, UseAdapter
+from napari_peftsam.document import AddRun, Document, Run, StoredAdapter, UseAdapter
 from napari_peftsam.peft import adapter_bytes, adapter_from_bytes
 from napari_peftsam.training import TrainingFinished
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
@@ -55,10 +55,8 @@ def store_adapter(document: Document, weights: str, entry: AdapterEntry) -> None
     adapter = entry.adapter
     if adapter is None or document.store.read_only:
         return
-    digest = document.store.put_blob(adapter_bytes(adapter))
-    if all(known.digest != digest for known in document.adapters):
-        stored = StoredAdapter(entry.name, digest, weights, entry.iou, entry.from_file)
-        document.do(AddAdapter(stored))
+    stored = StoredAdapter(entry.name, "", weights, entry.iou, entry.from_file)
+    document.add_adapter(adapter_bytes(adapter), stored)
 
 
 def store_run(
