@@ -1,4 +1,4 @@
-"""What an action changes, derived from the document as it is; nothing is written here."""
+"""Changes made by an action, derived from the document; nothing is written here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be read of a damaged project file, row by row."""
+"""Readable rows of a damaged project file."""
 
 from __future__ import annotations
 
