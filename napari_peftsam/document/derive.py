@@ -1,4 +1,4 @@
-"""What an action changes, derived from the document as it is; nothing is written here."""
+"""Changes made by an action, derived from the document; nothing is written here."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ class Derived:
         The image it concerns, if any.
     result
         What `Document.do` returns.
-    action
-        The action with all that a replay needs; None if that is the action as it was given.
     is_painted
         Whether the caller has painted the pixels itself, so that its view is up to date.
     """
@@ -51,7 +49,6 @@ class Derived:
     label: str = ""
     image: ImageId | None = None
     result: Any = None
-    action: act.Action | None = None
     is_painted: bool = False
 
 

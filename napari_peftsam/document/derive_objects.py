@@ -1,4 +1,4 @@
-"""What the actions on objects and pixels change."""
+"""Changes made by the actions on objects and pixels."""
 
 from __future__ import annotations
 

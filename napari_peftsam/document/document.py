@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
@@ -40,7 +43,7 @@ from napari_peftsam.document.pending import (
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
 from napari_peftsam.document.stored import read_state, rows_of
 from napari_peftsam.document.telling import shown, tell
-from napari_peftsam.errors import ImageError, PeftSamError
+from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
 from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document", "utc_now"]
@@ -202,8 +205,8 @@ class Document:
         back: bool = False,
         adapt: bool = False,
     ) -> Touched:
-        """Do or undo changes and save them; if that fails, take them back."""
-        state = self._state
+        """Do or undo changes and save them; unless they were saved, take them back."""
+        state, number = self._state, self.store.next_number
         for change in changes:
             # What cannot be read is found before anything is changed.
             if not isinstance(change, FieldChange):
@@ -219,8 +222,9 @@ class Document:
             touched = state.take_touched()
             commit(rows_of(state, touched))
         except BaseException:
-            for undo in reversed(take_back):
-                undo(state)
+            if self.store.next_number == number:
+                for undo in reversed(take_back):
+                    undo(state)
             state.take_touched()
             raise
         return touched
@@ -244,15 +248,24 @@ class Document:
         for signal in (self.events.opened, self.events.history_changed):
             signal.emit()
 
-    def move_to(self, store: Store) -> None:
-        """Go on in a store that holds a copy of this document; the present one is closed."""
+    def move_to(self, store: Store) -> bool:
+        """Go on in a store that holds a copy of this document; the present one is closed.
+
+        Returns
+        -------
+        bool
+            False if an action was done since the copy was made: then the document stays.
+        """
         infos = store.images()
         with self._lock:
+            if store.next_number != self.store.next_number:
+                return False
             old, self.store = self.store, store
             for image, info in infos.items():  # the copy may lie elsewhere than its images
                 self._state.images[image].info = info
         old.close()
         self.events.saved.emit()
+        return True
 
     def _present_store(self) -> Store:
         return self.store
@@ -311,14 +324,17 @@ class Document:
             raise ImageError(
                 f"the id {image!r} belongs to the image {images[image].name!r}: give it another id"
             )
+        where = np.flatnonzero(() if labels is None else labels)
         if labels is None:
             labels = empty_labels(info.name, info.shape, info.label_type)
+        given = np.take(labels, where)
         images[image] = DocumentImage(image, info, pixels, labels)
         try:
             self._do(action)
         except BaseException:
             if images[image].info.is_removed:  # it is not if a listener raised
                 del images[image]
+                np.put(labels, where, given)  # the caller's own array
             raise
         return image
 
@@ -415,6 +431,14 @@ class Document:
     def adapters(self) -> tuple[StoredAdapter, ...]:
         """The trained and loaded adapters, oldest first."""
         return self._state.adapters
+
+    def add_adapter(self, data: bytes, adapter: StoredAdapter) -> None:
+        """Keep an adapter's file, then list it; `StoredAdapter.digest` is filled in."""
+        with suppress(ProjectError):  # slow, so without the lock; an error comes again below
+            self.store.put_blob(data)
+        with self._lock:  # the document may have moved to another file meanwhile
+            digest = self.store.put_blob(data)
+            self.do(act.AddAdapter(replace(adapter, digest=digest)))
 
     @property
     def live(self) -> LiveAdapter:

@@ -1,4 +1,4 @@
-"""What is stored about an image beside its labels and objects."""
+"""Name, shape, origin and complete regions of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where labels have pixels, and how many, kept up to date change by change."""
+"""Bounding regions and pixel counts of labels, kept up to date change by change."""
 
 from __future__ import annotations
 

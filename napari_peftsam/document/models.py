@@ -27,7 +27,7 @@ class StoredAdapter:
     """
 
     name: str
-    digest: str
+    digest: str = ""
     weights: str = ""
     iou: float | None = None
     from_file: bool = False

@@ -1,4 +1,4 @@
-"""Which folders lie on network file systems, where SQLite's shared memory must not be used."""
+"""Network file systems, where SQLite must not use shared memory."""
 
 from __future__ import annotations
 

@@ -175,6 +175,7 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
     )
     # What is done from here on happens now.
     document = Document(store, clock=utc_now)
+    _bring_back(document, found)
     infos = found.added | store.images() | found.images
     for image, info in infos.items():
         try:
@@ -184,6 +185,14 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
     report.lost_images += sorted({key.image for key in found.tiles} - {*infos})
     _restore_fields(document, found)
     return report
+
+
+def _bring_back(document: Document, found: Salvage) -> None:
+    """Undo removals of images that were there in the end: undo was in the unreadable part."""
+    known = document.store.images()
+    wanted = {image for image, info in found.images.items() if not info.is_removed} & {*known}
+    while not wanted <= {*document.images} and document.undo() is not None:
+        pass
 
 
 def _restore_image(
@@ -205,8 +214,8 @@ def _restore_image(
         document.do(act.ImportLabels(image, labels, tuple(known.values())))
         report.lost_records += [(image, n) for n in entry.records if n not in known]
     _restore_background(document, entry, arrays.get(BACKGROUND))
-    for region in info.complete:
-        document.do(act.MarkComplete(image, region))
+    for region in (*entry.info.complete, *info.complete):
+        document.do(act.MarkComplete(image, region, region in info.complete))
     document.do(act.RenameImage(image, info.name))
     if info.source != entry.info.source and info.source is not None:
         document.do(act.LocateImage(image, info.source))

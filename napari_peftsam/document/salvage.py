@@ -1,4 +1,4 @@
-"""What can be read of a damaged project file, row by row."""
+"""Readable rows of a damaged project file."""
 
 from __future__ import annotations
 
@@ -73,8 +73,10 @@ def salvage(file: Path) -> Salvage:
         connection.execute("PRAGMA trusted_schema=OFF")
         reader = _Reader(connection, found.incomplete)
         for row in reader.rows("actions", "number, time, kind, data, payload"):
-            with suppress(*_UNREADABLE):
+            try:
                 _take_action(found, LoggedAction(*row))
+            except _UNREADABLE:
+                found.incomplete.add("actions")
         for row in reader.rows("images", "position, id, info"):
             with suppress(*_UNREADABLE):
                 found.images[ImageId(row[1])] = load(ImageInfo, row[2])

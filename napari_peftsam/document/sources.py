@@ -1,4 +1,4 @@
-"""Where the pixels of images are: files found again, changes noticed, arrays kept inside."""
+"""Sources of image pixels: files found again, changes noticed, arrays kept inside."""
 
 from __future__ import annotations
 

@@ -148,6 +148,24 @@ class Store:
             If it cannot be written; the file is as it was.
         """
         start = clock.perf_counter()
+        try:
+            self._write(time, action, rows, step, moved)
+        except BaseException as error:
+            # An interrupt (Ctrl-C) may arrive once the file has the action.
+            if not isinstance(error, Exception) and self.last_number == self._next:
+                self._next += 1
+            raise
+        self._next += 1
+        self._count(clock.perf_counter() - start)
+
+    def _write(
+        self,
+        time: str,
+        action: tuple[str, str, bytes],
+        rows: Rows,
+        step: tuple[str, str | None, object] | None,
+        moved: tuple[int, str] | None,
+    ) -> None:
         with self._transaction() as execute:
             label, image, changes, pixels, state = "", None, None, None, ""
             if step is not None:
@@ -163,8 +181,6 @@ class Store:
                 (self._next, time, *action, label, image, state, changes, pixels),
             )
             write_rows(execute, rows)
-        self._next += 1
-        self._count(clock.perf_counter() - start)
 
     def _count(self, seconds: float) -> None:
         if seconds <= self.slow_seconds:
@@ -411,6 +427,8 @@ def _told(path: Path | None) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = "the project" if path is None else str(path)
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+            raise ProjectError(f"{name} was closed: open it again to go on") from error
         if not isinstance(error, sqlite3.OperationalError):
             raise ProjectError(
                 f"{name} is damaged ({error}): recover what is readable into a copy"

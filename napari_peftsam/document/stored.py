@@ -1,4 +1,4 @@
-"""Between a document's state and the rows of its store."""
+"""Conversion between the state of a document and the rows of its store."""
 
 from __future__ import annotations
 

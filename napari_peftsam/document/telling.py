@@ -1,4 +1,4 @@
-"""Telling listeners what changed, once it is complete and saved."""
+"""Signals for listeners, once a change is complete and saved."""
 
 from __future__ import annotations
 

@@ -122,19 +122,27 @@ class Autosave:
             self._told = True
             notify(error)
 
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether the user has begun, and no file holds it."""
+        store = self._document.store
+        has_begun = store.last_step() is not None or store.next_step() is not None
+        return store.path is None and has_begun
+
     def begin(self) -> None:
         """Move a document in memory into a file, once the user has begun."""
         memory = self._document.store
-        begun = memory.last_step() is not None or memory.next_step() is not None
-        if memory.path is not None or not begun:
+        if not self.is_unsaved:
             return
         if self._spare is None:
             self.start()
             return
         spare, self._spare = self._spare, None
         try:
-            spare.fill_from(memory)
-            self._document.move_to(spare)
+            is_moved = False
+            while not is_moved:  # a worker may list an adapter meanwhile
+                spare.fill_from(memory)
+                is_moved = self._document.move_to(spare)
         except ProjectError as error:
             spare.close()
             self._not_made(error)
@@ -165,10 +173,14 @@ class Autosave:
             store.close()
 
     def begin_now(self) -> None:
-        """As `begin`, waiting for the file if it is still being made."""
-        memory = self._document.store
-        if memory.path is None and memory.last_step() is not None:
+        """As `begin`, but make the file now if there is none yet."""
+        if self.is_unsaved:
             self._wait_for_spare()
+            try:
+                self._spare = self._spare or create_automatic()
+            except ProjectError as error:
+                self._not_made(error)
+                return
         self.begin()
 
     def _wait_for_spare(self) -> None:

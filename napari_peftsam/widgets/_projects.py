@@ -137,7 +137,7 @@ class Projects:
     def save_as(self, path: Path, *, with_images: bool = False) -> None:
         """Copy the project to a file and go on there; returns at once."""
         document, store = self._document, self._document.store
-        number, old = store.next_number, store.path if self.is_automatic else None
+        old = store.path if self.is_automatic else None
         pixels = {
             image.id: image.pixels
             for image in document.images.values()
@@ -153,12 +153,11 @@ class Projects:
                 new.close()
             elif store.read_only:  # what is open elsewhere may have gone on
                 self._show(new)
-            elif number != store.next_number:
+            elif document.move_to(new):
+                self._moved(old)
+            else:  # something was done meanwhile
                 new.close()
                 self.save_as(path, with_images=with_images)
-            else:
-                document.move_to(new)
-                self._moved(old)
 
         self._work(f"Saving {path.name}…", copy, copied)
 
@@ -175,6 +174,11 @@ class Projects:
     def _show(self, store: Store) -> None:
         self.owner.autosave.begin_now()  # nothing of the present project is lost
         try:
+            if self.owner.autosave.is_unsaved:
+                raise ProjectError(
+                    "the present project could not be saved: save it under a name first "
+                    "(Save project as…)"
+                )
             self._document.open(store)
         except PeftSamError as error:
             store.close()

@@ -5,18 +5,24 @@ A document that another process writes to is left as it is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from napari_peftsam.document import AddAdapter, AddRun, Document, Run, StoredAdapter, UseAdapter
+from napari_peftsam.document import AddRun, Document, Run, StoredAdapter, UseAdapter
+from napari_peftsam.errors import PeftSamError
 from napari_peftsam.peft import adapter_bytes, adapter_from_bytes
 from napari_peftsam.training import TrainingFinished
 from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 
 __all__ = ["save_live", "store_adapter", "store_run", "stored_adapters"]
 
+_log = logging.getLogger(__name__)
+
 
 def stored_adapters(document: Document, weights: str, source: str) -> AdapterTimeline:
     """Return the adapters that a document holds for a model, with its live one live.
+
+    An adapter that cannot be read is left out, so that the model can still be used.
 
     Parameters
     ----------
@@ -26,16 +32,16 @@ def stored_adapters(document: Document, weights: str, source: str) -> AdapterTim
         Hash of the model's weights.
     source
         Registry name or path of the model.
-
-    Raises
-    ------
-    ProjectError, AdapterMismatchError
-        If one cannot be read.
     """
     timeline = AdapterTimeline()
     for stored in document.adapters:
         if stored.weights == weights:
-            adapter = adapter_from_bytes(document.store.blob(stored.digest), stored.name)
+            try:
+                adapter = adapter_from_bytes(document.store.blob(stored.digest), stored.name)
+            except PeftSamError as error:
+                timeline.reserve(stored.name)
+                _log.warning("the adapter %s is left out: %s", stored.name, error)
+                continue
             timeline.restore(stored.name, adapter, stored.iou, stored.from_file)
     live = document.live
     if live.model == source and any(entry.name == live.name for entry in timeline.entries):
@@ -55,10 +61,8 @@ def store_adapter(document: Document, weights: str, entry: AdapterEntry) -> None
     adapter = entry.adapter
     if adapter is None or document.store.read_only:
         return
-    digest = document.store.put_blob(adapter_bytes(adapter))
-    if all(known.digest != digest for known in document.adapters):
-        stored = StoredAdapter(entry.name, digest, weights, entry.iou, entry.from_file)
-        document.do(AddAdapter(stored))
+    stored = StoredAdapter(entry.name, "", weights, entry.iou, entry.from_file)
+    document.add_adapter(adapter_bytes(adapter), stored)
 
 
 def store_run(

@@ -89,10 +89,14 @@ class AdapterTimeline:
         self, name: str, adapter: Adapter, iou: float | None = None, from_file: bool = False
     ) -> AdapterEntry:
         """Append an adapter that a project holds, under the name it has there."""
+        self.reserve(name)
+        return self._add(name, adapter, iou, from_file)
+
+    def reserve(self, name: str) -> None:
+        """Give no new version the name of one that a project holds."""
         version = re.fullmatch(r"v(\d+)", name)
         if version is not None:
             self._versions = max(self._versions, int(version[1]))
-        return self._add(name, adapter, iou, from_file)
 
     def add_file(self, path: Path, adapter: Adapter) -> AdapterEntry:
         """Append an adapter that was loaded from a file, under the file's name."""

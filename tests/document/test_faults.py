@@ -65,6 +65,18 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_image_that_cannot_be_saved_leaves_the_given_labels_alone(tmp_path: Path) -> None:
+    path = finished_project(tmp_path / "a.peftsam")
+    connection = sqlite3.connect(path, isolation_level=None)
+    document = Document(Store(connection, path))
+    connection.execute("PRAGMA query_only = ON")
+    labels = noise()
+    with pytest.raises(ProjectError):
+        document.add_image("more", np.zeros(SHAPE), labels=labels)
+    np.testing.assert_array_equal(labels, noise())
+    document.store.close()
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -290,3 +302,43 @@ def test_slow_commits_are_counted_and_told_once(tmp_path: Path) -> None:
         assert store.slow_commits == 2
     assert len(told) == 1
     assert told[0] > 0
+
+
+class InterruptedCommit:
+    """A connection; an interrupt arrives once the next commit is in the file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.is_due = True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, *values: object) -> object:
+        result = self._connection.execute(sql, *values)
+        if sql == "COMMIT" and self.is_due:
+            self.is_due = False
+            raise KeyboardInterrupt
+        return result
+
+
+def test_an_action_that_is_interrupted_once_it_is_saved_is_done(tmp_path: Path) -> None:
+    path = finished_project(tmp_path / "a.peftsam")
+    connection = InterruptedCommit(sqlite3.connect(path, isolation_level=None))
+    document = Document(Store(connection, path))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        document.do(Paint(CELLS, np.arange(5), 7))
+    document.do(Paint(CELLS, np.arange(5, 9), 7))
+    assert verify(document.store)[1] == []
+    with closing(sqlite3.connect(path)) as other:
+        stored = Document(Store(other, path))
+        np.testing.assert_array_equal(stored.image(CELLS).labels, document.image(CELLS).labels)
+    document.store.close()
+
+
+def test_a_closed_project_is_called_closed(tmp_path: Path) -> None:
+    store = create_project(tmp_path / "a.peftsam")
+    document = Document(store)
+    store.close()
+    with pytest.raises(ProjectError, match=r"a\.peftsam was closed: open it again"):
+        document.add_image("cells", np.zeros(SHAPE))

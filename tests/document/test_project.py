@@ -15,6 +15,8 @@ from napari_peftsam.document import (
     Document,
     Paint,
     Store,
+    StoredAdapter,
+    UseAdapter,
     check_project,
     compare,
     create_project,
@@ -393,3 +395,34 @@ def test_replays_end_where_they_are_told(tmp_path: Path) -> None:
     with closing(in_a_file(tmp_path)) as store:
         assert len(replay(store, 5).records("cells")) == 4  # type: ignore[arg-type]
         assert [len(replay(store, n).images) for n in (0, 1)] == [0, 1]
+
+
+def test_a_copy_that_lacks_an_action_is_not_gone_on_in(tmp_path: Path) -> None:
+    document = Document()
+    store = create_project(tmp_path / "a.peftsam")
+    store.fill_from(document.store)
+    document.do(UseAdapter("", 1.0, "builtin"))  # by a worker
+    assert not document.move_to(store)
+    assert document.store.path is None
+    store.fill_from(document.store)
+    assert document.move_to(store)
+    assert Document(document.store).live == document.live
+    document.store.close()
+
+
+def test_an_adapter_is_whole_where_the_document_has_moved_to(tmp_path: Path) -> None:
+    document = Document()
+    store = create_project(tmp_path / "a.peftsam")
+    memory = document.store
+    put = memory.put_blob
+
+    def move_meanwhile(data: bytes) -> str:
+        digest = put(data)
+        assert document.move_to(store)
+        return digest
+
+    memory.put_blob = move_meanwhile  # type: ignore[method-assign]
+    document.add_adapter(b"weights", StoredAdapter("v1"))
+    assert document.store is store
+    assert store.blob(document.adapters[0].digest) == b"weights"
+    store.close()

@@ -164,6 +164,23 @@ def test_a_damaged_action_costs_the_history_but_not_the_present_state(tmp_path: 
     assert found == expected
 
 
+def test_what_was_taken_back_last_stays_so_without_its_action(tmp_path: Path) -> None:
+    path = tmp_path / "a.peftsam"
+    with closing(create_project(path)) as store:
+        document = annotate(store)
+        document.do(MarkComplete(CELLS))
+        document.do(RemoveImage(CELLS))
+        number = store.next_number
+        document.undo()
+        document.undo()
+    expected = content(path)
+    for lost in (number, number + 1):
+        damage_value("actions", "data", f"number = {lost}")(path)
+    report, found = recovered(path)
+    assert report.text == "Recovered; lost: a part of the history."
+    assert found == expected
+
+
 def test_a_damaged_tile_without_its_history_is_lost_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.peftsam"
     rich_project(path)

@@ -647,3 +647,34 @@ def test_a_copy_that_is_replaced_is_whole(bench: Open, file: Path, tmp_path: Pat
     b.owner.projects.save_as(Path(copy))
     wait(lambda: b.document.store.path == Path(copy))
     assert len(b.document.records("cells")) == 2
+
+
+@pytest.fixture
+def unsaved(bench: Open, told: list[str], project_folder: Path) -> Bench:
+    """Return a viewer with objects that found no folder to save them in."""
+    project_folder.write_text("in the way")
+    b = bench(blobs())
+    annotate(b)
+    wait(lambda: told)
+    return b
+
+
+def test_a_project_that_cannot_be_saved_is_not_replaced(
+    unsaved: Bench, told: list[str], tmp_path: Path
+) -> None:
+    create_project(tmp_path / "other.peftsam").close()
+    unsaved.owner.projects.open(tmp_path / "other.peftsam")
+    wait(lambda: any("save it under a name first" in text for text in told))
+    assert [len(image.records) for image in unsaved.document.images.values()] == [2]
+    unsaved.owner.projects.save_as(tmp_path / "named.peftsam")
+    wait(lambda: unsaved.owner.projects.name == "named")
+    unsaved.owner.projects.open(tmp_path / "other.peftsam")
+    wait(lambda: unsaved.owner.projects.name == "other")
+
+
+def test_what_could_not_be_saved_at_first_is_saved_on_closing(
+    unsaved: Bench, project_folder: Path
+) -> None:
+    project_folder.unlink()
+    unsaved.owner.close()
+    assert [project.objects for project in list_automatic()] == [2]
