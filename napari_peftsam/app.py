@@ -13,12 +13,13 @@ from napari_peftsam.document import (
     Document,
     ImageId,
     ObjectRecord,
+    Overlap,
     PlaneKey,
     SetBox,
     SetPrompts,
 )
 from napari_peftsam.errors import PromptError
-from napari_peftsam.projects import add_image, open_document
+from napari_peftsam.projects import add_image, locate_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 from napari_peftsam.workspace import (
@@ -197,9 +198,7 @@ class ProjectImage:
             If there is no prompt, or one lies outside the image.
         """
         document, key = self._app.document, PlaneKey(self.id, tuple(plane))
-        clicks = [Point(row, col) for row, col in points]
-        clicks += [Point(row, col, positive=False) for row, col in negatives]
-        given = Prompts(tuple(clicks), None if box is None else Box(*box))
+        given = _prompts(points, negatives, box)
         if not given:
             raise PromptError("there is no prompt: give points, negatives or a box")
         document.pixels(key)
@@ -214,12 +213,22 @@ class ProjectImage:
                 document.do(AddPoint(key, point))
         return self._app.workspace.prompt()
 
-    def accept(self) -> int:
-        """Make the pending object's best candidate an object and return its label."""
+    def accept(self, overlap: Overlap = "keep") -> int:
+        """Make the pending object's best candidate an object and return its label.
+
+        Parameters
+        ----------
+        overlap
+            "keep": existing objects keep their pixels; "overwrite": the new one takes them.
+        """
         if self._pending().mask is None:  # it was prompted before the project was closed
             _need_model(self._app)
             self._app.workspace.prompt()
-        return self._app.workspace.accept()
+        return self._app.workspace.accept(overlap)
+
+    def locate(self, path: str | Path) -> str:
+        """Say where the image's file is now; return what differs, nothing if all is well."""
+        return locate_image(self._app.document, self.id, Path(path))
 
     def discard(self) -> None:
         """Discard the pending object."""
@@ -241,6 +250,22 @@ class ProjectImage:
         if current is None or current.plane.image != self.id:
             raise PromptError(f"nothing is prompted in {self.name}: prompt an object first")
         return current
+
+
+def _prompts(
+    points: Sequence[Position],
+    negatives: Sequence[Position],
+    box: tuple[float, float, float, float] | None,
+) -> Prompts:
+    try:
+        clicks = [Point(float(row), float(col)) for row, col in points]
+        clicks += [Point(float(row), float(col), positive=False) for row, col in negatives]
+        return Prompts(tuple(clicks), None if box is None else Box(*map(float, box)))
+    except (TypeError, ValueError) as error:
+        raise PromptError(
+            f"prompts must be points=[(row, col), ...] and box=(row0, col0, row1, col1), "
+            f"got {points!r}, {negatives!r} and {box!r}"
+        ) from error
 
 
 def _need_model(app: App) -> None:

@@ -93,15 +93,13 @@ def _check_folder(output: Path) -> None:
 
 
 def _write(document: Document, store: Store, output: Path) -> list[Path]:
-    from napari_peftsam.document import find_source
     from napari_peftsam.export import ExportContext, export_labels
+    from napari_peftsam.projects import check_not_a_source
 
     images = list(document.images.values())
     paths = [output / name for name in label_file_names([image.name for image in images])]
-    sources = [find_source(image.info.source, store.path).path for image in images]
     for path in paths:
-        if path.exists() and any(s and s.exists() and s.samefile(path) for s in sources):
-            raise ExportError(f"{path} is an image of the project: choose another folder")
+        check_not_a_source(document, path, store.path)
     output.mkdir(exist_ok=True)
     for image, path in zip(images, paths, strict=True):
         records = tuple(record.to_dict() for record in document.records(image.id))

@@ -41,7 +41,7 @@ from napari_peftsam.document.pending import (
     check_candidates,
 )
 from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
-from napari_peftsam.document.stored import read_state, rows_of
+from napari_peftsam.document.stored import Content, read_state, rows_of
 from napari_peftsam.document.telling import shown, tell
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
 from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts
@@ -83,7 +83,8 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._state = read_state(self.store, self._present_store)
+        self._content = Content(self.store)
+        self._state = read_state(self._content)
 
     # --- doing ----------------------------------------------------------------------
 
@@ -239,11 +240,12 @@ class Document:
         ProjectError
             If the store cannot be read: then the document stays as it is.
         """
-        state = read_state(store, self._present_store)
+        content = Content(store)
+        state = read_state(content)
         self.events.closing.emit()
         with self._lock:
             old, self.store = self.store, store
-            self._state = state
+            self._content, self._state = content, state
         old.close()
         for signal in (self.events.opened, self.events.history_changed):
             signal.emit()
@@ -261,14 +263,12 @@ class Document:
             if store.next_number != self.store.next_number:
                 return False
             old, self.store = self.store, store
+            self._content.store = store
             for image, info in infos.items():  # the copy may lie elsewhere than its images
                 self._state.images[image].info = info
         old.close()
         self.events.saved.emit()
         return True
-
-    def _present_store(self) -> Store:
-        return self.store
 
     # --- adding images --------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,12 @@ from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.store import Rows, Store
 from napari_peftsam.document.tiles import put_tile, tile_bytes, tiles_at
 
-__all__ = ["read_state", "rows_of"]
+__all__ = ["Content", "read_state", "rows_of"]
 
 
-def read_state(store: Store, present: Callable[[], Store]) -> State:
-    """Return the state that a store holds; labels and records are read when they are needed.
-
-    Parameters
-    ----------
-    store
-        What to read.
-    present
-        Returns the store to read from later; the document may have moved to another one.
-    """
-    state, content = State(), _Content(present)
+def read_state(content: Content) -> State:
+    """Return the state that a store holds; labels and records are read when they are needed."""
+    state, store = State(), content.store
     for image, info in store.images().items():
         state.images[image] = DocumentImage(image, info, content=content)
     for name, text in store.fields().items():
@@ -55,19 +46,25 @@ def rows_of(state: State, touched: Touched) -> Rows:
     return rows
 
 
-class _Content:
-    """Reads labels and records of images from wherever a document is kept."""
+class Content:
+    """Labels and records of a project's images.
 
-    def __init__(self, store: Callable[[], Store]) -> None:
-        self._store = store
+    Attributes
+    ----------
+    store
+        Where they are; a copy takes its place when the project is saved under another name.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Write the stored tiles into arrays by label set; those of new label sets are added."""
-        for key, data in self._store().tiles(image.id):
+        for key, data in self.store.tiles(image.id):
             if key.label_set not in arrays:
                 arrays[key.label_set] = np.zeros(image.shape, np.uint8)
             put_tile(arrays[key.label_set], key, data)
 
     def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the stored records by label."""
-        return self._store().objects(image)
+        return self.store.objects(image)

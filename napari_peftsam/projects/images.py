@@ -25,7 +25,7 @@ from napari_peftsam.document import (
     read_pixels,
     store_pixels,
 )
-from napari_peftsam.errors import ImageError, PeftSamError
+from napari_peftsam.errors import ExportError, ImageError, PeftSamError
 from napari_peftsam.files import image_name, open_image
 from napari_peftsam.planes import plane_of
 
@@ -33,6 +33,7 @@ __all__ = [
     "Imported",
     "add_image",
     "attach_images",
+    "check_not_a_source",
     "find_origin",
     "has_digest",
     "import_objects",
@@ -138,23 +139,24 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
     ProjectError
         If an array is too large to be stored.
     """
-    is_file = isinstance(given, str | Path)
-    name = name or (image_name(Path(given)) if is_file else "image")
-    known = document.find_image(name)
-    before = None if known is None else known.info.source
-    if is_file:
+    if isinstance(given, str | Path):
         source = describe_source(given, document.store.path)
-        if known is not None and before is not None and before.path == source.path:
-            return known.id
-        pixels = open_image(Path(given))
+        for image in document.images.values():
+            before = image.info.source
+            if before is not None and before.path == source.path and name in (None, image.name):
+                return image.id
+        pixels, name = open_image(Path(given)), name or image_name(Path(given))
+        source = with_digest(source, pixels, _is_rgb(pixels))
     else:
-        pixels, source = given, store_pixels(document.store, given)
-        if known is not None and before is not None and before.digest == source.digest:
+        pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
+        source, known = store_pixels(document.store, pixels), document.find_image(name)
+        if known is not None and known.info.source == source:
             return known.id
-    rgb = pixels.ndim > 2 and pixels.shape[-1] == _COLOURS
-    if is_file:
-        source = with_digest(source, pixels, rgb)
-    return document.add_image(name, pixels, rgb=rgb, source=source)
+    return document.add_image(name, pixels, rgb=_is_rgb(pixels), source=source)
+
+
+def _is_rgb(pixels: Any) -> bool:
+    return bool(pixels.ndim > 2 and pixels.shape[-1] == _COLOURS)
 
 
 def locate_image(document: Document, image: ImageId, path: Path) -> str:
@@ -265,6 +267,16 @@ def import_objects(own: DocumentImage, other: DocumentImage) -> Imported:
     )
     covered = len(other.records) - len(taken)
     return Imported(ImportLabels(own.id, labels, records), len(taken), covered)
+
+
+def check_not_a_source(document: Document, path: Path, project: Path | None) -> None:
+    """Raise `ExportError` if an image of a document in the file `project` comes from `path`."""
+    if not path.exists():
+        return
+    for image in document.images.values():
+        found = find_source(image.info.source, project).path
+        if found is not None and found.exists() and found.samefile(path):
+            raise ExportError(f"{path} is an image of the project: choose another place for it")
 
 
 def with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:

@@ -123,7 +123,8 @@ def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
         return made(f"Mask decoder only: no adapters fit into {architecture.name}.", frozen)
     if architecture.width < _SMALL_WIDTH:
         return made(
-            "LoRA + COBOT in all blocks: this small model needs no saving.", CobotLoraConfig()
+            "LoRA + COBOT in all blocks: this model is small enough for it.",
+            CobotLoraConfig(),
         )
     if gpu_memory is None:
         return made(

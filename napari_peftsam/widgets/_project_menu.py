@@ -170,7 +170,7 @@ class ProjectMenu:
 
     def _show(self) -> None:
         row, projects, store = self._row, self._projects, self._document.store
-        nameless = "unnamed" if projects.is_automatic else "no project"
+        nameless = "not named yet" if projects.is_automatic else "saved with the first prompt"
         row.name.setText(projects.name or nameless)
         row.name.setToolTip("" if store.path is None else str(store.path))
         time = self._owner.autosave.time

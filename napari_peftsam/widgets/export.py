@@ -10,8 +10,9 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout
 
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
+from napari_peftsam.projects import check_not_a_source
 from napari_peftsam.widgets._dialogs import ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
@@ -104,10 +105,11 @@ class ExportDock(Dock):
                 self, "Export objects", suggestion, filters,
                 lambda typed: export_target(typed, chosen.name),
             )  # fmt: skip
-        except ConfigurationError as error:  # the ending of another format
+            if path is None:
+                return
+            check_not_a_source(document, path, document.store.path)
+        except (ConfigurationError, ExportError) as error:  # the ending of another format
             self._failed(error)
-            return
-        if path is None:
             return
         # Copies: the user goes on annotating while the file is written.
         image = document.image(chosen_id)

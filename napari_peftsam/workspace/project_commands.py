@@ -27,7 +27,7 @@ from napari_peftsam.evaluation import (
 )
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.peft import save_adapter
-from napari_peftsam.projects import attach_images, read_image_of
+from napari_peftsam.projects import attach_images, check_not_a_source, read_image_of
 from napari_peftsam.training import (
     TrainEvent,
     TrainingConfig,
@@ -303,6 +303,7 @@ def export_project(
     check_not_an_input(export_target(output, format_name), project)
     with closing(open_project(project, read_only=True)) as store:
         document = Document(store)
+        check_not_a_source(document, export_target(output, format_name), store.path)
         chosen = _image_called(document, image, project)
         if not chosen.records:
             raise LabelError(f"{chosen.name} holds no object: there is nothing to export")

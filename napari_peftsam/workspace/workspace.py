@@ -15,6 +15,7 @@ from napari_peftsam.document import (
     Answerer,
     Document,
     ImageId,
+    Overlap,
     PlaneKey,
 )
 from napari_peftsam.embeddings import (
@@ -25,7 +26,7 @@ from napari_peftsam.embeddings import (
     TiledEmbedding,
 )
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.export import ExportContext, export_labels
+from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
 from napari_peftsam.peft import (
@@ -34,6 +35,7 @@ from napari_peftsam.peft import (
     merge,
     save_adapter,
 )
+from napari_peftsam.projects import check_not_a_source
 from napari_peftsam.training import (
     Incumbent,
     TrainEvent,
@@ -299,9 +301,9 @@ class Workspace:
         assert embedding is not None
         return embedding
 
-    def accept(self) -> int:
+    def accept(self, overlap: Overlap = "keep") -> int:
         """Accept the shown candidate with model and adapter on record; return its label."""
-        label: int = self.document.do(Accept())
+        label: int = self.document.do(Accept(overlap))
         return label
 
     # --- finetuning ------------------------------------------------------------------
@@ -374,7 +376,12 @@ class Workspace:
     # --- export ----------------------------------------------------------------------
 
     def export_labels(self, image: ImageId, path: Path, format_name: str | None = None) -> Path:
-        """Write the labels of an image with their provenance, see `napari_peftsam.export`."""
+        """Write the labels of an image with their provenance, see `napari_peftsam.export`.
+
+        A file that an image of the document comes from is never replaced (`ExportError`).
+        """
+        target = path if format_name is None else export_target(path, format_name)
+        check_not_a_source(self.document, target, self.document.store.path)
         annotated = self.document.image(image)
         records = tuple(record.to_dict() for record in self.document.records(image))
         pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)

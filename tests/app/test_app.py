@@ -11,7 +11,13 @@ import pytest
 import tifffile
 
 import napari_peftsam as ps
-from napari_peftsam.errors import ConfigurationError, ImageError, ProjectError, PromptError
+from napari_peftsam.errors import (
+    ConfigurationError,
+    ExportError,
+    ImageError,
+    ProjectError,
+    PromptError,
+)
 from napari_peftsam.peft import LoraConfig
 from napari_peftsam.training import TrainEvent, TrainingStep, Validated
 from tests.app._cases import TRAINING
@@ -375,3 +381,47 @@ def test_exports_carry_the_provenance(app: ps.App, tmp_path: Path) -> None:
     np.testing.assert_array_equal(tifffile.imread(image.export(tmp_path / "o.tif")), image.labels)
     with pytest.raises(ConfigurationError, match="no export format"):
         image.export(tmp_path / "out.bmp")
+
+
+def test_an_export_never_replaces_an_image_of_the_project(tmp_path: Path) -> None:
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, np.arange(72, dtype=np.uint8).reshape(8, 9))
+    before = path.read_bytes()
+    with ps.App(tmp_path / "cells.peftsam") as app:
+        image = app.add_image(path)
+        app.document.do(ps.ImportLabels(image.id, np.ones((8, 9), np.int32)))
+        with pytest.raises(ExportError, match="is an image of the project"):
+            image.export(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_is_the_same_image_under_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, np.arange(72, dtype=np.uint8).reshape(8, 9))
+    with ps.App() as app:
+        named = app.add_image(path, name="mine")
+        assert app.add_image(path).id == named.id
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"points": (3, 4)}, id="one point without its list"),
+        pytest.param({"points": [(1, 2, 3)]}, id="three numbers"),
+        pytest.param({"points": "abc"}, id="text"),
+        pytest.param({"box": (1, 2, 3)}, id="box of three"),
+    ],
+)
+def test_prompts_of_another_form_are_refused(app: ps.App, given: dict[str, object]) -> None:
+    with pytest.raises(PromptError, match="prompts must be points"):
+        app.images["discs"].prompt(**given)  # type: ignore[arg-type]
+
+
+def test_an_object_can_take_the_pixels_of_another(app: ps.App) -> None:
+    image = app.images["discs"]
+    image.prompt(points=[(12, 12)])
+    first = image.accept()
+    image.prompt(points=[(12, 12)])
+    with pytest.raises(PromptError, match="existing objects cover"):
+        image.accept()
+    assert image.accept(overlap="overwrite") == first + 1

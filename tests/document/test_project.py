@@ -13,6 +13,7 @@ import pytest
 
 from napari_peftsam.document import (
     Document,
+    ImportLabels,
     Paint,
     Store,
     StoredAdapter,
@@ -426,3 +427,21 @@ def test_an_adapter_is_whole_where_the_document_has_moved_to(tmp_path: Path) -> 
     assert document.store is store
     assert store.blob(document.adapters[0].digest) == b"weights"
     store.close()
+
+
+def test_an_image_of_a_project_that_was_left_never_shows_the_other_ones_labels(
+    tmp_path: Path,
+) -> None:
+    for name in ("one", "two"):
+        document = Document(create_project(tmp_path / f"{name}.peftsam"))
+        image = document.add_image("cells", np.zeros((8, 9), np.uint8))
+        if name == "two":
+            document.do(ImportLabels(image, np.ones((8, 9), np.int32)))
+        document.store.close()
+    document = Document(open_project(tmp_path / "one.peftsam"))
+    left = document.find_image("cells")
+    document.open(open_project(tmp_path / "two.peftsam"))
+    assert left is not None
+    with pytest.raises(ProjectError, match="was closed"):
+        left.labels  # noqa: B018
+    document.store.close()

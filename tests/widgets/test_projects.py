@@ -122,7 +122,7 @@ def close(b: Bench, how: str = "viewer") -> None:
 def test_the_first_prompt_begins_a_project(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     assert b.document.store.path is None
-    assert b.view.project.name.text() == "no project"
+    assert b.view.project.name.text() == "saved with the first prompt"
     b.click(20, 30)
     wait(lambda: saved(b))
     assert b.view.project.saved.text().startswith("saved ")
