@@ -7,13 +7,18 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask_open", "ask_save", "with_ending"]
+__all__ = ["ask_open", "ask_save", "ask_yes", "with_ending"]
 
 
 def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
     """Let the user choose an existing file; None if they change their mind."""
     chosen, _ = QFileDialog.getOpenFileName(parent, title, "", filters)
     return Path(chosen) if chosen else None
+
+
+def ask_yes(parent: QWidget, title: str, question: str) -> bool:
+    """Ask the user a question; whether the answer is yes."""
+    return QMessageBox.question(parent, title, question) == QMessageBox.StandardButton.Yes
 
 
 def with_ending(*endings: str) -> Callable[[Path], Path]:
@@ -37,7 +42,6 @@ def ask_save(
     completed = complete(Path(chosen))
     if completed != Path(chosen) and completed.exists():
         question = f"{completed.name} exists already. Replace it?"
-        buttons = QMessageBox.StandardButton
-        if QMessageBox.question(parent, title, question) != buttons.Yes:
+        if not ask_yes(parent, title, question):
             return None
     return completed

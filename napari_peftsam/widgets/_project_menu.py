@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtWidgets import QMenu
 
-from napari_peftsam.document import AutomaticProject, DocumentImage, list_automatic
-from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
-from napari_peftsam.widgets._worker import run
+from napari_peftsam.document import (
+    AutomaticProject,
+    DocumentImage,
+    delete_automatic,
+    list_automatic,
+)
+from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
+from napari_peftsam.widgets._worker import notify, run
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QAction
@@ -39,14 +44,14 @@ class ProjectMenu:
 
     Attributes
     ----------
-    ask_open, ask_save
-        The file dialogs.
+    ask_open, ask_save, ask_yes
+        The dialogs.
     recent
         The projects opened lately, the newest first.
     """
 
     def __init__(self, row: ProjectRow, owner: ViewerSession) -> None:
-        self.ask_open, self.ask_save = ask_open, ask_save
+        self.ask_open, self.ask_save, self.ask_yes = ask_open, ask_save, ask_yes
         self._row, self._owner = row, owner
         self._projects, self._document = owner.projects, owner.document
         self._automatic: list[AutomaticProject] = []
@@ -93,6 +98,17 @@ class ProjectMenu:
         if path is not None:
             self._projects.save_as(path, with_images=with_images)
 
+    def delete(self, path: Path) -> None:
+        """Delete a project without a name, if the user is sure."""
+        question = "Its objects and adapters are lost. Delete the project?"
+        if self.ask_yes(self._row, "Delete project", question):
+            run(
+                lambda: delete_automatic(path),
+                on_result=lambda _: self._look(),
+                on_error=notify,
+                group=self._owner.workers,
+            )
+
     def import_project(self) -> None:
         """Ask for a project and add its objects."""
         path = self.ask_open(self._row, "Import the objects of a project", _FILES)
@@ -116,12 +132,11 @@ class ProjectMenu:
         menu.setToolTipsVisible(True)
         _add(menu, "New…", self.new)
         _add(menu, "Open…", self.open)
-        self._add_list(menu, "Go on with", [
-            (_offer(project), project.path, not project.is_open) for project in self._automatic
-        ])  # fmt: skip
-        self._add_list(menu, "Recent projects", [
-            (path.stem, path, path.exists()) for path in self.recent
-        ])  # fmt: skip
+        nameless = [(_offer(p), p.path, not p.is_open) for p in self._automatic]
+        self._add_list(menu, "Go on with", nameless, projects.open)
+        recent = [(path.stem, path, path.exists()) for path in self.recent]
+        self._add_list(menu, "Recent projects", recent, projects.open)
+        self._add_list(menu, "Delete", nameless, self.delete)
         menu.addSeparator()
         images = self._document.images.values()
         for text, with_images in (("Save project as…", False), ("Save with images…", True)):
@@ -137,13 +152,19 @@ class ProjectMenu:
         has_file = self._document.store.path is not None
         _add(menu, "Close project", projects.close).setEnabled(has_file)
 
-    def _add_list(self, menu: QMenu, title: str, entries: list[tuple[str, Path, bool]]) -> None:
+    def _add_list(
+        self,
+        menu: QMenu,
+        title: str,
+        entries: list[tuple[str, Path, bool]],
+        slot: Callable[[Path], object],
+    ) -> None:
         listed = menu.addMenu(title)
         assert listed is not None
         listed.setToolTipsVisible(True)
         for text, path, enabled in entries:
             if path != self._document.store.path:
-                action = _add(listed, text, partial(self._projects.open, path))
+                action = _add(listed, text, partial(slot, path))
                 action.setToolTip(str(path))
                 action.setEnabled(enabled)
         listed.setEnabled(bool(listed.actions()))

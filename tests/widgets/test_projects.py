@@ -21,8 +21,10 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QMenu
 
 from napari_peftsam.document import (
+    Document,
     ImportLabels,
     Store,
+    create_automatic,
     create_project,
     list_automatic,
     open_project,
@@ -625,7 +627,7 @@ def test_the_menu_lists_recent_projects(bench: Open, file: Path, tmp_path: Path)
     wait(lambda: len(b.dock.project.recent) == 3)
     menu = entries(b.view.project.menu)
     assert list(menu) == [
-        "New…", "Open…", "Go on with", "Recent projects", "Save project as…",
+        "New…", "Open…", "Go on with", "Recent projects", "Delete", "Save project as…",
         "Save with images…", "Import project…", "Locate image", "Close project",
     ]  # fmt: skip
     recent = {a.text(): a for a in menu["Recent projects"].menu().actions()}
@@ -635,6 +637,30 @@ def test_the_menu_lists_recent_projects(bench: Open, file: Path, tmp_path: Path)
     recent["p1"].trigger()
     wait(lambda: b.document.store.path == paths[1] and loaded(b))
     assert not menu["Go on with"].isEnabled()
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_project_without_a_name_is_deleted_if_the_user_is_sure(
+    bench: Open, project_folder: Path, sure: bool
+) -> None:
+    store = create_automatic()
+    Document(store).add_image("old", squares())
+    store.close()
+    b = bench(ready=False)
+    b.dock.project.ask_yes = lambda *_: sure
+
+    def listed() -> dict[str, Any]:
+        menu = entries(b.view.project.menu)["Delete"].menu()
+        return {action.text(): action for action in menu.actions()}
+
+    wait(listed)
+    [action] = listed().values()
+    action.trigger()
+    if sure:
+        wait(lambda: not listed())
+    assert bool(listed()) is not sure
+    assert store.path is not None
+    assert store.path.exists() is not sure
 
 
 def test_a_copy_that_is_replaced_is_whole(bench: Open, file: Path, tmp_path: Path) -> None:
