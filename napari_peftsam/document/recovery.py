@@ -68,12 +68,12 @@ class Recovery:
     def text(self) -> str:
         """What to tell the user."""
         lost = (
-            (len(self.lost_tiles), "tiles of labels"),
-            (len(self.lost_records), "records of objects"),
-            (len(self.lost_blobs), "adapters or stored images"),
-            (len(self.lost_images), "images"),
+            (len(self.lost_images), "image", "images"),
+            (len(self.lost_tiles), "tile of labels", "tiles of labels"),
+            (len(self.lost_records), "record of an object", "records of objects"),
+            (len(self.lost_blobs), "adapter or stored image", "adapters or stored images"),
         )
-        named = ", ".join(f"{number} {what}" for number, what in lost if number)
+        named = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in lost if n)
         if not self.is_history_whole:
             named = ", ".join(filter(None, ("a part of the history", named)))
         return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."

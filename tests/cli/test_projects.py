@@ -339,7 +339,7 @@ def test_a_damaged_project_is_recovered_into_another_file(
     outcome = program("recover", project, "--output", output, "--json")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.json["output"] == str(output)
-    assert (outcome.json["actions"], outcome.json["lost_actions"]) == (6, 0)
+    assert (outcome.json["actions"], outcome.json["is_history_whole"]) == (6, True)
     assert project.read_bytes() == before
     image = opened(output).find_image("a0")
     assert image is not None
