@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from napari_peftsam.document.codec import decode, from_json, to_json
+from napari_peftsam.document.codec import decode, decompress, from_json, to_json
 from napari_peftsam.document.image_info import OBJECTS, ImageInfo
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
@@ -255,9 +255,9 @@ def encode_changes(changes: tuple[Change, ...]) -> _Stored:
     return _Stored(tuple(type(c).__name__ for c in changes), labels, objects, fields)
 
 
-def decode_changes(text: str, payload: bytes) -> tuple[Change, ...]:
-    """Read back changes from the text and payload of `encode_changes`, in their order."""
-    stored: _Stored = decode(_Stored, text, payload)
+def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:
+    """Read back changes from the compressed text and the payload of `encode_changes`."""
+    stored: _Stored = decode(_Stored, decompress(text).decode(), payload)
     left: dict[str, Iterator[Change]] = {
         "LabelChange": iter(stored.labels),
         "ObjectChange": iter(stored.objects),

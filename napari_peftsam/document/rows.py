@@ -33,7 +33,7 @@ class Step(NamedTuple):
     number: int
     label: str
     image: str | None
-    changes: str
+    changes: bytes
     pixels: bytes
 
 

@@ -20,7 +20,7 @@ _TABLES = """
 CREATE TABLE actions (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL,
     payload BLOB NOT NULL, label TEXT NOT NULL, image TEXT, state TEXT NOT NULL,
-    changes TEXT, pixels BLOB
+    changes BLOB, pixels BLOB
 );
 CREATE INDEX steps ON actions (state, number);
 CREATE TABLE images (id TEXT PRIMARY KEY, position INTEGER NOT NULL, info TEXT NOT NULL);
