@@ -57,10 +57,10 @@ class AddImage:
 
     Attributes
     ----------
-    name
-        What people call it.
+    image
+        Its id, which no image has or ever had.
     info
-        Shape, colours and origin.
+        Name, shape, colours and origin.
     labels
         ``(..., H, W)`` objects it comes with, None for none.
     records

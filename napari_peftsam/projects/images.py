@@ -37,6 +37,7 @@ __all__ = [
     "find_origin",
     "has_digest",
     "import_objects",
+    "is_rgb",
     "keep_pixels",
     "locate_image",
     "open_document",
@@ -146,16 +147,17 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
             if before is not None and before.path == source.path and name in (None, image.name):
                 return image.id
         pixels, name = open_image(Path(given)), name or image_name(Path(given))
-        source = with_digest(source, pixels, _is_rgb(pixels))
+        source = with_digest(source, pixels, is_rgb(pixels))
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
         source, known = store_pixels(document.store, pixels), document.find_image(name)
         if known is not None and known.info.source == source:
             return known.id
-    return document.add_image(name, pixels, rgb=_is_rgb(pixels), source=source)
+    return document.add_image(name, pixels, rgb=is_rgb(pixels), source=source)
 
 
-def _is_rgb(pixels: Any) -> bool:
+def is_rgb(pixels: Any) -> bool:
+    """Say whether the last axis of pixels, as our readers return them, holds colours."""
     return bool(pixels.ndim > 2 and pixels.shape[-1] == _COLOURS)
 
 

@@ -14,6 +14,7 @@ import qtpy.QtWidgets
 from napari_peftsam.document import is_project, open_project
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import image_name, read_image
+from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
 from napari_peftsam.widgets._autosave import PATH
@@ -22,7 +23,6 @@ from napari_peftsam.widgets._session import session_of
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 
 SAMPLES = ("histology",)
-_COLOURS = 3
 _DOCKS_SETTLE = 300  # ms
 
 
@@ -58,10 +58,10 @@ def open_viewer(
     images += _sample(sample) if sample is not None else []
     viewer = napari.Viewer(title="napari-peftsam")
     for index, (name, pixels, origin) in enumerate(images):
-        rgb = pixels.ndim > 2 and pixels.shape[-1] == _COLOURS
         # One image at a time: the others would hide it.
         shown = index == 0 and not projects
         metadata = {} if origin is None else {PATH: str(origin.absolute())}
+        rgb = is_rgb(pixels)
         viewer.add_image(pixels, name=name, rgb=rgb, visible=shown, metadata=metadata)
     if images:
         viewer.layers.selection.active = viewer.layers[0]
