@@ -14,13 +14,13 @@ from typing import Any
 import napari
 from qtpy.QtWidgets import QApplication
 
+from napari_peftsam.app._annotator import annotate_object, choose_labels
 from napari_peftsam.document import AddPoint, PlaneKey
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import Point
 from napari_peftsam.widgets import AnnotateDock, FinetuneDock
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.launch import open_viewer
-from napari_peftsam.workspace._annotator import annotate_object, choose_labels
 
 IMAGES = Path(__file__).parent / "images"
 OBJECTS_PER_IMAGE = 8

@@ -16,7 +16,6 @@ except PackageNotFoundError:  # a checkout on the path that was never installed
     __version__ = "0+unknown"
 
 _NAMES = {
-    "app": ("App", "ProjectImage"),
     "document": (
         # the document, its actions, and what they are made of
         "Accept", "AcceptObjects", "AddPoint", "ChooseCandidate", "DeleteObjects", "Discard",
@@ -30,11 +29,13 @@ _NAMES = {
     "training": ("TrainingConfig",),
     "types": ("Box", "Point", "Prompts"),
     "projects": ("locate_image",),
-    "workspace": (
-        "ModelChoice", "Workspace", "evaluate_folders", "evaluate_project", "export_file",
-        "export_model_file", "export_project", "finetune_folders", "finetune_project",
-        "run_demo", "segment_file",
-    ),
+    "app.app": ("App", "ProjectImage"),
+    "app.choice": ("ModelChoice",),
+    "app.demo": ("run_demo",),
+    "app.folders": ("evaluate_folders", "finetune_folders"),
+    "app.project_commands": ("evaluate_project", "export_project", "finetune_project"),
+    "app.single": ("export_file", "export_model_file", "segment_file"),
+    "app.workspace": ("Workspace",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -13,7 +13,7 @@ from .finetune import TrainingProgress
 from .open_viewer import check_display, start_viewer
 
 if TYPE_CHECKING:
-    from napari_peftsam.workspace import DemoEvent, DemoReport
+    from napari_peftsam.app.demo import DemoEvent, DemoReport
 
 __all__ = ["demo"]
 
@@ -60,7 +60,8 @@ def _run(
 ) -> None:
     time = None if budget is None else seconds(budget)
 
-    from napari_peftsam.workspace import DemoConfig, DemoProgress, DemoStage, ModelChoice, run_demo
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.demo import DemoConfig, DemoProgress, DemoStage, run_demo
 
     choice = ModelChoice(model, None, device)
     with Progress() as progress:

@@ -48,13 +48,10 @@ def evaluate(  # noqa: PLR0913, PLR0917  # one parameter per option
     left out and counted.
     """
     folders = folders_of(images, labels, project)
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.folders import evaluate_folders
+    from napari_peftsam.app.project_commands import evaluate_project, project_model
     from napari_peftsam.evaluation import EvaluationConfig, EvaluationProgress
-    from napari_peftsam.workspace import (
-        ModelChoice,
-        evaluate_folders,
-        evaluate_project,
-        project_model,
-    )
 
     config = configure(EvaluationConfig, max_objects=max_objects, seed=seed)
     with Progress() as progress:

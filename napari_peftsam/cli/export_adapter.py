@@ -27,7 +27,7 @@ def export_adapter(
     For methods whose updates are low-rank (all kinds of LoRA, PiSSA, FacT); others are refused
     with what to do instead. There: PeftModel.from_pretrained(sam, folder).
     """
-    from napari_peftsam.workspace import export_adapter_folder
+    from napari_peftsam.app.exchange import export_adapter_folder
 
     written = export_adapter_folder(model, adapter, output, format_name)
     emit({"output": str(written), "format": format_name}, as_json, str(written))

@@ -38,8 +38,10 @@ from ._options import (
 from ._team import leads
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.folders import FinetuneReport
+    from napari_peftsam.app.project_commands import ProjectFinetuneReport
     from napari_peftsam.training import TrainEvent, TrainingConfig
-    from napari_peftsam.workspace import FinetuneReport, ModelChoice, ProjectFinetuneReport
 
 __all__ = ["TrainingProgress", "finetune"]
 
@@ -120,13 +122,10 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
         decoder_lora_rank=decoder_lora_rank,
     )
 
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.folders import finetune_folders
+    from napari_peftsam.app.project_commands import finetune_project, project_model
     from napari_peftsam.training import team_size
-    from napari_peftsam.workspace import (
-        ModelChoice,
-        finetune_folders,
-        finetune_project,
-        project_model,
-    )
 
     if model is None:
         model = project_model(project) if project is not None else "builtin"
@@ -177,7 +176,7 @@ def _chosen(
     cobot: bool,
 ) -> tuple[dict[str, Any], str]:
     """Return the training's settings, and what to say of them."""
-    from napari_peftsam.workspace import choose_method, choose_recipe
+    from napari_peftsam.app.choice import choose_method, choose_recipe
 
     if recipe is None:
         return {"method": choose_method(method, options, choice.adapter, cobot)}, ""
@@ -238,8 +237,8 @@ class TrainingProgress:
 
 
 def _configuration(values: dict[str, Any]) -> TrainingConfig:
+    from napari_peftsam.app.folders import DEFAULT_BUDGET
     from napari_peftsam.training import TrainingConfig
-    from napari_peftsam.workspace import DEFAULT_BUDGET
 
     if not any(values.get(budget) for budget in ("steps", "epochs", "seconds")):
         values["seconds"] = DEFAULT_BUDGET
@@ -247,7 +246,7 @@ def _configuration(values: dict[str, Any]) -> TrainingConfig:
 
 
 def _text(report: FinetuneReport | ProjectFinetuneReport) -> str:
-    from napari_peftsam.workspace import FinetuneReport
+    from napari_peftsam.app.folders import FinetuneReport
 
     verdict = (
         f"best at step {report.best_step}"

@@ -39,8 +39,8 @@ def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
 
     What HF's folders do not tell is the model they belong to: give it with --model.
     """
+    from napari_peftsam.app.exchange import import_adapter_file
     from napari_peftsam.peft import Placement, Told
-    from napari_peftsam.workspace import import_adapter_file
 
     placed = None if placement is None else Placement.parse(placement)
     adapter = import_adapter_file(source, output, model, Told(rank, placed, alpha))

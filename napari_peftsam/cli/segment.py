@@ -31,7 +31,8 @@ def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     "box": [row0, col0, row1, col1]}: points (label 1 on the object, 0 not on it), a box,
     or both.
     """
-    from napari_peftsam.workspace import ModelChoice, segment_file
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.single import segment_file
 
     report = segment_file(image, prompts, output, ModelChoice(model, adapter, device, precision))
     if report.empty:

@@ -19,12 +19,13 @@ from napari_peftsam.widgets._worker import Worker, notify, run, start
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from napari_peftsam.app.engine import Engine
+    from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.document import Answerer
     from napari_peftsam.embeddings import Embedding, EmbedEvent, TiledEmbedding
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
     from napari_peftsam.widgets._session import ViewerSession
-    from napari_peftsam.workspace import Engine, Workspace
 
 __all__ = ["Answers", "AnswersEvents", "Status"]
 
@@ -439,7 +440,7 @@ class Answers:
 
         `done` gets None if the adapter was swapped meanwhile.
         """
-        from napari_peftsam.workspace import Predicted
+        from napari_peftsam.app.engine import Predicted
 
         self._stop_embedding()
         answers: list[Prediction | None] = []

@@ -19,16 +19,14 @@ from typing import IO, TYPE_CHECKING
 from napari_peftsam.errors import PeftSamError, TrainingError
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.jobs import TrainingJob
     from napari_peftsam.training import TrainEvent
-    from napari_peftsam.workspace import TrainingJob
 
 __all__ = ["TrainingProcess"]
 
 # The child imports from where the viewer does, and from nowhere else: ``-m`` would put
 # the working directory first, where a user's own `random.py` might lie.
-_BOOT = (
-    "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.workspace.jobs import main; main()"
-)
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.app.jobs import main; main()"
 _GRACE_SECONDS = 2.0  # between asking a child to end and making it end
 _EXIT_SECONDS = 30.0  # for a child that ends by itself; a busy machine takes its time
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console else
@@ -45,7 +43,7 @@ class TrainingProcess:
     ----------
     prepare
         Returns what to train; called in the thread of `events`. See
-        `napari_peftsam.workspace.Workspace.prepare_training`.
+        `napari_peftsam.app.Workspace.prepare_training`.
     """
 
     def __init__(self, prepare: Callable[[], TrainingJob]) -> None:
@@ -76,13 +74,13 @@ class TrainingProcess:
 
     def pause(self) -> None:
         """Ask the child to leave the processor to this process, for some seconds at most."""
-        from napari_peftsam.workspace.jobs import PAUSE
+        from napari_peftsam.app.jobs import PAUSE
 
         self._command(PAUSE)
 
     def go_on(self) -> None:
         """End a pause."""
-        from napari_peftsam.workspace.jobs import GO_ON
+        from napari_peftsam.app.jobs import GO_ON
 
         self._command(GO_ON)
 

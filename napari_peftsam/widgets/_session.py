@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     import napari
 
+    from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import ModelEntry
-    from napari_peftsam.workspace import Workspace
 
 __all__ = ["SessionState", "ViewerSession", "session_of", "workspace_of"]
 
@@ -235,8 +235,8 @@ class ViewerSession:
         """Make the workspace; its module is imported by now."""
         if self._workspace is not None or self.is_closed:
             return
+        from napari_peftsam.app.workspace import Workspace
         from napari_peftsam.embeddings import EmbeddingStore
-        from napari_peftsam.workspace import Workspace
 
         settings = plugin_settings()
         space = round(settings.embedding_space * 1e9)

@@ -12,7 +12,7 @@ __all__ = ["import_workspace"]
 def import_workspace() -> None:
     """Import the workspace, and with it torch; takes seconds the first time."""
     with _without_triton():
-        import napari_peftsam.workspace.workspace  # noqa: F401
+        import napari_peftsam.app.workspace  # noqa: F401
 
 
 @contextmanager

@@ -20,8 +20,10 @@ from napari_peftsam.widgets._verdict import Outcome, verdict
 from napari_peftsam.widgets._worker import notify, run, start
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.adapters import AdapterEntry
+    from napari_peftsam.app.engine import Engine
+    from napari_peftsam.app.jobs import TrainingJob
     from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
-    from napari_peftsam.workspace import AdapterEntry, Engine, TrainingJob
 
 __all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import napari
 
-    from napari_peftsam.workspace import AdapterEntry
+    from napari_peftsam.app.adapters import AdapterEntry
 
 __all__ = ["AdaptersDock"]
 

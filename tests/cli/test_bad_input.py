@@ -512,9 +512,10 @@ def test_a_trained_adapter_is_kept_when_its_disk_is_full(
         shutil.rmtree(output.parent, ignore_errors=True)  # the disk goes away while training
         return False
 
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.folders import finetune_folders
     from napari_peftsam.errors import ExportError
     from napari_peftsam.training import TrainingConfig
-    from napari_peftsam.workspace import ModelChoice, finetune_folders
 
     with pytest.raises(ExportError, match="the trained adapter was kept at"):
         finetune_folders(

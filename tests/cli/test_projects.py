@@ -14,12 +14,12 @@ import tifffile
 import torch
 
 import napari_peftsam as ps
+from napari_peftsam.app.jobs import run
 from napari_peftsam.cli.replay import label_file_names
 from napari_peftsam.document import check_project
 from napari_peftsam.files import read_image
 from napari_peftsam.peft import LoraConfig, load_adapter
 from napari_peftsam.training import TrainingFinished
-from napari_peftsam.workspace.jobs import run
 from tests.app._cases import write_useless_adapter
 from tests.cli._cases import Inputs, Program, scene
 from tests.cli._project_cases import ROOT, held_open, make_project

@@ -17,6 +17,7 @@ import tifffile
 import torch
 from torch import Tensor
 
+from napari_peftsam.app.single import export_model_file
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import (
     ModelEntry,
@@ -26,7 +27,6 @@ from napari_peftsam.models import (
     to_model_input,
 )
 from napari_peftsam.peft import MethodConfig, Placement, Told, apply_adapter, import_adapter
-from napari_peftsam.workspace import export_model_file
 from tests.interoperability._cases import (
     CONFIGS,
     adapt,

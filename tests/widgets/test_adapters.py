@@ -11,6 +11,7 @@ import pytest
 import torch
 from napari.utils.notifications import notification_manager
 
+from napari_peftsam.app.adapters import AdapterTimeline
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import capture, inject
 from napari_peftsam.peft.adaptformer import AdaptFormerConfig
@@ -18,7 +19,6 @@ from napari_peftsam.peft.dora import DoraConfig
 from napari_peftsam.training import TrainingConfig, TrainingFinished
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock
-from napari_peftsam.workspace import AdapterTimeline
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_peftsam.app.engine import Engine
 from napari_peftsam.document import (
     Accept,
     AcceptObjects,
@@ -20,7 +21,6 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.embeddings import EncodeStarted
 from napari_peftsam.types import Box, Point, Prompts
-from napari_peftsam.workspace import Engine
 from tests.segmentation._slides import Slide
 from tests.widgets._annotate_cases import PATIENCE, Bench, blobs, settle, wait
 

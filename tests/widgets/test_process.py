@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from napari_peftsam.app.jobs import TrainingJob
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.training import (
     MemoryPlanned,
@@ -24,7 +26,6 @@ from napari_peftsam.training import (
     Validated,
 )
 from napari_peftsam.widgets._process import TrainingProcess
-from napari_peftsam.workspace import TrainingJob, Workspace
 from tests.widgets._training_cases import add_images, is_alive
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from napari_peftsam.workspace import _batch_tasks, single
+from napari_peftsam.app import _batch_tasks, single
 from tests.workers._tasks import die, first_time
 
 

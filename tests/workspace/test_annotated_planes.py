@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_peftsam.app._annotated import annotated_planes
+from napari_peftsam.app._folders import folder_planes
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
 from napari_peftsam.types import Point, Prompts
-from napari_peftsam.workspace import Workspace
-from napari_peftsam.workspace._annotated import annotated_planes
-from napari_peftsam.workspace._folders import folder_planes
 from tests.training._world import make_plane
 
 SIDE = 64

@@ -11,6 +11,10 @@ import pytest
 import tifffile
 import torch
 
+from napari_peftsam.app._annotator import annotate_object, choose_labels
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.demo import DemoConfig, DemoEvent, DemoReport, DemoStage, demo
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import ImportLabels, PlaneKey
 from napari_peftsam.embeddings import grid
 from napari_peftsam.errors import ExportError
@@ -19,16 +23,6 @@ from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import apply_adapter, load_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import TrainingConfig, TrainingFinished
-from napari_peftsam.workspace import (
-    DemoConfig,
-    DemoEvent,
-    DemoReport,
-    DemoStage,
-    ModelChoice,
-    Workspace,
-    demo,
-)
-from napari_peftsam.workspace._annotator import annotate_object, choose_labels
 
 
 @pytest.fixture(scope="module")

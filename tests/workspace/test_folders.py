@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import tifffile
 
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.folders import finetune_folders
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import LoraConfig, load_adapter
 from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingStep, Validated
-from napari_peftsam.workspace import ModelChoice, finetune_folders
 from tests.training._world import make_plane
 
 

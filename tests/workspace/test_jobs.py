@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from napari_peftsam.app.jobs import TrainingJob, _serve, run
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import LoraConfig
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingFinished
-from napari_peftsam.workspace import TrainingJob
-from napari_peftsam.workspace.jobs import _serve, run
 from tests.training._world import make_plane
 
 CONFIG = TrainingConfig(method=LoraConfig(rank=2), steps=2, rounds=1, validations=1)

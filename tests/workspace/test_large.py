@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_peftsam.app.batch import BatchFinished, BatchPlan, embed_batch
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.engine import Predicted
+from napari_peftsam.app.large import embed_plane
+from napari_peftsam.app.single import segment_file
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImage
 from napari_peftsam.embeddings import (
     EmbeddingStore,
@@ -28,16 +34,6 @@ from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from napari_peftsam.workers import ClusterChoice
-from napari_peftsam.workspace import (
-    BatchFinished,
-    BatchPlan,
-    ModelChoice,
-    Predicted,
-    Workspace,
-    embed_batch,
-    segment_file,
-)
-from napari_peftsam.workspace.large import embed_plane
 from tests.segmentation._slides import Slide
 
 SHAPE = (500, 700)

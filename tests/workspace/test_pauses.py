@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from napari_peftsam.app import TrainingJob, _pauses
+from napari_peftsam.app._pauses import LONGEST_PAUSE, Pauses, give_way_inside
+from napari_peftsam.app.jobs import GO_ON, PAUSE, _serve
 from napari_peftsam.models import build_tiny, encode_tensor
 from napari_peftsam.peft import LoraConfig, inject
 from napari_peftsam.training import TrainingConfig, TrainingFinished
-from napari_peftsam.workspace import TrainingJob, _pauses
-from napari_peftsam.workspace._pauses import LONGEST_PAUSE, Pauses, give_way_inside
-from napari_peftsam.workspace.jobs import GO_ON, PAUSE, _serve
 from tests.training._world import make_plane
 
 PATIENCE = 60.0  # s; a limit for a hanging test, not a demand

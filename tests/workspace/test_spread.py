@@ -10,10 +10,7 @@ import pytest
 import zarr
 from distributed import LocalCluster
 
-from napari_peftsam.errors import ConfigurationError, PromptError
-from napari_peftsam.files import read_labels
-from napari_peftsam.workers import ClusterChoice
-from napari_peftsam.workspace import (
+from napari_peftsam.app import (
     BatchFinished,
     BatchPlan,
     BatchStarted,
@@ -25,6 +22,9 @@ from napari_peftsam.workspace import (
     segment_spread,
     spread,
 )
+from napari_peftsam.errors import ConfigurationError, PromptError
+from napari_peftsam.files import read_labels
+from napari_peftsam.workers import ClusterChoice
 from tests.segmentation._slides import Slide
 
 SHAPE = (1100, 2200)

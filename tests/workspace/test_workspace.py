@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 
+from napari_peftsam.app.workspace import Workspace, export_model
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey, SetBox
 from napari_peftsam.embeddings import Encoded
 from napari_peftsam.errors import (
@@ -29,7 +30,6 @@ from napari_peftsam.training import (
     TrainingStep,
 )
 from napari_peftsam.types import Box, Point, Prompts
-from napari_peftsam.workspace import Workspace, export_model
 from tests.models._mobile_sam import checkpoint
 from tests.peft._cases import perturb
 from tests.training._world import make_plane
@@ -435,7 +435,7 @@ def test_signals_tell_what_changed(workspace: Workspace, checkpoint: Path) -> No
 def test_a_model_load_that_was_overtaken_does_not_go_live(
     workspace: Workspace, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_peftsam.workspace import workspace as module
+    from napari_peftsam.app import workspace as module
 
     other = tmp_path / "other.pth"
     torch.save(build_tiny(seed=5).sam.state_dict(), other)

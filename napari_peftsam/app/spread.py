@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from napari_peftsam.embeddings import is_large
-from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.export import ExportContext, create_labels
-from napari_peftsam.files import atomic_path
-from napari_peftsam.models import find_architecture
-from napari_peftsam.types import Prompts, Window
-from napari_peftsam.workers import Work, Workers, open_workers
-from napari_peftsam.workspace._batch_tasks import compose_region, nothing, segment_objects
-from napari_peftsam.workspace._folders import check_not_an_input
-from napari_peftsam.workspace.batch import (
+from napari_peftsam.app._batch_tasks import compose_region, nothing, segment_objects
+from napari_peftsam.app._folders import check_not_an_input
+from napari_peftsam.app.batch import (
     Batch,
     BatchEvent,
     BatchFinished,
@@ -25,8 +18,15 @@ from napari_peftsam.workspace.batch import (
     Task,
     TaskFailed,
 )
-from napari_peftsam.workspace.large import check_label_output, check_zarr_output
-from napari_peftsam.workspace.single import PromptedImage
+from napari_peftsam.app.large import check_label_output, check_zarr_output
+from napari_peftsam.app.single import PromptedImage
+from napari_peftsam.embeddings import is_large
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.export import ExportContext, create_labels
+from napari_peftsam.files import atomic_path
+from napari_peftsam.models import find_architecture
+from napari_peftsam.types import Prompts, Window
+from napari_peftsam.workers import Work, Workers, open_workers
 
 __all__ = ["segment_spread"]
 

@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from napari_peftsam.app._annotator import Annotated, annotate_object, choose_labels
+from napari_peftsam.app._folders import check_output
+from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
@@ -26,11 +31,6 @@ from napari_peftsam.training import (
     Validated,
 )
 from napari_peftsam.types import LabelArray, PixelArray
-from napari_peftsam.workspace._annotator import Annotated, annotate_object, choose_labels
-from napari_peftsam.workspace._folders import check_output
-from napari_peftsam.workspace._report import Comparison, answer, draw_figure, write_report
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.workspace import Workspace
 
 __all__ = [
     "DemoConfig",

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 import torch
 
+from napari_peftsam.app._pauses import Pauses, give_way_inside
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter
@@ -32,7 +33,6 @@ from napari_peftsam.training import (
     TrainingConfig,
     finetune,
 )
-from napari_peftsam.workspace._pauses import Pauses, give_way_inside
 
 __all__ = ["GO_ON", "PAUSE", "TrainingJob", "run"]
 

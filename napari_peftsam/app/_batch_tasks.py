@@ -12,6 +12,15 @@ import numpy as np
 import torch
 import zarr
 
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.engine import Engine
+from napari_peftsam.app.large import (
+    SegmentReport,
+    check_label_output,
+    embed_plane,
+    plane_indices,
+)
+from napari_peftsam.app.single import PromptedImage
 from napari_peftsam.embeddings import EmbeddingStore, Encoded
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path, open_image
@@ -19,15 +28,6 @@ from napari_peftsam.planes import LazyImage, plane_of
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.types import Earlier, PixelArray, Prompts, Window
 from napari_peftsam.workers import Place
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.large import (
-    SegmentReport,
-    check_label_output,
-    embed_plane,
-    plane_indices,
-)
-from napari_peftsam.workspace.single import PromptedImage
 
 __all__ = [
     "Embedded",

@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from napari_peftsam.app._folders import check_not_an_input, check_output
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.engine import Engine
+from napari_peftsam.app.large import (
+    SegmentReport,
+    check_label_output,
+    embed_plane,
+    segment_large,
+)
+from napari_peftsam.app.prompts_file import check_prompts_inside, read_prompts
+from napari_peftsam.app.workspace import export_model
 from napari_peftsam.embeddings import is_large
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
@@ -14,17 +25,6 @@ from napari_peftsam.peft import load_adapter
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.segmentation import Predictor, segment
 from napari_peftsam.types import PixelArray, Prompts
-from napari_peftsam.workspace._folders import check_not_an_input, check_output
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.large import (
-    SegmentReport,
-    check_label_output,
-    embed_plane,
-    segment_large,
-)
-from napari_peftsam.workspace.prompts_file import check_prompts_inside, read_prompts
-from napari_peftsam.workspace.workspace import export_model
 
 __all__ = ["PromptedImage", "SegmentReport", "export_file", "export_model_file", "segment_file"]
 
@@ -114,7 +114,7 @@ def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
     ------
     PeftSamError
         If the model or the adapter cannot be used, or `output` cannot be written; see
-        `napari_peftsam.workspace.export_model`.
+        `napari_peftsam.app.export_model`.
     """
     check_output(output, (".pth", ".pt"))
     check_not_an_input(output, Path(model), adapter)

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from napari_peftsam.app._turns import Turns
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     ActivationCache,
@@ -38,7 +39,6 @@ from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed
 from napari_peftsam.planes import is_same, read_plane
 from napari_peftsam.segmentation import Predictor, WantedTile, predict_in_tiles
 from napari_peftsam.types import Earlier, Plane, Prediction, Prompts, Window
-from napari_peftsam.workspace._turns import Turns
 
 __all__ = ["IN_MEMORY", "Engine", "Predicted"]
 

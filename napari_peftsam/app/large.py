@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 
+from napari_peftsam.app._folders import check_output
+from napari_peftsam.app.engine import Engine
 from napari_peftsam.embeddings import (
     Embedding,
     EmbedEvent,
@@ -25,8 +27,6 @@ from napari_peftsam.export import ExportContext, check_replaceable, create_label
 from napari_peftsam.files import atomic_path
 from napari_peftsam.segmentation import Predictor, RegionLabels, segment
 from napari_peftsam.types import LabelArray, Plane, Prompts
-from napari_peftsam.workspace._folders import check_output
-from napari_peftsam.workspace.engine import Engine
 
 __all__ = [
     "SegmentReport",

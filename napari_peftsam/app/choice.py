@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import Document
 from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
@@ -20,7 +21,6 @@ from napari_peftsam.peft import (
     with_cobot,
 )
 from napari_peftsam.training import RECIPES, Recipe, recipe
-from napari_peftsam.workspace.workspace import Workspace
 
 __all__ = ["ModelChoice", "absolute_model", "choose_method", "choose_recipe"]
 

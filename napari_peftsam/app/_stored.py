@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.document import AddRun, Document, Run, StoredAdapter, UseAdapter
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.peft import adapter_bytes, adapter_from_bytes
 from napari_peftsam.training import TrainingFinished
-from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
 
 __all__ = ["save_live", "store_adapter", "store_run", "stored_adapters"]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, Discard, PaintAtom, PlaneKey, paint
 from napari_peftsam.errors import PromptError
 from napari_peftsam.evaluation import Target
 from napari_peftsam.types import BoolArray, LabelArray
-from napari_peftsam.workspace.workspace import Workspace
 
 __all__ = ["Annotated", "annotate_object", "choose_labels"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
+from napari_peftsam.app.engine import IN_MEMORY, Engine
 from napari_peftsam.document import DocumentImage, ImageId, PlaneKey
 from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, is_large
 from napari_peftsam.types import Window
-from napari_peftsam.workspace.engine import IN_MEMORY, Engine
 
 __all__ = ["EmbeddedPlanes"]
 

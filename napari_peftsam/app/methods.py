@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from napari_peftsam.app.choice import choose_method
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import Architecture, pick_device
 from napari_peftsam.peft import (
@@ -16,7 +17,6 @@ from napari_peftsam.peft import (
     count_parameters,
     describe_methods,
 )
-from napari_peftsam.workspace.choice import choose_method
 
 __all__ = ["MethodOverview", "compare_methods"]
 

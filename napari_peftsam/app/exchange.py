@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_peftsam.app._folders import check_not_an_input, check_output
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import build
 from napari_peftsam.peft import (
@@ -17,7 +18,6 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
-from napari_peftsam.workspace._folders import check_not_an_input, check_output
 
 __all__ = ["export_adapter_folder", "import_adapter_file"]
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from napari_peftsam.app.choice import absolute_model
+from napari_peftsam.app.project_commands import ProjectFinetuneReport, finetune_document
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     AddPoint,
     CurrentObject,
@@ -22,12 +25,6 @@ from napari_peftsam.errors import PromptError
 from napari_peftsam.projects import add_image, locate_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
-from napari_peftsam.workspace import (
-    ProjectFinetuneReport,
-    Workspace,
-    absolute_model,
-    finetune_document,
-)
 
 __all__ = ["App", "ProjectImage"]
 
@@ -86,7 +83,7 @@ class App:
             Registry name or checkpoint path; None is the model that the project was last used
             with, or else ``"builtin"``.
         device, precision
-            As of `napari_peftsam.workspace.ModelChoice`.
+            As of `napari_peftsam.app.ModelChoice`.
         """
         chosen = source or self.document.live.model or "builtin"
         self.workspace.load_model(absolute_model(chosen), device, precision)

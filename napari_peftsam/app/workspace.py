@@ -10,6 +10,12 @@ import numpy as np
 import torch
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.app._annotated import annotated_planes
+from napari_peftsam.app._embedded import EmbeddedPlanes
+from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
+from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.app.engine import Engine
+from napari_peftsam.app.jobs import TrainingJob
 from napari_peftsam.document import (
     Accept,
     Answerer,
@@ -44,12 +50,6 @@ from napari_peftsam.training import (
     finetune,
 )
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
-from napari_peftsam.workspace._annotated import annotated_planes
-from napari_peftsam.workspace._embedded import EmbeddedPlanes
-from napari_peftsam.workspace._stored import save_live, store_adapter, store_run, stored_adapters
-from napari_peftsam.workspace.adapters import AdapterEntry, AdapterTimeline
-from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.jobs import TrainingJob
 
 __all__ = ["Workspace", "WorkspaceEvents", "export_model"]
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_peftsam.app.engine import Engine
+from napari_peftsam.app.large import segment_plane
 from napari_peftsam.embeddings import EncodeFailed
 from napari_peftsam.evaluation import Target
 from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
-from napari_peftsam.workspace.engine import Engine
-from napari_peftsam.workspace.large import segment_plane
 
 if TYPE_CHECKING:
-    from napari_peftsam.workspace.demo import DemoReport
+    from napari_peftsam.app.demo import DemoReport
 
 __all__ = ["Comparison", "answer", "draw_figure", "write_report"]
 

@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from napari_peftsam.app._batch_tasks import EngineSource, Part, embed_part, segment_image
+from napari_peftsam.app._folders import check_output
+from napari_peftsam.app._space import bytes_of_images, check_space
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.prompts_file import read_prompts
 from napari_peftsam.embeddings import is_large, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
 from napari_peftsam.files import image_shape, is_zarr, list_images, pair_prompts
 from napari_peftsam.folders import embedding_folder
 from napari_peftsam.models import Architecture, find_architecture
 from napari_peftsam.workers import ClusterChoice, Outcome, Work, Workers, open_workers
-from napari_peftsam.workspace._batch_tasks import EngineSource, Part, embed_part, segment_image
-from napari_peftsam.workspace._folders import check_output
-from napari_peftsam.workspace._space import bytes_of_images, check_space
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.prompts_file import read_prompts
 
 __all__ = [
     "Batch",

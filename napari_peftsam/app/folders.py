@@ -9,6 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_peftsam.app._folders import (
+    check_not_an_input,
+    check_output,
+    folder_planes,
+    labelled,
+    why_ended,
+)
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.jobs import TrainingJob, run
 from napari_peftsam.errors import ConfigurationError, ExportError, TrainingError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
@@ -28,15 +37,6 @@ from napari_peftsam.training import (
     joined_team,
     team_size,
 )
-from napari_peftsam.workspace._folders import (
-    check_not_an_input,
-    check_output,
-    folder_planes,
-    labelled,
-    why_ended,
-)
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.jobs import TrainingJob, run
 
 __all__ = ["DEFAULT_BUDGET", "FinetuneReport", "evaluate_folders", "finetune_folders"]
 

@@ -11,6 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from napari_peftsam.app._annotated import annotated_planes
+from napari_peftsam.app._folders import (
+    check_not_an_input,
+    check_output,
+    labelled,
+    why_ended,
+)
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import Document, DocumentImage, open_project
 from napari_peftsam.errors import (
     ConfigurationError,
@@ -37,15 +46,6 @@ from napari_peftsam.training import (
     Validated,
     team_size,
 )
-from napari_peftsam.workspace._annotated import annotated_planes
-from napari_peftsam.workspace._folders import (
-    check_not_an_input,
-    check_output,
-    labelled,
-    why_ended,
-)
-from napari_peftsam.workspace.choice import ModelChoice
-from napari_peftsam.workspace.workspace import Workspace
 
 __all__ = [
     "ProjectFinetuneReport",

@@ -1,0 +1,1 @@
+"""The plugin without Qt: a document, the live model and their controllers."""

@@ -1,0 +1,104 @@
+"""Runners of long work, so that controllers need not know about threads.
+
+Long work is a generator that yields events and returns its report. A controller hands it to
+a runner together with callbacks; the docks run it in a thread, scripts and tests inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["InlineRunner", "Runner", "Task", "Work"]
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+Work = Generator[E, None, R] | Callable[[], Generator[E, None, R]]
+"""A generator, or a function that returns one and is called where the generator runs."""
+
+
+class Task(Protocol):
+    """Work that a runner has started."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the work has not ended yet."""
+
+    def cancel(self) -> None:
+        """Ask the work to end after its present event; no callback is called afterwards."""
+
+
+class Runner(Protocol):
+    """A way to run generators of events."""
+
+    def start(
+        self,
+        work: Work[E, R],
+        *,
+        on_event: Callable[[E], object] | None = None,
+        on_done: Callable[[R], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> Task:
+        """Start work; call the callbacks in the thread that called this.
+
+        Parameters
+        ----------
+        work
+            What to run. It is closed in any case.
+        on_event
+            Called with each event, in order.
+        on_done
+            Called with the report that the generator returns.
+        on_error
+            Called with the exception if the work fails; by default the runner reports it.
+        """
+
+
+class InlineRunner:
+    """Runs work to its end before `start` returns; for scripts, the command line and tests."""
+
+    def start(
+        self,
+        work: Work[E, R],
+        *,
+        on_event: Callable[[E], object] | None = None,
+        on_done: Callable[[R], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> Task:
+        """Run work to its end; without `on_error` its exception is raised here."""
+        task = _InlineTask()
+        try:
+            report = task.run(work, on_event)
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            return task
+        finally:
+            task.is_running = False
+        if on_done is not None and not task.is_cancelled:
+            on_done(report)
+        return task
+
+
+class _InlineTask:
+    def __init__(self) -> None:
+        self.is_running = True
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def run(self, work: Work[E, R], on_event: Callable[[E], object] | None) -> Any:
+        generator = work() if callable(work) else work
+        try:
+            while not self.is_cancelled:
+                event = next(generator)
+                if on_event is not None:
+                    on_event(event)
+        except StopIteration as end:
+            return end.value
+        finally:
+            generator.close()
+        return None
