@@ -52,7 +52,7 @@ from napari_peftsam.document.objects import (
     Overlap,
     PlaneKey,
 )
-from napari_peftsam.document.pending import Answerer, CurrentObject, Pending
+from napari_peftsam.document.pending import CurrentObject, ModelVersion, Pending
 from napari_peftsam.document.project import create_project, is_project, open_project, save_copy
 from napari_peftsam.document.recovery import Recovery, check_project, recover_project
 from napari_peftsam.document.replay import compare, replay, summary, verify
@@ -76,7 +76,6 @@ __all__ = [
     "AddImage",
     "AddPoint",
     "AddRun",
-    "Answerer",
     "AutomaticProject",
     "ChooseCandidate",
     "CompleteRegion",
@@ -95,6 +94,7 @@ __all__ = [
     "LocateImage",
     "MarkComplete",
     "MergeObjects",
+    "ModelVersion",
     "NewObject",
     "ObjectPlane",
     "ObjectRecord",

@@ -35,8 +35,8 @@ from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.pending import (
     Answer,
-    Answerer,
     CurrentObject,
+    ModelVersion,
     Pending,
     check_candidates,
 )
@@ -48,7 +48,7 @@ from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Promp
 
 __all__ = ["Document", "utc_now"]
 
-_ANYONE = Answerer()
+_ANYONE = ModelVersion()
 
 
 def utc_now() -> str:
@@ -478,7 +478,7 @@ class Document:
         )
 
     def set_candidates(
-        self, prediction: Prediction, revision: int, made_by: Answerer = _ANYONE
+        self, prediction: Prediction, revision: int, made_by: ModelVersion = _ANYONE
     ) -> bool:
         """Show the answer to the pending object's prompts; it is not part of the project.
 

@@ -10,7 +10,15 @@ from napari_peftsam.document.objects import NewObject, PlaneKey
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 
-__all__ = ["KEPT", "Answer", "Answerer", "Answers", "CurrentObject", "Pending", "check_candidates"]
+__all__ = [
+    "KEPT",
+    "Answer",
+    "Answers",
+    "CurrentObject",
+    "ModelVersion",
+    "Pending",
+    "check_candidates",
+]
 
 
 KEPT = 200
@@ -18,8 +26,8 @@ KEPT = 200
 
 
 @dataclass(frozen=True)
-class Answerer:
-    """What predicts candidates; equal ones give equal answers.
+class ModelVersion:
+    """What predicted candidates: model, adapter and digests; equal ones give equal answers.
 
     Attributes
     ----------
@@ -84,7 +92,7 @@ class Answer:
     """Candidates for one state of the prompts."""
 
     prediction: Prediction
-    made_by: Answerer = Answerer()
+    made_by: ModelVersion = ModelVersion()
 
 
 class Answers:
@@ -144,9 +152,9 @@ class CurrentObject:
         return None if self.answer is None else self.answer.prediction
 
     @property
-    def made_by(self) -> Answerer:
+    def made_by(self) -> ModelVersion:
         """What predicted the candidates."""
-        return Answerer() if self.answer is None else self.answer.made_by
+        return ModelVersion() if self.answer is None else self.answer.made_by
 
     @property
     def mask(self) -> BoolArray | None:
@@ -168,9 +176,9 @@ class CurrentObject:
         """The candidate to refine, None if there is none."""
         return None if self.refined is None else self.refined[0].prediction.earlier(self.refined[1])
 
-    def previous_for(self, answerer: Answerer) -> Earlier | None:
-        """Return `previous` if `answerer` can refine it, i.e. has the weights that gave it."""
-        if self.refined is None or self.refined[0].made_by.weights != answerer.weights:
+    def previous_for(self, version: ModelVersion) -> Earlier | None:
+        """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
+        if self.refined is None or self.refined[0].made_by.weights != version.weights:
             return None
         return self.previous
 

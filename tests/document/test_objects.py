@@ -8,13 +8,13 @@ import pytest
 from napari_peftsam.document import (
     Accept,
     AddPoint,
-    Answerer,
     ChooseCandidate,
     DeleteObjects,
     Discard,
     Document,
     ImportLabels,
     MergeObjects,
+    ModelVersion,
     ObjectPlane,
     Paint,
     PaintAtom,
@@ -42,7 +42,7 @@ LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
 
 def test_accept_records_where_it_comes_from(document: Document) -> None:
     document.do(AddPoint(STACK, Point(5, 5)))
-    answer(document, LEFT, RIGHT, made_by=Answerer("builtin", "v2"))
+    answer(document, LEFT, RIGHT, made_by=ModelVersion("builtin", "v2"))
     document.do(ChooseCandidate(1))
     assert document.do(Accept()) == 1
     assert document.current is None
