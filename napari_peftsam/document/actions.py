@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from napari_peftsam.document.codec import decode, encode
-from napari_peftsam.document.image_info import CompleteRegion, ImageInfo, ImageSource
-from napari_peftsam.document.models import Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
+from napari_peftsam.document.records import (
+    CompleteRegion,
+    ImageInfo,
+    ImageSource,
+    Run,
+    StoredAdapter,
+)
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 

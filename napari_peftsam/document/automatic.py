@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from napari_peftsam.document.lock import ProjectLock
+from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.project import (
     SUFFIX,
     create_project,

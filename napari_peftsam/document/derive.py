@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any, TypeVar
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, ObjectChange, State
+from napari_peftsam.document.changes import Change, FieldChange, ObjectChange
 from napari_peftsam.document.objects import ImageId, PlaneKey
 from napari_peftsam.document.pending import KEPT, Pending
+from napari_peftsam.document.state import State
 from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
 from napari_peftsam.types import Prompts
 

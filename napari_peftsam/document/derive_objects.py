@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, LabelChange, State
+from napari_peftsam.document.changes import Change, FieldChange, LabelChange
 from napari_peftsam.document.derive import (
     Derived,
     Moment,
@@ -19,7 +19,6 @@ from napari_peftsam.document.derive import (
     set_pending,
     without_first,
 )
-from napari_peftsam.document.image_info import BACKGROUND
 from napari_peftsam.document.images import DocumentImage, check_labels
 from napari_peftsam.document.objects import (
     IMPORTED,
@@ -29,7 +28,9 @@ from napari_peftsam.document.objects import (
     PlaneKey,
     merged,
 )
-from napari_peftsam.document.regions import Integers, bounding_box
+from napari_peftsam.document.records import BACKGROUND
+from napari_peftsam.document.regions import Integers
+from napari_peftsam.document.state import State
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import BoolArray, LabelArray, Window
 
@@ -124,7 +125,8 @@ class _Piece:
                 f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
                 f"{image.plane_shape}: predict it from this image"
             )
-        rows, cols = bounding_box(mask[np.newaxis])
+        rows = _extent(mask.any(axis=1))
+        cols = _extent(mask[rows].any(axis=0))
         window = Window.from_slices(rows, cols)
         moved = Window(window.row + row, window.col + col, window.height, window.width)
         return cls(moved, mask[rows, cols].copy())
@@ -134,6 +136,11 @@ class _Piece:
         start = int(np.ravel_multi_index((*plane.index, self.window.row, self.window.col),
                                          image.shape))  # fmt: skip
         return start + rows * image.shape[-1] + cols
+
+
+def _extent(filled: Any) -> slice:
+    at = np.flatnonzero(filled)
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
 
 def _separate(pieces: Sequence[_Piece]) -> None:

@@ -16,14 +16,11 @@ from napari_peftsam.document import derive_objects  # noqa: F401  registers its 
 from napari_peftsam.document.changes import (
     Change,
     FieldChange,
-    State,
-    Touched,
     decode_changes,
     encode_changes,
 )
 from napari_peftsam.document.derive import Derived, Moment, derive, free_names, numbered
-from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.image_info import ImageSource
+from napari_peftsam.document.events import DocumentEvents, emit, shown
 from napari_peftsam.document.images import (
     DocumentImage,
     check_labels,
@@ -31,20 +28,26 @@ from napari_peftsam.document.images import (
     empty_labels,
     spatial,
 )
-from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.pending import (
+    KEPT,
     Answer,
     CurrentObject,
-    ModelVersion,
     Pending,
     check_candidates,
 )
-from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
-from napari_peftsam.document.stored import Content, read_state, rows_of
-from napari_peftsam.document.telling import shown, tell
+from napari_peftsam.document.records import (
+    ImageSource,
+    LiveAdapter,
+    ModelVersion,
+    Run,
+    StoredAdapter,
+)
+from napari_peftsam.document.state import State, Touched, read_state, rows_of
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import DONE, UNDONE, Rows
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
-from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts
+from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document", "utc_now"]
 
@@ -83,8 +86,7 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._content = Content(self.store)
-        self._state = read_state(self._content)
+        self._state = read_state(self.store)
 
     # --- doing ----------------------------------------------------------------------
 
@@ -165,14 +167,8 @@ class Document:
             self.store.commit(moment.time, act.encode_action(action), rows, step)
 
         touched = self._apply(derived.changes, commit)
-        tell(
-            self.events,
-            self._state,
-            derived.changes,
-            touched,
-            before,
-            painted=derived.is_painted,
-        )
+        painted = derived.is_painted
+        emit(self.events, self._state, derived.changes, touched, before, painted=painted)
         if isinstance(action, act.ReplacePixels):
             self.events.pixels_changed.emit(action.image)
         elif isinstance(action, act.LocateImage):
@@ -193,7 +189,7 @@ class Document:
             self.store.commit(time, act.encode_action(action), rows, moved=moved)
 
         touched = self._apply(changes, commit, back=back, adapt=True)
-        tell(self.events, self._state, changes, touched, before)
+        emit(self.events, self._state, changes, touched, before)
         self.events.history_changed.emit()
         self.events.saved.emit()
         return step.label
@@ -240,12 +236,10 @@ class Document:
         ProjectError
             If the store cannot be read: then the document stays as it is.
         """
-        content = Content(store)
-        state = read_state(content)
+        state = read_state(store)
         self.events.closing.emit()
         with self._lock:
-            old, self.store = self.store, store
-            self._content, self._state = content, state
+            old, self.store, self._state = self.store, store, state
         old.close()
         for signal in (self.events.opened, self.events.history_changed):
             signal.emit()
@@ -263,9 +257,9 @@ class Document:
             if store.next_number != self.store.next_number:
                 return False
             old, self.store = self.store, store
-            self._content.store = store
-            for image, info in infos.items():  # the copy may lie elsewhere than its images
-                self._state.images[image].info = info
+            for image, info in infos.items():
+                entry = self._state.images[image]
+                entry.store, entry.info = store, info  # the copy may lie elsewhere than its images
         old.close()
         self.events.saved.emit()
         return True
@@ -407,12 +401,6 @@ class Document:
         records = self.image(image).records
         return tuple(records[label] for label in sorted(records))
 
-    def object_mask(self, image: ImageId, label: int) -> BoolArray:
-        """Return ``(H, W)``: the pixels of an object in the plane it was made in."""
-        entry = self.image(image)
-        entry.check_objects((label,))
-        return entry.mask(label, PlaneKey(image, entry.records[label].index))
-
     def object_area(self, image: ImageId, label: int) -> int:
         """Return the number of pixels of an object, in all its planes."""
         entry = self.image(image)
@@ -509,7 +497,9 @@ class Document:
         # A choice made before the project was closed comes back, one for other masks does not.
         choice = self._state.choices.get(revision, 0)
         is_kept = answers.get(revision) is None and choice < len(prediction)
-        answers.put(revision, Answer(prediction.trimmed(), made_by))
+        answers[revision] = Answer(prediction.trimmed(), made_by)
+        while len(answers) > KEPT:  # the oldest makes room
+            del answers[next(iter(answers))]
         if not is_kept:
             self.do(act.ChooseCandidate(0))
         self.events.candidates_changed.emit()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
-from napari_peftsam.document.label_index import LabelIndex
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.regions import Integers, Region, find_runs
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.regions import Integers, LabelIndex, Region, find_runs
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import BoolArray, LabelArray, Plane
 
 __all__ = [
     "DocumentImage",
-    "StoredContent",
     "check_labels",
     "describe_image",
     "empty_labels",
@@ -44,13 +44,13 @@ class DocumentImage:
         sliced, perhaps on disk. None while its file is not there.
     labels
         ``(..., H, W)`` integers, possibly shared with the caller; 0 is unlabelled. None: what
-        `content` gives.
-    content
-        Reads the stored labels and records.
+        `store` holds.
+    store
+        Holds labels and records; None for an image without any.
 
     Attributes
     ----------
-    id, info, pixels
+    id, info, pixels, store
         As given.
     """
 
@@ -60,7 +60,7 @@ class DocumentImage:
         info: ImageInfo,
         pixels: Any = None,
         labels: LabelArray | None = None,
-        content: StoredContent | None = None,
+        store: Store | None = None,
     ) -> None:
         self.id = image
         self.info = info
@@ -68,8 +68,8 @@ class DocumentImage:
         self._labels = labels
         self._background: npt.NDArray[Any] | None = None
         self._index = LabelIndex(info.shape)
-        self._records: dict[int, ObjectRecord] | None = None if content else {}
-        self._content = content
+        self._records: dict[int, ObjectRecord] | None = None if store else {}
+        self.store = store
         self._reading = threading.RLock()  # whoever comes second gets the same array
 
     @property
@@ -87,8 +87,10 @@ class DocumentImage:
         # Kept once all of it is read: nothing may be written over what could not be read.
         labels = empty_labels(self.name, self.shape, self.info.label_type)
         arrays = {OBJECTS: labels}
-        if self._content is not None:
-            self._content.read_labels(self, arrays)
+        for key, data in () if self.store is None else self.store.tiles(self.id):
+            if key.label_set not in arrays:
+                arrays[key.label_set] = np.zeros(self.shape, np.uint8)
+            put_tile(arrays[key.label_set], key, data)
         self._index = _index_of(labels)
         self._background = arrays.get(BACKGROUND)
         self._labels = labels
@@ -113,10 +115,10 @@ class DocumentImage:
     def records(self) -> dict[int, ObjectRecord]:
         """One record per label that has pixels."""
         if self._records is None:
-            assert self._content is not None
+            assert self.store is not None
             with self._reading:
                 if self._records is None:
-                    self._records = self._content.read_records(self.id)
+                    self._records = self.store.objects(self.id)
         return self._records
 
     @property
@@ -252,16 +254,6 @@ def _index_of(labels: LabelArray) -> LabelIndex:
     if len(inside):
         index.update(inside, 0, np.take(labels, inside))
     return index
-
-
-class StoredContent(Protocol):
-    """Reads what a project stores of an image."""
-
-    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Write the stored tiles into arrays by label set; those of new label sets are added."""
-
-    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
-        """Return the stored records by label."""
 
 
 def describe_image(

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from napari_peftsam.document.objects import NewObject, PlaneKey
+from napari_peftsam.document.records import ModelVersion
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 
 __all__ = [
     "KEPT",
     "Answer",
-    "Answers",
     "CurrentObject",
-    "ModelVersion",
     "Pending",
     "check_candidates",
 ]
 
 
 KEPT = 200
-"""How many states of the prompts keep their candidates, and which one was shown."""
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """What predicted candidates: model, adapter and digests; equal ones give equal answers.
-
-    Attributes
-    ----------
-    model, adapter
-        Names, for the record.
-    weights
-        Identifies the model's weights: another model cannot refine its logits.
-    embedding
-        Identifies the embedding.
-    decoder
-        Identifies the adapter that decodes it: as an embedding's, it may be of the base model.
-    """
-
-    model: str = ""
-    adapter: str = ""
-    weights: str = ""
-    embedding: object = None
-    decoder: str = ""
+"""Number of states of the prompts that keep their candidates, and the shown one."""
 
 
 @dataclass(frozen=True)
@@ -92,31 +67,7 @@ class Answer:
     """Candidates for one state of the prompts."""
 
     prediction: Prediction
-    made_by: ModelVersion = ModelVersion()
-
-
-class Answers:
-    """The latest answers by the revision of their prompts, so that undo shows them again.
-
-    Parameters
-    ----------
-    limit
-        How many are kept.
-    """
-
-    def __init__(self, limit: int = KEPT) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[int, Answer] = OrderedDict()
-
-    def get(self, revision: int) -> Answer | None:
-        """Return the answer to this revision, None if there is none or it was forgotten."""
-        return self._kept.get(revision)
-
-    def put(self, revision: int, answer: Answer) -> None:
-        """Keep an answer; the oldest one makes room."""
-        self._kept[revision] = answer
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+    made_by: ModelVersion
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.document.lock import ProjectLock
-from napari_peftsam.document.network import is_network
+from napari_peftsam.document.filesystem import ProjectLock, is_network
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.sources import moved_source, store_pixels
 from napari_peftsam.document.store import Store

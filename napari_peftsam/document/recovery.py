@@ -17,16 +17,16 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.changes import decode_changes
 from napari_peftsam.document.document import Document, utc_now
-from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.lock import ProjectLock
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.project import save_copy
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
 from napari_peftsam.document.replay import Player
 from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tiles import TileKey, put_tile
+from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError
 
 __all__ = ["Recovery", "check_project", "recover_project"]

@@ -11,8 +11,8 @@ import numpy as np
 from napari_peftsam.document.actions import ChooseCandidate, decode_action
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.rows import LoggedAction, Rows
 from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import LoggedAction, Rows
 from napari_peftsam.errors import PeftSamError, ProjectError
 
 __all__ = ["Player", "compare", "replay", "summary", "verify"]

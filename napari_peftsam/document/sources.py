@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from napari_peftsam.document.image_info import ImageSource
+from napari_peftsam.document.records import ImageSource
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import PixelArray, Plane

@@ -26,23 +26,23 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.codec import compress, encode, load
-from napari_peftsam.document.image_info import ImageInfo
-from napari_peftsam.document.lock import file_identity
+from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.rows import (
+from napari_peftsam.document.records import ImageInfo
+from napari_peftsam.document.tables import (
     DONE,
     DROPPED,
     UNDONE,
     LoggedAction,
     Rows,
     Step,
+    TileKey,
+    create_tables,
     write_rows,
 )
-from napari_peftsam.document.tables import create_tables
-from napari_peftsam.document.tiles import TileKey
 from napari_peftsam.errors import ProjectError
 
-__all__ = ["DONE", "UNDONE", "LoggedAction", "Rows", "Step", "Store"]
+__all__ = ["Store"]
 
 # Bytes of a blob in one row, and in one transaction: an action waits for one at most.
 _PART = 4_000_000
@@ -71,8 +71,6 @@ class Store:
         Number of actions that took longer than `slow_seconds` to save.
     slow_seconds
         What a brush stroke can wait for without being felt.
-    on_slow_commit
-        Called with the seconds of the first slow commit.
     """
 
     def __init__(
@@ -90,7 +88,6 @@ class Store:
         self.why_read_only = why_read_only
         self.slow_commits = 0
         self.slow_seconds = 0.05
-        self.on_slow_commit: Callable[[float], None] | None = None
         self._file = None if path is None else file_identity(path)
         self._next = self.last_number + 1
 
@@ -156,7 +153,7 @@ class Store:
                 self._next += 1
             raise
         self._next += 1
-        self._count(clock.perf_counter() - start)
+        self.slow_commits += clock.perf_counter() - start > self.slow_seconds
 
     def _write(
         self,
@@ -182,13 +179,6 @@ class Store:
                 (self._next, time, *action, label, image, state, changes, pixels),
             )
             write_rows(execute, rows)
-
-    def _count(self, seconds: float) -> None:
-        if seconds <= self.slow_seconds:
-            return
-        self.slow_commits += 1
-        if self.slow_commits == 1 and self.on_slow_commit is not None:
-            self.on_slow_commit(seconds)
 
     def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
         """Yield the log in order, past action number `after` and up to `until`."""
@@ -311,7 +301,7 @@ class Store:
 
         Without shared memory a writer cannot commit meanwhile.
         """
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             if self._connection.in_transaction:
                 yield
                 return
@@ -340,7 +330,7 @@ class Store:
         ProjectError
             If it cannot be written.
         """
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             other.copy_to(self._connection)
             self._next = self.last_number + 1
 
@@ -355,7 +345,7 @@ class Store:
     def checkpoint(self) -> None:
         """Move what was committed into the main file; for idle moments, it takes a while."""
         if not self.read_only:
-            with self._lock, _told(self.path):
+            with self._lock, _explained(self.path):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
@@ -370,7 +360,7 @@ class Store:
                     with suppress(sqlite3.Error):
                         self._gather()
                         self._connection.execute("PRAGMA journal_mode=DELETE")
-                with _told(self.path):
+                with _explained(self.path):
                     self._connection.close()
             finally:
                 if self._release is not None:
@@ -401,7 +391,7 @@ class Store:
                 f"{self._name} is no longer there: bring its folder or disk back, or save the "
                 "project elsewhere"
             )
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
@@ -413,16 +403,16 @@ class Store:
                 raise
 
     def _one(self, sql: str, values: Iterable[Any] = ()) -> Any:
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             return self._connection.execute(sql, tuple(values)).fetchone()
 
     def _all(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             return self._connection.execute(sql, tuple(values)).fetchall()
 
 
 @contextmanager
-def _told(path: Path | None) -> Iterator[None]:
+def _explained(path: Path | None) -> Iterator[None]:
     """Turn what SQLite raises into a `ProjectError` that says what to do."""
     try:
         yield

@@ -27,7 +27,7 @@ from napari_peftsam.document import (
     summary,
     verify,
 )
-from napari_peftsam.document.network import is_network
+from napari_peftsam.document.filesystem import is_network
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import HOLD, annotate, child, files_of, finished_project, kill

@@ -1,7 +1,9 @@
-"""Documents of projects, and the pixels of their images."""
+"""Projects with the pixels of their images, and the list of recent ones; imports no torch."""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from napari_peftsam.document import (
     store_pixels,
 )
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
-from napari_peftsam.files import image_name, open_image
+from napari_peftsam.files import atomic_path, image_name, open_image
+from napari_peftsam.folders import configuration_folder, project_folder
 from napari_peftsam.planes import plane_of
 
 __all__ = [
@@ -34,19 +37,19 @@ __all__ = [
     "add_image",
     "attach_images",
     "check_not_a_source",
-    "find_origin",
-    "has_digest",
     "import_objects",
     "is_rgb",
     "keep_pixels",
     "locate_image",
+    "note_recent",
     "open_document",
     "read_image_of",
     "read_located",
-    "with_digest",
+    "recent_projects",
 ]
 
 _COLOURS = 3
+_RECENT = 10  # projects in the list
 
 
 def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
@@ -297,3 +300,31 @@ def _middle(pixels: Any, rgb: bool) -> Any:
     """Return the plane in the middle of a stack: the first ones are often empty."""
     leading = pixels.shape[: -3 if rgb else -2]
     return plane_of(pixels, tuple(n // 2 for n in leading))
+
+
+# --- recent projects ----------------------------------------------------------------
+
+
+def recent_projects() -> tuple[Path, ...]:
+    """Return the projects opened last, the newest first; some may be gone."""
+    with suppress(OSError, ValueError):
+        found = json.loads(_file().read_text(encoding="utf-8"))
+        if isinstance(found, list):
+            return tuple(Path(each) for each in found if isinstance(each, str))[:_RECENT]
+    return ()
+
+
+def note_recent(path: Path) -> None:
+    """Put a project at the head of the list, unless it has no name of its own."""
+    path = path.resolve()
+    if path.parent == project_folder().resolve():
+        return
+    paths = [path, *(each for each in recent_projects() if each != path)][:_RECENT]
+    with suppress(OSError, PeftSamError):  # a list that cannot be written costs nobody any work
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(_file()) as temporary:
+            temporary.write_text(json.dumps([str(each) for each in paths]), encoding="utf-8")
+
+
+def _file() -> Path:
+    return configuration_folder() / "recent.json"

@@ -1,0 +1,154 @@
+"""The state of a document, and its conversion from and to the rows of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_type_hints
+
+from napari_peftsam.document.codec import load
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.objects import ImageId, ObjectRecord
+from napari_peftsam.document.pending import Answer, Pending
+from napari_peftsam.document.records import OBJECTS, LiveAdapter, Run, StoredAdapter
+from napari_peftsam.document.regions import Integers, Region, union
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import Rows, tile_bytes, tiles_at
+from napari_peftsam.errors import ImageError
+
+__all__ = ["DOCUMENT_FIELDS", "State", "Touched", "read_state", "rows_of"]
+
+
+@dataclass
+class Touched:
+    """What changes touched since it was last taken.
+
+    Attributes
+    ----------
+    pixels
+        The region written to, by image and label set.
+    where
+        The flat positions written to, in pieces, by image and label set.
+    objects
+        Labels whose records changed, by image.
+    infos
+        Images of which something small changed.
+    fields
+        Names of the document's own fields that changed.
+    """
+
+    pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
+    where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
+    objects: dict[ImageId, set[int]] = field(default_factory=dict)
+    infos: dict[ImageId, None] = field(default_factory=dict)
+    fields: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class State:
+    """Everything a document holds, with the few writes that every change is made of.
+
+    Attributes
+    ----------
+    images
+        All images, removed ones included, in the order in which they were added.
+    pending
+        Prompts not accepted yet.
+    choices
+        Shown candidates by the revision of their prompts; of others the first is shown.
+    adapters, live, runs
+        Trained and loaded adapters, the one in use, and the reports of the training runs.
+    answers
+        Candidates by revision; not stored.
+    touched
+        What changed since it was last taken.
+    """
+
+    images: dict[ImageId, DocumentImage] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
+    choices: dict[int, int] = field(default_factory=dict)
+    adapters: tuple[StoredAdapter, ...] = ()
+    live: LiveAdapter = field(default_factory=LiveAdapter)
+    runs: tuple[Run, ...] = ()
+    answers: dict[int, Answer] = field(default_factory=dict)
+    touched: Touched = field(default_factory=Touched)
+
+    def image(self, image: ImageId) -> DocumentImage:
+        """Return an image; an unknown or removed one is an `ImageError` listing the others."""
+        found = self.images.get(image)
+        if found is None or found.info.is_removed:
+            here = (i.name for i in self.images.values() if not i.info.is_removed)
+            known = ", ".join(map(repr, here)) or "none"
+            raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
+        return found
+
+    def write_labels(
+        self, image: ImageId, label_set: str, where: Integers, old: Any, new: Any
+    ) -> None:
+        """Set N >= 1 pixels from their old label(s) to one label or to N labels."""
+        region = self.images[image].put(label_set, where, old, new)
+        key = image, label_set
+        known = self.touched.pixels.get(key)
+        self.touched.pixels[key] = region if known is None else union(known, region)
+        self.touched.where.setdefault(key, []).append(where)
+
+    def write_records(self, image: ImageId, records: Mapping[int, ObjectRecord | None]) -> None:
+        """Set records, or remove them (None)."""
+        own = self.images[image].records
+        for label, record in records.items():
+            if record is None:
+                own.pop(label, None)
+            else:
+                own[label] = record
+        self.touched.objects.setdefault(image, set()).update(records)
+
+    def write_field(self, image: ImageId | None, name: str, value: Any) -> None:
+        """Set a field of an image's info, or of the document (None)."""
+        if image is None:
+            setattr(self, name, value)
+            self.touched.fields[name] = None
+        else:
+            entry = self.images[image]
+            entry.info = replace(entry.info, **{name: value})
+            self.touched.infos[image] = None
+
+    def take_touched(self) -> Touched:
+        """Return what changed since the last call."""
+        taken, self.touched = self.touched, Touched()
+        return taken
+
+
+DOCUMENT_FIELDS: dict[str, Any] = {
+    name: hint
+    for name, hint in get_type_hints(State).items()
+    if name in ("pending", "choices", "adapters", "live", "runs")
+}
+"""The document's stored fields and their types."""
+
+
+def read_state(store: Store) -> State:
+    """Return the state that a store holds; labels and records are read when they are needed."""
+    state = State()
+    for image, info in store.images().items():
+        state.images[image] = DocumentImage(image, info, store=store)
+    for name, text in store.fields().items():
+        if name in DOCUMENT_FIELDS:
+            setattr(state, name, load(DOCUMENT_FIELDS[name], text))
+    return state
+
+
+def rows_of(state: State, touched: Touched) -> Rows:
+    """Return the rows of everything that was touched, as it is now."""
+    images, rows = state.images, Rows()
+    for image in touched.infos:
+        rows.images[image] = images[image].info
+    for image, labels in touched.objects.items():
+        known = images[image].records
+        rows.objects |= {(image, OBJECTS, label): known.get(label) for label in labels}
+    for (image, label_set), where in touched.where.items():
+        array = images[image].array(label_set)
+        for key in tiles_at(image, label_set, where, array.shape):
+            rows.tiles[key] = tile_bytes(array, key)
+    for name in touched.fields:
+        rows.fields[name] = getattr(state, name)
+    return rows
