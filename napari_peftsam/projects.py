@@ -261,7 +261,7 @@ def import_objects(own: DocumentImage, other: DocumentImage) -> Imported:
     taken = np.unique(other.labels[free & (other.labels > 0)]).tolist()
     if not taken:
         return Imported(covered=len(other.records))
-    own.check_label_range(first + len(taken))
+    own.check_label_range(first + len(taken) - 1)
     table = np.zeros(int(other.labels.max()) + 1, labels.dtype)
     table[taken] = np.arange(first, first + len(taken))
     labels[free] = table[other.labels[free]]

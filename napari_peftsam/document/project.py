@@ -99,15 +99,18 @@ def open_project(
     if read_only:
         return _open_to_read(path, "it was opened for reading", vfs)
     lock = ProjectLock(path)
+    remedy = "choose a copy in a folder you may write to"
     try:
         why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
+        remedy = "close it there" if why else remedy
     except OSError as error:
-        why = f"its folder cannot be written ({error.strerror})"
+        what = f"its lock file {lock.path.name}" if lock.path.exists() else "its folder"
+        why = f"{what} cannot be written ({error.strerror})"
     if not why and not os.access(path, os.W_OK):
         lock.release()
         why = "you may not write to the file"
     if why and must_write:
-        raise ProjectError(f"{path} can only be read, {why}: close it there, or open it to read")
+        raise ProjectError(f"{path} can only be read, {why}: {remedy}")
     return _open_to_read(path, why, vfs) if why else _open(path, lock, vfs)
 
 

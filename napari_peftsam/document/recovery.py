@@ -65,6 +65,12 @@ class Recovery:
     lost_images: list[ImageId] = field(default_factory=list)
 
     @property
+    def has_losses(self) -> bool:
+        """Whether a part of the present state, not only of the history, is lost."""
+        lost = self.lost_images, self.lost_tiles, self.lost_records, self.lost_blobs
+        return any(map(len, lost))
+
+    @property
     def text(self) -> str:
         """What to tell the user."""
         lost = (

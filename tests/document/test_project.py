@@ -265,7 +265,7 @@ def test_a_second_opener_reads_and_names_the_first(tmp_path: Path, vfs: str) -> 
     assert verify(second)[1] == []
     with pytest.raises(ProjectError, match="can only be read, it is open in process"):
         seen.do(Paint("cells", np.arange(9), 3))  # type: ignore[arg-type]
-    with pytest.raises(ProjectError, match="it is open in process"):
+    with pytest.raises(ProjectError, match=r"it is open in process .*: close it there$"):
         open_project(path, must_write=True, vfs=vfs)
     second.close()
     first.close()
