@@ -91,7 +91,7 @@ def attach_images(document: Document) -> list[str]:
     for image in document.images.values():
         try:
             pixels, note = read_image_of(document, image)
-            document.attach_pixels(image.id, pixels)
+            image.attach_pixels(pixels)
         except PeftSamError as error:
             note = f"{image.name}: {error}"
         notes += [note] if note else []
@@ -177,8 +177,9 @@ def locate_image(document: Document, image: ImageId, path: Path) -> str:
     InputFileError, ImageError
         If the file cannot be read, or has another shape than what was annotated.
     """
-    pixels, source, note = read_located(document, document.image(image), path)
-    document.attach_pixels(image, pixels)
+    entry = document.image(image)
+    pixels, source, note = read_located(document, entry, path)
+    entry.attach_pixels(pixels)
     document.do(LocateImage(image, source))
     return note
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -12,7 +13,7 @@ from napari_peftsam.document.codec import decode, decompress, from_json, to_json
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
 from napari_peftsam.document.regions import Integers
-from napari_peftsam.document.state import DOCUMENT_FIELDS, State
+from napari_peftsam.document.state import DOCUMENT_FIELDS, State, Touched
 from napari_peftsam.types import LabelArray
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FieldChange",
     "LabelChange",
     "ObjectChange",
+    "apply",
     "decode_changes",
     "encode_changes",
 ]
@@ -69,9 +71,9 @@ class LabelChange:
         """Write the new labels."""
         state.write_labels(self.image, self.label_set, self.where, self.old, self.new)
 
-    def undo(self, state: State) -> None:
-        """Write the old labels."""
-        state.write_labels(self.image, self.label_set, self.where, self.new, self.old)
+    def inverse(self) -> LabelChange:
+        """Return the change that takes this one back."""
+        return replace(self, old=self.new, new=self.old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +88,9 @@ class ObjectChange:
         """Write the new records."""
         state.write_records(self.image, self.after)
 
-    def undo(self, state: State) -> None:
-        """Write the old records."""
-        state.write_records(self.image, self.before)
+    def inverse(self) -> ObjectChange:
+        """Return the change that takes this one back."""
+        return ObjectChange(self.image, self.after, self.before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +116,45 @@ class FieldChange:
         """Write the new value."""
         state.write_field(self.image, self.name, self.after)
 
-    def undo(self, state: State) -> None:
-        """Write the old value."""
-        state.write_field(self.image, self.name, self.before)
+    def inverse(self) -> FieldChange:
+        """Return the change that takes this one back."""
+        return FieldChange(self.image, self.name, self.after, self.before)
 
 
 Change = LabelChange | ObjectChange | FieldChange
 """Any change."""
+
+
+def apply(
+    state: State,
+    changes: Sequence[Change],
+    following: Iterable[Change],
+    save: Callable[[Touched], None],
+    is_saved: Callable[[], bool],
+) -> Touched:
+    """Do changes, and the `following` ones that these make necessary, and save them.
+
+    If `save` raises, they are taken back, unless they are saved nevertheless.
+    """
+    for change in changes:
+        # What cannot be read is found before anything is changed.
+        if not isinstance(change, FieldChange):
+            state.images[change.image].read()
+    done: list[Change] = []
+    try:
+        for change in chain(changes, following):
+            done.append(change)
+            change.do(state)
+        touched = state.take_touched()
+        save(touched)
+    except BaseException:
+        if not is_saved():
+            for change in reversed(done):
+                change.inverse().do(state)
+        state.take_touched()
+        raise
+    return touched
+
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
 _IMAGE_FIELDS = get_type_hints(ImageInfo)

@@ -14,7 +14,7 @@ from napari_peftsam.document.derive import (
     Derived,
     Moment,
     check_name,
-    handles,
+    derive,
     object_change,
     set_pending,
     without_first,
@@ -40,8 +40,8 @@ Update = Callable[[ObjectRecord], ObjectRecord]
 Create = Callable[[int], ObjectRecord]
 
 
-@handles(act.Accept)
-def _accept(state: State, action: act.Accept, moment: Moment) -> Derived:
+@derive.register
+def _accept(action: act.Accept, state: State, moment: Moment) -> Derived:
     plane, shown = state.pending.plane, action.shown
     if shown is None or plane is None:
         raise PromptError(
@@ -54,8 +54,8 @@ def _accept(state: State, action: act.Accept, moment: Moment) -> Derived:
     return Derived((*changes, *advanced), f"accept object {labels[0]}", image.id, labels[0])
 
 
-@handles(act.AcceptObjects)
-def _accept_objects(state: State, action: act.AcceptObjects, moment: Moment) -> Derived:
+@derive.register
+def _accept_objects(action: act.AcceptObjects, state: State, moment: Moment) -> Derived:
     image = state.image(action.plane.image)
     image.check_plane(action.plane)
     changes, labels = _new_objects(
@@ -165,8 +165,8 @@ def _nothing_left(objects: Sequence[NewObject]) -> str:
     )
 
 
-@handles(act.DeleteObjects)
-def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
+@derive.register
+def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if not labels:
@@ -180,8 +180,8 @@ def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
     return Derived(changes, name, image.id)
 
 
-@handles(act.MergeObjects)
-def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
+@derive.register
+def _merge(action: act.MergeObjects, state: State, moment: Moment) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if len(labels) < 2:
@@ -197,8 +197,8 @@ def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
     return Derived(changes, f"merge objects {', '.join(map(str, labels))}", image.id, first)
 
 
-@handles(act.Paint)
-def _paint(state: State, action: act.Paint, moment: Moment) -> Derived:
+@derive.register
+def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     where = _checked_positions(image, action.where)
     new = np.broadcast_to(np.asarray(action.new), where.shape)
@@ -218,11 +218,11 @@ def _paint(state: State, action: act.Paint, moment: Moment) -> Derived:
         lambda record: replace(record, corrected=True, modified=moment.time),
         lambda label: _made(label, MANUAL, moment),
     )
-    return Derived(changes, "paint", image.id, is_painted=action.old is not None)
+    return Derived(changes, "paint", image.id)
 
 
-@handles(act.PaintBackground)
-def _paint_background(state: State, action: act.PaintBackground, moment: Moment) -> Derived:
+@derive.register
+def _paint_background(action: act.PaintBackground, state: State, moment: Moment) -> Derived:
     image, new = state.image(action.image), int(action.is_background)
     where = _checked_positions(image, action.where)
     old = np.zeros(len(where), np.uint8)
@@ -249,8 +249,8 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
     return where
 
 
-@handles(act.ImportLabels)
-def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
+@derive.register
+def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     check_labels(image.name, action.labels, image.shape)
     image.check_label_range(int(action.labels.max()))
@@ -277,8 +277,8 @@ def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
     return Derived((*changes, *object_change(state, image.id, told)), "import labels", image.id)
 
 
-@handles(act.AddImage)
-def _add_image(state: State, action: act.AddImage, moment: Moment) -> Derived:
+@derive.register
+def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
     """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange
 from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import Answer, Pending
+from napari_peftsam.document.pending import Pending, PendingObject
 from napari_peftsam.document.records import OBJECTS
 from napari_peftsam.document.state import State, Touched
 
-__all__ = ["DocumentEvents", "Shown", "emit", "shown"]
+__all__ = ["DocumentEvents"]
+
+Shown = tuple[Pending, PendingObject | None]
 
 
 class DocumentEvents(SignalGroup):
@@ -53,31 +55,13 @@ class DocumentEvents(SignalGroup):
     """An action was saved."""
 
 
-class Shown(NamedTuple):
-    """Pending prompts, their candidates (None while they are awaited), and the chosen one."""
-
-    pending: Pending
-    answer: Answer | None
-    choice: int
-
-
-def shown(state: State) -> Shown:
-    """Return what is shown of the pending object."""
-    pending = state.pending
-    answer = state.answers.get(pending.revision)
-    choice = state.choices.get(pending.revision, 0)
-    # A choice may be of other candidates, of which there were more.
-    return Shown(pending, answer, choice if answer and choice < len(answer.prediction) else 0)
-
-
 def emit(
     events: DocumentEvents,
     state: State,
+    action: act.Action,
     changes: Sequence[Change],
     touched: Touched,
     before: Shown,
-    *,
-    painted: bool = False,
 ) -> None:
     """Tell listeners what changed: pixels before records before prompts before images.
 
@@ -87,14 +71,13 @@ def emit(
         The signals to emit.
     state
         After the changes.
-    changes, touched
-        What was changed, and what that touched.
+    action, changes, touched
+        What was done, what that changed, and what the changes touched.
     before
-        What was shown before.
-    painted
-        Whether the caller painted the pixels itself, so that its view is up to date.
+        What was pending, and shown of it, before.
     """
-    labels_written = events.labels_painted if painted else events.labels_changed
+    is_painted = isinstance(action, act.Paint) and action.old is not None
+    labels_written = events.labels_painted if is_painted else events.labels_changed
     for (image, label_set), region in touched.pixels.items():
         if label_set == OBJECTS:
             labels_written.emit(image, region)
@@ -102,22 +85,27 @@ def emit(
             events.background_changed.emit(image)
     for image in touched.objects:
         events.objects_changed.emit(image)
-    _emit_pending(events, state, before)
+    _emit_pending(events, state, *before)
     for change in changes:
         if isinstance(change, FieldChange) and change.image is not None:
             _emit_image(events, state, change.image, change.name)
+    if isinstance(action, act.ReplacePixels):
+        events.pixels_changed.emit(action.image)
+    elif isinstance(action, act.LocateImage):
+        events.image_located.emit(action.image)
 
 
-def _emit_pending(events: DocumentEvents, state: State, before: Shown) -> None:
-    now = shown(state)
-    if (before.pending.plane, before.pending.queue) != (now.pending.plane, now.pending.queue):
-        for plane in dict.fromkeys((before.pending.plane, now.pending.plane)):
+def _emit_pending(
+    events: DocumentEvents, state: State, before: Pending, old: PendingObject | None
+) -> None:
+    pending, new = state.pending, state.shown
+    if (before.plane, before.queue) != (pending.plane, pending.queue):
+        for plane in dict.fromkeys((before.plane, pending.plane)):
             if plane is not None and not state.images[plane.image].info.is_removed:
                 events.prompts_changed.emit(plane)
-    was, answer = before.answer, now.answer
-    if (was and was.prediction) is not (answer and answer.prediction):
+    if (old and old.candidates) is not (new and new.candidates):
         events.candidates_changed.emit()
-    elif before.pending.revision == now.pending.revision and before.choice != now.choice:
+    elif old and new and old.revision == new.revision and old.choice != new.choice:
         events.choice_changed.emit()
 
 

@@ -178,6 +178,16 @@ class DocumentImage:
                 f"{highest}, the limit is {limit}: convert the label array to int32"
             )
 
+    def attach_pixels(self, pixels: Any) -> None:
+        """Give the image its pixels; an `ImageError` if they do not fit its objects."""
+        array, shape = spatial(self.name, pixels, self.rgb)
+        if shape != self.shape:
+            raise ImageError(
+                f"the new pixels of {self.name!r} have the spatial shape {shape}, its objects "
+                f"{self.shape}: give pixels of that shape, or add them as another image"
+            )
+        self.pixels = array
+
     def plane_pixels(self, plane: PlaneKey) -> Plane:
         """Return ``(H, W)`` or ``(H, W, 3|4)``: a view, of which nothing is read yet."""
         self.check_plane(plane)
@@ -206,13 +216,6 @@ class DocumentImage:
     def area(self, label: int) -> int:
         """Return the number of pixels of an object, 0 if there is none."""
         return self.index.area(label)
-
-    def mask(self, label: int, plane: PlaneKey) -> BoolArray:
-        """Return ``(H, W)``: the pixels of an object in one plane."""
-        result = np.zeros(self.plane_shape, np.bool_)
-        rows = self.region(label)[-2:]
-        result[rows] = self.plane_labels(plane)[rows] == label
-        return result
 
     def declared_background(self, plane: PlaneKey) -> BoolArray:
         """Return ``(H, W)``: pixels declared background by complete regions or strokes."""

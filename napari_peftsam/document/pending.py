@@ -13,8 +13,8 @@ from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 __all__ = [
     "KEPT",
     "Answer",
-    "CurrentObject",
     "Pending",
+    "PendingObject",
     "check_candidates",
 ]
 
@@ -71,7 +71,7 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class CurrentObject:
+class PendingObject:
     """The pending object as it is shown.
 
     Attributes

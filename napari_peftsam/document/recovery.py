@@ -16,7 +16,7 @@ import numpy as np
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.changes import decode_changes
-from napari_peftsam.document.document import Document, utc_now
+from napari_peftsam.document.document import Document
 from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId
@@ -67,8 +67,7 @@ class Recovery:
     @property
     def has_losses(self) -> bool:
         """Whether a part of the present state, not only of the history, is lost."""
-        lost = self.lost_images, self.lost_tiles, self.lost_records, self.lost_blobs
-        return any(map(len, lost))
+        return any((self.lost_images, self.lost_tiles, self.lost_records, self.lost_blobs))
 
     @property
     def text(self) -> str:
@@ -180,7 +179,7 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
         "actions" not in found.incomplete and player.number == found.last_number
     )
     # What is done from here on happens now.
-    document = Document(store, clock=utc_now)
+    document = Document(store)
     _bring_back(document, found)
     infos = found.added | store.images() | found.images
     for image, info in infos.items():

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from napari_peftsam.document.codec import load
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.pending import Answer, Pending
+from napari_peftsam.document.pending import KEPT, Answer, Pending, PendingObject
 from napari_peftsam.document.records import OBJECTS, LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.regions import Integers, Region, union
 from napari_peftsam.document.store import Store
@@ -21,26 +21,15 @@ __all__ = ["DOCUMENT_FIELDS", "State", "Touched", "read_state", "rows_of"]
 
 @dataclass
 class Touched:
-    """What changes touched since it was last taken.
+    """Parts of a state that changes wrote to."""
 
-    Attributes
-    ----------
-    pixels
-        The region written to, by image and label set.
-    where
-        The flat positions written to, in pieces, by image and label set.
-    objects
-        Labels whose records changed, by image.
-    infos
-        Images of which something small changed.
-    fields
-        Names of the document's own fields that changed.
-    """
-
+    # Written region and flat positions (in pieces), by image and label set.
     pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
     where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
+    # Labels whose records changed, by image; images of which something small changed.
     objects: dict[ImageId, set[int]] = field(default_factory=dict)
     infos: dict[ImageId, None] = field(default_factory=dict)
+    # Names of the document's own fields that changed.
     fields: dict[str, None] = field(default_factory=dict)
 
 
@@ -73,6 +62,23 @@ class State:
     answers: dict[int, Answer] = field(default_factory=dict)
     touched: Touched = field(default_factory=Touched)
 
+    @property
+    def shown(self) -> PendingObject | None:
+        """The pending object with its candidates, None before the first prompt."""
+        pending, answers = self.pending, self.answers
+        if pending.plane is None:
+            return None
+        refined, answer = None, answers.get(pending.revision)
+        if pending.refines is not None:
+            earlier = answers.get(pending.refines[0])
+            refined = None if earlier is None else (earlier, pending.refines[1])
+        choice = self.choices.get(pending.revision, 0)
+        if answer is None or choice >= len(answer.prediction):
+            choice = 0  # of other candidates, of which there were more
+        return PendingObject(
+            pending.plane, pending.queue[0], pending.revision, answer, refined, choice
+        )
+
     def image(self, image: ImageId) -> DocumentImage:
         """Return an image; an unknown or removed one is an `ImageError` listing the others."""
         found = self.images.get(image)
@@ -81,6 +87,12 @@ class State:
             known = ", ".join(map(repr, here)) or "none"
             raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
         return found
+
+    def keep_answer(self, revision: int, answer: Answer) -> None:
+        """Keep the candidates for a state of the prompts; the oldest ones make room."""
+        self.answers[revision] = answer
+        while len(self.answers) > KEPT:
+            del self.answers[next(iter(self.answers))]
 
     def write_labels(
         self, image: ImageId, label_set: str, where: Integers, old: Any, new: Any

@@ -25,19 +25,17 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.codec import compress, encode, load
+from napari_peftsam.document.codec import load
 from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import ImageInfo
 from napari_peftsam.document.tables import (
-    DONE,
-    DROPPED,
-    UNDONE,
     LoggedAction,
     Rows,
     Step,
     TileKey,
     create_tables,
+    write_action,
     write_rows,
 )
 from napari_peftsam.errors import ProjectError
@@ -146,7 +144,9 @@ class Store:
         """
         start = clock.perf_counter()
         try:
-            self._write(time, action, rows, step, moved)
+            with self._transaction() as execute:
+                write_action(execute, LoggedAction(self._next, time, *action), step, moved)
+                write_rows(execute, rows)
         except BaseException as error:
             # An interrupt (Ctrl-C) may arrive once the file has the action.
             if not isinstance(error, Exception) and self.last_number == self._next:
@@ -154,31 +154,6 @@ class Store:
             raise
         self._next += 1
         self.slow_commits += clock.perf_counter() - start > self.slow_seconds
-
-    def _write(
-        self,
-        time: str,
-        action: tuple[str, str, bytes],
-        rows: Rows,
-        step: tuple[str, str | None, object] | None,
-        moved: tuple[int, str] | None,
-    ) -> None:
-        with self._transaction() as execute:
-            label, image, changes, pixels, state = "", None, None, None, ""
-            if step is not None:
-                label, image = step[0], step[1]
-                text, pixels = encode(step[2])
-                changes = compress(text.encode())  # of 1.5 kB, most of it records
-                state = DONE
-                execute("UPDATE actions SET state = ?, changes = NULL, pixels = NULL "
-                        "WHERE state = ?", (DROPPED, UNDONE))  # fmt: skip
-            if moved is not None:
-                execute("UPDATE actions SET state = ? WHERE number = ?", (moved[1], moved[0]))
-            execute(
-                "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._next, time, *action, label, image, state, changes, pixels),
-            )
-            write_rows(execute, rows)
 
     def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
         """Yield the log in order, past action number `after` and up to `until`."""
@@ -275,13 +250,7 @@ class Store:
         return digest
 
     def blob(self, digest: str) -> bytes:
-        """Return what was kept under a content hash.
-
-        Raises
-        ------
-        ProjectError
-            If it is not there, or damaged.
-        """
+        """Return what was kept under a content hash; `ProjectError` if it is not whole."""
         rows = self._all("SELECT data FROM blobs WHERE digest = ? ORDER BY part", (digest,))
         data = b"".join(row[0] for row in rows)
         if not rows or xxhash.xxh128_hexdigest(data) != digest:
@@ -323,13 +292,7 @@ class Store:
             self._connection.backup(target)
 
     def fill_from(self, other: Store) -> None:
-        """Hold what another store holds, instead of what is in this one (SQLite's backup).
-
-        Raises
-        ------
-        ProjectError
-            If it cannot be written.
-        """
+        """Replace everything in this store by what another one holds (SQLite's backup)."""
         with self._lock, _explained(self.path):
             other.copy_to(self._connection)
             self._next = self.last_number + 1

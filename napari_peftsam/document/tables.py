@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.document.codec import compress, decompress, dump
+from napari_peftsam.document.codec import compress, decompress, dump, encode
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import ImageInfo
 from napari_peftsam.document.regions import Integers
@@ -28,6 +28,7 @@ __all__ = [
     "put_tile",
     "tile_bytes",
     "tiles_at",
+    "write_action",
     "write_rows",
 ]
 
@@ -189,6 +190,28 @@ class Rows:
     objects: dict[tuple[ImageId, str, int], ObjectRecord | None] = field(default_factory=dict)
     tiles: dict[TileKey, bytes | None] = field(default_factory=dict)
     fields: dict[str, object] = field(default_factory=dict)
+
+
+def write_action(
+    execute: Any,
+    logged: LoggedAction,
+    step: tuple[str, str | None, object] | None,
+    moved: tuple[int, str] | None,
+) -> None:
+    """Write a row of the log through a connection's `execute`; arguments as `Store.commit`."""
+    label, image, changes, pixels, state = "", None, None, None, ""
+    if step is not None:
+        label, image, state = step[0], step[1], DONE
+        text, pixels = encode(step[2])
+        changes = compress(text.encode())  # of 1.5 kB, most of it records
+        execute("UPDATE actions SET state = ?, changes = NULL, pixels = NULL WHERE state = ?",
+                (DROPPED, UNDONE))  # fmt: skip
+    if moved is not None:
+        execute("UPDATE actions SET state = ? WHERE number = ?", (moved[1], moved[0]))
+    execute(
+        "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*logged, label, image, state, changes, pixels),
+    )
 
 
 def write_rows(execute: Any, rows: Rows) -> None:

@@ -118,7 +118,7 @@ class ProjectImages:
             return
         layers = owner.layers
         try:
-            self._document.attach_pixels(image.id, event.pixels)
+            self._document.image(image.id).attach_pixels(event.pixels)
             layers.show(image.id, visible=is_first)
             if is_first or layers.image is None:
                 layers.select_image(layers.layer_of(image.id))
@@ -142,7 +142,7 @@ class ProjectImages:
         if store is not located.store or image not in document.images:
             return
         entry = document.image(image)
-        document.attach_pixels(image, located.pixels)
+        entry.attach_pixels(located.pixels)
         self.notes.pop(image, None)
         self._take(_Loaded(entry, located.pixels, located.note, 1), is_first=True)
         if not store.read_only:

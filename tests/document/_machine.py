@@ -393,7 +393,7 @@ class AnySequence(RuleBasedStateMachine):
         assert stored(self.document) == before
         for image, array in pixels.items():
             if array is not None:
-                self.document.attach_pixels(image, array)
+                self.document.image(image).attach_pixels(array)
         self.answers = {}
         self.listen()
         self.check()
