@@ -55,16 +55,8 @@ _RECENT = 10  # projects in the list
 def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
     """Open a project file, or create it, and read its images; slow.
 
-    Returns
-    -------
-    tuple
-        The document, and what the user must know: images that are missing, unreadable or
-        changed, and why the project can only be read.
-
-    Raises
-    ------
-    ProjectError
-        See `open_project` and `create_project`.
+    Notes for the user come with the document: images that are missing, unreadable or changed,
+    and why the project can only be read.
     """
     is_there = Path(path).expanduser().exists()
     store = open_project(path) if is_there else create_project(path)
@@ -82,10 +74,7 @@ def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
 def attach_images(document: Document) -> list[str]:
     """Give all images of a reopened project their pixels; slow.
 
-    Returns
-    -------
-    list of str
-        What the user must know: images that are missing, unreadable or changed.
+    Return notes for the user: images that are missing, unreadable or changed.
     """
     notes = []
     for image in document.images.values():
@@ -102,11 +91,6 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
     """Return an image's pixels, read from its file or from the project, and a note; slow.
 
     The note says that the file has changed; it is empty if all is well.
-
-    Raises
-    ------
-    ImageError
-        If the file is not there, or cannot be read.
     """
     store, source = document.store, image.info.source
     if source is None:
@@ -117,7 +101,7 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
     if found.state == "missing" or found.path is None:
         raise ImageError(found.text)
     pixels = open_image(found.path)
-    if has_digest(source, pixels, image.rgb):
+    if _has_digest(source, pixels, image.rgb):
         return pixels, ""
     changed = f"{found.path} has changed since it was annotated: check that the objects still fit"
     return pixels, f"{image.name}: {found.text or changed}"
@@ -135,13 +119,6 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
         the project.
     name
         What people call it; default: the file's name, or ``"image"``.
-
-    Raises
-    ------
-    InputFileError, ImageError
-        If the file cannot be read, or another image has this name.
-    ProjectError
-        If an array is too large to be stored.
     """
     if isinstance(given, str | Path):
         source = describe_source(given, document.store.path)
@@ -150,7 +127,7 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
             if before is not None and before.path == source.path and name in (None, image.name):
                 return image.id
         pixels, name = open_image(Path(given)), name or image_name(Path(given))
-        source = with_digest(source, pixels, is_rgb(pixels))
+        source = _with_digest(source, pixels, is_rgb(pixels))
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
         source, known = store_pixels(document.store, pixels), document.find_image(name)
@@ -167,15 +144,7 @@ def is_rgb(pixels: Any) -> bool:
 def locate_image(document: Document, image: ImageId, path: Path) -> str:
     """Say where an image's file is now, and read it; slow.
 
-    Returns
-    -------
-    str
-        That other pixels are in it, as far as can be told; empty if all is well.
-
-    Raises
-    ------
-    InputFileError, ImageError
-        If the file cannot be read, or has another shape than what was annotated.
+    Return a note if the file holds other pixels than what was annotated, else an empty text.
     """
     entry = document.image(image)
     pixels, source, note = read_located(document, entry, path)
@@ -190,32 +159,27 @@ def read_located(
     """Return the pixels of the file that an image is said to come from; slow.
 
     The source and a note come with them. The note says that other pixels are in the file.
-
-    Raises
-    ------
-    InputFileError
-        If the file cannot be read.
     """
     pixels = open_image(path)
-    source = with_digest(describe_source(path, document.store.path), pixels, image.rgb)
+    source = _with_digest(describe_source(path, document.store.path), pixels, image.rgb)
     before = image.info.source
-    if before is None or has_digest(before, pixels, image.rgb):
+    if before is None or _has_digest(before, pixels, image.rgb):
         return pixels, source, ""
     changed = "has other pixels than what was annotated: check that the objects still fit"
     return pixels, source, f"{path} {changed}"
 
 
-def find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
+def _find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
     """Return how a project refers to a file, None if it does not hold these pixels; slow.
 
     Another program may have read it in another way, or changed the pixels since.
     """
     try:
         source, read = describe_source(path, project), open_image(path)
-        source = with_digest(source, read, rgb)
+        source = _with_digest(source, read, rgb)
     except PeftSamError:
         return None
-    same = tuple(read.shape) == tuple(pixels.shape) and has_digest(source, pixels, rgb)
+    same = tuple(read.shape) == tuple(pixels.shape) and _has_digest(source, pixels, rgb)
     return source if same else None
 
 
@@ -223,13 +187,8 @@ def keep_pixels(store: Store, pixels: Any, rgb: bool, path: Path | None) -> Imag
     """Refer to the file that holds an image's pixels, or else keep them in the project; slow.
 
     None if there is neither such a file nor a project.
-
-    Raises
-    ------
-    ProjectError
-        If they take too much room for a project.
     """
-    source = None if path is None else find_origin(pixels, rgb, path, store.path)
+    source = None if path is None else _find_origin(pixels, rgb, path, store.path)
     if source is None and store.path is not None and not store.read_only:
         return store_pixels(store, pixels)
     return source
@@ -285,12 +244,12 @@ def check_not_a_source(document: Document, path: Path, project: Path | None) -> 
             raise ExportError(f"{path} is an image of the project: choose another place for it")
 
 
-def with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
+def _with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
     """Return a source that tells its pixels from others."""
     return replace(source, digest=plane_digest(_middle(pixels, rgb)))
 
 
-def has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
+def _has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
     """Say whether pixels are those of a source, as far as its digest tells."""
     if ":" not in source.digest:  # none, or that of pixels in the project
         return True

@@ -351,13 +351,7 @@ def encode_action(action: Action) -> tuple[str, str, bytes]:
 
 
 def decode_action(kind: str, text: str, payload: bytes) -> Action:
-    """Rebuild an action from `encode_action`.
-
-    Raises
-    ------
-    ProjectError
-        If the data are damaged, or a newer version wrote an action that this one lacks.
-    """
+    """Rebuild an action from `encode_action`; `ProjectError` if it is damaged or newer."""
     if kind not in _KINDS:
         raise ProjectError(f"the project holds an action {kind!r}: open it with a newer version")
     action: Action = decode(_KINDS[kind], text, payload)

@@ -65,13 +65,7 @@ class AutomaticProject:
 
 
 def create_automatic() -> Store:
-    """Create a project without a name, which only the user may read.
-
-    Raises
-    ------
-    ProjectError
-        If the data folder cannot be written.
-    """
+    """Create a project without a name, which only the user may read."""
     folder = project_folder()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,13 +93,7 @@ def newest_automatic() -> AutomaticProject | None:
 
 
 def delete_automatic(path: Path) -> None:
-    """Delete a project without a name.
-
-    Raises
-    ------
-    ProjectError
-        If it lies elsewhere, is open, or cannot be deleted.
-    """
+    """Delete a project without a name, unless it is open."""
     if path.resolve().parent != project_folder().resolve():
         raise ProjectError(f"{path} was saved under a name: delete it in the file manager")
     lock = ProjectLock(path)

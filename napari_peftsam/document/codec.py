@@ -37,13 +37,7 @@ def dump(value: object) -> str:
 
 
 def load(hint: type[T], text: str) -> T:
-    """Read back what `dump` wrote from a value of the type `hint`.
-
-    Raises
-    ------
-    ProjectError
-        If the text does not describe such a value.
-    """
+    """Read back what `dump` wrote from a value of the type `hint`, or raise `ProjectError`."""
     return cast("T", decode(hint, text, b""))
 
 

@@ -54,10 +54,7 @@ class ProjectLock:
     def acquire(self, seconds: float = 0.0) -> bool:
         """Take the lock unless somebody holds it for `seconds`; say whether it was taken.
 
-        Raises
-        ------
-        OSError
-            If no file can be written here.
+        An `OSError` says that no file can be written here.
         """
         try:
             self._lock.acquire(timeout=seconds, poll_interval=0.02)

@@ -46,11 +46,6 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
         Whether other users of the computer may not read it.
     vfs
         SQLite's way to the file system, as of `open_project`.
-
-    Raises
-    ------
-    ProjectError
-        If there is a file already, or the folder is missing or cannot be written.
     """
     path = _resolved(path)
     if path.exists():
@@ -151,11 +146,6 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
         The copy; its folder must exist.
     pixels
         Images to store in the copy itself, by id.
-
-    Raises
-    ------
-    ProjectError
-        If the copy cannot be written, or a project of this name is open.
     """
     path = _resolved(path)
     if path == store.path:

@@ -42,13 +42,7 @@ class Player:
         self.number = 0
 
     def play(self, logged: LoggedAction) -> None:
-        """Do an action again.
-
-        Raises
-        ------
-        ProjectError
-            If it does not follow the last one, or cannot be done.
-        """
+        """Do an action again; `ProjectError` if it is not the next one, or cannot be done."""
         store = self.document.store
         if logged.number != self.number + 1:
             raise ProjectError(f"the log lacks action {self.number + 1}")
@@ -83,11 +77,6 @@ def replay(store: Store, until: int | None = None) -> Document:
         The project; another process may be writing it.
     until
         Number of the last action to do again; None for all.
-
-    Raises
-    ------
-    ProjectError
-        If an action is missing, damaged, or cannot be done again.
     """
     player = Player()
     player.play_all(store, until)

@@ -62,11 +62,6 @@ def describe_source(path: str | Path, project: Path | None, series: int = 0) -> 
         The project file; None while there is none.
     series
         Number of the image in a file that holds several.
-
-    Raises
-    ------
-    ProjectError
-        If the file cannot be looked at.
     """
     path = Path(path).expanduser().resolve()
     try:
@@ -123,20 +118,7 @@ def is_digest_of(digest: str, plane: Plane) -> bool:
 
 
 def store_pixels(store: Store, pixels: Any) -> ImageSource:
-    """Keep an array that has no file in the project.
-
-    Parameters
-    ----------
-    store
-        The project.
-    pixels
-        Numbers of any type; an array on disk is read.
-
-    Raises
-    ------
-    ProjectError
-        If they take more than 512 MB, or are no numbers.
-    """
+    """Keep an array of numbers that has no file, at most 512 MB, in the project."""
     size = int(np.prod(pixels.shape, dtype=np.int64)) * np.dtype(pixels.dtype).itemsize
     if size > _MOST_BYTES:
         raise ProjectError(

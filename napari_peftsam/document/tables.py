@@ -142,13 +142,7 @@ def tile_bytes(array: npt.NDArray[Any], key: TileKey) -> bytes | None:
 
 
 def put_tile(array: npt.NDArray[Any], key: TileKey, data: bytes) -> None:
-    """Write a compressed tile into an array.
-
-    Raises
-    ------
-    ProjectError
-        If the bytes are damaged or do not fit.
-    """
+    """Write a compressed tile into an array; `ProjectError` if the bytes do not fit."""
     view = array[key.window(array.shape)]
     plain = decompress(data)
     if len(plain) != view.nbytes:
