@@ -95,17 +95,7 @@ class ObjectChange:
 
 @dataclass(frozen=True, eq=False)
 class FieldChange:
-    """Set a field of an image's info, or of the document itself.
-
-    Attributes
-    ----------
-    image
-        Whose field it is; None for the document's own.
-    name
-        Name of the field in `ImageInfo` or `State`.
-    before, after
-        Its values.
-    """
+    """Set a field of an image's `ImageInfo`, or of the document's `State` (image None)."""
 
     image: ImageId | None
     name: str

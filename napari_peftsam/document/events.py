@@ -63,18 +63,9 @@ def emit(
     touched: Touched,
     before: Shown,
 ) -> None:
-    """Tell listeners what changed: pixels before records before prompts before images.
+    """Tell listeners what an action changed: pixels, then records, prompts and images.
 
-    Parameters
-    ----------
-    events
-        The signals to emit.
-    state
-        After the changes.
-    action, changes, touched
-        What was done, what that changed, and what the changes touched.
-    before
-        What was pending, and shown of it, before.
+    `state` is the one after the changes, `before` what was pending, and shown of it, earlier.
     """
     is_painted = isinstance(action, act.Paint) and action.old is not None
     labels_written = events.labels_painted if is_painted else events.labels_changed

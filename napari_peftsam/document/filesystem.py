@@ -37,13 +37,8 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 class ProjectLock:
     """A lock of the operating system, which ends with the process that holds it.
 
-    The lock file names process and host of its holder. It is removed when the lock is
-    released, and stays if the holder is killed.
-
-    Parameters
-    ----------
-    project
-        The project file; need not exist.
+    The lock file, beside the project, names process and host of its holder. It is removed when
+    the lock is released, and stays if the holder is killed. The project need not exist.
     """
 
     def __init__(self, project: Path) -> None:
@@ -104,14 +99,8 @@ _DRIVE_REMOTE = 4  # what Windows' GetDriveTypeW returns
 def is_network(folder: Path, mounts: str | None = None) -> bool:
     """Say whether a folder lies on a network file system, or one of a virtual machine's host.
 
-    Where the system does not say, e.g. on macOS, the answer is no.
-
-    Parameters
-    ----------
-    folder
-        An absolute path.
-    mounts
-        What ``/proc/self/mounts`` says; None reads it.
+    Where the system does not say, e.g. on macOS, the answer is no. `folder` is an absolute
+    path; `mounts` is the text of ``/proc/self/mounts``, None reads it.
     """
     if sys.platform == "win32":
         import ctypes

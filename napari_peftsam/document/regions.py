@@ -22,15 +22,8 @@ Integers = npt.NDArray[np.integer[Any]]
 class Runs:
     """Runs of pixels that are neighbours in a row and have the same label.
 
-    Segmented images have far fewer runs than pixels, so what is computed for every
-    run is cheap even where it sorts.
-
-    Attributes
-    ----------
-    starts, stops
-        One array of ``(R,)`` positions per axis of the label array; half-open.
-    labels
-        ``(R,)`` the label of each run.
+    Segmented images have far fewer runs than pixels, so sorting them is cheap. `starts` and
+    `stops` are one ``(R,)`` array per axis of the label array, half-open; `labels` is ``(R,)``.
     """
 
     starts: tuple[Integers, ...]
@@ -61,16 +54,9 @@ class Runs:
 
 
 def find_runs(where: Integers, values: int | Integers, shape: tuple[int, ...]) -> Runs:
-    """Return the runs among pixels.
+    """Return the runs among pixels at ``(N,)`` flat positions; fewest runs if ascending.
 
-    Parameters
-    ----------
-    where
-        ``(N,)`` flat positions in an array of `shape`; fewest runs if ascending.
-    values
-        Their label, or ``(N,)`` labels.
-    shape
-        Of the label array.
+    `values` is their label, or ``(N,)`` labels; `shape` is that of the label array.
     """
     breaks = np.empty(len(where), np.bool_)
     breaks[:1] = True
@@ -92,13 +78,7 @@ def union(first: Region, second: Region) -> Region:
 
 
 class LabelIndex:
-    """Bounding regions and pixel counts of labels, kept up to date change by change.
-
-    Parameters
-    ----------
-    shape
-        Of the label array.
-    """
+    """Bounding regions and pixel counts of labels, kept up to date change by change."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._shape = shape

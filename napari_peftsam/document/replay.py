@@ -32,14 +32,16 @@ class Player:
     ----------
     document
         What the actions led to so far.
-    number
-        The number of the last action that was done again.
     """
 
     def __init__(self, store: Store | None = None) -> None:
         self._time = ""
         self.document = Document(store, clock=lambda: self._time)
-        self.number = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the last action that was done again."""
+        return self.document.store.next_number - 1
 
     def play(self, logged: LoggedAction) -> None:
         """Do an action again; `ProjectError` if it is not the next one, or cannot be done."""
@@ -58,8 +60,7 @@ class Player:
                 raise ProjectError(
                     f"action {logged.number} ({logged.kind}) cannot be done again: {error}"
                 ) from error
-        self.number += 1
-        if store.next_number != self.number + 1:
+        if self.number < logged.number:
             raise ProjectError(f"action {logged.number} ({logged.kind}) no longer changes anything")
 
     def play_all(self, store: Store, until: int | None = None) -> None:

@@ -65,6 +65,8 @@ class Store:
     ----------
     path, why_read_only
         As given.
+    next_number
+        The number of the next action.
     slow_commits
         Number of actions that took longer than `slow_seconds` to save.
     slow_seconds
@@ -87,7 +89,7 @@ class Store:
         self.slow_commits = 0
         self.slow_seconds = 0.05
         self._file = None if path is None else file_identity(path)
-        self._next = self.last_number + 1
+        self.next_number = self.last_number + 1
 
     @classmethod
     def in_memory(cls) -> Store:
@@ -102,11 +104,6 @@ class Store:
         return bool(self.why_read_only)
 
     # --- the log --------------------------------------------------------------------
-
-    @property
-    def next_number(self) -> int:
-        """The number of the next action."""
-        return int(self._next)
 
     @property
     def last_number(self) -> int:
@@ -145,14 +142,14 @@ class Store:
         start = clock.perf_counter()
         try:
             with self._transaction() as execute:
-                write_action(execute, LoggedAction(self._next, time, *action), step, moved)
+                write_action(execute, LoggedAction(self.next_number, time, *action), step, moved)
                 write_rows(execute, rows)
         except BaseException as error:
             # An interrupt (Ctrl-C) may arrive once the file has the action.
-            if not isinstance(error, Exception) and self.last_number == self._next:
-                self._next += 1
+            if not isinstance(error, Exception) and self.last_number == self.next_number:
+                self.next_number += 1
             raise
-        self._next += 1
+        self.next_number += 1
         self.slow_commits += clock.perf_counter() - start > self.slow_seconds
 
     def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
@@ -295,7 +292,7 @@ class Store:
         """Replace everything in this store by what another one holds (SQLite's backup)."""
         with self._lock, _explained(self.path):
             other.copy_to(self._connection)
-            self._next = self.last_number + 1
+            self.next_number = self.last_number + 1
 
     def damage(self) -> tuple[str, ...]:
         """Return what SQLite's integrity check finds, nothing if the file is whole."""
