@@ -12,7 +12,7 @@ import numpy as np
 from napari_peftsam.document.codec import decode, decompress, from_json, to_json
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.regions import Integers
+from napari_peftsam.document.regions import Integers, union
 from napari_peftsam.document.state import DOCUMENT_FIELDS, State, Touched
 from napari_peftsam.types import LabelArray
 
@@ -69,7 +69,11 @@ class LabelChange:
 
     def do(self, state: State) -> None:
         """Write the new labels."""
-        state.write_labels(self.image, self.label_set, self.where, self.old, self.new)
+        where, key = self.where, (self.image, self.label_set)
+        region = state.images[self.image].put(self.label_set, where, self.old, self.new)
+        known = state.touched.pixels.get(key)
+        state.touched.pixels[key] = region if known is None else union(known, region)
+        state.touched.where.setdefault(key, []).append(where)
 
     def inverse(self) -> LabelChange:
         """Return the change that takes this one back."""
@@ -86,7 +90,13 @@ class ObjectChange:
 
     def do(self, state: State) -> None:
         """Write the new records."""
-        state.write_records(self.image, self.after)
+        records = state.images[self.image].records
+        for label, record in self.after.items():
+            if record is None:
+                records.pop(label, None)
+            else:
+                records[label] = record
+        state.touched.objects.setdefault(self.image, set()).update(self.after)
 
     def inverse(self) -> ObjectChange:
         """Return the change that takes this one back."""
@@ -104,7 +114,13 @@ class FieldChange:
 
     def do(self, state: State) -> None:
         """Write the new value."""
-        state.write_field(self.image, self.name, self.after)
+        if self.image is None:
+            setattr(state, self.name, self.after)
+            state.touched.fields[self.name] = None
+        else:
+            entry = state.images[self.image]
+            entry.info = replace(entry.info, **{self.name: self.after})
+            state.touched.infos[self.image] = None
 
     def inverse(self) -> FieldChange:
         """Return the change that takes this one back."""

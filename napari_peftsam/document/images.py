@@ -77,13 +77,11 @@ class DocumentImage:
         """The label array ``(..., H, W)``."""
         if self._labels is None:
             with self._reading:
-                self._read_labels()
-        assert self._labels is not None
+                if self._labels is None:
+                    self._labels = self._read_labels()
         return self._labels
 
-    def _read_labels(self) -> None:
-        if self._labels is not None:
-            return
+    def _read_labels(self) -> LabelArray:
         # Kept once all of it is read: nothing may be written over what could not be read.
         labels = empty_labels(self.name, self.shape, self.info.label_type)
         arrays = {OBJECTS: labels}
@@ -91,9 +89,12 @@ class DocumentImage:
             if key.label_set not in arrays:
                 arrays[key.label_set] = np.zeros(self.shape, np.uint8)
             put_tile(arrays[key.label_set], key, data)
-        self._index = _index_of(labels)
+        inside = np.flatnonzero(labels)
+        self._index = LabelIndex(self.shape)
+        if len(inside):
+            self._index.update(inside, 0, np.take(labels, inside))
         self._background = arrays.get(BACKGROUND)
-        self._labels = labels
+        return labels
 
     @property
     def background(self) -> npt.NDArray[Any] | None:
@@ -248,15 +249,6 @@ class DocumentImage:
         if label_set == OBJECTS:
             return self.index.update(where, old, new)
         return find_runs(where, new, self.shape).region()
-
-
-def _index_of(labels: LabelArray) -> LabelIndex:
-    """Search a whole label array once."""
-    index = LabelIndex(labels.shape)
-    inside = np.flatnonzero(labels)
-    if len(inside):
-        index.update(inside, 0, np.take(labels, inside))
-    return index
 
 
 def describe_image(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from napari_peftsam.document.codec import load
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.objects import ImageId, ObjectRecord
+from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.pending import KEPT, Answer, Pending, PendingObject
 from napari_peftsam.document.records import OBJECTS, LiveAdapter, Run, StoredAdapter
-from napari_peftsam.document.regions import Integers, Region, union
+from napari_peftsam.document.regions import Integers, Region
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import Rows, tile_bytes, tiles_at
 from napari_peftsam.errors import ImageError
@@ -35,7 +34,7 @@ class Touched:
 
 @dataclass(eq=False)
 class State:
-    """Everything a document holds, with the few writes that every change is made of.
+    """Everything a document holds.
 
     Attributes
     ----------
@@ -93,36 +92,6 @@ class State:
         self.answers[revision] = answer
         while len(self.answers) > KEPT:
             del self.answers[next(iter(self.answers))]
-
-    def write_labels(
-        self, image: ImageId, label_set: str, where: Integers, old: Any, new: Any
-    ) -> None:
-        """Set N >= 1 pixels from their old label(s) to one label or to N labels."""
-        region = self.images[image].put(label_set, where, old, new)
-        key = image, label_set
-        known = self.touched.pixels.get(key)
-        self.touched.pixels[key] = region if known is None else union(known, region)
-        self.touched.where.setdefault(key, []).append(where)
-
-    def write_records(self, image: ImageId, records: Mapping[int, ObjectRecord | None]) -> None:
-        """Set records, or remove them (None)."""
-        own = self.images[image].records
-        for label, record in records.items():
-            if record is None:
-                own.pop(label, None)
-            else:
-                own[label] = record
-        self.touched.objects.setdefault(image, set()).update(records)
-
-    def write_field(self, image: ImageId | None, name: str, value: Any) -> None:
-        """Set a field of an image's info, or of the document (None)."""
-        if image is None:
-            setattr(self, name, value)
-            self.touched.fields[name] = None
-        else:
-            entry = self.images[image]
-            entry.info = replace(entry.info, **{name: value})
-            self.touched.infos[image] = None
 
     def take_touched(self) -> Touched:
         """Return what changed since the last call."""
