@@ -245,12 +245,12 @@ def check_not_a_source(document: Document, path: Path, project: Path | None) -> 
 
 
 def _with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
-    """Return a source that tells its pixels from others."""
+    """Return a source with the digest of its pixels."""
     return replace(source, digest=plane_digest(_middle(pixels, rgb)))
 
 
 def _has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
-    """Say whether pixels are those of a source, as far as its digest tells."""
+    """Return True if the digest of a source does not exclude these pixels."""
     if ":" not in source.digest:  # none, or that of pixels in the project
         return True
     return is_digest_of(source.digest, _middle(pixels, rgb))

@@ -190,7 +190,7 @@ def _literal_reader(options: tuple[Any, ...]) -> _Reader:
 
 
 def _dataclass_reader(kind: type[Any]) -> _Reader:
-    """Read the fields that are there; those of a newer version are left out."""
+    """Read the fields that are there, except unknown ones of a newer version."""
     readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
     return lambda value, arrays: kind(
         **{k: readers[k](v, arrays) for k, v in value.items() if k in readers}

@@ -269,12 +269,12 @@ def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
         changes = pixel_changes(
             state, image, (where, old, new), lambda known: record(known.label), record
         )
-    told = {
+    changed = {
         label: each.in_planes(image.index.planes(label))
         for label, each in given.items()
         if label in image.records and label not in touched
     }
-    return Derived((*changes, *object_change(state, image.id, told)), "import labels", image.id)
+    return Derived((*changes, *object_change(state, image.id, changed)), "import labels", image.id)
 
 
 @derive.register

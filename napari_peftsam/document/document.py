@@ -73,7 +73,7 @@ class Document:
     # --- doing ----------------------------------------------------------------------
 
     def do(self, action: act.Action) -> Any:
-        """Check an action, do it, save it, and tell the listeners.
+        """Check an action, do it, save it, and emit signals.
 
         Returns
         -------
@@ -113,18 +113,18 @@ class Document:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What can be undone, oldest first."""
+        """Labels of the steps that can be undone, oldest first."""
         return self.store.step_labels()
 
     @property
     def undo_label(self) -> str | None:
-        """What the next undo takes back, None if there is nothing."""
+        """The label of the step that the next undo takes back, None if there is none."""
         step = self.store.last_step()
         return None if step is None else step.label
 
     @property
     def redo_label(self) -> str | None:
-        """What the next redo does again, None if there is nothing."""
+        """The label of the step that the next redo does again, None if there is none."""
         step = self.store.next_step()
         return None if step is None else step.label
 
@@ -158,7 +158,7 @@ class Document:
         step: tuple[str, str | None, object] | None = None,
         moved: tuple[int, str] | None = None,
     ) -> None:
-        """Do changes and save them, or take them back; then tell the listeners."""
+        """Do changes and save them, or take them back; then emit signals."""
         state, number = self._state, self.store.next_number
         before = state.pending, state.shown
 

@@ -16,7 +16,7 @@ __all__ = ["Owner", "ProjectLock", "file_identity", "is_network"]
 
 
 class Owner(NamedTuple):
-    """Who holds a lock."""
+    """The process that holds a lock, and its host."""
 
     process: int
     host: str
@@ -26,7 +26,7 @@ class Owner(NamedTuple):
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one of the same name, None if there is none."""
+    """Return device and number of a file, which another one of its name lacks; None if missing."""
     try:
         found = path.stat()
     except OSError:
@@ -67,7 +67,7 @@ class ProjectLock:
 
     @property
     def owner(self) -> Owner | None:
-        """Who holds it or was killed while holding it; None if that cannot be told."""
+        """The process that holds it, or was killed while holding it; None if unknown."""
         # filelock keeps Windows' other processes from reading it.
         with suppress(OSError, ValueError):
             process, host, *_ = self.path.read_text(encoding="utf-8").split("\n")

@@ -124,12 +124,12 @@ class DocumentImage:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name, a label for people."""
         return self.info.name
 
     @property
     def rgb(self) -> bool:
-        """Whether the last axis of the pixels holds colours."""
+        """True if the last axis of the pixels holds colours."""
         return self.info.rgb
 
     @property

@@ -104,7 +104,7 @@ class PendingObject:
 
     @property
     def made_by(self) -> ModelVersion:
-        """What predicted the candidates."""
+        """The model version that predicted the candidates."""
         return ModelVersion() if self.answer is None else self.answer.made_by
 
     @property

@@ -32,7 +32,7 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where an image's pixels come from.
+    """The origin of an image's pixels.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is stored about an image beside its labels and objects.
+    """Stored properties of an image, beside its labels and objects.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """What predicted candidates: model, adapter and digests; equal ones give equal answers.
+    """The model, adapter and digests that predict candidates; equal ones give equal answers.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ Arrays = dict[str, Any]
 
 @dataclass
 class Recovery:
-    """What became of a damaged project.
+    """Report on the recovery of a damaged project.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class Recovery:
 
     @property
     def has_losses(self) -> bool:
-        """Whether a part of the present state, not only of the history, is lost."""
+        """True if a part of the present state, not only of the history, is lost."""
         return any((self.lost_images, self.lost_tiles, self.lost_records, self.lost_blobs))
 
     @property
     def text(self) -> str:
-        """What to tell the user."""
+        """One sentence for the user."""
         lost = (
             (len(self.lost_images), "image", "images"),
             (len(self.lost_tiles), "tile of labels", "tiles of labels"),

@@ -34,7 +34,7 @@ _SAMPLES, _SIDE = 4, 256  # tiles along each axis, and their pixels, of a plane 
 
 @dataclass(frozen=True)
 class Found:
-    """What has become of the file that an image comes from.
+    """The state of the file that an image comes from.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Found:
     path
         Where the file is, or was looked for.
     text
-        What to tell the user; empty if all is well.
+        A sentence for the user; empty if all is well.
     """
 
     state: Literal["inside", "there", "changed", "missing"]

@@ -100,7 +100,7 @@ class Store:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be written; another process may be writing."""
+        """True if nothing can be written; another process may be writing."""
         return bool(self.why_read_only)
 
     # --- the log --------------------------------------------------------------------

@@ -178,7 +178,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Rows:
-    """What an action changes in the tables of the present state; None removes a row."""
+    """Rows of the present state that an action changes; None removes a row."""
 
     images: dict[ImageId, ImageInfo] = field(default_factory=dict)
     objects: dict[tuple[ImageId, str, int], ObjectRecord | None] = field(default_factory=dict)
