@@ -6,7 +6,7 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,23 +179,9 @@ def _adapt(copy: Store, old: Path | None, new: Path, pixels: Mapping[ImageId, An
 
 def _open(path: Path, lock: ProjectLock, vfs: str) -> Store:
     """Open a project whose lock is held."""
-    try:
-        with _explained(path):
-            connection = _connected(path, vfs)
-            try:
-                migrate(connection)
-                return Store(connection, path, release=lock.release)
-            except BaseException:
-                connection.close()
-                raise
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _connected(path: Path, vfs: str) -> sqlite3.Connection:
-    connection = _connect(path, "rw", vfs)
-    try:
+    with ExitStack() as undo, _explained(path):
+        undo.callback(lock.release)
+        connection = undo.enter_context(closing(_connect(path, "rw", vfs)))
         try:
             _check_header(connection, path)
         except sqlite3.OperationalError:
@@ -207,10 +193,10 @@ def _connected(path: Path, vfs: str) -> sqlite3.Connection:
             connection.execute("PRAGMA locking_mode=NORMAL")
             path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
         _set_journal(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        migrate(connection)
+        store = Store(connection, path, release=lock.release)
+        undo.pop_all()
+        return store
 
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
@@ -224,19 +210,18 @@ def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _open_to_read(path: Path, why: str, vfs: str) -> Store:
-    with _explained(path):
-        connection = _connect(path, "ro", vfs)
-        try:
-            if _check_header(connection, path) < VERSION:
-                memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-                connection.backup(memory)
-                connection.close()
-                connection = memory
-                migrate(connection)
-            return Store(connection, path, why)
-        except BaseException:
+    with ExitStack() as undo, _explained(path):
+        connection = undo.enter_context(closing(_connect(path, "ro", vfs)))
+        if _check_header(connection, path) < VERSION:
+            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            undo.enter_context(closing(memory))
+            connection.backup(memory)
             connection.close()
-            raise
+            connection = memory
+            migrate(connection)
+        store = Store(connection, path, why)
+        undo.pop_all()
+        return store
 
 
 def _connect(path: Path, mode: str, vfs: str = "") -> sqlite3.Connection:
