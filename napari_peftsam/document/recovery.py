@@ -50,6 +50,8 @@ class Recovery:
         Damaged label tiles that are empty now, or older.
     lost_records
         Image and label of objects of which only the pixels are there.
+    lost_objects
+        Image and label of objects of which only the record was there.
     lost_blobs
         Content hashes of damaged adapters and stored images.
     lost_images
@@ -61,13 +63,15 @@ class Recovery:
     rebuilt_tiles: list[TileKey] = field(default_factory=list)
     lost_tiles: list[TileKey] = field(default_factory=list)
     lost_records: list[tuple[ImageId, int]] = field(default_factory=list)
+    lost_objects: list[tuple[ImageId, int]] = field(default_factory=list)
     lost_blobs: tuple[str, ...] = ()
     lost_images: list[ImageId] = field(default_factory=list)
 
     @property
     def has_losses(self) -> bool:
         """True if a part of the present state, not only of the history, is lost."""
-        return any((self.lost_images, self.lost_tiles, self.lost_records, self.lost_blobs))
+        lost = self.lost_images, self.lost_tiles, self.lost_records, self.lost_objects
+        return any((*lost, self.lost_blobs))
 
     @property
     def text(self) -> str:
@@ -76,6 +80,7 @@ class Recovery:
             (len(self.lost_images), "image", "images"),
             (len(self.lost_tiles), "tile of labels", "tiles of labels"),
             (len(self.lost_records), "record of an object", "records of objects"),
+            (len(self.lost_objects), "object", "objects"),
             (len(self.lost_blobs), "adapter or stored image", "adapters or stored images"),
         )
         named = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in lost if n)
@@ -218,6 +223,7 @@ def _restore_image(
         known = {**entry.records, **records}
         document.do(act.ImportLabels(image, labels, tuple(known.values())))
         report.lost_records += [(image, n) for n in entry.records if n not in known]
+    report.lost_objects += [(image, n) for n in records if n not in entry.records]
     _restore_background(document, entry, arrays.get(BACKGROUND))
     for region in (*entry.info.complete, *info.complete):
         document.do(act.MarkComplete(image, region, region in info.complete))

@@ -375,6 +375,15 @@ def test_a_recovery_that_loses_objects_says_so_and_ends_with_1(
     assert opened(inputs / "part.peftsam").find_image("a0") is not None
 
 
+def test_a_recovery_notices_objects_whose_end_of_the_log_is_gone(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    forget_tiles(project)
+    forget_last_action(project, 1)
+    outcome = program("recover", project, "--output", inputs / "part.peftsam", "--json")
+    assert (outcome.code, outcome.json["lost_objects"]) == (1, OBJECTS)
+
+
 def forget_tiles(project: Path) -> None:
     """Damage what is stored of the labels; SQLite itself does not see it."""
     with closing(sqlite3.connect(project)) as connection, connection:
