@@ -195,12 +195,8 @@ class AcceptObjects:
 
     Attributes
     ----------
-    plane
-        Where they are.
     objects
         Of overlapping ones the first keeps the pixels unless `overlap` is "overwrite".
-    overlap
-        As of `Accept`.
     """
 
     plane: PlaneKey
@@ -250,15 +246,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class PaintBackground:
-    """Declare pixels background, or take that back.
-
-    Attributes
-    ----------
-    where
-        ``(N,)`` flat positions (C order) in the label array, ascending, without repeats.
-    is_background
-        Whether they are.
-    """
+    """Declare pixels background, or take that back; `where` is as of `Paint`."""
 
     image: ImageId
     where: LabelArray = field(compare=False)
@@ -267,15 +255,7 @@ class PaintBackground:
 
 @dataclass(frozen=True)
 class MarkComplete:
-    """Say that all objects in a region are annotated, or take that back.
-
-    Attributes
-    ----------
-    region
-        The image, a plane, a rectangle or a lasso.
-    is_complete
-        Whether they are.
-    """
+    """Say that all objects in a region are annotated, or take that back."""
 
     image: ImageId
     region: CompleteRegion = field(default_factory=CompleteRegion)

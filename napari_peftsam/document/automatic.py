@@ -99,8 +99,7 @@ def delete_automatic(path: Path) -> None:
     lock = ProjectLock(path)
     try:
         if not lock.acquire():
-            where = lock.owner or "another process"
-            raise ProjectError(f"{path} is open in {where}: close it there first")
+            raise ProjectError(f"{path} is open in {lock.owner}: close it there first")
         try:
             for suffix in ("-shm", "", "-wal"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -8,21 +8,10 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-__all__ = ["Owner", "ProjectLock", "file_identity", "is_network"]
-
-
-class Owner(NamedTuple):
-    """The process that holds a lock, and its host."""
-
-    process: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}"
+__all__ = ["ProjectLock", "file_identity", "is_network"]
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
@@ -66,24 +55,24 @@ class ProjectLock:
             self._lock.release()
 
     @property
-    def owner(self) -> Owner | None:
-        """The process that holds it, or was killed while holding it; None if unknown."""
+    def owner(self) -> str:
+        """Process and host that hold it, or were killed while holding it, as far as known."""
         # filelock keeps Windows' other processes from reading it.
         with suppress(OSError, ValueError):
             process, host, *_ = self.path.read_text(encoding="utf-8").split("\n")
-            return Owner(int(process), host)
-        return None
+            return f"process {int(process)} on {host}"
+        return "another process"
 
     def _sign(self) -> None:
         """Write process and host into the lock file, as `filelock.SoftFileLock` does itself."""
-        here = Owner(os.getpid(), socket.gethostname())
-        if self.owner == here:
+        process, host = os.getpid(), socket.gethostname()
+        if self.owner == f"process {process} on {host}":
             return
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY)
             try:
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{here.process}\n{here.host}\n".encode())
+                os.write(descriptor, f"{process}\n{host}\n".encode())
             finally:
                 os.close(descriptor)
 

@@ -96,7 +96,7 @@ def open_project(
     lock = ProjectLock(path)
     remedy = "choose a copy in a folder you may write to"
     try:
-        why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
+        why = "" if lock.acquire(_GLANCE_SECONDS) else f"it is open in {lock.owner}"
         remedy = "close it there" if why else remedy
     except OSError as error:
         what = f"its lock file {lock.path.name}" if lock.path.exists() else "its folder"
@@ -289,14 +289,12 @@ def _resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()  # links to one file need one lock
 
 
-def _open_in(lock: ProjectLock) -> str:
-    return f"it is open in {lock.owner or 'another process'}"
-
-
 def _locked(path: Path) -> ProjectLock:
     lock = ProjectLock(path)
     if not lock.acquire():
-        raise ProjectError(f"{path} cannot be written, {_open_in(lock)}: close it there first")
+        raise ProjectError(
+            f"{path} cannot be written, it is open in {lock.owner}: close it there first"
+        )
     return lock
 
 
