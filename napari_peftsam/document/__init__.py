@@ -1,4 +1,7 @@
-"""Annotated images, the actions on them, and the project file that keeps both."""
+"""Annotated images, the actions on them, and the project file that keeps both.
+
+The package offers the names that the `__all__` of these modules lists.
+"""
 # ruff: noqa: F403
 
 from __future__ import annotations

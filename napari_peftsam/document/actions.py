@@ -51,8 +51,6 @@ __all__ = [
     "SetQueue",
     "Undo",
     "UseAdapter",
-    "decode_action",
-    "encode_action",
 ]
 
 

@@ -19,13 +19,7 @@ from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import BoolArray, LabelArray, Plane
 
-__all__ = [
-    "DocumentImage",
-    "check_labels",
-    "describe_image",
-    "empty_labels",
-    "spatial",
-]
+__all__ = ["DocumentImage"]
 
 
 class DocumentImage:

@@ -9,17 +9,7 @@ from typing import Any, Literal, NewType
 from napari_peftsam.document.codec import to_json
 from napari_peftsam.types import BoolArray, Box, Prompts
 
-__all__ = [
-    "IMPORTED",
-    "MANUAL",
-    "ImageId",
-    "NewObject",
-    "ObjectPlane",
-    "ObjectRecord",
-    "Overlap",
-    "PlaneKey",
-    "merged",
-]
+__all__ = ["ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "PlaneKey"]
 
 ImageId = NewType("ImageId", str)
 """Identifies an image in its document; renaming the image does not change it."""

@@ -10,14 +10,7 @@ from napari_peftsam.document.records import ModelVersion
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 
-__all__ = [
-    "KEPT",
-    "Answer",
-    "Pending",
-    "PendingObject",
-    "check_candidates",
-]
-
+__all__ = ["Pending", "PendingObject"]
 
 KEPT = 200
 """Number of states of the prompts that keep their candidates, and the shown one."""

@@ -18,14 +18,7 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 
-__all__ = [
-    "SUFFIX",
-    "create_project",
-    "is_open_elsewhere",
-    "is_project",
-    "open_project",
-    "save_copy",
-]
+__all__ = ["create_project", "is_project", "open_project", "save_copy"]
 
 SUFFIX = ".peftsam"
 """Suffix of project files."""

@@ -10,12 +10,9 @@ import numpy as np
 from napari_peftsam.types import BoolArray, Box
 
 __all__ = [
-    "BACKGROUND",
-    "OBJECTS",
     "CompleteRegion",
     "ImageInfo",
     "ImageSource",
-    "Index",
     "LiveAdapter",
     "ModelVersion",
     "Run",

@@ -15,7 +15,7 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import LoggedAction, Rows
 from napari_peftsam.errors import PeftSamError, ProjectError
 
-__all__ = ["Player", "compare", "replay", "summary", "verify"]
+__all__ = ["compare", "replay", "summary", "verify"]
 
 _LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
 

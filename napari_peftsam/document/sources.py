@@ -22,7 +22,6 @@ __all__ = [
     "describe_source",
     "find_source",
     "is_digest_of",
-    "moved_source",
     "plane_digest",
     "read_pixels",
     "store_pixels",
