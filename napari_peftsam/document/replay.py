@@ -12,7 +12,7 @@ from napari_peftsam.document.actions import ChooseCandidate, decode_action
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import LoggedAction, Rows
+from napari_peftsam.document.tables import LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
 
 __all__ = ["compare", "replay", "summary", "verify"]
@@ -52,7 +52,7 @@ class Player:
         self._time = logged.time
         if isinstance(action, ChooseCandidate):
             # The candidates were not kept; what was accepted of them is in the log.
-            store.commit(logged.time, logged[2:], Rows())
+            store.commit(logged.time, logged[2:], ())
         else:
             try:
                 self.document.do(action)

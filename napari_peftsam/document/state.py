@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from napari_peftsam.document.codec import load
+from napari_peftsam.document.codec import dump, load
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.pending import KEPT, Answer, Pending, PendingObject
 from napari_peftsam.document.records import OBJECTS, LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.regions import Integers, Region
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import Rows, tile_bytes, tiles_at
+from napari_peftsam.document.tables import Row, tile_bytes, tiles_at
 from napari_peftsam.errors import ImageError
 
 __all__ = ["DOCUMENT_FIELDS", "State", "Touched", "read_state", "rows_of"]
@@ -118,18 +118,18 @@ def read_state(store: Store) -> State:
     return state
 
 
-def rows_of(state: State, touched: Touched) -> Rows:
+def rows_of(state: State, touched: Touched) -> list[Row]:
     """Return the rows of everything that was touched, as it is now."""
-    images, rows = state.images, Rows()
-    for image in touched.infos:
-        rows.images[image] = images[image].info
+    rows: list[Row] = [("images", (i,), dump(state.images[i].info)) for i in touched.infos]
     for image, labels in touched.objects.items():
-        known = images[image].records
-        rows.objects |= {(image, OBJECTS, label): known.get(label) for label in labels}
+        known = state.images[image].records
+        for label in labels:
+            record = known.get(label)
+            text = None if record is None else dump(record)
+            rows.append(("objects", (image, OBJECTS, label), text))
     for (image, label_set), where in touched.where.items():
-        array = images[image].array(label_set)
-        for key in tiles_at(image, label_set, where, array.shape):
-            rows.tiles[key] = tile_bytes(array, key)
-    for name in touched.fields:
-        rows.fields[name] = getattr(state, name)
+        array = state.images[image].array(label_set)
+        tiles = tiles_at(image, label_set, where, array.shape)
+        rows += [("tiles", key, tile_bytes(array, key)) for key in tiles]
+    rows += [("fields", (name,), dump(getattr(state, name))) for name in touched.fields]
     return rows

@@ -25,13 +25,13 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.codec import load
+from napari_peftsam.document.codec import dump, load
 from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import ImageInfo
 from napari_peftsam.document.tables import (
     LoggedAction,
-    Rows,
+    Row,
     Step,
     TileKey,
     create_tables,
@@ -114,7 +114,7 @@ class Store:
         self,
         time: str,
         action: tuple[str, str, bytes],
-        rows: Rows,
+        rows: Iterable[Row],
         step: tuple[str, str | None, object] | None = None,
         moved: tuple[int, str] | None = None,
     ) -> None:
@@ -281,7 +281,7 @@ class Store:
     def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
         """Replace what is stored about images without an action: paths in a copy differ."""
         with self._transaction() as execute:
-            write_rows(execute, Rows(images=dict(infos)))
+            write_rows(execute, [("images", (i,), dump(info)) for i, info in infos.items()])
 
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Copy everything into another database; SQLite's errors concern that one."""

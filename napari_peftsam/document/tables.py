@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.document.codec import compress, decompress, dump, encode
-from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.records import ImageInfo
+from napari_peftsam.document.codec import compress, decompress, encode
+from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.regions import Integers
 from napari_peftsam.errors import ProjectError
 
@@ -20,7 +18,7 @@ __all__ = [
     "APPLICATION_ID",
     "VERSION",
     "LoggedAction",
-    "Rows",
+    "Row",
     "Step",
     "TileKey",
     "create_tables",
@@ -176,14 +174,8 @@ class Step(NamedTuple):
     pixels: bytes
 
 
-@dataclass
-class Rows:
-    """Rows of the present state that an action changes; None removes a row."""
-
-    images: dict[ImageId, ImageInfo] = field(default_factory=dict)
-    objects: dict[tuple[ImageId, str, int], ObjectRecord | None] = field(default_factory=dict)
-    tiles: dict[TileKey, bytes | None] = field(default_factory=dict)
-    fields: dict[str, object] = field(default_factory=dict)
+Row = tuple[str, tuple[Any, ...], str | bytes | None]
+"""A row of the present state: table, key and value; None removes it."""
 
 
 def write_action(
@@ -208,35 +200,24 @@ def write_action(
     )
 
 
-def write_rows(execute: Any, rows: Rows) -> None:
-    """Write rows through a connection's `execute`."""
-    for image, info in rows.images.items():
-        execute(
-            "INSERT INTO images VALUES (?1, (SELECT count(*) FROM images), ?2) "
-            "ON CONFLICT (id) DO UPDATE SET info = ?2",
-            (image, dump(info)),
-        )
-    _write(execute, "objects", {
-        key: record and dump(record) for key, record in rows.objects.items()
-    })  # fmt: skip
-    _write(execute, "tiles", rows.tiles)
-    _write(execute, "fields", {(k,): dump(v) for k, v in rows.fields.items()})
+def write_rows(execute: Any, rows: Iterable[Row]) -> None:
+    """Write rows of the present state through a connection's `execute`."""
+    for table, key, value in rows:
+        if table == "images":
+            execute(
+                "INSERT INTO images VALUES (?1, (SELECT count(*) FROM images), ?2) "
+                "ON CONFLICT (id) DO UPDATE SET info = ?2",
+                (*key, value),
+            )
+        elif value is None:
+            where = " AND ".join(f"{name} = ?" for name in _KEYS[table])
+            execute(f"DELETE FROM {table} WHERE {where}", key)
+        else:
+            marks = ", ".join("?" * (len(key) + 1))
+            execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*key, value))
 
 
 _KEYS = {
     "objects": ("image", "label_set", "label"),
     "tiles": ("image", "label_set", "plane", "row", "col"),
-    "fields": ("name",),
 }
-
-
-def _write(execute: Any, table: str, rows: Mapping[Any, Any]) -> None:
-    """Replace rows of a table by their keys, or delete them (None)."""
-    keys = _KEYS[table]
-    marks = ", ".join("?" * (len(keys) + 1))
-    for key, value in rows.items():
-        if value is None:
-            where = " AND ".join(f"{name} = ?" for name in keys)
-            execute(f"DELETE FROM {table} WHERE {where}", tuple(key))
-        else:
-            execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*key, value))
