@@ -269,10 +269,7 @@ class Document:
     def replace_pixels(
         self, image: ImageId, pixels: Any, source: ImageSource | None = None
     ) -> None:
-        """Put other pixels of the same spatial shape under an image's objects.
-
-        Prompts and objects stay as they are. Undo steps over it.
-        """
+        """Put other pixels of the same shape under an image's objects; undo steps over it."""
         entry = self.image(image)
         before = entry.pixels
         entry.attach_pixels(pixels)
