@@ -12,7 +12,7 @@ from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.document import AddRun, Document, Run, StoredAdapter, UseAdapter
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.peft import adapter_bytes, adapter_from_bytes
-from napari_peftsam.training import TrainingFinished
+from napari_peftsam.training import TrainingReport
 
 __all__ = ["save_live", "store_adapter", "store_run", "stored_adapters"]
 
@@ -67,7 +67,7 @@ def store_adapter(document: Document, weights: str, entry: AdapterEntry) -> None
 
 def store_run(
     document: Document,
-    finished: TrainingFinished,
+    training: TrainingReport,
     entry: AdapterEntry | None,
     curve: Sequence[tuple[int, float, float]],
 ) -> None:
@@ -77,8 +77,8 @@ def store_run(
     ----------
     document
         Where it is kept.
-    finished
-        The run's last event.
+    training
+        The report of the training.
     entry
         The new version it gave; None if the earlier adapter stays.
     curve
@@ -87,13 +87,13 @@ def store_run(
     if document.store.read_only:
         return
     report = {
-        "steps": finished.steps,
-        "seconds": finished.seconds,
-        "trainable_parameters": finished.trainable_parameters,
-        "iou_before": finished.iou_before,
-        "iou_after": finished.iou_after,
-        "best_step": finished.best_step,
+        "steps": training.steps,
+        "seconds": training.seconds,
+        "trainable_parameters": training.trainable_parameters,
+        "iou_before": training.iou_before,
+        "iou_after": training.iou_after,
+        "best_step": training.best_step,
         "curve": [list(point) for point in curve],
     }
-    config = finished.adapter.config.model_dump(mode="json")
+    config = training.adapter.config.model_dump(mode="json")
     document.do(AddRun(Run("" if entry is None else entry.name, config, report)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from napari_peftsam.app.choice import absolute_model
-from napari_peftsam.app.project_commands import ProjectFinetuneReport, finetune_document
+from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     AddPoint,
@@ -21,7 +21,7 @@ from napari_peftsam.document import (
     SetBox,
     SetPrompts,
 )
-from napari_peftsam.errors import PromptError
+from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.projects import add_image, locate_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
@@ -118,7 +118,7 @@ class App:
         seconds: float = 60.0,
         config: TrainingConfig | None = None,
         watch: Callable[[TrainEvent], bool | None] = lambda _: None,
-    ) -> ProjectFinetuneReport:
+    ) -> FinetuneReport:
         """Train on all objects; the new version is live if it is better. Slow.
 
         Parameters
@@ -129,9 +129,20 @@ class App:
             Method, budget and the rest instead of the default, which is LoRA + COBOT.
         watch
             Called with every event; if it returns True the run ends early.
+
+        Raises
+        ------
+        ConfigurationError
+            If `seconds` is no time to train.
         """
+        if config is None:
+            if not 0 < seconds < float("inf"):
+                raise ConfigurationError(
+                    f"seconds is {seconds!r}: give the time to train as a positive number"
+                )
+            config = TrainingConfig(seconds=seconds)
         _need_model(self)
-        return finetune_document(self.workspace, config or TrainingConfig(seconds=seconds), watch)
+        return finetune_document(self.workspace, config, watch)
 
 
 class ProjectImage:

@@ -16,6 +16,7 @@ from napari_peftsam.app._annotator import Annotated, annotate_object, choose_lab
 from napari_peftsam.app._folders import check_output
 from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
 from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.errors import ExportError
@@ -27,8 +28,7 @@ from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import (
     TrainEvent,
     TrainingConfig,
-    TrainingFinished,
-    Validated,
+    TrainingReport,
 )
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -187,10 +187,17 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
 
     seconds = config.seconds or _time_left(time.perf_counter() - began, measuring)
     yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
-    finished, curve = yield from _train(workspace, seconds, config.seed)
-    entry = workspace.promote(finished)
+    run = DocumentRun(
+        workspace,
+        TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=config.seed),
+    )
+    yield from run.events(workspace.train(run.prepare()))
+    finished, curve = run.result, tuple((step, iou) for step, _, iou in run.curve)
+    assert finished is not None  # nothing cuts it off
     yield DemoStage(
-        f"adapter {entry.name} is live" if entry else "no better state was found: the base stays"
+        f"adapter {run.entry.name} is live"
+        if run.entry
+        else "no better state was found: the base stays"
     )
 
     yield DemoStage("measuring the live model on the held-out images again")
@@ -205,7 +212,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     report = DemoReport(
         time.perf_counter() - began, len(made), clicks, sum(one.brushed for one in made),
         finished.steps, finished.trainable_parameters, finished.iou_before, finished.iou_after,
-        entry is not None, before, after, curve,
+        run.entry is not None, before, after, curve,
         (*files, "figure.png", "report.html", "summary.json"),
     )  # fmt: skip
     figure = draw_figure(rows)
@@ -269,21 +276,7 @@ def _annotate(
     return made
 
 
-def _train(
-    workspace: Workspace, seconds: float, seed: int
-) -> Generator[TrainEvent, None, tuple[TrainingFinished, tuple[tuple[int, float], ...]]]:
-    training = TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=seed)
-    curve: list[tuple[int, float]] = []
-    for event in workspace.finetune(training):
-        yield event
-        if isinstance(event, Validated):
-            curve.append((event.step, event.iou))
-        elif isinstance(event, TrainingFinished):
-            return event, tuple(curve)
-    raise AssertionError("a run ends with TrainingFinished")
-
-
-def _export(workspace: Workspace, finished: TrainingFinished, output: Path) -> list[str]:
+def _export(workspace: Workspace, finished: TrainingReport, output: Path) -> list[str]:
     """Write adapter and labels in all formats; return the names of the files."""
     save_adapter(finished.adapter, output / "adapter.safetensors")
     written = [

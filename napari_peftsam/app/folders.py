@@ -5,20 +5,24 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from napari_peftsam.app._folders import (
     check_not_an_input,
     check_output,
     folder_planes,
     labelled,
-    why_ended,
 )
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.jobs import TrainingJob, run
-from napari_peftsam.errors import ConfigurationError, ExportError, TrainingError
+from napari_peftsam.app.finetuning import (
+    DEFAULT_BUDGET,
+    FinetuneReport,
+    FinetuningRun,
+    TrainingJob,
+    finish,
+    train,
+)
+from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
@@ -28,53 +32,15 @@ from napari_peftsam.evaluation import (
 from napari_peftsam.models import pick_device
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
 from napari_peftsam.training import (
-    Team,
     TrainEvent,
     TrainingConfig,
-    TrainingFinished,
-    Validated,
+    TrainingReport,
     cut_into_tiles,
     joined_team,
     team_size,
 )
 
-__all__ = ["DEFAULT_BUDGET", "FinetuneReport", "evaluate_folders", "finetune_folders"]
-
-DEFAULT_BUDGET = 60.0
-"""Seconds of finetuning when no budget is named."""
-
-
-@dataclass(frozen=True)
-class FinetuneReport:
-    """What a finetuning run came to.
-
-    Attributes
-    ----------
-    val_iou_before, val_iou_after
-        IoU on the held-out objects at the same prompts, of the model the run started
-        from and of the saved state.
-    best_step
-        The step of the saved state; 0 if training made nothing better.
-    adapter
-        The file it was saved to.
-    """
-
-    steps: int
-    seconds: float
-    trainable_parameters: int
-    val_iou_before: float
-    val_iou_after: float
-    best_step: int
-    adapter: Path
-
-    @property
-    def improved(self) -> bool:
-        """Whether the saved state beats the model the run started from."""
-        return self.val_iou_after > self.val_iou_before
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures, ready for JSON."""
-        return {**asdict(self), "adapter": str(self.adapter)}
+__all__ = ["evaluate_folders", "finetune_folders"]
 
 
 def finetune_folders(
@@ -132,39 +98,16 @@ def finetune_folders(
         job = TrainingJob(
             str(choice.model), device, planes, config, start, precision=choice.precision
         )
-        finished = _watched(job, watch, output, team)
-        if team.leads:
-            _save(finished.adapter, output)
-    return FinetuneReport(
-        finished.steps, finished.seconds, finished.trainable_parameters,
-        finished.iou_before, finished.iou_after, finished.best_step, output,
-    )  # fmt: skip
 
+        def deliver(report: TrainingReport) -> str:
+            if not team.leads or (run.failure and not report.best_step):
+                return ""
+            _save(report.adapter, output)
+            return f", of step {report.best_step}, was saved as {output}"
 
-def _watched(
-    job: TrainingJob,
-    watch: Callable[[TrainEvent], bool | None],
-    output: Path,
-    team: Team,
-) -> TrainingFinished:
-    asked, best = threading.Event(), None
-    try:
-        for event in run(job, asked.is_set, team=team):
-            if watch(event):
-                asked.set()
-            if isinstance(event, Validated) and event.step > 0 and event.adapter is not None:
-                best = event
-            if isinstance(event, TrainingFinished):
-                return event
-    except (RuntimeError, MemoryError, TrainingError) as error:
-        message = why_ended(error, job.source, job.device)
-        if best is None or best.adapter is None or not team.leads:
-            raise TrainingError(message) from error
-        _save(best.adapter, output)
-        raise TrainingError(
-            f"{message}; the best state until then, of step {best.step}, was saved as {output}"
-        ) from error
-    raise AssertionError("a run ends with TrainingFinished")
+        run, asked = FinetuningRun(job.source, device, deliver), threading.Event()
+        report = finish(run.events(train(job, asked.is_set, team=team)), watch, asked)
+    return FinetuneReport.of(report, output)
 
 
 def _save(adapter: Adapter, output: Path) -> None:

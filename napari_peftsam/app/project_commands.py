@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,17 +13,15 @@ from napari_peftsam.app._folders import (
     check_not_an_input,
     check_output,
     labelled,
-    why_ended,
 )
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.document import Document, DocumentImage, open_project
 from napari_peftsam.errors import (
     ConfigurationError,
     ImageError,
     LabelError,
     PeftSamError,
-    TrainingError,
 )
 from napari_peftsam.evaluation import (
     EvaluationConfig,
@@ -35,68 +30,17 @@ from napari_peftsam.evaluation import (
     evaluate,
 )
 from napari_peftsam.export import ExportContext, export_labels, export_target
-from napari_peftsam.peft import save_adapter
 from napari_peftsam.projects import attach_images, check_not_a_source, read_image_of
-from napari_peftsam.training import (
-    TrainEvent,
-    TrainingConfig,
-    TrainingFinished,
-    TrainingStarted,
-    TrainingStep,
-    Validated,
-    team_size,
-)
+from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
 
 __all__ = [
-    "ProjectFinetuneReport",
     "evaluate_project",
     "export_project",
-    "finetune_document",
     "finetune_project",
     "project_model",
 ]
 
 Note = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class ProjectFinetuneReport:
-    """Result of finetuning on the objects of a project.
-
-    Attributes
-    ----------
-    val_iou_before, val_iou_after
-        IoU on the held-out objects at the same prompts, of the model that was live and of
-        the best state.
-    best_step
-        The step of the best state.
-    adapter
-        Name of the new version, which is live; empty if it is no better and the earlier one
-        stays live.
-    live
-        Name of the adapter that is live now.
-    output
-        The file that the best state was written to, None without one.
-    """
-
-    steps: int
-    seconds: float
-    trainable_parameters: int
-    val_iou_before: float
-    val_iou_after: float
-    best_step: int
-    adapter: str
-    live: str
-    output: Path | None = None
-
-    @property
-    def improved(self) -> bool:
-        """Whether the new version is better than what was live."""
-        return bool(self.adapter)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures, ready for JSON."""
-        return {**asdict(self), "output": None if self.output is None else str(self.output)}
 
 
 def project_model(project: Path) -> str:
@@ -108,59 +52,6 @@ def project_model(project: Path) -> str:
 # --- finetuning ---------------------------------------------------------------------
 
 
-def finetune_document(
-    workspace: Workspace,
-    config: TrainingConfig,
-    watch: Callable[[TrainEvent], bool | None] = lambda _: None,
-    output: Path | None = None,
-) -> ProjectFinetuneReport:
-    """Train on a workspace's objects and make the best state live if it is better; slow.
-
-    Parameters
-    ----------
-    workspace
-        With a model.
-    config
-        Method, budget and the rest. The run goes on from the live adapter if that has the
-        same method and options.
-    watch
-        Called with every event; if it returns True the run ends early, with its best state.
-    output
-        Adapter file to write the best state to, None for none.
-
-    Raises
-    ------
-    PeftSamError
-        See `napari_peftsam.training.finetune`. If the training breaks off, its best state
-        until then becomes live if it is better.
-    """
-    run, asked = _Run(), threading.Event()
-    try:
-        for event in workspace.finetune(config, asked.is_set):
-            run.add(event)
-            if watch(event):
-                asked.set()
-    except (RuntimeError, MemoryError, TrainingError) as error:
-        model = workspace.engine.model
-        message, best = why_ended(error, model.name, str(model.device)), run.best()
-        entry = None if best is None else workspace.promote(best, run.curve)
-        if entry is None:
-            raise TrainingError(message) from error
-        raise TrainingError(
-            f"{message}; the best state until then is live as {entry.name}"
-        ) from error
-    finished = run.finished
-    assert finished is not None, "a run ends with TrainingFinished"
-    entry = workspace.promote(finished, run.curve)  # first: the file may not be writable
-    if output is not None:
-        save_adapter(finished.adapter, output)
-    return ProjectFinetuneReport(
-        finished.steps, finished.seconds, finished.trainable_parameters,
-        finished.iou_before, finished.iou_after, finished.best_step,
-        "" if entry is None else entry.name, workspace.adapters.live.name, output,
-    )  # fmt: skip
-
-
 def finetune_project(
     project: Path,
     config: TrainingConfig,
@@ -168,7 +59,7 @@ def finetune_project(
     output: Path | None = None,
     watch: Callable[[TrainEvent], bool | None] = lambda _: None,
     note: Note = lambda _: None,
-) -> ProjectFinetuneReport:
+) -> FinetuneReport:
     """Finetune on the objects of a project, as the viewer does; slow.
 
     The new version is saved in the project.
@@ -201,38 +92,6 @@ def finetune_project(
     with _annotated(project, note, must_write=True) as document:
         workspace = choice.open(document=document)
         return finetune_document(workspace, config, watch, output)
-
-
-@dataclass
-class _Run:
-    """Events of a training run so far."""
-
-    started: TrainingStarted | None = None
-    step: TrainingStep | None = None
-    validated: Validated | None = None
-    finished: TrainingFinished | None = None
-    curve: list[tuple[int, float, float]] = field(default_factory=list)  # step, loss, IoU
-
-    def add(self, event: TrainEvent) -> None:
-        if isinstance(event, TrainingStarted):
-            self.started = event
-        elif isinstance(event, TrainingStep):
-            self.step = event
-        elif isinstance(event, Validated):
-            self.curve.append((event.step, 0.0 if self.step is None else self.step.loss, event.iou))
-            self.validated = event if event.adapter is not None else self.validated
-        elif isinstance(event, TrainingFinished):
-            self.finished = event
-
-    def best(self) -> TrainingFinished | None:
-        """Return the best state of a run that broke off, None before the first step."""
-        best, step, started = self.validated, self.step, self.started
-        if best is None or best.adapter is None or best.step == 0 or step is None or not started:
-            return None
-        return TrainingFinished(
-            best.adapter, step.step, step.seconds, started.trainable_parameters,
-            started.validation_iou, best.iou, best.step,
-        )  # fmt: skip
 
 
 # --- evaluation ---------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from napari_peftsam.app._embedded import EmbeddedPlanes
 from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
 from napari_peftsam.app.engine import Engine
-from napari_peftsam.app.jobs import TrainingJob
+from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.document import (
     Accept,
     Document,
@@ -46,7 +47,7 @@ from napari_peftsam.training import (
     Incumbent,
     TrainEvent,
     TrainingConfig,
-    TrainingFinished,
+    TrainingReport,
     finetune,
 )
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
@@ -61,6 +62,13 @@ class WorkspaceEvents(SignalGroup):
     """Another model was loaded; its adapters are gone from the list."""
     adapters_changed = Signal()
     """The list of adapters changed, or another one is live."""
+
+
+class Basis(NamedTuple):
+    """The model and the project that something started from."""
+
+    engine: Engine | None
+    project: object
 
 
 class Workspace:
@@ -95,6 +103,7 @@ class Workspace:
         # What is live and what the list says is live change together, from any thread.
         self._lock = threading.RLock()
         self._loads = 0
+        self._project = object()  # another one for every project that is opened
 
     def _forget(self, image: str) -> None:
         """Let go of what is known of an image that is gone or has other pixels."""
@@ -106,6 +115,7 @@ class Workspace:
         """Let go of the images, and of models that were asked for until now."""
         with self._lock:
             self._loads += 1
+            self._project = object()
         for image in self.document.images:
             self._forget(image)
 
@@ -333,21 +343,29 @@ class Workspace:
             precision=model.precision,
         )
 
-    def finetune(
-        self, config: TrainingConfig, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[TrainEvent]:
-        """Train on the document's objects in this process, on a copy of the model; slow.
+    def train(
+        self, job: TrainingJob, stop: Callable[[], bool] = lambda: False
+    ) -> Generator[TrainEvent, None, TrainingReport]:
+        """Train in this process, on a copy of the model; slow.
 
-        The live model goes on answering. Hand the last event to `promote`.
+        The live model goes on answering. Hand the report to `promote`.
         """
-        job = self.prepare_training(config)()
         return finetune(
             self.engine.bare_copy(), job.planes, job.config,
             start=job.start, incumbent=job.incumbent, stop=stop,
         )  # fmt: skip
 
+    @property
+    def basis(self) -> Basis:
+        """The model and the project that a training starts from."""
+        with self._lock:
+            return Basis(self._engine, self._project)
+
     def promote(
-        self, finished: TrainingFinished, curve: Sequence[tuple[int, float, float]] = ()
+        self,
+        report: TrainingReport,
+        curve: Sequence[tuple[int, float, float]] = (),
+        basis: Basis | None = None,
     ) -> AdapterEntry | None:
         """Make a trained adapter live if it is better than what it was judged against.
 
@@ -356,21 +374,27 @@ class Workspace:
 
         Parameters
         ----------
-        finished
-            The run's last event.
+        report
+            The training's report.
         curve
             Step, loss and held-out IoU along the run, for the record.
+        basis
+            The `basis` at the start of the training. If another model or project has taken
+            its place, nothing happens.
 
         Returns
         -------
         AdapterEntry or None
             The new entry; None if the old adapter stays.
         """
-        adapter, iou = finished.adapter, finished.iou_after
-        entry = None
-        if finished.improved:
-            entry = self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
-        store_run(self.document, finished, entry, curve)
+        adapter, entry = report.adapter, None
+        with self._lock:  # a project that closes waits until all is stored in it
+            if basis is not None and basis != self.basis:
+                return None
+            if report.improved:
+                iou = report.iou_after
+                entry = self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
+            store_run(self.document, report, entry, curve)
         return entry
 
     # --- export ----------------------------------------------------------------------

@@ -39,8 +39,7 @@ from ._team import leads
 
 if TYPE_CHECKING:
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.folders import FinetuneReport
-    from napari_peftsam.app.project_commands import ProjectFinetuneReport
+    from napari_peftsam.app.finetuning import FinetuneReport
     from napari_peftsam.training import TrainEvent, TrainingConfig
 
 __all__ = ["TrainingProgress", "finetune"]
@@ -137,7 +136,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
     chosen["images_per_step"] = images_per_step or team_size()
     config = _configuration(chosen | {"steps": steps, "epochs": epochs, "seed": seed, **limit})
 
-    def train(watch: Callable[[TrainEvent], bool]) -> FinetuneReport | ProjectFinetuneReport:
+    def train(watch: Callable[[TrainEvent], bool]) -> FinetuneReport:
         if folders is not None and output is not None:
             return finetune_folders(*folders, output, config, choice, watch)
         assert project is not None
@@ -147,7 +146,7 @@ def finetune(  # noqa: PLR0913, PLR0917  # one parameter per option
 
 
 def _show(
-    train: Callable[[Callable[[TrainEvent], bool]], FinetuneReport | ProjectFinetuneReport],
+    train: Callable[[Callable[[TrainEvent], bool]], FinetuneReport],
     preface: str,
     as_json: bool,
 ) -> None:
@@ -237,7 +236,7 @@ class TrainingProgress:
 
 
 def _configuration(values: dict[str, Any]) -> TrainingConfig:
-    from napari_peftsam.app.folders import DEFAULT_BUDGET
+    from napari_peftsam.app.finetuning import DEFAULT_BUDGET
     from napari_peftsam.training import TrainingConfig
 
     if not any(values.get(budget) for budget in ("steps", "epochs", "seconds")):
@@ -245,22 +244,17 @@ def _configuration(values: dict[str, Any]) -> TrainingConfig:
     return configure(TrainingConfig, **values)
 
 
-def _text(report: FinetuneReport | ProjectFinetuneReport) -> str:
-    from napari_peftsam.app.folders import FinetuneReport
-
+def _text(report: FinetuneReport) -> str:
     verdict = (
         f"best at step {report.best_step}"
         if report.improved
         else "no better than the start: more objects, more time or another learning rate may help"
     )
     unit = "step" if report.steps == 1 else "steps"
-    if isinstance(report, FinetuneReport):
-        outcome = f"adapter: {report.adapter}"
-    else:
-        outcome = f"live in the project: {report.live}"
-        outcome += f"\nadapter: {report.output}" if report.output else ""
+    lines = [f"live in the project: {report.live}"] if report.live else []
+    lines += [f"adapter: {report.output}"] if report.output else []
     return (
         f"{report.steps} {unit} in {report.seconds:.0f} s, {report.trainable_parameters:,} "
         f"parameters\nheld-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} "
-        f"({verdict})\n{outcome}"
+        f"({verdict})\n" + "\n".join(lines)
     )

@@ -145,10 +145,6 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
 
-    def restart(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.now
-
     def __torch_dispatch__(
         self,
         func: Any,

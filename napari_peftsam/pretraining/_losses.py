@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_peftsam.training.losses import mask_iou
-from napari_peftsam.training.morphology import dilated
+from napari_peftsam.training.prompts import dilated
 
 __all__ = ["compact_mask_loss", "dense_loss", "prompted_loss"]
 

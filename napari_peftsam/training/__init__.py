@@ -1,28 +1,29 @@
-"""Finetuning: configuration, data, losses, the loop and what it reports."""
+"""Finetuning: configuration, data, losses, the loop and its events."""
 
-from napari_peftsam.training._parallel import joined_team, team_size
-from napari_peftsam.training._step import StepPlan
-from napari_peftsam.training._team import Team
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
-from napari_peftsam.training.dataset import AnnotatedPlane, Split, TrainingObject, split_objects
+from napari_peftsam.training.dataset import (
+    AnnotatedPlane,
+    AnnotatedTile,
+    Split,
+    TrainingObject,
+    cut_into_tiles,
+    split_objects,
+    tiles_with_objects,
+)
 from napari_peftsam.training.events import (
     MemoryPlanned,
     TrainEvent,
     TrainingAdjusted,
-    TrainingFinished,
+    TrainingReport,
     TrainingStarted,
     TrainingStep,
     Validated,
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
-from napari_peftsam.training.memory import (
-    MemoryEstimate,
-    estimate_memory,
-    forecast_memory,
-    possible_plans,
-)
+from napari_peftsam.training.memory import possible_plans
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
-from napari_peftsam.training.tiles import AnnotatedTile, cut_into_tiles, tiles_with_objects
+from napari_peftsam.training.step import StepPlan
+from napari_peftsam.training.team import Team, joined_team, team_size
 
 __all__ = [
     "RECIPES",
@@ -30,7 +31,6 @@ __all__ = [
     "AnnotatedPlane",
     "AnnotatedTile",
     "Incumbent",
-    "MemoryEstimate",
     "MemoryPlanned",
     "Recipe",
     "Split",
@@ -39,15 +39,13 @@ __all__ = [
     "TrainEvent",
     "TrainingAdjusted",
     "TrainingConfig",
-    "TrainingFinished",
     "TrainingObject",
+    "TrainingReport",
     "TrainingStarted",
     "TrainingStep",
     "Validated",
     "cut_into_tiles",
-    "estimate_memory",
     "finetune",
-    "forecast_memory",
     "joined_team",
     "possible_plans",
     "recipe",

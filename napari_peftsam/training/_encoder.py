@@ -15,9 +15,9 @@ from napari_peftsam.embeddings import ActivationCache
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
 from napari_peftsam.models.memory import free_memory
-from napari_peftsam.training._parallel import processes_here
 from napari_peftsam.training._samples import Crop, ModelPlane
 from napari_peftsam.training.config import TrainingConfig
+from napari_peftsam.training.team import processes_here
 
 __all__ = ["PlaneEncoder", "open_cache"]
 

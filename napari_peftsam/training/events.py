@@ -1,4 +1,4 @@
-"""What finetuning reports while it runs; frozen, picklable, in the order they come."""
+"""Events of a finetuning run, in the order they come, and its report; all picklable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = [
     "MemoryPlanned",
     "TrainEvent",
     "TrainingAdjusted",
-    "TrainingFinished",
+    "TrainingReport",
     "TrainingStarted",
     "TrainingStep",
     "Validated",
@@ -32,32 +32,26 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class MemoryPlanned:
-    """It is known how steps are computed, and that there is room for one.
+    """The plan of the steps, and the memory of a trial step whose result was dropped.
 
     Attributes
     ----------
-    needed
-        Bytes at the highest point of a step, weights included, as estimated; None if they could
-        not be.
     measured
-        The same of a first step whose result was dropped.
+        Bytes at the highest point of the trial step, weights included.
     free
-        Bytes that were free before, the network's weights being there already.
+        Bytes that were free before it, the network's weights being loaded already.
     plan
-        For people.
+        How steps are computed, for people.
     """
 
-    needed: int | None
     measured: int
     free: int
     plan: str
 
     def describe(self) -> str:
-        """Return it for people, in one line."""
-        measured = f"{readable_bytes(self.measured)} in a trial step"
-        needed = "" if self.needed is None else f"about {readable_bytes(self.needed)} estimated, "
-        free = readable_bytes(self.free)
-        return f"memory: {needed}{measured}, {free} free; training {self.plan}"
+        """Return a line for people."""
+        measured, free = readable_bytes(self.measured), readable_bytes(self.free)
+        return f"memory: {measured} in a trial step, {free} free; training {self.plan}"
 
 
 @dataclass(frozen=True)
@@ -105,8 +99,8 @@ class Validated:
 
 
 @dataclass(frozen=True)
-class TrainingFinished:
-    """The run is over, by its budget or because it was asked to stop.
+class TrainingReport:
+    """The result of a run, ended by its budget or because it was asked to stop.
 
     Attributes
     ----------
@@ -130,6 +124,4 @@ class TrainingFinished:
         return self.iou_after > self.iou_before
 
 
-TrainEvent = (
-    MemoryPlanned | TrainingStarted | TrainingStep | TrainingAdjusted | Validated | TrainingFinished
-)
+TrainEvent = MemoryPlanned | TrainingStarted | TrainingStep | TrainingAdjusted | Validated

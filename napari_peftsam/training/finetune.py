@@ -1,12 +1,13 @@
-"""The finetuning loop: reads top to bottom, reports as it goes, leaves the model as it was."""
+"""The finetuning loop: reads top to bottom, yields events, leaves the model as it was."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import perf_counter
 
 import torch
 
@@ -20,25 +21,25 @@ from napari_peftsam.peft import (
     first_changed_block,
     inject,
 )
-from napari_peftsam.training._budget import Budget, learning_rate_factor
-from napari_peftsam.training._data import RunData
+from napari_peftsam.training._data import HeldOut, RunData, Views, validation_iou
 from napari_peftsam.training._encoder import PlaneEncoder, open_cache
-from napari_peftsam.training._preflight import preflight
-from napari_peftsam.training._team import Alone, Team
-from napari_peftsam.training._trainer import Trainer
-from napari_peftsam.training._validation import HeldOut, validation_iou
-from napari_peftsam.training._views import Views
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane
 from napari_peftsam.training.events import (
     TrainEvent,
-    TrainingFinished,
+    TrainingReport,
     TrainingStarted,
     TrainingStep,
     Validated,
 )
+from napari_peftsam.training.memory import preflight
+from napari_peftsam.training.step import Trainer
+from napari_peftsam.training.team import Team
 
 __all__ = ["Incumbent", "finetune"]
+
+_WARMUP = 0.05  # share of the budget
+_FINAL_RATE = 0.05  # of the peak learning rate
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     incumbent: Incumbent | None = None,
     team: Team | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[TrainEvent]:
+) -> Generator[TrainEvent, None, TrainingReport]:
     """Train an adapter from accepted objects.
 
     The model must carry no adapter; it is trained in place and restored, bit for bit,
@@ -99,7 +100,12 @@ def finetune(  # noqa: PLR0913  # most are optional
     ------
     TrainEvent
         `MemoryPlanned` and `TrainingStarted`, then `TrainingStep`, `Validated` and, where
-        memory ran out, `TrainingAdjusted`; at last `TrainingFinished`.
+        memory ran out, `TrainingAdjusted`.
+
+    Returns
+    -------
+    TrainingReport
+        The best state on the held-out objects and its figures.
 
     Raises
     ------
@@ -128,17 +134,15 @@ def finetune(  # noqa: PLR0913  # most are optional
             run = _Run(
                 injection, encoder, config, data, before,
                 judge == own and (own is not None or injection.starts_as_base),
-                team or Alone(), stop,
+                team or Team(), stop,
             )  # fmt: skip
-            yield from _train(run)
+            return (yield from _train(run))
         finally:
             injection.remove()
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What stays the same over the run."""
-
     injection: Injection
     encoder: PlaneEncoder
     config: TrainingConfig
@@ -148,66 +152,72 @@ class _Run:
     team: Team
     stop: Callable[[], bool]
 
-    def start_iou(self) -> float:
-        """Return the held-out IoU before the first step (an untrained adapter is the base)."""
-        return self.before if self.before_is_start else self.held_out_iou()
-
-    def held_out_iou(self) -> float:
-        """Return the held-out IoU of the present state."""
-        return validation_iou(self.encoder, self.data.held_out)
-
-    def views(self) -> Views:
-        """Return what there is to see of the training objects."""
-        config, encoder = self.config, self.encoder
-        limit = config.views if encoder.first > 0 else None  # else nothing is kept of a view
-        return Views(
-            self.data.split.training, encoder.planes, encoder.model.architecture,
-            config.objects_per_step, config.seed, limit,
-        )  # fmt: skip
-
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
-        return bool(self.team.agree(float(self.stop())))
+        return bool(self.team.broadcast(float(self.stop())))
+
+    def progress(self, seconds: float, step: int, epochs: float) -> float:
+        """Return the share of the budget used up, in [0, 1]; the same for all processes."""
+        config = self.config
+        if config.seconds is not None:
+            return self.team.broadcast(min(1.0, seconds / config.seconds))
+        if config.epochs is not None:
+            return min(1.0, epochs / config.epochs)
+        assert config.steps is not None  # the configuration has exactly one budget
+        return min(1.0, step / config.steps)
 
 
-def _train(run: _Run) -> Iterator[TrainEvent]:
-    config, data = run.config, run.data
+def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
+    config, data, encoder = run.config, run.data, run.encoder
     counts = {name: p.numel() for name, p in run.injection.trainable_parameters().items()}
     trainable = sum(counts.values())
-    encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
-    split = data.split
-    trainer = Trainer(run.injection, config, run.encoder, run.team)
-    views = run.views()
-    yield preflight(trainer, run.injection, config, run.encoder, views)
+    in_encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
+    trainer = Trainer(run.injection, config, encoder, run.team)
+    limit = config.views if encoder.first > 0 else None  # else nothing is kept of a view
+    views = Views(
+        data.split.training, encoder.planes, encoder.model.architecture,
+        config.objects_per_step, config.seed, limit,
+    )  # fmt: skip
+    yield preflight(trainer, config, encoder, views)
     yield from trainer.take_adjustments()
-    yield TrainingStarted(
-        trainable, encoder, len(split.training), len(split.held_out), split.by, run.before
-    )
-    budget, upcoming = Budget(config, run.team), iter(views)
+    training, held_out = len(data.split.training), len(data.split.held_out)
+    yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, run.before)
+    began, upcoming = perf_counter(), iter(views)
 
     # The untrained start is a candidate too: a run that only makes things worse returns it.
-    best_iou = run.start_iou()
+    best_iou = run.before if run.before_is_start else validation_iou(encoder, data.held_out)
     best_step, best = 0, _capture(run, 0, best_iou)
     yield Validated(0, best_iou, best)
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
-    while (progress := budget.progress(step, epochs)) < 1 and not run.stopped():
+    while (progress := run.progress(perf_counter() - began, step, epochs)) < 1:
+        if run.stopped():
+            break
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs = batch[-1][0]
-        factor = learning_rate_factor(progress)
-        loss = trainer.step(step, [view for _, view in batch], factor)
+        loss = trainer.step(step, [view for _, view in batch], _learning_rate(progress))
         yield from trainer.take_adjustments()
         step += 1
-        progress = budget.progress(step, epochs)
-        yield TrainingStep(step, loss, budget.elapsed(), budget.remaining(progress))
+        seconds = perf_counter() - began
+        progress = run.progress(seconds, step, epochs)
+        yield TrainingStep(step, loss, seconds, seconds * (1 - progress) / max(progress, 1e-6))
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
-            iou = run.held_out_iou()
+            iou = validation_iou(encoder, data.held_out)
             better = iou > best_iou
             if better:
                 best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
-    yield TrainingFinished(best, step, budget.elapsed(), trainable, run.before, best_iou, best_step)
+    seconds = perf_counter() - began
+    return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)
+
+
+def _learning_rate(progress: float) -> float:
+    """Return the share of the peak learning rate: a short warm-up, then a cosine."""
+    if progress < _WARMUP:
+        return (progress + 0.1 * _WARMUP) / (1.1 * _WARMUP)
+    decay = 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
+    return _FINAL_RATE + (1 - _FINAL_RATE) * decay
 
 
 def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:

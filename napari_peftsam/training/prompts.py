@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training.morphology import depth, dilated
 
-__all__ = ["Grid", "PromptSimulator", "bounding_boxes"]
+__all__ = ["Grid", "PromptSimulator", "bounding_boxes", "depth", "dilated"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
@@ -214,3 +214,37 @@ def bounding_boxes(masks: Tensor) -> Tensor:
     x1 = columns.shape[1] - columns.flip(1).float().argmax(1)
     y1 = rows.shape[1] - rows.flip(1).float().argmax(1)
     return torch.stack([x0, y0, x1, y1], dim=1).float()
+
+
+def dilated(masks: Tensor, radius: int) -> Tensor:
+    """Return the pixels within `radius` of each mask along both axes, ``(..., H, W)`` boolean."""
+    # Pooling of floats would give the same, ten times slower on a CPU.
+    grown = functional.pad(masks.bool(), (radius, radius, radius, radius))
+    for axis in (-2, -1):
+        size, whole = 1, 2 * radius + 1
+        while size < whole:  # the union of two windows is a window of up to twice the size
+            step = min(size, whole - size)
+            length = grown.shape[axis] - step
+            grown = grown.narrow(axis, 0, length) | grown.narrow(axis, step, length)
+            size += step
+    return grown
+
+
+def depth(masks: Tensor, deepest: int) -> Tensor:
+    """Return how many erosions each pixel survives, plus one; 0 outside of the masks.
+
+    Parameters
+    ----------
+    masks
+        ``(..., H, W)`` boolean; what is beyond the edge counts as background.
+    deepest
+        Largest value.
+    """
+    inside = masks.bool()
+    found = inside.float()
+    for _ in range(deepest - 1):
+        inside = ~dilated(~functional.pad(inside, (1, 1, 1, 1)), 1)[..., 1:-1, 1:-1]
+        if not inside.any():
+            break
+        found = found + inside
+    return found

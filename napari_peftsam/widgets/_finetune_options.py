@@ -29,7 +29,7 @@ _DELAY_MS = 150  # parameters are counted when the user pauses
 
 
 class FinetuneOptions(QWidget):
-    """Forms for a `TrainingConfig`, how many parameters it would train, and in what memory.
+    """Forms for a `TrainingConfig`, how many parameters it would train.
 
     A recipe fills the forms; whatever differs from it afterwards is the user's own choice.
     Emits `changed` when `config` may be another. `problem` is a label for the dock to
@@ -46,8 +46,6 @@ class FinetuneOptions(QWidget):
         self._amounts = dict(BUDGETS)
         self._config: TrainingConfig | None = None
         self._counting: Worker[Any] | None = None
-        self._forecasting: Worker[Any] | None = None
-        self._to_forecast: tuple[SamModel, TrainingConfig] | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
         self.advice = text_label()
@@ -55,10 +53,7 @@ class FinetuneOptions(QWidget):
         self.placement, self.details, self.rate = Form(), Form(), Form()
         self.collapsible = QCollapsible("Method, placement, rank …")
         self.parameters, self.problem = text_label(), text_label()
-        self.memory = text_label()
-        self.memory.setToolTip("At the highest point of a training step; tried out when it starts.")
-        for part in (self.problem, self.memory):
-            part.hide()
+        self.problem.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
         self.amount, self.unit = QSpinBox(), QComboBox()
         self._timer = timer(self, _DELAY_MS)
@@ -73,10 +68,8 @@ class FinetuneOptions(QWidget):
     def release(self) -> None:
         """Do not count any more."""
         self._timer.stop()
-        self._to_forecast = None
-        for worker in (self._counting, self._forecasting):
-            if worker is not None:
-                worker.stop()
+        if self._counting is not None:
+            self._counting.stop()
 
     # --- layout ------------------------------------------------------------------------
 
@@ -96,7 +89,6 @@ class FinetuneOptions(QWidget):
         layout.addLayout(form_layout(("Recipe", self.recipe)))
         layout.addWidget(self.advice)
         layout.addWidget(self.parameters)
-        layout.addWidget(self.memory)
         layout.addLayout(form_layout(("Budget", budget)))
         method = QWidget()
         method.setLayout(form_layout(("Method", self.method)))
@@ -294,42 +286,6 @@ class FinetuneOptions(QWidget):
         self.parameters.setText(
             f"Trains {counts.total:,} parameters ({counts.encoder:,} in the encoder)"
         )
-        self._forecast()
-
-    def _forecast(self) -> None:
-        """Find out what the training takes; while that is busy, only the latest question waits."""
-        model, config = self._model(), self._config
-        if model is None or config is None:
-            return
-        self._to_forecast = model, config
-        if self._forecasting is None:
-            self._forecast_next()
-
-    def _forecast_next(self) -> None:
-        """Forecast in a thread: it follows a step without weights, and cannot be stopped."""
-        if self._to_forecast is None:
-            return
-        from napari_peftsam.training import forecast_memory
-
-        (model, config), self._to_forecast = self._to_forecast, None
-        architecture, device, precision = model.architecture, str(model.device), model.precision
-        self._forecasting = run(
-            lambda: forecast_memory(architecture, config, device, precision),
-            on_result=lambda forecast: self._forecast_done(config, forecast.describe()),
-            # It is for information: the training looks for itself, with more means.
-            on_error=lambda _: self._forecast_done(config, ""),
-            group=self._owner.workers,
-        )
-
-    def _forecast_done(self, config: TrainingConfig, text: str) -> None:
-        self._forecasting = None
-        if config is self._config:  # else it is about what was chosen before
-            self._show_memory(text)
-        self._forecast_next()
-
-    def _show_memory(self, text: str) -> None:
-        self.memory.setText(text)
-        self.memory.setVisible(bool(text))
 
     def _refuse(self, error: Exception) -> None:
         """Say why valid options do not fit this model."""
@@ -342,4 +298,3 @@ class FinetuneOptions(QWidget):
         self.problem.setVisible(bool(text))
         if text:
             self.parameters.clear()
-            self._show_memory("")

@@ -34,7 +34,6 @@ _STATUS = {
     Phase.STARTING: "Starting…",
     Phase.TRAINING: "Measuring the start…",
     Phase.STOPPING: "Finishing this step with the best state so far…",
-    Phase.SWITCHING: "Comparing…",
 }
 
 
@@ -107,7 +106,7 @@ class FinetuneView(QWidget):
         key = KEYS["finetune"].shown
         verb = {Phase.STOPPING: "■ Stop now", Phase.IDLE: "▶ Train"}.get(phase, "■ Stop")
         self.train.setText(f"{verb}  {key}")
-        self.train.setEnabled(phase is not Phase.SWITCHING and (running or not why_not))
+        self.train.setEnabled(running or not why_not)
         tips = {
             Phase.IDLE: why_not or f"Finetune on the accepted objects ({key}); go on annotating",
             Phase.STOPPING: "Do not wait for this step; the best state so far is kept",

@@ -1,29 +1,25 @@
-"""The one finetuning run a viewer may have: its process, its progress, its outcome.
+"""The finetuning run of a viewer: its child process, its phase and how it ended.
 
 It belongs to the viewer and not to the dock, so that a second dock sees the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.app.child import TrainingProcess
+from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.widgets._process import TrainingProcess
-from napari_peftsam.widgets._progress import RunProgress
 from napari_peftsam.widgets._session import ViewerSession
 from napari_peftsam.widgets._verdict import Outcome, verdict
-from napari_peftsam.widgets._worker import notify, run, start
+from napari_peftsam.widgets._worker import notify, start
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.adapters import AdapterEntry
-    from napari_peftsam.app.engine import Engine
-    from napari_peftsam.app.jobs import TrainingJob
-    from napari_peftsam.training import TrainEvent, TrainingConfig, TrainingFinished
+    from napari_peftsam.training import TrainEvent, TrainingConfig
 
 __all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
 
@@ -35,7 +31,6 @@ class Phase(Enum):
     STARTING = "starting"
     TRAINING = "training"
     STOPPING = "stopping"
-    SWITCHING = "switching"
 
 
 class TrainingSignals(SignalGroup):
@@ -70,14 +65,12 @@ class TrainingRun:
         self.message = ""
         self.before = self.after = ""
         self._process: TrainingProcess | None = None
-        self._engine: Engine | None = None
+        self._run: DocumentRun | None = None
         self._placement = ""
-        self._failure = ""
-        self._reset()
         owner.events.closed.connect(self._abort)
         owner.events.awaited_changed.connect(self._give_way)
         owner.events.model_changed.connect(self._model_changed)
-        owner.document.events.closing.connect(self._project_closes)
+        owner.document.events.closing.connect(self.abandon)
 
     @property
     def is_running(self) -> bool:
@@ -102,20 +95,15 @@ class TrainingRun:
         if self.is_running:
             raise TrainingError("a training is running: stop it first, or wait until it has ended")
         owner = self._viewer_session()
-        workspace = owner.require()
-        prepare = workspace.prepare_training(config)
-        self._reset()
-        self._engine, self.before = workspace.engine, workspace.adapters.live.name
+        self._run = run = DocumentRun(owner.require(), config)
+        self._process = process = TrainingProcess(run.prepare)
+        self.message, self.before, self.after = "", run.before, ""
         self._placement = str(getattr(config.method, "placement", ""))
-        self._follow(prepare, owner)
-
-    def _follow(self, prepare: Callable[[], TrainingJob], owner: ViewerSession) -> None:
-        self._process = TrainingProcess(prepare)
         start(
-            self._process.events,
+            lambda: run.events(process.events()),
             on_event=self._receive,
             on_error=self._failed,
-            on_done=self._conclude,
+            on_done=lambda *_: self._ended(),
             group=owner.workers,
         )
         self._set_phase(Phase.STARTING)
@@ -140,11 +128,8 @@ class TrainingRun:
         if self._process is not None and self.is_running:
             (self._process.pause if awaited else self._process.go_on)()
 
-    # --- what the child says ---------------------------------------------------------
-
     def _receive(self, event: TrainEvent) -> None:
-        self._progress.add(event)
-        started = self._progress.started
+        started = None if self._run is None else self._run.started
         if started is not None and self.phase is Phase.STARTING:
             self.measured[self.before] = started.validation_iou
             self._set_phase(Phase.TRAINING)
@@ -152,64 +137,46 @@ class TrainingRun:
 
     def _failed(self, error: Exception) -> None:
         notify(error)
-        self._failure = f"{str(error)[:1].upper()}{str(error)[1:]}."
-        self._conclude()
+        self._ended(str(error))
 
-    # --- the end -----------------------------------------------------------------------
-
-    def _conclude(self) -> None:
-        """Make the best state live if it is better, whichever way the run ended."""
-        owner = self._viewer_session()
-        workspace, finished = owner.workspace, self._progress.result()
-        if workspace is None or finished is None:
+    def _ended(self, error: str = "") -> None:
+        """Say how the run ended; a better adapter is live by now."""
+        run = self._run
+        assert run is not None
+        failure = run.failure or error
+        failure = f"{failure[:1].upper()}{failure[1:]}." if failure else ""
+        entry, result = run.entry, run.result
+        if result is None:
             name = "the base model" if self.before == "base" else self.before
-            self._end(self._failure or f"Stopped before the first step, so {name} stays live.")
-            return
-        if workspace.engine is not self._engine:
-            other = "project was opened" if self._engine is None else "model was loaded"
+            self._end(failure or f"Stopped before the first step, so {name} stays live.")
+        elif entry is None and run.replaced:
+            other = "project was opened" if run.replaced == "project" else "model was loaded"
             self._end(f"Another {other}, so the training was ended without a result.")
-            return
-        self._set_phase(Phase.SWITCHING)
-        curve = tuple(self._progress.curve)
-        run(
-            lambda: workspace.promote(finished, curve),
-            on_result=lambda entry: self._promoted(entry, finished),
-            on_error=self._not_promoted,
-            group=owner.workers,
-        )
-
-    def _promoted(self, entry: AdapterEntry | None, finished: TrainingFinished) -> None:
-        self.after = "" if entry is None else entry.name
-        if entry is not None:
-            self.measured[entry.name] = finished.iou_after
-        last = self._progress.last
-        outcome = Outcome(
-            before=self.before,
-            after=self.after,
-            iou_before=finished.iou_before,
-            iou_best=finished.iou_after,
-            iou_last=finished.iou_after if last is None else last.iou,
-            steps=finished.steps,
-            placement=self._placement,
-        )
-        self._end(f"{self._failure} {verdict(outcome)}".strip())
-
-    def _not_promoted(self, error: Exception) -> None:
-        notify(error)
-        self._end(f"The new adapter cannot be used: {error}")
+        elif error and not run.failure:
+            self._end(f"The new adapter cannot be used: {error}")
+        else:
+            if entry is not None:
+                self.after = entry.name
+                self.measured[entry.name] = result.iou_after
+            last = run.validated
+            outcome = Outcome(
+                before=self.before,
+                after=self.after,
+                iou_before=result.iou_before,
+                iou_best=result.iou_after,
+                iou_last=result.iou_after if last is None else last.iou,
+                steps=result.steps,
+                placement=self._placement,
+            )
+            self._end(f"{failure} {verdict(outcome)}".strip())
 
     def _end(self, message: str) -> None:
         self.message = message
-        self._engine = None
         self._set_phase(Phase.IDLE)
 
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase
         self.signals.changed.emit()
-
-    def _reset(self) -> None:
-        self._progress = RunProgress()
-        self._failure = self.message = self.before = self.after = ""
 
     def _abort(self) -> None:
         """End the child since the viewer closes; nobody is left to tell."""
@@ -222,11 +189,6 @@ class TrainingRun:
         if not self.is_running and self.message:
             self.before = self.after = ""  # they name adapters of another model
             self._end("")
-
-    def _project_closes(self) -> None:
-        """End a run on objects that another project takes the place of."""
-        self._engine = None
-        self.abandon()
 
     def _viewer_session(self) -> ViewerSession:
         owner = self._owner()

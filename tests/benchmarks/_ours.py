@@ -38,8 +38,8 @@ from napari_peftsam.training import (
     AnnotatedPlane,
     TrainingConfig,
     TrainingStep,
-    _preflight,
     finetune,
+    memory,
 )
 from napari_peftsam.types import Point, Prompts
 
@@ -129,7 +129,7 @@ def training(
         peaks.append(gigabytes(device))  # the run's trial makes the system forget it
         return measure_peak(where)
 
-    with patch.object(_preflight, "measure_peak", noted):
+    with patch.object(memory, "measure_peak", noted):
         for _ in _steps(model, method, repeats + 1, **scene):
             synchronise(device)
             now = perf_counter()

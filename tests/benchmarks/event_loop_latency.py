@@ -29,10 +29,10 @@ from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtCore import Qt as QtNames
 from qtpy.QtWidgets import QApplication
 
+from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import Point
-from napari_peftsam.widgets._process import TrainingProcess
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets._worker import start
 from napari_peftsam.widgets.annotate import AnnotateDock
@@ -220,7 +220,9 @@ def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Meas
             bench.measure("idle", None)
             bench.measure("child, no pauses", lambda: child(polite=False))
             if threads:
-                bench.measure("thread", lambda: workspace.finetune(config))
+                bench.measure(
+                    "thread", lambda: workspace.train(workspace.prepare_training(config)())
+                )
         viewer.close()
     del bench.found["warm-up"]
     return list(bench.found.values())

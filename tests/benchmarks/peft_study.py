@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import product
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from _study_page import page
 
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
 from napari_peftsam.files import pair_folders
@@ -39,7 +40,7 @@ from napari_peftsam.training import (
     AnnotatedPlane,
     TrainEvent,
     TrainingConfig,
-    TrainingFinished,
+    TrainingReport,
     TrainingStarted,
     TrainingStep,
     finetune,
@@ -191,10 +192,17 @@ class _Watch:
     step_wall: float = 0.0
     step_cpu: float = 0.0
 
-    def timed(self, events: Iterable[TrainEvent]) -> Iterator[TrainEvent]:
+    def timed(
+        self, events: Generator[TrainEvent, None, TrainingReport]
+    ) -> Generator[TrainEvent, None, TrainingReport]:
         """Pass the events on; validations count in the whole, not in the steps."""
         wall, cpu = self.wall, self.cpu
-        for event in events:
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                report: TrainingReport = end.value
+                return report
             now_wall, now_cpu = perf_counter(), process_time()
             if isinstance(event, TrainingStep):
                 self.steps += 1
@@ -217,7 +225,14 @@ def train(model: SamModel, domain: Domain, config: TrainingConfig) -> tuple[Adap
     """Finetune on the training images; return the best state on those of them held out."""
     figures: Row = {}
     watch = _Watch()
-    for event in watch.timed(finetune(model, domain.training, config)):
+    events: list[TrainEvent] = []
+    reports: list[TrainingReport] = []
+    InlineRunner().start(
+        watch.timed(finetune(model, domain.training, config)),
+        on_event=events.append, on_done=reports.append,
+    )  # fmt: skip
+    (report,) = reports
+    for event in events:
         if isinstance(event, TrainingStarted):
             figures |= {
                 "training_objects": event.training_objects,
@@ -225,16 +240,14 @@ def train(model: SamModel, domain: Domain, config: TrainingConfig) -> tuple[Adap
                 "trainable": event.trainable_parameters,
                 "trainable_encoder": event.encoder_parameters,
             }
-        elif isinstance(event, TrainingFinished):
-            figures |= watch.summary() | {
-                "steps": event.steps,
-                "best_step": event.best_step,
-                "held_out_iou_before": event.iou_before,
-                "held_out_iou_after": event.iou_after,
-                "file_mb": _megabytes(event.adapter),
-            }
-            return event.adapter, figures
-    raise AssertionError("a run ends with TrainingFinished")
+    figures |= watch.summary() | {
+        "steps": report.steps,
+        "best_step": report.best_step,
+        "held_out_iou_before": report.iou_before,
+        "held_out_iou_after": report.iou_after,
+        "file_mb": _megabytes(report.adapter),
+    }
+    return report.adapter, figures
 
 
 def _megabytes(adapter: Adapter) -> float:

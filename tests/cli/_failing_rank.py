@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from napari_peftsam.cli import main
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.training._trainer import Trainer
+from napari_peftsam.training.step import Trainer
 
 _step = Trainer.step
 

@@ -15,15 +15,15 @@ import tifffile
 import torch
 
 import napari_peftsam as ps
-from napari_peftsam.app.jobs import run
+from napari_peftsam.app.finetuning import train
 from napari_peftsam.cli.replay import label_file_names
 from napari_peftsam.document import check_project
 from napari_peftsam.files import read_image
 from napari_peftsam.peft import LoraConfig, load_adapter
-from napari_peftsam.training import TrainingFinished
 from tests.app._cases import write_useless_adapter
 from tests.cli._cases import Inputs, Program, scene
 from tests.cli._project_cases import ROOT, held_open, make_project
+from tests.training._world import finish
 
 INFO_KEYS = ["images", "objects", "proposals", "adapters", "actions", "seconds"]
 REPLAY_KEYS = ["actions", "images", "objects", "identical", "differences", "files"]
@@ -210,8 +210,7 @@ def test_a_project_is_trained_on_as_in_the_viewer(
         job = app.workspace.prepare_training(CONFIG)()
     assert [p.name for p in job.planes] == ["a0", "a1", "stack[2]", "stack[3]", "stack[4]"]
     assert job.planes[0].prompts == {10: ps.Prompts((ps.Point(10, 10),))}
-    *_, finished = run(job)  # as the viewer's child process does
-    assert isinstance(finished, TrainingFinished)
+    _, finished = finish(train(job))  # as the viewer's child process does
 
     output = inputs / "out.safetensors"
     outcome = program(*finetune(project, inputs, "--output", output))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 from unittest.mock import patch
 
 import torch
@@ -21,13 +21,11 @@ from napari_peftsam.peft.fact import FactConfig
 from napari_peftsam.training import (
     Team,
     TrainingConfig,
-    TrainingFinished,
     TrainingStep,
     finetune,
     joined_team,
 )
-from napari_peftsam.training._budget import Budget
-from tests.training._world import make_plane
+from tests.training._world import finish, make_plane
 
 CASES: dict[str, tuple[MethodConfig, int]] = {
     "even": (LoraConfig(rank=4), 2),
@@ -61,9 +59,7 @@ def train(
     better = count()
     module = sys.modules["napari_peftsam.training.finetune"]
     with patch.object(module, "validation_iou", lambda *_: float(next(better))):
-        events = list(finetune(build_tiny(), planes, settings, team=team, stop=stop))
-    finished = events[-1]
-    assert isinstance(finished, TrainingFinished)
+        events, finished = finish(finetune(build_tiny(), planes, settings, team=team, stop=stop))
     assert finished.best_step == finished.steps
     losses = [event.loss for event in events if isinstance(event, TrainingStep)]
     return Seen(losses, dict(finished.adapter.tensors))
@@ -72,8 +68,8 @@ def train(
 def disagreeing(team: Team) -> dict[str, Seen]:
     """Runs in which each process would end at another step if it decided itself."""
     short = config(LoraConfig(rank=2), 2, seconds=0.5)
-    clock: Any = Budget.elapsed if team.leads else lambda _: 0.0
-    with patch.object(Budget, "elapsed", clock):
+    module = sys.modules["napari_peftsam.training.finetune"]
+    with patch.object(module, "perf_counter", perf_counter if team.leads else lambda: 0.0):
         timed = train(short, team)
     asked = count()
     stop = (lambda: next(asked) >= 3) if team.leads else (lambda: False)

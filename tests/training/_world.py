@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import TypeVar
+
 import numpy as np
 from skimage.draw import disk
 
@@ -9,6 +12,19 @@ from napari_peftsam.training import AnnotatedPlane
 from napari_peftsam.types import Point, Prompts
 
 CENTRES = ((12, 12), (12, 34), (12, 54), (34, 12), (34, 34), (34, 54), (54, 22), (54, 46))
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+def finish(run: Generator[E, None, R]) -> tuple[list[E], R]:
+    """Return all events of a generator, and the report that it returns."""
+    events = []
+    while True:
+        try:
+            events.append(next(run))
+        except StopIteration as end:
+            return events, end.value
 
 
 def make_plane(name: str, seed: int = 0, image: str | None = None) -> AnnotatedPlane:

@@ -21,17 +21,15 @@ from napari_peftsam.training import (
     AnnotatedPlane,
     MemoryPlanned,
     TrainingConfig,
-    TrainingFinished,
     TrainingStarted,
     TrainingStep,
     Validated,
     finetune,
     recommended_learning_rate,
 )
-from napari_peftsam.training._samples import Sample, prepare_planes
-from napari_peftsam.training._targets import Targets
+from napari_peftsam.training._samples import Sample, Targets, prepare_planes
 from napari_peftsam.training.dataset import split_objects
-from tests.training._world import make_plane
+from tests.training._world import finish, make_plane
 
 METHODS = [LoraConfig(rank=4), CobotLoraConfig(rank=4), FrozenEncoderConfig()]
 
@@ -48,13 +46,12 @@ def _weights(model: SamModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
 def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[AnnotatedPlane]) -> None:
-    events = list(finetune(build_tiny(), planes, _config(method)))
-    planned, started, *middle, finished = events
+    events, finished = finish(finetune(build_tiny(), planes, _config(method)))
+    planned, started, *middle = events
     assert isinstance(planned, MemoryPlanned)
     assert isinstance(started, TrainingStarted)
     assert (started.training_objects, started.held_out_objects) == (8, 8)
     assert started.held_out_by == "image"
-    assert isinstance(finished, TrainingFinished)
     steps = [e for e in middle if isinstance(e, TrainingStep)]
     assert [e.step for e in steps] == [1, 2, 3, 4]
     assert all(np.isfinite(e.loss) for e in steps)
@@ -94,17 +91,16 @@ def test_training_learns_the_objects_it_is_shown() -> None:
 
 
 def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
+    from napari_peftsam.training._data import draw_held_out, validation_iou
     from napari_peftsam.training._encoder import PlaneEncoder
-    from napari_peftsam.training._validation import HeldOut, validation_iou
 
     planes = [make_plane(f"image {i}", i) for i in range(3)]
     config = _config(steps=12, learning_rate=5e-3, validations=4)
-    *_, finished = finetune(build_tiny(), planes, config)
-    assert isinstance(finished, TrainingFinished)
+    _, finished = finish(finetune(build_tiny(), planes, config))
     model = build_tiny()
     split = split_objects(planes, config.held_out, config.seed)
     prepared = prepare_planes(planes, split.held_out, model)
-    held_out = HeldOut.draw(split.held_out, planes, 40, config.seed)
+    held_out = draw_held_out(split.held_out, planes, 40, config.seed)
     with apply_adapter(model, finished.adapter):
         encoder = PlaneEncoder(model, prepared, first=0)
         assert validation_iou(encoder, held_out) == finished.iou_after
@@ -112,7 +108,7 @@ def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
 
 
 def test_the_same_seed_gives_the_same_adapter(planes: list[AnnotatedPlane]) -> None:
-    first, second = (list(finetune(build_tiny(), planes, _config()))[-1] for _ in range(2))
+    first, second = (finish(finetune(build_tiny(), planes, _config()))[1] for _ in range(2))
     assert first.adapter.digest == second.adapter.digest
 
 
@@ -130,9 +126,10 @@ def test_training_goes_on_from_an_adapter(planes: list[AnnotatedPlane]) -> None:
 
 def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:
     planes = [make_plane(f"image {i}", i) for i in range(4)]
-    *_, first = finetune(build_tiny(), planes[:2], _config(steps=2))
+    _, first = finish(finetune(build_tiny(), planes[:2], _config(steps=2)))
     [trained] = first.adapter.provenance["trained_on"]
-    *_, then = finetune(build_tiny(), planes[:3], _config(steps=2), start=first.adapter)
+    run = finetune(build_tiny(), planes[:3], _config(steps=2), start=first.adapter)
+    _, then = finish(run)
     assert set(then.adapter.provenance["trained_on"]) >= {trained}
     held = {plane.name for plane in planes[:3]} - set(then.adapter.provenance["trained_on"])
     assert held
@@ -154,7 +151,7 @@ def test_masks_of_zoomed_crops_lie_where_the_image_does(zoom: float) -> None:
 
 
 def test_an_adapter_of_another_base_is_refused(planes: list[AnnotatedPlane]) -> None:
-    *_, finished = finetune(build_tiny(seed=1), planes, _config(steps=1))
+    _, finished = finish(finetune(build_tiny(seed=1), planes, _config(steps=1)))
     model = build_tiny(seed=2)
     with pytest.raises(AdapterMismatchError, match="was trained on"):
         next(finetune(model, planes, _config(), start=finished.adapter))
@@ -167,15 +164,14 @@ def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) 
     def stop() -> bool:
         return bool(asked)
 
-    events = []
-    for event in finetune(build_tiny(), planes, _config(steps=1000), stop=stop):
-        events.append(event)
+    run = finetune(build_tiny(), planes, _config(steps=1000), stop=stop)
+    for event in run:
         if isinstance(event, TrainingStep) and event.step == 2:
             asked.append(True)
-    finished = events[-1]
-    assert isinstance(finished, TrainingFinished)
+            break
+    events, finished = finish(run)
     assert finished.steps == 2
-    assert isinstance(events[-2], Validated)
+    assert isinstance(events[-1], Validated)
 
 
 @pytest.mark.parametrize(
@@ -186,12 +182,12 @@ def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) 
     ],
 )
 def test_budgets(budget: dict[str, int], steps: int, planes: list[AnnotatedPlane]) -> None:
-    *_, finished = finetune(build_tiny(), planes, _config(**budget))
+    _, finished = finish(finetune(build_tiny(), planes, _config(**budget)))
     assert finished.steps == steps
 
 
 def test_a_budget_of_time_ends_the_run(planes: list[AnnotatedPlane]) -> None:
-    *_, finished = finetune(build_tiny(), planes, _config(steps=None, seconds=0.5))
+    _, finished = finish(finetune(build_tiny(), planes, _config(steps=None, seconds=0.5)))
     assert finished.steps >= 1
     assert finished.seconds >= 0.5
 
@@ -314,8 +310,8 @@ def test_the_builtin_model_is_finetuned_on_crops() -> None:
     from napari_peftsam.models import build_random
 
     planes = [make_plane(f"image {i}", i) for i in range(2)]
-    events = list(finetune(build_random("builtin"), planes, _config(steps=2)))
-    assert isinstance(events[-1], TrainingFinished)
+    events, finished = finish(finetune(build_random("builtin"), planes, _config(steps=2)))
+    assert finished.steps == 2
     assert all(np.isfinite(e.loss) for e in events if isinstance(e, TrainingStep))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_peftsam.training.morphology import depth, dilated
+from napari_peftsam.training.prompts import depth, dilated
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from napari_peftsam.training import TrainingConfig, _encoder, _preflight, joined_team, team_size
-from napari_peftsam.training._team import Alone
+from napari_peftsam.training import Team, TrainingConfig, _encoder, joined_team, memory, team_size
 from tests.training._ranks import CASES, config, train
 
 Runs = dict[str, dict[str, Any]]
@@ -28,37 +27,37 @@ ATOL = 1e-6 if torch.__version__ >= (2, 7) else 3e-5
 
 def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, settings = torch.device("cpu"), TrainingConfig(steps=1)
-    for module in (_encoder, _preflight):
+    for module in (_encoder, memory):
         monkeypatch.setattr(module, "free_memory", lambda _: 10**9)
 
     def shares() -> tuple[int, int]:
         with _encoder.open_cache(settings, cpu) as cache:
             assert cache is not None
-            return cache.memory_budget, _preflight._free(cpu)
+            return cache.memory_budget, memory._free(cpu)
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert shares() == (10**9 // 4, 10**9)  # without torchrun it says nothing
     monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
     assert shares() == (10**9 // 16, 10**9 // 4)
-    assert _preflight._free(torch.device("cuda")) == 10**9  # each has its own
+    assert memory._free(torch.device("cuda")) == 10**9  # each has its own
 
 
 def test_leaving_a_team_does_not_wait_for_its_threads() -> None:
     code = """
 from unittest.mock import patch
 from torch import distributed
-from napari_peftsam.training import _parallel
+from napari_peftsam.training import team
 
 def join(device):
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
 
 with (
-    patch.object(_parallel, "_join", join),
+    patch.object(team, "_join", join),
     patch.object(distributed, "is_torchelastic_launched", lambda: True),
 ):
     for _ in range(200):
-        with _parallel.joined_team("cpu") as team:
-            team.agree(1.0)
+        with team.joined_team("cpu") as joined:
+            joined.broadcast(1.0)
     """
     # With torch 2.6 one in a few dozen teams waited for ever; nothing but a kill ended it.
     root = Path(__file__).parents[2]
@@ -109,5 +108,5 @@ def test_the_leader_decides_when_it_ends(members: tuple[Runs, Runs]) -> None:
 def test_without_torchrun_a_process_is_alone() -> None:
     assert team_size() == 1
     with joined_team("cpu") as team:
-        assert isinstance(team, Alone)
+        assert type(team) is Team
         assert team.leads

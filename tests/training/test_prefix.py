@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,16 +19,15 @@ from napari_peftsam.training import (
     AnnotatedPlane,
     Incumbent,
     TrainingConfig,
-    TrainingFinished,
     TrainingStep,
     Validated,
     finetune,
 )
 from napari_peftsam.training import _encoder as encoder_module
+from napari_peftsam.training._data import Views
 from napari_peftsam.training._samples import prepare_planes
-from napari_peftsam.training._views import Views
 from napari_peftsam.training.dataset import TrainingObject, split_objects
-from tests.training._world import make_plane
+from tests.training._world import finish, make_plane
 
 # Method, options and the first block that changes, of four.
 CACHED = [
@@ -72,7 +72,7 @@ def _config(method: str, options: dict[str, object], **others: object) -> Traini
     )
 
 
-def _figures(events: list[object]) -> list[float]:
+def _figures(events: Sequence[object]) -> list[float]:
     losses = [e.loss for e in events if isinstance(e, TrainingStep)]
     return losses + [e.iou for e in events if isinstance(e, Validated)]
 
@@ -80,9 +80,8 @@ def _figures(events: list[object]) -> list[float]:
 def _run(
     model: SamModel, planes: list[AnnotatedPlane], config: TrainingConfig
 ) -> tuple[list[float], dict[str, Tensor]]:
-    events = list(finetune(model, planes, config))
-    assert isinstance(events[-1], TrainingFinished)
-    return _figures(events), dict(events[-1].adapter.tensors)
+    events, finished = finish(finetune(model, planes, config))
+    return _figures(events), dict(finished.adapter.tensors)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -146,7 +145,7 @@ def test_an_incumbent_and_its_challenger_share_what_both_leave_alone(
 ) -> None:
     late = _config("lora", {"rank": 2, "placement": "late-50%"}, steps=2)
     later = _config("lora", {"rank": 2, "placement": "last"}, steps=2)
-    *_, finished = finetune(build_tiny(), planes, later)
+    _, finished = finish(finetune(build_tiny(), planes, later))
     spy = _Spy(monkeypatch)
     list(finetune(build_tiny(), planes, late, incumbent=Incumbent(finished.adapter)))
     assert set(spy.seen.values()) == {1}
@@ -155,7 +154,7 @@ def test_an_incumbent_and_its_challenger_share_what_both_leave_alone(
 def test_going_on_asks_the_adapter_and_not_the_configuration(
     planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *_, finished = finetune(build_tiny(), planes, _config("lora", {"rank": 2}, steps=2))
+    _, finished = finish(finetune(build_tiny(), planes, _config("lora", {"rank": 2}, steps=2)))
     spy = _Spy(monkeypatch)
     late = _config("lora", {"rank": 2, "placement": "last"}, steps=2)
     list(finetune(build_tiny(), planes, late, start=finished.adapter))

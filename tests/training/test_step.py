@@ -14,17 +14,14 @@ from napari_peftsam.models import SamModel, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
 from napari_peftsam.peft.fact import FactConfig
 from napari_peftsam.segmentation.decode import decode
-from napari_peftsam.training import AnnotatedPlane, TrainingConfig
+from napari_peftsam.training import AnnotatedPlane, Team, TrainingConfig
+from napari_peftsam.training._data import Views
 from napari_peftsam.training._encoder import PlaneEncoder
-from napari_peftsam.training._samples import prepare_planes
-from napari_peftsam.training._step import MicroBatch, StepPlan, add_gradients
-from napari_peftsam.training._targets import Targets
-from napari_peftsam.training._team import Alone
-from napari_peftsam.training._trainer import Trainer
-from napari_peftsam.training._views import Views
+from napari_peftsam.training._samples import Targets, prepare_planes
 from napari_peftsam.training.dataset import split_objects
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.step import MicroBatch, StepPlan, Trainer, add_gradients
 from tests.training._world import make_plane
 
 METHODS = [
@@ -169,7 +166,7 @@ def test_activations_of_one_round_and_part_are_kept_at_a_time(model: SamModel) -
         assert _most_kept(model, 1, StepPlan(objects_at_once=2)) < 0.5 * once
 
 
-class _Member(Alone):
+class _Member(Team):
     """One of several processes; it notes its gradients and hears nothing of the others."""
 
     def __init__(self, rank: int, members: int) -> None:

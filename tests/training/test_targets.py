@@ -7,8 +7,7 @@ import torch
 from skimage.draw import disk, line
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training._samples import Sample
-from napari_peftsam.training._targets import Targets
+from napari_peftsam.training._samples import Sample, Targets
 from napari_peftsam.training.prompts import PromptSimulator
 
 SIDE = 1024

@@ -11,7 +11,6 @@ from napari_peftsam.peft import LoraConfig
 from napari_peftsam.training import (
     AnnotatedPlane,
     TrainingConfig,
-    TrainingFinished,
     TrainingStarted,
     cut_into_tiles,
     finetune,
@@ -20,6 +19,7 @@ from napari_peftsam.training._samples import prepare_planes
 from napari_peftsam.training.dataset import objects_of
 from napari_peftsam.types import Point, Prompts
 from tests.segmentation._slides import Slide
+from tests.training._world import finish
 
 # The second one lies over a border of cores; the last two share a tile.
 PLACES = [(40, 40, 8, 8), (100, 150, 9, 7), (260, 300, 8, 8), (285, 310, 7, 7)]
@@ -87,6 +87,6 @@ def test_training_sees_what_prompts_are_answered_from(
 
 def test_finetuning_on_a_large_plane(tiny_model: SamModel, large: AnnotatedPlane) -> None:
     config = TrainingConfig(method=LoraConfig(rank=2), steps=2, validations=1)
-    events = list(finetune(tiny_model, [large], config))
+    events, report = finish(finetune(tiny_model, [large], config))
     assert any(isinstance(event, TrainingStarted) for event in events)
-    assert isinstance(events[-1], TrainingFinished)
+    assert report.steps == 2

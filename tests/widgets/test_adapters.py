@@ -16,9 +16,10 @@ from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import capture, inject
 from napari_peftsam.peft.adaptformer import AdaptFormerConfig
 from napari_peftsam.peft.dora import DoraConfig
-from napari_peftsam.training import TrainingConfig, TrainingFinished
+from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock
+from tests.training._world import finish
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 def _add_version(workspace: Any, seed: int) -> None:
     """Train for a step, in this process, and add the result whether it is better or not."""
-    *_, finished = workspace.finetune(TrainingConfig(steps=1, seed=seed, learning_rate=1e-2))
-    assert isinstance(finished, TrainingFinished)
+    config = TrainingConfig(steps=1, seed=seed, learning_rate=1e-2)
+    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
     workspace.adapters.add_version(finished.adapter, finished.iou_after)
 
 

@@ -30,8 +30,9 @@ from napari_peftsam.document import (
     open_project,
     save_copy,
 )
-from napari_peftsam.training import TrainingConfig, TrainingFinished
+from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets.contributions import project_reader
+from tests.training._world import finish
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
@@ -264,8 +265,8 @@ def test_the_adapter_comes_back(bench: Open) -> None:
     annotate(b, np.kron(np.arange(12).reshape(3, 4), np.ones((16, 15))).astype(np.int32))
     wait(lambda: saved(b))
     workspace = b.owner.require()
-    *_, finished = workspace.finetune(TrainingConfig(steps=1, learning_rate=1e-2))
-    assert isinstance(finished, TrainingFinished)
+    config = TrainingConfig(steps=1, learning_rate=1e-2)
+    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
     entry = workspace.promote(replace(finished, iou_before=0.0, iou_after=0.5))
     workspace.activate(entry.name, 0.5)
     close(b)

@@ -8,22 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from napari_peftsam.app.jobs import TrainingJob, _serve, run
+from napari_peftsam.app.child import serve
+from napari_peftsam.app.finetuning import TrainingJob, train
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import LoraConfig
-from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingFinished
-from tests.training._world import make_plane
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, TrainingReport
+from tests.training._world import finish, make_plane
 
 CONFIG = TrainingConfig(method=LoraConfig(rank=2), steps=2, rounds=1, validations=1)
 
 
 def _answers(job: TrainingJob, more: bytes = b"") -> list[object]:
     commands, answers = io.BytesIO(pickle.dumps(job) + more), io.BytesIO()
-    _serve(commands, answers)
+    serve(commands, answers)
     answers.seek(0)
     found = []
     while answers.tell() < len(answers.getvalue()):
-        found.append(pickle.load(answers))
+        message, is_report = pickle.load(answers)
+        assert is_report == isinstance(message, TrainingReport)
+        found.append(message)
     return found
 
 
@@ -34,10 +37,10 @@ def _job(checkpoint: Path, planes: tuple[AnnotatedPlane, ...]) -> TrainingJob:
 def test_events_survive_the_way(checkpoint: Path) -> None:
     job = _job(checkpoint, (make_plane("a"),))
     # An exhausted standard input asks for an early end: at least the frame is there.
-    sent, direct = _answers(job), list(run(job, stop=lambda: True))
+    sent, direct = _answers(job), finish(train(job, stop=lambda: True))[0]
     assert next(type(e) for e in sent) is type(direct[0])
     finished = sent[-1]
-    assert isinstance(finished, TrainingFinished)
+    assert isinstance(finished, TrainingReport)
     assert finished.adapter.config == CONFIG.method
 
 

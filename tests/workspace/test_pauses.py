@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_peftsam.app import TrainingJob, _pauses
+from napari_peftsam.app import _pauses
 from napari_peftsam.app._pauses import LONGEST_PAUSE, Pauses, give_way_inside
-from napari_peftsam.app.jobs import GO_ON, PAUSE, _serve
+from napari_peftsam.app.child import GO_ON, PAUSE, serve
+from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.models import build_tiny, encode_tensor
 from napari_peftsam.peft import LoraConfig, inject
-from napari_peftsam.training import TrainingConfig, TrainingFinished
+from napari_peftsam.training import TrainingConfig, TrainingReport
 from tests.training._world import make_plane
 
 PATIENCE = 60.0  # s; a limit for a hanging test, not a demand
@@ -103,9 +104,11 @@ def test_commands_to_the_child_change_nothing_but_the_time(checkpoint: Path) -> 
     job = TrainingJob(str(checkpoint), "cpu", (make_plane("a"),), config)
     commands = io.BytesIO(pickle.dumps(job) + PAUSE + GO_ON + b"?" + PAUSE)
     answers = io.BytesIO()
-    _serve(commands, answers)  # the end of the commands ends the last pause, and the run
+    serve(commands, answers)  # the end of the commands ends the last pause, and the run
     answers.seek(0)
     found = []
     while answers.tell() < len(answers.getvalue()):
         found.append(pickle.load(answers))
-    assert isinstance(found[-1], TrainingFinished)
+    report, is_report = found[-1]
+    assert is_report
+    assert isinstance(report, TrainingReport)

@@ -26,13 +26,13 @@ from napari_peftsam.peft.lora import Lora
 from napari_peftsam.training import (
     Incumbent,
     TrainingConfig,
-    TrainingFinished,
+    TrainingReport,
     TrainingStep,
 )
 from napari_peftsam.types import Box, Point, Prompts
 from tests.models._mobile_sam import checkpoint
 from tests.peft._cases import perturb
-from tests.training._world import make_plane
+from tests.training._world import finish, make_plane
 
 PLANE = PlaneKey("discs")
 CONFIG = TrainingConfig(
@@ -48,10 +48,9 @@ def _annotate(workspace: Workspace) -> None:
 
 def _finish(
     workspace: Workspace, iou_before: float, iou_after: float, config: TrainingConfig = CONFIG
-) -> TrainingFinished:
+) -> TrainingReport:
     """Finetune for real, then judge it as the caller wants, and make sure it changes masks."""
-    *_, finished = workspace.finetune(config)
-    assert isinstance(finished, TrainingFinished)
+    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
     tensors = {name: tensor + 0.05 for name, tensor in finished.adapter.tensors.items()}
     return replace(
         finished,
@@ -195,7 +194,7 @@ def test_the_live_model_answers_as_before_while_training_runs(workspace: Workspa
     document = workspace.document
     document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     original = workspace.prompt().logits
-    run = workspace.finetune(CONFIG)
+    run = workspace.train(workspace.prepare_training(CONFIG)())
     for event in run:
         if isinstance(event, TrainingStep):
             np.testing.assert_array_equal(workspace.prompt().logits, original)
@@ -342,10 +341,9 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
     workspace.accept()
     _annotate(workspace)
     with pytest.raises(ConfigurationError, match="is not available for vit_t"):
-        next(workspace.finetune(CONFIG))
+        next(workspace.train(workspace.prepare_training(CONFIG)()))
     frozen = CONFIG.model_copy(update={"method": FrozenEncoderConfig()})
-    *_, finished = workspace.finetune(frozen)
-    assert isinstance(finished, TrainingFinished)
+    _, finished = finish(workspace.train(workspace.prepare_training(frozen)()))
     workspace.promote(replace(finished, iou_before=0.1, iou_after=0.9))
     merged = torch.load(workspace.export_model("v1", tmp_path / "merged.pth"), weights_only=True)
     assert merged.keys() == state.keys()

@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` started as a team that trains together."""
+"""Processes that take the steps of one training together, as ``torchrun`` starts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.training._team import Alone, Team
 
-__all__ = ["ProcessTeam", "joined_team", "processes_here", "team_size"]
+__all__ = ["Team", "joined_team", "processes_here", "team_size"]
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
@@ -50,11 +49,11 @@ def joined_team(device: str) -> Iterator[Team]:
         If there are fewer GPUs than processes on this computer.
     """
     if not distributed.is_torchelastic_launched():
-        yield Alone()
+        yield Team()
         return
     _join(device)
     try:
-        yield ProcessTeam(torch.device(device))
+        yield _ProcessTeam(torch.device(device))
     finally:
         _leave()
 
@@ -87,8 +86,41 @@ def _leave() -> None:
     backends.clear()
 
 
-class ProcessTeam:
-    """A `Team` of the processes of the default group of `torch.distributed`.
+class Team:
+    """The processes of a training; this class itself is one process alone.
+
+    Every process has all data, computes some of the micro-batches of each step, and ends
+    the step with the sum of all gradients, hence with the same parameters.
+
+    Attributes
+    ----------
+    leads
+        Whether this process decides, prints and writes for all.
+    """
+
+    leads: bool = True
+
+    def share(self, micro_batches: int) -> Sequence[int]:
+        """Return the micro-batches of a step that this process computes, by their index."""
+        return range(micro_batches)
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replace a tensor, in place, by its sum over all processes."""
+
+    def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Give every parameter the sum of its gradients over all processes.
+
+        A parameter without a gradient in any process has none afterwards: the optimiser
+        leaves it alone, which is not the same as a gradient of zero.
+        """
+
+    def broadcast(self, value: float) -> float:
+        """Return the leading process' value, so that all take the same decision on it."""
+        return value
+
+
+class _ProcessTeam(Team):
+    """The processes of the default group of `torch.distributed`.
 
     It does by hand what `torch.nn.parallel.DistributedDataParallel` does: every process
     has the whole model, and gradients are added up by ``all_reduce`` in buckets, once per
@@ -107,25 +139,18 @@ class ProcessTeam:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self._rank, self._size = distributed.get_rank(), distributed.get_world_size()
+        self.leads = self._rank == 0
         self._device = device
 
-    @property
-    def leads(self) -> bool:
-        """Whether this process decides, speaks and writes for all."""
-        return self.rank == 0
-
     def share(self, micro_batches: int) -> Sequence[int]:
-        """Return every `size`-th of them."""
-        return range(self.rank, micro_batches, self.size)
+        return range(self._rank, micro_batches, self._size)
 
     def add_up(self, tensor: Tensor) -> None:
-        """Replace a tensor, in place, by its sum over all processes."""
         with _together():
             distributed.all_reduce(tensor)
 
     def add_up_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Give every parameter the sum of its gradients, none if no process has one."""
         has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
         has = has.to(self._device)
         with _together():
@@ -143,8 +168,7 @@ class ProcessTeam:
         ):
             parameter.grad = part.view_as(parameter)
 
-    def agree(self, value: float) -> float:
-        """Return the leading process' value."""
+    def broadcast(self, value: float) -> float:
         shared = torch.tensor(value, dtype=torch.float64, device=self._device)
         with _together():
             distributed.broadcast(shared, src=0)

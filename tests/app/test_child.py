@@ -14,18 +14,19 @@ from typing import Any
 
 import pytest
 
-from napari_peftsam.app.jobs import TrainingJob
+from napari_peftsam.app.child import TrainingProcess
+from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.training import (
     MemoryPlanned,
     TrainingConfig,
-    TrainingFinished,
+    TrainingReport,
     TrainingStarted,
     TrainingStep,
     Validated,
 )
-from napari_peftsam.widgets._process import TrainingProcess
+from tests.training._world import finish
 from tests.widgets._training_cases import add_images, is_alive
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -46,59 +47,59 @@ class Exit:
 
 
 def test_events_come_in_order_and_no_process_is_left(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('the wrong module')")
     monkeypatch.chdir(tmp_path)
-    process = TrainingProcess(_job(tiny_checkpoint))
-    kinds = [type(event) for event in process.events()]
+    process = TrainingProcess(_job(checkpoint))
+    events, report = finish(process.events())
+    kinds = [type(event) for event in events]
     assert kinds[:4] == [MemoryPlanned, TrainingStarted, Validated, TrainingStep]
-    assert kinds[-2:] == [Validated, TrainingFinished]
+    assert kinds[-1] is Validated
+    assert isinstance(report, TrainingReport)
     assert process.pid is not None
     assert not is_alive(process.pid)
 
 
-def test_errors_of_the_child_arrive_as_they_are(tiny_checkpoint: Path) -> None:
+def test_errors_of_the_child_arrive_as_they_are(checkpoint: Path) -> None:
     with pytest.raises(TrainingError, match="at least 3 accepted objects, found 2"):
-        list(TrainingProcess(_job(tiny_checkpoint, images=1)).events())
+        list(TrainingProcess(_job(checkpoint, images=1)).events())
 
 
-def test_stop_ends_the_run_with_a_result(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
-    events: list[Any] = []
-    for event in process.events():
-        events.append(event)
-        if isinstance(event, TrainingStep) and event.step == 2:
-            process.stop()
-            process.stop()
-    assert isinstance(events[-1], TrainingFinished)
-    assert 2 <= events[-1].steps < 100_000
+def test_stop_ends_the_run_with_a_result(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint, steps=100_000))
+    events = process.events()
+    next(event for event in events if isinstance(event, TrainingStep) and event.step == 2)
+    process.stop()
+    process.stop()
+    _, report = finish(events)
+    assert report is not None
+    assert 2 <= report.steps < 100_000
 
 
-def test_closing_the_generator_ends_the_child(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+def test_closing_the_generator_ends_the_child(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint, steps=100_000))
     events = process.events()
     assert isinstance(next(events), MemoryPlanned)
     assert process.pid is not None
     assert is_alive(process.pid)
-    events.close()  # type: ignore[attr-defined]  # it is a generator
+    events.close()
     assert not is_alive(process.pid)
 
 
-def test_cancel_ends_a_run_that_another_thread_waits_for(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
-    events: list[Any] = []
+def test_cancel_ends_a_run_that_another_thread_waits_for(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint, steps=100_000))
     timer = threading.Timer(0.5, process.cancel)  # while the child is still importing torch
     timer.start()
-    events.extend(process.events())
+    _, report = finish(process.events())
     timer.join()
-    assert not any(isinstance(event, TrainingFinished) for event in events)
+    assert report is None
     assert process.pid is not None
     assert not is_alive(process.pid)
 
 
-def test_a_run_cancelled_before_it_starts_has_no_process(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint))
+def test_a_run_cancelled_before_it_starts_has_no_process(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint))
     process.cancel()
     process.stop()
     assert list(process.events()) == []
@@ -106,8 +107,8 @@ def test_a_run_cancelled_before_it_starts_has_no_process(tiny_checkpoint: Path) 
 
 
 @posix_only
-def test_a_killed_child_is_an_error_that_names_memory(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint, steps=100_000))
+def test_a_killed_child_is_an_error_that_names_memory(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint, steps=100_000))
     events = process.events()
     list(islice(events, 3))
     assert process.pid is not None
@@ -123,14 +124,16 @@ def test_a_child_that_dies_early_is_an_error_with_its_last_words() -> None:
         list(process.events())
 
 
-def test_pauses_do_not_end_a_run_and_may_come_at_any_time(tiny_checkpoint: Path) -> None:
-    process = TrainingProcess(_job(tiny_checkpoint))
+def test_pauses_do_not_end_a_run_and_may_come_at_any_time(checkpoint: Path) -> None:
+    process = TrainingProcess(_job(checkpoint))
     process.pause()  # there is no child yet
-    kinds = []
-    for event in process.events():
-        kinds.append(type(event))
+    events = process.events()
+    for event in events:
         process.pause()
         process.go_on()
-    assert kinds[-1] is TrainingFinished
+        if isinstance(event, TrainingStep):
+            break
+    _, report = finish(events)
+    assert report is not None
     process.pause()
     process.go_on()

@@ -1,4 +1,10 @@
-"""Finetuning in a child process, seen from the viewer: a job goes in, events come out.
+"""Finetuning in a child process: a job goes in, events come out, and then the report.
+
+The child reads one pickled `TrainingJob` from its standard input and writes pickled messages
+to its standard output. A process that is started this way, and not through
+`multiprocessing`, never runs the user's own script again. After the job, every byte is a
+command: `PAUSE` or `GO_ON`. The parent asks for an early end by closing the child's standard
+input.
 
 In a thread of the viewer's process training is slower and prompts wait longer, since both
 need Python's interpreter lock; ``tests/benchmarks/event_loop_latency.py`` measures it.
@@ -6,31 +12,37 @@ need Python's interpreter lock; ``tests/benchmarks/event_loop_latency.py`` measu
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from napari_peftsam.errors import PeftSamError, TrainingError
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.jobs import TrainingJob
-    from napari_peftsam.training import TrainEvent
+    from napari_peftsam.app.finetuning import TrainingJob
+    from napari_peftsam.training import TrainEvent, TrainingReport
 
-__all__ = ["TrainingProcess"]
+__all__ = ["GO_ON", "PAUSE", "TrainingProcess", "serve"]
+
+PAUSE, GO_ON = b"p", b"g"
+"""Commands to the child: leave the processor to the viewer for a moment, and no longer."""
 
 # The child imports from where the viewer does, and from nowhere else: ``-m`` would put
 # the working directory first, where a user's own `random.py` might lie.
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.app.jobs import main; main()"
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from napari_peftsam.app.child import main; main()"
 _GRACE_SECONDS = 2.0  # between asking a child to end and making it end
 _EXIT_SECONDS = 30.0  # for a child that ends by itself; a busy machine takes its time
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console else
 _TAIL_BYTES = 8192
+_NICENESS = 5  # below the viewer's own work, so that it stays responsive on few cores
 
 
 class TrainingProcess:
@@ -43,7 +55,7 @@ class TrainingProcess:
     ----------
     prepare
         Returns what to train; called in the thread of `events`. See
-        `napari_peftsam.app.Workspace.prepare_training`.
+        `napari_peftsam.app.workspace.Workspace.prepare_training`.
     """
 
     def __init__(self, prepare: Callable[[], TrainingJob]) -> None:
@@ -74,14 +86,10 @@ class TrainingProcess:
 
     def pause(self) -> None:
         """Ask the child to leave the processor to this process, for some seconds at most."""
-        from napari_peftsam.app.jobs import PAUSE
-
         self._command(PAUSE)
 
     def go_on(self) -> None:
         """End a pause."""
-        from napari_peftsam.app.jobs import GO_ON
-
         self._command(GO_ON)
 
     def _command(self, command: bytes) -> None:
@@ -91,10 +99,11 @@ class TrainingProcess:
                     self._commands.write(command)
                     self._commands.flush()
 
-    def events(self) -> Iterator[TrainEvent]:
-        """Start the child and yield its events; once only.
+    def events(self) -> Generator[TrainEvent, None, TrainingReport | None]:
+        """Start the child, yield its events and return its report; once only.
 
-        Closing the generator ends the child: at once, or by force after two seconds.
+        A run that was cancelled has no report. Closing the generator ends the child: at once,
+        or by force after two seconds.
 
         Raises
         ------
@@ -107,16 +116,14 @@ class TrainingProcess:
         with tempfile.TemporaryFile() as log:
             child = self._start(log)
             if child is None:
-                return
+                return None
             try:
                 self._send(job, child)
                 del job  # it holds model and images
-                ended = False
-                for event in _answers(child):
-                    yield event
-                    ended = type(event).__name__ == "TrainingFinished"
-                if not ended and not self._cancelled:
+                report = yield from _answers(child)
+                if report is None and not self._cancelled:
                     raise _death(_reap(child, _EXIT_SECONDS), log)
+                return report
             finally:
                 self._end(child)
 
@@ -160,16 +167,18 @@ class TrainingProcess:
             child.stdin.close()
 
 
-def _answers(child: subprocess.Popen[bytes]) -> Iterator[TrainEvent]:
-    """Yield what the child sends until its output ends; raise what it raised."""
+def _answers(child: subprocess.Popen[bytes]) -> Generator[TrainEvent, None, TrainingReport | None]:
+    """Yield the child's events and return its report, None if it ends without; raise its error."""
     assert child.stdout is not None
     while True:
         try:
-            message = pickle.load(child.stdout)
+            message, is_report = pickle.load(child.stdout)
         except (EOFError, pickle.UnpicklingError):  # it ended, or died within a message
-            return
+            return None
         if isinstance(message, PeftSamError):
             raise message
+        if is_report:
+            return message  # type: ignore[no-any-return]
         yield message
 
 
@@ -197,3 +206,75 @@ def _death(status: int, log: IO[bytes]) -> TrainingError:
     else:
         cause = f"ended with status {status} and no result: start it again"
     return TrainingError(f"the training process {cause}{said}")
+
+
+# --- in the child -------------------------------------------------------------------
+
+
+def serve(commands: BinaryIO, answers: BinaryIO) -> None:
+    """Run one job; see the module for what is read and written.
+
+    Every answer is a pickled pair: an event, the report or an exception, and whether it is
+    the report.
+    """
+    from napari_peftsam.app._pauses import Pauses
+    from napari_peftsam.app.finetuning import train
+
+    job: TrainingJob = pickle.load(commands)
+    stopping, pauses = threading.Event(), Pauses()
+
+    def watch() -> None:
+        while command := commands.read(1):  # empty when the parent closes its end
+            if command == PAUSE:
+                pauses.begin()
+            elif command == GO_ON:
+                pauses.end()
+        stopping.set()
+        pauses.end()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        training = train(job, stopping.is_set, pauses.wait)
+        while True:
+            try:
+                _send(answers, next(training))
+            except StopIteration as end:
+                _send(answers, end.value, True)
+                return
+    except PeftSamError as error:
+        _send(answers, error)
+    except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is
+        _send(answers, TrainingError(f"training failed: {type(error).__name__}: {error}"))
+
+
+def _send(
+    answers: BinaryIO, message: TrainEvent | TrainingReport | PeftSamError, is_report: bool = False
+) -> None:
+    pickle.dump((message, is_report), answers)
+    answers.flush()
+
+
+def _give_way() -> None:
+    """Let the viewer's process have a core first whenever it wants one.
+
+    One core is left to it altogether: torch's threads wait for the slowest of them, so
+    that a viewer busy on one of two cores would slow two threads down twentyfold.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    # Linux shares cores among sessions before it looks at processes, and this is a session.
+    autogroup = Path("/proc/self/autogroup")
+    with suppress(OSError):
+        autogroup.write_text(str(_NICENESS))
+
+
+def main() -> None:
+    """Serve one job on standard input and output."""
+    _give_way()
+    # Libraries that print must not write between the events.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin.buffer, answers)

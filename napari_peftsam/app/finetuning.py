@@ -1,0 +1,348 @@
+"""One finetuning run for dock, command line and Python: train, keep the best state, deliver it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_peftsam.errors import TrainingError
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.adapters import AdapterEntry
+    from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.peft import Adapter
+    from napari_peftsam.training import (
+        AnnotatedPlane,
+        Incumbent,
+        Team,
+        TrainEvent,
+        TrainingConfig,
+        TrainingReport,
+        TrainingStarted,
+        TrainingStep,
+        Validated,
+    )
+
+    Training = Generator[TrainEvent, None, TrainingReport | None]
+    Watch = Callable[[TrainEvent], bool | None]
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "DocumentRun",
+    "FinetuneReport",
+    "FinetuningRun",
+    "TrainingJob",
+    "finetune_document",
+    "finish",
+    "train",
+]
+
+DEFAULT_BUDGET = 60.0
+"""Seconds of finetuning when no budget is named."""
+
+
+# --- training -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """The arguments of `napari_peftsam.training.finetune`, in a form that can be sent."""
+
+    source: str
+    device: str
+    planes: tuple[AnnotatedPlane, ...]
+    config: TrainingConfig
+    start: Adapter | None = None
+    incumbent: Incumbent | None = None
+    precision: str = "auto"
+
+
+def train(
+    job: TrainingJob,
+    stop: Callable[[], bool] = lambda: False,
+    give_way: Callable[[], object] | None = None,
+    team: Team | None = None,
+) -> Generator[TrainEvent, None, TrainingReport]:
+    """Build the job's model and finetune it.
+
+    Parameters
+    ----------
+    job
+        The model, its data and the configuration.
+    give_way
+        Called between small steps.
+    stop, team
+        As of `napari_peftsam.training.finetune`.
+    """
+    from napari_peftsam.app._pauses import give_way_inside
+    from napari_peftsam.models import build
+    from napari_peftsam.training import finetune
+
+    model = build(job.source, job.device, precision=job.precision)
+    if give_way is not None:
+        give_way_inside(model.sam, give_way)
+    return (yield from finetune(
+        model, job.planes, job.config,
+        start=job.start, incumbent=job.incumbent, team=team, stop=stop,
+    ))  # fmt: skip
+
+
+# --- the run --------------------------------------------------------------------------
+
+
+class FinetuningRun:
+    """One run: follows a training, keeps its best state, and delivers it in the end.
+
+    Parameters
+    ----------
+    source, device
+        Model and device, for messages.
+    deliver
+        Called once with the result of the run, whichever way it ended; returns what became
+        of it, for the message of a run that broke off, empty if nothing did.
+
+    Attributes
+    ----------
+    started, step, validated
+        The latest event of each kind.
+    curve
+        Step, loss and held-out IoU at each validation.
+    failure
+        Why the training broke off, empty if it did not.
+    result
+        The report of the training or, if it was cut off, its best state so far; None before
+        there is any.
+    """
+
+    def __init__(self, source: str, device: str, deliver: Callable[[TrainingReport], str]) -> None:
+        self._source, self._device, self._deliver = source, device, deliver
+        self.started: TrainingStarted | None = None
+        self.step: TrainingStep | None = None
+        self.validated: Validated | None = None
+        self._best: Validated | None = None
+        self.curve: list[tuple[int, float, float]] = []
+        self.failure = ""
+        self.result: TrainingReport | None = None
+
+    def events(self, training: Training) -> Training:
+        """Yield the events of a training and deliver its best state; slow.
+
+        Raises
+        ------
+        TrainingError
+            If the training breaks off. Its best state until then is delivered.
+        """
+        from napari_peftsam.app._folders import why_ended
+
+        try:
+            with closing(training):
+                report = yield from self._follow(training)
+        except (RuntimeError, MemoryError, TrainingError) as error:
+            self.failure = why_ended(error, self._source, self._device)
+            self.result = self._best_state()
+            where = "" if self.result is None else self._deliver(self.result)
+            ending = f"; the best state until then{where}" if where else ""
+            raise TrainingError(f"{self.failure}{ending}") from error
+        self.result = report or self._best_state()
+        if self.result is not None:
+            self._deliver(self.result)
+        return self.result
+
+    def _follow(self, training: Training) -> Training:
+        while True:
+            try:
+                event = next(training)
+            except StopIteration as end:
+                report: TrainingReport | None = end.value
+                return report
+            self._note(event)
+            yield event
+
+    def _note(self, event: TrainEvent) -> None:
+        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+
+        if isinstance(event, TrainingStarted):
+            self.started = event
+        elif isinstance(event, TrainingStep):
+            self.step = event
+        elif isinstance(event, Validated):
+            self.validated = event
+            self._best = event if event.adapter is not None else self._best
+            self.curve.append((event.step, self.step.loss if self.step else 0.0, event.iou))
+
+    def _best_state(self) -> TrainingReport | None:
+        from napari_peftsam.training import TrainingReport
+
+        best, started, step = self._best, self.started, self.step
+        if best is None or best.adapter is None or started is None:
+            return None
+        steps, seconds = (step.step, step.seconds) if step else (0, 0.0)
+        return TrainingReport(
+            best.adapter, steps, seconds, started.trainable_parameters,
+            started.validation_iou, best.iou, best.step,
+        )  # fmt: skip
+
+
+class DocumentRun(FinetuningRun):
+    """A run on the objects of a workspace's document; a better adapter becomes live there.
+
+    It belongs to the project and the model that it was started with: its result is dropped
+    if another one was opened or loaded meanwhile.
+
+    Attributes
+    ----------
+    before
+        Name of the adapter that was live at the start.
+    entry
+        The new version; None before the end, and if the earlier adapter stays live.
+    """
+
+    def __init__(self, workspace: Workspace, config: TrainingConfig) -> None:
+        self._prepare: Callable[[], TrainingJob] | None = workspace.prepare_training(config)
+        self.before = workspace.adapters.live.name
+        self.entry: AdapterEntry | None = None
+        self._workspace, self._basis = workspace, workspace.basis
+        model = workspace.engine.model
+        super().__init__(model.name, str(model.device), self._promote)
+
+    def prepare(self) -> TrainingJob:
+        """Read the images of the objects as they were at the start; slow, once only."""
+        prepare, self._prepare = self._prepare, None  # it holds copies of all labels
+        assert prepare is not None
+        return prepare()
+
+    @property
+    def replaced(self) -> str:
+        """``"project"`` or ``"model"`` if another one took the place of the run's, else empty."""
+        now = self._workspace.basis
+        if now.project is not self._basis.project:
+            return "project"
+        return "" if now.engine is self._basis.engine else "model"
+
+    def _promote(self, report: TrainingReport) -> str:
+        self.entry = self._workspace.promote(report, tuple(self.curve), self._basis)
+        return "" if self.entry is None else f" is live as {self.entry.name}"
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """Result of a finetuning run.
+
+    Attributes
+    ----------
+    val_iou_before, val_iou_after
+        IoU on the held-out objects at the same prompts, of the model the run started
+        from and of the best state.
+    best_step
+        The step of the best state; 0 if training made nothing better.
+    adapter
+        Name of the new version, which is live in the project; empty without one.
+    live
+        Name of the adapter that is live in the project now; empty for folders.
+    output
+        The file that the best state was written to, None without one.
+    """
+
+    steps: int
+    seconds: float
+    trainable_parameters: int
+    val_iou_before: float
+    val_iou_after: float
+    best_step: int
+    adapter: str = ""
+    live: str = ""
+    output: Path | None = None
+
+    @classmethod
+    def of(
+        cls, report: TrainingReport, output: Path | None, adapter: str = "", live: str = ""
+    ) -> FinetuneReport:
+        """Return the report of a training whose best state was delivered."""
+        return cls(
+            report.steps, report.seconds, report.trainable_parameters,
+            report.iou_before, report.iou_after, report.best_step, adapter, live, output,
+        )  # fmt: skip
+
+    @property
+    def improved(self) -> bool:
+        """Whether the best state beats the model the run started from."""
+        return bool(self.adapter) if self.live else self.val_iou_after > self.val_iou_before
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        values = asdict(self)
+        output = values.pop("output")
+        if not self.live:
+            del values["live"]
+            return {**values, "adapter": str(output)}
+        return {**values, "output": None if output is None else str(output)}
+
+
+# --- here, from beginning to end --------------------------------------------------------
+
+
+def finetune_document(
+    workspace: Workspace,
+    config: TrainingConfig,
+    watch: Watch = lambda _: None,
+    output: Path | None = None,
+) -> FinetuneReport:
+    """Train on a workspace's objects and make the best state live if it is better; slow.
+
+    Parameters
+    ----------
+    workspace
+        With a model.
+    config
+        Method, budget and the rest. The run goes on from the live adapter if that has the
+        same method and options.
+    watch
+        Called with every event; if it returns True the run ends early, with its best state.
+    output
+        Adapter file to write the best state to, None for none.
+
+    Raises
+    ------
+    PeftSamError
+        See `napari_peftsam.training.finetune`. If the training breaks off, its best state
+        until then becomes live if it is better.
+    """
+    from napari_peftsam.peft import save_adapter
+
+    run, asked = DocumentRun(workspace, config), threading.Event()
+    report = finish(run.events(workspace.train(run.prepare(), asked.is_set)), watch, asked)
+    if output is not None:  # in the end: it may not be writable
+        save_adapter(report.adapter, output)
+    adapter = "" if run.entry is None else run.entry.name
+    return FinetuneReport.of(report, output, adapter, workspace.adapters.live.name)
+
+
+def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
+    """Run a training to its end and return its report; an error of `watch` breaks it off.
+
+    Parameters
+    ----------
+    events
+        The training.
+    watch
+        Called with every event; True asks for an early end.
+    asked
+        Set to ask for it.
+    """
+    try:
+        event = next(events)
+        while True:
+            try:
+                if watch(event):
+                    asked.set()
+            except Exception as error:  # noqa: BLE001  # thrown into the training
+                event = events.throw(error)
+            else:
+                event = next(events)
+    except StopIteration as end:
+        report: TrainingReport = end.value
+        return report
