@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from napari_peftsam.errors import PeftSamError, TrainingError
 
@@ -120,7 +120,13 @@ class TrainingProcess:
             try:
                 self._send(job, child)
                 del job  # it holds model and images
-                report = yield from _answers(child)
+                report = None
+                while report is None and (answer := _answer(child)) is not None:
+                    message, is_report = answer
+                    if is_report:
+                        report = message
+                    else:
+                        yield message
                 if report is None and not self._cancelled:
                     raise _death(_reap(child, _EXIT_SECONDS), log)
                 return report
@@ -167,19 +173,16 @@ class TrainingProcess:
             child.stdin.close()
 
 
-def _answers(child: subprocess.Popen[bytes]) -> Generator[TrainEvent, None, TrainingReport | None]:
-    """Yield the child's events and return its report, None if it ends without; raise its error."""
+def _answer(child: subprocess.Popen[bytes]) -> tuple[Any, bool] | None:
+    """Return an event or the report, and which it is; None at the end. Raise the child's error."""
     assert child.stdout is not None
-    while True:
-        try:
-            message, is_report = pickle.load(child.stdout)
-        except (EOFError, pickle.UnpicklingError):  # it ended, or died within a message
-            return None
-        if isinstance(message, PeftSamError):
-            raise message
-        if is_report:
-            return message  # type: ignore[no-any-return]
-        yield message
+    try:
+        message, is_report = pickle.load(child.stdout)
+    except (EOFError, pickle.UnpicklingError):  # it ended, or died within a message
+        return None
+    if isinstance(message, PeftSamError):
+        raise message
+    return message, is_report
 
 
 def _reap(child: subprocess.Popen[bytes], seconds: float = _GRACE_SECONDS) -> int:

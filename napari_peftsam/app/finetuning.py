@@ -140,27 +140,21 @@ class FinetuningRun:
 
         try:
             with closing(training):
-                report = yield from self._follow(training)
+                while True:
+                    event = next(training)
+                    self._note(event)
+                    yield event
+        except StopIteration as end:  # of the training
+            self.result = end.value or self._best_state()
         except (RuntimeError, MemoryError, TrainingError) as error:
             self.failure = why_ended(error, self._source, self._device)
             self.result = self._best_state()
             where = "" if self.result is None else self._deliver(self.result)
             ending = f"; the best state until then{where}" if where else ""
             raise TrainingError(f"{self.failure}{ending}") from error
-        self.result = report or self._best_state()
         if self.result is not None:
             self._deliver(self.result)
         return self.result
-
-    def _follow(self, training: Training) -> Training:
-        while True:
-            try:
-                event = next(training)
-            except StopIteration as end:
-                report: TrainingReport | None = end.value
-                return report
-            self._note(event)
-            yield event
 
     def _note(self, event: TrainEvent) -> None:
         from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
@@ -218,10 +212,10 @@ class DocumentRun(FinetuningRun):
     @property
     def replaced(self) -> str:
         """``"project"`` or ``"model"`` if another one took the place of the run's, else empty."""
-        now = self._workspace.basis
-        if now.project is not self._basis.project:
+        engine, project = self._workspace.basis
+        if project is not self._basis[1]:
             return "project"
-        return "" if now.engine is self._basis.engine else "model"
+        return "" if engine is self._basis[0] else "model"
 
     def _promote(self, report: TrainingReport) -> str:
         self.entry = self._workspace.promote(report, tuple(self.curve), self._basis)

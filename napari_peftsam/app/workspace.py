@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,13 +61,6 @@ class WorkspaceEvents(SignalGroup):
     """Another model was loaded; its adapters are gone from the list."""
     adapters_changed = Signal()
     """The list of adapters changed, or another one is live."""
-
-
-class Basis(NamedTuple):
-    """The model and the project that something started from."""
-
-    engine: Engine | None
-    project: object
 
 
 class Workspace:
@@ -356,31 +348,26 @@ class Workspace:
         )  # fmt: skip
 
     @property
-    def basis(self) -> Basis:
-        """The model and the project that a training starts from."""
+    def basis(self) -> tuple[Engine | None, object]:
+        """The live model and a token of the open project, which a training starts from."""
         with self._lock:
-            return Basis(self._engine, self._project)
+            return self._engine, self._project
 
     def promote(
         self,
         report: TrainingReport,
         curve: Sequence[tuple[int, float, float]] = (),
-        basis: Basis | None = None,
+        basis: tuple[Engine | None, object] | None = None,
     ) -> AdapterEntry | None:
-        """Make a trained adapter live if it is better than what it was judged against.
+        """Make a trained adapter live if it beats the one that was live before the training.
 
-        That is the adapter that was live when the training began. The run is kept in the
-        document.
+        Keep the run in the document, with its `curve`: step, loss and held-out IoU.
 
         Parameters
         ----------
-        report
-            The training's report.
-        curve
-            Step, loss and held-out IoU along the run, for the record.
         basis
-            The `basis` at the start of the training. If another model or project has taken
-            its place, nothing happens.
+            The `basis` at the start of the training. Nothing happens if another model or
+            project has taken its place.
 
         Returns
         -------

@@ -53,9 +53,9 @@ class RunData:
     planes
         The planes that hold any of them, by index.
     held_out
-        What validations look at.
+        Objects of the validations.
     trained
-        What the result will have learned from, adapters before it included.
+        Objects that the result and the adapters before it were trained on.
     """
 
     split: Split
@@ -73,17 +73,7 @@ class RunData:
     ) -> RunData:
         """Split the objects and bring their planes into the model's frame.
 
-        Parameters
-        ----------
-        earlier
-            Adapters whose training objects should not be held out.
-
-        Raises
-        ------
-        TrainingError
-            If there are too few objects, or all are too small.
-        ImageError, LabelError
-            If an image or its labels cannot be used.
+        Objects that the adapters `earlier` were trained on are not held out if there are others.
         """
         planes = cut_into_tiles(planes, model)
         known = _trained_on(earlier)
@@ -95,7 +85,7 @@ class RunData:
 
 
 def _trained_on(adapters: Sequence[Adapter]) -> TrainedObjects:
-    """Return what any of these adapters learned from, as their files say."""
+    """Return the objects that any of these adapters was trained on, as their files say."""
     found: dict[str, set[int]] = {}
     for adapter in adapters:
         listed = adapter.provenance.get("trained_on")
@@ -115,7 +105,7 @@ def _union(
 
 
 def _visible(split: Split, prepared: Mapping[int, ModelPlane]) -> Split:
-    """Leave out training objects without a pixel in the model's frame: too small to learn."""
+    """Drop training objects without a pixel in the model's frame."""
     seen = {plane: set(prepared[plane].labels.unique().tolist()) for plane in prepared}
     kept = tuple(o for o in split.training if o.label in seen[o.plane])
     if not kept:
@@ -131,18 +121,18 @@ def _visible(split: Split, prepared: Mapping[int, ModelPlane]) -> Split:
 
 @dataclass(frozen=True)
 class View:
-    """Objects of one plane as a micro-batch sees them.
+    """Objects of one plane in a micro-batch.
 
     Attributes
     ----------
     objects
         At least one, all of one plane.
     turn
-        Orientation of the plane, 0 to 7.
+        Rotation and flip of the plane, 0 to 7.
     zoom
         Magnification, for models that are trained on crops.
     own_prompts
-        Whether the user's own prompts come first, where the object has any.
+        Whether the user's own prompts are the first ones.
     """
 
     objects: tuple[TrainingObject, ...]
@@ -158,24 +148,22 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """All views of a run, in an order that depends on nothing but the seed.
+    """All views of a run, in an order that depends on the seed only.
 
     Attributes
     ----------
-    objects
-        To train on.
-    planes
-        That hold them, by index.
+    objects, planes
+        Objects to train on, and their planes by index.
     architecture
-        Says whether the model is trained on crops or whole frames.
+        Decides whether the model is trained on crops or whole frames.
     size
         Objects of a view, at most.
     seed
         Of all random choices.
     limit
-        After so many epochs the same views come again, in another order, so that what does
-        not change about them need be computed only once; None for new ones for ever. A
-        plane that is seen as a whole has one orientation in each epoch.
+        Number of epochs after which the same views come again, in another order, so that
+        activations of frozen blocks are computed only once; None for new views in each epoch.
+        A plane that is seen as a whole has one rotation and flip in each epoch.
     """
 
     objects: Sequence[TrainingObject]
@@ -186,10 +174,7 @@ class Views:
     limit: int | None = None
 
     def __iter__(self) -> Iterator[tuple[float, View]]:
-        """Yield views for ever, each with the epochs that are done after it.
-
-        Each epoch sees every object once.
-        """
+        """Yield views without end, with the epochs completed; each has every object once."""
         for epoch in itertools.count():
             views = self._epoch(epoch)
             order = self._random(_ORDER, epoch).permutation(len(views))
@@ -205,7 +190,7 @@ class Views:
     def _seen(
         self, objects: tuple[TrainingObject, ...], epoch: int, rng: np.random.Generator
     ) -> list[View]:
-        """Return a group of objects in one view, or in two if one has prompts of its own."""
+        """Return a group of objects in one view, or in two if one has own prompts."""
         turn, drawn = int(rng.integers(TURNS)), rng.random()
         if self.limit is not None and not self._crops:
             turns = self._random(_TURNS, objects[0].plane).permutation(TURNS)
@@ -220,7 +205,7 @@ class Views:
         return [View(objects, turn, zoom)]
 
     def _neighbours(self, rng: np.random.Generator) -> list[tuple[TrainingObject, ...]]:
-        """Return all objects, those in one group near to each other."""
+        """Return all objects in groups of neighbours."""
         side, size = self.architecture.training_side, self.size
         cells: dict[tuple[int, int, int], list[TrainingObject]] = {}
         shift = rng.random(2)

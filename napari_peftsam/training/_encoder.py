@@ -1,4 +1,4 @@
-"""Image embeddings of planes; what the training does not change is computed once."""
+"""Image embeddings of planes; activations of frozen blocks are computed once and kept."""
 
 from __future__ import annotations
 
@@ -30,14 +30,9 @@ _MOST_DISK = 64 * 2**30
 
 @contextmanager
 def open_cache(config: TrainingConfig, device: torch.device) -> Iterator[ActivationCache | None]:
-    """Return the cache of a run inside the ``with`` block; None if there should be none.
+    """Open the cache of a run on `device`; None if the configuration asks for none.
 
     Processes that train together on one computer get an equal part of its memory and disk.
-
-    Parameters
-    ----------
-    device
-        On which the training is.
     """
     if not config.cache_prefix:
         yield None
@@ -55,7 +50,7 @@ def _part(free: int) -> int:
 
 
 def _free_disk() -> int:
-    """Return the bytes that are free for the scratch folder; 0 if that cannot be found out."""
+    """Return the free bytes of the scratch folder's disk, 0 if that is unknown."""
     folder = scratch_folder()  # made when it is needed
     try:
         return disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
@@ -66,20 +61,20 @@ def _free_disk() -> int:
 
 @dataclass(frozen=True, eq=False)
 class PlaneEncoder:
-    """The image encoder on planes, turned and cropped.
+    """The image encoder on rotated and cropped planes.
 
     Attributes
     ----------
     model
-        With an adapter injected, or none.
+        With or without an adapter.
     planes
         By index.
     first
-        First block whose output the adapter can change: all before it is computed without
-        gradients and kept. The number of blocks if the whole encoder is the base's; less
-        than 1 if there is nothing to keep.
+        First block whose output the adapter can change: the blocks before it run without
+        gradients, and their activations are kept. The number of blocks if the whole encoder is
+        frozen; less than 1 if there is nothing to keep.
     cache
-        Where it is kept; None computes it anew every time, to the same result. Encoders of
+        Keeps them; None computes them anew every time, to the same result. Encoders of
         other adapters of the same base may share it.
     """
 
@@ -90,7 +85,7 @@ class PlaneEncoder:
 
     @property
     def kept_type(self) -> torch.dtype:
-        """What is kept of frozen blocks has this type."""
+        """The type in which activations of frozen blocks are kept."""
         return torch.float32 if self.model.precision == "fp32" else torch.bfloat16
 
     def features(
@@ -100,14 +95,12 @@ class PlaneEncoder:
 
         Parameters
         ----------
-        plane
-            Index of the plane.
-        turn
-            Its orientation, 0 to 7.
+        plane, turn
+            Index of the plane, and its rotation and flip, 0 to 7.
         crop
             The part to encode; None for all of it.
         checkpointing
-            Whether blocks are run again in the backward pass instead of keeping what it needs.
+            Whether blocks run again in the backward pass instead of keeping their activations.
         """
         model = self.model
         if self.first < 1:
@@ -121,7 +114,7 @@ class PlaneEncoder:
             return encode_suffix(model.sam, known, self.first, checkpointing)
 
     def _known(self, plane: int, turn: int, crop: Crop | None) -> Tensor:
-        """Return what enters the first changed block, or the embedding if none changes."""
+        """Return the input of the first changed block, or the embedding if none changes."""
         key = f"{self.first} {plane} {turn} {crop}"
         known = None if self.cache is None else self.cache.get(key)
         if known is None:

@@ -37,16 +37,16 @@ _GRID = 96
 
 @dataclass(frozen=True)
 class Crop:
-    """A square part of a frame, magnified or not.
+    """A square part of a frame, perhaps magnified.
 
     Attributes
     ----------
     left, top, window
         The part, in pixels of the frame.
     side
-        Side of what it is resampled to, in model pixels.
+        Side after resampling, in model pixels.
     corner
-        ``(x, y)`` in the frame where the result is said to lie.
+        ``(x, y)`` of the result's first pixel in the frame.
     """
 
     left: int
@@ -80,21 +80,21 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Objects of one plane in one of its eight orientations, in the frame or a crop of it.
+    """Objects of one rotated and flipped plane, in the frame or a crop of it.
 
     Attributes
     ----------
     masks
         ``(B, s, s)`` boolean.
     windows
-        ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in pixel edges of the crop: inside
-        them what is not the object is background; outside nothing is known.
+        ``(B, 4)`` surroundings ``(x0, y0, x1, y1)`` in pixel edges of the crop. Pixels inside
+        that are not the object are background; those outside are unknown.
     boxes
         ``(B, 4)`` tight boxes, likewise.
     real
-        The user's own prompts per object, None where there are none.
+        The user's own prompts per object, None without any.
     crop
-        Which part of the frame it is; None for the whole.
+        The part of the frame; None for the whole.
     """
 
     masks: Tensor
@@ -124,16 +124,14 @@ class Sample:
         return self.crop.corner if self.crop else (0, 0)
 
     def cropped(self, side: int, step: int, zoom: float = 1.0) -> Sample:
-        """Return the part around all objects as a crop of `side` pixels.
+        """Return the part around all objects as a crop of `side` model pixels.
 
         Parameters
         ----------
-        side
-            Side of the result in model pixels; a whole frame is returned as it is.
         step
-            Its corner in the frame is a multiple of this, the size of a token.
+            Size of a token: the crop's corner in the frame is a multiple of it.
         zoom
-            Magnification of what is cropped. The user's own prompts do not follow it.
+            Magnification of the crop. The user's own prompts do not follow it.
         """
         size = self.side
         if side >= size:
@@ -159,8 +157,7 @@ def _aligned(start: float, most: int, step: int) -> int:
 class ModelPlane:
     """One plane with its labels in model pixels, ``(1, 3, S, S)`` and ``(S, S)``.
 
-    All planes of a run are there at once, so they wait in the computer's memory; what is
-    seen of one is on the device of the training.
+    Image and labels stay on the CPU; views of them are moved to `device`, where the model is.
     """
 
     source: AnnotatedPlane
@@ -170,14 +167,14 @@ class ModelPlane:
     device: torch.device
 
     def sample(self, objects: Sequence[TrainingObject], turn: int = 0) -> Sample:
-        """Return these objects with the plane turned (0 to 7)."""
+        """Return these objects with the plane rotated and flipped (0 to 7)."""
         labels = _turned(self.labels.to(self.device), turn)
         numbers = torch.tensor([o.label for o in objects], dtype=labels.dtype, device=self.device)
         real = tuple(self.source.prompts.get(o.label) for o in objects)
         return Sample.of(labels[None] == numbers[:, None, None], real)
 
     def picture(self, turn: int = 0, crop: Crop | None = None) -> Tensor:
-        """Return the model input ``(1, 3, s, s)`` of the plane turned, or of a crop of it."""
+        """Return the model input ``(1, 3, s, s)`` of the rotated plane, or of a crop of it."""
         image = _turned(self.image.to(self.device), turn)
         return crop.of_image(image) if crop else image
 
@@ -210,7 +207,7 @@ def _turned(x: Tensor, turn: int) -> Tensor:
 
 
 def prompt_tensors(prompts: Prompts, plane: ModelPlane) -> PromptTensors:
-    """Return one object's own prompts (orientation 0) as a batch of one, on the CPU."""
+    """Return one object's own prompts, unrotated, as a batch of one on the CPU."""
     frame = plane.frame
     points = labels = boxes = None
     if prompts.points:

@@ -43,17 +43,15 @@ class AnnotatedPlane:
     name
         Unique among the planes of a run.
     image
-        What it is a plane of: planes of one stack are never split between training and
-        validation.
+        Name of its image: planes of one image are never split between training and validation.
     pixels
         ``(H, W)`` or ``(H, W, 3)``.
     labels
         ``(H, W)`` integer; 0 is unlabelled, which does not mean background.
     prompts
-        The user's own prompts by label, where there were any.
+        The user's own prompts by label.
     limits
-        Those of the whole image where the plane is a tile of a large one, by which it is
-        normalised in use as well.
+        Intensity range of the whole image if the plane is a tile, None otherwise.
     """
 
     name: str
@@ -84,7 +82,7 @@ class TrainingObject:
 
 @dataclass(frozen=True)
 class Split:
-    """Objects to train on and objects held out; `by` says how they were set apart."""
+    """Objects to train on and objects held out, by ``"image"`` or ``"region"``."""
 
     training: tuple[TrainingObject, ...]
     held_out: tuple[TrainingObject, ...]
@@ -101,22 +99,20 @@ def split_objects(
     seed: int,
     trained: TrainedObjects = MappingProxyType({}),
 ) -> Split:
-    """Set a share of the objects apart: whole images if there are several, else a region.
+    """Hold out a share of the objects: whole images if there are several, else a region.
 
     The region is one end of the single image, along the axis in which the objects
     spread further, so that held-out objects are not interleaved with trained ones.
 
     Parameters
     ----------
-    planes
-        What there is to learn from.
     share
-        Of the images, or of the objects of a single one; at least one is set apart.
+        Of the images, or of the objects of a single one; at least one is held out.
     seed
         Chooses the images.
     trained
-        Objects that the adapter to go on from was trained on. They are not held out as
-        long as there are others, since they would flatter it.
+        Objects that earlier adapters were trained on. They are held out only if there are no
+        others, since their figures would be too good.
 
     Raises
     ------
@@ -185,10 +181,7 @@ def _split_by_region(objects: list[TrainingObject], share: float, is_new: list[b
 
 
 def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[AnnotatedPlane, ...]:
-    """Return planes of which large ones were replaced by their tiles with objects; reads them.
-
-    See `napari_peftsam.embeddings.is_large` for what is large, and `tiles_with_objects`.
-    """
+    """Replace large planes by their tiles with objects, see `tiles_with_objects`; slow."""
     return tuple(part for plane in planes for part in _parts(plane, model))
 
 
@@ -207,20 +200,18 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedTile:
-    """A tile of a large plane and its objects as they were when it was cut.
+    """A tile of a large plane whose pixels are not read yet, and a copy of its objects.
 
     Attributes
     ----------
-    source
-        The plane; its pixels are not read yet.
-    tile
-        Which part of it.
+    source, tile
+        The plane, and the part of it.
     place
-        The part of the plane in which the tile's own objects lie.
+        Window of the plane in which the tile's own objects lie.
     labels
-        ``(H, W)`` integer: the labels there; a copy.
+        ``(H, W)`` integer: the labels in `place`.
     prompts
-        By label, the prompts of the objects that belong to this tile, in its pixels.
+        Prompts of the tile's own objects by label, in pixels of the tile.
     """
 
     source: TiledImage
@@ -230,13 +221,7 @@ class AnnotatedTile:
     prompts: Mapping[int, Prompts]
 
     def read(self, name: str, image: str) -> AnnotatedPlane:
-        """Return it as a plane of its own, whose plane is called `name`; slow.
-
-        Raises
-        ------
-        ImageError
-            If its pixels cannot be read.
-        """
+        """Read the tile of the plane called `name` as a plane of its own; slow."""
         kept = np.zeros(self.tile.window.shape, self.labels.dtype)
         inside = self.place.seen_from(self.tile.window)
         kept[inside.slices] = np.where(np.isin(self.labels, [*self.prompts]), self.labels, 0)
@@ -254,19 +239,15 @@ def tiles_with_objects(
 ) -> Iterator[AnnotatedTile]:
     """Yield the tiles of a large plane that hold the middle of an object.
 
-    Each object is in one tile only, lest it be trained on in one and held out in another;
-    in that tile's halo the others count as unlabelled. What reaches beyond the tile is cut.
+    Each object is in one tile only, so that none is trained on in one tile and held out in
+    another. The other objects of a tile count as unlabelled. Objects are cut at its border.
 
     Parameters
     ----------
-    image
-        The plane.
     labels
         ``(H, W)`` integers; sliced, so they may lie on disk.
-    places
-        Where each object lies: a window that holds it.
-    prompts
-        The user's own prompts by label.
+    places, prompts
+        By label: a window that holds the object, and the user's own prompts.
     """
     owners: dict[Tile, list[int]] = {}
     for label, place in places.items():

@@ -20,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Data are split, the adapter is in place, the incumbent is measured."""
+    """Sizes of the run, and the held-out IoU of the incumbent."""
 
     trainable_parameters: int
     encoder_parameters: int
@@ -41,7 +41,7 @@ class MemoryPlanned:
     free
         Bytes that were free before it, the network's weights being loaded already.
     plan
-        How steps are computed, for people.
+        The way steps are computed, for people.
     """
 
     measured: int
@@ -56,23 +56,21 @@ class MemoryPlanned:
 
 @dataclass(frozen=True)
 class TrainingAdjusted:
-    """Memory ran out in a step, which was taken again from the same state.
-
-    The result is the same, see `MemoryPlanned.plan`.
+    """A smaller plan, after memory ran out in a step, which is taken again to the same result.
 
     Attributes
     ----------
     plan
-        How steps are computed from now on, for people.
+        The way steps are computed from now on, for people.
     reason
-        What went wrong.
+        Of the change.
     """
 
     plan: str
     reason: str
 
     def describe(self) -> str:
-        """Return it for people, in one line."""
+        """Return a line for people."""
         return f"memory ran out, so training goes on {self.plan}"
 
 
@@ -88,7 +86,7 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Validated:
-    """Held-out objects were segmented at their fixed prompts.
+    """IoU of the held-out objects at their fixed prompts.
 
     `adapter` is the state of this step if it is the best so far, else None.
     """
@@ -102,12 +100,8 @@ class Validated:
 class TrainingReport:
     """The result of a run, ended by its budget or because it was asked to stop.
 
-    Attributes
-    ----------
-    adapter
-        The best state on the held-out objects (see `best_step`).
-    improved
-        Whether it beats what was live before (`iou_before`).
+    `adapter` is the best state on the held-out objects, of `best_step`. `iou_before` is the
+    held-out IoU of the incumbent, `iou_after` that of `adapter`.
     """
 
     adapter: Adapter
