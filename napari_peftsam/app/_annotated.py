@@ -1,4 +1,4 @@
-"""What a training is given: the objects as they are at its start."""
+"""Annotated planes of a document, copied for a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Annotated", "annotated_planes"]
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """A plane whose labels and prompts were copied, and whose pixels are not read yet.
+    """A plane with copies of its labels and prompts; its pixels are not read yet.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Annotated:
     prompts: Mapping[int, Prompts]
 
     def read(self) -> Iterator[AnnotatedPlane]:
-        """Yield what can be trained on: the plane, or its tiles; slow."""
+        """Yield the plane, or the tiles of a large one, with pixels; slow."""
         if isinstance(self.labels, tuple):
             yield from (tile.read(self.name, self.image) for tile in self.labels)
         else:

@@ -1,4 +1,4 @@
-"""What can be trained, with which options, and how many parameters that is."""
+"""Methods with their options and numbers of trainable parameters, in comparison."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["MethodOverview", "compare_methods"]
 
 @dataclass(frozen=True)
 class MethodOverview:
-    """A method with its options in effect and what it trains in an architecture.
+    """A method with its options in effect and its parameters in an architecture.
 
     Attributes
     ----------
     info
-        What it is; its obstacle is that of this computer's device.
+        Its description; its obstacle is that of this computer's device.
     options
         Name → value, as JSON has them.
     counts
         Numbers of trainable parameters; None if there is a `problem`.
     problem
-        Why it cannot be trained with these options in this architecture; empty if it can.
+        The reason why it cannot be trained with these options in this architecture, or empty.
     """
 
     info: MethodInfo
@@ -65,7 +65,7 @@ def compare_methods(
     options: Mapping[str, Any] | None = None,
     cobot: bool = False,
 ) -> tuple[MethodOverview, ...]:
-    """Return what one method would train in an architecture, or what each would.
+    """Return one method, or all of them, with the parameters they train in an architecture.
 
     Parameters
     ----------

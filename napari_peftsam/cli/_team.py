@@ -1,4 +1,4 @@
-"""What one of several processes that ``torchrun`` has started may say."""
+"""Messages of processes that ``torchrun`` has started: only the first one prints."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _PATIENCE = 3.0  # seconds; torchrun ends all processes soon after the first tha
 
 
 def leads() -> bool:
-    """Whether this process speaks for all: it is the first, or alone."""
+    """Return whether this process prints for all: it is the first, or alone."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def wait_for_leader() -> None:
-    """Let the first process tell of an error that all have; called before telling of one.
+    """Let the first process report an error that all have, before this one does.
 
-    It then fails, and torchrun ends this process while it waits here.
+    The first process then fails, and torchrun ends this one while it waits here.
     """
     if not leads():
         time.sleep(_PATIENCE)

@@ -222,22 +222,21 @@ def prompt_tensors(prompts: Prompts, plane: ModelPlane) -> PromptTensors:
 class Targets:
     """The objects of a sample, each sampled on a fixed grid in its window.
 
-    Losses and corrections are computed here: nothing is known outside of the windows, and
-    the cost depends neither on the model's input nor on the size of the objects.
+    Losses and corrections are computed on the grids: nothing is known outside of the windows,
+    and the cost depends neither on the model's input nor on the size of the objects.
 
     Attributes
     ----------
     shapes
-        ``(B, 1, G, G)`` in [0, 1], on the sample's device: how much the object is there.
+        ``(B, 1, G, G)`` coverage of the grid by the object, in [0, 1]; on the sample's device.
     windows
         ``(B, 4)`` on the same device, in pixel edges of the sample.
     truth
-        ``(B, G, G)`` boolean, on the CPU, where prompts are simulated: every object has at
-        least one pixel.
+        ``(B, G, G)`` boolean, at least one pixel per object; on the CPU, for simulated prompts.
     boxes
         ``(B, 4)`` tight boxes in pixels of the model's frame, on the CPU.
     grid
-        Where the pixels of `truth` lie in the model's frame.
+        Positions of the pixels of `truth` in the model's frame.
     """
 
     shapes: Tensor
@@ -248,7 +247,7 @@ class Targets:
 
     @classmethod
     def of(cls, sample: Sample) -> Targets:
-        """Sample the objects' true masks."""
+        """Return the targets of a sample."""
         shapes = _resample(sample.masks[:, None].float(), sample.windows, 1.0)
         lost = ~(shapes >= 0.5).flatten(1).any(1)
         for index in lost.nonzero().flatten().tolist():
@@ -279,9 +278,9 @@ def _resample(x: Tensor, windows: Tensor, scale: float) -> Tensor:
 
 
 def _touched(mask: Tensor, window: Tensor) -> Tensor:
-    """Return the grid's pixels that a mask ``(S, S)`` touches, however little.
+    """Return the pixels of the grid that a mask ``(S, S)`` touches.
 
-    A hair of an object in a large window can lie between all points of the grid.
+    A thin object in a large window can lie between all points of the grid.
     """
     x0, y0, x1, y1 = (int(edge) for edge in window.tolist())
     part = mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)].float()

@@ -1,4 +1,4 @@
-"""What a user can choose about finetuning; one schema for dock, command line and Python."""
+"""Configuration of a finetuning run; one schema for dock, command line and Python."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _GAP = 2  # pixels: nearer to an object, a click on the background may be meant 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the pixels of masks lie in the model's frame.
+    """Positions of the pixels of masks in the model's frame.
 
     Attributes
     ----------
@@ -49,9 +49,9 @@ class Grid:
 
     @classmethod
     def within(cls, windows: Tensor, pixels: int, corner: tuple[float, float]) -> Grid:
-        """Return a grid of so many pixels on each side in each object's own window.
+        """Return a grid of `pixels` by `pixels` in each object's own window.
 
-        Windows ``(B, 4)`` are in pixel edges of what has its first pixel at `corner`.
+        Windows ``(B, 4)`` are in pixel edges of a crop whose first pixel is at `corner`.
         """
         spacing = (windows[:, 2:] - windows[:, :2]) / pixels
         origin = windows[:, :2] + spacing / 2 - 0.5 + torch.tensor(corner)
@@ -93,10 +93,7 @@ class PromptSimulator:
         return self.grid.points(index % width, index // width).to(region.device)
 
     def boxes(self, tight: Tensor) -> Tensor:
-        """Return boxes ``(B, 4)`` as a hand draws them: each side of the tight ones a little off.
-
-        Both are in model pixels.
-        """
+        """Move each side of tight boxes ``(B, 4)`` in model pixels a little, as a hand does."""
         size = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
         noise = torch.randn(tight.shape, generator=self.generator).clamp(-2, 2)
         return tight + noise.to(tight.device) * _BOX_NOISE * size

@@ -1,4 +1,4 @@
-"""Named settings: those of the papers, and what suits a model and the memory it runs in."""
+"""Named settings: of the papers, and recommended for a model and its GPU."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Recipe:
     Attributes
     ----------
     explanation
-        Why one would take it, in one sentence.
+        The reason to take it, in one sentence.
     learning_rate
-        None for what suits the model, see `recommended_learning_rate`.
+        None for `recommended_learning_rate`.
     """
 
     name: str

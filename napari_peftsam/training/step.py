@@ -44,7 +44,7 @@ class StepPlan:
     checkpoint: bool = False
 
     def describe(self) -> str:
-        """Return it for people, as in "with 4 objects at once"."""
+        """Return a text for people, such as "with 4 objects at once"."""
         names = {None: "all objects", 1: "one object"}
         objects = names.get(self.objects_at_once, f"{self.objects_at_once} objects")
         return f"with {objects} at once" + (
@@ -86,10 +86,10 @@ class Trainer:
         Parameters
         ----------
         number
-            Of the step. With the seed and a view's index in the batch it decides all
-            random choices, whichever process takes them.
+            Number of the step. With the seed and a view's index in the batch it decides all
+            random choices, whichever process makes them.
         views
-            Of the global batch, all processes' together.
+            The global batch of all processes.
         rate
             Factor on the learning rates.
 
@@ -148,11 +148,6 @@ class Trainer:
         """Compute a step and drop it, to see that there is room for it.
 
         Weights, optimiser and torch's generators are as before.
-
-        Raises
-        ------
-        TrainingError
-            As `step`.
         """
         device = self._model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -160,7 +155,7 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
 
     def _with_moments(self, view: View) -> Tensor:
-        # Those that AdamW makes in its first step, unless it has been taken.
+        # The moments that AdamW allocates in its first step, unless that has been taken.
         missing = [] if self._optimiser.state else self._parameters
         moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
         loss = self._gradients(0, [view], [0])  # by each process for itself
@@ -176,7 +171,7 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error)
-            # Only now have the frames that held the activations gone, with the error.
+            # Only now have the error and the frames with the activations gone.
             self.back_off(reason)
 
     def back_off(self, reason: str) -> None:

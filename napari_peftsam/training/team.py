@@ -20,12 +20,12 @@ _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process h
 
 
 def team_size() -> int:
-    """Return how many processes ``torchrun`` has started, 1 without it."""
+    """Return the number of processes that ``torchrun`` has started, 1 without it."""
     return _announced("WORLD_SIZE")
 
 
 def processes_here() -> int:
-    """Return how many of them share this computer, hence its memory and its disk."""
+    """Return the number of these processes that share this computer, its memory and disk."""
     return _announced("LOCAL_WORLD_SIZE")
 
 
@@ -190,7 +190,7 @@ def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Wrap what needs all processes: where one has failed, the others fail here."""
+    """Raise `TrainingError` inside the block if another process has failed."""
     try:
         yield
     except RuntimeError as error:

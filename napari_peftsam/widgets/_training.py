@@ -25,7 +25,7 @@ __all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
 
 
 class Phase(Enum):
-    """What a run is doing."""
+    """The present activity of a run."""
 
     IDLE = "idle"
     STARTING = "starting"
