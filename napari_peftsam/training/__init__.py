@@ -20,9 +20,8 @@ from napari_peftsam.training.events import (
     Validated,
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
-from napari_peftsam.training.memory import possible_plans
+from napari_peftsam.training.memory import StepPlan, possible_plans
 from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
-from napari_peftsam.training.step import StepPlan
 from napari_peftsam.training.team import Team, joined_team, team_size
 
 __all__ = [

@@ -1,25 +1,121 @@
-"""The memory of a training step: possible plans, and a trial step that is measured."""
+"""The memory of a training step: a measured trial step, and smaller plans to back off to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from napari_peftsam.models.memory import free_memory, measure_peak, readable_bytes, tensor_bytes
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.models.memory import (
+    free_memory,
+    is_out_of_memory,
+    measure_peak,
+    readable_bytes,
+    release_memory,
+    tensor_bytes,
+)
 from napari_peftsam.training._data import View, Views
 from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training.config import TrainingConfig
-from napari_peftsam.training.events import MemoryPlanned
-from napari_peftsam.training.step import StepPlan, Trainer
+from napari_peftsam.training.events import MemoryPlanned, TrainingAdjusted
 from napari_peftsam.training.team import processes_here
 
-__all__ = ["possible_plans", "preflight"]
+if TYPE_CHECKING:
+    from napari_peftsam.training.step import Trainer
+
+__all__ = ["StepMemory", "StepPlan", "possible_plans", "preflight"]
 
 # Of the free memory. The rest is for memory in pieces too small to be used, and for what other
 # programs take meanwhile.
 _USABLE = 0.85
 _LOOKED_AT = 64  # views, to find one of the largest
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The way a micro-batch is computed; its result does not depend on it.
+
+    Attributes
+    ----------
+    objects_at_once
+        Objects that go through the decoder together; None for all of the micro-batch.
+    checkpoint
+        Whether the encoder computes its activations a second time rather than keep them.
+    """
+
+    objects_at_once: int | None = None
+    checkpoint: bool = False
+
+    def describe(self) -> str:
+        """Return a text for people, such as "with 4 objects at once"."""
+        names = {None: "all objects", 1: "one object"}
+        objects = names.get(self.objects_at_once, f"{self.objects_at_once} objects")
+        return f"with {objects} at once" + (
+            " and activation checkpointing" if self.checkpoint else ""
+        )
+
+
+class StepMemory:
+    """The plan of the steps, and smaller ones to go on with when memory runs out.
+
+    Parameters
+    ----------
+    drop_gradients
+        Called before a step is computed again.
+
+    Attributes
+    ----------
+    plan
+        The way the next steps are computed.
+    smaller
+        Plans to go on with, in this order.
+    """
+
+    def __init__(self, drop_gradients: Callable[[], object]) -> None:
+        self.plan = StepPlan()
+        self.smaller: tuple[StepPlan, ...] = ()
+        self._drop_gradients = drop_gradients
+        self._adjustments: list[TrainingAdjusted] = []
+
+    def fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
+        """Compute something, with smaller and smaller plans while memory runs out.
+
+        Raises
+        ------
+        TrainingError
+            If memory runs out with every plan.
+        """
+        while True:
+            try:
+                return compute(self.plan)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Only now have the error and the frames with the activations gone.
+            self.back_off(reason)
+
+    def back_off(self, reason: str) -> None:
+        """Go on with the next smaller plan; `TrainingError` if there is none."""
+        self._drop_gradients()
+        release_memory()
+        if not self.smaller:
+            raise TrainingError(
+                f"not enough memory for a training step, even {self.plan.describe()}: choose a "
+                "later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
+            )
+        self.plan, self.smaller = self.smaller[0], self.smaller[1:]
+        self._adjustments.append(TrainingAdjusted(self.plan.describe(), reason))
+
+    def take_adjustments(self) -> list[TrainingAdjusted]:
+        """Return the back-offs since the last call."""
+        taken, self._adjustments = self._adjustments, []
+        return taken
 
 
 def possible_plans(config: TrainingConfig, objects: int) -> tuple[StepPlan, ...]:
@@ -55,18 +151,19 @@ def preflight(
     """
     model, largest = encoder.model, _largest(views)
     plans = possible_plans(config, len(largest.objects))
-    trainer.plan, trainer.smaller_plans = plans[0], plans[1:]
+    memory = trainer.memory
+    memory.plan, memory.smaller = plans[0], plans[1:]
     free = max(0, _free(model.device) - _promised(encoder, config.views))
     loaded = tensor_bytes(model.sam)
     while True:
-        plan = trainer.plan
+        plan = memory.plan
         with measure_peak(model.device) as peak:
             trainer.try_out(largest)
-        if trainer.plan is not plan:
+        if memory.plan is not plan:
             continue  # memory ran out, and the peak is that of the plan before
         if peak.rise <= _USABLE * free:
-            return MemoryPlanned(loaded + peak.rise, free, trainer.plan.describe())
-        trainer.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
+            return MemoryPlanned(loaded + peak.rise, free, memory.plan.describe())
+        memory.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
 
 
 def _free(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,185 +11,20 @@ from torch import Tensor
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
-from napari_peftsam.models.memory import is_out_of_memory, release_memory
 from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training._data import View
 from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._samples import Targets, prompt_tensors
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
-from napari_peftsam.training.events import TrainingAdjusted
 from napari_peftsam.training.losses import promptable_loss
+from napari_peftsam.training.memory import StepMemory, StepPlan
 from napari_peftsam.training.prompts import PromptSimulator
 from napari_peftsam.training.team import Team
 
-__all__ = ["MicroBatch", "StepPlan", "Trainer", "add_gradients"]
+__all__ = ["MicroBatch", "Trainer", "add_gradients"]
 
 _GRADIENT_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """The way a micro-batch is computed; its result does not depend on it.
-
-    Attributes
-    ----------
-    objects_at_once
-        Objects that go through the decoder together; None for all of the micro-batch.
-    checkpoint
-        Whether the encoder computes its activations a second time rather than keep them.
-    """
-
-    objects_at_once: int | None = None
-    checkpoint: bool = False
-
-    def describe(self) -> str:
-        """Return a text for people, such as "with 4 objects at once"."""
-        names = {None: "all objects", 1: "one object"}
-        objects = names.get(self.objects_at_once, f"{self.objects_at_once} objects")
-        return f"with {objects} at once" + (
-            " and activation checkpointing" if self.checkpoint else ""
-        )
-
-
-class Trainer:
-    """An adapter with its optimiser.
-
-    Attributes
-    ----------
-    plan
-        The way the next steps are computed. It may be changed between steps.
-    smaller_plans
-        Plans to go on with when memory runs out, in this order. The step is taken again then:
-        nothing is changed before all of its gradients are there.
-    """
-
-    def __init__(
-        self, injection: Injection, config: TrainingConfig, encoder: PlaneEncoder, team: Team
-    ) -> None:
-        self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
-        self._model = model = injection.model
-        self.plan = StepPlan()
-        self.smaller_plans: tuple[StepPlan, ...] = ()
-        self._adjustments: list[TrainingAdjusted] = []
-        rate = config.learning_rate or recommended_learning_rate(model.architecture)
-        groups = injection.parameter_groups(rate, config.weight_decay)
-        self._peaks = [float(group["lr"]) for group in groups]
-        self._optimiser = torch.optim.AdamW(groups, fused=True)
-        self._parameters = [p for group in groups for p in group["params"]]
-        # Half precision has too few exponents for small gradients.
-        self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
-
-    def step(self, number: int, views: Sequence[View], rate: float) -> float:
-        """Train on a global batch; return its mean loss.
-
-        Parameters
-        ----------
-        number
-            Number of the step. With the seed and a view's index in the batch it decides all
-            random choices, whichever process makes them.
-        views
-            The global batch of all processes.
-        rate
-            Factor on the learning rates.
-
-        Raises
-        ------
-        TrainingError
-            If the loss is no longer finite, or the memory is too small for every plan.
-        """
-        share = self._team.share(len(views))
-        loss = self._within_memory(lambda: self._gradients(number, views, share))
-        self._team.add_up(loss)
-        self._team.add_up_gradients(self._parameters)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                "the training diverged (its loss is no longer a finite number): lower the learning "
-                "rate; the adapter that was live before is unchanged"
-            )
-        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * rate
-        self._scaler.unscale_(self._optimiser)
-        torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
-        return loss.item()
-
-    def _gradients(self, number: int, views: Sequence[View], share: Sequence[int]) -> Tensor:
-        """Leave the gradients of a share of the views with the parameters; return the loss."""
-        self._optimiser.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=self._model.device)
-        weight = self._scaler.scale(torch.tensor(1 / len(views), device=loss.device))
-        with self._injection.training():
-            for index in share:
-                view, seed = views[index], (self._config.seed, number, index)
-                batch, features = self._load(view, seed)
-                loss += add_gradients(self._model, batch, features, self.plan, weight) / len(views)
-        return loss
-
-    def _load(self, view: View, seed: tuple[int, ...]) -> tuple[MicroBatch, Tensor]:
-        """Return a view's objects, rotated and cropped, and the embedding of the same part."""
-        drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        torch.manual_seed(drawn)  # of what the adapter draws, e.g. dropout
-        generator = torch.Generator().manual_seed(drawn)
-        plane, arch = self._encoder.planes[view.plane], self._model.architecture
-        sample = plane.sample(view.objects, view.turn)
-        sample = sample.cropped(arch.training_side, arch.patch_size, view.zoom)
-        own = sample.real[0] if view.own_prompts else None
-        first = None if own is None else prompt_tensors(own, plane)
-        targets, rounds = Targets.of(sample), self._config.rounds
-        batch = MicroBatch(targets, sample.side, sample.corner, rounds, generator, first)
-        features = self._encoder.features(view.plane, view.turn, sample.crop, self.plan.checkpoint)
-        return batch, features
-
-    # --- memory ------------------------------------------------------------------------
-
-    def try_out(self, view: View) -> None:
-        """Compute a step and drop it, to see that there is room for it.
-
-        Weights, optimiser and torch's generators are as before.
-        """
-        device = self._model.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self._within_memory(lambda: self._with_moments(view))
-        self._optimiser.zero_grad(set_to_none=True)
-
-    def _with_moments(self, view: View) -> Tensor:
-        # The moments that AdamW allocates in its first step, unless that has been taken.
-        missing = [] if self._optimiser.state else self._parameters
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
-        loss = self._gradients(0, [view], [0])  # by each process for itself
-        del moments
-        return loss
-
-    def _within_memory(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the result, computed with smaller and smaller plans while memory runs out."""
-        while True:
-            try:
-                return compute()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = str(error)
-            # Only now have the error and the frames with the activations gone.
-            self.back_off(reason)
-
-    def back_off(self, reason: str) -> None:
-        """Go on with the next smaller plan; `TrainingError` if there is none."""
-        self._optimiser.zero_grad(set_to_none=True)
-        release_memory()
-        if not self.smaller_plans:
-            raise TrainingError(
-                f"not enough memory for a training step, even {self.plan.describe()}: choose a "
-                "later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
-            )
-        self.plan, self.smaller_plans = self.smaller_plans[0], self.smaller_plans[1:]
-        self._adjustments.append(TrainingAdjusted(self.plan.describe(), reason))
-
-    def take_adjustments(self) -> list[TrainingAdjusted]:
-        """Return the back-offs since the last call."""
-        taken, self._adjustments = self._adjustments, []
-        return taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +53,113 @@ class MicroBatch:
     rounds: int
     generator: torch.Generator
     first: PromptTensors | None = None
+
+
+class Trainer:
+    """An adapter with its optimiser.
+
+    Attributes
+    ----------
+    memory
+        Computes a step again with a smaller plan when memory runs out: nothing is changed
+        before all of its gradients are there.
+    """
+
+    def __init__(
+        self, injection: Injection, config: TrainingConfig, encoder: PlaneEncoder, team: Team
+    ) -> None:
+        self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
+        self._model = model = injection.model
+        rate = config.learning_rate or recommended_learning_rate(model.architecture)
+        groups = injection.parameter_groups(rate, config.weight_decay)
+        self._peaks = [float(group["lr"]) for group in groups]
+        self._optimiser = torch.optim.AdamW(groups, fused=True)
+        self.memory = StepMemory(self._optimiser.zero_grad)
+        self._parameters = [p for group in groups for p in group["params"]]
+        # Half precision has too few exponents for small gradients.
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
+
+    def try_out(self, view: View) -> None:
+        """Compute a step and drop it, to see that there is room for it.
+
+        Weights, optimiser and torch's generators are as before.
+        """
+        device = self._model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self.memory.fit(lambda plan: self._with_moments(view, plan))
+        self._optimiser.zero_grad()
+
+    def _with_moments(self, view: View, plan: StepPlan) -> Tensor:
+        # The moments that AdamW allocates in its first step, unless that has been taken.
+        missing = [] if self._optimiser.state else self._parameters
+        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
+        loss = self._gradients(0, [view], [0], plan)  # by each process for itself
+        del moments
+        return loss
+
+    def step(self, number: int, views: Sequence[View], rate: float) -> float:
+        """Train on a global batch; return its mean loss.
+
+        Parameters
+        ----------
+        number
+            Number of the step. With the seed and a view's index in the batch it decides all
+            random choices, whichever process makes them.
+        views
+            The global batch of all processes.
+        rate
+            Factor on the learning rates.
+
+        Raises
+        ------
+        TrainingError
+            If the loss is no longer finite, or the memory is too small for every plan.
+        """
+        share = self._team.share(len(views))
+        loss = self.memory.fit(lambda plan: self._gradients(number, views, share, plan))
+        self._team.add_up(loss)
+        self._team.add_up_gradients(self._parameters)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                "the training diverged (its loss is no longer a finite number): lower the learning "
+                "rate; the adapter that was live before is unchanged"
+            )
+        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * rate
+        self._scaler.unscale_(self._optimiser)
+        torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        return loss.item()
+
+    def _gradients(
+        self, number: int, views: Sequence[View], share: Sequence[int], plan: StepPlan
+    ) -> Tensor:
+        """Leave the gradients of a share of the views with the parameters; return the loss."""
+        self._optimiser.zero_grad()
+        loss = torch.zeros((), device=self._model.device)
+        weight = self._scaler.scale(torch.tensor(1 / len(views), device=loss.device))
+        with self._injection.training():
+            for index in share:
+                view, seed = views[index], (self._config.seed, number, index)
+                batch, features = self._load(view, seed, plan)
+                loss += add_gradients(self._model, batch, features, plan, weight) / len(views)
+        return loss
+
+    def _load(self, view: View, seed: tuple[int, ...], plan: StepPlan) -> tuple[MicroBatch, Tensor]:
+        """Return a view's objects, rotated and cropped, and the embedding of the same part."""
+        drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        torch.manual_seed(drawn)  # of what the adapter draws, e.g. dropout
+        generator = torch.Generator().manual_seed(drawn)
+        plane, arch = self._encoder.planes[view.plane], self._model.architecture
+        sample = plane.sample(view.objects, view.turn)
+        sample = sample.cropped(arch.training_side, arch.patch_size, view.zoom)
+        own = sample.real[0] if view.own_prompts else None
+        first = None if own is None else prompt_tensors(own, plane)
+        targets, rounds = Targets.of(sample), self._config.rounds
+        batch = MicroBatch(targets, sample.side, sample.corner, rounds, generator, first)
+        features = self._encoder.features(view.plane, view.turn, sample.crop, plan.checkpoint)
+        return batch, features
 
 
 def add_gradients(

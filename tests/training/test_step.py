@@ -14,14 +14,14 @@ from napari_peftsam.models import SamModel, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
 from napari_peftsam.peft.fact import FactConfig
 from napari_peftsam.segmentation.decode import decode
-from napari_peftsam.training import AnnotatedPlane, Team, TrainingConfig
+from napari_peftsam.training import AnnotatedPlane, StepPlan, Team, TrainingConfig
 from napari_peftsam.training._data import Views
 from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training._samples import Targets, prepare_planes
 from napari_peftsam.training.dataset import split_objects
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.prompts import PromptSimulator
-from napari_peftsam.training.step import MicroBatch, StepPlan, Trainer, add_gradients
+from napari_peftsam.training.step import MicroBatch, Trainer, add_gradients
 from tests.training._world import make_plane
 
 METHODS = [
