@@ -199,6 +199,7 @@ class DocumentRun(FinetuningRun):
         self._prepare: Callable[[], TrainingJob] | None = workspace.prepare_training(config)
         self.before = workspace.adapters.live.name
         self.entry: AdapterEntry | None = None
+        self._is_dropped = False
         self._workspace, self._basis = workspace, workspace.basis
         model = workspace.engine.model
         super().__init__(model.name, str(model.device), self._promote)
@@ -209,6 +210,10 @@ class DocumentRun(FinetuningRun):
         assert prepare is not None
         return prepare()
 
+    def drop(self) -> None:
+        """Deliver nothing in the end: whoever closes a viewer or project need not wait for it."""
+        self._is_dropped = True
+
     @property
     def replaced(self) -> str:
         """``"project"`` or ``"model"`` if another one took the place of the run's, else empty."""
@@ -218,7 +223,8 @@ class DocumentRun(FinetuningRun):
         return "" if engine is self._basis[0] else "model"
 
     def _promote(self, report: TrainingReport) -> str:
-        self.entry = self._workspace.promote(report, tuple(self.curve), self._basis)
+        if not self._is_dropped:
+            self.entry = self._workspace.promote(report, tuple(self.curve), self._basis)
         return "" if self.entry is None else f" is live as {self.entry.name}"
 
 

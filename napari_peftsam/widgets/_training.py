@@ -180,7 +180,8 @@ class TrainingRun:
 
     def _abort(self) -> None:
         """End the child since the viewer closes; nobody is left to tell."""
-        if self._process is not None:
+        if self._process is not None and self._run is not None:
+            self._run.drop()
             self._process.cancel()
 
     def _model_changed(self) -> None:

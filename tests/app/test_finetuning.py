@@ -57,6 +57,18 @@ def test_a_result_never_lands_in_what_took_its_place(
     assert "v1" not in [entry.name for entry in workspace.adapters.entries]
 
 
+def test_a_run_that_was_dropped_delivers_nothing(annotated: ps.App) -> None:
+    workspace = annotated.workspace
+    run = DocumentRun(workspace, TRAINING)
+    events = run.events(workspace.train(run.prepare()))
+    next(events)
+    run.drop()
+    finish(events)
+    assert run.entry is None
+    assert workspace.adapters.live.name == "useless"
+    assert annotated.document.runs == ()
+
+
 def test_a_run_knows_its_way(annotated: ps.App) -> None:
     workspace = annotated.workspace
     run = DocumentRun(workspace, TRAINING)
