@@ -14,11 +14,11 @@ from napari_peftsam.embeddings import is_large
 from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 
-__all__ = ["Annotated", "annotated_planes"]
+__all__ = ["CopiedPlane", "annotated_planes"]
 
 
 @dataclass(frozen=True, eq=False)
-class Annotated:
+class CopiedPlane:
     """A plane with copies of its labels and prompts; its pixels are not read yet.
 
     Attributes
@@ -48,7 +48,7 @@ class Annotated:
             yield AnnotatedPlane(self.name, self.image, pixels, self.labels, self.prompts)
 
 
-def annotated_planes(document: Document, engine: Engine) -> Iterator[Annotated]:
+def annotated_planes(document: Document, engine: Engine) -> Iterator[CopiedPlane]:
     """Yield the planes with objects, with the prompts that made them; reads no pixels.
 
     Images whose file is not there are left out.
@@ -74,4 +74,4 @@ def annotated_planes(document: Document, engine: Engine) -> Iterator[Annotated]:
             kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
         else:
             kept = labels.copy()
-        yield Annotated(name, plane.image, pixels, kept, prompts)
+        yield CopiedPlane(name, plane.image, pixels, kept, prompts)

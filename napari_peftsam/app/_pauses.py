@@ -20,7 +20,7 @@ _PARTS = (".attn", ".self_attn", ".mlp")
 
 
 class Pauses:
-    """Lets one thread hold up another one, for a moment.
+    """Pauses in which one thread holds up another one.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class Pauses:
         self._going.set()
 
     def begin(self) -> None:
-        """Hold up whoever calls `wait` from now on."""
+        """Begin a pause: calls of `wait` block from now on."""
         self._ends = monotonic() + self._longest
         self._going.clear()
 
     def end(self) -> None:
-        """Let it go on."""
+        """End the pause."""
         self._going.set()
 
     def wait(self) -> None:

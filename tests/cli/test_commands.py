@@ -415,12 +415,12 @@ def test_no_command_writes_over_its_input(
 def test_demo(
     shared: Inputs, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_peftsam import workspace
+    from napari_peftsam.app import demo
     from napari_peftsam.embeddings import grid
 
     monkeypatch.setattr(grid, "MOST_FRAMES", 100)  # of 64 pixels: each image fits one
-    few = partial(workspace.DemoConfig, objects_per_image=2, held_out_objects=4)
-    monkeypatch.setattr(workspace, "DemoConfig", few)
+    few = partial(demo.DemoConfig, objects_per_image=2, held_out_objects=4)
+    monkeypatch.setattr(demo, "DemoConfig", few)
     output = tmp_path / "out"
     outcome = program("demo", *shared.model(), "--output", output, "--budget", "1s", "--json")
     assert outcome.code == 0
