@@ -341,7 +341,7 @@ class Prediction:
 
         At least one pixel is kept, so that nobody has to deal with empty arrays.
         """
-        kept = Window.around(self.masks.any(axis=0)) or Window(0, 0, 1, 1)
+        kept = Window.around(np.asarray(self.masks.any(axis=0))) or Window(0, 0, 1, 1)
         offset = self.offset[0] + kept.row, self.offset[1] + kept.col
         masks = self.masks[(..., *kept.slices)].copy()
         return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)

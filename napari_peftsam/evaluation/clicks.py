@@ -46,21 +46,14 @@ class BatchPredictor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """All candidates after one click, each array ``(objects, candidates)``.
-
-    Attributes
-    ----------
-    scores
-        Predicted IoU.
-    areas
-        Pixels of the mask.
-    ious
-        True IoU.
-    """
+    """All candidates after one click, each array ``(objects, candidates)``."""
 
     scores: Floats
+    """Predicted IoU."""
     areas: Floats
+    """Pixels of the mask."""
     ious: Floats
+    """True IoU."""
 
     @classmethod
     def concatenated(cls, parts: Sequence[Candidates]) -> Candidates:
@@ -143,19 +136,10 @@ def click_ious(
 
 
 def clicks_to_reach(curves: Floats, threshold: float) -> Floats:
-    """Return how many clicks every object needs to reach an IoU.
+    """Return the number of clicks ``(objects,)`` that every object needs to reach an IoU.
 
-    Parameters
-    ----------
-    curves
-        ``(objects, clicks)`` IoU after every click.
-    threshold
-        The IoU to reach.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(objects,)`` in [1, clicks]; objects that never reach it count with all clicks.
+    `curves` is the IoU after every click, ``(objects, clicks)``. Objects that never reach the
+    threshold count with all clicks.
     """
     reached = curves >= threshold
     first = np.argmax(reached, axis=1) + 1.0

@@ -99,19 +99,14 @@ class EvaluationReport:
         Evaluated objects and the images they are in; tiles of a large image count as images.
     skipped_small
         Objects left out as too small.
-    point_iou
-        IoU after one click on the pixel farthest from the object's border.
-    box_iou
-        IoU when prompted with the tight bounding box.
+    point_iou, box_iou
+        IoU after one click on the deepest pixel, and with the tight bounding box.
     iou_at_clicks
         IoU after 1, 2, … simulated clicks.
     noc80, noc90
-        Number of clicks to reach IoU 0.8 and 0.9; objects that never reach it count with
-        all clicks.
+        Number of clicks to reach IoU 0.8 and 0.9, see `clicks_to_reach`.
     score_correlation, score_ranking, area_ranking
-        Of the candidates after one click: how predicted scores agree with true IoUs over
-        all objects, how they rank the candidates of one object, and how mere area would.
-        In [-1, 1], see `Candidates`; None where nothing differs.
+        Of the candidates after one click, see `Candidates`.
     """
 
     images: int
@@ -181,12 +176,10 @@ def evaluate(
     for index, chosen in selected.items():
         name, pixels, labels, *limits = images[index]
         span = _Span(name, done / objects, len(chosen) / objects)
-        embedding = yield from _embed(
-            model, EncodeRequest(name, pixels, *limits), adapter, store, span
-        )
+        request = EncodeRequest(name, pixels, *limits)
+        embedding = yield from _embed(model, request, adapter, store, span)
         targets = targets_of(labels, chosen)
-        part = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
-        measured += part
+        measured += yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
         done += len(chosen)
     yield _report(len(selected), small, measured)
 

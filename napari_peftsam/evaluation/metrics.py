@@ -28,12 +28,7 @@ MSA_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 class Matching:
     """True and predicted objects, matched one to one.
 
-    Attributes
-    ----------
-    pairs
-        ``(true label, predicted label, IoU)`` of the matched objects, by true label.
-    true_count, predicted_count
-        Numbers of objects.
+    `pairs` are ``(true label, predicted label, IoU)`` of the matched objects, by true label.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
@@ -164,7 +159,7 @@ def _match(overlaps: _Overlaps, threshold: float) -> Matching:
 def _assign(
     true: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], ious: npt.NDArray[np.float64]
 ) -> BoolArray:
-    """Return which of the listed pairs belong to the best one-to-one matching."""
+    """Return the mask of the listed pairs that belong to the best one-to-one matching."""
     rows, row = np.unique(true, return_inverse=True)
     cols, col = np.unique(predicted, return_inverse=True)
     value = np.zeros((len(rows), len(cols)))

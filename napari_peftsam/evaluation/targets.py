@@ -24,15 +24,7 @@ _TOUCHING = np.ones((3, 3), bool)  # pixels that share a corner are connected
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A true object in its bounding window: all work on it is done there.
-
-    Attributes
-    ----------
-    window
-        The bounding window in the image.
-    mask
-        ``(height, width)`` of the window; not empty.
-    """
+    """A true object: its bounding window in the image, and its mask there, not empty."""
 
     window: Window
     mask: BoolArray = field(repr=False)

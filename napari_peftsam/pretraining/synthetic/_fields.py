@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_peftsam.types import FloatArray
-
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 Rng = np.random.Generator
 Shape = tuple[int, int]
@@ -27,8 +27,7 @@ def log_uniform(rng: Rng, low: float, high: float) -> float:
 def _spline_basis(length: int, quarter_steps: int) -> FloatArray:
     """Cubic B-spline interpolation matrix, (length, knots).
 
-    The knot distance is `quarter_steps / 4` px: quantised, so that the cache
-    stays small while scales still vary.
+    The knot distance is `quarter_steps / 4` pixels: quantised, so that the cache stays small.
     """
     position = np.arange(length, dtype=np.float32) * np.float32(4.0 / quarter_steps)
     knots = int(position[-1]) + 4
@@ -59,8 +58,7 @@ def texture(rng: Rng, shape: Shape, coarse: float) -> FloatArray:
     weight = np.float32(rng.uniform(0.3, 0.95))
     fine = max(coarse * rng.uniform(0.2, 0.5), 1.0)
     rough = smooth_noise(rng, shape, fine) * np.sqrt(1 - weight**2)
-    field: FloatArray = smooth_noise(rng, shape, coarse) * weight + rough
-    return field
+    return smooth_noise(rng, shape, coarse) * weight + rough
 
 
 def ridges(field: FloatArray, width: float) -> FloatArray:
@@ -71,8 +69,7 @@ def ridges(field: FloatArray, width: float) -> FloatArray:
 def fibres(rng: Rng, shape: Shape, period: float) -> FloatArray:
     """Wavy strands along a random direction, values 0..1, (H, W).
 
-    Noise stretched along x is looked up at turned and bent coordinates;
-    the nearest sample is good enough, as the noise is smooth.
+    Noise stretched along x is looked up at turned and bent coordinates, nearest sample.
     """
     size = 2 * int(np.hypot(*shape) / 2) + 9
     strands = smooth_noise(rng, (size, size), max(period / 2, 1.25), stretch=rng.uniform(4, 12))
@@ -84,20 +81,16 @@ def fibres(rng: Rng, shape: Shape, period: float) -> FloatArray:
     v = y * np.cos(angle) - x * np.sin(angle) + bend + size / 2
     u = y * np.sin(angle) + x * np.cos(angle) + size / 2
     rows, columns = (np.clip(w, 0, size - 1).astype(np.int32) for w in (v, u))
-    field: FloatArray = lines[rows, columns]
-    return field
+    return lines[rows, columns]
 
 
 def blur(image: FloatArray, sigma: float) -> FloatArray:
     """Low-pass `image` (H, W); `sigma` in px, about Gaussian, any size cheap."""
     if sigma < 0.25:
         return image
-    soft: FloatArray
     if sigma <= 3.0:
-        soft = ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest")
-        return soft
+        return ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest")
     # Two box filters have the same variance at a cost free of sigma.
     size = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
     soft = ndimage.uniform_filter(image, size, mode="nearest")
-    soft = ndimage.uniform_filter(soft, size, mode="nearest")
-    return soft
+    return ndimage.uniform_filter(soft, size, mode="nearest")

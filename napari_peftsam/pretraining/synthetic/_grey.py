@@ -7,7 +7,6 @@ from scipy import ndimage
 
 from ._fields import (
     FloatArray,
-    IntArray,
     Rng,
     Shape,
     blur,
@@ -22,6 +21,7 @@ from ._scene import Scene, blobs, random_style, tidy
 
 _COMPACT = ("round", "oval", "round", "oval", "oval", "rough", "rod")
 _ANY = ("round", "oval", "rough", "rod", "star", "spindle")
+_STEP = 2.0  # pixels between two points of a skeleton of thin objects
 
 
 def _staining(rng: Rng, scene: Scene) -> FloatArray:
@@ -114,9 +114,6 @@ def textured(rng: Rng, shape: Shape, diameter: float) -> Rendered:
     return camera(rng, np.float32(0.5) + grey * np.float32(0.14), noise=(0.004, 0.025)), scene
 
 
-_STEP = 2.0  # pixels between two points of a skeleton
-
-
 def _walk(
     rng: Rng, start: FloatArray, angle: float, length: float, curl: float
 ) -> tuple[FloatArray, FloatArray]:
@@ -157,11 +154,8 @@ def _painted(rng: Rng, shape: Shape, trees: list[FloatArray]) -> Scene:
         inside = distance < half
         labels[inside] = number
         depth[inside] = 1 - distance[inside] / half
-    return Scene(_kept(labels), depth, 2 * width)
-
-
-def _kept(labels: IntArray) -> IntArray:
-    return tidy(labels, min_area=16)
+    labels = tidy(labels, min_area=16)
+    return Scene(labels, depth * (labels > 0), 2 * width)
 
 
 def branching(rng: Rng, shape: Shape, diameter: float) -> Rendered:
@@ -178,7 +172,6 @@ def branching(rng: Rng, shape: Shape, diameter: float) -> Rendered:
     if scene.count == 0:  # every object was covered or left the field
         middle = np.array([n / 2 for n in shape], np.float32)
         scene = _painted(rng, shape, [_tree(rng, middle, length, branches)])
-    scene = Scene(scene.labels, scene.depth * (scene.labels > 0), scene.diameter)
     grain = texture(rng, shape, max(1.2, scene.diameter * rng.uniform(0.1, 0.5)))
     light = scene.mask * np.clip(0.8 + grain * rng.uniform(0, 0.35), 0.1, 2)
     light = light * (0.3 + 0.7 * per_object(rng, scene, 2.5))

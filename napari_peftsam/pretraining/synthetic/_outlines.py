@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from ._fields import FloatArray, IntArray, Rng, Shape
 
 _HARMONICS = np.arange(2, 8)
 
-Outline = Callable[[Rng, int, FloatArray], FloatArray]
+_Range = float | tuple[float, float]
 
 
 def _superellipse(aspect: FloatArray, power: float, theta: FloatArray) -> FloatArray:
@@ -29,38 +28,35 @@ def _waves(rng: Rng, count: int, theta: FloatArray, amount: float) -> FloatArray
     basis = np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32)
     size = np.tile(amount / (_HARMONICS - 1), 2)
     weights = (rng.standard_normal((count, size.size)) * size).astype(np.float32)
-    factor: FloatArray = np.clip(1 + weights @ basis, 0.35, 2.5)
-    return factor
+    return np.clip(1 + weights @ basis, 0.35, 2.5)
 
 
-def _aspects(rng: Rng, count: int, low: float, high: float) -> FloatArray:
-    return rng.uniform(low, high, count).astype(np.float32)
+# Of each family of smooth outlines: length / width, power of the superellipse (above 2 the ends
+# are blunt, below pointed) and strength of the waves; of two numbers one between them is drawn.
+_OUTLINES: dict[str, tuple[tuple[float, float], _Range, _Range]] = {
+    "round": ((1.0, 1.25), 2.0, 0.02),
+    "oval": ((1.1, 2.2), (1.9, 2.6), 0.03),
+    "rod": ((2.5, 6.0), (1.4, 3.5), 0.02),
+    "rough": ((1.0, 1.8), 2.0, (0.06, 0.16)),
+    "spindle": ((1.5, 4.0), (1.0, 1.7), (0.02, 0.1)),
+}
 
 
-def _round(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
-    table = _superellipse(_aspects(rng, count, 1.0, 1.25), 2.0, theta)
-    return table * _waves(rng, count, theta, 0.02)
+def _smooth(family: str, rng: Rng, count: int, theta: FloatArray) -> FloatArray:
+    """Radii (n, bins) of one of `_OUTLINES`, not yet of unit area."""
+    aspects, power, waves = _OUTLINES[family]
+    drawn = rng.uniform(*aspects, count).astype(np.float32)
+    table = _superellipse(drawn, _number(rng, power), theta)
+    return table * _waves(rng, count, theta, _number(rng, waves))
 
 
-def _oval(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
-    table = _superellipse(_aspects(rng, count, 1.1, 2.2), rng.uniform(1.9, 2.6), theta)
-    return table * _waves(rng, count, theta, 0.03)
-
-
-def _rod(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
-    """Rods and spindles: the power makes the ends blunt (> 2) or pointed."""
-    table = _superellipse(_aspects(rng, count, 2.5, 6.0), rng.uniform(1.4, 3.5), theta)
-    return table * _waves(rng, count, theta, 0.02)
-
-
-def _rough(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
-    table = _superellipse(_aspects(rng, count, 1.0, 1.8), 2.0, theta)
-    return table * _waves(rng, count, theta, rng.uniform(0.06, 0.16))
+def _number(rng: Rng, choice: _Range) -> float:
+    return rng.uniform(*choice) if isinstance(choice, tuple) else choice
 
 
 def _star(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
     """Draw a rough body out into one to five tapering processes."""
-    table = _rough(rng, count, theta)
+    table = _smooth("rough", rng, count, theta)
     # A fixed angle per process, jittered, so that they seldom coincide.
     slots = int(rng.integers(2, 6))
     start = rng.uniform(0, 2 * np.pi, (count, 1))
@@ -71,22 +67,6 @@ def _star(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
         # Exponential flanks are concave, like a membrane stretched to a tip.
         table = table + length * np.exp(-away * rng.uniform(3, 10, (count, 1)))
     return table.astype(np.float32)
-
-
-def _spindle(rng: Rng, count: int, theta: FloatArray) -> FloatArray:
-    """Elongated adherent cells: pointed at both ends, swollen in the middle."""
-    table = _superellipse(_aspects(rng, count, 1.5, 4.0), rng.uniform(1.0, 1.7), theta)
-    return table * _waves(rng, count, theta, rng.uniform(0.02, 0.1))
-
-
-OUTLINES: dict[str, Outline] = {
-    "round": _round,
-    "oval": _oval,
-    "rod": _rod,
-    "rough": _rough,
-    "star": _star,
-    "spindle": _spindle,
-}
 
 
 def outline_table(rng: Rng, families: tuple[str, ...], count: int, bins: int) -> FloatArray:
@@ -100,7 +80,8 @@ def outline_table(rng: Rng, families: tuple[str, ...], count: int, bins: int) ->
     table = np.empty((count, bins), np.float32)
     for i, family in enumerate(families):
         members = np.flatnonzero(choice == i)
-        table[members] = OUTLINES[family](rng, members.size, theta)
+        drawn = (rng, members.size, theta)
+        table[members] = _star(*drawn) if family == "star" else _smooth(family, *drawn)
     table /= np.sqrt(np.mean(table**2, axis=1, keepdims=True))
     return table
 
@@ -114,10 +95,10 @@ class Blobs:
     """Objects before painting."""
 
     centre: FloatArray  # (n, 2), y and x in pixels
+    table: FloatArray  # (n, bins), see `outline_table`; `bins` is a power of two
     radius: FloatArray  # (n,), equivalent radius in pixels
     angle: FloatArray  # (n,), direction of the long axis in radians
     bend: FloatArray  # (n,), curvature of the long axis in 1 / radius
-    table: FloatArray  # (n, bins), see `outline_table`; `bins` is a power of two
 
     @property
     def reach(self) -> FloatArray:
@@ -129,7 +110,7 @@ class Blobs:
 def _candidates(
     blobs: Blobs, members: slice, shape: Shape
 ) -> tuple[NDArray[np.intp], FloatArray, FloatArray, NDArray[np.intp]]:
-    """Object, y and x offset (px) and flat position of every pixel in reach."""
+    """Object, y and x offset (pixels) and flat position of every pixel in reach."""
     centre, reach = blobs.centre[members], blobs.reach[members]
     half = int(np.ceil(reach.max()))
     grid = np.arange(-half, half + 1)
@@ -155,8 +136,7 @@ def _relative_distance(
     bins = blobs.table.shape[1]
     turn = np.arctan2(v, u) * np.float32(bins / (2 * np.pi)) + np.float32(bins)
     outline = blobs.table[which, turn.astype(np.int32) & (bins - 1)]
-    distance: FloatArray = np.sqrt(u * u + v * v) / outline
-    return distance
+    return np.sqrt(u * u + v * v) / outline
 
 
 def paint(

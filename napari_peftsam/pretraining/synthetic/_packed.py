@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_peftsam.types import BoolArray
-
 from ._fields import (
+    BoolArray,
     FloatArray,
     IntArray,
     Rng,

@@ -61,7 +61,7 @@ def ghosts(rng: Rng, scene: Scene) -> FloatArray:
 
 
 def blurred_focus(rng: Rng, scene: Scene) -> float:
-    """Sigma in px of the point spread: none to strong, kept below object size."""
+    """Sigma in pixels of the point spread: none to strong, kept below object size."""
     if rng.random() < 0.2:
         return 0.0
     return min(log_uniform(rng, 0.4, 3.5), scene.diameter / 9)
@@ -139,10 +139,8 @@ def _uneven(rng: Rng, image: FloatArray) -> FloatArray:
 def _defocus(rng: Rng, image: FloatArray) -> FloatArray:
     """Blur a part of the field, as a tilted sample does."""
     sigma = rng.uniform(0.7, 2.0)
-    if image.ndim == 3:
-        soft = np.stack([blur(image[..., c], sigma) for c in range(3)], axis=-1)
-    else:
-        soft = blur(image, sigma)
+    channels = [blur(channel, sigma) for channel in np.moveaxis(np.atleast_3d(image), -1, 0)]
+    soft = np.stack(channels, axis=-1).reshape(image.shape)
     field = smooth_noise(rng, image.shape[:2], max(image.shape[:2]) * 0.7)
     share = _over_channels(image, np.clip(0.5 + field, 0, 1))
     return image * (1 - share) + soft * share
@@ -150,11 +148,9 @@ def _defocus(rng: Rng, image: FloatArray) -> FloatArray:
 
 def _lines(rng: Rng, image: FloatArray) -> FloatArray:
     """Offset each line a little, as scanning does."""
-    offsets = rng.standard_normal(image.shape[0], dtype=np.float32) * np.float32(
-        log_uniform(rng, 0.005, 0.05)
-    )
-    shape = (-1, *([1] * (image.ndim - 1)))
-    return image + offsets.reshape(shape)
+    offsets = rng.standard_normal((image.shape[0],), dtype=np.float32)
+    offsets = offsets * np.float32(log_uniform(rng, 0.005, 0.05))
+    return image + offsets.reshape(-1, *([1] * (image.ndim - 1)))
 
 
 def _hot_pixels(rng: Rng, image: FloatArray) -> FloatArray:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_peftsam.types import BoolArray
-
-from ._fields import FloatArray, IntArray, Rng, Shape, log_uniform, smooth_noise
+from ._fields import BoolArray, FloatArray, IntArray, Rng, Shape, log_uniform, smooth_noise
 from ._outlines import Blobs, outline_table, paint
 
 # Objects with fewer pixels (slivers at the image edge) are not labelled.
@@ -39,10 +37,7 @@ class Scene:
 def contact_lines(labels: IntArray) -> BoolArray:
     """Pixels whose right or lower neighbour belongs to another object, (H, W)."""
     lines = np.zeros(labels.shape, bool)
-    for here, there in (
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-    ):
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         a, b = labels[here], labels[there]
         lines[here] |= (a != b) & (a > 0) & (b > 0)
     return lines
@@ -93,7 +88,7 @@ def core_distance(rng: Rng, scene: Scene) -> FloatArray:
 class BlobStyle:
     """Shapes and density of the objects of one image."""
 
-    families: tuple[str, ...]  # names in `_outlines.OUTLINES`
+    families: tuple[str, ...]  # see `_outlines`
     spacing: float  # mean distance of neighbours in diameters; about 0.9 is confluent
     keep: float  # fraction of the places that hold an object
     clumped: bool  # the empty places form regions instead of being independent
@@ -128,7 +123,7 @@ def random_style(
 
 
 def _scatter(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> FloatArray:
-    """Centres (n, 2) in px on a jittered hexagonal lattice with vacancies."""
+    """Centres (n, 2) in pixels on a jittered hexagonal lattice with vacancies."""
     step = diameter * style.spacing
     margin = 0.5 * diameter
     rows = np.arange(-margin, shape[0] + margin, step * 0.87) + rng.uniform(0, step / 2)
@@ -154,15 +149,15 @@ def _scatter(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> Float
 def _make_blobs(rng: Rng, centres: FloatArray, diameter: float, style: BlobStyle) -> Blobs:
     n = len(centres)
     radius = 0.5 * diameter * np.exp(rng.normal(0, style.spread, n))
-    # About one bin per px of outline; elongated outlines need more.
+    # About one bin per pixel of outline; elongated outlines need more.
     bins = int(np.clip(2 ** np.ceil(np.log2(6 * diameter)), 64, 512))
     table = outline_table(rng, style.families, n, bins)
     aligned = rng.random() < 0.25
     angle = rng.normal(rng.uniform(0, np.pi), 0.2, n) if aligned else rng.uniform(0, 2 * np.pi, n)
     # Curving a long outline further would fold it into a thin hook.
     bend = rng.uniform(0, style.bend, n) / np.maximum(table.max(axis=1), 1) ** 2
-    radius, angle, bend = (a.astype(np.float32) for a in (radius, angle, bend))
-    return Blobs(centres, radius, angle, bend, table)
+    numbers = (values.astype(np.float32) for values in (radius, angle, bend))
+    return Blobs(centres, table, *numbers)
 
 
 def blobs(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> Scene:
