@@ -26,7 +26,7 @@ from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.pretraining.validation import measure_domains
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["draw_curve", "draw_samples", "main", "read_log"]
+__all__ = ["main", "read_log"]
 
 _PROGRAM = "python -m napari_peftsam.pretraining"
 _Pairs = list[tuple[PixelArray, LabelArray]]
@@ -151,11 +151,7 @@ def _domains(arguments: Sequence[str]) -> None:
 def _samples(arguments: Sequence[str]) -> None:
     parser = _parser("samples", "Draw the synthetic samples of the package again.")
     parser.add_argument("folder", type=Path, help="folder to write them to")
-    draw_samples(parser.parse_args(arguments[1:]).folder)
-
-
-def draw_samples(folder: Path) -> None:
-    """Write ``fluorescence.png``, ``phase.png`` and ``membranes.png``, see `samples`."""
+    folder: Path = parser.parse_args(arguments[1:]).folder
     for modality, seed in _SAMPLE_SEEDS.items():
         rng = np.random.default_rng(seed)
         made = generate(modality, (320, 320), rng=rng, mean_diameter=32)
@@ -168,7 +164,7 @@ def _curve(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", type=Path, help="run folder (default: in the cache folder)")
     options = parser.parse_args(arguments[1:])
     folder = options.run or pretraining_folder()
-    draw_curve(read_log(folder / "log.jsonl"), options.picture)
+    _draw_curve(read_log(folder / "log.jsonl"), options.picture)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -187,7 +183,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [steps[number] for number in sorted(steps)]
 
 
-def draw_curve(steps: Sequence[dict[str, Any]], picture: Path) -> None:
+def _draw_curve(steps: Sequence[dict[str, Any]], picture: Path) -> None:
     """Draw losses and validations over the steps of a run into an image file."""
     from matplotlib.figure import Figure
 
@@ -219,8 +215,7 @@ def _running_mean(values: Sequence[float]) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - _WINDOW, 0)
-    mean: np.ndarray = (total[end] - total[start]) / (end - start)
-    return mean
+    return np.asarray((total[end] - total[start]) / (end - start))
 
 
 if __name__ == "__main__":

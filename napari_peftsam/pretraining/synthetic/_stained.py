@@ -32,10 +32,9 @@ def _tissue_bed(rng: Rng, scene: Scene) -> FloatArray:
     if rng.random() < 0.6:
         bed = bed + fibres(rng, shape, max(3.0, scene.diameter * rng.uniform(0.1, 0.5))) * 0.7
     if rng.random() < 0.5:  # lumen, fat or cracks: empty glass
-        empty = smooth_noise(rng, shape, scene.diameter * rng.uniform(0.5, 2)) > rng.uniform(
-            0.5, 1.5
-        )
-        bed = bed * (1 - blur(empty.astype(np.float32), 1.0))
+        gaps = smooth_noise(rng, shape, scene.diameter * rng.uniform(0.5, 2))
+        empty = (gaps > rng.uniform(0.5, 1.5)).astype(np.float32)
+        bed = bed * (1 - blur(empty, 1.0))
     return bed.astype(np.float32)
 
 
