@@ -21,7 +21,7 @@ from napari_peftsam.app.large import (
     plane_indices,
 )
 from napari_peftsam.app.single import PromptedImage
-from napari_peftsam.embeddings import EmbeddingStore, Encoded
+from napari_peftsam.embeddings import EmbeddingStore, Encoded, PlaneEmbedding
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path, open_image
 from napari_peftsam.planes import LazyImage, plane_of
@@ -196,7 +196,7 @@ def segment_objects(
         If the prompts of an object or the image cannot be used.
     """
     tiled = engine.tiled(_opened_image(image, _stamps(image)), image.name)
-    embedding = tiled.embedding(engine.model, engine.encoder_adapter)
+    embedding = PlaneEmbedding(tiled.key(engine.model, engine.encoder_adapter), tiled)
     windows, arrays = {}, {}
     for label, prompts in objects:
         try:
@@ -230,13 +230,12 @@ def compose_region(
         Labels with the files that `segment_objects` put them into, in the order of labels.
     """
     values = np.zeros(region.shape, np.int32)
-    regions = RegionLabels(
-        values, np.zeros(region.shape, np.float32), stride, (region.row, region.col)
-    )
+    regions = RegionLabels(values, np.zeros(region.shape, np.float32), (region.row, region.col))
     for label, path in objects:
         with np.load(path) as file:
             row, col = file[f"offset{label}"].tolist()
-            regions.write(label, Earlier(file[f"logits{label}"], (row, col)))
+            best = Earlier(file[f"logits{label}"], (row, col))
+            regions.write(label, *logits_in_pixels(best, stride))
     array = zarr.open_array(labels, mode="r+")
     array[region.slices] = values
     return frozenset(np.unique(values).tolist()) - {0}

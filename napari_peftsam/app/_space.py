@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from napari_peftsam.embeddings import EmbeddingStore, is_large, room_for, tile_grid
+from napari_peftsam.embeddings import EmbeddingStore, room_for, tile_grid
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import Architecture
 
@@ -25,8 +25,9 @@ def bytes_of_images(shapes: Iterable[tuple[int, ...]], model: Architecture) -> i
 def _bytes_of_plane(shape: tuple[int, ...], model: Architecture) -> int:
     tokens, number = model.grid**2, 4  # bytes of a float32
     embedding = tokens * model.embedding_width * number + _DESCRIPTION
-    if is_large(shape, model):
-        return len(tile_grid(shape, model)) * embedding
+    tiles = len(tile_grid(shape, model))
+    if tiles > 1:
+        return tiles * embedding
     prefixes = _PREFIXES if model.adaptable else 0
     return embedding + prefixes * (tokens * model.width * number + _DESCRIPTION)
 

@@ -17,7 +17,7 @@ from napari_peftsam.app._folders import check_output
 from napari_peftsam.app._space import bytes_of_images, check_space
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.prompts_file import read_prompts
-from napari_peftsam.embeddings import is_large, tile_grid
+from napari_peftsam.embeddings import tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
 from napari_peftsam.files import image_shape, is_zarr, list_images, pair_prompts
 from napari_peftsam.folders import embedding_folder
@@ -340,10 +340,8 @@ def _parts(path: Path, shape: tuple[int, ...] | None, model: Architecture) -> li
     if shape is None:
         return [Part(path)]
     *stack, height, width = shape
-    parts = 1
-    if is_large((height, width), model):
-        tiles = len(tile_grid((height, width), model))
-        parts = min(tiles, math.ceil(height * width / _PART))
+    tiles = len(tile_grid((height, width), model))
+    parts = min(tiles, math.ceil(height * width / _PART))
     return [
         Part(path, index, number, parts) for index in np.ndindex(*stack) for number in range(parts)
     ]

@@ -14,18 +14,15 @@ import zarr
 from napari_peftsam.app._folders import check_output
 from napari_peftsam.app.engine import Engine
 from napari_peftsam.embeddings import (
-    Embedding,
-    EmbedEvent,
     Encoded,
     EncodeFailed,
-    TiledEmbedding,
+    PlaneEmbedding,
     TiledImage,
-    is_large,
 )
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import ExportContext, check_replaceable, create_labels
 from napari_peftsam.files import atomic_path
-from napari_peftsam.segmentation import Predictor, RegionLabels, segment
+from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.types import LabelArray, Plane, Prompts
 
 __all__ = [
@@ -70,15 +67,10 @@ def embed_plane(
     ImageError, CheckpointError
         If the plane or the model cannot be used; the message begins with `name`.
     """
-    events: Iterator[EmbedEvent]
-    if is_large(plane.shape, engine.model):
-        image, (number, parts) = engine.tiled(plane, name), part
-        tiles = image.grid.ordered()
-        begin, end = (len(tiles) * n // parts for n in (number, number + 1))
-        events = engine.embed_tiles(image, tiles[begin:end])
-    else:
-        events = engine.embed(name, plane)
-    for event in events:
+    image, (number, parts) = engine.tiled(plane, name), part
+    tiles = image.grid.ordered()
+    begin, end = (len(tiles) * n // parts for n in (number, number + 1))
+    for event in engine.embed_tiles(image, tiles[begin:end]):
         if isinstance(event, EncodeFailed):
             raise type(event.error)(f"{name}: {event.error}") from event.error
         if isinstance(event, Encoded):
@@ -86,21 +78,13 @@ def embed_plane(
 
 
 def segment_plane(
-    engine: Engine, embedding: Embedding | TiledEmbedding, prompts: Sequence[Prompts]
+    engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
 ) -> LabelArray:
-    """Segment prompted objects of a plane that fits into memory; ``(H, W)`` int32.
-
-    As `napari_peftsam.segmentation.segment`, also where the plane is worked on in tiles.
-    """
-    if isinstance(embedding, Embedding):
-        return segment(Predictor(engine.model), embedding, prompts)
-    grid = embedding.image.grid
-    labels = np.zeros((grid.height, grid.width), np.int32)
-    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32), grid.stride)
-    for label, one in enumerate(prompts, start=1):
-        prediction = engine.predict(embedding, one)
-        assert prediction is not None, "nobody swaps adapters meanwhile"
-        regions.write(label, prediction.earlier(0))
+    """Segment prompted objects of a plane that fits into memory; ``(H, W)`` int32."""
+    labels = np.zeros(embedding.image.grid.window.shape, np.int32)
+    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32))
+    for label, best in enumerate(engine.best_logits(embedding, prompts), start=1):
+        regions.write(label, *best)
     return labels
 
 
@@ -140,7 +124,7 @@ def segment_large(
     """
     grid = image.grid
     check_zarr_output(output, image.name, grid.window.shape)
-    embedding = image.embedding(engine.model, engine.encoder_adapter)
+    embedding = PlaneEmbedding(image.key(engine.model, engine.encoder_adapter), image)
     context = ExportContext(image_name=image.name)
     try:
         folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-")
@@ -153,11 +137,11 @@ def segment_large(
             Path(scratch, "highest.zarr"), shape=shape, chunks=(_CHUNK, _CHUNK),
             dtype="float32", fill_value=0,
         )  # fmt: skip
-        regions = RegionLabels(labels, highest, grid.stride)
-        for number in _by_place(prompts, image):
-            prediction = engine.predict(embedding, prompts[number])
-            assert prediction is not None, "nobody swaps adapters meanwhile"
-            regions.write(number + 1, prediction.earlier(0))
+        regions = RegionLabels(labels, highest)
+        numbers = _by_place(prompts, image)
+        found = engine.best_logits(embedding, [prompts[number] for number in numbers])
+        for number, best in zip(numbers, found, strict=True):
+            regions.write(number + 1, *best)
     empty = tuple(n for n in range(1, len(prompts) + 1) if not regions.area(n))
     return SegmentReport(len(prompts), empty, output)
 

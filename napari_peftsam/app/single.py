@@ -13,17 +13,17 @@ from napari_peftsam.app.large import (
     check_label_output,
     embed_plane,
     segment_large,
+    segment_plane,
 )
 from napari_peftsam.app.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.app.workspace import export_model
-from napari_peftsam.embeddings import is_large
+from napari_peftsam.embeddings import PlaneEmbedding
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import open_image, read_labels
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.planes import LazyImage
-from napari_peftsam.segmentation import Predictor, segment
 from napari_peftsam.types import PixelArray, Prompts
 
 __all__ = ["PromptedImage", "SegmentReport", "export_file", "export_model_file", "segment_file"]
@@ -48,11 +48,12 @@ class PromptedImage:
 
     def segment(self, engine: Engine, output: Path) -> SegmentReport:
         """Segment the objects and write their labels, see `segment_file`."""
-        if is_large(self.pixels.shape, engine.model):
-            tiled = engine.tiled(self.pixels, self.path.name)
-            return segment_large(engine, tiled, self.prompts, output)
+        image = engine.tiled(self.pixels, self.path.name)
+        if len(image.grid) > 1:
+            return segment_large(engine, image, self.prompts, output)
         [encoded] = embed_plane(engine, str(self.path), self.pixels)
-        labels = segment(Predictor(engine.model), encoded.embedding, self.prompts)
+        embedding = PlaneEmbedding(encoded.embedding.key, image, encoded.embedding)
+        labels = segment_plane(engine, embedding, self.prompts)
         found = set(labels.ravel().tolist())
         empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
         context = ExportContext(image_name=self.path.name)
@@ -67,8 +68,7 @@ def segment_file(
     Parameters
     ----------
     image
-        One plane, ``(H, W)`` or ``(H, W, 3)``. A large one (see
-        `napari_peftsam.embeddings.is_large`) is read and segmented in tiles.
+        One plane, ``(H, W)`` or ``(H, W, 3)``; a large one is read and segmented in tiles.
     prompts
         A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
     output

@@ -20,7 +20,7 @@ from napari_peftsam.app.batch import (
 )
 from napari_peftsam.app.large import check_label_output, check_zarr_output
 from napari_peftsam.app.single import PromptedImage
-from napari_peftsam.embeddings import is_large
+from napari_peftsam.embeddings import tile_grid
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, create_labels
 from napari_peftsam.files import atomic_path
@@ -59,7 +59,7 @@ def segment_spread(
     Parameters
     ----------
     image
-        One plane that is worked on in tiles, see `napari_peftsam.embeddings.is_large`.
+        One plane that is worked on in tiles, see `napari_peftsam.embeddings.tile_grid`.
     prompts
         A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
     output
@@ -84,7 +84,7 @@ def segment_spread(
     check_label_output(output)
     prompted = PromptedImage.open(image, prompts)
     height, width = prompted.pixels.shape[:2]
-    if not is_large((height, width), find_architecture(plan.choice.model)):
+    if len(tile_grid((height, width), find_architecture(plan.choice.model))) == 1:
         raise ConfigurationError(
             f"{image} fits one frame of the model: use `segment`, or name a folder of images"
         )

@@ -25,11 +25,10 @@ from napari_peftsam.document import (
     PlaneKey,
 )
 from napari_peftsam.embeddings import (
-    Embedding,
     EmbeddingStore,
     EmbedEvent,
     EncodeFailed,
-    TiledEmbedding,
+    PlaneEmbedding,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels, export_target
@@ -236,7 +235,7 @@ class Workspace:
 
     # --- prompting -------------------------------------------------------------------
 
-    def embedding(self, plane: PlaneKey) -> Embedding | TiledEmbedding | None:
+    def embedding(self, plane: PlaneKey) -> PlaneEmbedding | None:
         """Return the embedding of a plane under the live adapter if it is known.
 
         That of a large plane always is, see `Engine.embedding`.
@@ -260,7 +259,7 @@ class Workspace:
 
     def predict(
         self,
-        embedding: Embedding | TiledEmbedding,
+        embedding: PlaneEmbedding,
         prompts: Prompts,
         previous: Earlier | None = None,
     ) -> Prediction | None:
@@ -283,14 +282,14 @@ class Workspace:
         self.document.set_candidates(prediction, current.revision, version)
         return prediction
 
-    def model_version(self, embedding: Embedding | TiledEmbedding) -> ModelVersion:
+    def model_version(self, embedding: PlaneEmbedding) -> ModelVersion:
         """Return what answers prompts on this embedding at present, for the record."""
         key, engine = embedding.key, self.engine
         weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
         name = f"{self.adapters.live.name}{weakened}"
         return ModelVersion(engine.model.name, name, key.model, key, engine.adapter)
 
-    def _embedded(self, plane: PlaneKey) -> Embedding | TiledEmbedding:
+    def _embedded(self, plane: PlaneKey) -> PlaneEmbedding:
         known = self.embedding(plane)
         if known is not None:
             return known

@@ -24,10 +24,10 @@ from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
 from napari_peftsam.embeddings.tiled import (
     EmbedEvent,
-    TiledEmbedding,
+    PlaneEmbedding,
+    PlaneReady,
     TiledImage,
     TileRequests,
-    TilesReady,
     tiled_image,
 )
 
@@ -47,13 +47,13 @@ __all__ = [
     "EncodeStarted",
     "Encoded",
     "EntryFolder",
+    "PlaneEmbedding",
+    "PlaneReady",
     "Prefixes",
     "Tile",
     "TileGrid",
     "TileRequests",
-    "TiledEmbedding",
     "TiledImage",
-    "TilesReady",
     "embedding_key",
     "encode",
     "encode_one",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +16,7 @@ from napari_peftsam.embeddings._entries import Entry, EntryFolder
 from napari_peftsam.embeddings._scratch import ScratchFolder
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import scratch_folder
+from napari_peftsam.lru import Recent
 
 __all__ = ["ActivationCache"]
 
@@ -55,14 +55,13 @@ class ActivationCache:
         write_through: bool = False,
         pinned: bool = False,
     ) -> None:
-        self._memory = memory
         self._entries = entries
         self._write_through = write_through
         self._pinned = pinned
         self._scratch: tuple[Path, int | None] | None = None
         self._owned: ScratchFolder | None = None
         self._lock = threading.RLock()
-        self._tensors: OrderedDict[str, Tensor] = OrderedDict()  # the latest used comes last
+        self._tensors: Recent[str, Tensor] = Recent(memory, lambda tensor: tensor.nbytes)
         self._leaving: dict[str, Tensor] = {}  # on their way to the disk
         self._warned = False
         self._closed = False
@@ -96,7 +95,7 @@ class ActivationCache:
         """Let go of everything in memory, and of a temporary folder; later ones are not kept."""
         with self._lock:
             self._closed = True
-            self._tensors.clear()
+            self._tensors.discard()
             self._leaving.clear()
             owned, self._owned, self._entries, self._scratch = self._owned, None, None, None
         if owned is not None:
@@ -111,13 +110,12 @@ class ActivationCache:
     @property
     def memory_budget(self) -> int:
         """Bytes that the tensors in memory may have."""
-        return self._memory
+        return self._tensors.capacity
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the tensors in memory."""
-        with self._lock:
-            return sum(tensor.nbytes for tensor in self._tensors.values())
+        return self._tensors.size
 
     def get(self, key: str) -> Tensor | None:
         """Return a tensor on the CPU, or None if it is not there any more or was damaged.
@@ -127,7 +125,6 @@ class ActivationCache:
         with self._lock:
             found = self._tensors.get(key)
             if found is not None:
-                self._tensors.move_to_end(key)
                 return found
             found, entries = self._leaving.get(key), self._entries
         if found is None and entries is not None:
@@ -163,13 +160,7 @@ class ActivationCache:
         with self._lock:
             if self._closed:
                 return
-            self._tensors[key] = tensor
-            self._tensors.move_to_end(key)
-            used, leaving = self.memory_bytes, {}
-            while used > self._memory:
-                name, last = self._tensors.popitem(last=False)
-                leaving[name] = last
-                used -= last.nbytes
+            leaving = self._tensors.put(key, tensor)
             self._leaving |= leaving
         for name, each in leaving.items():
             if not self._is_written(name):

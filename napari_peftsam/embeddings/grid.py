@@ -232,20 +232,20 @@ class _Ordered(Sequence[Tile]):
         return (self[i] for i in range(len(self)))
 
 
-def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
-    """Whether a plane ``(H, W[, 3])`` is worked on in tiles, see `MOST_FRAMES`."""
-    return max(shape[:2]) > MOST_FRAMES * model.image_size
-
-
 def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGrid:
-    """Return the tiles of a large plane for a model: its frame at the image's resolution.
+    """Return the tiles in which a model works on a plane ``(H, W[, 3])``.
 
-    Parameters
-    ----------
-    shape
-        ``(H, W)`` or ``(H, W, 3)``; see `is_large` for which planes this is meant.
+    Up to `MOST_FRAMES` model frames, the grid has one tile, which is scaled to the frame.
+    The tiles of a larger plane are frames at the resolution of the image.
     """
     architecture = model if isinstance(model, Architecture) else model.architecture
+    height, width = shape[:2]
     side, stride = architecture.image_size, architecture.patch_size // 4
-    halo = _rounded_up(side // _HALO, stride)
-    return TileGrid(shape[0], shape[1], side, halo, stride)
+    if max(height, width) <= MOST_FRAMES * side:
+        return TileGrid(height, width, max(height, width), 0, 1)
+    return TileGrid(height, width, side, _rounded_up(side // _HALO, stride), stride)
+
+
+def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
+    """Say whether a plane ``(H, W[, 3])`` is worked on in several tiles."""
+    return len(tile_grid(shape, model)) > 1

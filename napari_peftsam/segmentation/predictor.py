@@ -12,9 +12,9 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation._resize import ImagePart, object_part, to_image_masks
+from napari_peftsam.segmentation._resize import object_part, to_image_masks
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
-from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts
+from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Decoded", "Predictor"]
 
@@ -122,18 +122,16 @@ class Predictor:
         decoded = self.decode_many(embedding, prompts, previous, keep=candidates)
         return [_to_prediction(one, embedding.frame) for one in decoded]
 
-    def best_parts(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[ImagePart]:
-        """Yield the best candidate's logits in image pixels, object by object.
+    def best_parts(
+        self, embedding: Embedding, prompts: Sequence[Prompts]
+    ) -> Iterator[tuple[FloatArray, Window]]:
+        """Yield the best candidate of each object: logits ``(h, w)`` in pixels, and where.
 
         They are those of the part of the image in which any is above 0.
-
-        Raises
-        ------
-        PromptError, ConfigurationError
-            As `predict`.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
-            yield object_part(one.logits[0].cpu(), embedding.frame)
+            rows, cols, logits = object_part(one.logits[0].cpu(), embedding.frame)
+            yield logits.numpy(), Window.from_slices(rows, cols)
 
     def decode_many(
         self,
