@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from napari_peftsam.app.engine import IN_MEMORY, Engine
 from napari_peftsam.document import DocumentImage, ImageId, PlaneKey
 from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, tile_grid
+from napari_peftsam.segmentation.engine import IN_MEMORY, Engine
 from napari_peftsam.types import Window
 
 __all__ = ["EmbeddedPlanes"]

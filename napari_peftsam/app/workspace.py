@@ -14,7 +14,6 @@ from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._embedded import EmbeddedPlanes
 from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
-from napari_peftsam.app.engine import Engine
 from napari_peftsam.app.jobs import TrainingJob
 from napari_peftsam.document import (
     Accept,
@@ -41,6 +40,7 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.projects import check_not_a_source
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
     Incumbent,
     TrainEvent,

@@ -10,9 +10,9 @@ import pytest
 import xxhash
 import zarr
 
-from napari_peftsam.app.engine import Engine
 from napari_peftsam.embeddings import EmbeddingKey, EmbeddingStore
 from napari_peftsam.models import SamModel
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import Box, Plane, Point, Prompts
 
 JOINT = "percentile-0.1-99.9-joint"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_peftsam.app.batch import BatchFinished, BatchPlan, embed_batch
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.engine import Predicted
-from napari_peftsam.app.large import embed_plane
 from napari_peftsam.app.single import segment_file
 from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.batch.cluster import ClusterChoice
+from napari_peftsam.batch.embed import embed_batch, embed_plane
+from napari_peftsam.batch.plan import BatchFinished, BatchPlan
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImage
 from napari_peftsam.embeddings import (
     EmbeddingStore,
@@ -31,9 +31,9 @@ from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
+from napari_peftsam.segmentation.engine import Predicted
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
-from napari_peftsam.workers import ClusterChoice
 from tests.segmentation._slides import Slide
 
 SHAPE = (500, 700)
