@@ -41,7 +41,7 @@ def segment_file(
     """
     prompted = PromptedImage.open(image, prompts, output)
     engine = (choice or ModelChoice()).engine()
-    engine.keeps_prefixes = False  # no other adapter comes
+    engine.keeps_activations = False  # no other adapter comes
     return prompted.segment(engine, output)
 
 

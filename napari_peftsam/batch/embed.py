@@ -33,7 +33,7 @@ __all__ = ["embed_batch", "embed_plane"]
 
 _PART = 4 * 1024**2  # pixels of a large plane per task: seconds of work
 _DESCRIPTION = 2048  # bytes of an entry beside its values
-_PREFIXES = 2  # frozen-block activations kept of a plane in one tile, see `Engine`
+_ACTIVATIONS = 2  # frozen-block activations kept of a plane in one tile, see `Engine`
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def embed_batch(
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
     batch = Batch([Task(part.name, str(part.path), (part,)) for part in parts])
-    function = TaskFunction(replace(plan.source, keeps_prefixes=True), _embed_part)  # as the docks
+    source = replace(plan.source, keeps_activations=True)  # as the docks do
+    function = TaskFunction(source, _embed_part)
     tiles = computed = 0
     with open_workers(plan.cluster, len(parts)) as workers:
         for event, result in batch.run(workers, function, stop):
@@ -113,9 +114,8 @@ def embed_plane(
         If the plane or the model cannot be used; the message begins with `name`.
     """
     image, (number, parts) = engine.tiled(plane, name), part
-    tiles = image.grid.ordered()
-    begin, end = (len(tiles) * n // parts for n in (number, number + 1))
-    for event in engine.embed_tiles(image, tiles[begin:end]):
+    share = slice(*(len(image.grid) * n // parts for n in (number, number + 1)))
+    for event in engine.embed_tiles(image, image.grid.ordered(part=share)):
         if isinstance(event, EncodeFailed):
             raise type(event.error)(f"{name}: {event.error}") from event.error
         if isinstance(event, Encoded):
@@ -178,7 +178,7 @@ def _bytes_of_image(shape: tuple[int, ...], model: Architecture) -> int:
     tokens, number, tiles = model.grid**2, 4, len(tile_grid(shape[-2:], model))  # float32
     size = tiles * (tokens * model.embedding_width * number + _DESCRIPTION)
     if tiles == 1 and model.adaptable:
-        size += _PREFIXES * (tokens * model.width * number + _DESCRIPTION)
+        size += _ACTIVATIONS * (tokens * model.width * number + _DESCRIPTION)
     return math.prod(shape[:-2]) * size
 
 

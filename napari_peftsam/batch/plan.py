@@ -85,7 +85,7 @@ class EngineSource:
     store
         Folder of embeddings, which all processes share, and its disk space in bytes (None:
         nothing is removed from it).
-    keeps_prefixes
+    keeps_activations
         See `Engine`. For labels alone it would waste space, and processes that use what
         others keep would have other rounding errors than one process alone.
     batch
@@ -95,7 +95,7 @@ class EngineSource:
 
     source: ModelSource
     store: tuple[Path, int | None]
-    keeps_prefixes: bool = False
+    keeps_activations: bool = False
     batch: str = field(default_factory=lambda: uuid4().hex, compare=False)
 
     def __call__(self, worker: Worker) -> Engine:
@@ -121,7 +121,7 @@ def _stamps(*files: Path | None) -> _Stamps:
 @lru_cache(maxsize=1)
 def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
     engine = source.source.engine(EmbeddingStore(*source.store))
-    engine.keeps_prefixes = source.keeps_prefixes
+    engine.keeps_activations = source.keeps_activations
     return engine
 
 

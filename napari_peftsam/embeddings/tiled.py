@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -149,10 +149,9 @@ class TileRequests(Sequence[EncodeRequest]):
         Its tiles in the order wanted, see `TileGrid.ordered`; default: all, row by row.
     """
 
-    def __init__(self, image: TiledImage, tiles: Iterable[Tile] | None = None) -> None:
+    def __init__(self, image: TiledImage, tiles: Sequence[Tile] | None = None) -> None:
         self._image = image
-        chosen = image.grid.ordered() if tiles is None else tiles
-        self.tiles: Sequence[Tile] = chosen if isinstance(chosen, Sequence) else tuple(chosen)
+        self.tiles = image.grid.ordered() if tiles is None else tiles
 
     def __len__(self) -> int:
         return len(self.tiles)

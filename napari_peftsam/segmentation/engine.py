@@ -20,9 +20,9 @@ from napari_peftsam.embeddings import (
     EncodeFailed,
     EncodeRequest,
     EncodeStarted,
+    FrozenActivations,
     PlaneEmbedding,
     PlaneReady,
-    Prefixes,
     Tile,
     TiledImage,
     TileRequests,
@@ -67,7 +67,6 @@ class _Live:
 
     @property
     def name(self) -> str:
-        """See `Engine.adapter`."""
         if self.adapter is None or self.strength == 0:
             return BASE_ADAPTER
         digest = self.adapter.digest
@@ -75,7 +74,6 @@ class _Live:
 
     @property
     def encoder(self) -> str:
-        """See `Engine.encoder_adapter`."""
         changes = self.adapter is not None and self.adapter.changes_embeddings
         return self.name if changes else BASE_ADAPTER
 
@@ -100,7 +98,7 @@ class Engine:
         The network.
     store
         Where embeddings are kept beside the latest ones, which are in memory.
-    keeps_prefixes
+    keeps_activations
         Whether frozen-block activations of planes in one tile are kept and used: the next
         adapter's embedding is then faster, and the same.
     """
@@ -108,7 +106,7 @@ class Engine:
     def __init__(self, model: SamModel, store: EmbeddingStore | None = None) -> None:
         self.model = model
         self.store = store
-        self.keeps_prefixes = True
+        self.keeps_activations = True
         self._predictor = Predictor(model)
         self._turns = Turns()
         self._switch = AdapterSwitch(model)  # used in turns only, others read `_live`
@@ -141,24 +139,10 @@ class Engine:
         return self._live.encoder
 
     def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
-        """Make an adapter live (None: the bare base model).
+        """Make an adapter live (None: the base model), see `napari_peftsam.peft.AdapterSwitch.use`.
 
-        If it does not fit, the one that was live stays so. Encodings under way end
-        without a result if the encoder is another now.
-
-        Parameters
-        ----------
-        adapter
-            Made for this model.
-        strength
-            Factor on its changes, see `napari_peftsam.peft.AdapterSwitch.use`.
-
-        Raises
-        ------
-        AdapterMismatchError
-            If the adapter belongs to another base or is damaged.
-        ConfigurationError
-            If it cannot be weakened.
+        If it does not fit, the live one stays. Encodings under way end without a result if
+        the encoder is another now.
         """
         with self._turns.urgent():
             self._switch.use(adapter, strength)
@@ -256,9 +240,9 @@ class Engine:
                 yield Encoded(request.name, known, from_store=True)
                 return
         # One of several tiles takes less time than its activations take space.
-        prefixes = self._prefixes(live) if len(image.grid) == 1 else None
+        frozen = self._frozen(live) if len(image.grid) == 1 else None
         events = encode(
-            self.model, requests, self.store, adapter, lambda: self._turn(adapter), prefixes
+            self.model, requests, self.store, adapter, lambda: self._turn(adapter), frozen
         )
         try:
             for event in events:
@@ -270,15 +254,15 @@ class Engine:
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
 
-    def _prefixes(self, live: _Live) -> Prefixes | None:
+    def _frozen(self, live: _Live) -> FrozenActivations | None:
         """Return where an encoding with the live adapter may begin, and what it keeps."""
         arch = self.model.architecture
-        if not self.keeps_prefixes or not arch.adaptable:
+        if not self.keeps_activations or not arch.adaptable:
             return None
         if live.adapter is None or live.encoder == BASE_ADAPTER:
-            return Prefixes(self._tokens, arch.depth, self._kept)
+            return FrozenActivations(self._tokens, arch.depth, self._kept)
         reach = first_changed_block(live.adapter.config, arch.depth)
-        return Prefixes(self._tokens, reach, (*self._kept, reach))
+        return FrozenActivations(self._tokens, reach, (*self._kept, reach))
 
     @contextmanager
     def _turn(self, adapter: str) -> Iterator[None]:

@@ -155,9 +155,7 @@ class _Object:
             if not _says_where(prompts):
                 continue
             previous = self._remembered(window, logits, seen)
-            [answer] = self._predictor.decode_many(
-                embedding, [prompts], [previous], multimask=None, keep=_OUTPUTS
-            )
+            [answer] = self._predictor.decode_many(embedding, [prompts], [previous], keep=_OUTPUTS)
             chosen = _agreeing(answer, mask, seen, trusted=_says_where(own))
             if chosen is not None:
                 mosaic.put(tile, chosen)

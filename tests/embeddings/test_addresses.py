@@ -79,7 +79,7 @@ def test_addresses_and_predictions_are_those_recorded(
     name: str, tiny_model: SamModel, tmp_path: Path
 ) -> None:
     engine, plane = Engine(tiny_model, EmbeddingStore(tmp_path)), PLANES[name]
-    engine.keeps_prefixes = False
+    engine.keeps_activations = False
     list(engine.embed(name, plane))
     embedding = engine.embedding(plane, name)
     assert embedding is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImag
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
+    EncodeEvent,
     EncodeStarted,
     PlaneEmbedding,
     PlaneReady,
@@ -31,7 +33,6 @@ from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
-from napari_peftsam.segmentation.engine import Predicted
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from tests.segmentation._slides import Slide
@@ -59,6 +60,18 @@ def large(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
+def run_steps(
+    steps: Generator[EncodeEvent, None, Prediction | None],
+) -> tuple[list[EncodeEvent], Prediction | None]:
+    """Return the events and the result of a prediction."""
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as done:
+            return events, done.value
+
+
 # --- prompts -------------------------------------------------------------------------------
 
 
@@ -80,9 +93,8 @@ def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> No
     prompts = Prompts((Point(100, 100),))
 
     def encoded() -> list[bool]:
-        events = list(large.engine.predict_tiles(embedding, prompts))
-        assert isinstance(events[-1], Predicted)
-        assert events[-1].prediction is not None
+        events, prediction = run_steps(large.engine.predict_steps(embedding, prompts))
+        assert prediction is not None
         assert isinstance(events[0], EncodeStarted | Encoded)
         return [e.from_store for e in events if isinstance(e, Encoded)]
 
@@ -112,16 +124,15 @@ def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
     assert isinstance(embedding, PlaneEmbedding)
     model = build_tiny()
     adapter = capture(inject(model, LoraConfig(rank=2)))
-    events = large.engine.predict_tiles(embedding, Prompts((Point(100, 100),)))
-    next(events)
+    steps = large.engine.predict_steps(embedding, Prompts((Point(100, 100),)))
+    next(steps)
     large.engine.use(adapter)
-    *_, last = events
-    assert isinstance(last, Predicted)
-    assert last.prediction is None
+    _, prediction = run_steps(steps)
+    assert prediction is None
     assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
 
 
-def test_of_tiles_no_prefixes_are_kept(large: Workspace) -> None:
+def test_of_several_tiles_no_activations_are_kept(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
     large.prompt()
     assert large.engine._tokens.memory_bytes == 0
