@@ -122,10 +122,7 @@ class Engine:
 
     @property
     def adapter(self) -> str:
-        """Content hash of the live adapter, ``"base"`` without one.
-
-        Below full strength, that follows it: ``"<hash>@0.5"``.
-        """
+        """Hash of the live adapter (``"base"`` without one), and a strength below 1: ``@0.5``."""
         return self._live.name
 
     @property
@@ -180,7 +177,7 @@ class Engine:
     def embedding(self, plane: Plane, name: str = "image") -> PlaneEmbedding | None:
         """Return the embedding of an image plane; None if its only tile is not embedded yet.
 
-        Several tiles are embedded when they are needed.
+        Several are embedded when they are needed.
         """
         image = self.tiled(plane, name)
         key = image.key(self.model, self.encoder_adapter)
@@ -284,23 +281,15 @@ class Engine:
     ) -> Generator[EncodeEvent, None, Prediction | None]:
         """Predict one object's candidates, embedding the tiles it needs on the way.
 
-        See `napari_peftsam.segmentation.predict_in_tiles`. Closeable.
+        See `napari_peftsam.segmentation.predict_in_tiles`. Closeable. Events are those of
+        the tiles; an `EncodeStarted` says how many are known so far. Returns None if the
+        embedding's adapter, or the one asked for, is live no more.
 
         Parameters
         ----------
         adapter
             Live adapter that must answer (as the property has it), which may differ from
             the embedding's in the mask decoder alone; default: any.
-
-        Yields
-        ------
-        EncodeEvent
-            Of tiles that are embedded; an `EncodeStarted` says how many are known so far.
-
-        Returns
-        -------
-        Prediction or None
-            None if the embedding's adapter, or the one asked for, is live no more.
 
         Raises
         ------
@@ -363,9 +352,8 @@ class Engine:
         adapter: str | None = None,
     ) -> Iterator[EncodeEvent | Predicted]:
         """Do `predict_steps`, with the prediction as the last event."""
-        yield Predicted(
-            (yield from self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter))
-        )
+        steps = self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter)
+        yield Predicted((yield from steps))
 
     def predict(
         self,
