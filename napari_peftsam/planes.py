@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["LazyImage", "is_same", "plane_of", "read_plane", "unreadable"]
+__all__ = ["LazyImage", "plane_identity", "plane_of", "read_plane", "unreadable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +119,13 @@ def unreadable(name: str, error: Exception) -> ImageError:
     )
 
 
-def is_same(one: Plane, other: Plane) -> bool:
-    """Whether two planes are views of the same part of the same array."""
-    if isinstance(one, LazyImage) and isinstance(other, LazyImage):
-        view = (one.axes, one.fixed, one.last)
-        return one.source is other.source and view == (other.axes, other.fixed, other.last)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return _layout(one) == _layout(other)
-    return one is other
-
-
-def _layout(array: PixelArray) -> tuple[Any, ...]:
-    """Return where an array's values lie: nothing else can lie there while it is alive."""
-    return array.ctypes.data, array.shape, array.strides, array.dtype
+def plane_identity(plane: Plane) -> Hashable:
+    """Return equal values for views of the same part of one array; valid while it is alive."""
+    if isinstance(plane, LazyImage):
+        return id(plane.source), plane.axes, plane.fixed, plane.last
+    if isinstance(plane, np.ndarray):
+        return plane.ctypes.data, plane.shape, plane.strides, plane.dtype
+    return id(plane)
 
 
 def _all_axes(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:

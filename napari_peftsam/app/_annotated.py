@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_peftsam.app.engine import Engine
 from napari_peftsam.document import Document, ObjectRecord, PlaneKey
 from napari_peftsam.embeddings import is_large
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from napari_peftsam.app.engine import IN_MEMORY, Engine
 from napari_peftsam.document import DocumentImage, ImageId, PlaneKey
-from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, is_large
+from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, tile_grid
+from napari_peftsam.segmentation.engine import IN_MEMORY, Engine
 from napari_peftsam.types import Window
 
 __all__ = ["EmbeddedPlanes"]
@@ -46,7 +46,7 @@ class EmbeddedPlanes:
 
         Those of the image that `near` lies in come first, by their distance from it in
         planes, then those of other images, by their distance from the same place there.
-        Large planes wait for prompts, as ever. A plane that cannot be embedded any more is
+        Planes of several tiles wait for prompts. A plane that cannot be embedded any more is
         forgotten. The images are looked up now, the rest happens while iterating.
         """
         model, adapter = engine.model.weights_hash, engine.encoder_adapter
@@ -57,8 +57,9 @@ class EmbeddedPlanes:
             nearest = nearest[: IN_MEMORY - 1]
         outdated = [p for p in nearest if found[p] != adapter and p.image in images]
         planes = [(plane, images[plane.image]) for plane in outdated]
-        small = [(p, i) for p, i in planes if not is_large(i.plane_shape, engine.model)]
-        return self._embed(engine, small)
+        grids = [tile_grid(image.plane_shape, engine.model) for _, image in planes]
+        at_once = [each for each, grid in zip(planes, grids, strict=True) if len(grid) == 1]
+        return self._embed(engine, at_once)
 
     def _embed(
         self,

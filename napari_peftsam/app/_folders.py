@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError, TrainingError
+from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.evaluation import LabelledImage
 from napari_peftsam.files import ImagePair, pair_folders
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.models.memory import is_out_of_memory
 from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.training import AnnotatedPlane
@@ -58,41 +58,3 @@ def why_ended(error: Exception, model: str, device: str) -> str:
         f"not enough memory on {device} to train {model}: adapt fewer blocks "
         "(placement late-25%), or choose a smaller model or the device 'cpu'"
     )
-
-
-def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
-    """Raise unless a file can be written at `path`: before the work, not after it.
-
-    Raises
-    ------
-    ConfigurationError
-        If its name does not end in one of `suffixes`.
-    ExportError
-        If its folder is missing or not writable, or `path` is itself a folder.
-    """
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise ConfigurationError(
-            f"{path} has the wrong ending for this output: end its name in {' or '.join(suffixes)}"
-        )
-    if path.is_dir():
-        raise ExportError(f"cannot write {path}: it is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ExportError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-    try:
-        # Permissions alone do not tell about read-only disks, so it is tried.
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
-        ) from error
-
-
-def check_not_an_input(output: Path, *inputs: Path) -> None:
-    """Raise `ConfigurationError` if writing `output` would replace one of the inputs."""
-    for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
-            raise ConfigurationError(
-                f"{output} is an input of this command and would be overwritten: "
-                "choose another name for the output"
-            )

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_peftsam.app.engine import Engine
-from napari_peftsam.app.large import segment_plane
+from napari_peftsam.batch.segment import segment_plane
 from napari_peftsam.embeddings import EncodeFailed
 from napari_peftsam.evaluation import Target
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
 
 if TYPE_CHECKING:

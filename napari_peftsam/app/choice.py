@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.batch.plan import ModelSource
 from napari_peftsam.document import Document
 from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
@@ -26,25 +27,8 @@ __all__ = ["ModelChoice", "absolute_model", "choose_method", "choose_recipe"]
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """Which model answers, and where.
-
-    Attributes
-    ----------
-    model
-        A name of the registry, or the path of a checkpoint.
-    adapter
-        An adapter file made for this model; None for the bare model.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    precision
-        ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `napari_peftsam.models.pick_precision`.
-    """
-
-    model: str | Path = "builtin"
-    adapter: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
+class ModelChoice(ModelSource):
+    """Choice of a model and its device, of which a workspace can be made."""
 
     def open(
         self, store: EmbeddingStore | None = None, document: Document | None = None

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_peftsam.app._folders import check_not_an_input, check_output
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.engine import Engine
-from napari_peftsam.app.large import (
-    SegmentReport,
-    check_label_output,
-    embed_plane,
-    segment_large,
-)
-from napari_peftsam.app.prompts_file import check_prompts_inside, read_prompts
 from napari_peftsam.app.workspace import export_model
-from napari_peftsam.embeddings import is_large
-from napari_peftsam.errors import ImageError, LabelError
+from napari_peftsam.batch.segment import PromptedImage, SegmentReport
+from napari_peftsam.errors import LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
-from napari_peftsam.files import open_image, read_labels
+from napari_peftsam.files import read_labels
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.models import build
 from napari_peftsam.peft import load_adapter
-from napari_peftsam.planes import LazyImage
-from napari_peftsam.segmentation import Predictor, segment
-from napari_peftsam.types import PixelArray, Prompts
 
-__all__ = ["PromptedImage", "SegmentReport", "export_file", "export_model_file", "segment_file"]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptedImage:
-    """One image plane, perhaps on disk, with prompts for its objects that lie inside."""
-
-    path: Path
-    pixels: PixelArray | LazyImage = field(repr=False)
-    prompts: tuple[Prompts, ...] = field(repr=False)
-
-    @classmethod
-    def open(cls, image: Path, prompts: Path) -> PromptedImage:
-        """Read prompts and open the image, see `segment_file`."""
-        asked, pixels = read_prompts(prompts), open_image(image)
-        if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
-            raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
-        check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
-        return cls(image, pixels, asked)
-
-    def segment(self, engine: Engine, output: Path) -> SegmentReport:
-        """Segment the objects and write their labels, see `segment_file`."""
-        if is_large(self.pixels.shape, engine.model):
-            tiled = engine.tiled(self.pixels, self.path.name)
-            return segment_large(engine, tiled, self.prompts, output)
-        [encoded] = embed_plane(engine, str(self.path), self.pixels)
-        labels = segment(Predictor(engine.model), encoded.embedding, self.prompts)
-        found = set(labels.ravel().tolist())
-        empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
-        context = ExportContext(image_name=self.path.name)
-        return SegmentReport(len(self.prompts), empty, export_labels(labels, output, None, context))
+__all__ = ["SegmentReport", "export_file", "export_model_file", "segment_file"]
 
 
 def segment_file(
@@ -67,10 +25,10 @@ def segment_file(
     Parameters
     ----------
     image
-        One plane, ``(H, W)`` or ``(H, W, 3)``. A large one (see
-        `napari_peftsam.embeddings.is_large`) is read and segmented in tiles.
+        One plane, ``(H, W)`` or ``(H, W, 3)``; a large one is read and segmented in tiles.
     prompts
-        A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
+        A JSON file, see `napari_peftsam.batch.prompts_file.read_prompts`; its object ``i``
+        (from 1) gets label ``i``.
     output
         The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
         into which objects are written one by one.
@@ -81,11 +39,9 @@ def segment_file(
         If an input cannot be used, a prompt lies outside the image, or `output` cannot
         be written.
     """
-    check_not_an_input(output, image, prompts)
-    check_label_output(output)
-    prompted = PromptedImage.open(image, prompts)
-    engine = (choice or ModelChoice()).open().engine
-    engine.keeps_prefixes = False  # no other adapter comes
+    prompted = PromptedImage.open(image, prompts, output)
+    engine = (choice or ModelChoice()).engine()
+    engine.keeps_activations = False  # no other adapter comes
     return prompted.segment(engine, output)
 
 

@@ -14,7 +14,6 @@ from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._embedded import EmbeddedPlanes
 from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
-from napari_peftsam.app.engine import Engine
 from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.document import (
     Accept,
@@ -25,11 +24,10 @@ from napari_peftsam.document import (
     PlaneKey,
 )
 from napari_peftsam.embeddings import (
-    Embedding,
     EmbeddingStore,
     EmbedEvent,
     EncodeFailed,
-    TiledEmbedding,
+    PlaneEmbedding,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels, export_target
@@ -42,6 +40,7 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.projects import check_not_a_source
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
     Incumbent,
     TrainEvent,
@@ -238,7 +237,7 @@ class Workspace:
 
     # --- prompting -------------------------------------------------------------------
 
-    def embedding(self, plane: PlaneKey) -> Embedding | TiledEmbedding | None:
+    def embedding(self, plane: PlaneKey) -> PlaneEmbedding | None:
         """Return the embedding of a plane under the live adapter if it is known.
 
         That of a large plane always is, see `Engine.embedding`.
@@ -262,7 +261,7 @@ class Workspace:
 
     def predict(
         self,
-        embedding: Embedding | TiledEmbedding,
+        embedding: PlaneEmbedding,
         prompts: Prompts,
         previous: Earlier | None = None,
     ) -> Prediction | None:
@@ -285,14 +284,14 @@ class Workspace:
         self.document.set_candidates(prediction, current.revision, version)
         return prediction
 
-    def model_version(self, embedding: Embedding | TiledEmbedding) -> ModelVersion:
+    def model_version(self, embedding: PlaneEmbedding) -> ModelVersion:
         """Return what answers prompts on this embedding at present, for the record."""
         key, engine = embedding.key, self.engine
         weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
         name = f"{self.adapters.live.name}{weakened}"
         return ModelVersion(engine.model.name, name, key.model, key, engine.adapter)
 
-    def _embedded(self, plane: PlaneKey) -> Embedding | TiledEmbedding:
+    def _embedded(self, plane: PlaneKey) -> PlaneEmbedding:
         known = self.embedding(plane)
         if known is not None:
             return known

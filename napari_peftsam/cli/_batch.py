@@ -14,14 +14,14 @@ from ._console import INTERRUPTED, USER_ERROR, Progress, emit, fail, say
 from ._interrupt import graceful_interrupt
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.batch import BatchEvent, BatchFinished, BatchPlan
+    from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
 
 __all__ = ["BatchOptions", "run_batch"]
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """The options of these names; see `napari_peftsam.app.BatchPlan`."""
+    """The options of these names; see `napari_peftsam.batch.plan.BatchPlan`."""
 
     model: str
     adapter: Path | None
@@ -34,17 +34,16 @@ class BatchOptions:
 
     def plan(self) -> BatchPlan:
         """Return the plan that they ask for."""
-        from napari_peftsam.app.batch import BatchPlan
-        from napari_peftsam.app.choice import ModelChoice
+        from napari_peftsam.batch.cluster import ClusterChoice
+        from napari_peftsam.batch.plan import BatchPlan, ModelSource
         from napari_peftsam.errors import ConfigurationError
-        from napari_peftsam.workers import ClusterChoice
 
         if self.space is not None and not isfinite(self.space):
             raise ConfigurationError(
                 f"--space must be a number of GB, got {self.space}: leave it out for no limit"
             )
         return BatchPlan(
-            ModelChoice(self.model, self.adapter, self.device, self.precision),
+            ModelSource(self.model, self.adapter, self.device, self.precision),
             ClusterChoice(self.scheduler, self.workers),
             self.store,
             None if self.space is None else round(self.space * 1e9),
@@ -70,7 +69,7 @@ def run_batch(
     typer.Exit
         If images failed (code 2, after one line that names the first), or after Ctrl-C.
     """
-    from napari_peftsam.app.batch import BatchFinished, TaskDone, TaskFailed
+    from napari_peftsam.batch.plan import BatchFinished, TaskDone, TaskFailed
 
     finished = None
     message = "stopping; what is finished is kept"

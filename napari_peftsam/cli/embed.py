@@ -11,7 +11,7 @@ from ._batch import BatchOptions, run_batch
 from ._options import Adapter, Device, Json, Model, Precision, Scheduler, Space, Store, Workers
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.batch import BatchFinished
+    from napari_peftsam.batch.plan import BatchFinished
 
 __all__ = ["embed"]
 
@@ -39,7 +39,7 @@ def embed(  # noqa: PLR0913, PLR0917  # one parameter per option
     """
     options = BatchOptions(model, adapter, device, precision, workers, scheduler, store, space)
     plan = options.plan()
-    from napari_peftsam.app.batch import embed_batch
+    from napari_peftsam.batch.embed import embed_batch
 
     run_batch(lambda stop: embed_batch(images, plan, stop), _text, as_json)
 

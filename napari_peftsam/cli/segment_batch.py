@@ -11,7 +11,7 @@ from ._batch import BatchOptions, run_batch
 from ._options import Adapter, Device, Json, Model, Precision, Scheduler, Space, Store, Workers
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.batch import BatchFinished
+    from napari_peftsam.batch.plan import BatchFinished
 
 __all__ = ["segment_batch"]
 
@@ -50,11 +50,11 @@ def segment_batch(  # noqa: PLR0913, PLR0917  # one parameter per option
     """
     options = BatchOptions(model, adapter, device, precision, workers, scheduler, store, space)
     plan = options.plan()
-    from napari_peftsam.app.batch import segment_batch as many
-    from napari_peftsam.app.spread import segment_spread
+    from napari_peftsam.batch.large_image import segment_large_image
+    from napari_peftsam.batch.segment import segment_batch as many
     from napari_peftsam.files import is_zarr
 
-    segment = segment_spread if images.is_file() or is_zarr(images) else many
+    segment = segment_large_image if images.is_file() or is_zarr(images) else many
     run_batch(lambda stop: segment(images, prompts, output, plan, stop), _text, as_json)
 
 

@@ -8,7 +8,7 @@ from napari_peftsam.embeddings._embedding import (
     image_signature,
 )
 from napari_peftsam.embeddings._entries import EntryFolder
-from napari_peftsam.embeddings.activations import ActivationCache
+from napari_peftsam.embeddings.activations import ActivationCache, FrozenActivations
 from napari_peftsam.embeddings.encode import (
     Encoded,
     EncodeEvent,
@@ -20,14 +20,13 @@ from napari_peftsam.embeddings.encode import (
     encode_one,
 )
 from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
-from napari_peftsam.embeddings.prefixes import Prefixes
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
 from napari_peftsam.embeddings.tiled import (
     EmbedEvent,
-    TiledEmbedding,
+    PlaneEmbedding,
+    PlaneReady,
     TiledImage,
     TileRequests,
-    TilesReady,
     tiled_image,
 )
 
@@ -47,13 +46,13 @@ __all__ = [
     "EncodeStarted",
     "Encoded",
     "EntryFolder",
-    "Prefixes",
+    "FrozenActivations",
+    "PlaneEmbedding",
+    "PlaneReady",
     "Tile",
     "TileGrid",
     "TileRequests",
-    "TiledEmbedding",
     "TiledImage",
-    "TilesReady",
     "embedding_key",
     "encode",
     "encode_one",

@@ -1,4 +1,4 @@
-"""A folder of checked zarr arrays: what the embedding store and the activation cache share."""
+"""A folder of checked zarr arrays, for the embedding store and the activation cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUFFIX = ".zarr"
 _TEMPORARY = ".tmp-*"
 _LEFTOVER_AGE_SECONDS = 24 * 3600
 LOOK_SHARE = 1 / 16
-"""Looking at a whole folder takes time: it is done after each such share of the budget."""
+"""Share of the budget that is written between two looks at the whole folder, which take time."""
 
 
 class _DamagedEntryError(Exception):
@@ -40,7 +40,7 @@ class _DamagedEntryError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One array and what is said about it: JSON values, ``key`` among them."""
+    """One array and its attributes: JSON values, ``key`` among them."""
 
     values: npt.NDArray[Any]
     attributes: Mapping[str, Any]
@@ -121,7 +121,7 @@ class EntryFolder:
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers(_LEFTOVER_AGE_SECONDS)
+            self._remove_leftovers()
         except OSError as error:
             raise ExportError(
                 f"cannot store {self._what} in {self.folder}: {error.strerror or error}; "
@@ -136,12 +136,6 @@ class EntryFolder:
         """Remove the entry called `name` if it is there; failing to is no error."""
         _remove(self._path(name))
 
-    def clear(self) -> None:
-        """Remove all entries, and what interrupted writes left."""
-        for path in self._entries():
-            _remove(path)
-        self._remove_leftovers(0)
-
     def size_bytes(self) -> int:
         """Return the disk space of all entries, in bytes."""
         return sum(_folder_size(path) for path in self._entries())
@@ -152,10 +146,10 @@ class EntryFolder:
     def _entries(self) -> list[Path]:
         return [p for p in self.folder.glob(f"*{_SUFFIX}") if not p.name.startswith(".")]
 
-    def _remove_leftovers(self, age_seconds: float) -> None:
+    def _remove_leftovers(self) -> None:
         for path in self.folder.glob(_TEMPORARY):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime >= age_seconds:
+                if time.time() - path.stat().st_mtime >= _LEFTOVER_AGE_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _keep_to_budget(self, written: int) -> None:
@@ -223,7 +217,7 @@ def _checksum(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> str:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from one that takes its place; None if there is none."""
+    """Return device and inode of a folder; None if there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,12 +13,14 @@ import torch
 import xxhash
 from torch import Tensor
 
+from napari_peftsam.embeddings._embedding import EmbeddingKey
 from napari_peftsam.embeddings._entries import Entry, EntryFolder
 from napari_peftsam.embeddings._scratch import ScratchFolder
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import scratch_folder
+from napari_peftsam.lru import Recent
 
-__all__ = ["ActivationCache"]
+__all__ = ["ActivationCache", "FrozenActivations"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +57,13 @@ class ActivationCache:
         write_through: bool = False,
         pinned: bool = False,
     ) -> None:
-        self._memory = memory
         self._entries = entries
         self._write_through = write_through
         self._pinned = pinned
         self._scratch: tuple[Path, int | None] | None = None
         self._owned: ScratchFolder | None = None
         self._lock = threading.RLock()
-        self._tensors: OrderedDict[str, Tensor] = OrderedDict()  # the latest used comes last
+        self._tensors: Recent[str, Tensor] = Recent(memory, lambda tensor: tensor.nbytes)
         self._leaving: dict[str, Tensor] = {}  # on their way to the disk
         self._warned = False
         self._closed = False
@@ -96,7 +97,7 @@ class ActivationCache:
         """Let go of everything in memory, and of a temporary folder; later ones are not kept."""
         with self._lock:
             self._closed = True
-            self._tensors.clear()
+            self._tensors.discard()
             self._leaving.clear()
             owned, self._owned, self._entries, self._scratch = self._owned, None, None, None
         if owned is not None:
@@ -111,13 +112,12 @@ class ActivationCache:
     @property
     def memory_budget(self) -> int:
         """Bytes that the tensors in memory may have."""
-        return self._memory
+        return self._tensors.capacity
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the tensors in memory."""
-        with self._lock:
-            return sum(tensor.nbytes for tensor in self._tensors.values())
+        return self._tensors.size
 
     def get(self, key: str) -> Tensor | None:
         """Return a tensor on the CPU, or None if it is not there any more or was damaged.
@@ -127,7 +127,6 @@ class ActivationCache:
         with self._lock:
             found = self._tensors.get(key)
             if found is not None:
-                self._tensors.move_to_end(key)
                 return found
             found, entries = self._leaving.get(key), self._entries
         if found is None and entries is not None:
@@ -163,13 +162,7 @@ class ActivationCache:
         with self._lock:
             if self._closed:
                 return
-            self._tensors[key] = tensor
-            self._tensors.move_to_end(key)
-            used, leaving = self.memory_bytes, {}
-            while used > self._memory:
-                name, last = self._tensors.popitem(last=False)
-                leaving[name] = last
-                used -= last.nbytes
+            leaving = self._tensors.put(key, tensor)
             self._leaving |= leaving
         for name, each in leaving.items():
             if not self._is_written(name):
@@ -220,3 +213,53 @@ def _entry_of(key: str, tensor: Tensor) -> Entry:
 def _tensor_of(entry: Entry) -> Tensor:
     with torch.inference_mode(False):
         return torch.from_numpy(entry.values).view(_DTYPES[entry.attributes["precision"]])
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenActivations:
+    """Frozen-block activations of images: tokens that no adapter has changed so far.
+
+    The base model and all adapters that begin later share them, so that a reload need not
+    begin at the first block.
+
+    Attributes
+    ----------
+    cache
+        Keeps them bit for bit: an encoding that begins with them equals a full one.
+    reach
+        First block whose output an adapter changes; the number of blocks without an adapter.
+    blocks
+        Blocks whose input is worth keeping; never 0.
+    """
+
+    cache: ActivationCache = field(repr=False)
+    reach: int
+    blocks: tuple[int, ...]
+
+    def latest(self, key: EmbeddingKey) -> tuple[int, Tensor | None]:
+        """Return the last block that an image's encoding may begin at, and the tokens entering it.
+
+        Block 0 and None if nothing is kept of the image.
+        """
+        for block in sorted(self.blocks, reverse=True):
+            tokens = self.cache.get(_address(key, block)) if 0 < block <= self.reach else None
+            if tokens is not None:
+                return block, tokens.permute(0, 2, 3, 1)
+        return 0, None
+
+    def wants(self, block: int) -> bool:
+        """Whether the tokens that enter a block are to be kept."""
+        return 0 < block <= self.reach and block in self.blocks
+
+    def keep(self, key: EmbeddingKey, block: int, tokens: Tensor) -> None:
+        """Keep the tokens ``(1, h, w, width)`` of an image that enter a block."""
+        address = _address(key, block)
+        if address not in self.cache:
+            # Channels first, as the convolution that made the tokens left them in memory:
+            # in another layout the next layers would add up in another order.
+            self.cache.put(address, tokens.permute(0, 3, 1, 2))
+
+
+def _address(key: EmbeddingKey, block: int) -> str:
+    # Everything an embedding depends on but the adapter; no adapter has such a name.
+    return replace(key, adapter=f"exact tokens entering block {block}").digest

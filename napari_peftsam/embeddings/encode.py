@@ -13,10 +13,9 @@ import torch
 from napari_peftsam.embeddings._embedding import (
     BASE_ADAPTER,
     Embedding,
-    EmbeddingKey,
     embedding_key,
 )
-from napari_peftsam.embeddings.prefixes import Prefixes
+from napari_peftsam.embeddings.activations import FrozenActivations
 from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
@@ -96,7 +95,7 @@ def encode(
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
     turn: Turn = nullcontext,
-    prefixes: Prefixes | None = None,
+    frozen: FrozenActivations | None = None,
 ) -> Iterator[EncodeEvent]:
     """Embed images one after the other.
 
@@ -115,11 +114,10 @@ def encode(
     adapter
         Content hash of the injected adapter, ``"base"`` if there is none.
     turn
-        Returns a context for one use of the network, e.g. a lock that is shared with
-        others. Reading, normalising and storing happen outside of it. What it raises
-        ends the encoding.
-    prefixes
-        Where encodings may begin, see `Prefixes`; what is new is put there after the
+        Returns a context for one use of the network, e.g. a shared lock; its errors end
+        the encoding. Reading, normalising and storing happen outside of it.
+    frozen
+        Where encodings may begin, see `FrozenActivations`; what is new is put there after the
         image's `Encoded`. Not for encoders that are not adaptable.
 
     Yields
@@ -129,7 +127,7 @@ def encode(
         or one `EncodeFailed`.
     """
     pending = requests if isinstance(requests, Sequence) else tuple(requests)
-    encoding = _Encoding(model, _Writer(store), adapter, turn, prefixes)
+    encoding = _Encoding(model, store, adapter, turn, frozen)
     for index in range(len(pending)):
         try:
             request = pending[index]
@@ -166,60 +164,48 @@ def encode_one(
     raise AssertionError("encode ends every image with Encoded or EncodeFailed")
 
 
-class _Writer:
-    """Puts embeddings into the store while that works, and warns once when it does not."""
-
-    def __init__(self, store: EmbeddingStore | None) -> None:
-        self.store = store
-        self._warned = False
-
-    def get(self, key: EmbeddingKey) -> Embedding | None:
-        return None if self.store is None else self.store.get(key)
-
-    def put(self, embedding: Embedding) -> bool:
-        if self.store is None:
-            return False
-        try:
-            return self.store.put(embedding)
-        except ExportError as error:
-            if not self._warned:
-                _log.warning("embeddings are not kept for the next time: %s", error)
-            self._warned = True
-            return False
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Encoding:
-    """What is the same for all images of one call of `encode`."""
+    """The common part of all images of one call of `encode`."""
 
     model: SamModel
-    writer: _Writer
+    store: EmbeddingStore | None
     adapter: str
     turn: Turn
-    prefixes: Prefixes | None
+    frozen: FrozenActivations | None
+    warned: bool = False
 
     def events(self, request: EncodeRequest) -> Iterator[EncodeEvent]:
         name, pixels = request.name, request.pixels
         if np.ndim(pixels) < 2:
             raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
         key = embedding_key(self.model, pixels, self.adapter, request.limits)
-        stored = self.writer.get(key)
+        stored = None if self.store is None else self.store.get(key)
         if stored is not None:
             yield EncodeProgress(name, 1.0)
             yield Encoded(name, stored, from_store=True)
             return
-        start = (0, None) if self.prefixes is None else self.prefixes.latest(key)
+        start = (0, None) if self.frozen is None else self.frozen.latest(key)
         entering: dict[int, torch.Tensor] = {}  # blocks whose input is to be kept
         for fraction, block, x in self._steps(request, *start):
-            if fraction < 1 and self.prefixes is not None and self.prefixes.wants(block):
+            if fraction < 1 and self.frozen is not None and self.frozen.wants(block):
                 entering[block] = x
             yield EncodeProgress(name, fraction)
         embedding = Embedding(key, frame_of(pixels, self.model), _to_array(x, self.model))
-        kept = self.writer.put(embedding)
-        yield Encoded(name, embedding, from_store=False, kept=kept)
+        yield Encoded(name, embedding, from_store=False, kept=self._keep(embedding))
         for block, tokens in entering.items():  # only now: nobody waits for the disk
-            assert self.prefixes is not None
-            self.prefixes.keep(key, block, tokens)
+            assert self.frozen is not None
+            self.frozen.keep(key, block, tokens)
+
+    def _keep(self, embedding: Embedding) -> bool:
+        """Store an embedding; if that fails, warn once."""
+        try:
+            return self.store is not None and self.store.put(embedding)
+        except ExportError as error:
+            if not self.warned:
+                _log.warning("embeddings are not kept for the next time: %s", error)
+            self.warned = True
+            return False
 
     def _steps(
         self, request: EncodeRequest, first: int, tokens: torch.Tensor | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -175,20 +174,15 @@ class TileGrid:
             for (row, col), count in zip(found.T.tolist(), counts.tolist(), strict=True)
         }
 
-    def ordered(self, first: Window | None = None) -> Sequence[Tile]:
-        """Return all tiles, those nearest to a window first: the visible ones, if it is that.
+    def ordered(self, first: Window | None = None, part: slice = slice(None)) -> list[Tile]:
+        """Return all tiles, or a part of them, in the order of reading.
 
-        The sequence makes its tiles one by one, when they are asked for.
-
-        Parameters
-        ----------
-        first
-            Default: the order of reading, row by row.
+        With a window `first`, the nearest to it come first, its own from its middle outwards.
         """
         places = np.indices(self.shape).reshape(2, -1)
         if first is not None:
             places = places[:, np.argsort(self._distances(first).ravel(), kind="stable")]
-        return _Ordered(self, places)
+        return [self.tile(row, col) for row, col in places[:, part].T.tolist()]
 
     def _distances(self, window: Window) -> npt.NDArray[np.float64]:
         """Return how far each core is from a window, then from its middle; ``shape``."""
@@ -212,40 +206,20 @@ class TileGrid:
         return _Axis(self.width, self.side, self.halo, self.stride)
 
 
-class _Ordered(Sequence[Tile]):
-    """Tiles of a grid in a given order, made when asked for."""
+def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGrid:
+    """Return the tiles in which a model works on a plane ``(H, W[, 3])``.
 
-    def __init__(self, grid: TileGrid, places: npt.NDArray[np.intp]) -> None:
-        self._grid = grid
-        self._places = places
-
-    def __len__(self) -> int:
-        return int(self._places.shape[1])
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Ordered(self._grid, self._places[:, index])
-        row, col = self._places[:, index].tolist()
-        return self._grid.tile(row, col)
-
-    def __iter__(self) -> Iterator[Tile]:
-        return (self[i] for i in range(len(self)))
+    Up to `MOST_FRAMES` model frames, the grid has one tile, which is scaled to the frame.
+    The tiles of a larger plane are frames at the resolution of the image.
+    """
+    architecture = model if isinstance(model, Architecture) else model.architecture
+    height, width = shape[:2]
+    side, stride = architecture.image_size, architecture.patch_size // 4
+    if max(height, width) <= MOST_FRAMES * side:
+        return TileGrid(height, width, max(height, width), 0, 1)
+    return TileGrid(height, width, side, _rounded_up(side // _HALO, stride), stride)
 
 
 def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
-    """Whether a plane ``(H, W[, 3])`` is worked on in tiles, see `MOST_FRAMES`."""
-    return max(shape[:2]) > MOST_FRAMES * model.image_size
-
-
-def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGrid:
-    """Return the tiles of a large plane for a model: its frame at the image's resolution.
-
-    Parameters
-    ----------
-    shape
-        ``(H, W)`` or ``(H, W, 3)``; see `is_large` for which planes this is meant.
-    """
-    architecture = model if isinstance(model, Architecture) else model.architecture
-    side, stride = architecture.image_size, architecture.patch_size // 4
-    halo = _rounded_up(side // _HALO, stride)
-    return TileGrid(shape[0], shape[1], side, halo, stride)
+    """Say whether a plane ``(H, W[, 3])`` is worked on in several tiles."""
+    return len(tile_grid(shape, model)) > 1

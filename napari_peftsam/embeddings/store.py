@@ -49,14 +49,11 @@ class EmbeddingStore:
 
     @property
     def folder(self) -> Path:
-        """Where the entries are."""
+        """Folder of the entries."""
         return self.entries.folder
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
-        """Return the embedding of `key`, or None if it is not there or was damaged.
-
-        A damaged entry is removed and a warning logged. Never raises for what is on disk.
-        """
+        """Return the embedding of `key`; None if it is not there or was damaged."""
         entry = self.entries.read(key.digest, asdict(key))
         if entry is None:
             return None
@@ -65,28 +62,12 @@ class EmbeddingStore:
     def put(self, embedding: Embedding) -> bool:
         """Store an embedding; one of the same key is replaced.
 
-        Returns
-        -------
-        bool
-            Whether it is kept; False if it alone is larger than the budget.
-
-        Raises
-        ------
-        ExportError
-            If it cannot be written (disk full, read-only); the folder stays usable.
+        Returns and raises what `EntryFolder.write` does.
         """
         key = embedding.key
         attributes = {"key": asdict(key), "frame": asdict(embedding.frame)}
         features = np.asarray(embedding.features, np.float32)
         return self.entries.write(key.digest, Entry(features, attributes))
-
-    def discard(self, key: EmbeddingKey) -> None:
-        """Remove the entry of `key` if it is there; failing to is no error."""
-        self.entries.discard(key.digest)
-
-    def clear(self) -> None:
-        """Remove all entries, and what interrupted writes left."""
-        self.entries.clear()
 
     def size_bytes(self) -> int:
         """Return the disk space of all entries, in bytes."""

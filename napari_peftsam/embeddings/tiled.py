@@ -1,8 +1,8 @@
-"""A large image plane as tiles: what each holds, and how all of them are embedded."""
+"""Image planes on grids of tiles, and their embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import xxhash
 
 from napari_peftsam.embeddings._embedding import (
     BASE_ADAPTER,
+    Embedding,
     EmbeddingKey,
     image_signature,
 )
@@ -19,32 +20,32 @@ from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
 from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models import SamModel
-from napari_peftsam.normalisation import Limits, sampled_limits
+from napari_peftsam.normalisation import NORMALISATION, Limits, sampled_limits
 from napari_peftsam.planes import read_plane, unreadable
 from napari_peftsam.types import PixelArray, Plane
 
 __all__ = [
     "EmbedEvent",
+    "PlaneEmbedding",
+    "PlaneReady",
     "TileRequests",
-    "TiledEmbedding",
     "TiledImage",
-    "TilesReady",
     "tiled_image",
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class TiledImage:
-    """A large plane with its tiles; pixels are read when they are asked for.
+    """An image plane on a grid of tiles; pixels are read when they are asked for.
 
     Attributes
     ----------
     name
         For messages.
     plane
-        ``(H, W)`` or ``(H, W, 3)``, e.g. a zarr array; only ever read in parts.
+        ``(H, W)`` or ``(H, W, 3)``, e.g. a zarr array; with several tiles read in parts only.
     grid
-        Its tiles.
+        Its tiles; one if the plane as a whole is scaled to the model's frame.
     """
 
     name: str
@@ -52,8 +53,8 @@ class TiledImage:
     grid: TileGrid
 
     @cached_property
-    def limits(self) -> Limits:
-        """The intensity limits of the whole plane, by which all tiles are normalised.
+    def limits(self) -> Limits | None:
+        """Intensity range of the plane, common to its tiles; None if there is only one.
 
         Found at the first use, from a sample that is spread over the plane.
 
@@ -62,6 +63,8 @@ class TiledImage:
         ImageError
             If the plane is constant, has no finite value, or cannot be read.
         """
+        if len(self.grid) == 1:
+            return None
         try:
             return sampled_limits(self.plane)
         except PeftSamError as error:
@@ -70,13 +73,7 @@ class TiledImage:
             raise unreadable(self.name, error) from error
 
     def read(self, tile: Tile) -> PixelArray:
-        """Return the pixels of a tile; over the image's end, its last pixels are repeated.
-
-        Raises
-        ------
-        ImageError
-            If they cannot be read.
-        """
+        """Return the pixels of a tile; beyond the image's end, its last pixels are repeated."""
         inside = tile.window & self.grid.window
         pixels = read_plane(self.plane, self.name, inside.slices)
         missing = [n - m for n, m in zip(tile.window.shape, inside.shape, strict=True)]
@@ -87,55 +84,58 @@ class TiledImage:
 
     def request(self, tile: Tile) -> EncodeRequest:
         """Return what `encode` needs to embed a tile."""
-        name = f"{self.name} [{tile.row}, {tile.col}]"
-        return EncodeRequest(name, self.read(tile), self.limits)
+        place = f" [{tile.row}, {tile.col}]" if len(self.grid) > 1 else ""
+        return EncodeRequest(self.name + place, self.read(tile), self.limits)
 
     @cached_property
     def signature(self) -> str:
-        """Tells images apart by shape, type, limits and their middle tile; not every pixel."""
+        """Hash of the pixels; of several tiles that of shape, type, limits and the middle tile."""
+        if len(self.grid) == 1:
+            return image_signature(self.read(self.grid.tile(0, 0)))
         middle = self.grid.tile_at(self.grid.height / 2, self.grid.width / 2)
         known = (self.plane.shape, self.plane.dtype.str, image_signature(self.read(middle)))
         return xxhash.xxh128_hexdigest(f"{known}{self.limits}".encode())
 
-    def embedding(self, model: SamModel, adapter: str = BASE_ADAPTER) -> TiledEmbedding:
-        """Return what stands for the embedding of the whole plane; none is computed."""
-        key = EmbeddingKey(
+    def key(self, model: SamModel, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
+        """Return the address of the plane's embedding; that of a single tile is the same."""
+        return EmbeddingKey(
             self.signature,
             model.weights_hash,
             adapter,
-            self.limits.name,
+            NORMALISATION if self.limits is None else self.limits.name,
             model.image_size,
             model.precision,
         )
-        return TiledEmbedding(key, self)
 
 
 @dataclass(frozen=True, eq=False)
-class TiledEmbedding:
-    """A large plane as the mask decoder may come to see it: its tiles are embedded on demand.
+class PlaneEmbedding:
+    """An image plane as the mask decoder sees it, tile by tile.
 
     Attributes
     ----------
     key
-        Names model, adapter and image, like that of an `Embedding`; each tile has a key of
-        its own.
+        Address of the plane, its model and adapter; each of several tiles has its own.
     image
         The plane and its tiles.
+    whole
+        Embedding of the only tile; None if there are several, which are embedded on demand.
     """
 
     key: EmbeddingKey
     image: TiledImage = field(repr=False)
+    whole: Embedding | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
-class TilesReady:
-    """A large plane can be prompted: its tiles are embedded when they are needed."""
+class PlaneReady:
+    """A plane can be prompted: its only tile is embedded, or several are on demand."""
 
     name: str
-    embedding: TiledEmbedding
+    embedding: PlaneEmbedding
 
 
-EmbedEvent = EncodeEvent | TilesReady
+EmbedEvent = EncodeEvent | PlaneReady
 
 
 class TileRequests(Sequence[EncodeRequest]):
@@ -144,15 +144,14 @@ class TileRequests(Sequence[EncodeRequest]):
     Parameters
     ----------
     image
-        Whose tiles.
+        The plane.
     tiles
-        Which and in what order; default: all, row by row. See `TileGrid.ordered`.
+        Its tiles in the order wanted, see `TileGrid.ordered`; default: all, row by row.
     """
 
-    def __init__(self, image: TiledImage, tiles: Iterable[Tile] | None = None) -> None:
+    def __init__(self, image: TiledImage, tiles: Sequence[Tile] | None = None) -> None:
         self._image = image
-        chosen = image.grid.ordered() if tiles is None else tiles
-        self.tiles: Sequence[Tile] = chosen if isinstance(chosen, Sequence) else tuple(chosen)
+        self.tiles = image.grid.ordered() if tiles is None else tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -164,5 +163,5 @@ class TileRequests(Sequence[EncodeRequest]):
 
 
 def tiled_image(name: str, plane: Plane, model: SamModel) -> TiledImage:
-    """Return a plane that is too large for one frame of `model` (see `is_large`) in tiles."""
+    """Return a plane on the grid of tiles in which `model` works on it."""
     return TiledImage(name, plane, tile_grid(plane.shape, model))

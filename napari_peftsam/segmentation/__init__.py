@@ -2,9 +2,13 @@
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor
-from napari_peftsam.segmentation.region_labels import RegionLabels, logits_in_pixels
-from napari_peftsam.segmentation.segment import segment
-from napari_peftsam.segmentation.tiled import MOST_TILES, WantedTile, predict_in_tiles
+from napari_peftsam.segmentation.region_labels import RegionLabels, logits_in_pixels, segment
+from napari_peftsam.segmentation.tiled import (
+    MOST_TILES,
+    WantedTile,
+    predict_in_tiles,
+    predict_many_in_tiles,
+)
 
 __all__ = [
     "MOST_TILES",
@@ -15,5 +19,6 @@ __all__ = [
     "decode",
     "logits_in_pixels",
     "predict_in_tiles",
+    "predict_many_in_tiles",
     "segment",
 ]

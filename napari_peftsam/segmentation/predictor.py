@@ -12,16 +12,16 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation._resize import ImagePart, object_part, to_image_masks
+from napari_peftsam.segmentation._resize import object_part, to_image_masks
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
-from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts
+from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Decoded", "Predictor"]
 
 _CANDIDATES = 3
 _OBJECTS_PER_BATCH = 32
 
-Previous = Sequence[FloatArray | None] | FloatArray
+MaskPrompts = Sequence[FloatArray | None] | FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Decoded:
 class Predictor:
     """Turns prompts into masks with one model.
 
-    The mask decoder has four outputs. A lone point without a previous mask is ambiguous
+    The mask decoder has four outputs. A lone point without a mask prompt is ambiguous
     (a nucleus, its cell, the cluster): its candidates are outputs 1 to 3, which SAM
     trains for that. All other prompts choose among all four outputs, of which output 0
     is trained for unambiguous prompts; the three of the highest predicted score are
@@ -59,8 +59,7 @@ class Predictor:
         self,
         embedding: Embedding,
         prompts: Prompts,
-        previous: FloatArray | None = None,
-        multimask: bool | None = None,
+        mask_prompt: FloatArray | None = None,
     ) -> Prediction:
         """Predict the candidates for one object.
 
@@ -70,30 +69,26 @@ class Predictor:
             Of the image, by this model with its present adapter.
         prompts
             At least one point or a box, in image pixels. A box is cut at the image's edge.
-        previous
-            ``(4 h, 4 w)`` logits of the chosen candidate of an earlier prediction for
-            this object (one of `Prediction.logits`), to refine it.
-        multimask
-            None follows the rule above; True takes outputs 1 to 3 (three candidates)
-            and False output 0 (one candidate) whatever the prompts are.
+        mask_prompt
+            ``(4 h, 4 w)`` logits of the chosen candidate of the last prediction for this
+            object (one of `Prediction.logits`), to refine it.
 
         Raises
         ------
         PromptError
-            If there are no prompts, one lies outside the image, or `previous` has
+            If there are no prompts, one lies outside the image, or `mask_prompt` has
             another shape.
         ConfigurationError
             If the embedding was made by another model.
         """
-        earlier = None if previous is None else [previous]
-        [decoded] = self.decode_many(embedding, [prompts], earlier, multimask)
+        [decoded] = self.decode_many(embedding, [prompts], [mask_prompt])
         return _to_prediction(decoded, embedding.frame)
 
     def predict_many(
         self,
         embedding: Embedding,
         prompts: Sequence[Prompts],
-        previous: Previous | None = None,
+        mask_prompts: MaskPrompts | None = None,
         candidates: int = _CANDIDATES,
     ) -> list[Prediction]:
         """Predict the candidates for several objects of one image, batched.
@@ -102,63 +97,44 @@ class Predictor:
 
         Parameters
         ----------
-        embedding, prompts, previous
-            As in `predict`, the last two one per object; single previous logits may be
-            None.
+        embedding, prompts, mask_prompts
+            As in `predict`, the last two one per object.
         candidates
-            How many candidates to keep per object, from 1 to 3; 1 keeps the best and
-            saves memory and time.
-
-        Returns
-        -------
-        list of Prediction
-            In the order of `prompts`.
-
-        Raises
-        ------
-        PromptError, ConfigurationError
-            As `predict`.
+            Candidates to keep per object, from 1 to 3; 1 keeps the best and saves memory
+            and time.
         """
-        decoded = self.decode_many(embedding, prompts, previous, keep=candidates)
+        decoded = self.decode_many(embedding, prompts, mask_prompts, keep=candidates)
         return [_to_prediction(one, embedding.frame) for one in decoded]
 
-    def best_parts(self, embedding: Embedding, prompts: Sequence[Prompts]) -> Iterator[ImagePart]:
-        """Yield the best candidate's logits in image pixels, object by object.
+    def best_parts(
+        self, embedding: Embedding, prompts: Sequence[Prompts]
+    ) -> Iterator[tuple[FloatArray, Window]]:
+        """Yield the best candidate of each object: logits ``(h, w)`` in pixels, and where.
 
         They are those of the part of the image in which any is above 0.
-
-        Raises
-        ------
-        PromptError, ConfigurationError
-            As `predict`.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
-            yield object_part(one.logits[0].cpu(), embedding.frame)
+            rows, cols, logits = object_part(one.logits[0].cpu(), embedding.frame)
+            yield logits.numpy(), Window.from_slices(rows, cols)
 
     def decode_many(
         self,
         embedding: Embedding,
         prompts: Sequence[Prompts],
-        previous: Previous | None = None,
-        multimask: bool | None = None,
+        mask_prompts: MaskPrompts | None = None,
         keep: int = _CANDIDATES,
     ) -> list[Decoded]:
-        """Return the candidates of several objects before they are scaled to the image.
-
-        Parameters and errors are those of `predict` and `predict_many`; up to `keep`
-        candidates per object, best first.
-        """
-        earlier = _check(self.model, embedding, prompts, previous)
+        """Do `predict_many` without scaling to the image; keep `keep` candidates of each."""
+        masks = _check(self.model, embedding, prompts, mask_prompts)
         features = _to_tensor(embedding.features, self.model.device)[None]
         answers: dict[int, Decoded] = {}
-        for batch in _batches(prompts, earlier):
+        for batch in _batches(prompts, masks):
             tensors = _prompt_tensors(
-                [prompts[i] for i in batch], [earlier[i] for i in batch], embedding.frame, features
+                [prompts[i] for i in batch], [masks[i] for i in batch], embedding.frame, features
             )
-            chosen = _outputs(tensors) if multimask is None else (1, 4) if multimask else (0, 1)
             with torch.inference_mode(), self.model.autocast():
                 decoded = decode_outputs(self.model.sam, features, tensors)
-                outputs, scores = _ranked(decoded.scores, chosen, keep)
+                outputs, scores = _ranked(decoded.scores, _outputs(tensors), keep)
                 found = map(Decoded, decoded.logits(outputs), scores)
                 answers.update(zip(batch, found, strict=True))
         return [answers[i] for i in range(len(prompts))]
@@ -168,22 +144,23 @@ def _check(
     model: SamModel,
     embedding: Embedding,
     prompts: Sequence[Prompts],
-    previous: Previous | None,
+    mask_prompts: MaskPrompts | None,
 ) -> Sequence[FloatArray | None]:
+    """Return one mask prompt per object, after looking for what cannot be decoded."""
     if embedding.key.model != model.weights_hash:
         raise ConfigurationError(
             f"the embedding was made by another model than {model.name}: embed the image again"
         )
-    earlier: Sequence[FloatArray | None] = (
-        [None] * len(prompts) if previous is None else list(previous)
+    masks: Sequence[FloatArray | None] = (
+        [None] * len(prompts) if mask_prompts is None else list(mask_prompts)
     )
-    if len(earlier) != len(prompts):
+    if len(masks) != len(prompts):
         raise PromptError(
-            f"got previous logits of {len(earlier)} objects for {len(prompts)}: give one each, or "
+            f"got previous logits of {len(masks)} objects for {len(prompts)}: give one each, or "
             "None"
         )
     expected = tuple(4 * n for n in embedding.features.shape[1:])
-    for one, logits in zip(prompts, earlier, strict=True):
+    for one, logits in zip(prompts, masks, strict=True):
         if not one:
             raise PromptError("there is no prompt: give at least one point or a box")
         one.check_inside((embedding.frame.height, embedding.frame.width))
@@ -192,15 +169,13 @@ def _check(
                 f"previous logits have shape {logits.shape}, expected {expected}: give one "
                 "candidate of `Prediction.logits`"
             )
-    return earlier
+    return masks
 
 
-def _batches(
-    prompts: Sequence[Prompts], previous: Sequence[FloatArray | None]
-) -> Iterator[list[int]]:
+def _batches(prompts: Sequence[Prompts], masks: Sequence[FloatArray | None]) -> Iterator[list[int]]:
     """Yield indices of objects that one call of the decoder can take."""
     groups: dict[tuple[int, bool, bool], list[int]] = {}
-    for index, (one, logits) in enumerate(zip(prompts, previous, strict=True)):
+    for index, (one, logits) in enumerate(zip(prompts, masks, strict=True)):
         structure = (len(one.points), one.box is not None, logits is not None)
         groups.setdefault(structure, []).append(index)
     for group in groups.values():
@@ -210,7 +185,7 @@ def _batches(
 
 def _prompt_tensors(
     prompts: Sequence[Prompts],
-    previous: Sequence[FloatArray | None],
+    mask_prompts: Sequence[FloatArray | None],
     frame: Frame,
     like: Tensor,
 ) -> PromptTensors:
@@ -225,7 +200,7 @@ def _prompt_tensors(
     cut = [_cut(one.box, frame) for one in prompts if one.box is not None]
     if cut:
         boxes = torch.from_numpy(np.stack([frame.box_to_model(box) for box in cut])).to(device)
-    kept = [logits for logits in previous if logits is not None]
+    kept = [logits for logits in mask_prompts if logits is not None]
     if kept:
         masks = torch.from_numpy(np.stack(kept).astype(np.float32)).to(device)[:, None]
     return PromptTensors(points, labels, boxes, masks)

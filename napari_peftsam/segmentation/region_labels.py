@@ -1,21 +1,24 @@
-"""A label image too large for memory, written object by object where they are."""
+"""Label images from the logits of objects."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from napari_peftsam.embeddings import Embedding
 from napari_peftsam.segmentation._resize import enlarged
-from napari_peftsam.types import Earlier, FloatArray, Window
+from napari_peftsam.segmentation.predictor import Predictor
+from napari_peftsam.types import Earlier, FloatArray, LabelArray, Prompts, Window
 
-__all__ = ["RegionLabels", "logits_in_pixels"]
+__all__ = ["RegionLabels", "logits_in_pixels", "segment"]
 
 
 class RegionLabels:
     """Writes the best candidates of objects into a label array, reading and writing parts.
 
-    As in `segment`, a pixel goes to the object of the highest logit, the earlier one if
+    Where objects overlap, a pixel goes to the one of the highest logit, the earlier one if
     they are equal: the order of the objects decides the numbers but not the shapes.
 
     Parameters
@@ -24,30 +27,24 @@ class RegionLabels:
         ``(H, W)`` signed integers, zero where there is no object, e.g. a zarr array.
     highest
         ``(H, W)`` float32 zeros, a scratch array: the logit by which a pixel got its label.
-    stride
-        Pixels per logit, see `TileGrid.stride`.
     corner
         Row and column in the plane where the arrays begin, if they are a part of it.
     """
 
-    def __init__(
-        self, labels: Any, highest: Any, stride: int, corner: tuple[int, int] = (0, 0)
-    ) -> None:
+    def __init__(self, labels: Any, highest: Any, corner: tuple[int, int] = (0, 0)) -> None:
         self._labels = labels
         self._highest = highest
-        self._stride = stride
         self._part = Window(*corner, *labels.shape)
         self._areas: dict[int, int] = {}
 
-    def write(self, label: int, best: Earlier) -> None:
+    def write(self, label: int, logits: FloatArray, window: Window) -> None:
         """Give the pixels of an object, unless others have a better claim, to `label`.
 
         Parameters
         ----------
-        best
-            The logits of its best candidate, see `Prediction.earlier`.
+        logits
+            ``(h, w)`` of its best candidate in the pixels of `window`.
         """
-        logits, window = logits_in_pixels(best, self._stride)
         visible = window & self._part
         logits = logits[visible.seen_from(window).slices]
         here = visible.seen_from(self._part).slices
@@ -75,3 +72,19 @@ def logits_in_pixels(decoded: Earlier, stride: int) -> tuple[FloatArray, Window]
     logits, corner = enlarged(decoded.logits[None], stride)
     row, col = (a + b for a, b in zip(decoded.offset, corner, strict=True))
     return logits[0], Window(row, col, *logits.shape[1:])
+
+
+def segment(predictor: Predictor, embedding: Embedding, prompts: Sequence[Prompts]) -> LabelArray:
+    """Segment prompted objects of one tile into a label image, see `RegionLabels`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(H, W)`` int32; object ``i`` of the list has label ``i + 1``, 0 is background.
+        The label of an object without a pixel stays unused.
+    """
+    labels = np.zeros((embedding.frame.height, embedding.frame.width), np.int32)
+    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32))
+    for label, best in enumerate(predictor.best_parts(embedding, prompts), start=1):
+        regions.write(label, *best)
+    return labels

@@ -24,7 +24,7 @@ from napari_peftsam.types import (
     Window,
 )
 
-__all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles"]
+__all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles", "predict_many_in_tiles"]
 
 MOST_TILES = 25
 """One object is followed into so many tiles at most, and a box may span no more."""
@@ -50,22 +50,22 @@ class WantedTile:
 
 
 def predict_in_tiles(
-    predictor: Predictor, grid: TileGrid, prompts: Prompts, earlier: Earlier | None = None
+    predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: Earlier | None = None
 ) -> Generator[WantedTile, Embedding, Prediction]:
-    """Predict the candidates for one object of a large image.
+    """Predict the candidates for one object of an image plane.
 
-    The tile that holds the prompts is decoded first. Where the best candidate reaches
-    the outer half of a tile's halo it is followed into the next tile: the part of the mask
-    that both see is the prompt there, and of the decoder's outputs the one is taken that
-    agrees with it best, if it does by more than half. Other candidates are followed
-    through the same tiles and no farther; ask for them by another prompt if they end there.
+    A single tile is decoded directly. Of several, the one that holds the prompts comes first.
+    Where the best candidate reaches the outer half of a tile's halo, it is followed into the
+    next tile. There the part of the mask that both tiles see is the prompt; the decoder's
+    output that agrees with it best is taken, if their IoU is above one half. The other
+    candidates are followed through the same tiles only.
 
     Parameters
     ----------
     prompts
         At least one point or a box, in pixels of the image. A box is cut at its edges.
-    earlier
-        A candidate of an earlier prediction for this object, to refine it.
+    mask_prompt
+        A candidate of the last prediction for this object, to refine it.
 
     Yields
     ------
@@ -75,8 +75,8 @@ def predict_in_tiles(
     Returns
     -------
     Prediction
-        Of the part of the image that holds the candidates; nothing in it, nor on the
-        way to it, has the size of the image.
+        Of a single tile, the whole plane; else the part of it that holds the candidates,
+        and nothing on the way to it has the size of the plane.
 
     Raises
     ------
@@ -86,13 +86,17 @@ def predict_in_tiles(
     if not prompts:
         raise PromptError("there is no prompt: give at least one point or a box")
     prompts.check_inside((grid.height, grid.width))
+    if len(grid) == 1:
+        embedding = yield WantedTile(grid.tile(0, 0), 0, 1)
+        logits = None if mask_prompt is None else mask_prompt.logits
+        return predictor.predict(embedding, prompts, logits)
     wanted = list(_first_tiles(grid, prompts))
     if len(wanted) > MOST_TILES:
         raise PromptError(
             f"the prompts span {len(wanted)} tiles of {grid.side} pixels, the limit is "
             f"{MOST_TILES}: prompt a smaller object"
         )
-    work = _Object(predictor, grid, prompts, earlier)
+    work = _Object(predictor, grid, prompts, mask_prompt)
     done = 0
     while done < len(wanted):
         tile = wanted[done]
@@ -104,16 +108,36 @@ def predict_in_tiles(
     return work.prediction()
 
 
+def predict_many_in_tiles(
+    predictor: Predictor, grid: TileGrid, prompts: Sequence[Prompts]
+) -> Generator[WantedTile, Embedding, list[Prediction]]:
+    """Predict the best candidate of several objects; in a single tile, in batches.
+
+    Yields
+    ------
+    WantedTile
+        Send the embedding of this tile.
+    """
+    if len(grid) == 1:
+        embedding = yield WantedTile(grid.tile(0, 0), 0, 1)
+        return predictor.predict_many(embedding, prompts, candidates=1)
+    found = []
+    for one in prompts:
+        prediction = yield from predict_in_tiles(predictor, grid, one)
+        found.append(prediction)
+    return found
+
+
 class _Object:
     """One object's candidates while its tiles are decoded one after the other."""
 
     def __init__(
-        self, predictor: Predictor, grid: TileGrid, prompts: Prompts, earlier: Earlier | None
+        self, predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: Earlier | None
     ) -> None:
         self._predictor = predictor
         self._grid = grid
         self._prompts = prompts
-        self._earlier = earlier
+        self._mask_prompt = mask_prompt
         self._mosaics: list[Mosaic] = []
         self._scores: FloatArray = np.zeros(0, np.float32)
 
@@ -131,9 +155,7 @@ class _Object:
             if not _says_where(prompts):
                 continue
             previous = self._remembered(window, logits, seen)
-            [answer] = self._predictor.decode_many(
-                embedding, [prompts], [previous], multimask=None, keep=_OUTPUTS
-            )
+            [answer] = self._predictor.decode_many(embedding, [prompts], [previous], keep=_OUTPUTS)
             chosen = _agreeing(answer, mask, seen, trusted=_says_where(own))
             if chosen is not None:
                 mosaic.put(tile, chosen)
@@ -176,17 +198,17 @@ class _Object:
     def _remembered(self, window: Window, logits: FloatArray, seen: BoolArray) -> FloatArray | None:
         """Return the mask prompt ``(4 h, 4 w)`` of a tile, None if nothing is known of it.
 
-        What other tiles say of it counts most, then the earlier prediction.
+        What other tiles say of it counts most, then the last prediction.
         """
         known = logits.copy()
-        if self._earlier is not None:
+        if self._mask_prompt is not None:
             stride = self._grid.stride
-            row, col = (n // stride for n in self._earlier.offset)
-            old = Window(row, col, *self._earlier.logits.shape)
+            row, col = (n // stride for n in self._mask_prompt.offset)
+            old = Window(row, col, *self._mask_prompt.logits.shape)
             both = old & window
             if both:
                 here = both.seen_from(window).slices
-                before = self._earlier.logits[both.seen_from(old).slices]
+                before = self._mask_prompt.logits[both.seen_from(old).slices]
                 known[here] = np.where(seen[here], known[here], before)
         if not (known > 0).any():
             return None

@@ -7,7 +7,7 @@ the document and are answered when it is; of several prompts only the newest are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QTimer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_peftsam.app.engine import Engine
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.document import ModelVersion
-    from napari_peftsam.embeddings import Embedding, EmbedEvent, TiledEmbedding
+    from napari_peftsam.embeddings import EmbedEvent, PlaneEmbedding
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
     from napari_peftsam.widgets._session import ViewerSession
@@ -91,7 +91,7 @@ class Answers:
         self.status = Status("none")
         self._target: PlaneKey | None = None
         self._engine: Engine | None = None
-        self._embedding: Embedding | TiledEmbedding | None = None
+        self._embedding: PlaneEmbedding | None = None
         self._embedder: Worker[EmbedEvent] | None = None
         self._predictor: Worker[Any] | None = None
         self._accepting: Worker[Any] | None = None
@@ -209,9 +209,8 @@ class Answers:
         if self._is_tiled:
             self._stop_predicting()  # the first of the queue is predicted with the others
             self._asked, self._accepts = current.revision, queue
-            tiled = cast("TiledEmbedding", embedding)
             self._accepting = self._predict_tiles(
-                _each_in_tiles(engine, tiled, rest, version.decoder), done, failed
+                _each_in_tiles(engine, embedding, rest, version.decoder), done, failed
             )
         else:
             self._accepting = run(
@@ -226,7 +225,7 @@ class Answers:
         self._accepting = None
         self._tell_awaited()
 
-    def _model_version(self, embedding: Embedding | TiledEmbedding) -> ModelVersion:
+    def _model_version(self, embedding: PlaneEmbedding) -> ModelVersion:
         workspace = self._owner.workspace
         assert workspace is not None, "there is an embedding"
         return workspace.model_version(embedding)
@@ -309,14 +308,14 @@ class Answers:
 
     @property
     def _is_tiled(self) -> bool:
-        return self._embedding is not None and hasattr(self._embedding, "image")
+        return self._embedding is not None and len(self._embedding.image.grid) > 1
 
     def _embedding_event(self, event: EmbedEvent) -> None:
-        from napari_peftsam.embeddings import Encoded, EncodeFailed, TilesReady
+        from napari_peftsam.embeddings import EncodeFailed, PlaneReady
 
         if isinstance(event, EncodeFailed):
             self._embedding_failed(event.error)
-        elif isinstance(event, TilesReady) or (isinstance(event, Encoded) and not self._is_tiled):
+        elif isinstance(event, PlaneReady):
             self._embedding = event.embedding
             self._tell(Status("ready", 1.0))
             self._answer()
@@ -396,9 +395,7 @@ class Answers:
 
         if self._is_tiled:
             self._predictor = self._predict_tiles(
-                engine.predict_tiles(
-                    cast("TiledEmbedding", embedding), prompts, previous, adapter=version.decoder
-                ),
+                engine.predict_tiles(embedding, prompts, previous, adapter=version.decoder),
                 lambda answers: done(None if answers is None else answers[0]),
                 failed,
             )
@@ -471,7 +468,7 @@ class Answers:
 
 
 def _each_in_tiles(
-    engine: Engine, embedding: TiledEmbedding, prompts: list[Prompts], adapter: str
+    engine: Engine, embedding: PlaneEmbedding, prompts: list[Prompts], adapter: str
 ) -> Iterator[object]:
     """Predict several objects of a large plane; events as of `Engine.predict_tiles`, of each."""
     for each in prompts:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from _own_model import own_model
 
-from napari_peftsam.embeddings import ActivationCache, EncodeRequest, Prefixes, encode
+from napari_peftsam.embeddings import ActivationCache, EncodeRequest, FrozenActivations, encode
 from napari_peftsam.models import SamModel, pick_device
 from napari_peftsam.peft import LoraConfig, Placement, first_changed_block, inject
 
@@ -39,12 +39,12 @@ def measure(model: SamModel, placement: str, repetitions: int) -> dict[str, Any]
         return perf_counter() - began
 
     with ActivationCache(_MEMORY) as cache:
-        list(encode(model, [request], prefixes=Prefixes(cache, depth, (reach,))))
-        prefixes = Prefixes(cache, reach, (reach,))
+        list(encode(model, [request], frozen=FrozenActivations(cache, depth, (reach,))))
+        frozen = FrozenActivations(cache, reach, (reach,))
         with inject(model, method):
             full, reload = (
                 lambda: list(encode(model, [request], adapter="new")),
-                lambda: list(encode(model, [request], adapter="new", prefixes=prefixes)),
+                lambda: list(encode(model, [request], adapter="new", frozen=frozen)),
             )
             rounds = [(timed(full), timed(reload)) for _ in range(1 + repetitions)][1:]
     seconds = np.array(rounds)

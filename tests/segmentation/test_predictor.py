@@ -89,13 +89,6 @@ def test_which_outputs_are_candidates(
     np.testing.assert_allclose(found.logits, logits[0, order].numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("multimask", "count"), [(True, 3), (False, 1)])
-def test_multimask_overrides_the_rule(
-    predictor: Predictor, embedding: Embedding, multimask: bool, count: int
-) -> None:
-    assert len(predictor.predict(embedding, POINT, multimask=multimask)) == count
-
-
 def test_many_objects_equal_single_ones_in_any_mixture(
     predictor: Predictor, embedding: Embedding
 ) -> None:

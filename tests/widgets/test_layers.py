@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_peftsam.app.engine import Engine
 from napari_peftsam.document import (
     Accept,
     AcceptObjects,
@@ -20,6 +19,7 @@ from napari_peftsam.document import (
     QueuePrompts,
 )
 from napari_peftsam.embeddings import EncodeStarted
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import Box, Point, Prompts
 from tests.segmentation._slides import Slide
 from tests.widgets._annotate_cases import PATIENCE, Bench, blobs, settle, wait

@@ -6,15 +6,15 @@ import os
 import signal
 from pathlib import Path
 
+from napari_peftsam.batch.run import Worker
 from napari_peftsam.errors import ImageError
-from napari_peftsam.workers import Place
 
 
-def ready(_place: Place) -> str:
+def ready(_worker: Worker) -> str:
     return "shared"
 
 
-def not_ready(_place: Place) -> str:
+def not_ready(_worker: Worker) -> str:
     raise ImageError("no model")
 
 

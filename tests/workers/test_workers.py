@@ -1,4 +1,4 @@
-"""Tasks on workers: each is computed once, whatever becomes of the workers."""
+"""Tasks on workers: each is computed once, even if workers die."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import distributed
 import pytest
 import torch
 
+from napari_peftsam.batch import _local
+from napari_peftsam.batch import cluster as cluster_module
+from napari_peftsam.batch.cluster import ClusterChoice, open_workers
+from napari_peftsam.batch.run import TaskFunction, TaskResult
 from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
-from napari_peftsam.workers import ClusterChoice, Outcome, Work, _local, open_workers
-from napari_peftsam.workers import cluster as cluster_module
 from tests.workers._tasks import compute, not_ready, ready
 
 HERE = ClusterChoice(workers=0)
-WORK = Work(ready, compute)
+WORK = TaskFunction(ready, compute)
 
 
 def run_tasks(
-    work: Work[Any, str], tasks: Sequence[Sequence[Any]], choice: ClusterChoice | None = None,
+    work: TaskFunction[str], tasks: Sequence[Sequence[Any]], choice: ClusterChoice | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Outcome[str]]:  # fmt: skip
+) -> Iterator[TaskResult[str]]:  # fmt: skip
     with open_workers(choice or ClusterChoice(workers=1), len(tasks)) as workers:
         yield from workers.run(work, tasks, stop)
 
@@ -88,7 +90,7 @@ def test_without_distributed_workers_are_refused(
 
 def test_what_all_tasks_need_ends_them_all(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no model"):
-        list(run_tasks(Work(not_ready, compute), [("a", tmp_path)], HERE))
+        list(run_tasks(TaskFunction(not_ready, compute), [("a", tmp_path)], HERE))
 
 
 def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome[str]]:
+def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskResult[str]]:
     """Run tasks of which one kills its first worker and one every worker."""
     folder, before = tmp_path_factory.mktemp("seen"), set(multiprocessing.active_children())
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +113,7 @@ def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome[st
     return outcomes
 
 
-def run_all(folder: Path) -> dict[str, Outcome[str]]:
+def run_all(folder: Path) -> dict[str, TaskResult[str]]:
     names = ["fine", "unlucky", "bad", "deadly", "late"]
     tasks = [(name, folder) for name in names]
     outcomes = list(run_tasks(WORK, tasks, ClusterChoice(workers=2)))
@@ -121,7 +123,7 @@ def run_all(folder: Path) -> dict[str, Outcome[str]]:
 
 @pytest.mark.parametrize("name", ["fine", "unlucky", "late"])
 def test_dead_workers_are_replaced_and_their_tasks_computed_again(
-    name: str, deadly_run: dict[str, Outcome[str]]
+    name: str, deadly_run: dict[str, TaskResult[str]]
 ) -> None:
     assert deadly_run[name].result == f"shared {name}"
 
@@ -134,7 +136,7 @@ def test_dead_workers_are_replaced_and_their_tasks_computed_again(
     ],
 )
 def test_what_ends_one_task_leaves_the_others_alone(
-    name: str, kind: type[PeftSamError], message: str, deadly_run: dict[str, Outcome[str]]
+    name: str, kind: type[PeftSamError], message: str, deadly_run: dict[str, TaskResult[str]]
 ) -> None:
     error = deadly_run[name].error
     assert isinstance(error, kind)
@@ -164,7 +166,9 @@ def test_a_scheduler_is_used_and_left_as_it_was(scheduler: str, tmp_path: Path) 
 
 def test_a_worker_without_a_model_ends_all_tasks(scheduler: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no model"):
-        list(run_tasks(Work(not_ready, compute), [("a", tmp_path)], ClusterChoice(scheduler)))
+        list(
+            run_tasks(TaskFunction(not_ready, compute), [("a", tmp_path)], ClusterChoice(scheduler))
+        )
 
 
 def test_stopping_leaves_workers_free_for_others(scheduler: str, tmp_path: Path) -> None:

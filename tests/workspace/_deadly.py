@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from napari_peftsam.app import _batch_tasks, single
+from napari_peftsam.batch import embed, segment
 from tests.workers._tasks import die, first_time
 
 
@@ -23,7 +23,7 @@ class Deadly(WorkerPlugin):
     folder: Path
 
     def setup(self, worker: Worker) -> None:
-        self._real = real = _batch_tasks.embed_plane
+        self._real = real = embed.embed_plane
 
         def deadly(engine: Any, name: str, *others: Any, **options: Any) -> Any:
             for event in real(engine, name, *others, **options):  # the encoder has begun
@@ -31,9 +31,9 @@ class Deadly(WorkerPlugin):
                     die()
                 yield event
 
-        for module in (_batch_tasks, single):
+        for module in (embed, segment):
             module.embed_plane = deadly
 
     def teardown(self, worker: Worker) -> None:
-        for module in (_batch_tasks, single):
+        for module in (embed, segment):
             module.embed_plane = self._real

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.batch._local import local_cluster
 from napari_peftsam.models import build_tiny
-from napari_peftsam.workers._local import local_cluster
 from tests.training._world import make_plane
 
 if TYPE_CHECKING:

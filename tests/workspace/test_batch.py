@@ -16,24 +16,24 @@ import tifffile
 import torch
 import zarr
 
-from napari_peftsam.app.batch import (
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.single import segment_file
+from napari_peftsam.batch.cluster import ClusterChoice
+from napari_peftsam.batch.embed import embed_batch
+from napari_peftsam.batch.plan import (
     BatchEvent,
     BatchFinished,
     BatchPlan,
     BatchStarted,
     TaskDone,
     TaskFailed,
-    embed_batch,
-    segment_batch,
 )
-from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.single import segment_file
+from napari_peftsam.batch.segment import segment_batch
 from napari_peftsam.embeddings import EmbeddingStore, Encoded
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import LoraConfig, capture, inject, save_adapter
-from napari_peftsam.workers import ClusterChoice
 from tests.workspace._deadly import Deadly
 
 HERE = ClusterChoice(workers=0)

@@ -5,35 +5,36 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from napari_peftsam.app.batch import BatchFinished, BatchPlan, embed_batch
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.engine import Predicted
-from napari_peftsam.app.large import embed_plane
 from napari_peftsam.app.single import segment_file
 from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.batch.cluster import ClusterChoice
+from napari_peftsam.batch.embed import embed_batch, embed_plane
+from napari_peftsam.batch.plan import BatchFinished, BatchPlan
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImage
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
+    EncodeEvent,
     EncodeStarted,
-    TiledEmbedding,
-    TilesReady,
+    PlaneEmbedding,
+    PlaneReady,
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.peft import LoraConfig, capture, inject
-from napari_peftsam.segmentation import RegionLabels
+from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
-from napari_peftsam.workers import ClusterChoice
 from tests.segmentation._slides import Slide
 
 SHAPE = (500, 700)
@@ -59,6 +60,18 @@ def large(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
+def run_steps(
+    steps: Generator[EncodeEvent, None, Prediction | None],
+) -> tuple[list[EncodeEvent], Prediction | None]:
+    """Return the events and the result of a prediction."""
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as done:
+            return events, done.value
+
+
 # --- prompts -------------------------------------------------------------------------------
 
 
@@ -76,13 +89,12 @@ def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None
 
 def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> None:
     embedding = large.embedding(PLANE)
-    assert isinstance(embedding, TiledEmbedding)
+    assert isinstance(embedding, PlaneEmbedding)
     prompts = Prompts((Point(100, 100),))
 
     def encoded() -> list[bool]:
-        events = list(large.engine.predict_tiles(embedding, prompts))
-        assert isinstance(events[-1], Predicted)
-        assert events[-1].prediction is not None
+        events, prediction = run_steps(large.engine.predict_steps(embedding, prompts))
+        assert prediction is not None
         assert isinstance(events[0], EncodeStarted | Encoded)
         return [e.from_store for e in events if isinstance(e, Encoded)]
 
@@ -101,7 +113,7 @@ def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
     assert current.previous.offset != (0, 0)
     again = large.prompt()
     embedding = large.embedding(PLANE)
-    assert isinstance(embedding, TiledEmbedding)
+    assert isinstance(embedding, PlaneEmbedding)
     afresh = large.engine.predict(embedding, current.prompts)
     assert afresh is not None
     assert not np.array_equal(again.logits, afresh.logits)
@@ -109,19 +121,18 @@ def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
 
 def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
     embedding = large.embedding(PLANE)
-    assert isinstance(embedding, TiledEmbedding)
+    assert isinstance(embedding, PlaneEmbedding)
     model = build_tiny()
     adapter = capture(inject(model, LoraConfig(rank=2)))
-    events = large.engine.predict_tiles(embedding, Prompts((Point(100, 100),)))
-    next(events)
+    steps = large.engine.predict_steps(embedding, Prompts((Point(100, 100),)))
+    next(steps)
     large.engine.use(adapter)
-    *_, last = events
-    assert isinstance(last, Predicted)
-    assert last.prediction is None
+    _, prediction = run_steps(steps)
+    assert prediction is None
     assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
 
 
-def test_of_tiles_no_prefixes_are_kept(large: Workspace) -> None:
+def test_of_several_tiles_no_activations_are_kept(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
     large.prompt()
     assert large.engine._tokens.memory_bytes == 0
@@ -131,7 +142,7 @@ def test_of_tiles_no_prefixes_are_kept(large: Workspace) -> None:
 
 def test_tiles_are_embedded_with_what_was_live_at_the_beginning(large: Workspace) -> None:
     events = large.embed(PLANE, Window(90, 90, 20, 20))
-    assert isinstance(next(events), TilesReady)
+    assert isinstance(next(events), PlaneReady)
     large.engine.use(capture(inject(build_tiny(), LoraConfig(rank=2))))
     assert not any(isinstance(event, Encoded) for event in events)
     again = large.embed(PLANE, Window(90, 90, 20, 20))
@@ -155,9 +166,9 @@ def test_a_large_plane_is_known_until_it_is_removed(
 
     monkeypatch.setattr("napari_peftsam.embeddings.tiled.sampled_limits", search)
     first = large.embedding(plane)
-    assert isinstance(first, TiledEmbedding)
+    assert isinstance(first, PlaneEmbedding)
     again = large.embedding(plane)
-    assert isinstance(again, TiledEmbedding)
+    assert isinstance(again, PlaneEmbedding)
     assert again.image is first.image
     labels = np.zeros(large.document.labels(plane).shape, np.int32)
     labels[90:110, 90:110] = 1
@@ -308,9 +319,10 @@ def test_where_objects_overlap_the_higher_logit_wins_whatever_the_order() -> Non
     shapes = []
     for order in ((1, 2), (2, 1)):
         labels, highest = np.zeros((60, 60), np.int32), np.zeros((60, 60), np.float32)
-        regions = RegionLabels(labels, highest, stride=2)
+        regions = RegionLabels(labels, highest)
         for label in order:
-            regions.write(label, (weak, strong)[label - 1].earlier(0))
+            best = (weak, strong)[label - 1].earlier(0)
+            regions.write(label, *logits_in_pixels(best, 2))
         shapes.append(labels)
         assert [regions.area(n) for n in (1, 2)] == [(labels == n).sum() for n in (1, 2)]
     np.testing.assert_array_equal(*shapes)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_peftsam.app.engine import IN_MEMORY
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import PlaneKey, RemoveImage
 from napari_peftsam.embeddings import Encoded, EncodeProgress, image_signature
 from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter, FrozenEncoderConfig, LoraConfig, capture, inject
+from napari_peftsam.segmentation.engine import IN_MEMORY
 from tests.peft._cases import perturb
 
 RNG = np.random.default_rng(0)

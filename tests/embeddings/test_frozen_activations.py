@@ -17,7 +17,7 @@ from napari_peftsam.embeddings import (
     Encoded,
     EncodeProgress,
     EncodeRequest,
-    Prefixes,
+    FrozenActivations,
     encode,
     encode_one,
 )
@@ -54,10 +54,10 @@ METHODS = [
 
 
 def events(
-    model: SamModel, prefixes: Prefixes | None, adapter: str = "base"
+    model: SamModel, frozen: FrozenActivations | None, adapter: str = "base"
 ) -> tuple[Embedding, int]:
     """Return the embedding and the number of steps it took."""
-    found = list(encode(model, [EncodeRequest("a", GREY)], adapter=adapter, prefixes=prefixes))
+    found = list(encode(model, [EncodeRequest("a", GREY)], adapter=adapter, frozen=frozen))
     assert isinstance(found[-1], Encoded)
     return found[-1].embedding, sum(isinstance(e, EncodeProgress) for e in found)
 
@@ -69,16 +69,16 @@ def error(found: Embedding, expected: Embedding) -> float:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_from_the_cached_prefix_it_is_the_same(method: MethodConfig, precision: str) -> None:
+def test_from_cached_activations_it_is_the_same(method: MethodConfig, precision: str) -> None:
     torch.manual_seed(0)  # adapters begin with random numbers
     model = tiny(precision)
     reach = first_changed_block(method, DEPTH)
     with ActivationCache(BYTES) as cache:
-        base, _ = events(model, Prefixes(cache, DEPTH, (2, 3, reach)))
+        base, _ = events(model, FrozenActivations(cache, DEPTH, (2, 3, reach)))
         with inject(model, method) as injection:
             perturb(injection.trainable_parameters())
             expected, all_steps = events(model, None, "0123")
-            found, steps = events(model, Prefixes(cache, reach, (2, 3, reach)), "0123")
+            found, steps = events(model, FrozenActivations(cache, reach, (2, 3, reach)), "0123")
     assert steps == all_steps - 1 - reach
     np.testing.assert_array_equal(found.features, expected.features)
     assert error(expected, base) > 0.02, "else nothing was tested"
@@ -89,11 +89,11 @@ def test_so_it_is_with_the_built_in_model(precision: str) -> None:
     model = build("builtin", "cpu", precision=precision)
     method = LoraConfig(placement=late("late-25%"))
     with ActivationCache(10 * BYTES) as cache:
-        events(model, Prefixes(cache, 8, (6,)))
+        events(model, FrozenActivations(cache, 8, (6,)))
         with inject(model, method) as injection:
             perturb(injection.trainable_parameters())
             expected, _ = events(model, None, "0123")
-            found, steps = events(model, Prefixes(cache, 6, (6,)), "0123")
+            found, steps = events(model, FrozenActivations(cache, 6, (6,)), "0123")
     assert steps == 3
     np.testing.assert_array_equal(found.features, expected.features)
 
@@ -101,12 +101,12 @@ def test_so_it_is_with_the_built_in_model(precision: str) -> None:
 def test_the_latest_block_in_reach_is_taken_and_the_next_one_kept() -> None:
     model = build_tiny()
     with ActivationCache(BYTES) as cache:
-        events(model, Prefixes(cache, DEPTH, (1, 3)))
-        _, steps = events(model, Prefixes(cache, 2, (1, 2, 3)), "one")
+        events(model, FrozenActivations(cache, DEPTH, (1, 3)))
+        _, steps = events(model, FrozenActivations(cache, 2, (1, 2, 3)), "one")
         assert steps == 4, "blocks 1 to 3 and the neck"
-        _, steps = events(model, Prefixes(cache, 2, (1, 2, 3)), "another")
+        _, steps = events(model, FrozenActivations(cache, 2, (1, 2, 3)), "another")
         assert steps == 3
-        _, steps = events(model, Prefixes(cache, DEPTH, (1, 2, 3)), "the base once more")
+        _, steps = events(model, FrozenActivations(cache, DEPTH, (1, 2, 3)), "the base once more")
         assert steps == 2
 
 
@@ -114,14 +114,14 @@ def test_the_latest_block_in_reach_is_taken_and_the_next_one_kept() -> None:
 def test_where_all_blocks_change_nothing_is_kept(reach: int) -> None:
     assert first_changed_block(SsfConfig(), DEPTH) <= 0
     with ActivationCache(BYTES) as cache:
-        events(build_tiny(), Prefixes(cache, reach, (0, 2, 3, reach)), "0123")
+        events(build_tiny(), FrozenActivations(cache, reach, (0, 2, 3, reach)), "0123")
         assert cache.memory_bytes == 0
 
 
 def test_what_an_adapter_changed_is_not_kept() -> None:
     with ActivationCache(BYTES) as cache:
-        events(build_tiny(), Prefixes(cache, 2, (1, 2, 3)), "0123")
-        _, steps = events(build_tiny(), Prefixes(cache, DEPTH, (1, 2, 3)))
+        events(build_tiny(), FrozenActivations(cache, 2, (1, 2, 3)), "0123")
+        _, steps = events(build_tiny(), FrozenActivations(cache, DEPTH, (1, 2, 3)))
     assert steps == 3, "from block 2: block 3 was reached by the adapter's tokens"
 
 
@@ -132,10 +132,10 @@ def test_what_an_adapter_changed_is_not_kept() -> None:
         pytest.param({"precision": "bf16"}, id="other precision"),
     ],
 )
-def test_other_models_have_prefixes_of_their_own(other: dict[str, Any]) -> None:
+def test_other_models_have_activations_of_their_own(other: dict[str, Any]) -> None:
     with ActivationCache(BYTES) as cache:
-        events(tiny("fp32"), Prefixes(cache, DEPTH, (2,)))
-        _, steps = events(tiny(**other), Prefixes(cache, DEPTH, (2,)))
+        events(tiny("fp32"), FrozenActivations(cache, DEPTH, (2,)))
+        _, steps = events(tiny(**other), FrozenActivations(cache, DEPTH, (2,)))
     assert steps == DEPTH + 2
 
 
@@ -143,8 +143,8 @@ def test_other_models_have_prefixes_of_their_own(other: dict[str, Any]) -> None:
 def test_tokens_beside_absolute_positions_are_kept_in_full(precision: str) -> None:
     model = tiny(precision)
     with ActivationCache(BYTES) as cache:
-        embedding, _ = events(model, Prefixes(cache, DEPTH, (2,)))
-        block, tokens = Prefixes(cache, DEPTH, (2,)).latest(embedding.key)
+        embedding, _ = events(model, FrozenActivations(cache, DEPTH, (2,)))
+        block, tokens = FrozenActivations(cache, DEPTH, (2,)).latest(embedding.key)
     assert block == 2
     assert tokens is not None
     assert tokens.dtype == torch.float32
@@ -154,20 +154,20 @@ def test_tokens_beside_absolute_positions_are_kept_in_full(precision: str) -> No
 def test_a_bad_image_leaves_nothing(tmp_path: Path) -> None:
     with ActivationCache(BYTES) as cache:
         requests = [EncodeRequest("bad", np.full((9, 9), 7)), EncodeRequest("good", GREY)]
-        list(encode(build_tiny(), requests, prefixes=Prefixes(cache, DEPTH, (2,))))
+        list(encode(build_tiny(), requests, frozen=FrozenActivations(cache, DEPTH, (2,))))
         assert cache.memory_bytes == 8 * 8 * 16 * 4
     with pytest.raises(ImageError):
         encode_one(build_tiny(), np.full((9, 9), 7))
 
 
-def test_embeddings_and_prefixes_share_one_budget(tmp_path: Path) -> None:
+def test_embeddings_and_activations_share_one_budget(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, budget=40_000)
     model = build_tiny()
     rng = np.random.default_rng(0)
     with ActivationCache(BYTES, store.entries, write_through=True) as cache:
         for _ in range(12):
             image = EncodeRequest("a", rng.random((20, 30)))
-            list(encode(model, [image], store, prefixes=Prefixes(cache, DEPTH, (2, 3))))
+            list(encode(model, [image], store, frozen=FrozenActivations(cache, DEPTH, (2, 3))))
     assert 20_000 < store.size_bytes() <= 40_000 * 17 / 16
     newest = list(encode(model, [image], store))[-1]
     assert isinstance(newest, Encoded)

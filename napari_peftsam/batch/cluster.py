@@ -1,4 +1,4 @@
-"""Where tasks are computed: in this process, on a local cluster, or on one of the user's own."""
+"""Choice of where tasks are computed: in this process, on a local cluster or a remote one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from napari_peftsam.batch.run import Workers, reason_of
 from napari_peftsam.errors import ClusterError, ConfigurationError
-from napari_peftsam.workers.run import Workers, reason_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,7 +29,7 @@ _NO_LOCAL_WORKER = (
 
 @dataclass(frozen=True)
 class ClusterChoice:
-    """Where tasks are computed; by default on a local cluster that ends with them.
+    """Place where tasks are computed; by default on a local cluster that ends with them.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class ClusterChoice:
 
 @contextmanager
 def open_workers(cluster: ClusterChoice, most: int) -> Iterator[Workers]:
-    """Yield the workers that were chosen, at most so many; a local cluster ends afterwards.
+    """Yield the chosen workers, at most `most`; a local cluster ends afterwards.
 
     Scripts that start a local cluster need ``if __name__ == "__main__":``, as with
     `multiprocessing`, since every worker imports them.
@@ -94,7 +94,7 @@ def _connected(cluster: ClusterChoice, most: int) -> Iterator[tuple[Client, int 
     try:
         from distributed import Client
 
-        from napari_peftsam.workers import _local
+        from napari_peftsam.batch import _local
     except ImportError as error:
         raise ClusterError(
             f"worker processes need distributed ({reason_of(error)}): "

@@ -10,21 +10,15 @@ import pytest
 import zarr
 from distributed import LocalCluster
 
-from napari_peftsam.app import (
-    BatchFinished,
-    BatchPlan,
-    BatchStarted,
-    ModelChoice,
-    TaskDone,
-    batch,
-    embed_batch,
-    segment_file,
-    segment_spread,
-    spread,
-)
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.single import segment_file
+from napari_peftsam.batch import embed, large_image
+from napari_peftsam.batch.cluster import ClusterChoice
+from napari_peftsam.batch.embed import embed_batch
+from napari_peftsam.batch.large_image import segment_large_image
+from napari_peftsam.batch.plan import BatchFinished, BatchPlan, BatchStarted, TaskDone
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.files import read_labels
-from napari_peftsam.workers import ClusterChoice
 from tests.segmentation._slides import Slide
 
 SHAPE = (1100, 2200)
@@ -36,10 +30,10 @@ HERE = ClusterChoice(workers=0)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several tasks of a small image."""
     monkeypatch.setattr("napari_peftsam.files._read._READ_AT_ONCE", 0)
-    monkeypatch.setattr(spread, "_REGION", 1024)  # one chunk
-    monkeypatch.setattr(spread, "_PLACE", 1024)
-    monkeypatch.setattr(spread, "_TOGETHER", 2)
-    monkeypatch.setattr(batch, "_PART", 10_000)
+    monkeypatch.setattr(large_image, "_REGION", 1024)  # one chunk
+    monkeypatch.setattr(large_image, "_PLACE", 1024)
+    monkeypatch.setattr(large_image, "_TOGETHER", 2)
+    monkeypatch.setattr(embed, "_PART", 10_000)
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def test_labels_are_those_of_one_process(
     choice, output = ModelChoice(checkpoint, device="cpu"), tmp_path / "spread.ome.zarr"
     there = ClusterChoice(cluster.scheduler_address)
     plan = BatchPlan(choice, there, tmp_path / "store")
-    *events, finished = segment_spread(image, prompts, output, plan)
+    *events, finished = segment_large_image(image, prompts, output, plan)
     expected = segment_file(image, prompts, tmp_path / "one.ome.zarr", choice)
     labels = read_labels(tmp_path / "one.ome.zarr")
     assert len(np.unique(labels)) > len(PLACES) / 2
@@ -86,7 +80,7 @@ def test_a_stopped_run_leaves_its_embeddings_and_what_was_there(
     output = tmp_path / "labels.ome.zarr"
     plan = BatchPlan(ModelChoice(checkpoint), HERE, tmp_path / "store")
     asked = iter([False, False, True])
-    *_, finished = segment_spread(image, prompts, output, plan, stop=lambda: next(asked))
+    *_, finished = segment_large_image(image, prompts, output, plan, stop=lambda: next(asked))
     assert finished == BatchFinished(1, 0, {}, output)
     assert not output.exists()
     assert list((tmp_path / "store").iterdir())
@@ -98,7 +92,7 @@ def test_an_object_that_fails_is_named(image: Path, checkpoint: Path, tmp_path: 
     prompts.write_text(json.dumps([{"points": [[60, 60]]}, {"box": [0, 0, 1100, 2200]}]))
     plan = BatchPlan(ModelChoice(checkpoint), HERE, tmp_path / "store")
     with pytest.raises(PromptError, match=r"slide\.zarr: object 2: the prompts span"):
-        list(segment_spread(image, prompts, tmp_path / "labels.ome.zarr", plan))
+        list(segment_large_image(image, prompts, tmp_path / "labels.ome.zarr", plan))
     assert not (tmp_path / "labels.ome.zarr").exists()
 
 
@@ -110,7 +104,7 @@ def test_images_of_one_frame_are_left_to_segment(
     prompts.write_text(json.dumps([{"points": [[60, 60]]}]))
     plan = BatchPlan(ModelChoice(checkpoint), HERE)
     with pytest.raises(ConfigurationError, match="fits one frame of the model: use `segment`"):
-        next(segment_spread(small, prompts, tmp_path / "labels.ome.zarr", plan))
+        next(segment_large_image(small, prompts, tmp_path / "labels.ome.zarr", plan))
 
 
 def test_labels_of_a_large_image_are_zarr(
@@ -118,7 +112,7 @@ def test_labels_of_a_large_image_are_zarr(
 ) -> None:
     plan = BatchPlan(ModelChoice(checkpoint), HERE)
     with pytest.raises(ConfigurationError, match=r"end the name of the output in \.zarr"):
-        next(segment_spread(image, prompts, tmp_path / "labels.tif", plan))
+        next(segment_large_image(image, prompts, tmp_path / "labels.tif", plan))
 
 
 def test_workers_share_the_tiles_of_a_large_image(

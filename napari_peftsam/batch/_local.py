@@ -1,4 +1,4 @@
-"""Worker processes of this computer, and quiet while they are there."""
+"""Worker processes of this computer; imported only where they are asked for."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import dask
-from distributed import LocalCluster
-
-from napari_peftsam.workers._keeper import WorkerKeeper
+from distributed import LocalCluster, Nanny
 
 __all__ = ["local_cluster", "quiet"]
 
 _LIVES = 2
-"""So many local workers may die of a task, twice: beside others, then alone."""
+"""Local workers that may die of one task: twice, beside other tasks and then alone."""
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado")
+_PATIENCE = 60.0  # seconds
+
+
+class _Keeper(Nanny):
+    """Starts a worker process, starts it again when it dies, and ends it at once if asked.
+
+    dask's own waits some seconds for the running task, then fails if a busy computer takes
+    some more to end the process. Our tasks may be abandoned at any point.
+    """
+
+    async def kill(self, timeout: float = _PATIENCE, reason: str = "nanny-kill") -> None:
+        """End the process, which may take `timeout` seconds."""
+        if self.process is not None:
+            await self.process.kill(
+                timeout=max(timeout, _PATIENCE), executor_wait=False, reason=reason
+            )
 
 
 @contextmanager
@@ -27,7 +41,7 @@ def local_cluster(workers: int) -> Iterator[LocalCluster]:
         with _without_interrupts():
             cluster = LocalCluster(
                 n_workers=0,  # they are started when interrupts are there again
-                worker_class=WorkerKeeper,
+                worker_class=_Keeper,
                 threads_per_worker=1,  # tasks at once; one model
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",

@@ -1,0 +1,4 @@
+"""Folders and large images embedded and segmented by several processes, through dask.
+
+`distributed` is imported only when workers are asked for: it is an optional extra.
+"""

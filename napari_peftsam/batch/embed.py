@@ -1,0 +1,204 @@
+"""Embeddings of many images, and of large ones, put into the store."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_peftsam.batch.cluster import open_workers
+from napari_peftsam.batch.plan import (
+    Batch,
+    BatchEvent,
+    BatchPlan,
+    Stop,
+    Task,
+    image_of_batch,
+    make_folder,
+)
+from napari_peftsam.batch.run import TaskFunction
+from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
+from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
+from napari_peftsam.files import image_shape, is_zarr, list_images
+from napari_peftsam.models import Architecture, find_architecture
+from napari_peftsam.planes import plane_of
+from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.types import Plane
+
+__all__ = ["embed_batch", "embed_plane"]
+
+_PART = 4 * 1024**2  # pixels of a large plane per task: seconds of work
+_DESCRIPTION = 2048  # bytes of an entry beside its values
+_ACTIVATIONS = 2  # frozen-block activations kept of a plane in one tile, see `Engine`
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Part `number` (from 0) of `parts` of a plane, or of all planes, of an image file."""
+
+    path: Path
+    index: tuple[int, ...] | None = None
+    number: int = 0
+    parts: int = 1
+
+    @property
+    def name(self) -> str:
+        plane = str(list(self.index)) if self.index else ""
+        share = f", part {self.number + 1} of {self.parts}" if self.parts > 1 else ""
+        return f"{self.path.name}{plane}{share}"
+
+
+def embed_batch(
+    images: Sequence[Path], plan: BatchPlan | None = None, stop: Stop = lambda: False
+) -> Iterator[BatchEvent]:
+    """Put the embeddings of images into the store, where docks and commands find them.
+
+    Each plane of a stack has one, and is a task of the workers; a large plane is embedded
+    tile by tile and is several. Stored ones are not computed again, so that a second run
+    goes on where the first was ended.
+
+    Parameters
+    ----------
+    images
+        Files or zarr folders, or folders of them.
+    stop
+        Asked several times per second; True ends the batch early.
+
+    Yields
+    ------
+    BatchEvent
+        `BatchStarted`, then `TaskDone` or `TaskFailed`, at last `BatchFinished`.
+
+    Raises
+    ------
+    InputFileError
+        If there is no image.
+    ConfigurationError
+        If the store or its disk has no space for all of the embeddings.
+    ExportError
+        If the store cannot be written.
+    PeftSamError
+        If the model or the workers cannot be used.
+    """
+    plan = plan or BatchPlan()
+    model = find_architecture(plan.choice.model)
+    shapes = {path: _shape(path) for path in [path.absolute() for path in _images(images)]}
+    make_folder(plan.folder)
+    needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
+    _check_space(plan.folder, plan.space, needed)
+    parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
+    batch = Batch([Task(part.name, str(part.path), (part,)) for part in parts])
+    source = replace(plan.source, keeps_activations=True)  # as the docks do
+    function = TaskFunction(source, _embed_part)
+    tiles = computed = 0
+    with open_workers(plan.cluster, len(parts)) as workers:
+        for event, result in batch.run(workers, function, stop):
+            if result is not None:
+                tiles, computed = tiles + result[0], computed + result[1]
+            yield event
+    yield replace(batch.finished(plan.folder), tiles=tiles, computed=computed)
+
+
+def embed_plane(
+    engine: Engine, name: str, plane: Plane, part: tuple[int, int] = (0, 1)
+) -> Iterator[Encoded]:
+    """Embed a plane, or of several tiles part ``part[0]`` (from 0) of ``part[1]``.
+
+    Raises
+    ------
+    ImageError, CheckpointError
+        If the plane or the model cannot be used; the message begins with `name`.
+    """
+    image, (number, parts) = engine.tiled(plane, name), part
+    share = slice(*(len(image.grid) * n // parts for n in (number, number + 1)))
+    for event in engine.embed_tiles(image, image.grid.ordered(part=share)):
+        if isinstance(event, EncodeFailed):
+            raise type(event.error)(f"{name}: {event.error}") from event.error
+        if isinstance(event, Encoded):
+            yield event
+
+
+def _embed_part(engine: Engine, part: _Part) -> tuple[int, int]:
+    """Store the embeddings of a part; return how many there are and how many are new."""
+    pixels = image_of_batch(part.path)
+    tiles = computed = 0
+    for index in _plane_indices(pixels.shape) if part.index is None else [part.index]:
+        name, plane = str(part.path) + str(list(index) or ""), plane_of(pixels, index)
+        for event in embed_plane(engine, name, plane, part=(part.number, part.parts)):
+            tiles, computed = tiles + 1, computed + (not event.from_store)
+            if engine.store is not None and not event.kept:
+                raise ExportError(
+                    f"{engine.store.folder}: the embedding of {name} could not be stored: check "
+                    "the free space and the permissions"
+                )
+    return tiles, computed
+
+
+def _plane_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Return the places of the planes of an image or stack ``(..., H, W[, 3])``."""
+    colours = len(shape) > 2 and shape[-1] == 3
+    return np.ndindex(shape[: len(shape) - 2 - colours])
+
+
+def _images(sources: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for source in sources:
+        folder = source.is_dir() and not is_zarr(source)
+        inside = list(list_images(source).values()) if folder else [source]
+        if not inside:
+            raise InputFileError(f"{source}: holds no image; name a folder of images, or an image")
+        found += inside
+    return found
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    try:
+        return image_shape(path)
+    except PeftSamError:
+        return None  # its task will say so
+
+
+def _parts(path: Path, shape: tuple[int, ...] | None, model: Architecture) -> list[_Part]:
+    """Return the tasks for an image: one for each plane, several for each large one."""
+    if shape is None:
+        return [_Part(path)]
+    *stack, height, width = shape
+    parts = min(len(tile_grid((height, width), model)), math.ceil(height * width / _PART))
+    return [
+        _Part(path, index, number, parts) for index in np.ndindex(*stack) for number in range(parts)
+    ]
+
+
+def _bytes_of_image(shape: tuple[int, ...], model: Architecture) -> int:
+    """Return the most that the embeddings of an image ``(..., H, W)`` take."""
+    tokens, number, tiles = model.grid**2, 4, len(tile_grid(shape[-2:], model))  # float32
+    size = tiles * (tokens * model.embedding_width * number + _DESCRIPTION)
+    if tiles == 1 and model.adaptable:
+        size += _ACTIVATIONS * (tokens * model.width * number + _DESCRIPTION)
+    return math.prod(shape[:-2]) * size
+
+
+def _check_space(folder: Path, space: int | None, needed: int) -> None:
+    """Raise `ConfigurationError` if a store of `space` bytes cannot hold `needed` bytes.
+
+    Without a `space`, the disk of the folder sets the limit.
+    """
+    size = f"the embeddings of these images take up to {needed / 1e9:.3g} GB"
+    if space is not None and room_for(needed) > space:
+        wanted = math.ceil(room_for(needed) / 1e6) / 1e3
+        raise ConfigurationError(
+            f"{size}, but {folder} may hold {space / 1e9:.3g} GB: the first ones would be removed "
+            f"for the last; give --space {wanted:g}, or fewer images"
+        )
+    if space is None and needed > (free := shutil.disk_usage(folder).free):
+        # Looking through the folder takes time, so only now: what is there is not made again.
+        known = EmbeddingStore(folder).size_bytes()
+        if needed > free + known:
+            raise ConfigurationError(
+                f"{size}, but there are {free / 1e9:.3g} GB free for {folder}: choose a --store "
+                "on a larger disk, or fewer images"
+            )

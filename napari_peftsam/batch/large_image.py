@@ -1,0 +1,218 @@
+"""Labels of one large image made by several processes, region by region."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import zarr
+
+from napari_peftsam.batch.cluster import open_workers
+from napari_peftsam.batch.plan import (
+    Batch,
+    BatchEvent,
+    BatchFinished,
+    BatchPlan,
+    Stop,
+    Task,
+    TaskFailed,
+    image_of_batch,
+)
+from napari_peftsam.batch.run import TaskFunction, Worker, Workers
+from napari_peftsam.batch.segment import PromptedImage, check_zarr_output
+from napari_peftsam.embeddings import PlaneEmbedding, tile_grid
+from napari_peftsam.errors import ConfigurationError, PeftSamError
+from napari_peftsam.export import ExportContext, create_labels
+from napari_peftsam.files import atomic_path
+from napari_peftsam.models import find_architecture
+from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
+from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.types import Earlier, Prompts, Window
+
+__all__ = ["segment_large_image"]
+
+_PLACE = 2048  # pixels: objects so near to each other share tiles, hence a task
+_TOGETHER = 32  # objects per task at most
+_REGION = 2048  # pixels; a multiple of the chunks, so that no two tasks write one chunk
+
+_Group = tuple[tuple[int, Prompts], ...]
+_Regions = list[tuple[Window, tuple[tuple[int, Path], ...]]]
+R = TypeVar("R")
+
+
+class _StoppedError(Exception):
+    """The batch was asked to stop."""
+
+
+def segment_large_image(
+    image: Path,
+    prompts: Path,
+    output: Path,
+    plan: BatchPlan | None = None,
+    stop: Stop = lambda: False,
+) -> Iterator[BatchEvent]:
+    """Segment the objects of a prompts file in one large image; the workers share them.
+
+    Labels are those of `napari_peftsam.segment_file`. First the objects are predicted,
+    neighbours by one worker, with the embeddings that this needs; then the labels are
+    written, in disjoint regions of whole chunks. Memory does not depend on the size of the
+    image. A second run finds the embeddings of one that was ended.
+
+    Parameters
+    ----------
+    image
+        One plane of several tiles, see `napari_peftsam.embeddings.tile_grid`.
+    prompts
+        A JSON file, see `read_prompts`; its object ``i`` (from 1) gets label ``i``.
+    output
+        The OME-Zarr folder to write; the workers must see its parent folder, too.
+    stop
+        Asked several times per second; True ends the batch early, without an output.
+
+    Yields
+    ------
+    BatchEvent
+        `BatchStarted`, `TaskDone`, at last `BatchFinished`.
+
+    Raises
+    ------
+    ConfigurationError
+        If the image is a single tile, or `output` does not end in ``.zarr``.
+    PeftSamError
+        If an input, the output or the workers cannot be used.
+    """
+    plan = plan or BatchPlan()
+    prompted = PromptedImage.open(image, prompts, output)
+    height, width = prompted.pixels.shape[:2]
+    if len(tile_grid((height, width), find_architecture(plan.choice.model))) == 1:
+        raise ConfigurationError(
+            f"{image} fits one frame of the model: use `segment`, or name a folder of images"
+        )
+    check_zarr_output(output, image.name, (height, width))
+    asked, seen = len(prompted.prompts), set[int]()
+    try:
+        with (
+            open_workers(plan.cluster, asked) as workers,
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-") as scratch,
+            atomic_path(output) as temporary,
+        ):
+            array = create_labels(temporary, (height, width), ExportContext(image_name=image.name))
+            places: dict[int, tuple[Window, Path]] = {}
+            made = Path(scratch).absolute()
+            tasks = [
+                Task(f"objects {group[0][0]}, ...", "", (image.absolute(), group, made))
+                for group in _neighbours(prompted.prompts)
+            ]
+            function = TaskFunction(plan.source, _predict_objects)
+            for event, found in _run(workers, function, tasks, stop, image):
+                places |= found or {}
+                yield event
+            path = Path(temporary, array.path).absolute()
+            tasks = [
+                Task(f"labels at {region.row}, {region.col}", "", (path, region, objects))
+                for region, objects in _regions(places, Window(0, 0, height, width))
+            ]
+            composing = TaskFunction(_nothing, _compose_region)
+            for event, labels in _run(workers, composing, tasks, stop, image):
+                seen |= labels or set()
+                yield event
+    except _StoppedError:
+        yield BatchFinished(1, 0, {}, output)
+        return
+    yield BatchFinished(1, 1, {}, output, objects=asked, empty=asked - len(seen))
+
+
+def _run(
+    workers: Workers, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop, image: Path
+) -> Iterator[tuple[BatchEvent, R | None]]:
+    """Run one stage; the first failure, or a stop, ends it."""
+    batch = Batch(tasks)
+    for event, result in batch.run(workers, function, stop):
+        if isinstance(event, TaskFailed):
+            raise type(event.error)(f"{image}: {event.error}") from event.error
+        yield event, result
+    if not batch.complete:
+        raise _StoppedError
+
+
+def _neighbours(prompts: Sequence[Prompts]) -> list[_Group]:
+    """Return labels with prompts in groups that share tiles."""
+    places: dict[tuple[int, int], list[tuple[int, Prompts]]] = defaultdict(list)
+    for label, one in enumerate(prompts, start=1):
+        row, col = one.extent.middle
+        places[int(row) // _PLACE, int(col) // _PLACE].append((label, one))
+    return [
+        tuple(place[i : i + _TOGETHER])
+        for _, place in sorted(places.items())
+        for i in range(0, len(place), _TOGETHER)
+    ]
+
+
+def _regions(places: dict[int, tuple[Window, Path]], plane: Window) -> _Regions:
+    """Return the regions that hold objects, with these in the order of labels."""
+    regions: dict[tuple[int, int], list[tuple[int, Path]]] = defaultdict(list)
+    for label, (window, path) in sorted(places.items()):
+        inside = window & plane
+        bottom, right = inside.stop
+        for row in range(inside.row // _REGION, -(-bottom // _REGION)):
+            for col in range(inside.col // _REGION, -(-right // _REGION)):
+                regions[row, col].append((label, path))
+    whole = {at: Window(at[0] * _REGION, at[1] * _REGION, _REGION, _REGION) for at in regions}
+    return [(whole[at] & plane, tuple(regions[at])) for at in sorted(regions)]
+
+
+def _predict_objects(
+    engine: Engine, image: Path, objects: _Group, scratch: Path
+) -> dict[int, tuple[Window, Path]]:
+    """Put the logits of objects into a file; return for each label its window and the file."""
+    tiled = engine.tiled(image_of_batch(image), image.name)
+    embedding = PlaneEmbedding(tiled.key(engine.model, engine.encoder_adapter), tiled)
+    path, stride = scratch / f"{objects[0][0]}.npz", tiled.grid.stride
+    windows, arrays = {}, {"stride": np.array(stride)}
+    for label, prompts in objects:
+        try:
+            prediction = engine.predict(embedding, prompts)
+        except PeftSamError as error:
+            raise type(error)(f"object {label}: {error}") from error
+        assert prediction is not None, "nobody swaps adapters here"
+        best = prediction.earlier(0)
+        windows[label] = logits_in_pixels(best, stride)[1], path
+        arrays[f"logits{label}"], arrays[f"offset{label}"] = best.logits, np.array(best.offset)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # its other option is a flag
+    return windows
+
+
+def _nothing(_worker: Worker) -> None:
+    """Prepare nothing: composing needs no model."""
+
+
+def _compose_region(
+    _nothing: None, labels: Path, region: Window, objects: Sequence[tuple[int, Path]]
+) -> frozenset[int]:
+    """Write the labels of a region of whole chunks; return those that have a pixel in it.
+
+    Regions are disjoint, so that several processes may write at once, and what a process
+    that died left is simply written again.
+
+    Parameters
+    ----------
+    labels
+        The zarr array.
+    objects
+        Labels with the files of `_predict_objects`, in the order of labels.
+    """
+    values = np.zeros(region.shape, np.int32)
+    regions = RegionLabels(values, np.zeros(region.shape, np.float32), (region.row, region.col))
+    for label, path in objects:
+        with np.load(path) as file:
+            row, col = file[f"offset{label}"].tolist()
+            best = Earlier(file[f"logits{label}"], (row, col))
+            regions.write(label, *logits_in_pixels(best, int(file["stride"])))
+    array = zarr.open_array(labels, mode="r+")
+    array[region.slices] = values
+    return frozenset(np.unique(values).tolist()) - {0}

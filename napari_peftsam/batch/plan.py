@@ -1,0 +1,301 @@
+"""Plans of batches: the model, the workers, the tasks and what becomes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+
+from napari_peftsam.batch.cluster import ClusterChoice
+from napari_peftsam.batch.run import TaskFunction, Worker, Workers
+from napari_peftsam.embeddings import EmbeddingStore
+from napari_peftsam.errors import ExportError, PeftSamError
+from napari_peftsam.files import open_image
+from napari_peftsam.files.outputs import check_output
+from napari_peftsam.folders import embedding_folder
+from napari_peftsam.models import build, pick_device
+from napari_peftsam.peft import load_adapter
+from napari_peftsam.planes import LazyImage
+from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.types import PixelArray
+
+__all__ = [
+    "Batch",
+    "BatchEvent",
+    "BatchFinished",
+    "BatchPlan",
+    "BatchStarted",
+    "EngineSource",
+    "ModelSource",
+    "Stop",
+    "Task",
+    "TaskDone",
+    "TaskFailed",
+    "image_of_batch",
+    "make_folder",
+]
+
+R = TypeVar("R")
+Stop = Callable[[], bool]
+_Stamps = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Choice of a model and its device.
+
+    Attributes
+    ----------
+    model
+        A name of the registry, or the path of a checkpoint.
+    adapter
+        An adapter file made for this model; None for the bare model.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    precision
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `napari_peftsam.models.pick_precision`.
+    """
+
+    model: str | Path = "builtin"
+    adapter: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+    def engine(self, store: EmbeddingStore | None = None) -> Engine:
+        """Return the model with its adapter live; slow."""
+        model = build(self.model, pick_device(self.device), precision=self.precision)
+        engine = Engine(model, store)
+        if self.adapter is not None:
+            engine.use(load_adapter(self.adapter))
+        return engine
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """A model that each process builds once; calling it returns the one kept there.
+
+    Attributes
+    ----------
+    store
+        Folder of embeddings, which all processes share, and its disk space in bytes (None:
+        nothing is removed from it).
+    keeps_activations
+        See `Engine`. For labels alone it would waste space, and processes that use what
+        others keep would have other rounding errors than one process alone.
+    batch
+        Identity of the batch: each opens images anew, as a zarr folder may hold another
+        image by then.
+    """
+
+    source: ModelSource
+    store: tuple[Path, int | None]
+    keeps_activations: bool = False
+    batch: str = field(default_factory=lambda: uuid4().hex, compare=False)
+
+    def __call__(self, worker: Worker) -> Engine:
+        """Return the model with its adapter; slow the first time, and when a file changed."""
+        if worker.threads is not None:
+            torch.set_num_threads(worker.threads)
+        if worker.number is not None and torch.cuda.is_available():
+            torch.cuda.set_device(worker.number % torch.cuda.device_count())
+        _forget_images_before(self.batch)
+        return _opened(self, _stamps(Path(self.source.model), self.source.adapter))
+
+
+def image_of_batch(path: Path) -> PixelArray | LazyImage:
+    """Open an image; the last one is kept in this process until its file changes."""
+    return _opened_image(path, _stamps(path))
+
+
+def _stamps(*files: Path | None) -> _Stamps:
+    found = [(str(path), path.stat()) for path in files if path and path.exists()]
+    return tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in found)
+
+
+@lru_cache(maxsize=1)
+def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
+    engine = source.source.engine(EmbeddingStore(*source.store))
+    engine.keeps_activations = source.keeps_activations
+    return engine
+
+
+@lru_cache(maxsize=1)  # the parts of one image mostly come one after the other
+def _opened_image(path: Path, _stamps: _Stamps) -> PixelArray | LazyImage:
+    return open_image(path)
+
+
+@lru_cache(maxsize=1)
+def _forget_images_before(_batch: str) -> None:
+    _opened_image.cache_clear()
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Model, workers and store of a batch.
+
+    Attributes
+    ----------
+    choice
+        The model, built once by each worker; ``auto`` is the worker's best device.
+    cluster
+        The workers.
+    store
+        Folder of embeddings, which all workers share and where a later run finds them;
+        default: that of the docks.
+    space
+        Disk space of that folder in bytes; what was not used for longest goes first. None:
+        a batch removes nothing, since the folder may be shared with programs that have a
+        larger budget. Those keep to their own: the docks to their preference.
+    """
+
+    choice: ModelSource = field(default_factory=ModelSource)
+    cluster: ClusterChoice = field(default_factory=ClusterChoice)
+    store: Path | None = None
+    space: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the embeddings."""
+        return (self.store or embedding_folder()).expanduser().absolute()
+
+    @property
+    def source(self) -> EngineSource:
+        """The model, by paths that do not depend on a process' working folder."""
+        choice, model = self.choice, Path(self.choice.model)
+        if model.is_file():
+            choice = replace(choice, model=model.absolute())
+        if choice.adapter is not None:
+            choice = replace(choice, adapter=choice.adapter.absolute())
+        return EngineSource(choice, (self.folder, self.space))
+
+
+# --- events --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BatchStarted:
+    """A stage of `total` tasks begins; each is an image or a part of one."""
+
+    total: int
+
+
+@dataclass(frozen=True)
+class TaskDone:
+    """One more task is finished: `done` of `total`, failed ones included."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TaskFailed:
+    """A task failed; the others go on."""
+
+    name: str
+    done: int
+    total: int
+    error: PeftSamError
+
+
+@dataclass(frozen=True)
+class BatchFinished:
+    """All images are done, or the batch was asked to stop.
+
+    Attributes
+    ----------
+    images
+        Finished images of `total`, in this and earlier stages.
+    failed
+        Reasons by the name of the image.
+    output
+        File or folder of the results.
+    tiles, computed
+        Embeddings there are now (one per plane, or tile of a large plane), and how many of
+        them were not in the store before; None where results are labels.
+    objects, empty
+        Prompted objects, and how many of them have no pixel; None where results are
+        embeddings.
+    """
+
+    total: int
+    images: int
+    failed: dict[str, str]
+    output: Path
+    tiles: int | None = None
+    computed: int | None = None
+    objects: int | None = None
+    empty: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures that apply, ready for JSON."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**values, "output": str(self.output)}
+
+
+BatchEvent = BatchStarted | TaskDone | TaskFailed | BatchFinished
+
+
+# --- tasks ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work on an image, or on a part of it, and its name for messages."""
+
+    name: str
+    image: str
+    arguments: tuple[Any, ...]
+
+
+class Batch:
+    """Tasks, of which one image may have several, and what became of them."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._done = 0
+        self._left = Counter(task.image for task in tasks)
+        self._failed: dict[str, str] = {}
+
+    def run(
+        self, workers: Workers, function: TaskFunction[R], stop: Stop
+    ) -> Iterator[tuple[BatchEvent, R | None]]:
+        """Yield an event per task, with its result if it has one."""
+        total = len(self._tasks)
+        yield BatchStarted(total), None
+        for each in workers.run(function, [task.arguments for task in self._tasks], stop):
+            task = self._tasks[each.index]
+            self._done += 1
+            if each.error is None:
+                self._left[task.image] -= 1
+                yield TaskDone(task.name, self._done, total), each.result
+            else:
+                self._failed.setdefault(task.image, str(each.error))
+                yield TaskFailed(task.name, self._done, total, each.error), None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no task is left."""
+        return self._done == len(self._tasks)
+
+    def finished(self, output: Path) -> BatchFinished:
+        """Return the report so far."""
+        done = sum(left == 0 for left in self._left.values())
+        return BatchFinished(len(self._left), done, dict(self._failed), output)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, or raise `ExportError` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {folder}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+    check_output(folder / "entry")

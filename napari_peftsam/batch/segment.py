@@ -1,0 +1,227 @@
+"""Labels of prompted objects: of one image, and of the images of a folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from napari_peftsam.batch.cluster import open_workers
+from napari_peftsam.batch.embed import embed_plane
+from napari_peftsam.batch.plan import Batch, BatchEvent, BatchPlan, Stop, Task, make_folder
+from napari_peftsam.batch.prompts_file import check_prompts_inside, read_prompts
+from napari_peftsam.batch.run import TaskFunction
+from napari_peftsam.embeddings import PlaneEmbedding, TiledImage
+from napari_peftsam.errors import ConfigurationError, ExportError, ImageError
+from napari_peftsam.export import (
+    ExportContext,
+    check_replaceable,
+    create_labels,
+    export_labels,
+)
+from napari_peftsam.files import atomic_path, open_image, pair_prompts
+from napari_peftsam.files.outputs import check_not_an_input, check_output
+from napari_peftsam.planes import LazyImage
+from napari_peftsam.segmentation import RegionLabels
+from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.types import LabelArray, PixelArray, Prompts
+
+__all__ = [
+    "PromptedImage",
+    "SegmentReport",
+    "check_zarr_output",
+    "segment_batch",
+    "segment_plane",
+]
+
+_CHUNK = 1024  # pixels along each axis of the scratch array
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """Prompted objects, labels without a pixel, and the file of a segmentation."""
+
+    objects: int
+    empty: tuple[int, ...]
+    output: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        return {**asdict(self), "empty": list(self.empty), "output": str(self.output)}
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedImage:
+    """One image plane, perhaps on disk, with prompts for its objects that lie inside."""
+
+    path: Path
+    pixels: PixelArray | LazyImage = field(repr=False)
+    prompts: tuple[Prompts, ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, image: Path, prompts: Path, output: Path) -> PromptedImage:
+        """Read prompts and open the image, if its labels can be written to `output`.
+
+        Raises
+        ------
+        PeftSamError
+            If a file cannot be used, or a prompt lies outside the image.
+        """
+        check_not_an_input(output, image, prompts)
+        if output.suffix.lower() == ".zarr" and output.is_dir():
+            check_replaceable(output)
+        else:
+            check_output(output, (".tif", ".tiff", ".zarr"))
+        asked, pixels = read_prompts(prompts), open_image(image)
+        if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
+            raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
+        check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
+        return cls(image, pixels, asked)
+
+    def segment(self, engine: Engine, output: Path) -> SegmentReport:
+        """Segment the objects and write their labels; object ``i`` (from 1) gets label ``i``."""
+        image = engine.tiled(self.pixels, self.path.name)
+        if len(image.grid) > 1:
+            return _segment_in_parts(engine, image, self.prompts, output)
+        [encoded] = embed_plane(engine, str(self.path), self.pixels)
+        embedding = PlaneEmbedding(encoded.embedding.key, image, encoded.embedding)
+        labels = segment_plane(engine, embedding, self.prompts)
+        found = set(labels.ravel().tolist())
+        empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
+        context = ExportContext(image_name=self.path.name)
+        return SegmentReport(len(self.prompts), empty, export_labels(labels, output, None, context))
+
+
+def segment_plane(
+    engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
+) -> LabelArray:
+    """Segment prompted objects of a plane that fits into memory; ``(H, W)`` int32."""
+    labels = np.zeros(embedding.image.grid.window.shape, np.int32)
+    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32))
+    for label, best in enumerate(engine.best_logits(embedding, prompts), start=1):
+        regions.write(label, *best)
+    return labels
+
+
+def check_zarr_output(output: Path, name: str, shape: tuple[int, int]) -> None:
+    """Raise `ConfigurationError` unless the labels of a large plane can be written there."""
+    if output.suffix.lower() != ".zarr":
+        raise ConfigurationError(
+            f"{name} is {shape[0]} x {shape[1]} pixels: its labels are written part by part, which "
+            f"{output.suffix} files do not allow; end the name of the output in .zarr"
+        )
+
+
+def _segment_in_parts(
+    engine: Engine, image: TiledImage, prompts: Sequence[Prompts], output: Path
+) -> SegmentReport:
+    """Write an OME-Zarr label image, only the parts that hold objects.
+
+    Only the tiles around the prompts are embedded.
+    """
+    grid = image.grid
+    check_zarr_output(output, image.name, grid.window.shape)
+    embedding = PlaneEmbedding(image.key(engine.model, engine.encoder_adapter), image)
+    try:
+        folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-")
+    except OSError as error:
+        raise ExportError(f"cannot write {output}: {error.strerror or error}") from error
+    with folder as scratch, atomic_path(output) as temporary:
+        shape = grid.window.shape
+        labels = create_labels(temporary, shape, ExportContext(image_name=image.name))
+        highest = zarr.create_array(
+            Path(scratch, "highest.zarr"), shape=shape, chunks=(_CHUNK, _CHUNK),
+            dtype="float32", fill_value=0,
+        )  # fmt: skip
+        regions = RegionLabels(labels, highest)
+        # Objects of one tile come while its embedding is in memory.
+        tiles = [grid.tile_at(*one.extent.middle) for one in prompts]
+        numbers = sorted(range(len(prompts)), key=lambda n: (tiles[n].row, tiles[n].col))
+        found = engine.best_logits(embedding, [prompts[number] for number in numbers])
+        for number, best in zip(numbers, found, strict=True):
+            regions.write(number + 1, *best)
+    empty = tuple(n for n in range(1, len(prompts) + 1) if not regions.area(n))
+    return SegmentReport(len(prompts), empty, output)
+
+
+def segment_batch(
+    images: Path,
+    prompts: Path,
+    output: Path,
+    plan: BatchPlan | None = None,
+    stop: Stop = lambda: False,
+) -> Iterator[BatchEvent]:
+    """Segment prompted objects in the images of a folder; one OME-Zarr of labels for each.
+
+    Labels are those of `napari_peftsam.segment_file`. A second run writes the same ones
+    again, and finds the embeddings, which take the time, in the store.
+
+    Parameters
+    ----------
+    images, prompts
+        Folders of images and of prompts files (see `read_prompts`), paired by name.
+    output
+        Folder for ``NAME.ome.zarr``; made if need be.
+    stop
+        Asked several times per second; True ends the batch early.
+
+    Yields
+    ------
+    BatchEvent
+        As `napari_peftsam.batch.embed.embed_batch`.
+
+    Raises
+    ------
+    InputFileError
+        If no image has prompts.
+    PromptError
+        If a prompts file is not valid.
+    ExportError
+        If `output` cannot be written.
+    """
+    plan = plan or BatchPlan()
+    pairs = pair_prompts(images, prompts)
+    if output.exists() and output.samefile(images):
+        raise ConfigurationError(f"{output} is the folder of the images: choose another one")
+    for _, _, asked in pairs:
+        read_prompts(asked)
+    make_folder(output)
+    folder = output.absolute()
+    objects = empty = 0
+    with (
+        tempfile.TemporaryDirectory(
+            dir=folder, prefix=".tmp-", ignore_cleanup_errors=True
+        ) as made,  # of this run alone: others may write into the folder, too
+        open_workers(plan.cluster, len(pairs)) as workers,
+    ):
+        batch = Batch([
+            Task(
+                name,
+                name,
+                (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr", Path(made)),
+            )
+            for name, image, asked in pairs
+        ])  # fmt: skip
+        for event, report in batch.run(workers, TaskFunction(plan.source, _segment_image), stop):
+            if report is not None:
+                objects, empty = objects + report.objects, empty + len(report.empty)
+            yield event
+    yield replace(batch.finished(output), objects=objects, empty=empty)
+
+
+def _segment_image(
+    engine: Engine, image: Path, prompts: Path, output: Path, scratch: Path
+) -> SegmentReport:
+    """Make the labels of one image in the folder `scratch`, then move them to `output`.
+
+    The maker of `scratch`, on the same disk, removes what a process that died left there.
+    """
+    made = PromptedImage.open(image, prompts, output).segment(engine, scratch / output.name)
+    with atomic_path(output) as temporary:
+        made.output.rename(temporary)
+    return replace(made, output=output)
