@@ -85,10 +85,10 @@ class AnnotateDock(Dock):
             (layers.view_moved, self._look_soon),
             (layers.images_changed, self._choose_soon),
             (layers.prompt_layers_changed, self._bind_keys),
-            (prompting.events.awaited_changed, lambda awaited: owner.awaited_changed.emit(awaited)),
+            (prompting.events.awaited_changed, self._tell_awaited),
             (prompting.events.idled, self._look_soon),
-            (prompting.events.hint, lambda hint: layers.hint.emit(hint)),
-            (prompting.events.refused, lambda error: layers.failed.emit(error)),
+            (prompting.events.hint, self.display.show_hint),
+            (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
         )
 
@@ -169,6 +169,12 @@ class AnnotateDock(Dock):
 
     def _look_soon(self) -> None:
         self._look.start()
+
+    def _tell_awaited(self, awaited: bool) -> None:
+        self.viewer_session.events.awaited_changed.emit(awaited)
+
+    def _refused(self, error: Exception) -> None:
+        self.layers.events.failed.emit(error)
 
     def _choose_image(self) -> None:
         """Take the active image layer, else the topmost in sight, if none is chosen."""

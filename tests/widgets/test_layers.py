@@ -467,6 +467,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     def hanging(real: Callable[..., Any]) -> Callable[..., Any]:
         def predict(*args: Any, **options: Any) -> Generator[Any, None, Any]:
+            threading.current_thread().name = "stuck"
             yield EncodeStarted("tile", 0, 25)
             go_on.wait(PATIENCE)
             return (yield from real(*args, **options))
@@ -510,7 +511,7 @@ def test_a_new_prompt_in_a_large_image_does_not_wait_for_the_older_ones(
     b = bench(_slide())
     b.click(300, 300)
     wait(lambda: b.dock.prompting.state.tiles == 25)
-    [old] = [each for each in threading.enumerate() if each.name == "napari-peftsam"]
+    [old] = [each for each in threading.enumerate() if each.name == "stuck"]
     monkeypatch.undo()
     b.click(305, 305)
     b.answered()
