@@ -96,14 +96,14 @@ def test_the_user_is_awaited_from_the_click_to_the_mask(desk: Desk) -> None:
     assert heard == [True, False]
 
 
-def test_what_is_stopped_goes_on_with_the_next_click(desk: Desk) -> None:
-    prompting = controller(desk)
-    prompting.events.state_changed.connect(
+def test_a_stopped_embedding_goes_on_with_the_next_click(desk: Desk) -> None:
+    prompting = PromptController(desk, desk, InlineRunner())
+    stop = prompting.events.state_changed.connect(
         lambda state: prompting.cancel() if 0 < state.fraction < 1 else None
     )
-    prompting.resume()
+    prompting.follow()
     assert prompting.state.kind == "stopped"
-    prompting.events.state_changed.disconnect()
+    prompting.events.state_changed.disconnect(stop)
     click(desk)
     assert desk.document.current is not None
     assert desk.document.current.mask is not None
