@@ -15,13 +15,22 @@ from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._next_step import Situation, next_step
 
 if TYPE_CHECKING:
-    from napari_peftsam.widgets._answers import Answers
+    from napari_peftsam.app.prompting import PromptController
     from napari_peftsam.widgets._session import ViewerSession
 
 __all__ = ["AnnotateDisplay", "ModelAction"]
 
 _HINT_TIME = 4000  # ms
-_MARKS = {"none": "", "loading": "◌", "ready": "● ready", "stopped": "◌ stopped", "failed": "⚠"}
+_READY = "● ready"
+_MARKS = {
+    "none": "",
+    "loading": "◌",
+    "ready": _READY,
+    "predicting": _READY,
+    "accepting": _READY,
+    "stopped": "◌ stopped",
+    "failed": "⚠",
+}
 
 
 class ModelAction(Enum):
@@ -34,10 +43,12 @@ class ModelAction(Enum):
 class AnnotateDisplay:
     """Keeps the widgets of an `AnnotateView` up to date."""
 
-    def __init__(self, view: AnnotateView, owner: ViewerSession, answers: Answers) -> None:
+    def __init__(
+        self, view: AnnotateView, owner: ViewerSession, prompting: PromptController
+    ) -> None:
         self.view = view
         self._owner = owner
-        self._answers = answers
+        self._prompting = prompting
         self._document, self._layers = owner.document, owner.layers
         self._hint = ""
         self._hint_timer = QTimer()
@@ -73,7 +84,7 @@ class AnnotateDisplay:
             (document.opened, self.show_all),
             (document.history_changed, self.show_history),
             (document.objects_changed, self.show_objects),
-            (self._answers.events.status_changed, self.show_status),
+            (self._prompting.events.state_changed, self.show_status),
         )
 
     def show_all(self) -> None:
@@ -127,13 +138,14 @@ class AnnotateDisplay:
 
     def show_status(self) -> None:
         """Show how far the embedding is."""
-        status, view = self._answers.status, self.view
-        percent = f"◌ {status.progress}"
-        view.image_status.setText(_MARKS.get(status.kind, percent))
-        view.image_status.setToolTip(status.reason or "Embedding of the shown plane")
-        view.cancel.setVisible(status.kind in ("embedding", "stopped", "failed"))
-        view.cancel.setText("✕" if status.kind == "embedding" else "↻")
-        view.cancel.setToolTip("Stop embedding" if status.kind == "embedding" else "Embed now")
+        state, view = self._prompting.state, self.view
+        is_mark = state.kind in _MARKS and not state.tiles
+        view.image_status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
+        view.image_status.setToolTip(state.reason or "Embedding of the shown plane")
+        can_cancel = state.can_be_cancelled
+        view.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
+        view.cancel.setText("✕" if can_cancel else "↻")
+        view.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
         self.show_next_step()
 
     def show_tool(self) -> None:
@@ -202,7 +214,7 @@ class AnnotateDisplay:
         current = self._document.current
         mask = None if current is None else current.mask
         situation = Situation(
-            status=self._answers.status,
+            status=self._prompting.state,
             has_image=self._layers.image is not None,
             prompts=len(self._document.queue),
             has_mask=mask is not None,

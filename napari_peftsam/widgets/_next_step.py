@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from napari_peftsam.widgets._answers import Status
+from napari_peftsam.app.prompting import PromptState
 from napari_peftsam.widgets._keys import KEYS
 
 __all__ = ["Situation", "next_step"]
@@ -34,7 +34,7 @@ class Situation:
         The label that napari's brush paints with, None if it is not in use.
     """
 
-    status: Status
+    status: PromptState
     has_image: bool = True
     prompts: int = 0
     has_mask: bool = False
@@ -82,7 +82,7 @@ def _click(objects: int) -> str:
     return "Click on the next object, or finetune the model on these."
 
 
-def _waiting(status: Status) -> str:
+def _waiting(status: PromptState) -> str:
     kept = "Your prompt is kept."
     return {
         "loading": f"Waiting for the model to load. {kept}",

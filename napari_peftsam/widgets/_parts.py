@@ -93,8 +93,8 @@ def scrolled(inner: QWidget, area: QScrollArea | None = None) -> QScrollArea:
     return area
 
 
-def timer(parent: QObject, milliseconds: int) -> QTimer:
-    """Return a timer that fires once, so long after its latest start."""
+def timer(parent: QObject | None, milliseconds: int) -> QTimer:
+    """Return a timer that fires once, this long after its latest start; a parent deletes it."""
     clock = QTimer(parent)
     clock.setSingleShot(True)
     clock.setInterval(milliseconds)

@@ -1,18 +1,14 @@
-"""Embeds in the background what was embedded before another adapter went live."""
+"""Embedding in the background of planes that an earlier adapter embedded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
-
+from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._worker import Worker, start
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from napari_peftsam.embeddings import EmbedEvent
-    from napari_peftsam.widgets._answers import Answers
+    from napari_peftsam.app.prompting import PromptController
     from napari_peftsam.widgets._layers import LayerBridge
     from napari_peftsam.widgets._session import ViewerSession
 
@@ -22,29 +18,21 @@ _IDLE = 400  # ms without anything the user waits for
 
 
 class Reload:
-    """Uses the time in which nothing is waited for; whatever the user does comes first.
+    """Uses the time in which the user waits for nothing.
 
-    A prompt, another plane, another adapter end it within one block of the encoder; it
-    goes on when the answer has been there for a moment, from the plane that is shown then.
-
-    Parameters
-    ----------
-    owner
-        Holds the workspace and the workers.
-    bridge
-        Says which plane is shown.
-    answers
-        Embeds that plane itself, and says when the user waits for something.
+    A prompt, another plane or another adapter ends it within one block of the encoder. It
+    goes on when the mask has been there for a moment, from the plane that is shown then.
     """
 
-    def __init__(self, owner: ViewerSession, bridge: LayerBridge, answers: Answers) -> None:
-        self._owner = owner
-        self._bridge = bridge
-        self._answers = answers
-        self._worker: Worker[EmbedEvent] | None = None
-        self._idle = QTimer()
-        self._idle.setSingleShot(True)
-        self._idle.setInterval(_IDLE)
+    def __init__(
+        self,
+        owner: ViewerSession,
+        bridge: LayerBridge,
+        prompting: PromptController,
+    ) -> None:
+        self._owner, self._bridge, self._prompting = owner, bridge, prompting
+        self._worker: Worker[Any] | None = None
+        self._idle = timer(None, _IDLE)
         self._idle.timeout.connect(self._begin)
         for signal in self._signals():
             signal.connect(self._wait, max_args=0)
@@ -63,7 +51,7 @@ class Reload:
 
     def _signals(self) -> tuple[Any, ...]:
         return (
-            self._owner.events.awaited_changed,
+            self._prompting.events.awaited_changed,
             self._owner.events.adapters_changed,
             self._owner.events.model_changed,
             self._bridge.events.plane_changed,
@@ -83,19 +71,14 @@ class Reload:
 
     def _begin(self) -> None:
         workspace, plane = self._owner.workspace, self._bridge.plane
-        ready = self._answers.status.kind == "ready" and not self._answers.is_awaited
-        if workspace is None or plane is None or not ready:
-            return  # whatever ends this is told, and begins anew
+        if workspace is None or plane is None or self._prompting.state.kind != "ready":
+            return  # what ends this emits a signal, which begins anew
         self._worker = start(
             workspace.reload(plane),
-            on_event=_ignore,
+            on_event=lambda _: None,  # an image that fails is named when it is shown
             on_done=self._ended,
             group=self._owner.workers,
         )
 
     def _ended(self) -> None:
         self._worker = None
-
-
-def _ignore(event: EmbedEvent) -> None:
-    """Nobody waits for these; an image that fails is told of when it is shown."""

@@ -20,7 +20,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.errors import PeftSamError
 
-__all__ = ["Worker", "WorkerGroup", "notify", "run", "start"]
+__all__ = ["ThreadRunner", "Worker", "WorkerGroup", "notify", "run", "start"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Worker(Generic[E]):
         work: Callable[[], Iterator[E]] | Iterator[E],
         on_event: Callable[[E], object],
         on_error: Callable[[Exception], object] | None,
-        on_done: Callable[[], object] | None,
+        on_done: Callable[[Any], object] | None,
         group: WorkerGroup | None,
     ) -> None:
         self._work = work
@@ -80,6 +80,7 @@ class Worker(Generic[E]):
         self._on_done = on_done
         self._group = group
         self._stop = threading.Event()
+        self._report: Any = None
         self._relay = _Relay()
         application = QCoreApplication.instance()
         if application is not None and self._relay.thread() is not application.thread():
@@ -105,6 +106,8 @@ class Worker(Generic[E]):
         """Ask for an end after the present event; none of the callbacks is called again."""
         self._stop.set()
 
+    cancel = stop
+
     def wait(self, timeout: float) -> bool:
         """Block for at most `timeout` seconds; return whether the thread has ended."""
         self._thread.join(timeout)
@@ -125,10 +128,10 @@ class Worker(Generic[E]):
             return
         events = self._work() if callable(self._work) else self._work
         try:
-            for event in events:
-                if self._stop.is_set():
-                    return
-                self._send(event, False)
+            while not self._stop.is_set():
+                self._send(next(events), False)
+        except StopIteration as end:
+            self._report = end.value
         finally:
             close = getattr(events, "close", None)
             if close is not None:
@@ -155,12 +158,30 @@ class Worker(Generic[E]):
         elif message is not None:
             self._on_error(message)
         elif self._on_done is not None:
-            self._on_done()
+            self._on_done(self._report)
 
 
 # Keeps workers (and thereby the Qt objects their messages wait for) until the last
 # message has arrived, even if their starter has let go of them.
 _unfinished: set[Worker[Any]] = set()
+
+
+class ThreadRunner:
+    """Runs work in threads of a group; a `napari_peftsam.app.runner.Runner`."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group = group
+
+    def start(
+        self,
+        work: Callable[[], Iterator[E]] | Iterator[E],
+        *,
+        on_event: Callable[[E], object] | None = None,
+        on_done: Callable[[Any], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> Worker[E]:
+        """Start a thread; the callbacks are called in the GUI thread."""
+        return Worker(work, on_event or (lambda _: None), on_error, on_done, self._group)
 
 
 def start(
@@ -187,7 +208,7 @@ def start(
     group
         Stops this worker together with others.
     """
-    return Worker(work, on_event, on_error, on_done, group)
+    return Worker(work, on_event, on_error, on_done and (lambda _: on_done()), group)
 
 
 def run(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
+from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.document import (
     Accept,
     DeleteObjects,
@@ -19,13 +19,13 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._annotate_display import AnnotateDisplay, ModelAction
 from napari_peftsam.widgets._annotate_view import AnnotateView
-from napari_peftsam.widgets._answers import Answers
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._reload import Reload
-from napari_peftsam.widgets._worker import run
+from napari_peftsam.widgets._worker import ThreadRunner, notify, run
 from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AnnotateDock"]
 
+_SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
+_LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
 _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
 
@@ -53,33 +55,56 @@ class AnnotateDock(Dock):
         self.document, self.layers = owner.document, owner.layers
         self.view = AnnotateView(self, ObjectsTable(self.document))
         self.layers.open_prompts()
-        self.answers = Answers(owner, self.layers)
-        self.reload = Reload(owner, self.layers, self.answers)
-        self.display = AnnotateDisplay(self.view, owner, self.answers)
+        self.prompting = PromptController(owner, self.layers, ThreadRunner(owner.workers))
+        self.reload = Reload(owner, self.layers, self.prompting)
+        self.display = AnnotateDisplay(self.view, owner, self.prompting)
         self.project = ProjectMenu(self.view.project, owner)
         self._keys = KeyBindings()
+        self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
+        self._choose_later = timer(None, 0)  # it may be one of many layers that are being removed
+        for clock, slot in (
+            (self._settle, self.prompting.follow),
+            (self._look, self.prompting.look_around),
+            (self._choose_later, self._choose_image),
+        ):
+            clock.timeout.connect(slot)
         self._connect_view()
         self._bind_keys()
-        self.layers.events.prompt_layers_changed.connect(self._bind_keys)
-        # Later, because this may be one of many layers that are being removed.
-        self._choose_later = QTimer()
-        self._choose_later.setSingleShot(True)
-        self._choose_later.timeout.connect(self._choose_image)
-        self.layers.events.images_changed.connect(self._choose_soon)
+        self.listen(*self._outside())
         self._choose_image()
+        self.prompting.follow()
+
+    def _outside(self) -> tuple[tuple[Any, Callable[..., object]], ...]:
+        owner, layers, prompting = self.viewer_session.events, self.layers.events, self.prompting
+        return (
+            (owner.model_changed, prompting.start_over),
+            (owner.adapters_changed, prompting.start_over),
+            (owner.status_changed, prompting.follow),
+            (layers.image_changed, prompting.follow),
+            (layers.plane_changed, self._settle_soon),
+            (layers.view_moved, self._look_soon),
+            (layers.images_changed, self._choose_soon),
+            (layers.prompt_layers_changed, self._bind_keys),
+            (prompting.events.awaited_changed, self._tell_awaited),
+            (prompting.events.idled, self._look_soon),
+            (prompting.events.hint, self.display.show_hint),
+            (prompting.events.refused, self._refused),
+            (prompting.events.failed, notify),
+        )
 
     def release(self) -> None:
         """Give keys and prompt layers back; images, objects and history stay."""
-        self._choose_later.stop()
-        self.layers.events.images_changed.disconnect(self._choose_soon)
-        self.layers.events.prompt_layers_changed.disconnect(self._bind_keys)
+        for clock in (self._settle, self._look, self._choose_later):
+            clock.stop()
         self._keys.release()
         self.display.release()
         self.project.release()
         self.reload.release()
-        self.answers.release()
-        if not self.viewer_session.is_closed:
-            self.layers.close_prompts()
+        self.prompting.release()
+        if self.viewer_session.is_closed:
+            return
+        self.viewer_session.events.awaited_changed.emit(False)
+        self.layers.close_prompts()
 
     # --- connections ----------------------------------------------------------------
 
@@ -139,6 +164,18 @@ class AnnotateDock(Dock):
     def _choose_soon(self) -> None:
         self._choose_later.start()
 
+    def _settle_soon(self) -> None:
+        self._settle.start()
+
+    def _look_soon(self) -> None:
+        self._look.start()
+
+    def _tell_awaited(self, awaited: bool) -> None:
+        self.viewer_session.events.awaited_changed.emit(awaited)
+
+    def _refused(self, error: Exception) -> None:
+        self.layers.events.failed.emit(error)
+
     def _choose_image(self) -> None:
         """Take the active image layer, else the topmost in sight, if none is chosen."""
         images = self.layers.image_layers
@@ -176,10 +213,10 @@ class AnnotateDock(Dock):
             run(lambda: workspace.activate(name), group=self.viewer_session.workers)
 
     def _cancel_or_resume(self) -> None:
-        if self.answers.status.kind == "embedding":
-            self.answers.cancel()
+        if self.prompting.state.can_be_cancelled:
+            self.prompting.cancel()
         else:
-            self.answers.resume()
+            self.prompting.resume()
 
     def _accept(self) -> None:
         current = self.document.current
@@ -189,7 +226,7 @@ class AnnotateDock(Dock):
         self.view.table.select(self.document.do(Accept()))
 
     def _accept_all(self) -> None:
-        self.answers.accept_all(self.display.show_current)
+        self.prompting.accept_all(self.display.show_current)
 
     def _remove_last(self) -> None:
         layer = self.layers.prompt_layers

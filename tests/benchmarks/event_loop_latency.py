@@ -192,7 +192,7 @@ def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Meas
         owner.open(source)
         dock = AnnotateDock(viewer)
         viewer.window.add_dock_widget(dock, name="Annotate")
-        _wait(lambda: dock.answers.status.kind == "ready")
+        _wait(lambda: dock.prompting.state.kind == "ready")
         workspace = owner.require()
         owner.document.do(ImportLabels("sample", sample.labels.astype(np.int32)))
         rng = np.random.default_rng(1)

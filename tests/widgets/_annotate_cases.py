@@ -68,7 +68,7 @@ class Bench:
         self.holder = viewer.window.add_dock_widget(self.dock, name="Annotate")
         self.document, self.layers, self.view = self.dock.document, self.dock.layers, self.dock.view
         if ready and images:
-            wait(lambda: self.dock.answers.status.kind == "ready")
+            wait(lambda: self.dock.prompting.state.kind == "ready")
 
     @property
     def mask(self) -> npt.NDArray[np.bool_] | None:

@@ -19,7 +19,7 @@ def main(checkpoint: Path, image: Path) -> None:
     viewer = napari.Viewer(show=False)
     viewer.open(image, plugin="napari")
     b = Bench(viewer, checkpoint, ())
-    wait(lambda: b.dock.answers.status.kind == "ready")
+    wait(lambda: b.dock.prompting.state.kind == "ready")
     label = b.segment(20, 30)
     wait(lambda: b.document.image(b.layers.image_id).info.source is not None)
     b.click(30, 40)

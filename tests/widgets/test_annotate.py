@@ -143,8 +143,8 @@ def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
     b.answered()
     other = next(layer for layer in b.image_layers if layer is not b.layers.image)
     b.layers.select_image(other)
-    wait(lambda: b.dock.answers.status.kind == "ready")
-    b.dock.answers.accept_all(lambda: None)
+    wait(lambda: b.dock.prompting.state.kind == "ready")
+    b.dock.prompting.accept_all(lambda: None)
     settle()
     assert "show that plane" in b.view.next_step.text()
     assert [len(b.document.records(name)) for name in b.document.images] == [0, 0]
@@ -258,18 +258,18 @@ def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object)
 
 def test_an_image_that_cannot_be_embedded_says_why(bench: Open) -> None:
     b = bench(np.zeros((20, 20)), ready=False)
-    wait(lambda: b.dock.answers.status.kind == "failed")
+    wait(lambda: b.dock.prompting.state.kind == "failed")
     assert b.view.image_status.text() == "⚠"
     assert "constant" in b.view.next_step.text()
 
 
 def test_embedding_can_be_stopped_and_resumed(bench: Open) -> None:
     b = bench(blobs(), ready=False)
-    wait(lambda: b.dock.answers.status.kind == "embedding")
+    wait(lambda: b.dock.prompting.state.kind == "embedding")
     b.view.cancel.click()
-    assert b.dock.answers.status.kind == "stopped"
+    assert b.dock.prompting.state.kind == "stopped"
     b.view.cancel.click()
-    wait(lambda: b.dock.answers.status.kind == "ready")
+    wait(lambda: b.dock.prompting.state.kind == "ready")
 
 
 def test_the_dock_fits_into_a_small_window(bench: Open) -> None:

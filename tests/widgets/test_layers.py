@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -270,7 +270,7 @@ def test_deleting_the_image_while_it_is_embedded_keeps_the_objects(bench: Open) 
     b = bench(blobs(), ready=False)
     b.document.do(ImportLabels("image0", np.ones((48, 60), np.int32)))
     objects = b.layers.objects
-    wait(lambda: b.dock.answers.status.kind == "embedding")
+    wait(lambda: b.dock.prompting.state.kind == "embedding")
     b.viewer.layers.remove(b.image_layers[0])
     settle()
     assert b.document.images == {}
@@ -342,7 +342,7 @@ def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
     b.click(30, 40)
     first = b.answered()
     b.image_layers[0].data = blobs(seed=5)
-    wait(lambda: b.dock.answers.status.kind == "ready")
+    wait(lambda: b.dock.prompting.state.kind == "ready")
     wait(lambda: b.mask is not None and not np.array_equal(b.mask, first))
     assert np.array_equal(b.document.pixels(b.layers.plane), blobs(seed=5))
     assert [record.label for record in b.document.records("image0")] == [label]
@@ -415,7 +415,7 @@ def test_clearing_the_viewer_and_starting_again(bench: Open) -> None:
 
 def test_closing_the_viewer_while_embedding_stops_the_workers(bench: Open) -> None:
     b = bench(blobs(), ready=False)
-    wait(lambda: b.dock.answers.status.kind == "embedding")
+    wait(lambda: b.dock.prompting.state.kind == "embedding")
     b.viewer.close()
     wait(lambda: b.owner.is_closed)
     assert len(b.owner.workers) == 0
@@ -464,14 +464,18 @@ def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> Non
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Let predictions in tiles hang in the first one until the event is set."""
     go_on = threading.Event()
-    real = Engine.predict_tiles
 
-    def predict(self: Engine, *args: Any, **options: Any) -> Iterator[Any]:
-        yield EncodeStarted("tile", 0, 25)
-        go_on.wait(PATIENCE)
-        yield from real(self, *args, **options)
+    def hanging(real: Callable[..., Any]) -> Callable[..., Any]:
+        def predict(*args: Any, **options: Any) -> Generator[Any, None, Any]:
+            threading.current_thread().name = "stuck"
+            yield EncodeStarted("tile", 0, 25)
+            go_on.wait(PATIENCE)
+            return (yield from real(*args, **options))
 
-    monkeypatch.setattr(Engine, "predict_tiles", predict)
+        return predict
+
+    for name in ("predict_steps", "predict_many_steps"):
+        monkeypatch.setattr(Engine, name, hanging(getattr(Engine, name)))
     yield go_on
     go_on.set()
 
@@ -484,19 +488,18 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     bench: Open, stuck: threading.Event
 ) -> None:
     b = bench(_slide())
-    answers = b.dock.answers
+    prompting = b.dock.prompting
     b.click(300, 300)
-    wait(lambda: answers.status.tiles == 25)
+    wait(lambda: prompting.state.tiles == 25)
     b.view.cancel.click()
-    assert answers.status.kind == "stopped"
-    assert not answers.is_predicting
-    assert not answers.is_awaited
+    assert prompting.state.kind == "stopped"
+    assert not prompting.state.is_awaited
     stuck.set()
     b.viewer.scene.camera.center = (0, 310, 310)  # looking around asks for nothing
     wait(lambda: len(b.owner.workers) == 0)
-    wait(lambda: not answers._look.isActive())  # the look around is over
+    wait(lambda: not b.dock._look.isActive())  # the look around is over
     settle()
-    assert answers.status.kind == "stopped"
+    assert prompting.state.kind == "stopped"
     assert b.mask is None
     b.view.cancel.click()
     assert b.answered().any()
@@ -507,43 +510,42 @@ def test_a_new_prompt_in_a_large_image_does_not_wait_for_the_older_ones(
 ) -> None:
     b = bench(_slide())
     b.click(300, 300)
-    wait(lambda: b.dock.answers.status.tiles == 25)
-    [old] = [b.dock.answers._predictor]
+    wait(lambda: b.dock.prompting.state.tiles == 25)
+    [old] = [each for each in threading.enumerate() if each.name == "stuck"]
     monkeypatch.undo()
     b.click(305, 305)
     b.answered()
-    assert old.is_stopped
-    assert old.is_running  # the answer did not wait for it
-    assert not b.dock.answers.is_predicting
+    assert old.is_alive()  # the answer did not wait for it
+    assert not b.dock.prompting.state.is_awaited
 
 
 def test_discarding_ends_the_answer_in_a_large_image(bench: Open, stuck: threading.Event) -> None:
     b = bench(_slide())
     b.click(300, 300)
-    wait(lambda: b.dock.answers.status.tiles == 25)
+    wait(lambda: b.dock.prompting.state.tiles == 25)
     b.document.do(Discard())
-    assert not b.dock.answers.is_predicting
-    assert b.dock.answers.status.kind == "ready"
+    assert not b.dock.prompting.state.is_awaited
+    assert b.dock.prompting.state.kind == "ready"
 
 
 def test_accepting_all_in_a_large_image_can_be_cancelled(
     bench: Open, stuck: threading.Event
 ) -> None:
     b = bench(_slide())
-    answers = b.dock.answers
+    prompting = b.dock.prompting
     b.document.do(
         QueuePrompts.boxes(PlaneKey("image0", ()), [Box(280, 280, 320, 320), Box(80, 80, 99, 99)])
     )
     b.view.accept_all.click()
-    wait(lambda: answers.status.tiles == 25)
+    wait(lambda: prompting.state.tiles == 25)
     b.view.cancel.click()
-    assert answers.status.kind == "stopped"
-    assert not answers.is_awaited
+    assert prompting.state.kind == "stopped"
+    assert not prompting.state.is_awaited
     assert b.document.records("image0") == ()
     stuck.set()
     b.view.accept_all.click()
     wait(lambda: not b.document.queue)
-    wait(lambda: answers.status.kind == "ready")
+    wait(lambda: prompting.state.kind == "ready")
     assert b.document.undo_label
 
 

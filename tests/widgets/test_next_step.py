@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from napari_peftsam.widgets._answers import Status
+from napari_peftsam.app.prompting import PromptState
 from napari_peftsam.widgets._next_step import Situation, next_step
 
-READY, FAILED = Status("ready"), Status("failed", reason="the image is constant")
-EMBEDDING = Status("embedding", fraction=0.4)
+READY, FAILED = PromptState("ready"), PromptState("failed", reason="the image is constant")
+EMBEDDING = PromptState("embedding", fraction=0.4)
 
 
 @pytest.mark.parametrize(

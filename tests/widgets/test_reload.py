@@ -41,8 +41,8 @@ def workspace(bench: Bench) -> Workspace:
 
 def show(bench: Bench, z: int) -> None:
     bench.viewer.dims.set_point(0, z)
-    wait(lambda: bench.dock.answers._target == PlaneKey("image0", (z,)))
-    wait(lambda: bench.dock.answers.status.kind == "ready")
+    wait(lambda: bench.dock.prompting._target == PlaneKey("image0", (z,)))
+    wait(lambda: bench.dock.prompting.state.kind == "ready")
 
 
 def known(bench: Bench) -> list[int]:
@@ -117,7 +117,7 @@ def test_a_training_pauses_while_the_user_waits(
     monkeypatch.setattr(run, "_process", child)
     monkeypatch.setattr(run, "phase", Phase.TRAINING)
     visited.click(24, 24)
-    wait(lambda: not visited.dock.answers.is_awaited)
+    wait(lambda: not visited.dock.prompting.state.is_awaited)
     assert child.said == ["pause", "go on"]
     show(visited, 5)
     assert child.said == ["pause", "go on"] * 2

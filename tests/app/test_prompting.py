@@ -1,0 +1,148 @@
+"""The prompt controller without a viewer, with work that runs inline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+import napari_peftsam as ps
+from napari_peftsam.app.prompting import PromptController, PromptState
+from napari_peftsam.app.runner import InlineRunner
+from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.types import Window
+
+PLANE = ps.PlaneKey("discs")
+
+
+@dataclass
+class Desk:
+    """A document with a workspace, and the plane that a viewer would show."""
+
+    workspace: Workspace | None
+    document: ps.Document
+    plane: ps.PlaneKey | None = PLANE
+    visible: Window | None = None
+    loading: str = "builtin"
+    error: str = ""
+
+    @property
+    def has_model(self) -> bool:
+        return self.workspace is not None
+
+
+@pytest.fixture
+def desk(app: ps.App) -> Desk:
+    return Desk(app.workspace, app.document)
+
+
+def controller(desk: Desk) -> PromptController:
+    made = PromptController(desk, desk, InlineRunner())
+    made.follow()
+    return made
+
+
+def click(desk: Desk, row: float = 20, col: float = 20) -> None:
+    desk.document.do(ps.AddPoint(PLANE, ps.Point(row, col)))
+
+
+def test_the_shown_plane_is_embedded(desk: Desk) -> None:
+    assert controller(desk).state == PromptState("ready", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        pytest.param({"plane": None}, PromptState("none"), id="no image"),
+        pytest.param({"workspace": None}, PromptState("loading", reason="builtin"), id="no model"),
+        pytest.param(
+            {"workspace": None, "error": "no such file"},
+            PromptState("failed", reason="no such file"),
+            id="a model that cannot be loaded",
+        ),
+    ],
+)
+def test_the_state_says_what_is_missing(
+    desk: Desk, change: dict[str, object], state: PromptState
+) -> None:
+    for name, value in change.items():
+        setattr(desk, name, value)
+    assert controller(desk).state == state
+
+
+def test_a_click_gives_a_mask(desk: Desk) -> None:
+    prompting = controller(desk)
+    click(desk)
+    assert prompting.state.kind == "ready"
+    assert desk.document.current is not None
+    assert desk.document.current.mask is not None
+
+
+def test_a_click_waits_for_the_model(desk: Desk) -> None:
+    desk.workspace, workspace = None, desk.workspace
+    prompting = controller(desk)
+    click(desk)
+    desk.workspace = workspace
+    prompting.start_over()
+    assert desk.document.current is not None
+    assert desk.document.current.mask is not None
+
+
+def test_the_user_is_awaited_from_the_click_to_the_mask(desk: Desk) -> None:
+    prompting = controller(desk)
+    heard: list[bool] = []
+    prompting.events.awaited_changed.connect(heard.append)
+    click(desk)
+    assert heard == [True, False]
+
+
+def test_a_stopped_embedding_goes_on_with_the_next_click(desk: Desk) -> None:
+    prompting = PromptController(desk, desk, InlineRunner())
+    stop = prompting.events.state_changed.connect(
+        lambda state: prompting.cancel() if 0 < state.fraction < 1 else None
+    )
+    prompting.follow()
+    assert prompting.state.kind == "stopped"
+    prompting.events.state_changed.disconnect(stop)
+    click(desk)
+    assert desk.document.current is not None
+    assert desk.document.current.mask is not None
+
+
+def test_all_objects_of_the_queue_are_accepted_in_one_step(desk: Desk) -> None:
+    prompting = controller(desk)
+    boxes = [ps.Box(4, 4, 20, 20), ps.Box(24, 24, 40, 40)]
+    desk.document.do(ps.QueuePrompts.boxes(PLANE, boxes))
+    called: list[bool] = []
+    prompting.accept_all(lambda: called.append(True))
+    assert called == [True]
+    assert len(desk.document.records("discs")) == 2
+    desk.document.undo()
+    assert desk.document.records("discs") == ()
+
+
+def test_a_prediction_that_fails_is_not_tried_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompting = controller(desk)
+    assert desk.workspace is not None
+
+    def fail(*_: object, **__: object) -> object:
+        raise RuntimeError("out of memory")
+        yield
+
+    monkeypatch.setattr(desk.workspace.engine, "predict_steps", fail)
+    failures: list[Exception] = []
+    prompting.events.failed.connect(failures.append)
+    click(desk)
+    assert [str(error) for error in failures] == ["out of memory"]
+    assert prompting.state.kind == "ready"
+
+
+def test_a_released_controller_answers_no_more(desk: Desk) -> None:
+    prompting = controller(desk)
+    prompting.release()
+    click(desk)
+    assert prompting.state.kind == "none"
+    assert desk.document.current is not None
+    assert desk.document.current.mask is None
