@@ -41,7 +41,7 @@ from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
 from napari_peftsam.types import Earlier, FloatArray, Plane, Prediction, Prompts, Window
 
-__all__ = ["IN_MEMORY", "Engine", "Predicted"]
+__all__ = ["IN_MEMORY", "Engine"]
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
@@ -76,13 +76,6 @@ class _Live:
     def encoder(self) -> str:
         changes = self.adapter is not None and self.adapter.changes_embeddings
         return self.name if changes else BASE_ADAPTER
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """The last event of `Engine.predict_tiles`; None as in `Engine.predict`."""
-
-    prediction: Prediction | None
 
 
 class Engine:
@@ -342,18 +335,6 @@ class Engine:
             found = event.embedding if isinstance(event, Encoded) else None
             yield event
         return found
-
-    def predict_tiles(
-        self,
-        embedding: PlaneEmbedding,
-        prompts: Prompts,
-        mask_prompt: Earlier | None = None,
-        *,
-        adapter: str | None = None,
-    ) -> Iterator[EncodeEvent | Predicted]:
-        """Do `predict_steps`, with the prediction as the last event."""
-        steps = self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter)
-        yield Predicted((yield from steps))
 
     def predict(
         self,
