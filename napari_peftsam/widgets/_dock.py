@@ -37,7 +37,7 @@ class Dock(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer_session: ViewerSession = session_of(viewer)
-        self._outside: list[tuple[Any, Callable[..., object]]] = []
+        self._listened: list[tuple[Any, Callable[..., object]]] = []
         self._life = life = _Life(self)
         session = self.viewer_session
         # Not a method of this dock: nothing is left of it by then.
@@ -50,7 +50,7 @@ class Dock(QWidget):
         """Connect signals that outlive the dock to its slots, until the dock goes."""
         for signal, slot in connections:
             signal.connect(slot)
-        self._outside += connections
+        self._listened += connections
 
     def release(self) -> None:
         """Let go of keys, callbacks and own workers; called once, when the dock goes.
@@ -87,7 +87,7 @@ class Dock(QWidget):
             return
         self._life.released = True
         self.viewer_session.events.closed.disconnect(self._release_once)
-        for signal, slot in self._outside:
+        for signal, slot in self._listened:
             signal.disconnect(slot)
         try:
             self.release()
