@@ -15,9 +15,9 @@ from torch import Tensor
 from napari_peftsam.errors import AdapterMismatchError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import NORMALISATION
-from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.inject import Injection, inject
-from napari_peftsam.peft.registry import method_of
+from napari_peftsam.peft.methods import method_of
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = [
     "FORMAT_VERSION",

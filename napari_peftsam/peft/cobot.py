@@ -14,24 +14,14 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
-from napari_peftsam.peft._low_rank_method import (
-    LowRankConfig,
-    LowRankMethod,
-    SlotSite,
-    install_low_rank,
-    low_rank_hint,
-)
-from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._protocol import ParameterHint
-from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.low_rank import RankMixer
+from napari_peftsam.peft.protocol import ParameterHint
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "HUB_PATH",
     "CobotHub",
     "CobotInit",
-    "CobotLora",
-    "CobotLoraConfig",
     "CobotMixer",
     "CobotOptions",
     "coefficient_hint",
@@ -59,21 +49,8 @@ class CobotOptions(BaseModel):
     )
 
 
-class CobotLoraConfig(CobotOptions, LowRankConfig):
-    """Options of `LoRA + COBOT`."""
-
-    method: Literal["cobot-lora"] = "cobot-lora"
-    rank: int = Field(
-        default=8,
-        ge=4,
-        multiple_of=4,
-        title="Rank",
-        description="Inner dimension of the update; divisible by 4, the parts of a quaternion.",
-    )
-
-
 class CobotHub(nn.Module):
-    """What all slots share: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
+    """Coefficients shared by all slots: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
 
     def __init__(self, width: int, slots: int, init: CobotInit) -> None:
         super().__init__()
@@ -138,7 +115,7 @@ class CobotMixer(RankMixer):
 def install_hub(
     surgery: Surgery, width: int, slots: int, init: CobotInit
 ) -> Callable[[int], CobotMixer]:
-    """Add the hub to the encoder; return what makes the mixer of slot ``t``."""
+    """Add the hub to the encoder; return the maker of the mixer of slot ``t``."""
     hub = CobotHub(width, slots, init)
     reference = next(surgery.encoder.parameters())
     surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
@@ -153,31 +130,3 @@ def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint | No
     if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
         return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
     return None
-
-
-class CobotLora(LowRankMethod[CobotLoraConfig]):
-    """LoRA whose slots are orchestrated by COBOT."""
-
-    name = "cobot-lora"
-    title = "LoRA + COBOT"
-    description = (
-        "LoRA whose updates are related across blocks by few shared coefficients; "
-        "gains on microscopy are unproven, so compare it with plain LoRA."
-    )
-    changes = "as LoRA, with coefficients shared across blocks"
-    use_when = "instead of LoRA of the same rank"
-    config = CobotLoraConfig
-
-    def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:
-        """Add the hub to the encoder and replace the chosen linear layers."""
-        slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
-        mixer = install_hub(surgery, config.rank, len(slots), config.init)
-
-        def make(site: SlotSite) -> LowRankUpdate:
-            return LowRankUpdate(site.shape, config.rank, config.factor, mixer(site.number))
-
-        install_low_rank(surgery, slots, config.rank, make)
-
-    def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
-        """Coefficients get their own group."""
-        return coefficient_hint(parameter, config) or low_rank_hint(parameter, config)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from napari_peftsam.models import Architecture, SamModel, construct
-from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.inject import inject
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = ["ParameterCounts", "count_parameters"]
 

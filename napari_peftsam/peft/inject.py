@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._decoder import install_decoder
-from napari_peftsam.peft._protocol import ParameterHint
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import MethodConfig
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.low_rank import LowRankUpdate, install_low_rank
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.protocol import MethodConfig, ParameterHint
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "Injection",
@@ -24,6 +24,7 @@ __all__ = [
     "check_method",
     "check_not_adapted",
     "check_strength",
+    "decoder_layers",
     "inject",
     "operate",
     "public_name",
@@ -31,6 +32,8 @@ __all__ = [
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
+_TRANSFORMER = "mask_decoder.transformer"
+_ADAPTED = (".q_proj", ".v_proj")
 
 
 def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> Injection:
@@ -84,7 +87,7 @@ def operate(
                 f"{method.title} found nothing to adapt in this encoder: choose another "
                 "placement or method"
             )
-        install_decoder(surgery, config)
+        _install_decoder(surgery, config)
         if not surgery.changed:
             raise ConfigurationError(
                 f"{method.title} with mask decoder and prompt encoder both fixed leaves "
@@ -317,6 +320,37 @@ class Injection:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
+
+
+def decoder_layers(sam: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the layers in the mask decoder that LoRA acts on."""
+    layers = sam.get_submodule(_TRANSFORMER).named_modules()
+    return tuple(f"{_TRANSFORMER}.{name}" for name, _ in layers if name.endswith(_ADAPTED))
+
+
+def _install_decoder(surgery: Surgery, config: MethodConfig) -> None:
+    """Choose the weights of decoder and prompt encoder to tune, or add LoRA to the decoder.
+
+    Its LoRA acts on q and v of all attention layers of the two-way transformer, as that of
+    the encoder does.
+    """
+    whole = tuple(
+        prefix
+        for prefix, wanted in (
+            ("mask_decoder.", config.tune_mask_decoder and not config.decoder_lora_rank),
+            ("prompt_encoder.", config.tune_prompt_encoder),
+        )
+        if wanted
+    )
+    if config.decoder_lora_rank:
+        install_low_rank(
+            surgery,
+            [Target(path, "all") for path in decoder_layers(surgery.root)],
+            config.decoder_lora_rank,
+            lambda site: LowRankUpdate(site.shape, config.decoder_lora_rank, 1.0),
+        )
+    if whole:
+        surgery.tune(lambda path: path.startswith(whole))
 
 
 def public_name(path: str) -> str:

@@ -1,18 +1,23 @@
-"""Folding an adapter into plain SAM weights that any SAM software can load."""
+"""Plain SAM weights with an adapter folded in, which any SAM software can load."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+from dataclasses import replace
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._protocol import Foldable
-from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import check_architecture, check_not_adapted
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.inject import Injection, check_architecture, check_not_adapted, operate
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.protocol import Foldable, MethodConfig
+from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["merge"]
+__all__ = ["adapted_twin", "merge"]
 
 
 def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
@@ -71,3 +76,47 @@ def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Te
             raise ConfigurationError(f"{type(module).__name__} at {path} cannot be merged")
         changes.update({f"{path}.{key}": value for key, value in module.folded_state().items()})
     return changes
+
+
+def adapted_twin(
+    model: SamModel, adapter: Adapter, config: MethodConfig | None = None
+) -> tuple[Injection, Surgery]:
+    """Put an adapter into a copy of the network, to read the result there.
+
+    The model itself is not changed, not even for a moment, so another thread may go on
+    predicting with it. What the adapter does not touch shares memory with the model.
+
+    Parameters
+    ----------
+    model
+        The base, without adapter.
+    adapter
+        The adapter to put in.
+    config
+        By default the adapter's own; see `PeftMethod.over_plain_layers`.
+
+    Raises
+    ------
+    AdapterMismatchError
+        If its tensors do not fit.
+    ConfigurationError
+        If its method does not fit the model.
+    """
+    twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
+    config = config or adapter.config
+    with torch.random.fork_rng(devices=[]):
+        surgery = operate(twin, config, loading=True, running=False)
+    injection = Injection(twin, config, surgery)
+    injection.load(adapter.tensors)
+    return injection, surgery
+
+
+def _structural_copy(sam: Sam) -> Sam:
+    """Copy all modules but share all storage; an injection writes to none of it.
+
+    Parameters are new objects, since an injection freezes those that it finds.
+    """
+    shared: dict[int, object] = {id(b): b for b in sam.buffers()}
+    for parameter in sam.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(sam, shared)

@@ -22,14 +22,14 @@ from torch import Tensor
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, ExportError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._low_rank import AdaptedLinear, Factors, SlotUpdate, exact
-from napari_peftsam.peft._matrices import Slot
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
+from napari_peftsam.peft.files import assemble_adapter, describe_adapter, read_tensors
 from napari_peftsam.peft.inject import check_not_adapted, public_name
-from napari_peftsam.peft.io import assemble_adapter, describe_adapter, read_tensors
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.low_rank import AdaptedLinear, Factors, RowUpdate, exact
+from napari_peftsam.peft.merge import adapted_twin
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "CONFIG_FILE",
@@ -37,10 +37,10 @@ __all__ = [
     "WEIGHTS_FILE",
     "WHOLE_MODULES",
     "check_replaceable",
+    "export_hf_peft",
     "read_config",
     "restore",
     "row_lengths",
-    "write_folder",
 ]
 
 CONFIG_FILE = "adapter_config.json"
@@ -64,8 +64,28 @@ class _Contents:
     slots: dict[str, list[tuple[str, int]]]
 
 
-def write_folder(model: SamModel, adapter: Adapter, folder: Path) -> None:
-    """Write the folder; see `napari_peftsam.peft.exchange.export_hf_peft`."""
+def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> None:
+    """Write a folder that HF `peft` loads onto the same base model.
+
+    Parameters
+    ----------
+    model
+        The base, without adapter.
+    adapter
+        An adapter of a low-rank method.
+    folder
+        A new folder, or an older export, which is replaced as a whole or not at all.
+
+    Raises
+    ------
+    ConfigurationError
+        If HF's LoRA cannot do what the method does; the message says what to do instead.
+    AdapterMismatchError
+        If the adapter belongs to another base or its tensors do not fit.
+    ExportError
+        If the folder holds anything else, or cannot be written.
+    """
+    folder = Path(folder)
     check_not_adapted(model.sam)
     _check_method(adapter)
     check_base(model, adapter)
@@ -211,7 +231,7 @@ def _updates(path: str, layer: object) -> tuple[AdaptedLinear, dict[str, Factors
         raise ConfigurationError(f"{type(layer).__name__} at {path} is no low-rank update")
     parts = {}
     for name, update in layer.slots.items():
-        assert isinstance(update, SlotUpdate)
+        assert isinstance(update, RowUpdate)
         parts[name] = update.low_rank()
     return layer, parts
 
@@ -291,7 +311,7 @@ def _separated(
         lengths = tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
         start = 0
         for part, rank in parts:
-            rows, columns = slice(*Slot(path, part).rows(len(up))), slice(start, start + rank)
+            rows, columns = slice(*Target(path, part).rows(len(up))), slice(start, start + rank)
             name = f"{public_name(path)}.slots.{part}."
             found[f"{name}A"] = down[columns].contiguous()
             found[f"{name}B"] = up[rows, columns].contiguous()

@@ -1,4 +1,4 @@
-"""Adapter files: one ``.safetensors`` whose JSON metadata says all about it."""
+"""Adapter files: one ``.safetensors`` with a JSON description as metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.peft.adapter import FORMAT_VERSION, Adapter, BaseIdentity, content_digest
-from napari_peftsam.peft.registry import parse_method_config
+from napari_peftsam.peft.methods import parse_method_config
 
 __all__ = [
     "METADATA_KEY",
@@ -131,8 +131,7 @@ def load_adapter(path: str | Path) -> Adapter:
     except SafetensorError as error:
         if _is_torch_file(path):
             raise AdapterMismatchError(
-                f"{path} is a checkpoint of torch, not an adapter file: use it as the model, or "
-                "read it with import-adapter if micro-sam's LoRA is in it"
+                f"{path} is a checkpoint of torch, not an adapter file: use it as the model"
             ) from error
         raise AdapterMismatchError(
             f"{path} is damaged or not a safetensors file ({error}): copy or download it again"

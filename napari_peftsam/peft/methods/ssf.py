@@ -8,10 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import exact
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.low_rank import exact
+from napari_peftsam.peft.protocol import ParameterHint, PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["ScaledShifted", "Ssf", "SsfConfig"]
 

@@ -1,4 +1,7 @@
-"""AdaptFormer: a bottleneck beside the MLP of each block (Chen et al., NeurIPS 2022)."""
+"""AdaptFormer: a bottleneck beside the MLP of each block (Chen et al., NeurIPS 2022).
+
+COBOT orchestrates it on request (Peng et al. 2024).
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._low_rank import RankMixer
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.cobot import CobotOptions, coefficient_hint, install_hub
+from napari_peftsam.peft.low_rank import RankMixer
+from napari_peftsam.peft.protocol import ParameterHint, PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "AdaptFormer",
     "AdaptFormerConfig",
     "BottleneckConfig",
+    "CobotAdaptFormer",
+    "CobotAdaptFormerConfig",
     "ParallelAdapter",
-    "install_bottlenecks",
-    "scale_hint",
 ]
 
 
@@ -115,21 +118,59 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
 
     def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
         """Put a branch beside each chosen MLP."""
-        install_bottlenecks(surgery, config)
+        _install_bottlenecks(surgery, config)
 
     def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
         """Keep the scale from decaying."""
-        return scale_hint(parameter)
+        return _scale_hint(parameter)
 
 
-def scale_hint(parameter: str) -> ParameterHint:
+class CobotAdaptFormerConfig(CobotOptions, BottleneckConfig):
+    """Options of `AdaptFormer + COBOT`."""
+
+    method: Literal["cobot-adaptformer"] = "cobot-adaptformer"
+    bottleneck: int = Field(
+        default=16,
+        ge=4,
+        multiple_of=4,
+        title="Bottleneck",
+        description="Inner width of the adapter; divisible by 4, the parts of a quaternion.",
+    )
+
+
+class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
+    """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
+
+    name = "cobot-adaptformer"
+    title = "AdaptFormer + COBOT"
+    description = (
+        "AdaptFormer whose branches are related across blocks by few shared coefficients; "
+        "gains on microscopy are unproven."
+    )
+    changes = "as AdaptFormer, with coefficients shared across blocks"
+    use_when = "instead of AdaptFormer of the same bottleneck"
+    mergeable = False
+    config = CobotAdaptFormerConfig
+
+    def install(self, surgery: Surgery, config: CobotAdaptFormerConfig) -> None:
+        """Add the hub to the encoder and a branch beside each chosen MLP."""
+        blocks = config.placement.blocks(surgery.depth)
+        mixer = install_hub(surgery, config.bottleneck, len(blocks), config.init)
+        _install_bottlenecks(surgery, config, mixer)
+
+    def hint(self, parameter: str, config: CobotAdaptFormerConfig) -> ParameterHint:
+        """Coefficients get their own group, and the scale does not decay."""
+        return coefficient_hint(parameter, config) or _scale_hint(parameter)
+
+
+def _scale_hint(parameter: str) -> ParameterHint:
     """Keep the factor of a branch from decaying."""
     if parameter.endswith(".mlp.scale"):
         return ParameterHint("scales", decay=False)
     return ParameterHint()
 
 
-def install_bottlenecks(
+def _install_bottlenecks(
     surgery: Surgery,
     config: BottleneckConfig,
     mixer: Callable[[int], RankMixer] | None = None,

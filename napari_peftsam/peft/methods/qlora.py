@@ -9,14 +9,10 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._low_rank_method import (
-    LowRankConfig,
-    LowRankMethod,
-    install_low_rank,
-)
-from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import LoraConfig
+from napari_peftsam.peft.low_rank import install_low_rank
+from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig, LowRankMethod
+from napari_peftsam.peft.placement import targets
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
 
@@ -107,7 +103,7 @@ class QLora(LowRankMethod[QLoraConfig]):
         blocks = config.placement.blocks(surgery.depth)
         install_low_rank(
             surgery,
-            slots_of(blocks, config.matrices),
+            targets(blocks, config.matrices),
             config.rank,
             lambda site: self.update(site, config),
             hold=None if counting else QuantisedLinear,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._protocol import Scalable
+from napari_peftsam.peft.protocol import Scalable
 
 __all__ = ["Surgery"]
 

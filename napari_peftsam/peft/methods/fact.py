@@ -9,19 +9,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import (
+from napari_peftsam.peft.low_rank import (
     AdaptedLinear,
     Factors,
-    SlotUpdate,
+    RowUpdate,
     check_rank,
     exact,
     plain,
     random_start,
 )
-from napari_peftsam.peft._matrices import ATTENTION, slots_of
-from napari_peftsam.peft._protocol import PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.placement import ATTENTION, targets
+from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["FACTORS_PATH", "Fact", "FactConfig", "FactFactors", "FactUpdate"]
 
@@ -62,7 +61,7 @@ class FactFactors(nn.Module):
         self.V = nn.Parameter(torch.zeros(width, rank, device="cpu"))
 
 
-class FactUpdate(SlotUpdate):
+class FactUpdate(RowUpdate):
     """``x -> alpha * V Sigma U x`` with factors that may serve several slots.
 
     They are referred to but not registered here, so that state dicts, optimisers and files
@@ -110,7 +109,7 @@ class Fact(PeftMethod[FactConfig]):
         """Add the factors to the encoder and replace the attention projections."""
         factors: FactFactors | None = None
         for block in config.placement.blocks(surgery.depth):
-            slots = slots_of((block,), ATTENTION)
+            slots = targets((block,), ATTENTION)
             base = surgery.layer(slots[0].layer)
             width = base.in_features
             check_rank(config.rank, (width, width), slots[0].layer)

@@ -8,17 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import (
+from napari_peftsam.peft.low_rank import (
     AdaptedLinear,
     FrozenLinear,
     LowRankUpdate,
-    SlotUpdate,
+    RowUpdate,
     add_to_rows,
     exact,
     plain,
 )
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
+from napari_peftsam.peft.protocol import ParameterHint
 
 __all__ = ["Dora", "DoraConfig", "DoraLinear"]
 
@@ -40,7 +40,7 @@ class DoraLinear(AdaptedLinear):
     def __init__(
         self,
         base: FrozenLinear,
-        updates: Mapping[str, SlotUpdate],
+        updates: Mapping[str, RowUpdate],
         rows: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__(base, updates, rows)
