@@ -417,7 +417,7 @@ def test_what_cannot_be_imported_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "message"),
+    ("expected", "message"),
     [
         (ExpectedAdapter(rank=3), r"hf has rank 2, but 3 was given"),
         (ExpectedAdapter(alpha=2), "hf has alpha 1, but 2 was given"),

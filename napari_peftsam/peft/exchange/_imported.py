@@ -32,21 +32,21 @@ _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(?:attn\.qkv|mlp\.(lin[12]))
 class ImportedLora:
     """A low-rank update of one matrix, see `Target`."""
 
-    slot: Target
+    target: Target
     factors: Factors
 
     @property
     def block(self) -> int | None:
         """Its block of the encoder; None in the mask decoder."""
-        match = _BLOCK.fullmatch(self.slot.layer)
+        match = _BLOCK.fullmatch(self.target.layer)
         return int(match[1]) if match else None
 
     @property
     def matrix(self) -> str:
-        """Which matrix of the block: q, k, v, lin1 or lin2."""
-        match = _BLOCK.fullmatch(self.slot.layer)
+        """Its matrix within the block: q, k, v, lin1 or lin2."""
+        match = _BLOCK.fullmatch(self.target.layer)
         assert match is not None
-        return match[2] or self.slot.part
+        return match[2] or self.target.part
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def check_expected(source: str, adapter: Adapter, expected: ExpectedAdapter) -> 
                 f"{source} has {option} {'none' if value is None else f'{value:g}'}, but "
                 f"{wanted:g} was given: give that one, or leave it out"
             )
-    wanted_blocks = expected.placement and expected.placement.blocks(depth)
+    wanted_blocks = expected.placement.blocks(depth) if expected.placement else None
     if wanted_blocks is not None and wanted_blocks != blocks:
         placement = config.placement if isinstance(config, PlacedConfig) else "no"
         raise ConfigurationError(
@@ -171,7 +171,7 @@ def _check_encoder(source: str, updates: Iterable[ImportedLora]) -> tuple[int, .
 
 def _check_decoder(source: str, model: SamModel, updates: Iterable[ImportedLora]) -> None:
     expected = set(decoder_layers(model.sam))
-    found = {update.slot.layer for update in updates}
+    found = {update.target.layer for update in updates}
     if found != expected:
         raise ConfigurationError(
             f"{source} adapts {len(found)} layers of the mask decoder ({min(found)}, …), but "
@@ -200,7 +200,7 @@ def _tensors(updates: Sequence[ImportedLora], scale: float) -> dict[str, Tensor]
     rank, tensors = _largest_rank(updates), {}
     for update in updates:
         factors = update.factors
-        name = f"{public_name(update.slot.layer)}.slots.{update.slot.part}."
+        name = f"{public_name(update.target.layer)}.slots.{update.target.part}."
         missing = rank - factors.rank
         # Of a fused layer, q, k and v have the same A; here each has its own.
         down, up = factors.down.float().clone(), factors.up.float() * (factors.scale / scale)
@@ -214,7 +214,7 @@ def _tensors(updates: Sequence[ImportedLora], scale: float) -> dict[str, Tensor]
 def _lengths(updates: Iterable[ImportedLora]) -> dict[str, Tensor]:
     """Return DoRA's lengths of the rows of each layer."""
     return {
-        f"{public_name(update.slot.layer)}.magnitude": update.factors.magnitude.float()
+        f"{public_name(update.target.layer)}.magnitude": update.factors.magnitude.float()
         for update in updates
         if update.factors.magnitude is not None
     }

@@ -195,15 +195,15 @@ def _without_idle(updates: list[ImportedLora]) -> list[ImportedLora]:
 
     So what was fused for HF is separate again. A part stays if it acts in any block.
     """
-    fused = [u for u in updates if u.slot.part != "all"]
+    fused = [u for u in updates if u.target.part != "all"]
     active = {u.matrix for u in fused if _used(u).any()}
     if not active:  # untrained
         return updates
     rank = max(int(_used(u).sum()) for u in fused)
     return [
-        u if u.slot.part == "all" else ImportedLora(u.slot, _reduced(u, rank))
+        u if u.target.part == "all" else ImportedLora(u.target, _reduced(u, rank))
         for u in updates
-        if u.slot.part == "all" or u.matrix in active
+        if u.target.part == "all" or u.matrix in active
     ]
 
 
