@@ -16,7 +16,7 @@ _MODEL = (
     "The model it was trained on, a name or a checkpoint's path.  [default: builtin; exports of "
     "this program know theirs]"
 )
-_PLACEMENT = "Blocks it must adapt, as in finetune; by default what is found."
+_PLACEMENT = "Blocks it must adapt, as in finetune; by default those found."
 
 
 def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
@@ -24,14 +24,12 @@ def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
     output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Rank it must have; by default what is found.")
+        int | None, typer.Option(help="Rank it must have; by default the one found.")
     ] = None,
     placement: Annotated[str | None, typer.Option(help=_PLACEMENT)] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            help="Factor on the update it must have (lora_alpha / rank); by default what is found."
-        ),
+        typer.Option(help="Factor it must have (lora_alpha / rank); by default the one found."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -63,7 +63,7 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
 
 
 def adapter_bytes(adapter: Adapter) -> bytes:
-    """Return what `save_adapter` writes; its errors, too."""
+    """Return the content of an adapter file."""
     text = describe_adapter(adapter)
     return bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
 
@@ -74,7 +74,7 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
     Raises
     ------
     AdapterMismatchError
-        If the content is damaged or of a newer format; `name` says whose it is.
+        If the content is damaged or of a newer format; `name` is for the message.
     """
     try:
         length = int.from_bytes(content[:8], "little")
@@ -86,13 +86,7 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
 
 
 def describe_adapter(adapter: Adapter) -> str:
-    """Return the JSON that says all about an adapter but its tensors.
-
-    Raises
-    ------
-    ConfigurationError
-        If its provenance or metrics are not plain JSON values.
-    """
+    """Return the JSON description of an adapter: all but its tensors."""
     header = {
         "format_version": adapter.format_version,
         "digest": adapter.digest,
@@ -159,13 +153,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Adapter:
-    """Return the adapter that `describe_adapter` described, from its tensors.
-
-    Raises
-    ------
-    AdapterMismatchError
-        If the description is damaged or of a newer format, or the tensors are other ones.
-    """
+    """Return the adapter of a description by `describe_adapter` and its tensors."""
     try:
         content = json.loads(text)
         version = content["format_version"]

@@ -1,4 +1,4 @@
-"""Putting a method into a model, training access to it, and taking it out again."""
+"""Injection of a method into a model, its training access and removal."""
 
 from __future__ import annotations
 
@@ -67,10 +67,9 @@ def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> I
 def operate(
     model: SamModel, config: MethodConfig, *, loading: bool = False, running: bool = True
 ) -> Surgery:
-    """Do what `inject` does to the bare network; on failure nothing is changed.
+    """Put a method into the bare network; on failure nothing is changed.
 
-    Without `running` the device need not be able to compute with the method: what it learned
-    is only looked at.
+    Without `running`, the device need not be able to compute with the method.
     """
     sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
@@ -122,7 +121,7 @@ def check_architecture(model: SamModel, config: MethodConfig) -> None:
 def check_device(model: SamModel, config: MethodConfig) -> None:
     """Raise `ConfigurationError` if a method cannot be computed on the model's device."""
     method = method_of(config)
-    # Of the weights: those to be counted only are on torch's meta device.
+    # The device of the weights: to count parameters they are on torch's meta device.
     obstacle = method.obstacle(next(model.sam.parameters()).device.type)
     if obstacle:
         raise ConfigurationError(f"{method.title} {obstacle}")
@@ -173,22 +172,16 @@ class Injection:
 
     @property
     def strength(self) -> float:
-        """How much of the adapter is in the model now: 1 all, 0 none."""
+        """Factor on the adapter's changes now; 0 if it is out of the model."""
         return self._strength
 
     @property
     def starts_as_base(self) -> bool:
-        """Whether it computes what the base computes until it is trained."""
+        """True if it computes what the base computes until it is trained."""
         return method_of(self.config).starts_as_base
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's own parameters by public name.
-
-        Raises
-        ------
-        ConfigurationError
-            If the injection was removed.
-        """
+        """Return the adapter's own parameters by public name."""
         if self._removed:
             raise ConfigurationError("this injection was removed: inject the method again")
         return dict(self._parameters)
@@ -246,9 +239,9 @@ class Injection:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Compute as in training inside the ``with`` block, with what a method draws then.
+        """Compute as in training inside the ``with`` block, dropout included.
 
-        Outside, an adapter's answers are repeatable, whatever the mode of the model.
+        Outside, an adapter's outputs are repeatable, whatever the mode of the model.
         """
         self._surgery.train(True)
         try:
@@ -329,11 +322,7 @@ def decoder_layers(sam: nn.Module) -> tuple[str, ...]:
 
 
 def _install_decoder(surgery: Surgery, config: MethodConfig) -> None:
-    """Choose the weights of decoder and prompt encoder to tune, or add LoRA to the decoder.
-
-    Its LoRA acts on q and v of all attention layers of the two-way transformer, as that of
-    the encoder does.
-    """
+    """Tune decoder and prompt encoder, or add LoRA to q and v of the decoder's attention."""
     whole = tuple(
         prefix
         for prefix, wanted in (
@@ -354,7 +343,7 @@ def _install_decoder(surgery: Surgery, config: MethodConfig) -> None:
 
 
 def public_name(path: str) -> str:
-    """Return what a tensor of the network is called in adapters, see `Injection`."""
+    """Return the name in adapters of a tensor of the network, see `Injection`."""
     if path.startswith(_ENCODER):
         return "encoder." + path.removeprefix(_ENCODER)
     return f"decoder.{path}"

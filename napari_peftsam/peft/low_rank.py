@@ -180,7 +180,7 @@ class AdaptedLinear(nn.Module):
         return add_to_rows(out, changes)
 
     def folded_weight(self) -> Tensor:
-        """Return the weight ``(out, in)`` of the plain layer that does the same, float64, CPU."""
+        """Return the weight ``(out, in)`` of the equivalent plain layer, float64, CPU."""
         weight = exact(self.base.weight).clone()
         for name, update in self.slots.items():
             assert isinstance(update, RowUpdate)
@@ -194,7 +194,7 @@ class AdaptedLinear(nn.Module):
         return state if self.base.bias is None else state | {"bias": self.base.bias.detach().cpu()}
 
     def lengths(self) -> Tensor | None:
-        """Return the lengths ``(out,)`` that all rows are given; None if they are as they come."""
+        """Return the learned lengths ``(out,)`` of all rows; None if lengths are not learned."""
         return None
 
 
@@ -232,18 +232,12 @@ def install_low_rank(
     layer: type[AdaptedLinear] = AdaptedLinear,
     hold: Callable[[nn.Linear], FrozenLinear] | None = None,
 ) -> None:
-    """Replace the layers that hold some matrices.
+    """Replace the layers that hold the targets `modules`, which are grouped by layer.
 
     Parameters
     ----------
-    surgery
-        The model to change.
-    modules
-        The matrices, grouped by layer.
-    rank
-        Inner dimension of the updates.
     make
-        Maker of the update of one matrix.
+        Maker of the update of one target.
     layer
         Class of the new layers.
     hold

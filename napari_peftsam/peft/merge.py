@@ -23,16 +23,15 @@ __all__ = ["adapted_twin", "merge"]
 def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
     """Return a state dict with exactly the keys of ``model.sam``, adapter included.
 
-    The model itself is not changed, not even for a moment, so another thread may go
-    on predicting with it. Updates are summed in float64; what the adapter does not
-    touch shares memory with the model if that is on the CPU.
+    The model is never changed, so another thread may go on predicting with it. Updates are summed
+    in float64. Untouched tensors share memory with a model on the CPU.
 
     Parameters
     ----------
     model
         The base, without adapter.
     adapter
-        What is folded into it.
+        The adapter to fold into it.
     strength
         Factor on its changes, see `Injection.set_strength`.
 
@@ -81,26 +80,10 @@ def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Te
 def adapted_twin(
     model: SamModel, adapter: Adapter, config: MethodConfig | None = None
 ) -> tuple[Injection, Surgery]:
-    """Put an adapter into a copy of the network, to read the result there.
+    """Put an adapter into a copy of the network that shares its storage.
 
-    The model itself is not changed, not even for a moment, so another thread may go on
-    predicting with it. What the adapter does not touch shares memory with the model.
-
-    Parameters
-    ----------
-    model
-        The base, without adapter.
-    adapter
-        The adapter to put in.
-    config
-        By default the adapter's own; see `PeftMethod.over_plain_layers`.
-
-    Raises
-    ------
-    AdapterMismatchError
-        If its tensors do not fit.
-    ConfigurationError
-        If its method does not fit the model.
+    The model is never changed, so another thread may go on predicting with it. `config` defaults
+    to the adapter's own; see `PeftMethod.over_plain_layers`.
     """
     twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     config = config or adapter.config
@@ -112,10 +95,7 @@ def adapted_twin(
 
 
 def _structural_copy(sam: Sam) -> Sam:
-    """Copy all modules but share all storage; an injection writes to none of it.
-
-    Parameters are new objects, since an injection freezes those that it finds.
-    """
+    """Copy all modules but share all storage; parameters are new objects, to be frozen."""
     shared: dict[int, object] = {id(b): b for b in sam.buffers()}
     for parameter in sam.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)

@@ -75,27 +75,11 @@ def assemble_imported(
     whole: Mapping[str, Tensor],
     expected: ExpectedAdapter,
 ) -> Adapter:
-    """Make an adapter of `model` from updates of the encoder and the mask decoder.
+    """Return an adapter of `model` from updates and tuned weights (`whole`, by path).
 
-    All updates get the largest of their ranks. What is missing to it starts as LoRA does: B is
-    zero, so that the output is that of the source, and A is drawn, so that it can be trained.
-
-    Parameters
-    ----------
-    source
-        The file, for messages and the adapter's provenance.
-    updates
-        Those of the encoder on the same matrices of each of some blocks; those of the mask
-        decoder on q and v of all its attention layers, or none.
-    whole
-        Tuned weights of mask decoder and prompt encoder, by path.
-    expected
-        Its placement names the result, where that fits; see `check_expected`.
-
-    Raises
-    ------
-    ConfigurationError, AdapterMismatchError
-        If no adapter of ours does the same, or the tensors do not fit the model.
+    All updates get the largest of their ranks. The added directions start as LoRA does: B is zero,
+    so that the output stays the same, and A is drawn, so that it can be trained. `source` is for
+    messages and the provenance; the placement of `expected` names the result where it fits.
     """
     encoder = [u for u in updates if u.block is not None]
     decoder = [u for u in updates if u.block is None]
@@ -127,7 +111,7 @@ def assemble_imported(
 
 
 def check_expected(source: str, adapter: Adapter, expected: ExpectedAdapter) -> None:
-    """Raise `ConfigurationError` if an adapter is not what the user knows its source to be."""
+    """Raise `ConfigurationError` if an adapter differs from what the user expects."""
     config = adapter.config
     depth = architecture(adapter.base.architecture).depth
     blocks = config.placement.blocks(depth) if isinstance(config, PlacedConfig) else None

@@ -1,4 +1,4 @@
-"""Folders that HF `peft` wrote by itself, read without it."""
+"""Reading of folders that HF `peft` wrote, without it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LORA = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(magnitude_vector))")
 _ENCODER_LAYER = re.compile(r"image_encoder\.blocks\.\d+\.(?:attn\.qkv|mlp\.lin[12])")
 # Starts that leave the base weights as they are; others are of use with changed ones only.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-# Options that change what the matrices mean, and the value at which they do not.
+# Options that change the meaning of the matrices, and the value at which they do not.
 _UNKNOWN_HERE: dict[str, Any] = {
     "bias": "none",
     "lora_bias": False,
@@ -112,7 +112,7 @@ def _sorted_out(
 
 
 def _path(key: str) -> str:
-    """Return a path from the model's root; LoRA may have been put into its encoder only."""
+    """Return a path from the model's root, also where `peft` wrapped the encoder only."""
     path = key.removeprefix(PREFIX).removeprefix("sam.")
     return f"image_encoder.{path}" if path.startswith("blocks.") else path
 
@@ -191,10 +191,7 @@ def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iter
 
 
 def _without_idle(updates: list[ImportedLora]) -> list[ImportedLora]:
-    """Leave out of the fused layers what has no effect: parts, and directions of rank space.
-
-    So what was fused for HF is separate again. A part stays if it acts in any block.
-    """
+    """Drop parts of fused layers that act in no block, and unused directions of rank space."""
     fused = [u for u in updates if u.target.part != "all"]
     active = {u.matrix for u in fused if _used(u).any()}
     if not active:  # untrained

@@ -1,7 +1,7 @@
 """Adapters as folders of HF `peft`, which loads them with ``PeftModel.from_pretrained``.
 
-Our updates act on row ranges of a fused layer; there a layer has one pair of matrices. Those
-of q and v become one pair of twice the rank: ``A = [A_q; A_v]``, and B has ``[B_q, 0]`` in the
+Our updates act on row ranges of a fused layer; there a layer has one pair of matrices. The pairs
+of q and v become one of twice the rank: ``A = [A_q; A_v]``, and B has ``[B_q, 0]`` in the
 rows of q, zeros in those of k and ``[0, B_v]`` in those of v. As HF scales by ``lora_alpha / r``,
 ``lora_alpha`` is that rank times our factor. `peft` itself is never imported.
 """
@@ -47,7 +47,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 WHOLE_MODULES = ("mask_decoder", "prompt_encoder")
-"""What may be tuned as a whole beside low-rank updates (``modules_to_save``)."""
+"""Modules that may be tuned as a whole beside low-rank updates (``modules_to_save``)."""
 
 _OWN_FILE = "napari_peftsam.safetensors"
 _DESCRIPTION, _CONTENTS = "napari_peftsam_adapter", "napari_peftsam_export"
@@ -57,7 +57,7 @@ _NO_TARGETS = "dummy-target-modules"
 
 @dataclass(frozen=True, eq=False)
 class _Contents:
-    """What is in a folder; `slots` tells which update has which rank, by layer."""
+    """The content of a folder; `slots` are the names and ranks of the updates of each layer."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -129,15 +129,10 @@ def check_replaceable(folder: Path) -> None:
 
 
 def restore(folder: Path) -> Adapter | None:
-    """Return the very adapter that was exported to a folder, with its method and options.
+    """Return the adapter that was exported to a folder, with its method and options.
 
-    None if the folder is not as it was written: `peft` trained and saved it anew, its
-    configuration was edited, or what only we can read was left out when it was copied.
-
-    Raises
-    ------
-    AdapterMismatchError
-        If it is damaged.
+    None if the folder has changed since: `peft` trained and saved it anew, its configuration was
+    edited, or our own file in it was not copied.
     """
     metadata, tensors = read_tensors(folder / WEIGHTS_FILE)
     if _CONTENTS not in metadata or _DESCRIPTION not in metadata:
@@ -246,10 +241,7 @@ def _whole_modules(surgery: Surgery) -> list[str]:
 def _fused(
     path: str, layer: AdaptedLinear, parts: Mapping[str, Factors], *, with_lengths: bool
 ) -> Factors:
-    """Return one update of all rows of a layer, zero where none of `parts` acts.
-
-    With lengths, rows that have none of their own get those that they have anyway.
-    """
+    """Return one update of all rows of a layer, zero where none of `parts` acts."""
     first = next(iter(parts.values()))
     weight = layer.base.weight
     up = torch.zeros(len(weight), sum(f.rank for f in parts.values()), dtype=first.up.dtype)
@@ -302,7 +294,7 @@ def _number(value: float) -> float:
 def _separated(
     tensors: Mapping[str, Tensor], slots: Mapping[str, list[tuple[str, int]]]
 ) -> dict[str, Tensor]:
-    """Return the tensors of a folder as those of adapters: the undoing of `_fused`."""
+    """Return the adapter's tensors from those of a folder: the inverse of `_fused`."""
     found = {
         public_name(k.removeprefix(PREFIX)): v for k, v in tensors.items() if ".lora_" not in k
     }

@@ -123,14 +123,8 @@ def describe_methods(device: str = "cpu") -> tuple[MethodInfo, ...]:
 def first_changed_block(config: MethodConfig, depth: int) -> int:
     """Return the first encoder block whose output an adapter can change.
 
-    What comes before it is the same for every adapter of this configuration and may
-    be computed once. `depth` means that the whole encoder stays as it is, -1 that even
-    what precedes the blocks changes.
-
-    Raises
-    ------
-    ConfigurationError
-        If the placement names a block that an encoder of `depth` blocks lacks.
+    Outputs before it are the same for every adapter of this configuration. `depth` means that the
+    whole encoder stays as it is, -1 that the input of the blocks changes, too.
     """
     return method_of(config).first_changed_block(config, depth)
 

@@ -107,7 +107,7 @@ class Ssf(PeftMethod[SsfConfig]):
 
 
 def _last_convolution(surgery: Surgery) -> str:
-    """Return the path of what makes the tokens: SAM's only one, or the last of a stem."""
+    """Return the path of the convolution that makes the tokens."""
     modules = surgery.encoder.get_submodule("patch_embed").named_modules()
     names = [name for name, module in modules if isinstance(module, nn.Conv2d)]
     return f"image_encoder.patch_embed.{names[-1]}"
