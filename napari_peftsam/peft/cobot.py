@@ -19,7 +19,6 @@ from napari_peftsam.peft.protocol import ParameterHint
 from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
-    "HUB_PATH",
     "CobotHub",
     "CobotInit",
     "CobotMixer",
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 CobotInit = Literal["neutral", "official"]
-HUB_PATH = "image_encoder.cobot_hub"
+_HUB_PATH = "image_encoder.cobot_hub"
 
 
 class CobotOptions(BaseModel):
@@ -118,7 +117,7 @@ def install_hub(
     """Add the hub to the encoder; return the maker of the mixer of slot ``t``."""
     hub = CobotHub(width, slots, init)
     reference = next(surgery.encoder.parameters())
-    surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
+    surgery.add(_HUB_PATH, hub.to(reference.device, reference.dtype))
     return lambda slot: CobotMixer(hub, slot, init)
 
 

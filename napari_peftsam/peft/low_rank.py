@@ -24,7 +24,6 @@ __all__ = [
     "RowUpdate",
     "TargetSite",
     "add_to_rows",
-    "check_rank",
     "exact",
     "install_low_rank",
     "plain",
@@ -255,7 +254,7 @@ def install_low_rank(
         for number, target in members:
             rows[target.part] = target.rows(base.out_features)
             site = TargetSite(number, base, rows[target.part], surgery.loading)
-            check_rank(rank, site.shape, path)
+            _check_rank(rank, site.shape, path)
             updates[target.part] = make(site)
         frozen = base if hold is None else hold(base)
         surgery.replace(path, layer(frozen, updates, rows), park=hold is not None)
@@ -294,7 +293,7 @@ def random_start(rows: int, columns: int, generator: torch.Generator | None = No
     return nn.init.kaiming_uniform_(drawn, a=sqrt(5), generator=generator)
 
 
-def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
+def _check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
     """Raise `ConfigurationError` if `rank` exceeds a matrix of this ``(out, in)``."""
     if rank > min(shape):
         raise ConfigurationError(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, ExportError
 from napari_peftsam.files import atomic_path
@@ -197,7 +197,7 @@ def _check_method(adapter: Adapter) -> None:
 def _contents(model: SamModel, adapter: Adapter) -> _Contents:
     config = method_of(adapter.config).over_plain_layers(adapter.config)
     injection, surgery = adapted_twin(model, adapter, config)
-    layers = {path: _updates(path, layer) for path, layer in surgery.replacements.items()}
+    layers = {path: _updates(layer) for path, layer in surgery.replacements.items()}
     with_lengths = any(layer.lengths() is not None for layer, _ in layers.values())
     fused = {
         path: _fused(path, layer, parts, with_lengths=with_lengths)
@@ -221,9 +221,8 @@ def _contents(model: SamModel, adapter: Adapter) -> _Contents:
     return _Contents(_config(fused, whole), tensors, slots)
 
 
-def _updates(path: str, layer: object) -> tuple[AdaptedLinear, dict[str, Factors]]:
-    if not isinstance(layer, AdaptedLinear):
-        raise ConfigurationError(f"{type(layer).__name__} at {path} is no low-rank update")
+def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
+    assert isinstance(layer, AdaptedLinear)  # as `PeftMethod.low_rank` promises
     parts = {}
     for name, update in layer.slots.items():
         assert isinstance(update, RowUpdate)
@@ -233,8 +232,6 @@ def _updates(path: str, layer: object) -> tuple[AdaptedLinear, dict[str, Factors
 
 def _whole_modules(surgery: Surgery) -> list[str]:
     tuned = {path.partition(".")[0] for path in surgery.tuned()}
-    if others := tuned - set(WHOLE_MODULES):
-        raise ConfigurationError(f"weights of {', '.join(sorted(others))} are tuned in place")
     return [name for name in WHOLE_MODULES if name in tuned]
 
 

@@ -22,14 +22,12 @@ from napari_peftsam.peft.surgery import Surgery
 __all__ = [
     "AdaptFormer",
     "AdaptFormerConfig",
-    "BottleneckConfig",
     "CobotAdaptFormer",
     "CobotAdaptFormerConfig",
-    "ParallelAdapter",
 ]
 
 
-class BottleneckConfig(PlacedConfig):
+class _BottleneckConfig(PlacedConfig):
     """Options of all methods with a bottleneck beside the MLP."""
 
     bottleneck: int = Field(
@@ -51,13 +49,13 @@ class BottleneckConfig(PlacedConfig):
     )
 
 
-class AdaptFormerConfig(BottleneckConfig):
+class AdaptFormerConfig(_BottleneckConfig):
     """Options of `AdaptFormer`."""
 
     method: Literal["adaptformer"] = "adaptformer"
 
 
-class ParallelAdapter(nn.Module):
+class _ParallelAdapter(nn.Module):
     """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
 
     W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it is
@@ -76,7 +74,7 @@ class ParallelAdapter(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Module, width: int, config: BottleneckConfig, mixer: RankMixer | None = None
+        self, base: nn.Module, width: int, config: _BottleneckConfig, mixer: RankMixer | None = None
     ) -> None:
         super().__init__()
         self.base = base
@@ -125,7 +123,7 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
         return _scale_hint(parameter)
 
 
-class CobotAdaptFormerConfig(CobotOptions, BottleneckConfig):
+class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
     """Options of `AdaptFormer + COBOT`."""
 
     method: Literal["cobot-adaptformer"] = "cobot-adaptformer"
@@ -172,10 +170,10 @@ def _scale_hint(parameter: str) -> ParameterHint:
 
 def _install_bottlenecks(
     surgery: Surgery,
-    config: BottleneckConfig,
+    config: _BottleneckConfig,
     mixer: Callable[[int], RankMixer] | None = None,
 ) -> None:
-    """Put a `ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
+    """Put a `_ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
     for slot, block in enumerate(config.placement.blocks(surgery.depth)):
         path = f"image_encoder.blocks.{block}.mlp"
         first = surgery.layer(f"{path}.lin1")
@@ -184,7 +182,7 @@ def _install_bottlenecks(
                 f"the bottleneck {config.bottleneck} is wider than the {first.in_features} "
                 f"channels of {path}: choose at most {first.in_features}"
             )
-        adapter = ParallelAdapter(
+        adapter = _ParallelAdapter(
             surgery.root.get_submodule(path),
             first.in_features,
             config,

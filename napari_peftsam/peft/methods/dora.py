@@ -20,7 +20,7 @@ from napari_peftsam.peft.low_rank import (
 from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
 from napari_peftsam.peft.protocol import ParameterHint
 
-__all__ = ["Dora", "DoraConfig", "DoraLinear"]
+__all__ = ["Dora", "DoraConfig"]
 
 
 class DoraConfig(LowRankConfig):
@@ -29,7 +29,7 @@ class DoraConfig(LowRankConfig):
     method: Literal["dora"] = "dora"
 
 
-class DoraLinear(AdaptedLinear):
+class _DoraLinear(AdaptedLinear):
     """``W -> m (W + alpha B A) / |W + alpha B A|``, row by row; m starts as ``|W|``.
 
     The rows are those of the whole layer, as in the paper; where q and v are adapted, those of
@@ -95,7 +95,7 @@ class Dora(LowRankMethod[DoraConfig]):
     changes = "as LoRA, and the length of each weight row"
     use_when = "low ranks, if training may take longer"
     scalable = False
-    layer = DoraLinear
+    layer = _DoraLinear
     config = DoraConfig
 
     def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:

@@ -13,7 +13,7 @@ from napari_peftsam.peft.low_rank import Factors, RowUpdate, TargetSite, exact, 
 from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
 from napari_peftsam.peft.protocol import ParameterHint
 
-__all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
+__all__ = ["Pissa", "PissaConfig"]
 
 
 class PissaConfig(LowRankConfig):
@@ -22,7 +22,7 @@ class PissaConfig(LowRankConfig):
     method: Literal["pissa"] = "pissa"
 
 
-class PissaUpdate(RowUpdate):
+class _PissaUpdate(RowUpdate):
     """``x -> alpha (B A - B0 A0) x``; A and B start as the principal part A0, B0 of the rows.
 
     With ``W = U S V^T``: ``B0 = U_r sqrt(S_r / alpha)``, ``A0 = sqrt(S_r / alpha) V_r^T``. The
@@ -83,9 +83,9 @@ class Pissa(LowRankMethod[PissaConfig]):
     use_when = "few steps, at a lower learning rate"
     config = PissaConfig
 
-    def update(self, site: TargetSite, config: PissaConfig) -> PissaUpdate:
+    def update(self, site: TargetSite, config: PissaConfig) -> _PissaUpdate:
         """Make the change of the principal part."""
-        return PissaUpdate(site, config.rank, config.factor)
+        return _PissaUpdate(site, config.rank, config.factor)
 
     def hint(self, parameter: str, config: PissaConfig) -> ParameterHint:
         """Decay would pull the principal part out of the weights."""

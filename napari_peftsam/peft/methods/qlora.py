@@ -14,7 +14,7 @@ from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig, LowRankM
 from napari_peftsam.peft.placement import targets
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
+__all__ = ["QLora", "QLoraConfig"]
 
 _MISSING = "needs bitsandbytes: pip install 'napari-peftsam[qlora]'"
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
@@ -26,7 +26,7 @@ class QLoraConfig(LowRankConfig):
     method: Literal["qlora"] = "qlora"
 
 
-class QuantisedLinear(nn.Module):
+class _QuantisedLinear(nn.Module):
     """A frozen linear layer in 4 bits: NF4 with double quantisation.
 
     Parameters
@@ -106,12 +106,12 @@ class QLora(LowRankMethod[QLoraConfig]):
             targets(blocks, config.matrices),
             config.rank,
             lambda site: self.update(site, config),
-            hold=None if counting else QuantisedLinear,
+            hold=None if counting else _QuantisedLinear,
         )
         paths = [f"image_encoder.blocks.{block}.{name}" for block in blocks for name in _LINEAR]
         if not counting:
             for path in set(paths) - surgery.replacements.keys():
-                surgery.replace(path, QuantisedLinear(surgery.layer(path)), park=True)
+                surgery.replace(path, _QuantisedLinear(surgery.layer(path)), park=True)
 
     def over_plain_layers(self, config: QLoraConfig) -> LoraConfig:
         """LoRA with the same options."""

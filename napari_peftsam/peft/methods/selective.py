@@ -17,30 +17,26 @@ from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "SELECTIVE_METHODS",
-    "AttentionTuningConfig",
-    "BiasTuningConfig",
     "FrozenEncoderConfig",
-    "FullFinetuningConfig",
     "LateFinetuningConfig",
-    "LayerNormTuningConfig",
 ]
 
 _BLOCKS = "image_encoder.blocks."
 
 
-class AttentionTuningConfig(PlacedConfig):
+class _AttentionTuningConfig(PlacedConfig):
     """Options of attention tuning."""
 
     method: Literal["attention-tuning"] = "attention-tuning"
 
 
-class BiasTuningConfig(PlacedConfig):
+class _BiasTuningConfig(PlacedConfig):
     """Options of bias tuning."""
 
     method: Literal["bias-tuning"] = "bias-tuning"
 
 
-class LayerNormTuningConfig(PlacedConfig):
+class _LayerNormTuningConfig(PlacedConfig):
     """Options of LayerNorm tuning."""
 
     method: Literal["layernorm-tuning"] = "layernorm-tuning"
@@ -63,7 +59,7 @@ class FrozenEncoderConfig(MethodConfig):
     method: Literal["frozen-encoder"] = "frozen-encoder"
 
 
-class FullFinetuningConfig(MethodConfig):
+class _FullFinetuningConfig(MethodConfig):
     """Options of full finetuning."""
 
     method: Literal["full-finetuning"] = "full-finetuning"
@@ -124,7 +120,7 @@ SELECTIVE_METHODS = (
         "layers.",
         "every weight of the attention",
         "enough data; placed late",
-        AttentionTuningConfig,
+        _AttentionTuningConfig,
         selects=lambda name: name.startswith("attn."),
     ),
     _Selective(
@@ -134,7 +130,7 @@ SELECTIVE_METHODS = (
         "contrast.",
         "every bias",
         "very small files, another contrast",
-        BiasTuningConfig,
+        _BiasTuningConfig,
         selects=lambda name: name.endswith(".bias"),
         decay=False,
     ),
@@ -144,7 +140,7 @@ SELECTIVE_METHODS = (
         "Trains the layer norms of the chosen blocks only; the smallest change of the encoder.",
         "both layer norms",
         "the smallest change of the encoder",
-        LayerNormTuningConfig,
+        _LayerNormTuningConfig,
         selects=lambda name: name.startswith(("norm1.", "norm2.")),
         decay=False,
     ),
@@ -173,7 +169,7 @@ SELECTIVE_METHODS = (
         "Trains everything; needs the most memory, data and disk, and forgets the most.",
         "every weight of the encoder",
         "much data, memory and disk",
-        FullFinetuningConfig,
+        _FullFinetuningConfig,
         everything=True,
     ),
 )
