@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -132,6 +133,8 @@ class PeftMethod(ABC, Generic[ConfigT]):
         Whether injecting it must change the encoder.
     cobot
         Name of the method that is this one orchestrated by COBOT; empty if there is none.
+    undecayed
+        Endings of the names of parameters that weight decay must not touch, with their groups.
     config
         The class of its options.
     """
@@ -147,6 +150,7 @@ class PeftMethod(ABC, Generic[ConfigT]):
     starts_as_base: ClassVar[bool] = True
     adapts_encoder: bool = True
     cobot: ClassVar[str] = ""
+    undecayed: ClassVar[Mapping[str, str]] = {}
     config: type[ConfigT]
 
     @abstractmethod
@@ -155,7 +159,9 @@ class PeftMethod(ABC, Generic[ConfigT]):
 
     def hint(self, parameter: str, config: ConfigT) -> ParameterHint:
         """Return how to optimise the adapter parameter called `parameter`."""
-        return ParameterHint()
+        found = (group for end, group in self.undecayed.items() if parameter.endswith(end))
+        group = next(found, None)
+        return ParameterHint() if group is None else ParameterHint(group, decay=False)
 
     def first_changed_block(self, config: ConfigT, depth: int) -> int:
         """Return the first block whose output differs from the base model's.

@@ -6,6 +6,7 @@ COBOT orchestrates it on request (Peng et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -25,6 +26,8 @@ __all__ = [
     "CobotAdaptFormer",
     "CobotAdaptFormerConfig",
 ]
+
+_SCALES = MappingProxyType({".mlp.scale": "scales"})
 
 
 class _BottleneckConfig(PlacedConfig):
@@ -58,19 +61,7 @@ class AdaptFormerConfig(_BottleneckConfig):
 class _ParallelAdapter(nn.Module):
     """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
 
-    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it is
-    silent at first.
-
-    Parameters
-    ----------
-    base
-        The frozen MLP; it stays the same object and keeps its keys under ``base.``.
-    width
-        Channels of z.
-    config
-        Bottleneck, scale and input norm.
-    mixer
-        Map of the bottleneck; None for the identity.
+    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it adds 0.
     """
 
     def __init__(
@@ -112,15 +103,12 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     use_when = "instead of LoRA, if nothing must be merged"
     mergeable = False
     cobot = "cobot-adaptformer"
+    undecayed = _SCALES
     config = AdaptFormerConfig
 
     def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
         """Put a branch beside each chosen MLP."""
         _install_bottlenecks(surgery, config)
-
-    def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
-        """Keep the scale from decaying."""
-        return _scale_hint(parameter)
 
 
 class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
@@ -148,6 +136,7 @@ class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
     changes = "as AdaptFormer, with coefficients shared across blocks"
     use_when = "instead of AdaptFormer of the same bottleneck"
     mergeable = False
+    undecayed = _SCALES
     config = CobotAdaptFormerConfig
 
     def install(self, surgery: Surgery, config: CobotAdaptFormerConfig) -> None:
@@ -158,14 +147,7 @@ class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
 
     def hint(self, parameter: str, config: CobotAdaptFormerConfig) -> ParameterHint:
         """Coefficients get their own group, and the scale does not decay."""
-        return coefficient_hint(parameter, config) or _scale_hint(parameter)
-
-
-def _scale_hint(parameter: str) -> ParameterHint:
-    """Keep the factor of a branch from decaying."""
-    if parameter.endswith(".mlp.scale"):
-        return ParameterHint("scales", decay=False)
-    return ParameterHint()
+        return coefficient_hint(parameter, config) or super().hint(parameter, config)
 
 
 def _install_bottlenecks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -18,7 +19,6 @@ from napari_peftsam.peft.low_rank import (
     plain,
 )
 from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
-from napari_peftsam.peft.protocol import ParameterHint
 
 __all__ = ["Dora", "DoraConfig"]
 
@@ -96,10 +96,5 @@ class Dora(LowRankMethod[DoraConfig]):
     use_when = "low ranks, if training may take longer"
     scalable = False
     layer = _DoraLinear
+    undecayed = MappingProxyType({".magnitude": "magnitudes"})
     config = DoraConfig
-
-    def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:
-        """Magnitudes must not decay."""
-        if parameter.endswith(".magnitude"):
-            return ParameterHint("magnitudes", decay=False)
-        return super().hint(parameter, config)

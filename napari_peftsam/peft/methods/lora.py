@@ -105,7 +105,7 @@ class LowRankMethod(PeftMethod[LowRankT]):
         """Give the B of LoRA+ a group with its own rate."""
         if parameter.endswith(".B") and config.lora_plus_ratio != 1:
             return ParameterHint("B", config.lora_plus_ratio)
-        return ParameterHint()
+        return super().hint(parameter, config)
 
 
 class LoraConfig(LowRankConfig):

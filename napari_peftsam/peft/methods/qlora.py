@@ -27,13 +27,7 @@ class QLoraConfig(LowRankConfig):
 
 
 class _QuantisedLinear(nn.Module):
-    """A frozen linear layer in 4 bits: NF4 with double quantisation.
-
-    Parameters
-    ----------
-    base
-        The layer whose weights are quantised; it is not kept.
-    """
+    """A frozen linear layer in 4 bits: NF4 with double quantisation."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft.low_rank import exact
-from napari_peftsam.peft.protocol import ParameterHint, PeftMethod, PlacedConfig
+from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["ScaledShifted", "Ssf", "SsfConfig"]
@@ -79,6 +80,8 @@ class Ssf(PeftMethod[SsfConfig]):
     description = "Scales and shifts the features after each layer; small, mild, hard to overdo."
     changes = "a scale and a shift after every layer"
     use_when = "small files, a mild change of contrast or stain"
+    # Decay would pull scales from 1 to 0.
+    undecayed = MappingProxyType({".gamma": "scales", ".beta": "scales"})
     config = SsfConfig
 
     def install(self, surgery: Surgery, config: SsfConfig) -> None:
@@ -89,12 +92,6 @@ class Ssf(PeftMethod[SsfConfig]):
             paths.insert(0, _last_convolution(surgery))
         for path in paths:
             surgery.replace(path, ScaledShifted(surgery.root.get_submodule(path)))
-
-    def hint(self, parameter: str, config: SsfConfig) -> ParameterHint:
-        """Decay would pull scales from 1 to 0."""
-        if parameter.endswith((".gamma", ".beta")):
-            return ParameterHint("scales", decay=False)
-        return ParameterHint()
 
     def first_changed_block(self, config: SsfConfig, depth: int) -> int:
         """Return the first chosen block; the patch embedding precedes them all."""
