@@ -1,7 +1,7 @@
 """SAM-COBOT: cross-block orchestration of parameter-efficient modules (Peng et al. 2024).
 
-Every adapted matrix (slot) scales and mixes its rank space: by coefficients that are
-related to those of all other slots (inter-block communication) and by a quaternion
+Every adapted matrix (slot) scales and mixes its rank space by coefficients that are
+related to the other slots (inter-block communication) and by a quaternion
 projection (intra-block enhancement).
 """
 
@@ -49,7 +49,7 @@ class CobotOptions(BaseModel):
 
 
 class CobotHub(nn.Module):
-    """Coefficients shared by all slots: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
+    """Parameters shared by all slots: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
 
     def __init__(self, width: int, slots: int, init: CobotInit) -> None:
         super().__init__()
