@@ -1,4 +1,4 @@
-"""Adapters to and from the files of other programs, one call each."""
+"""Export and import of adapters for HF `peft`, one call each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from napari_peftsam.models import build
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
     Adapter,
-    Told,
+    ExpectedAdapter,
     check_replaceable,
     export_hf_peft,
     import_adapter,
@@ -60,21 +60,24 @@ def export_adapter_folder(
 
 
 def import_adapter_file(
-    source: Path, output: Path, model: str | Path | None = None, told: Told | None = None
+    source: Path,
+    output: Path,
+    model: str | Path | None = None,
+    expected: ExpectedAdapter | None = None,
 ) -> Adapter:
-    """Write what another program trained as an adapter file; slow.
+    """Write an adapter that HF `peft` trained as an adapter file; slow.
 
     Parameters
     ----------
     source
-        A folder of HF `peft`, or a checkpoint of micro-sam's LoRA training.
+        A folder of HF `peft`.
     output
         The ``.safetensors`` file to write.
     model
         The model it was trained on. None: an export of this program knows it; else the
         built-in one.
-    told
-        What is known of it, see `napari_peftsam.peft.import_adapter`.
+    expected
+        What the user knows of it, see `napari_peftsam.peft.import_adapter`.
 
     Raises
     ------
@@ -83,8 +86,8 @@ def import_adapter_file(
     """
     check_output(output, (".safetensors",))
     check_not_an_input(output, source, *(source.iterdir() if source.is_dir() else ()))
-    adapter = restore_adapter(source, told) if model is None else None
+    adapter = restore_adapter(source, expected) if model is None else None
     if adapter is None:
-        adapter = import_adapter(source, build(model or "builtin"), told)
+        adapter = import_adapter(source, build(model or "builtin"), expected)
     save_adapter(adapter, output)
     return adapter

@@ -1,4 +1,4 @@
-"""``napari-peftsam import-adapter``: an adapter file of what other software has trained."""
+"""``napari-peftsam import-adapter``: an adapter file from a folder of HF peft."""
 
 from __future__ import annotations
 
@@ -16,34 +16,32 @@ _MODEL = (
     "The model it was trained on, a name or a checkpoint's path.  [default: builtin; exports of "
     "this program know theirs]"
 )
-_PLACEMENT = "Blocks it must adapt, as in finetune; by default what is found."
+_PLACEMENT = "Blocks it must adapt, as in finetune; by default those found."
 
 
 def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
-    source: Annotated[
-        Path, typer.Argument(help="Folder of HF peft, or checkpoint of micro-sam's LoRA training.")
-    ],
+    source: Annotated[Path, typer.Argument(help="Folder that HF peft or export-adapter wrote.")],
     output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
     model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Rank it must have; by default what is found.")
+        int | None, typer.Option(help="Rank it must have; by default the one found.")
     ] = None,
     placement: Annotated[str | None, typer.Option(help=_PLACEMENT)] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Factor on the update; micro-sam's files do not tell it.  [default: 1]"),
+        typer.Option(help="Factor it must have (lora_alpha / rank); by default the one found."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn LoRA weights of HF peft or micro-sam into an adapter file of this program.
+    """Turn LoRA weights of HF peft into an adapter file of this program.
 
-    What HF's folders do not tell is the model they belong to: give it with --model.
+    HF's folders do not name the model they belong to: give it with --model.
     """
     from napari_peftsam.app.exchange import import_adapter_file
-    from napari_peftsam.peft import Placement, Told
+    from napari_peftsam.peft import ExpectedAdapter, Placement
 
     placed = None if placement is None else Placement.parse(placement)
-    adapter = import_adapter_file(source, output, model, Told(rank, placed, alpha))
+    adapter = import_adapter_file(source, output, model, ExpectedAdapter(rank, placed, alpha))
     options = adapter.config.model_dump(mode="json")
     values = {
         "output": str(output),

@@ -1,4 +1,4 @@
-"""``napari-peftsam methods``: what ``--method`` can name, and what it would train."""
+"""``napari-peftsam methods``: the finetuning methods and their trainable parameters."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def methods(  # noqa: PLR0913, PLR0917  # one parameter per option
 ) -> None:
     """Show the methods of finetuning, and how many parameters each trains.
 
-    An option applies to the methods that have it; one that a method alone cannot take is told
-    in its line. With --cobot alone, the orchestrated methods are shown.
+    An option applies to the methods that have it; a method that cannot take one says so in
+    its line. With --cobot alone, the orchestrated methods are shown.
     """
     options = method_options(
         settings,

@@ -1,31 +1,24 @@
 """Parameter-efficient finetuning: methods, placement, injection, adapter files, merging."""
 
-from napari_peftsam.peft._matrices import Matrices
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
 from napari_peftsam.peft.adapter import Adapter, BaseIdentity, apply_adapter, capture
-from napari_peftsam.peft.cobot import CobotLoraConfig
-from napari_peftsam.peft.config import MethodConfig, PlacedConfig
 from napari_peftsam.peft.counts import ParameterCounts, count_parameters
 from napari_peftsam.peft.exchange import (
     EXCHANGE_FORMATS,
-    Told,
+    ExpectedAdapter,
     check_replaceable,
     export_hf_peft,
     import_adapter,
     restore_adapter,
 )
-from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
-from napari_peftsam.peft.inject import Injection, check_method, inject
-from napari_peftsam.peft.io import (
+from napari_peftsam.peft.files import (
     adapter_bytes,
     adapter_from_bytes,
     load_adapter,
     save_adapter,
 )
-from napari_peftsam.peft.lora import LoraConfig
+from napari_peftsam.peft.inject import Injection, check_method, inject
 from napari_peftsam.peft.merge import merge
-from napari_peftsam.peft.placement import Placement, PlacementField
-from napari_peftsam.peft.registry import (
+from napari_peftsam.peft.methods import (
     METHODS,
     MethodField,
     MethodInfo,
@@ -35,6 +28,10 @@ from napari_peftsam.peft.registry import (
     parse_method_config,
     with_cobot,
 )
+from napari_peftsam.peft.methods.lora import CobotLoraConfig, LoraConfig
+from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
+from napari_peftsam.peft.placement import Placement
+from napari_peftsam.peft.protocol import MethodConfig, ParameterHint, PeftMethod, PlacedConfig
 from napari_peftsam.peft.switch import AdapterSwitch
 
 __all__ = [
@@ -44,10 +41,10 @@ __all__ = [
     "AdapterSwitch",
     "BaseIdentity",
     "CobotLoraConfig",
+    "ExpectedAdapter",
     "FrozenEncoderConfig",
     "Injection",
     "LoraConfig",
-    "Matrices",
     "MethodConfig",
     "MethodField",
     "MethodInfo",
@@ -57,8 +54,6 @@ __all__ = [
     "PeftMethod",
     "PlacedConfig",
     "Placement",
-    "PlacementField",
-    "Told",
     "adapter_bytes",
     "adapter_from_bytes",
     "apply_adapter",

@@ -1,4 +1,4 @@
-"""A trained adapter as a value: what it holds, which base it belongs to, its identity."""
+"""Trained adapters as values, with the identity of their base model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from napari_peftsam.errors import AdapterMismatchError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import NORMALISATION
-from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.inject import Injection, inject
-from napari_peftsam.peft.registry import method_of
+from napari_peftsam.peft.methods import method_of
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = [
     "FORMAT_VERSION",
@@ -51,7 +51,7 @@ class BaseIdentity:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Everything needed to use or go on training an adapter; tensors are on the CPU.
+    """A trained adapter, to be used or trained on; tensors are on the CPU.
 
     Attributes
     ----------
@@ -82,17 +82,17 @@ class Adapter:
 
     @property
     def changes_embeddings(self) -> bool:
-        """Whether the image encoder computes anything else with it."""
+        """True if it changes the image encoder."""
         return method_of(self.config).adapts_encoder
 
     @property
     def mergeable(self) -> bool:
-        """Whether it can be folded into plain weights."""
+        """True if it can be folded into plain weights."""
         return method_of(self.config).mergeable
 
     @property
     def scalable(self) -> bool:
-        """Whether it can be used at a strength between 0 and 1."""
+        """True if it can be used at a strength between 0 and 1."""
         return method_of(self.config).scalable
 
 
@@ -136,8 +136,6 @@ def apply_adapter(model: SamModel, adapter: Adapter) -> Injection:
     ------
     AdapterMismatchError
         If it was made for another base or normalisation, or its tensors do not fit.
-    ConfigurationError
-        If the model is adapted already.
     """
     check_base(model, adapter)
     # The random start is overwritten at once and must not disturb a seeded training.

@@ -1,7 +1,7 @@
 """SAM-COBOT: cross-block orchestration of parameter-efficient modules (Peng et al. 2024).
 
-Every adapted matrix (slot) scales and mixes its rank space: by coefficients that are
-related to those of all other slots (inter-block communication) and by a quaternion
+Every adapted matrix (slot) scales and mixes its rank space by coefficients that are
+related to the other slots (inter-block communication) and by a quaternion
 projection (intra-block enhancement).
 """
 
@@ -14,24 +14,13 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import LowRankUpdate, RankMixer
-from napari_peftsam.peft._low_rank_method import (
-    LowRankConfig,
-    LowRankMethod,
-    SlotSite,
-    install_low_rank,
-    low_rank_hint,
-)
-from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._protocol import ParameterHint
-from napari_peftsam.peft._surgery import Surgery
+from napari_peftsam.peft.low_rank import RankMixer
+from napari_peftsam.peft.protocol import ParameterHint
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
-    "HUB_PATH",
     "CobotHub",
     "CobotInit",
-    "CobotLora",
-    "CobotLoraConfig",
     "CobotMixer",
     "CobotOptions",
     "coefficient_hint",
@@ -39,7 +28,7 @@ __all__ = [
 ]
 
 CobotInit = Literal["neutral", "official"]
-HUB_PATH = "image_encoder.cobot_hub"
+_HUB_PATH = "image_encoder.cobot_hub"
 
 
 class CobotOptions(BaseModel):
@@ -59,21 +48,8 @@ class CobotOptions(BaseModel):
     )
 
 
-class CobotLoraConfig(CobotOptions, LowRankConfig):
-    """Options of `LoRA + COBOT`."""
-
-    method: Literal["cobot-lora"] = "cobot-lora"
-    rank: int = Field(
-        default=8,
-        ge=4,
-        multiple_of=4,
-        title="Rank",
-        description="Inner dimension of the update; divisible by 4, the parts of a quaternion.",
-    )
-
-
 class CobotHub(nn.Module):
-    """What all slots share: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
+    """Parameters shared by all slots: C ``(V, T)`` coefficients and S ``(T, T)`` relations."""
 
     def __init__(self, width: int, slots: int, init: CobotInit) -> None:
         super().__init__()
@@ -138,10 +114,10 @@ class CobotMixer(RankMixer):
 def install_hub(
     surgery: Surgery, width: int, slots: int, init: CobotInit
 ) -> Callable[[int], CobotMixer]:
-    """Add the hub to the encoder; return what makes the mixer of slot ``t``."""
+    """Add the hub to the encoder; return the maker of the mixer of slot ``t``."""
     hub = CobotHub(width, slots, init)
     reference = next(surgery.encoder.parameters())
-    surgery.add(HUB_PATH, hub.to(reference.device, reference.dtype))
+    surgery.add(_HUB_PATH, hub.to(reference.device, reference.dtype))
     return lambda slot: CobotMixer(hub, slot, init)
 
 
@@ -153,31 +129,3 @@ def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint | No
     if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
         return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
     return None
-
-
-class CobotLora(LowRankMethod[CobotLoraConfig]):
-    """LoRA whose slots are orchestrated by COBOT."""
-
-    name = "cobot-lora"
-    title = "LoRA + COBOT"
-    description = (
-        "LoRA whose updates are related across blocks by few shared coefficients; "
-        "gains on microscopy are unproven, so compare it with plain LoRA."
-    )
-    changes = "as LoRA, with coefficients shared across blocks"
-    use_when = "instead of LoRA of the same rank"
-    config = CobotLoraConfig
-
-    def install(self, surgery: Surgery, config: CobotLoraConfig) -> None:
-        """Add the hub to the encoder and replace the chosen linear layers."""
-        slots = slots_of(config.placement.blocks(surgery.depth), config.matrices)
-        mixer = install_hub(surgery, config.rank, len(slots), config.init)
-
-        def make(site: SlotSite) -> LowRankUpdate:
-            return LowRankUpdate(site.shape, config.rank, config.factor, mixer(site.number))
-
-        install_low_rank(surgery, slots, config.rank, make)
-
-    def hint(self, parameter: str, config: CobotLoraConfig) -> ParameterHint:
-        """Coefficients get their own group."""
-        return coefficient_hint(parameter, config) or low_rank_hint(parameter, config)

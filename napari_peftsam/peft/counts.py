@@ -1,4 +1,4 @@
-"""How many parameters a configuration trains, without building real weights."""
+"""Numbers of trainable parameters, counted without real weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from napari_peftsam.models import Architecture, SamModel, construct
-from napari_peftsam.peft.config import MethodConfig
 from napari_peftsam.peft.inject import inject
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = ["ParameterCounts", "count_parameters"]
 
@@ -30,13 +30,7 @@ class ParameterCounts:
 
 
 def count_parameters(architecture: Architecture, config: MethodConfig) -> ParameterCounts:
-    """Count by injecting into the architecture on torch's meta device (no memory).
-
-    Raises
-    ------
-    ConfigurationError
-        If the configuration does not fit the architecture.
-    """
+    """Count the trainable parameters by an injection on torch's meta device (no memory)."""
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             sam = construct(architecture)

@@ -1,4 +1,4 @@
-"""Putting a method into a model, training access to it, and taking it out again."""
+"""Injection of a method into a model, its training access and removal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._decoder import install_decoder
-from napari_peftsam.peft._protocol import ParameterHint
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import MethodConfig
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.low_rank import LowRankUpdate, install_low_rank
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.protocol import MethodConfig, ParameterHint
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "Injection",
@@ -24,6 +24,7 @@ __all__ = [
     "check_method",
     "check_not_adapted",
     "check_strength",
+    "decoder_layers",
     "inject",
     "operate",
     "public_name",
@@ -31,6 +32,8 @@ __all__ = [
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."
+_TRANSFORMER = "mask_decoder.transformer"
+_ADAPTED = (".q_proj", ".v_proj")
 
 
 def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> Injection:
@@ -64,10 +67,9 @@ def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> I
 def operate(
     model: SamModel, config: MethodConfig, *, loading: bool = False, running: bool = True
 ) -> Surgery:
-    """Do what `inject` does to the bare network; on failure nothing is changed.
+    """Put a method into the bare network; on failure nothing is changed.
 
-    Without `running` the device need not be able to compute with the method: what it learned
-    is only looked at.
+    Without `running`, the device need not be able to compute with the method.
     """
     sam, method = model.sam, method_of(config)
     check_not_adapted(sam)
@@ -84,7 +86,7 @@ def operate(
                 f"{method.title} found nothing to adapt in this encoder: choose another "
                 "placement or method"
             )
-        install_decoder(surgery, config)
+        _install_decoder(surgery, config)
         if not surgery.changed:
             raise ConfigurationError(
                 f"{method.title} with mask decoder and prompt encoder both fixed leaves "
@@ -119,7 +121,7 @@ def check_architecture(model: SamModel, config: MethodConfig) -> None:
 def check_device(model: SamModel, config: MethodConfig) -> None:
     """Raise `ConfigurationError` if a method cannot be computed on the model's device."""
     method = method_of(config)
-    # Of the weights: those to be counted only are on torch's meta device.
+    # The device of the weights: to count parameters they are on torch's meta device.
     obstacle = method.obstacle(next(model.sam.parameters()).device.type)
     if obstacle:
         raise ConfigurationError(f"{method.title} {obstacle}")
@@ -170,22 +172,16 @@ class Injection:
 
     @property
     def strength(self) -> float:
-        """How much of the adapter is in the model now: 1 all, 0 none."""
+        """Factor on the adapter's changes now; 0 if it is out of the model."""
         return self._strength
 
     @property
     def starts_as_base(self) -> bool:
-        """Whether it computes what the base computes until it is trained."""
+        """True if it computes what the base computes until it is trained."""
         return method_of(self.config).starts_as_base
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's own parameters by public name.
-
-        Raises
-        ------
-        ConfigurationError
-            If the injection was removed.
-        """
+        """Return the adapter's own parameters by public name."""
         if self._removed:
             raise ConfigurationError("this injection was removed: inject the method again")
         return dict(self._parameters)
@@ -243,9 +239,9 @@ class Injection:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Compute as in training inside the ``with`` block, with what a method draws then.
+        """Compute as in training inside the ``with`` block, dropout included.
 
-        Outside, an adapter's answers are repeatable, whatever the mode of the model.
+        Outside, an adapter's outputs are repeatable, whatever the mode of the model.
         """
         self._surgery.train(True)
         try:
@@ -319,8 +315,35 @@ class Injection:
         self.remove()
 
 
+def decoder_layers(sam: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the layers in the mask decoder that LoRA acts on."""
+    layers = sam.get_submodule(_TRANSFORMER).named_modules()
+    return tuple(f"{_TRANSFORMER}.{name}" for name, _ in layers if name.endswith(_ADAPTED))
+
+
+def _install_decoder(surgery: Surgery, config: MethodConfig) -> None:
+    """Tune decoder and prompt encoder, or add LoRA to q and v of the decoder's attention."""
+    whole = tuple(
+        prefix
+        for prefix, wanted in (
+            ("mask_decoder.", config.tune_mask_decoder and not config.decoder_lora_rank),
+            ("prompt_encoder.", config.tune_prompt_encoder),
+        )
+        if wanted
+    )
+    if config.decoder_lora_rank:
+        install_low_rank(
+            surgery,
+            [Target(path, "all") for path in decoder_layers(surgery.root)],
+            config.decoder_lora_rank,
+            lambda site: LowRankUpdate(site.shape, config.decoder_lora_rank, 1.0),
+        )
+    if whole:
+        surgery.tune(lambda path: path.startswith(whole))
+
+
 def public_name(path: str) -> str:
-    """Return what a tensor of the network is called in adapters, see `Injection`."""
+    """Return the name in adapters of a tensor of the network, see `Injection`."""
     if path.startswith(_ENCODER):
         return "encoder." + path.removeprefix(_ENCODER)
     return f"decoder.{path}"

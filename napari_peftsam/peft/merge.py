@@ -1,33 +1,37 @@
-"""Folding an adapter into plain SAM weights that any SAM software can load."""
+"""Plain SAM weights with an adapter folded in, which any SAM software can load."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+from dataclasses import replace
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._protocol import Foldable
-from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import check_architecture, check_not_adapted
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.inject import Injection, check_architecture, check_not_adapted, operate
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.protocol import Foldable, MethodConfig
+from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["merge"]
+__all__ = ["adapted_twin", "merge"]
 
 
 def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:
     """Return a state dict with exactly the keys of ``model.sam``, adapter included.
 
-    The model itself is not changed, not even for a moment, so another thread may go
-    on predicting with it. Updates are summed in float64; what the adapter does not
-    touch shares memory with the model if that is on the CPU.
+    The model is never changed, so another thread may go on predicting with it. Updates are summed
+    in float64. Untouched tensors share memory with a model on the CPU.
 
     Parameters
     ----------
     model
         The base, without adapter.
     adapter
-        What is folded into it.
+        The adapter to fold into it.
     strength
         Factor on its changes, see `Injection.set_strength`.
 
@@ -50,10 +54,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
         )
     check_base(model, adapter)
     merged = {name: tensor.detach().cpu() for name, tensor in model.sam.state_dict().items()}
-    expected = set(merged)
     for name, tensor in _changes(model, adapter, strength).items():
-        if name not in expected:
-            raise ConfigurationError(f"{method.title} left an unknown tensor {name} when merging")
         merged[name] = tensor.to(merged[name].dtype)
     return merged
 
@@ -67,7 +68,31 @@ def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Te
     for path, value in surgery.tuned(strength).items():
         changes[path] = value.detach().cpu()
     for path, module in surgery.replacements.items():
-        if not isinstance(module, Foldable):
-            raise ConfigurationError(f"{type(module).__name__} at {path} cannot be merged")
+        assert isinstance(module, Foldable)  # as `PeftMethod.mergeable` promises
         changes.update({f"{path}.{key}": value for key, value in module.folded_state().items()})
     return changes
+
+
+def adapted_twin(
+    model: SamModel, adapter: Adapter, config: MethodConfig | None = None
+) -> tuple[Injection, Surgery]:
+    """Put an adapter into a copy of the network that shares its storage.
+
+    The model is never changed, so another thread may go on predicting with it. `config` defaults
+    to the adapter's own; see `PeftMethod.over_plain_layers`.
+    """
+    twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
+    config = config or adapter.config
+    with torch.random.fork_rng(devices=[]):
+        surgery = operate(twin, config, loading=True, running=False)
+    injection = Injection(twin, config, surgery)
+    injection.load(adapter.tensors)
+    return injection, surgery
+
+
+def _structural_copy(sam: Sam) -> Sam:
+    """Copy all modules but share all storage; parameters are new objects, to be frozen."""
+    shared: dict[int, object] = {id(b): b for b in sam.buffers()}
+    for parameter in sam.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(sam, shared)

@@ -1,22 +1,38 @@
-"""Where in the encoder a method acts: a choice of its own, independent of the method."""
+"""Blocks of the encoder and linear layers in them that a method acts on, independent of it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._text_field import read_from_text
 
-__all__ = ["Placement", "PlacementField"]
+__all__ = [
+    "ATTENTION",
+    "Placement",
+    "PlacementField",
+    "Target",
+    "TargetModules",
+    "TargetModulesField",
+    "targets",
+]
 
 _SHARE = re.compile(r"(late|early)-(\d{1,3})%")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 _ALLOWED = "all, late-50% or early-25% (any percentage), last, first, or blocks such as 0,3,5-7"
+_LAYERS = {
+    "q": "attn.qkv",
+    "k": "attn.qkv",
+    "v": "attn.qkv",
+    "lin1": "mlp.lin1",
+    "lin2": "mlp.lin2",
+}
+_NAMED = {"attention": ("q", "v"), "all-linear": tuple(_LAYERS)}
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Placement:
 
     @classmethod
     def parse(cls, text: str) -> Placement:
-        """Read a placement.
+        """Return a placement.
 
         Raises
         ------
@@ -101,12 +117,110 @@ def _canonical(blocks: tuple[int, ...]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
+@dataclass(frozen=True)
+class TargetModules:
+    """The weight matrices to adapt in every chosen block.
+
+    Attributes
+    ----------
+    name
+        Canonical text: ``attention`` (q and v), ``all-linear`` (q, k, v and both layers of
+        the MLP) or a list such as ``q,k,v,lin1``. Make one with `parse`, which checks it.
+    """
+
+    name: str = "attention"
+
+    @classmethod
+    def parse(cls, text: str) -> TargetModules:
+        """Return the target modules that a text names.
+
+        Raises
+        ------
+        ConfigurationError
+            If `text` is none of the known forms.
+        """
+        name = text.strip().lower().replace(" ", "")
+        if name in _NAMED:
+            return cls(name)
+        given = name.split(",")
+        if not set(given) <= _LAYERS.keys():
+            raise ConfigurationError(
+                f"matrices {text!r} are not known: use {', '.join(_NAMED)}, or a list of "
+                f"{', '.join(_LAYERS)} such as q,k,v"
+            )
+        parts = tuple(part for part in _LAYERS if part in given)
+        return cls(next((n for n, named in _NAMED.items() if named == parts), ",".join(parts)))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names in the order q, k, v, lin1, lin2."""
+        return _NAMED.get(self.name) or tuple(self.name.split(","))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ATTENTION = TargetModules("attention")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One matrix to adapt.
+
+    Attributes
+    ----------
+    layer
+        Path of the linear layer that holds it, from the model's root.
+    part
+        ``q``, ``k``, ``v`` (a third of the rows of a fused layer) or ``all``.
+    """
+
+    layer: str
+    part: str
+
+    def rows(self, out_features: int) -> tuple[int, int]:
+        """Return the half-open range of the layer's output rows."""
+        if self.part == "all":
+            return 0, out_features
+        third = out_features // 3
+        start = "qkv".index(self.part) * third
+        return start, start + third
+
+
+def targets(blocks: Iterable[int], modules: TargetModules) -> tuple[Target, ...]:
+    """Return all targets, ordered by block, then q, k, v, lin1, lin2."""
+    return tuple(
+        Target(f"image_encoder.blocks.{block}.{_LAYERS[part]}", part if part in "qkv" else "all")
+        for block in blocks
+        for part in modules.parts
+    )
+
+
+def _read_from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    """Read a field from its text, or from a list of the text's comma-separated items."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = ",".join(map(str, value))
+        return parse(value) if isinstance(value, str) else value
+
+    return BeforeValidator(read)
+
+
 PlacementField = Annotated[
     Placement,
-    read_from_text(Placement.parse),
+    _read_from_text(Placement.parse),
     PlainSerializer(str, return_type=str),
     WithJsonSchema(
         {"type": "string", "examples": ["all", "late-50%", "late-25%", "last", "early-50%"]}
     ),
 ]
 """`Placement` as a field of a pydantic model: read from its text or a list, written as text."""
+
+TargetModulesField = Annotated[
+    TargetModules,
+    _read_from_text(TargetModules.parse),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["attention", "all-linear", "q,k,v"]}),
+]
+"""`TargetModules` as a field of a pydantic model: read from its text or a list, written as text."""

@@ -34,12 +34,12 @@ class AdapterSwitch:
 
     @property
     def injection(self) -> Injection | None:
-        """How the live adapter is in the model."""
+        """The injection of the live adapter; None for the bare base."""
         return None if self._live is None else self._injections[self._live.digest]
 
     @property
     def strength(self) -> float:
-        """How much of the live adapter is used; 1 for the bare base."""
+        """Factor on the live adapter's changes; 1 for the bare base."""
         return 1.0 if self.injection is None else self.injection.strength
 
     def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:

@@ -322,7 +322,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     ),
     "model to import": (
         lambda i: shutil.copy(i / "tiny.pth", i / "hf"), import_adapter, (),
-        "has no LoRA layers of micro-sam",
+        "is not a folder: choose a folder that HF peft or export-adapter wrote",
     ),
     "rank against the import's": (
         exported(), import_adapter, ("--rank", "4"), "hf has rank 2, but 4 was given",

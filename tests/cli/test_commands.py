@@ -20,7 +20,6 @@ from pycocotools.coco import COCO
 from napari_peftsam.models import REGISTRY, build
 from napari_peftsam.peft import METHODS, apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
-from tests.peft._micro_sam import micro_sam_checkpoint
 
 COMMANDS = (
     "demo", "open", "models", "methods", "download", "finetune", "evaluate", "embed", "segment",
@@ -370,18 +369,6 @@ def test_an_adapter_goes_to_hf_peft_and_comes_back(
     text = program("import-adapter", folder, *shared.model(), *told, "--output", back)
     assert (text.code, text.err) == (0, "")
     assert text.out.endswith(f"\nadapter: {back}\n")
-
-
-def test_a_checkpoint_of_micro_sam_becomes_an_adapter(
-    shared: Inputs, program: Program, tmp_path: Path
-) -> None:
-    path, output = tmp_path / "best.pt", tmp_path / "a.safetensors"
-    micro_sam_checkpoint(path, model=build(shared / "tiny.pth"))
-    arguments = ("import-adapter", path, *shared.model(), "--output", output)
-    outcome = program(*arguments, "--rank", "3", "--placement", "0,2", "--json")
-    assert (outcome.json["rank"], outcome.json["placement"]) == (3, "0,2")
-    with apply_adapter(build(shared / "tiny.pth"), load_adapter(output)):
-        pass
 
 
 @pytest.mark.parametrize(

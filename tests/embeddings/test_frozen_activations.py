@@ -24,9 +24,9 @@ from napari_peftsam.embeddings import (
 from napari_peftsam.errors import ImageError
 from napari_peftsam.models import SamModel, build, build_tiny
 from napari_peftsam.peft import LoraConfig, MethodConfig, Placement, first_changed_block, inject
-from napari_peftsam.peft.adaptformer import AdaptFormerConfig
-from napari_peftsam.peft.late_finetuning import LateFinetuningConfig
-from napari_peftsam.peft.ssf import SsfConfig
+from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
+from napari_peftsam.peft.methods.selective import LateFinetuningConfig
+from napari_peftsam.peft.methods.ssf import SsfConfig
 from tests.peft._cases import perturb
 
 GREY = np.random.default_rng(0).integers(0, 4000, (50, 37)).astype(np.uint16)

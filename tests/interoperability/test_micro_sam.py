@@ -26,7 +26,7 @@ from napari_peftsam.models import (
     encode_tensor,
     to_model_input,
 )
-from napari_peftsam.peft import MethodConfig, Placement, Told, apply_adapter, import_adapter
+from napari_peftsam.peft import MethodConfig
 from tests.interoperability._cases import (
     CONFIGS,
     adapt,
@@ -199,22 +199,6 @@ def test_its_lora_checkpoint_loads_here(
     path, theirs = train_lora(checkpoint, tmp_path, matrices)
     assert_equal(embedding(build(path).sam), embedding(theirs.sam))
     assert_moved(embedding(theirs.sam), embedding(build(checkpoint).sam))
-
-
-@pytest.mark.parametrize("matrices", LORA.values(), ids=LORA.keys())
-def test_its_lora_checkpoint_becomes_an_adapter_of_its_base(
-    matrices: list[str], checkpoint: Path, tmp_path: Path
-) -> None:
-    path, theirs = train_lora(checkpoint, tmp_path, matrices)
-    model = build(checkpoint)
-    told = Told(rank=4, placement=Placement.parse("0,5,11"))
-    adapter = import_adapter(path, model, told)
-    assert (adapter.config.method, adapter.config.alpha) == ("lora", 1)
-    with apply_adapter(model, adapter):
-        assert_equal(embedding(model.sam), embedding(theirs.sam))
-        state = theirs.sam.mask_decoder.state_dict()
-        for name, tensor in model.sam.mask_decoder.state_dict().items():
-            assert torch.equal(tensor, state[name])
 
 
 # --- what we write -----------------------------------------------------------------------

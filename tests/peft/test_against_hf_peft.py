@@ -12,7 +12,7 @@ from peft import LoraModel
 from torch import Tensor, nn
 
 from napari_peftsam.peft import inject, parse_method_config
-from napari_peftsam.peft._low_rank import AdaptedLinear
+from napari_peftsam.peft.low_rank import AdaptedLinear
 from tests.peft._cases import perturb, tiny
 
 BLOCK = 2

@@ -7,8 +7,8 @@ import torch
 
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import CobotLoraConfig, Injection, LoraConfig, inject
-from napari_peftsam.peft._low_rank import LowRankUpdate
 from napari_peftsam.peft.cobot import CobotHub, CobotMixer
+from napari_peftsam.peft.low_rank import LowRankUpdate
 from tests.peft._cases import image, outputs, perturb, snapshot, tiny
 
 RANK = 8

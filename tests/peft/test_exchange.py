@@ -28,10 +28,10 @@ from napari_peftsam.models import ARCHITECTURES, build_random, build_tiny
 from napari_peftsam.peft import (
     METHODS,
     Adapter,
+    ExpectedAdapter,
     LoraConfig,
     MethodConfig,
     Placement,
-    Told,
     capture,
     export_hf_peft,
     import_adapter,
@@ -42,7 +42,7 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
-from napari_peftsam.peft.qlora import QLora
+from napari_peftsam.peft.methods.qlora import QLora
 from tests.peft._cases import CASES, METHOD_OPTIONS, UNPLACED, image, outputs, perturb, tiny
 from tests.peft._exchange import (
     BLOCK,
@@ -417,21 +417,26 @@ def test_what_cannot_be_imported_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("expected", "message"),
     [
-        (Told(rank=3), r"hf has rank 2, but 3 was given"),
-        (Told(alpha=2), "hf has alpha 1, but 2 was given"),
-        (Told(placement=Placement("last")), r"hf adapts late-50% blocks, but the placement last"),
+        (ExpectedAdapter(rank=3), r"hf has rank 2, but 3 was given"),
+        (ExpectedAdapter(alpha=2), "hf has alpha 1, but 2 was given"),
+        (
+            ExpectedAdapter(placement=Placement("last")),
+            r"hf adapts late-50% blocks, but the placement last",
+        ),
     ],
     ids=["rank", "alpha", "placement"],
 )
-def test_what_was_told_must_be_so(told: Told, message: str, tmp_path: Path) -> None:
+def test_an_adapter_must_be_as_expected(
+    expected: ExpectedAdapter, message: str, tmp_path: Path
+) -> None:
     folder, _ = exported(LoraConfig(rank=2, placement="late-50%"), tmp_path)
-    fitting = Told(rank=2, alpha=1, placement=Placement.parse("2,3"))
+    fitting = ExpectedAdapter(rank=2, alpha=1, placement=Placement.parse("2,3"))
     assert str(import_adapter(folder, tiny(), fitting).config.placement) == "late-50%"
     for attempt in (
-        lambda: import_adapter(folder, tiny(), told),
-        lambda: restore_adapter(folder, told),
+        lambda: import_adapter(folder, tiny(), expected),
+        lambda: restore_adapter(folder, expected),
     ):
         with pytest.raises(ConfigurationError, match=message):
             attempt()

@@ -29,9 +29,9 @@ from napari_peftsam.peft import (
     parse_method_config,
     save_adapter,
 )
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
-from napari_peftsam.peft.ssf import ScaledShifted
+from napari_peftsam.peft.methods.ssf import ScaledShifted
+from napari_peftsam.peft.protocol import PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 from tests.peft._cases import (
     CASES,
     METHOD_OPTIONS,

@@ -15,7 +15,7 @@ from napari_peftsam.peft import (
     inject,
     merge,
 )
-from napari_peftsam.peft.qlora import QLora, QLoraConfig
+from napari_peftsam.peft.methods.qlora import QLora, QLoraConfig
 from tests.peft._cases import image, outputs, perturb, same, snapshot, step, tiny
 
 pytest.importorskip("bitsandbytes")
@@ -41,7 +41,7 @@ def test_it_is_refused_without_cuda() -> None:
 
 
 def test_it_is_refused_without_bitsandbytes(monkeypatch) -> None:
-    monkeypatch.setattr("napari_peftsam.peft.qlora.find_spec", lambda name: None)
+    monkeypatch.setattr("napari_peftsam.peft.methods.qlora.find_spec", lambda name: None)
     assert "pip install 'napari-peftsam[qlora]'" in QLora().obstacle("cuda")
 
 
@@ -92,7 +92,7 @@ def test_it_is_merged_without_a_gpu(monkeypatch) -> None:
             adapter = capture(injection)
     merged = merge(model, adapter)
     assert list(merged) == list(snapshot(model))
-    monkeypatch.setattr("napari_peftsam.peft.qlora.find_spec", lambda name: None)
+    monkeypatch.setattr("napari_peftsam.peft.methods.qlora.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"needs bitsandbytes: pip install"):
         merge(model, adapter)
 

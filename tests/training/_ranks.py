@@ -17,7 +17,7 @@ import torch
 
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig
-from napari_peftsam.peft.fact import FactConfig
+from napari_peftsam.peft.methods.fact import FactConfig
 from napari_peftsam.training import (
     Team,
     TrainingConfig,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_peftsam.models import SamModel, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
-from napari_peftsam.peft.fact import FactConfig
+from napari_peftsam.peft.methods.fact import FactConfig
 from napari_peftsam.segmentation.decode import decode
 from napari_peftsam.training import AnnotatedPlane, StepPlan, Team, TrainingConfig
 from napari_peftsam.training._data import Views

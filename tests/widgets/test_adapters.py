@@ -14,8 +14,8 @@ from napari.utils.notifications import notification_manager
 from napari_peftsam.app.adapters import AdapterTimeline
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import capture, inject
-from napari_peftsam.peft.adaptformer import AdaptFormerConfig
-from napari_peftsam.peft.dora import DoraConfig
+from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
+from napari_peftsam.peft.methods.dora import DoraConfig
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock

@@ -22,7 +22,7 @@ from napari_peftsam.errors import (
 )
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, capture, inject
-from napari_peftsam.peft.lora import Lora
+from napari_peftsam.peft.methods.lora import Lora
 from napari_peftsam.training import (
     Incumbent,
     TrainingConfig,

@@ -9,16 +9,12 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._low_rank_method import (
-    LowRankConfig,
-    LowRankMethod,
-    install_low_rank,
-)
-from napari_peftsam.peft._matrices import slots_of
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.lora import LoraConfig
+from napari_peftsam.peft.low_rank import install_low_rank
+from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig, LowRankMethod
+from napari_peftsam.peft.placement import targets
+from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["QLora", "QLoraConfig", "QuantisedLinear"]
+__all__ = ["QLora", "QLoraConfig"]
 
 _MISSING = "needs bitsandbytes: pip install 'napari-peftsam[qlora]'"
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
@@ -30,14 +26,8 @@ class QLoraConfig(LowRankConfig):
     method: Literal["qlora"] = "qlora"
 
 
-class QuantisedLinear(nn.Module):
-    """A frozen linear layer in 4 bits: NF4 with double quantisation.
-
-    Parameters
-    ----------
-    base
-        The layer whose weights are quantised; it is not kept.
-    """
+class _QuantisedLinear(nn.Module):
+    """A frozen linear layer in 4 bits: NF4 with double quantisation."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -107,15 +97,15 @@ class QLora(LowRankMethod[QLoraConfig]):
         blocks = config.placement.blocks(surgery.depth)
         install_low_rank(
             surgery,
-            slots_of(blocks, config.matrices),
+            targets(blocks, config.matrices),
             config.rank,
             lambda site: self.update(site, config),
-            hold=None if counting else QuantisedLinear,
+            hold=None if counting else _QuantisedLinear,
         )
         paths = [f"image_encoder.blocks.{block}.{name}" for block in blocks for name in _LINEAR]
         if not counting:
             for path in set(paths) - surgery.replacements.keys():
-                surgery.replace(path, QuantisedLinear(surgery.layer(path)), park=True)
+                surgery.replace(path, _QuantisedLinear(surgery.layer(path)), park=True)
 
     def over_plain_layers(self, config: QLoraConfig) -> LoraConfig:
         """LoRA with the same options."""

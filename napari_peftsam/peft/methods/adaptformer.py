@@ -1,8 +1,12 @@
-"""AdaptFormer: a bottleneck beside the MLP of each block (Chen et al., NeurIPS 2022)."""
+"""AdaptFormer: a bottleneck beside the MLP of each block (Chen et al., NeurIPS 2022).
+
+COBOT orchestrates it on request (Peng et al. 2024).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -11,22 +15,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._low_rank import RankMixer
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.cobot import CobotOptions, coefficient_hint, install_hub
+from napari_peftsam.peft.low_rank import RankMixer
+from napari_peftsam.peft.protocol import ParameterHint, PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "AdaptFormer",
     "AdaptFormerConfig",
-    "BottleneckConfig",
-    "ParallelAdapter",
-    "install_bottlenecks",
-    "scale_hint",
+    "CobotAdaptFormer",
+    "CobotAdaptFormerConfig",
 ]
 
+_SCALES = MappingProxyType({".mlp.scale": "scales"})
 
-class BottleneckConfig(PlacedConfig):
+
+class _BottleneckConfig(PlacedConfig):
     """Options of all methods with a bottleneck beside the MLP."""
 
     bottleneck: int = Field(
@@ -48,32 +52,20 @@ class BottleneckConfig(PlacedConfig):
     )
 
 
-class AdaptFormerConfig(BottleneckConfig):
+class AdaptFormerConfig(_BottleneckConfig):
     """Options of `AdaptFormer`."""
 
     method: Literal["adaptformer"] = "adaptformer"
 
 
-class ParallelAdapter(nn.Module):
+class _ParallelAdapter(nn.Module):
     """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
 
-    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it is
-    silent at first.
-
-    Parameters
-    ----------
-    base
-        The frozen MLP; it stays the same object and keeps its keys under ``base.``.
-    width
-        Channels of z.
-    config
-        Bottleneck, scale and input norm.
-    mixer
-        Map of the bottleneck; None for the identity.
+    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it adds 0.
     """
 
     def __init__(
-        self, base: nn.Module, width: int, config: BottleneckConfig, mixer: RankMixer | None = None
+        self, base: nn.Module, width: int, config: _BottleneckConfig, mixer: RankMixer | None = None
     ) -> None:
         super().__init__()
         self.base = base
@@ -111,30 +103,59 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     use_when = "instead of LoRA, if nothing must be merged"
     mergeable = False
     cobot = "cobot-adaptformer"
+    undecayed = _SCALES
     config = AdaptFormerConfig
 
     def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
         """Put a branch beside each chosen MLP."""
-        install_bottlenecks(surgery, config)
-
-    def hint(self, parameter: str, config: AdaptFormerConfig) -> ParameterHint:
-        """Keep the scale from decaying."""
-        return scale_hint(parameter)
+        _install_bottlenecks(surgery, config)
 
 
-def scale_hint(parameter: str) -> ParameterHint:
-    """Keep the factor of a branch from decaying."""
-    if parameter.endswith(".mlp.scale"):
-        return ParameterHint("scales", decay=False)
-    return ParameterHint()
+class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
+    """Options of `AdaptFormer + COBOT`."""
+
+    method: Literal["cobot-adaptformer"] = "cobot-adaptformer"
+    bottleneck: int = Field(
+        default=16,
+        ge=4,
+        multiple_of=4,
+        title="Bottleneck",
+        description="Inner width of the adapter; divisible by 4, the parts of a quaternion.",
+    )
 
 
-def install_bottlenecks(
+class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
+    """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
+
+    name = "cobot-adaptformer"
+    title = "AdaptFormer + COBOT"
+    description = (
+        "AdaptFormer whose branches are related across blocks by few shared coefficients; "
+        "gains on microscopy are unproven."
+    )
+    changes = "as AdaptFormer, with coefficients shared across blocks"
+    use_when = "instead of AdaptFormer of the same bottleneck"
+    mergeable = False
+    undecayed = _SCALES
+    config = CobotAdaptFormerConfig
+
+    def install(self, surgery: Surgery, config: CobotAdaptFormerConfig) -> None:
+        """Add the hub to the encoder and a branch beside each chosen MLP."""
+        blocks = config.placement.blocks(surgery.depth)
+        mixer = install_hub(surgery, config.bottleneck, len(blocks), config.init)
+        _install_bottlenecks(surgery, config, mixer)
+
+    def hint(self, parameter: str, config: CobotAdaptFormerConfig) -> ParameterHint:
+        """Coefficients get their own group, and the scale does not decay."""
+        return coefficient_hint(parameter, config) or super().hint(parameter, config)
+
+
+def _install_bottlenecks(
     surgery: Surgery,
-    config: BottleneckConfig,
+    config: _BottleneckConfig,
     mixer: Callable[[int], RankMixer] | None = None,
 ) -> None:
-    """Put a `ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
+    """Put a `_ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
     for slot, block in enumerate(config.placement.blocks(surgery.depth)):
         path = f"image_encoder.blocks.{block}.mlp"
         first = surgery.layer(f"{path}.lin1")
@@ -143,7 +164,7 @@ def install_bottlenecks(
                 f"the bottleneck {config.bottleneck} is wider than the {first.in_features} "
                 f"channels of {path}: choose at most {first.in_features}"
             )
-        adapter = ParallelAdapter(
+        adapter = _ParallelAdapter(
             surgery.root.get_submodule(path),
             first.in_features,
             config,

@@ -1,4 +1,4 @@
-"""The methods by name. A new one is a file of its own and one line in `_ALL`."""
+"""The finetuning methods by name. A new one is a file here and one line in `_ALL`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._protocol import PeftMethod
-from napari_peftsam.peft.adaptformer import AdaptFormer
-from napari_peftsam.peft.attention_tuning import AttentionTuning
-from napari_peftsam.peft.bias_tuning import BiasTuning
-from napari_peftsam.peft.cobot import CobotLora
-from napari_peftsam.peft.cobot_adaptformer import CobotAdaptFormer
-from napari_peftsam.peft.config import MethodConfig
-from napari_peftsam.peft.dora import Dora
-from napari_peftsam.peft.fact import Fact
-from napari_peftsam.peft.frozen_encoder import FrozenEncoder
-from napari_peftsam.peft.full_finetuning import FullFinetuning
-from napari_peftsam.peft.late_finetuning import LateFinetuning
-from napari_peftsam.peft.layernorm_tuning import LayerNormTuning
-from napari_peftsam.peft.lora import Lora
-from napari_peftsam.peft.pissa import Pissa
-from napari_peftsam.peft.qlora import QLora
-from napari_peftsam.peft.rslora import RsLora
-from napari_peftsam.peft.ssf import Ssf
+from napari_peftsam.peft.methods.adaptformer import AdaptFormer, CobotAdaptFormer
+from napari_peftsam.peft.methods.dora import Dora
+from napari_peftsam.peft.methods.fact import Fact
+from napari_peftsam.peft.methods.lora import CobotLora, Lora, RsLora
+from napari_peftsam.peft.methods.pissa import Pissa
+from napari_peftsam.peft.methods.qlora import QLora
+from napari_peftsam.peft.methods.selective import SELECTIVE_METHODS
+from napari_peftsam.peft.methods.ssf import Ssf
+from napari_peftsam.peft.protocol import MethodConfig, PeftMethod
 
 __all__ = [
     "METHODS",
@@ -51,12 +42,7 @@ _ALL: tuple[PeftMethod[Any], ...] = (
     Ssf(),
     AdaptFormer(),
     CobotAdaptFormer(),
-    AttentionTuning(),
-    BiasTuning(),
-    LayerNormTuning(),
-    LateFinetuning(),
-    FrozenEncoder(),
-    FullFinetuning(),
+    *SELECTIVE_METHODS,
 )
 METHODS: dict[str, PeftMethod[Any]] = {method.name: method for method in _ALL}
 
@@ -137,14 +123,8 @@ def describe_methods(device: str = "cpu") -> tuple[MethodInfo, ...]:
 def first_changed_block(config: MethodConfig, depth: int) -> int:
     """Return the first encoder block whose output an adapter can change.
 
-    What comes before it is the same for every adapter of this configuration and may
-    be computed once. `depth` means that the whole encoder stays as it is, -1 that even
-    what precedes the blocks changes.
-
-    Raises
-    ------
-    ConfigurationError
-        If the placement names a block that an encoder of `depth` blocks lacks.
+    Outputs before it are the same for every adapter of this configuration. `depth` means that the
+    whole encoder stays as it is, -1 that the input of the blocks changes, too.
     """
     return method_of(config).first_changed_block(config, depth)
 

@@ -1,4 +1,4 @@
-"""Folders that HF `peft` wrote by itself, read without it."""
+"""Reading of folders that HF `peft` wrote, without it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._decoder import decoder_layers
-from napari_peftsam.peft._found import FoundUpdate, Told, assemble_found
-from napari_peftsam.peft._hf_peft import (
+from napari_peftsam.peft.adapter import Adapter
+from napari_peftsam.peft.exchange._imported import (
+    ExpectedAdapter,
+    ImportedLora,
+    assemble_imported,
+)
+from napari_peftsam.peft.exchange._write import (
     CONFIG_FILE,
     PREFIX,
     WEIGHTS_FILE,
@@ -24,10 +28,10 @@ from napari_peftsam.peft._hf_peft import (
     read_config,
     row_lengths,
 )
-from napari_peftsam.peft._low_rank import Factors
-from napari_peftsam.peft._matrices import Slot
-from napari_peftsam.peft.adapter import Adapter
-from napari_peftsam.peft.io import read_tensors
+from napari_peftsam.peft.files import read_tensors
+from napari_peftsam.peft.inject import decoder_layers
+from napari_peftsam.peft.low_rank import Factors
+from napari_peftsam.peft.placement import Target
 
 __all__ = ["read_folder"]
 
@@ -35,7 +39,7 @@ _LORA = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(magnitude_vector))")
 _ENCODER_LAYER = re.compile(r"image_encoder\.blocks\.\d+\.(?:attn\.qkv|mlp\.lin[12])")
 # Starts that leave the base weights as they are; others are of use with changed ones only.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-# Options that change what the matrices mean, and the value at which they do not.
+# Options that change the meaning of the matrices, and the value at which they do not.
 _UNKNOWN_HERE: dict[str, Any] = {
     "bias": "none",
     "lora_bias": False,
@@ -53,7 +57,7 @@ _UNKNOWN_HERE: dict[str, Any] = {
 _SAME_LENGTH = 1e-5  # relative; float32 norms of float32 rows
 
 
-def read_folder(folder: Path, model: SamModel, told: Told) -> Adapter:
+def read_folder(folder: Path, model: SamModel, expected: ExpectedAdapter) -> Adapter:
     """Read a folder; see `napari_peftsam.peft.exchange.import_adapter`."""
     config = read_config(folder)
     _check_options(folder, config)
@@ -61,7 +65,7 @@ def read_folder(folder: Path, model: SamModel, told: Told) -> Adapter:
     layers = {path: _factors(folder, config, model, path, lora[path]) for path in lora}
     updates = [update for path in layers for update in _updates(folder, model, path, layers[path])]
     updates = _without_idle(updates)
-    return assemble_found(folder.name, model, updates, _tuned(folder, model, whole), told)
+    return assemble_imported(folder.name, model, updates, _tuned(folder, model, whole), expected)
 
 
 def _check_options(folder: Path, config: Mapping[str, Any]) -> None:
@@ -108,7 +112,7 @@ def _sorted_out(
 
 
 def _path(key: str) -> str:
-    """Return a path from the model's root; LoRA may have been put into its encoder only."""
+    """Return a path from the model's root, also where `peft` wrapped the encoder only."""
     path = key.removeprefix(PREFIX).removeprefix("sam.")
     return f"image_encoder.{path}" if path.startswith("blocks.") else path
 
@@ -169,11 +173,11 @@ def _scale(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> flo
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iterable[FoundUpdate]:
+def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iterable[ImportedLora]:
     if path.endswith(".qkv"):
         for part in "qkv":
-            rows = slice(*Slot(path, part).rows(len(factors.up)))
-            yield FoundUpdate(Slot(path, part), replace(factors, up=factors.up[rows]))
+            rows = slice(*Target(path, part).rows(len(factors.up)))
+            yield ImportedLora(Target(path, part), replace(factors, up=factors.up[rows]))
         return
     if factors.magnitude is not None and not _ENCODER_LAYER.fullmatch(path):
         weight = model.sam.get_parameter(f"{path}.weight")
@@ -183,31 +187,28 @@ def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iter
                 "train it with LoRA, or merge it into the weights there and use these as a model"
             )
         factors = replace(factors, magnitude=None)
-    yield FoundUpdate(Slot(path, "all"), factors)
+    yield ImportedLora(Target(path, "all"), factors)
 
 
-def _without_idle(updates: list[FoundUpdate]) -> list[FoundUpdate]:
-    """Leave out of the fused layers what has no effect: parts, and directions of rank space.
-
-    So what was fused for HF is separate again. A part stays if it acts in any block.
-    """
-    fused = [u for u in updates if u.slot.part != "all"]
+def _without_idle(updates: list[ImportedLora]) -> list[ImportedLora]:
+    """Drop parts of fused layers that act in no block, and unused directions of rank space."""
+    fused = [u for u in updates if u.target.part != "all"]
     active = {u.matrix for u in fused if _used(u).any()}
     if not active:  # untrained
         return updates
     rank = max(int(_used(u).sum()) for u in fused)
     return [
-        u if u.slot.part == "all" else FoundUpdate(u.slot, _reduced(u, rank))
+        u if u.target.part == "all" else ImportedLora(u.target, _reduced(u, rank))
         for u in updates
-        if u.slot.part == "all" or u.matrix in active
+        if u.target.part == "all" or u.matrix in active
     ]
 
 
-def _used(update: FoundUpdate) -> Tensor:
+def _used(update: ImportedLora) -> Tensor:
     return (update.factors.up != 0).any(dim=0)
 
 
-def _reduced(update: FoundUpdate, rank: int) -> Factors:
+def _reduced(update: ImportedLora, rank: int) -> Factors:
     order = torch.argsort(~_used(update), stable=True)[: max(rank, 1)]
     factors = update.factors
     return replace(factors, down=factors.down[order], up=factors.up[:, order])

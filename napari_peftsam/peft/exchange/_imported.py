@@ -1,4 +1,4 @@
-"""What was found in another program's file becomes an adapter of ours."""
+"""Imported LoRA weights assembled into an adapter, and its comparison with expectations."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel, architecture
-from napari_peftsam.peft._decoder import decoder_layers
-from napari_peftsam.peft._low_rank import Factors, random_start
-from napari_peftsam.peft._matrices import Slot
-from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, BaseIdentity
-from napari_peftsam.peft.config import MethodConfig, PlacedConfig
-from napari_peftsam.peft.dora import DoraConfig
-from napari_peftsam.peft.frozen_encoder import FrozenEncoderConfig
-from napari_peftsam.peft.inject import public_name
-from napari_peftsam.peft.lora import LoraConfig
-from napari_peftsam.peft.placement import Placement
-from napari_peftsam.peft.registry import parse_method_config
+from napari_peftsam.peft.inject import decoder_layers, public_name
+from napari_peftsam.peft.low_rank import Factors, random_start
+from napari_peftsam.peft.merge import adapted_twin
+from napari_peftsam.peft.methods import parse_method_config
+from napari_peftsam.peft.methods.dora import DoraConfig
+from napari_peftsam.peft.methods.lora import LoraConfig
+from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
+from napari_peftsam.peft.placement import Placement, Target
+from napari_peftsam.peft.protocol import MethodConfig, PlacedConfig
 
-__all__ = ["FoundUpdate", "Told", "assemble_found", "check_told"]
+__all__ = ["ExpectedAdapter", "ImportedLora", "assemble_imported", "check_expected"]
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.(?:attn\.qkv|mlp\.(lin[12]))")
 
 
 @dataclass(frozen=True, eq=False)
-class FoundUpdate:
-    """A low-rank update of one matrix, see `Slot`."""
+class ImportedLora:
+    """A low-rank update of one matrix, see `Target`."""
 
-    slot: Slot
+    target: Target
     factors: Factors
 
     @property
     def block(self) -> int | None:
         """Its block of the encoder; None in the mask decoder."""
-        match = _BLOCK.fullmatch(self.slot.layer)
+        match = _BLOCK.fullmatch(self.target.layer)
         return int(match[1]) if match else None
 
     @property
     def matrix(self) -> str:
-        """Which matrix of the block: q, k, v, lin1 or lin2."""
-        match = _BLOCK.fullmatch(self.slot.layer)
+        """Its matrix within the block: q, k, v, lin1 or lin2."""
+        match = _BLOCK.fullmatch(self.target.layer)
         assert match is not None
-        return match[2] or self.slot.part
+        return match[2] or self.target.part
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the user knows of a file; None where the file alone should tell.
+class ExpectedAdapter:
+    """What the user knows of an imported adapter; None accepts any value.
 
     Attributes
     ----------
@@ -62,7 +60,7 @@ class Told:
     placement
         The adapted blocks.
     alpha
-        Factor on the updates; a checkpoint of micro-sam does not tell it.
+        Factor on the updates: HF's ``lora_alpha / r``.
     """
 
     rank: int | None = None
@@ -70,34 +68,18 @@ class Told:
     alpha: float | None = None
 
 
-def assemble_found(
+def assemble_imported(
     source: str,
     model: SamModel,
-    updates: Sequence[FoundUpdate],
+    updates: Sequence[ImportedLora],
     whole: Mapping[str, Tensor],
-    told: Told,
+    expected: ExpectedAdapter,
 ) -> Adapter:
-    """Make an adapter of `model` from updates of the encoder and the mask decoder.
+    """Return an adapter of `model` from updates and tuned weights (`whole`, by path).
 
-    All updates get the largest of their ranks. What is missing to it starts as LoRA does: B is
-    zero, so that the output is that of the source, and A is drawn, so that it can be trained.
-
-    Parameters
-    ----------
-    source
-        The file, for messages and the adapter's provenance.
-    updates
-        Those of the encoder on the same matrices of each of some blocks; those of the mask
-        decoder on q and v of all its attention layers, or none.
-    whole
-        Tuned weights of mask decoder and prompt encoder, by path.
-    told
-        What the result is called by, where there are several ways; see `check_told`.
-
-    Raises
-    ------
-    ConfigurationError, AdapterMismatchError
-        If no adapter of ours does the same, or the tensors do not fit the model.
+    All updates get the largest of their ranks. The added directions start as LoRA does: B is zero,
+    so that the output stays the same, and A is drawn, so that it can be trained. `source` is for
+    messages and the provenance; the placement of `expected` names the result where it fits.
     """
     encoder = [u for u in updates if u.block is not None]
     decoder = [u for u in updates if u.block is None]
@@ -116,7 +98,7 @@ def assemble_found(
         options |= {
             "rank": _largest_rank(encoder),
             "alpha": first.scale,
-            "placement": _name(blocks, model.architecture.depth, told.placement),
+            "placement": _name(blocks, model.architecture.depth, expected.placement),
             "matrices": sorted({update.matrix for update in encoder}),
         }
     config = parse_method_config({"method": method.model_fields["method"].default, **options})
@@ -128,8 +110,8 @@ def assemble_found(
     return adapter
 
 
-def check_told(source: str, adapter: Adapter, told: Told) -> None:
-    """Raise `ConfigurationError` if an adapter is not what the user knows its source to be."""
+def check_expected(source: str, adapter: Adapter, expected: ExpectedAdapter) -> None:
+    """Raise `ConfigurationError` if an adapter differs from what the user expects."""
     config = adapter.config
     depth = architecture(adapter.base.architecture).depth
     blocks = config.placement.blocks(depth) if isinstance(config, PlacedConfig) else None
@@ -138,21 +120,22 @@ def check_told(source: str, adapter: Adapter, told: Told) -> None:
         "alpha": getattr(config, "alpha", None),
     }
     for option, value in found.items():
-        wanted = getattr(told, option)
+        wanted = getattr(expected, option)
         if wanted is not None and (value is None or abs(value - wanted) > 1e-6 * wanted):
             raise ConfigurationError(
                 f"{source} has {option} {'none' if value is None else f'{value:g}'}, but "
                 f"{wanted:g} was given: give that one, or leave it out"
             )
-    if told.placement is not None and told.placement.blocks(depth) != blocks:
+    wanted_blocks = expected.placement.blocks(depth) if expected.placement else None
+    if wanted_blocks is not None and wanted_blocks != blocks:
         placement = config.placement if isinstance(config, PlacedConfig) else "no"
         raise ConfigurationError(
-            f"{source} adapts {placement} blocks, but the placement {told.placement} "
-            f"({_listed(told.placement.blocks(depth))}) was given: give that one, or leave it out"
+            f"{source} adapts {placement} blocks, but the placement {expected.placement} "
+            f"({_listed(wanted_blocks)}) was given: give that one, or leave it out"
         )
 
 
-def _check_encoder(source: str, updates: Iterable[FoundUpdate]) -> tuple[int, ...]:
+def _check_encoder(source: str, updates: Iterable[ImportedLora]) -> tuple[int, ...]:
     """Return the adapted blocks, if it is the same matrices in each."""
     placed: dict[str, set[int]] = {}
     for update in updates:
@@ -170,9 +153,9 @@ def _check_encoder(source: str, updates: Iterable[FoundUpdate]) -> tuple[int, ..
     return tuple(sorted(blocks))
 
 
-def _check_decoder(source: str, model: SamModel, updates: Iterable[FoundUpdate]) -> None:
+def _check_decoder(source: str, model: SamModel, updates: Iterable[ImportedLora]) -> None:
     expected = set(decoder_layers(model.sam))
-    found = {update.slot.layer for update in updates}
+    found = {update.target.layer for update in updates}
     if found != expected:
         raise ConfigurationError(
             f"{source} adapts {len(found)} layers of the mask decoder ({min(found)}, …), but "
@@ -182,9 +165,9 @@ def _check_decoder(source: str, model: SamModel, updates: Iterable[FoundUpdate])
         )
 
 
-def _name(blocks: tuple[int, ...], depth: int, told: Placement | None) -> str:
-    if told is not None and told.blocks(depth) == blocks:
-        return str(told)
+def _name(blocks: tuple[int, ...], depth: int, expected: Placement | None) -> str:
+    if expected is not None and expected.blocks(depth) == blocks:
+        return str(expected)
     return "all" if blocks == tuple(range(depth)) else _listed(blocks)
 
 
@@ -192,16 +175,16 @@ def _listed(blocks: Iterable[int]) -> str:
     return str(Placement.parse(",".join(map(str, sorted(blocks)))))
 
 
-def _largest_rank(updates: Iterable[FoundUpdate]) -> int:
+def _largest_rank(updates: Iterable[ImportedLora]) -> int:
     return max((update.factors.rank for update in updates), default=0)
 
 
-def _tensors(updates: Sequence[FoundUpdate], scale: float) -> dict[str, Tensor]:
+def _tensors(updates: Sequence[ImportedLora], scale: float) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     rank, tensors = _largest_rank(updates), {}
     for update in updates:
         factors = update.factors
-        name = f"{public_name(update.slot.layer)}.slots.{update.slot.part}."
+        name = f"{public_name(update.target.layer)}.slots.{update.target.part}."
         missing = rank - factors.rank
         # Of a fused layer, q, k and v have the same A; here each has its own.
         down, up = factors.down.float().clone(), factors.up.float() * (factors.scale / scale)
@@ -212,10 +195,10 @@ def _tensors(updates: Sequence[FoundUpdate], scale: float) -> dict[str, Tensor]:
     return tensors
 
 
-def _lengths(updates: Iterable[FoundUpdate]) -> dict[str, Tensor]:
+def _lengths(updates: Iterable[ImportedLora]) -> dict[str, Tensor]:
     """Return DoRA's lengths of the rows of each layer."""
     return {
-        f"{public_name(update.slot.layer)}.magnitude": update.factors.magnitude.float()
+        f"{public_name(update.target.layer)}.magnitude": update.factors.magnitude.float()
         for update in updates
         if update.factors.magnitude is not None
     }

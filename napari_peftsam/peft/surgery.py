@@ -15,17 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft._protocol import Scalable
+from napari_peftsam.peft.protocol import Scalable
 
 __all__ = ["Surgery"]
 
 
 @dataclass(frozen=True)
 class _Swap:
-    """One change; `old` is None where there was nothing.
-
-    A parked `old` rests on the CPU while it is out of the model.
-    """
+    """One change; `old` is None for an addition, and moves to the CPU if `parked`."""
 
     path: str
     old: nn.Module | nn.Parameter | None
@@ -41,8 +38,7 @@ class Surgery:
     Attributes
     ----------
     loading
-        Whether all new tensors will be overwritten by those of a trained adapter, so that a
-        costly start need not be computed.
+        Whether a trained adapter overwrites all new tensors, so that a costly start is skipped.
     """
 
     def __init__(self, root: nn.Module, loading: bool = False) -> None:
@@ -69,7 +65,7 @@ class Surgery:
 
     @property
     def constants(self) -> dict[str, Tensor]:
-        """The buffers of the new modules, by path: what was drawn once and is not trained."""
+        """The untrained buffers of the new modules, by path."""
         return {
             f"{swap.path}.{name}": buffer
             for swap in self._swaps
@@ -81,7 +77,7 @@ class Surgery:
     def tuned(self, strength: float = 1.0) -> dict[str, nn.Parameter]:
         """Return the trainable copies of base weights, by path.
 
-        With a `strength` below 1 they are new tensors, so much of the way from the base.
+        Below strength 1, return copies interpolated between base and adapter.
         """
         return {
             swap.path: _weakened(swap, strength)
@@ -111,8 +107,7 @@ class Surgery:
     def replace(self, path: str, module: nn.Module, park: bool = False) -> None:
         """Put `module` in the place of the module at `path`.
 
-        `park` lets the old one's tensors rest on the CPU once `park` is called, for methods
-        that mean to spare the device's memory.
+        With `park`, the method `park` moves the old one to the CPU to spare device memory.
         """
         self._apply(_Swap(path, self.root.get_submodule(path), module, park))
 
@@ -128,7 +123,7 @@ class Surgery:
                 self._apply(_Swap(path, old, copy))
 
     def park(self) -> None:
-        """Move the old modules that may rest on the CPU there; `undo` fetches them."""
+        """Move the parked modules to the CPU; `undo` moves them back."""
         for swap in self._swaps:
             if swap.parked and isinstance(swap.old, nn.Module):
                 swap.old.to("cpu")
@@ -144,7 +139,7 @@ class Surgery:
     def redo(self, strength: float = 1.0) -> None:
         """Put the new objects back after `undo`, their changes multiplied by `strength`.
 
-        Tuned weights are those that are trained for a `strength` of 1 only, else copies.
+        Below strength 1, tuned weights are interpolated copies.
         """
         for swap in self._swaps:
             if isinstance(swap.new, nn.Parameter):

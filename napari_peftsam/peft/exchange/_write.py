@@ -1,7 +1,7 @@
 """Adapters as folders of HF `peft`, which loads them with ``PeftModel.from_pretrained``.
 
-Our updates act on row ranges of a fused layer; there a layer has one pair of matrices. Those
-of q and v become one pair of twice the rank: ``A = [A_q; A_v]``, and B has ``[B_q, 0]`` in the
+Our updates act on row ranges of a fused layer; there a layer has one pair of matrices. The pairs
+of q and v become one of twice the rank: ``A = [A_q; A_v]``, and B has ``[B_q, 0]`` in the
 rows of q, zeros in those of k and ``[0, B_v]`` in those of v. As HF scales by ``lora_alpha / r``,
 ``lora_alpha`` is that rank times our factor. `peft` itself is never imported.
 """
@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, ExportError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft._low_rank import AdaptedLinear, Factors, SlotUpdate, exact
-from napari_peftsam.peft._matrices import Slot
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft._twin import adapted_twin
 from napari_peftsam.peft.adapter import Adapter, check_base
+from napari_peftsam.peft.files import assemble_adapter, describe_adapter, read_tensors
 from napari_peftsam.peft.inject import check_not_adapted, public_name
-from napari_peftsam.peft.io import assemble_adapter, describe_adapter, read_tensors
-from napari_peftsam.peft.registry import METHODS, method_of
+from napari_peftsam.peft.low_rank import AdaptedLinear, Factors, RowUpdate, exact
+from napari_peftsam.peft.merge import adapted_twin
+from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "CONFIG_FILE",
@@ -37,17 +37,17 @@ __all__ = [
     "WEIGHTS_FILE",
     "WHOLE_MODULES",
     "check_replaceable",
+    "export_hf_peft",
     "read_config",
     "restore",
     "row_lengths",
-    "write_folder",
 ]
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 WHOLE_MODULES = ("mask_decoder", "prompt_encoder")
-"""What may be tuned as a whole beside low-rank updates (``modules_to_save``)."""
+"""Modules that may be tuned as a whole beside low-rank updates (``modules_to_save``)."""
 
 _OWN_FILE = "napari_peftsam.safetensors"
 _DESCRIPTION, _CONTENTS = "napari_peftsam_adapter", "napari_peftsam_export"
@@ -57,15 +57,35 @@ _NO_TARGETS = "dummy-target-modules"
 
 @dataclass(frozen=True, eq=False)
 class _Contents:
-    """What is in a folder; `slots` tells which update has which rank, by layer."""
+    """The content of a folder; `slots` are the names and ranks of the updates of each layer."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     slots: dict[str, list[tuple[str, int]]]
 
 
-def write_folder(model: SamModel, adapter: Adapter, folder: Path) -> None:
-    """Write the folder; see `napari_peftsam.peft.exchange.export_hf_peft`."""
+def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> None:
+    """Write a folder that HF `peft` loads onto the same base model.
+
+    Parameters
+    ----------
+    model
+        The base, without adapter.
+    adapter
+        An adapter of a low-rank method.
+    folder
+        A new folder, or an older export, which is replaced as a whole or not at all.
+
+    Raises
+    ------
+    ConfigurationError
+        If HF's LoRA cannot do what the method does; the message says what to do instead.
+    AdapterMismatchError
+        If the adapter belongs to another base or its tensors do not fit.
+    ExportError
+        If the folder holds anything else, or cannot be written.
+    """
+    folder = Path(folder)
     check_not_adapted(model.sam)
     _check_method(adapter)
     check_base(model, adapter)
@@ -109,15 +129,10 @@ def check_replaceable(folder: Path) -> None:
 
 
 def restore(folder: Path) -> Adapter | None:
-    """Return the very adapter that was exported to a folder, with its method and options.
+    """Return the adapter that was exported to a folder, with its method and options.
 
-    None if the folder is not as it was written: `peft` trained and saved it anew, its
-    configuration was edited, or what only we can read was left out when it was copied.
-
-    Raises
-    ------
-    AdapterMismatchError
-        If it is damaged.
+    None if the folder has changed since: `peft` trained and saved it anew, its configuration was
+    edited, or our own file in it was not copied.
     """
     metadata, tensors = read_tensors(folder / WEIGHTS_FILE)
     if _CONTENTS not in metadata or _DESCRIPTION not in metadata:
@@ -182,7 +197,7 @@ def _check_method(adapter: Adapter) -> None:
 def _contents(model: SamModel, adapter: Adapter) -> _Contents:
     config = method_of(adapter.config).over_plain_layers(adapter.config)
     injection, surgery = adapted_twin(model, adapter, config)
-    layers = {path: _updates(path, layer) for path, layer in surgery.replacements.items()}
+    layers = {path: _updates(layer) for path, layer in surgery.replacements.items()}
     with_lengths = any(layer.lengths() is not None for layer, _ in layers.values())
     fused = {
         path: _fused(path, layer, parts, with_lengths=with_lengths)
@@ -206,30 +221,24 @@ def _contents(model: SamModel, adapter: Adapter) -> _Contents:
     return _Contents(_config(fused, whole), tensors, slots)
 
 
-def _updates(path: str, layer: object) -> tuple[AdaptedLinear, dict[str, Factors]]:
-    if not isinstance(layer, AdaptedLinear):
-        raise ConfigurationError(f"{type(layer).__name__} at {path} is no low-rank update")
+def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
+    assert isinstance(layer, AdaptedLinear)  # as `PeftMethod.low_rank` promises
     parts = {}
     for name, update in layer.slots.items():
-        assert isinstance(update, SlotUpdate)
+        assert isinstance(update, RowUpdate)
         parts[name] = update.low_rank()
     return layer, parts
 
 
 def _whole_modules(surgery: Surgery) -> list[str]:
     tuned = {path.partition(".")[0] for path in surgery.tuned()}
-    if others := tuned - set(WHOLE_MODULES):
-        raise ConfigurationError(f"weights of {', '.join(sorted(others))} are tuned in place")
     return [name for name in WHOLE_MODULES if name in tuned]
 
 
 def _fused(
     path: str, layer: AdaptedLinear, parts: Mapping[str, Factors], *, with_lengths: bool
 ) -> Factors:
-    """Return one update of all rows of a layer, zero where none of `parts` acts.
-
-    With lengths, rows that have none of their own get those that they have anyway.
-    """
+    """Return one update of all rows of a layer, zero where none of `parts` acts."""
     first = next(iter(parts.values()))
     weight = layer.base.weight
     up = torch.zeros(len(weight), sum(f.rank for f in parts.values()), dtype=first.up.dtype)
@@ -282,7 +291,7 @@ def _number(value: float) -> float:
 def _separated(
     tensors: Mapping[str, Tensor], slots: Mapping[str, list[tuple[str, int]]]
 ) -> dict[str, Tensor]:
-    """Return the tensors of a folder as those of adapters: the undoing of `_fused`."""
+    """Return the adapter's tensors from those of a folder: the inverse of `_fused`."""
     found = {
         public_name(k.removeprefix(PREFIX)): v for k, v in tensors.items() if ".lora_" not in k
     }
@@ -291,7 +300,7 @@ def _separated(
         lengths = tensors.get(f"{PREFIX}{path}.lora_magnitude_vector")
         start = 0
         for part, rank in parts:
-            rows, columns = slice(*Slot(path, part).rows(len(up))), slice(start, start + rank)
+            rows, columns = slice(*Target(path, part).rows(len(up))), slice(start, start + rank)
             name = f"{public_name(path)}.slots.{part}."
             found[f"{name}A"] = down[columns].contiguous()
             found[f"{name}B"] = up[rows, columns].contiguous()

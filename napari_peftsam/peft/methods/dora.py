@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import (
+from napari_peftsam.peft.low_rank import (
     AdaptedLinear,
     FrozenLinear,
     LowRankUpdate,
-    SlotUpdate,
+    RowUpdate,
     add_to_rows,
     exact,
     plain,
 )
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
 
-__all__ = ["Dora", "DoraConfig", "DoraLinear"]
+__all__ = ["Dora", "DoraConfig"]
 
 
 class DoraConfig(LowRankConfig):
@@ -29,7 +29,7 @@ class DoraConfig(LowRankConfig):
     method: Literal["dora"] = "dora"
 
 
-class DoraLinear(AdaptedLinear):
+class _DoraLinear(AdaptedLinear):
     """``W -> m (W + alpha B A) / |W + alpha B A|``, row by row; m starts as ``|W|``.
 
     The rows are those of the whole layer, as in the paper; where q and v are adapted, those of
@@ -40,7 +40,7 @@ class DoraLinear(AdaptedLinear):
     def __init__(
         self,
         base: FrozenLinear,
-        updates: Mapping[str, SlotUpdate],
+        updates: Mapping[str, RowUpdate],
         rows: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__(base, updates, rows)
@@ -95,11 +95,6 @@ class Dora(LowRankMethod[DoraConfig]):
     changes = "as LoRA, and the length of each weight row"
     use_when = "low ranks, if training may take longer"
     scalable = False
-    layer = DoraLinear
+    layer = _DoraLinear
+    undecayed = MappingProxyType({".magnitude": "magnitudes"})
     config = DoraConfig
-
-    def hint(self, parameter: str, config: DoraConfig) -> ParameterHint:
-        """Magnitudes must not decay."""
-        if parameter.endswith(".magnitude"):
-            return ParameterHint("magnitudes", decay=False)
-        return super().hint(parameter, config)

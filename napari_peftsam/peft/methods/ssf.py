@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import exact
-from napari_peftsam.peft._protocol import ParameterHint, PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.low_rank import exact
+from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["ScaledShifted", "Ssf", "SsfConfig"]
 
@@ -80,6 +80,8 @@ class Ssf(PeftMethod[SsfConfig]):
     description = "Scales and shifts the features after each layer; small, mild, hard to overdo."
     changes = "a scale and a shift after every layer"
     use_when = "small files, a mild change of contrast or stain"
+    # Decay would pull scales from 1 to 0.
+    undecayed = MappingProxyType({".gamma": "scales", ".beta": "scales"})
     config = SsfConfig
 
     def install(self, surgery: Surgery, config: SsfConfig) -> None:
@@ -90,12 +92,6 @@ class Ssf(PeftMethod[SsfConfig]):
             paths.insert(0, _last_convolution(surgery))
         for path in paths:
             surgery.replace(path, ScaledShifted(surgery.root.get_submodule(path)))
-
-    def hint(self, parameter: str, config: SsfConfig) -> ParameterHint:
-        """Decay would pull scales from 1 to 0."""
-        if parameter.endswith((".gamma", ".beta")):
-            return ParameterHint("scales", decay=False)
-        return ParameterHint()
 
     def first_changed_block(self, config: SsfConfig, depth: int) -> int:
         """Return the first chosen block; the patch embedding precedes them all."""
@@ -108,7 +104,7 @@ class Ssf(PeftMethod[SsfConfig]):
 
 
 def _last_convolution(surgery: Surgery) -> str:
-    """Return the path of what makes the tokens: SAM's only one, or the last of a stem."""
+    """Return the path of the convolution that makes the tokens."""
     modules = surgery.encoder.get_submodule("patch_embed").named_modules()
     names = [name for name, module in modules if isinstance(module, nn.Conv2d)]
     return f"image_encoder.patch_embed.{names[-1]}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from math import sqrt
 from typing import Protocol
 
@@ -13,23 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "AdaptedLinear",
     "Factors",
     "LowRankUpdate",
     "RankMixer",
-    "SlotUpdate",
+    "RowUpdate",
+    "TargetSite",
     "add_to_rows",
-    "check_rank",
     "exact",
+    "install_low_rank",
     "plain",
     "random_start",
 ]
 
 
 class RankMixer(nn.Module):
-    """A learnable linear map of rank space; the identity is no mixer at all."""
+    """A learnable linear map of rank space."""
 
     def matrix(self) -> Tensor:
         """Return the ``(r, r)`` matrix that multiplies ``A x`` from the left."""
@@ -38,7 +41,7 @@ class RankMixer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """A change of some rows of a linear layer, as other programs know it; on the CPU.
+    """A low-rank change of some rows of a linear layer, on the CPU.
 
     The rows become ``W + scale * up @ down``; with lengths, those of the layer are scaled to them.
 
@@ -66,23 +69,23 @@ class Factors:
         return len(self.down)
 
 
-class SlotUpdate(nn.Module):
-    """What a method adds to one range of the output rows of a frozen linear layer."""
+class RowUpdate(nn.Module):
+    """An update of one range of the output rows of a frozen linear layer."""
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
-        """Return what is added to `out` ``(..., rows)``, the frozen layer's answer to `x`."""
+        """Return the change of `out` ``(..., rows)``, the frozen layer's output for `x`."""
         raise NotImplementedError
 
     def folded(self, weight: Tensor) -> Tensor:
-        """Return the rows ``(rows, in)`` that do the same without it, float64, from the frozen."""
+        """Return the frozen rows `weight` ``(rows, in)`` with the update added, float64."""
         raise NotImplementedError
 
     def low_rank(self) -> Factors:
-        """Return the matrices of the plain low-rank update that does the same."""
+        """Return the equivalent plain low-rank update."""
         raise NotImplementedError
 
 
-class LowRankUpdate(SlotUpdate):
+class LowRankUpdate(RowUpdate):
     """``x -> alpha * B R A x`` with ``R`` the mixer's matrix, or the identity.
 
     `A` is ``(r, in)``, Kaiming-uniform with a = sqrt(5); `B` is ``(out, r)``, zeros,
@@ -122,7 +125,7 @@ class LowRankUpdate(SlotUpdate):
         return weight + self.delta()
 
     def low_rank(self) -> Factors:
-        """Return A and B, what mixes rank space multiplied into A."""
+        """Return A and B, the mixer multiplied into A."""
         down: Tensor = self.A
         if self.mixer is not None:
             down = (exact(self.mixer.matrix()) @ exact(down)).to(down.dtype)
@@ -130,7 +133,7 @@ class LowRankUpdate(SlotUpdate):
 
 
 class FrozenLinear(Protocol):
-    """What an `AdaptedLinear` needs of the layer it stands for; an `nn.Linear` has it."""
+    """The part of `nn.Linear` that an `AdaptedLinear` needs of its base."""
 
     @property
     def weight(self) -> Tensor: ...
@@ -155,7 +158,7 @@ class AdaptedLinear(nn.Module):
     def __init__(
         self,
         base: FrozenLinear,
-        updates: Mapping[str, SlotUpdate],
+        updates: Mapping[str, RowUpdate],
         rows: Mapping[str, tuple[int, int]],
     ) -> None:
         super().__init__()
@@ -176,10 +179,10 @@ class AdaptedLinear(nn.Module):
         return add_to_rows(out, changes)
 
     def folded_weight(self) -> Tensor:
-        """Return the weight ``(out, in)`` of the plain layer that does the same, float64, CPU."""
+        """Return the weight ``(out, in)`` of the equivalent plain layer, float64, CPU."""
         weight = exact(self.base.weight).clone()
         for name, update in self.slots.items():
-            assert isinstance(update, SlotUpdate)
+            assert isinstance(update, RowUpdate)
             rows = slice(*self.rows[name])
             weight[rows] += self.strength * (update.folded(weight[rows]) - weight[rows])
         return weight
@@ -190,8 +193,71 @@ class AdaptedLinear(nn.Module):
         return state if self.base.bias is None else state | {"bias": self.base.bias.detach().cpu()}
 
     def lengths(self) -> Tensor | None:
-        """Return the lengths ``(out,)`` that all rows are given; None if they are as they come."""
+        """Return the learned lengths ``(out,)`` of all rows; None if lengths are not learned."""
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class TargetSite:
+    """The place of one update in the model.
+
+    Attributes
+    ----------
+    number
+        Index of the target in the model.
+    base, rows
+        The frozen layer, and the half-open range of its output rows.
+    loading
+        Whether the update's tensors will be overwritten, see `Surgery`.
+    """
+
+    number: int
+    base: nn.Linear
+    rows: tuple[int, int]
+    loading: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)`` of the update."""
+        return self.rows[1] - self.rows[0], self.base.in_features
+
+
+def install_low_rank(
+    surgery: Surgery,
+    modules: Iterable[Target],
+    rank: int,
+    make: Callable[[TargetSite], RowUpdate],
+    *,
+    layer: type[AdaptedLinear] = AdaptedLinear,
+    hold: Callable[[nn.Linear], FrozenLinear] | None = None,
+) -> None:
+    """Replace the layers that hold the targets `modules`, which are grouped by layer.
+
+    Parameters
+    ----------
+    make
+        Maker of the update of one target.
+    layer
+        Class of the new layers.
+    hold
+        Maker of a substitute for a frozen layer; None keeps the layer itself.
+
+    Raises
+    ------
+    ConfigurationError
+        If a layer is missing, or smaller than `rank`.
+    """
+    numbered = groupby(enumerate(modules), key=lambda item: item[1].layer)
+    for path, members in numbered:
+        base = surgery.layer(path)
+        updates, rows = {}, {}
+        for number, target in members:
+            rows[target.part] = target.rows(base.out_features)
+            site = TargetSite(number, base, rows[target.part], surgery.loading)
+            _check_rank(rank, site.shape, path)
+            updates[target.part] = make(site)
+        frozen = base if hold is None else hold(base)
+        surgery.replace(path, layer(frozen, updates, rows), park=hold is not None)
 
 
 def add_to_rows(out: Tensor, changes: Mapping[tuple[int, int], Tensor]) -> Tensor:
@@ -227,7 +293,7 @@ def random_start(rows: int, columns: int, generator: torch.Generator | None = No
     return nn.init.kaiming_uniform_(drawn, a=sqrt(5), generator=generator)
 
 
-def check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
+def _check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
     """Raise `ConfigurationError` if `rank` exceeds a matrix of this ``(out, in)``."""
     if rank > min(shape):
         raise ConfigurationError(

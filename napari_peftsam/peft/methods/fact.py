@@ -9,23 +9,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import (
-    AdaptedLinear,
+from napari_peftsam.peft.low_rank import (
     Factors,
-    SlotUpdate,
-    check_rank,
+    RowUpdate,
+    TargetSite,
     exact,
+    install_low_rank,
     plain,
     random_start,
 )
-from napari_peftsam.peft._matrices import ATTENTION, slots_of
-from napari_peftsam.peft._protocol import PeftMethod
-from napari_peftsam.peft._surgery import Surgery
-from napari_peftsam.peft.config import PlacedConfig
+from napari_peftsam.peft.placement import ATTENTION, targets
+from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
+from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["FACTORS_PATH", "Fact", "FactConfig", "FactFactors", "FactUpdate"]
+__all__ = ["Fact", "FactConfig"]
 
-FACTORS_PATH = "image_encoder.fact"
+_FACTORS_PATH = "image_encoder.fact"
 
 
 class FactConfig(PlacedConfig):
@@ -53,7 +52,7 @@ class FactConfig(PlacedConfig):
     )
 
 
-class FactFactors(nn.Module):
+class _FactFactors(nn.Module):
     """The outer factors: U ``(r, D)``, Kaiming-uniform, and V ``(D, r)``, zeros."""
 
     def __init__(self, width: int, rank: int) -> None:
@@ -62,16 +61,16 @@ class FactFactors(nn.Module):
         self.V = nn.Parameter(torch.zeros(width, rank, device="cpu"))
 
 
-class FactUpdate(SlotUpdate):
+class _FactUpdate(RowUpdate):
     """``x -> alpha * V Sigma U x`` with factors that may serve several slots.
 
     They are referred to but not registered here, so that state dicts, optimisers and files
     see them once.
     """
 
-    factors: FactFactors
+    factors: _FactFactors
 
-    def __init__(self, factors: FactFactors, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(self, factors: _FactFactors, rank: int, alpha: float, dropout: float) -> None:
         super().__init__()
         self.__dict__["factors"] = factors  # past nn.Module's registration
         self.alpha, self.dropout = alpha, dropout
@@ -108,19 +107,16 @@ class Fact(PeftMethod[FactConfig]):
 
     def install(self, surgery: Surgery, config: FactConfig) -> None:
         """Add the factors to the encoder and replace the attention projections."""
-        factors: FactFactors | None = None
-        for block in config.placement.blocks(surgery.depth):
-            slots = slots_of((block,), ATTENTION)
-            base = surgery.layer(slots[0].layer)
-            width = base.in_features
-            check_rank(config.rank, (width, width), slots[0].layer)
-            if factors is None or not config.shared:
-                factors = FactFactors(width, config.rank)
-                path = FACTORS_PATH if config.shared else f"image_encoder.blocks.{block}.fact"
-                surgery.add(path, factors.to(base.weight.device, base.weight.dtype))
-            updates = {
-                slot.part: FactUpdate(factors, config.rank, config.alpha, config.dropout)
-                for slot in slots
-            }
-            rows = {slot.part: slot.rows(base.out_features) for slot in slots}
-            surgery.replace(slots[0].layer, AdaptedLinear(base, updates, rows))
+        blocks = config.placement.blocks(surgery.depth)
+        factors: dict[str, _FactFactors] = {}
+
+        def make(site: TargetSite) -> _FactUpdate:
+            block = blocks[site.number // len(ATTENTION.parts)]
+            path = _FACTORS_PATH if config.shared else f"image_encoder.blocks.{block}.fact"
+            if path not in factors:
+                weight = site.base.weight
+                factors[path] = _FactFactors(site.base.in_features, config.rank)
+                surgery.add(path, factors[path].to(weight.device, weight.dtype))
+            return _FactUpdate(factors[path], config.rank, config.alpha, config.dropout)
+
+        install_low_rank(surgery, targets(blocks, ATTENTION), config.rank, make)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_peftsam.peft._low_rank import Factors, SlotUpdate, exact, plain
-from napari_peftsam.peft._low_rank_method import LowRankConfig, LowRankMethod, SlotSite
-from napari_peftsam.peft._protocol import ParameterHint
+from napari_peftsam.peft.low_rank import Factors, RowUpdate, TargetSite, exact, plain
+from napari_peftsam.peft.methods.lora import LowRankConfig, LowRankMethod
+from napari_peftsam.peft.protocol import ParameterHint
 
-__all__ = ["Pissa", "PissaConfig", "PissaUpdate"]
+__all__ = ["Pissa", "PissaConfig"]
 
 
 class PissaConfig(LowRankConfig):
@@ -22,7 +22,7 @@ class PissaConfig(LowRankConfig):
     method: Literal["pissa"] = "pissa"
 
 
-class PissaUpdate(SlotUpdate):
+class _PissaUpdate(RowUpdate):
     """``x -> alpha (B A - B0 A0) x``; A and B start as the principal part A0, B0 of the rows.
 
     With ``W = U S V^T``: ``B0 = U_r sqrt(S_r / alpha)``, ``A0 = sqrt(S_r / alpha) V_r^T``. The
@@ -31,7 +31,7 @@ class PissaUpdate(SlotUpdate):
     kept with the adapter: another machine's decomposition need not be the same.
     """
 
-    def __init__(self, site: SlotSite, rank: int, alpha: float) -> None:
+    def __init__(self, site: TargetSite, rank: int, alpha: float) -> None:
         super().__init__()
         self.alpha = alpha
         down, up = _principal(site, rank, alpha)
@@ -58,7 +58,7 @@ class PissaUpdate(SlotUpdate):
         return Factors(plain(down), plain(up), self.alpha)
 
 
-def _principal(site: SlotSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:
+def _principal(site: TargetSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:
     weight = site.base.weight.detach()
     rows, columns = site.shape
     if site.loading or weight.is_meta:  # on the meta device, parameters are counted only
@@ -83,9 +83,9 @@ class Pissa(LowRankMethod[PissaConfig]):
     use_when = "few steps, at a lower learning rate"
     config = PissaConfig
 
-    def update(self, site: SlotSite, config: PissaConfig) -> PissaUpdate:
+    def update(self, site: TargetSite, config: PissaConfig) -> _PissaUpdate:
         """Make the change of the principal part."""
-        return PissaUpdate(site, config.rank, config.factor)
+        return _PissaUpdate(site, config.rank, config.factor)
 
     def hint(self, parameter: str, config: PissaConfig) -> ParameterHint:
         """Decay would pull the principal part out of the weights."""

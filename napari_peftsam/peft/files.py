@@ -1,4 +1,4 @@
-"""Adapter files: one ``.safetensors`` whose JSON metadata says all about it."""
+"""Adapter files: one ``.safetensors`` with a JSON description as metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.peft.adapter import FORMAT_VERSION, Adapter, BaseIdentity, content_digest
-from napari_peftsam.peft.registry import parse_method_config
+from napari_peftsam.peft.methods import parse_method_config
 
 __all__ = [
     "METADATA_KEY",
@@ -63,7 +63,7 @@ def save_adapter(adapter: Adapter, path: str | Path) -> None:
 
 
 def adapter_bytes(adapter: Adapter) -> bytes:
-    """Return what `save_adapter` writes; its errors, too."""
+    """Return the content of an adapter file."""
     text = describe_adapter(adapter)
     return bytes(save(dict(adapter.tensors), metadata={METADATA_KEY: text}))
 
@@ -74,7 +74,7 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
     Raises
     ------
     AdapterMismatchError
-        If the content is damaged or of a newer format; `name` says whose it is.
+        If the content is damaged or of a newer format; `name` is for the message.
     """
     try:
         length = int.from_bytes(content[:8], "little")
@@ -86,13 +86,7 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
 
 
 def describe_adapter(adapter: Adapter) -> str:
-    """Return the JSON that says all about an adapter but its tensors.
-
-    Raises
-    ------
-    ConfigurationError
-        If its provenance or metrics are not plain JSON values.
-    """
+    """Return the JSON description of an adapter: all but its tensors."""
     header = {
         "format_version": adapter.format_version,
         "digest": adapter.digest,
@@ -131,8 +125,7 @@ def load_adapter(path: str | Path) -> Adapter:
     except SafetensorError as error:
         if _is_torch_file(path):
             raise AdapterMismatchError(
-                f"{path} is a checkpoint of torch, not an adapter file: use it as the model, or "
-                "read it with import-adapter if micro-sam's LoRA is in it"
+                f"{path} is a checkpoint of torch, not an adapter file: use it as the model"
             ) from error
         raise AdapterMismatchError(
             f"{path} is damaged or not a safetensors file ({error}): copy or download it again"
@@ -160,13 +153,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Adapter:
-    """Return the adapter that `describe_adapter` described, from its tensors.
-
-    Raises
-    ------
-    AdapterMismatchError
-        If the description is damaged or of a newer format, or the tensors are other ones.
-    """
+    """Return the adapter of a description by `describe_adapter` and its tensors."""
     try:
         content = json.loads(text)
         version = content["format_version"]
