@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
@@ -36,6 +37,7 @@ class Dock(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer_session: ViewerSession = session_of(viewer)
+        self._connections: list[tuple[Any, Callable[..., object]]] = []
         self._life = life = _Life(self)
         session = self.viewer_session
         # Not a method of this dock: nothing is left of it by then.
@@ -43,6 +45,12 @@ class Dock(QWidget):
         self.viewer_session.events.closed.connect(self._release_once)
         # Later: two threads that import at once wait for each other.
         QTimer.singleShot(0, self.viewer_session.open)
+
+    def listen(self, *connections: tuple[Any, Callable[..., object]]) -> None:
+        """Connect signals that outlive the dock to its slots, until the dock goes."""
+        for signal, slot in connections:
+            signal.connect(slot)
+        self._connections += connections
 
     def release(self) -> None:
         """Let go of keys, callbacks and own workers; called once, when the dock goes.
@@ -79,6 +87,8 @@ class Dock(QWidget):
             return
         self._life.released = True
         self.viewer_session.events.closed.disconnect(self._release_once)
+        for signal, slot in self._connections:
+            signal.disconnect(slot)
         try:
             self.release()
         except RuntimeError:  # with its window, Qt has deleted its widgets before

@@ -14,12 +14,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_peftsam.app.advice import format_time
 from napari_peftsam.widgets._curve import TrainingCurve
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
 from napari_peftsam.widgets._training import Phase
-from napari_peftsam.widgets._verdict import format_time
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.app.advice import Outcome, verdict
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.widgets._process import TrainingProcess
 from napari_peftsam.widgets._progress import RunProgress
 from napari_peftsam.widgets._session import ViewerSession
-from napari_peftsam.widgets._verdict import Outcome, verdict
 from napari_peftsam.widgets._worker import notify, run, start
 
 if TYPE_CHECKING:
