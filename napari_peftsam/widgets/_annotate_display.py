@@ -60,7 +60,7 @@ class AnnotateDisplay:
             (owner.ready, self.show_sources),
             (owner.status_changed, self.show_sources),
             (owner.model_changed, self.show_sources),
-            (downloads().signals.arrived, self.show_sources),
+            (downloads().arrived, self.show_sources),
             (owner.adapters_changed, self.show_sources),
             (layers.images_changed, self.show_sources),
             (layers.image_changed, self.show_all),

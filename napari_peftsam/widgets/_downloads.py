@@ -6,7 +6,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_info
-from psygnal import Signal, SignalGroup
+from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_peftsam.errors import PeftSamError
@@ -16,18 +16,9 @@ from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, start
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry
 
-__all__ = ["DownloadSignals", "Downloads", "downloads"]
+__all__ = ["Downloads", "downloads"]
 
 _POLL = 100  # ms
-
-
-class DownloadSignals(SignalGroup):
-    """Signals of `Downloads`; always emitted in the GUI thread."""
-
-    changed = Signal(str)
-    """The model of this name began or ended to come, or more of it is here."""
-    arrived = Signal(str)
-    """The model of this name is on this computer now."""
 
 
 class Downloads:
@@ -44,8 +35,12 @@ class Downloads:
         Why the last attempt of a model failed, by name.
     """
 
+    changed = Signal(str)
+    """The model of this name began or ended to come, or more of it is here."""
+    arrived = Signal(str)
+    """The model of this name is on this computer now."""
+
     def __init__(self) -> None:
-        self.signals = DownloadSignals()
         self.progress: dict[str, DownloadProgress | None] = {}
         self.failures: dict[str, str] = {}
         self._group = WorkerGroup()
@@ -74,7 +69,7 @@ class Downloads:
             on_done=partial(self._finished, name),
             group=self._group,
         )
-        self.signals.changed.emit(name)
+        self.changed.emit(name)
 
     def stop(self, name: str) -> None:
         """Stop a download; what has come is kept, and the next one goes on from there.
@@ -104,7 +99,7 @@ class Downloads:
 
         if isinstance(event, DownloadProgress):
             self.progress[name] = event
-            self.signals.changed.emit(name)
+            self.changed.emit(name)
 
     def _failed(self, name: str, error: Exception) -> None:
         expected = isinstance(error, PeftSamError)
@@ -114,18 +109,18 @@ class Downloads:
 
     def _finished(self, name: str) -> None:
         self._ended(name)
-        self.signals.arrived.emit(name)
+        self.arrived.emit(name)
         show_info(f"{name} is on this computer now")
 
     def _ended(self, name: str) -> None:
         del self.progress[name], self._workers[name]
-        self.signals.changed.emit(name)
+        self.changed.emit(name)
 
     def _forget_stopped(self) -> None:
         for name, worker in tuple(self._stopping.items()):
             if not worker.is_running:
                 del self._stopping[name]
-                self.signals.changed.emit(name)
+                self.changed.emit(name)
         if not self._stopping and self._poll is not None:
             self._poll.stop()
 

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_peftsam.app.advice import download_text
 from napari_peftsam.widgets._parts import push_button, text_label
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class ModelRow(QFrame):
 
 def _state_text(entry: ModelEntry, state: RowState) -> str:
     if state.downloading:
-        return _progress_text(state.progress)
+        return download_text(state.progress)
     if state.stopping:
         return "◌ stopping"
     if state.loading:
@@ -154,15 +155,6 @@ def _state_text(entry: ModelEntry, state: RowState) -> str:
     if state.live:
         return "● in use"
     return "" if state.available or entry.url else "⚠ missing"
-
-
-def _progress_text(progress: DownloadProgress | None) -> str:
-    if progress is None:
-        return "◌ connecting"
-    if progress.verified is not None:
-        return "◌ verifying"
-    total = f" of {progress.total / 1e6:,.0f}" if progress.total else ""
-    return f"{progress.received / 1e6:,.0f}{total} MB"
 
 
 def _terms(entry: ModelEntry) -> str:

@@ -63,7 +63,7 @@ class FinetuneDock(Dock):
             (events.objects_changed, self._data_changed),
             (events.image_removed, self._data_changed),
             (events.image_renamed, self._data_changed),
-            (owner.projects.images.events.loaded, self._data_changed),
+            (owner.projects.images.loaded, self._data_changed),
             (owner.events.model_changed, self._model_changed),
             (owner.events.adapters_changed, self._show_compare),
             (owner.viewer.events.theme, self._theme_changed),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QSize
@@ -21,8 +21,6 @@ from napari_peftsam.widgets._parts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import napari
 
     from napari_peftsam.types import PixelArray
@@ -54,25 +52,18 @@ class ModelsDock(Dock):
         self._recommended = ""
         self._lay_out()
         self.kind.activated.connect(self._choose_kind)
-        for signal, slot in self._connections():
-            signal.connect(slot)
-        owner.when_ready(self._fill)
-
-    def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
-        owner = self.viewer_session
-        return (
+        self.listen(
             (owner.events.model_changed, self._show_rows),
-            (self.downloads.signals.arrived, self._show_row),
             (owner.events.status_changed, self._show_rows),
             (owner.layers.events.image_changed, self._guess_kind),
-            (self.downloads.signals.changed, self._show_row),
+            (self.downloads.arrived, self._show_row),
+            (self.downloads.changed, self._show_row),
         )
+        owner.when_ready(self._fill)
 
     def release(self) -> None:
         """Let go of the viewer; downloads go on."""
         self.viewer_session.events.ready.disconnect(self._fill, missing_ok=True)
-        for signal, slot in self._connections():
-            signal.disconnect(slot)
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return a size with room for some models."""
