@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
 from napari_peftsam.widgets._form import Form, fields_of
-from napari_peftsam.widgets._parts import combo_box, form_layout, text_label, timer
+from napari_peftsam.widgets._parts import beside, combo_box, form_layout, stacked, text_label, timer
 from napari_peftsam.widgets._worker import Worker, run
 
 if TYPE_CHECKING:
@@ -84,24 +84,18 @@ class FinetuneOptions(QWidget):
         self.amount.setToolTip("How long to train; stopped earlier, the best state is kept.")
         self.unit.addItems(list(BUDGETS))
         self.unit.setToolTip("Seconds of training, steps, or passes over all objects.")
-        budget = QHBoxLayout()
-        budget.setSpacing(4)
-        budget.addWidget(self.amount, 1)
-        budget.addWidget(self.unit, 1)
+        budget = beside(self.amount, self.unit)
         method = QWidget()
         method.setLayout(form_layout(("Method", self.method)))
         self.collapsible.addWidget(method)
         self.collapsible.addWidget(self.form)
-        layout = QVBoxLayout(self)
-        layout.setSpacing(6)
-        layout.addLayout(form_layout(("Recipe", self.recipe)))
-        layout.addWidget(self.advice)
-        layout.addWidget(self.parameters)
-        layout.addLayout(form_layout(("Budget", budget)))
-        layout.addWidget(self.collapsible)
-        for inner in (layout, self.collapsible.layout(), self.collapsible.content().layout()):
+        for inner in (self.collapsible.layout(), self.collapsible.content().layout()):
             assert inner is not None
             inner.setContentsMargins(0, 0, 0, 0)
+        recipe, budget_row = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
+        stacked(
+            recipe, self.advice, self.parameters, budget_row, self.collapsible, inside=self
+        )  # fmt: skip
 
     # --- what there is to choose -------------------------------------------------------
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPainter, QPaintEvent
 from qtpy.QtWidgets import (
-    QHBoxLayout,
     QLabel,
     QMenu,
     QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -29,7 +27,7 @@ from napari_peftsam.app.projects import (
 )
 from napari_peftsam.document import AutomaticProject, DocumentImage, delete_automatic
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
-from napari_peftsam.widgets._parts import text_label
+from napari_peftsam.widgets._parts import beside, stacked, text_label
 from napari_peftsam.widgets._worker import notify, run
 
 if TYPE_CHECKING:
@@ -71,17 +69,8 @@ class ProjectRow(QWidget):
         self.go_on = QPushButton()
         self.go_on.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.go_on.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        row.addWidget(self.button)
-        row.addWidget(self.name, 1)
-        row.addWidget(self.saved)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(3)
-        layout.addLayout(row)
-        layout.addWidget(self.go_on)
-        layout.addWidget(self.note)
+        row = beside(self.button, self.name, self.saved, stretch=1)
+        stacked(row, self.go_on, self.note, inside=self, spacing=3)
 
     def show_note(self, text: str) -> None:
         """Show a text below the row; an empty one takes no room."""

@@ -9,18 +9,25 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QRadioButton,
     QSlider,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_peftsam.app.advice import describe_adapter, explain_merging, explain_strength
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
+from napari_peftsam.widgets._parts import (
+    DOCK_WIDTH,
+    MARGINS,
+    beside,
+    push_button,
+    scrolled,
+    stacked,
+    text_label,
+    timer,
+)
 from napari_peftsam.widgets._training import training_of
 from napari_peftsam.widgets._worker import notify, run
 
@@ -98,29 +105,15 @@ class AdaptersDock(Dock):
         self.rows.setHorizontalSpacing(10)
         self.rows.setVerticalSpacing(3)
         self.rows.setColumnStretch(2, 1)
-        padded = QWidget()
-        inner = QVBoxLayout(padded)
-        inner.setContentsMargins(0, 0, 0, 0)
-        inner.addWidget(table)
-        inner.addWidget(self.hint)
-        inner.addStretch(1)
-        weaken = QHBoxLayout()
-        weaken.setSpacing(4)
         self.strength_text.setMinimumWidth(
             self.strength_text.fontMetrics().horizontalAdvance("100 %")
         )
-        for part in (QLabel("Strength"), self.strength, self.strength_text):
-            weaken.addWidget(part)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        for button in (self.save, self.load, self.merge):
-            buttons.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(6)
-        layout.addWidget(scrolled(padded), 1)
-        layout.addLayout(weaken)
-        layout.addLayout(buttons)
+        listed = QWidget()
+        stacked(table, self.hint, inside=listed).addStretch(1)
+        weaken = beside(QLabel("Strength"), self.strength, self.strength_text, stretch=1)
+        buttons = beside(self.save, self.load, self.merge)
+        layout = stacked(scrolled(listed), weaken, buttons, inside=self)
+        layout.setContentsMargins(*MARGINS)
 
     def release(self) -> None:
         """Let go of the viewer."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QVBoxLayout
 
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
@@ -17,9 +16,11 @@ from napari_peftsam.widgets._dialogs import ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
+    MARGINS,
     combo_box,
     form_layout,
     push_button,
+    stacked,
     text_label,
 )
 from napari_peftsam.widgets._worker import notify, run
@@ -68,12 +69,9 @@ class ExportDock(Dock):
         return QSize(DOCK_WIDTH, super().sizeHint().height())
 
     def _lay_out(self) -> None:
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(6)
-        layout.addLayout(form_layout(("Objects of", self.image), ("Format", self.format)))
-        layout.addWidget(self.export)
-        layout.addWidget(self.status)
+        rows = form_layout(("Objects of", self.image), ("Format", self.format))
+        layout = stacked(rows, self.export, self.status, inside=self)
+        layout.setContentsMargins(*MARGINS)
         layout.addStretch(1)
 
     def export_file(self) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QVBoxLayout
-
 from napari_peftsam.app.advice import TrainingData, describe_data, why_no_training
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
 from napari_peftsam.widgets._keys import KeyBindings
-from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets._parts import stacked, timer
 from napari_peftsam.widgets._training import Phase, training_of
 from napari_peftsam.widgets._worker import Worker, notify, run
 
@@ -42,9 +40,7 @@ class FinetuneDock(Dock):
         self.training = training_of(self.viewer_session)
         self.options = FinetuneOptions(self.viewer_session)
         self.view = FinetuneView(self.options, napari_viewer.theme)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.view)
+        stacked(self.view, inside=self)
         self._split: Split | None = None
         self._splitting: Worker[Any] | None = None
         self._timer = timer(self, _DELAY_MS)
