@@ -49,7 +49,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     from napari_peftsam.files import read_labels
 
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    example = text.split("### In Python")[1].split("```python\n")[1].split("```")[0]
+    example = text.split("## In Python\n")[1].split("```python\n")[1].split("```")[0]
     assert len(example.splitlines()) <= 12
     assert "seconds=60" in example
     monkeypatch.chdir(tmp_path)

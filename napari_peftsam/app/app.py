@@ -11,12 +11,12 @@ from napari_peftsam.app.project_commands import ProjectFinetuneReport, finetune_
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     AddPoint,
-    CurrentObject,
     Discard,
     Document,
     ImageId,
     ObjectRecord,
     Overlap,
+    PendingObject,
     PlaneKey,
     SetBox,
     SetPrompts,
@@ -242,7 +242,7 @@ class ProjectImage:
         """
         return self._app.workspace.export_labels(self.id, Path(path), format_name)
 
-    def _pending(self) -> CurrentObject:
+    def _pending(self) -> PendingObject:
         current = self._app.document.current
         if current is None or current.plane.image != self.id:
             raise PromptError(f"nothing is prompted in {self.name}: prompt an object first")

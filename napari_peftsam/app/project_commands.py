@@ -310,7 +310,7 @@ def export_project(
         pixels = None
         try:
             found, text = read_image_of(document, chosen)
-            document.attach_pixels(chosen.id, found)
+            chosen.attach_pixels(found)
             pixels = np.asarray(chosen.pixels)
         except PeftSamError as error:
             text = f"{chosen.name}: {error}"

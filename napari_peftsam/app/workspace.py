@@ -18,9 +18,9 @@ from napari_peftsam.app.engine import Engine
 from napari_peftsam.app.jobs import TrainingJob
 from napari_peftsam.document import (
     Accept,
-    Answerer,
     Document,
     ImageId,
+    ModelVersion,
     Overlap,
     PlaneKey,
 )
@@ -276,19 +276,19 @@ class Workspace:
         if current is None:
             raise ConfigurationError("there is no prompt: add a point or a box first")
         embedding = self._embedded(current.plane)
-        answerer = self.answerer(embedding)
-        previous = current.previous_for(answerer)
+        version = self.model_version(embedding)
+        previous = current.previous_for(version)
         prediction = self.predict(embedding, current.prompts, previous)
         assert prediction is not None  # nothing swaps adapters meanwhile in one thread
-        self.document.set_candidates(prediction, current.revision, answerer)
+        self.document.set_candidates(prediction, current.revision, version)
         return prediction
 
-    def answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
+    def model_version(self, embedding: Embedding | TiledEmbedding) -> ModelVersion:
         """Return what answers prompts on this embedding at present, for the record."""
         key, engine = embedding.key, self.engine
         weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
         name = f"{self.adapters.live.name}{weakened}"
-        return Answerer(engine.model.name, name, key.model, key, engine.adapter)
+        return ModelVersion(engine.model.name, name, key.model, key, engine.adapter)
 
     def _embedded(self, plane: PlaneKey) -> Embedding | TiledEmbedding:
         known = self.embedding(plane)

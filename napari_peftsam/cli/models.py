@@ -18,7 +18,7 @@ def models(as_json: Json = False) -> None:
 
     Last comes which to start with, by kind of image, on this computer's device.
     `napari-peftsam download NAME` gets one that is not here. Models of your own are listed in
-    models.toml, see the README.
+    models.toml, see docs/models.md.
     """
     from napari_peftsam.models import IMAGE_KINDS, available_models, device_memory, recommend
 

@@ -1,144 +1,22 @@
-"""The document: what is annotated, how it came about, and the project that keeps it."""
+"""Annotated images, the actions on them, and the project file that keeps both.
+
+The package offers the names that the `__all__` of these modules lists.
+"""
+# ruff: noqa: F403
 
 from __future__ import annotations
 
-from napari_peftsam.document.actions import (
-    Accept,
-    AcceptObjects,
-    Action,
-    AddAdapter,
-    AddImage,
-    AddPoint,
-    AddRun,
-    ChooseCandidate,
-    DeleteObjects,
-    Discard,
-    ImportLabels,
-    LocateImage,
-    MarkComplete,
-    MergeObjects,
-    Paint,
-    PaintBackground,
-    QueuePrompts,
-    Redo,
-    RemoveImage,
-    RemoveLastPrompt,
-    RenameImage,
-    ReplacePixels,
-    SetBox,
-    SetPrompts,
-    SetQueue,
-    Undo,
-    UseAdapter,
-)
-from napari_peftsam.document.automatic import (
-    AutomaticProject,
-    create_automatic,
-    delete_automatic,
-    list_automatic,
-    newest_automatic,
-    prune_automatic,
-)
-from napari_peftsam.document.document import Document
-from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.image_info import CompleteRegion, ImageInfo, ImageSource
-from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
-from napari_peftsam.document.objects import (
-    ImageId,
-    NewObject,
-    ObjectPlane,
-    ObjectRecord,
-    Overlap,
-    PlaneKey,
-)
-from napari_peftsam.document.pending import Answerer, CurrentObject, Pending
-from napari_peftsam.document.project import create_project, is_project, open_project, save_copy
-from napari_peftsam.document.recovery import Recovery, check_project, recover_project
-from napari_peftsam.document.replay import compare, replay, summary, verify
-from napari_peftsam.document.sources import (
-    Found,
-    describe_source,
-    find_source,
-    is_digest_of,
-    plane_digest,
-    read_pixels,
-    store_pixels,
-)
-from napari_peftsam.document.store import Store
-from napari_peftsam.document.strokes import PaintAtom, paint
-
-__all__ = [
-    "Accept",
-    "AcceptObjects",
-    "Action",
-    "AddAdapter",
-    "AddImage",
-    "AddPoint",
-    "AddRun",
-    "Answerer",
-    "AutomaticProject",
-    "ChooseCandidate",
-    "CompleteRegion",
-    "CurrentObject",
-    "DeleteObjects",
-    "Discard",
-    "Document",
-    "DocumentEvents",
-    "DocumentImage",
-    "Found",
-    "ImageId",
-    "ImageInfo",
-    "ImageSource",
-    "ImportLabels",
-    "LiveAdapter",
-    "LocateImage",
-    "MarkComplete",
-    "MergeObjects",
-    "NewObject",
-    "ObjectPlane",
-    "ObjectRecord",
-    "Overlap",
-    "Paint",
-    "PaintAtom",
-    "PaintBackground",
-    "Pending",
-    "PlaneKey",
-    "QueuePrompts",
-    "Recovery",
-    "Redo",
-    "RemoveImage",
-    "RemoveLastPrompt",
-    "RenameImage",
-    "ReplacePixels",
-    "Run",
-    "SetBox",
-    "SetPrompts",
-    "SetQueue",
-    "Store",
-    "StoredAdapter",
-    "Undo",
-    "UseAdapter",
-    "check_project",
-    "compare",
-    "create_automatic",
-    "create_project",
-    "delete_automatic",
-    "describe_source",
-    "find_source",
-    "is_digest_of",
-    "is_project",
-    "list_automatic",
-    "newest_automatic",
-    "open_project",
-    "paint",
-    "plane_digest",
-    "prune_automatic",
-    "read_pixels",
-    "recover_project",
-    "replay",
-    "save_copy",
-    "store_pixels",
-    "summary",
-    "verify",
-]
+from napari_peftsam.document.actions import *
+from napari_peftsam.document.automatic import *
+from napari_peftsam.document.document import *
+from napari_peftsam.document.events import *
+from napari_peftsam.document.images import *
+from napari_peftsam.document.objects import *
+from napari_peftsam.document.pending import *
+from napari_peftsam.document.project import *
+from napari_peftsam.document.records import *
+from napari_peftsam.document.recovery import *
+from napari_peftsam.document.replay import *
+from napari_peftsam.document.sources import *
+from napari_peftsam.document.store import *
+from napari_peftsam.document.strokes import *

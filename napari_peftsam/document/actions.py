@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from napari_peftsam.document.codec import decode, encode
-from napari_peftsam.document.image_info import CompleteRegion, ImageInfo, ImageSource
-from napari_peftsam.document.models import Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
+from napari_peftsam.document.records import (
+    CompleteRegion,
+    ImageInfo,
+    ImageSource,
+    Run,
+    StoredAdapter,
+)
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
@@ -46,8 +51,6 @@ __all__ = [
     "SetQueue",
     "Undo",
     "UseAdapter",
-    "decode_action",
-    "encode_action",
 ]
 
 
@@ -190,12 +193,8 @@ class AcceptObjects:
 
     Attributes
     ----------
-    plane
-        Where they are.
     objects
         Of overlapping ones the first keeps the pixels unless `overlap` is "overwrite".
-    overlap
-        As of `Accept`.
     """
 
     plane: PlaneKey
@@ -245,15 +244,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class PaintBackground:
-    """Declare pixels background, or take that back.
-
-    Attributes
-    ----------
-    where
-        ``(N,)`` flat positions (C order) in the label array, ascending, without repeats.
-    is_background
-        Whether they are.
-    """
+    """Declare pixels background, or take that back; `where` is as of `Paint`."""
 
     image: ImageId
     where: LabelArray = field(compare=False)
@@ -262,15 +253,7 @@ class PaintBackground:
 
 @dataclass(frozen=True)
 class MarkComplete:
-    """Say that all objects in a region are annotated, or take that back.
-
-    Attributes
-    ----------
-    region
-        The image, a plane, a rectangle or a lasso.
-    is_complete
-        Whether they are.
-    """
+    """Say that all objects in a region are annotated, or take that back."""
 
     image: ImageId
     region: CompleteRegion = field(default_factory=CompleteRegion)
@@ -346,13 +329,7 @@ def encode_action(action: Action) -> tuple[str, str, bytes]:
 
 
 def decode_action(kind: str, text: str, payload: bytes) -> Action:
-    """Rebuild an action from `encode_action`.
-
-    Raises
-    ------
-    ProjectError
-        If the data are damaged, or a newer version wrote an action that this one lacks.
-    """
+    """Rebuild an action from `encode_action`; `ProjectError` if it is damaged or newer."""
     if kind not in _KINDS:
         raise ProjectError(f"the project holds an action {kind!r}: open it with a newer version")
     action: Action = decode(_KINDS[kind], text, payload)

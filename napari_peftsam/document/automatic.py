@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from napari_peftsam.document.lock import ProjectLock
+from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.project import (
     SUFFIX,
     create_project,
@@ -65,13 +65,7 @@ class AutomaticProject:
 
 
 def create_automatic() -> Store:
-    """Create a project without a name, which only the user may read.
-
-    Raises
-    ------
-    ProjectError
-        If the data folder cannot be written.
-    """
+    """Create a project without a name, which only the user may read."""
     folder = project_folder()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,20 +93,13 @@ def newest_automatic() -> AutomaticProject | None:
 
 
 def delete_automatic(path: Path) -> None:
-    """Delete a project without a name.
-
-    Raises
-    ------
-    ProjectError
-        If it lies elsewhere, is open, or cannot be deleted.
-    """
+    """Delete a project without a name, unless it is open."""
     if path.resolve().parent != project_folder().resolve():
         raise ProjectError(f"{path} was saved under a name: delete it in the file manager")
     lock = ProjectLock(path)
     try:
         if not lock.acquire():
-            where = lock.owner or "another process"
-            raise ProjectError(f"{path} is open in {where}: close it there first")
+            raise ProjectError(f"{path} is open in {lock.owner}: close it there first")
         try:
             for suffix in ("-shm", "", "-wal"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, get_type_hints
 
 import numpy as np
 
 from napari_peftsam.document.codec import decode, decompress, from_json, to_json
-from napari_peftsam.document.image_info import OBJECTS, ImageInfo
-from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.pending import Answers, Pending
-from napari_peftsam.document.regions import Integers, Region, union
-from napari_peftsam.errors import ImageError
+from napari_peftsam.document.records import OBJECTS, ImageInfo
+from napari_peftsam.document.regions import Integers, union
+from napari_peftsam.document.state import DOCUMENT_FIELDS, State, Touched
 from napari_peftsam.types import LabelArray
 
 __all__ = [
@@ -23,110 +21,10 @@ __all__ = [
     "FieldChange",
     "LabelChange",
     "ObjectChange",
-    "State",
-    "Touched",
+    "apply",
     "decode_changes",
     "encode_changes",
 ]
-
-
-@dataclass
-class Touched:
-    """What changes touched since listeners and store were last told.
-
-    Attributes
-    ----------
-    pixels
-        The region written to, by image and label set.
-    where
-        The flat positions written to, in pieces, by image and label set.
-    objects
-        Labels whose records changed, by image.
-    infos
-        Images of which something small changed.
-    fields
-        Names of the document's own fields that changed.
-    """
-
-    pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
-    where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
-    objects: dict[ImageId, set[int]] = field(default_factory=dict)
-    infos: dict[ImageId, None] = field(default_factory=dict)
-    fields: dict[str, None] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class State:
-    """Everything a document holds, with the few writes that every change is made of.
-
-    Attributes
-    ----------
-    images
-        All images, removed ones included, in the order in which they were added.
-    pending
-        Prompts not accepted yet.
-    choices
-        Shown candidates by the revision of their prompts; of others the first is shown.
-    adapters, live, runs
-        Trained and loaded adapters, the one in use, and the reports of the training runs.
-    answers
-        Candidates by revision; not stored.
-    touched
-        What changed since it was last taken.
-    """
-
-    images: dict[ImageId, DocumentImage] = field(default_factory=dict)
-    pending: Pending = field(default_factory=Pending)
-    choices: dict[int, int] = field(default_factory=dict)
-    adapters: tuple[StoredAdapter, ...] = ()
-    live: LiveAdapter = field(default_factory=LiveAdapter)
-    runs: tuple[Run, ...] = ()
-    answers: Answers = field(default_factory=Answers)
-    touched: Touched = field(default_factory=Touched)
-
-    def image(self, image: ImageId) -> DocumentImage:
-        """Return an image; an unknown or removed one is an `ImageError` listing the others."""
-        found = self.images.get(image)
-        if found is None or found.info.is_removed:
-            here = (i.name for i in self.images.values() if not i.info.is_removed)
-            known = ", ".join(map(repr, here)) or "none"
-            raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
-        return found
-
-    def write_labels(
-        self, image: ImageId, label_set: str, where: Integers, old: Any, new: Any
-    ) -> None:
-        """Set N >= 1 pixels from their old label(s) to one label or to N labels."""
-        region = self.images[image].put(label_set, where, old, new)
-        key = image, label_set
-        known = self.touched.pixels.get(key)
-        self.touched.pixels[key] = region if known is None else union(known, region)
-        self.touched.where.setdefault(key, []).append(where)
-
-    def write_records(self, image: ImageId, records: Mapping[int, ObjectRecord | None]) -> None:
-        """Set records, or remove them (None)."""
-        own = self.images[image].records
-        for label, record in records.items():
-            if record is None:
-                own.pop(label, None)
-            else:
-                own[label] = record
-        self.touched.objects.setdefault(image, set()).update(records)
-
-    def write_field(self, image: ImageId | None, name: str, value: Any) -> None:
-        """Set a field of an image's info, or of the document (None)."""
-        if image is None:
-            setattr(self, name, value)
-            self.touched.fields[name] = None
-        else:
-            entry = self.images[image]
-            entry.info = replace(entry.info, **{name: value})
-            self.touched.infos[image] = None
-
-    def take_touched(self) -> Touched:
-        """Return what changed since the last call."""
-        taken, self.touched = self.touched, Touched()
-        return taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +69,15 @@ class LabelChange:
 
     def do(self, state: State) -> None:
         """Write the new labels."""
-        state.write_labels(self.image, self.label_set, self.where, self.old, self.new)
+        where, key = self.where, (self.image, self.label_set)
+        region = state.images[self.image].put(self.label_set, where, self.old, self.new)
+        known = state.touched.pixels.get(key)
+        state.touched.pixels[key] = region if known is None else union(known, region)
+        state.touched.where.setdefault(key, []).append(where)
 
-    def undo(self, state: State) -> None:
-        """Write the old labels."""
-        state.write_labels(self.image, self.label_set, self.where, self.new, self.old)
+    def inverse(self) -> LabelChange:
+        """Return the change that takes this one back."""
+        return replace(self, old=self.new, new=self.old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,26 +90,22 @@ class ObjectChange:
 
     def do(self, state: State) -> None:
         """Write the new records."""
-        state.write_records(self.image, self.after)
+        records = state.images[self.image].records
+        for label, record in self.after.items():
+            if record is None:
+                records.pop(label, None)
+            else:
+                records[label] = record
+        state.touched.objects.setdefault(self.image, set()).update(self.after)
 
-    def undo(self, state: State) -> None:
-        """Write the old records."""
-        state.write_records(self.image, self.before)
+    def inverse(self) -> ObjectChange:
+        """Return the change that takes this one back."""
+        return ObjectChange(self.image, self.after, self.before)
 
 
 @dataclass(frozen=True, eq=False)
 class FieldChange:
-    """Set a field of an image's info, or of the document itself.
-
-    Attributes
-    ----------
-    image
-        Whose field it is; None for the document's own.
-    name
-        Name of the field in `ImageInfo` or `State`.
-    before, after
-        Its values.
-    """
+    """Set a field of an image's `ImageInfo`, or of the document's `State` (image None)."""
 
     image: ImageId | None
     name: str
@@ -216,23 +114,55 @@ class FieldChange:
 
     def do(self, state: State) -> None:
         """Write the new value."""
-        state.write_field(self.image, self.name, self.after)
+        if self.image is None:
+            setattr(state, self.name, self.after)
+            state.touched.fields[self.name] = None
+        else:
+            entry = state.images[self.image]
+            entry.info = replace(entry.info, **{self.name: self.after})
+            state.touched.infos[self.image] = None
 
-    def undo(self, state: State) -> None:
-        """Write the old value."""
-        state.write_field(self.image, self.name, self.before)
+    def inverse(self) -> FieldChange:
+        """Return the change that takes this one back."""
+        return FieldChange(self.image, self.name, self.after, self.before)
 
 
 Change = LabelChange | ObjectChange | FieldChange
 """Any change."""
 
+
+def apply(
+    state: State,
+    changes: Sequence[Change],
+    following: Iterable[Change],
+    save: Callable[[Touched], None],
+    is_saved: Callable[[], bool],
+) -> Touched:
+    """Do changes, and the `following` ones that these make necessary, and save them.
+
+    If `save` raises, they are taken back, unless they are saved nevertheless.
+    """
+    for change in changes:
+        # What cannot be read is found before anything is changed.
+        if not isinstance(change, FieldChange):
+            state.images[change.image].read()
+    done: list[Change] = []
+    try:
+        for change in chain(changes, following):
+            done.append(change)
+            change.do(state)
+        touched = state.take_touched()
+        save(touched)
+    except BaseException:
+        if not is_saved():
+            for change in reversed(done):
+                change.inverse().do(state)
+        state.take_touched()
+        raise
+    return touched
+
+
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
-DOCUMENT_FIELDS: dict[str, Any] = {
-    name: hint
-    for name, hint in get_type_hints(State).items()
-    if name in ("pending", "choices", "adapters", "live", "runs")
-}
-"""The document's stored fields and their types."""
 _IMAGE_FIELDS = get_type_hints(ImageInfo)
 
 

@@ -37,13 +37,7 @@ def dump(value: object) -> str:
 
 
 def load(hint: type[T], text: str) -> T:
-    """Read back what `dump` wrote from a value of the type `hint`.
-
-    Raises
-    ------
-    ProjectError
-        If the text does not describe such a value.
-    """
+    """Read back what `dump` wrote from a value of the type `hint`, or raise `ProjectError`."""
     return cast("T", decode(hint, text, b""))
 
 
@@ -152,12 +146,18 @@ def _reader(hint: Any) -> _Reader:
         return lambda value, arrays: {key(k): read(v, arrays) for k, v in value.items()}
     if origin is np.ndarray:
         return lambda value, arrays: arrays[value[_ARRAY]]
-    return _literal_reader(options) if options else _plain_reader(hint)
+    if options:
+        return lambda value, _: options[options.index(value)]  # of a Literal, or a ValueError
+    return _plain_reader(hint)
 
 
 def _plain_reader(hint: Any) -> _Reader:
     if is_dataclass(hint):
-        return _dataclass_reader(cast("type[Any]", hint))
+        readers = {name: _reader(each) for name, each in get_type_hints(hint).items()}
+        # Fields of a newer version are left out.
+        return lambda value, arrays: cast("type[Any]", hint)(
+            **{k: readers[k](v, arrays) for k, v in value.items() if k in readers}
+        )
     return lambda value, _: value if hint is Any else hint(value)
 
 
@@ -183,23 +183,6 @@ def _tuple_reader(options: tuple[Any, ...]) -> _Reader:
     readers = [_reader(hint) for hint in options]
     return lambda value, arrays: tuple(
         [read(v, arrays) for read, v in zip(readers, value, strict=True)]
-    )
-
-
-def _literal_reader(options: tuple[Any, ...]) -> _Reader:
-    def read(value: Any, _: Sequence[Array]) -> Any:
-        if value not in options:
-            raise ValueError(f"{value!r} is none of {options}")
-        return value
-
-    return read
-
-
-def _dataclass_reader(kind: type[Any]) -> _Reader:
-    """Read the fields that are there; those of a newer version are left out."""
-    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
-    return lambda value, arrays: kind(
-        **{k: readers[k](v, arrays) for k, v in value.items() if k in readers}
     )
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import singledispatch
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, ObjectChange, State
+from napari_peftsam.document.changes import Change, FieldChange, ObjectChange
 from napari_peftsam.document.objects import ImageId, PlaneKey
 from napari_peftsam.document.pending import KEPT, Pending
+from napari_peftsam.document.state import State
 from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
 from napari_peftsam.types import Prompts
 
-__all__ = ["Derived", "Moment", "derive", "handles"]
+__all__ = ["Derived", "Moment", "derive", "utc_now"]
 
-A = TypeVar("A")
+
+def utc_now() -> str:
+    """Return the present UTC time in ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """What an action comes to.
+    """Changes that an action leads to.
 
     Attributes
     ----------
@@ -41,34 +47,18 @@ class Derived:
         The image it concerns, if any.
     result
         What `Document.do` returns.
-    is_painted
-        Whether the caller has painted the pixels itself, so that its view is up to date.
     """
 
     changes: tuple[Change, ...] = ()
     label: str = ""
     image: ImageId | None = None
     result: Any = None
-    is_painted: bool = False
 
 
-Handler = Callable[[State, Any, Moment], Derived]
-_HANDLERS: dict[type[Any], Handler] = {}
-
-
-def handles(kind: type[A]) -> Callable[[Callable[[State, A, Moment], Derived]], Any]:
-    """Register the function that derives what actions of this kind change."""
-
-    def register(function: Callable[[State, A, Moment], Derived]) -> Any:
-        _HANDLERS[kind] = function
-        return function
-
-    return register
-
-
-def derive(state: State, action: act.Action, moment: Moment) -> Derived:
+@singledispatch
+def derive(action: act.Action, state: State, moment: Moment) -> Derived:
     """Check an action and return what it changes; a misfit is a `PeftSamError`."""
-    return _HANDLERS[type(action)](state, action, moment)
+    raise TypeError(f"{action!r} is no action")
 
 
 # --- prompts ------------------------------------------------------------------------
@@ -99,8 +89,8 @@ def _check_prompts(state: State, plane: PlaneKey, *prompts: Prompts) -> None:
         each.check_inside(image.plane_shape)
 
 
-@handles(act.AddPoint)
-def _add_point(state: State, action: act.AddPoint, moment: Moment) -> Derived:
+@derive.register
+def _add_point(action: act.AddPoint, state: State, moment: Moment) -> Derived:
     plane = action.plane
     here = state.pending.on(plane)
     prompts = (here.queue[0] if here else Prompts()).with_point(action.point)
@@ -112,21 +102,21 @@ def _add_point(state: State, action: act.AddPoint, moment: Moment) -> Derived:
     return _prompted(state, plane, pending, "add point")
 
 
-@handles(act.SetBox)
-def _set_box(state: State, action: act.SetBox, moment: Moment) -> Derived:
+@derive.register
+def _set_box(action: act.SetBox, state: State, moment: Moment) -> Derived:
     here = state.pending.on(action.plane)
     prompts = (here.queue[0] if here else Prompts()).with_box(action.box)
     label = "remove box" if action.box is None else "set box"
     return _replace_first(state, action.plane, prompts, label, moment)
 
 
-@handles(act.SetPrompts)
-def _set_prompts(state: State, action: act.SetPrompts, moment: Moment) -> Derived:
+@derive.register
+def _set_prompts(action: act.SetPrompts, state: State, moment: Moment) -> Derived:
     return _replace_first(state, action.plane, action.prompts, "change prompts", moment)
 
 
-@handles(act.RemoveLastPrompt)
-def _remove_last(state: State, action: act.RemoveLastPrompt, moment: Moment) -> Derived:
+@derive.register
+def _remove_last(action: act.RemoveLastPrompt, state: State, moment: Moment) -> Derived:
     pending = state.pending
     if pending.plane is None:
         return Derived()
@@ -150,8 +140,8 @@ def _replace_first(
     )
 
 
-@handles(act.QueuePrompts)
-def _queue(state: State, action: act.QueuePrompts, moment: Moment) -> Derived:
+@derive.register
+def _queue(action: act.QueuePrompts, state: State, moment: Moment) -> Derived:
     plane = action.plane
     _check_prompts(state, plane, *action.prompts)
     asked = tuple(each for each in action.prompts if each)
@@ -166,8 +156,8 @@ def _queue(state: State, action: act.QueuePrompts, moment: Moment) -> Derived:
     )
 
 
-@handles(act.SetQueue)
-def _set_queue(state: State, action: act.SetQueue, moment: Moment) -> Derived:
+@derive.register
+def _set_queue(action: act.SetQueue, state: State, moment: Moment) -> Derived:
     plane = action.plane
     _check_prompts(state, plane, *action.prompts)
     here = state.pending.on(plane)
@@ -175,8 +165,8 @@ def _set_queue(state: State, action: act.SetQueue, moment: Moment) -> Derived:
     return Derived() if pending == here else _prompted(state, plane, pending, "change prompts")
 
 
-@handles(act.Discard)
-def _discard(state: State, action: act.Discard, moment: Moment) -> Derived:
+@derive.register
+def _discard(action: act.Discard, state: State, moment: Moment) -> Derived:
     pending = state.pending
     if pending.plane is None:
         return Derived()
@@ -184,8 +174,8 @@ def _discard(state: State, action: act.Discard, moment: Moment) -> Derived:
     return _prompted(state, pending.plane, left, "discard")
 
 
-@handles(act.ChooseCandidate)
-def _choose(state: State, action: act.ChooseCandidate, moment: Moment) -> Derived:
+@derive.register
+def _choose(action: act.ChooseCandidate, state: State, moment: Moment) -> Derived:
     answer = state.answers.get(state.pending.revision) if state.pending else None
     number = 0 if answer is None else len(answer.prediction)
     if not 0 <= action.index < number:
@@ -204,8 +194,8 @@ def _choose(state: State, action: act.ChooseCandidate, moment: Moment) -> Derive
 # --- images -------------------------------------------------------------------------
 
 
-@handles(act.RemoveImage)
-def _remove_image(state: State, action: act.RemoveImage, moment: Moment) -> Derived:
+@derive.register
+def _remove_image(action: act.RemoveImage, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     changes: tuple[Change, ...] = (FieldChange(image.id, "is_removed", False, True),)
     if state.pending.plane is not None and state.pending.plane.image == image.id:
@@ -213,8 +203,8 @@ def _remove_image(state: State, action: act.RemoveImage, moment: Moment) -> Deri
     return Derived(changes, f"remove image {image.name}", image.id)
 
 
-@handles(act.RenameImage)
-def _rename_image(state: State, action: act.RenameImage, moment: Moment) -> Derived:
+@derive.register
+def _rename_image(action: act.RenameImage, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     if action.name == image.name:
         return Derived()
@@ -246,18 +236,17 @@ def free_names(state: State, changes: Sequence[Change]) -> Iterator[Change]:
                 yield FieldChange(entry.id, "name", entry.name, free)
 
 
-@handles(act.ReplacePixels)
-@handles(act.LocateImage)
+@derive.register
 def _set_source(
-    state: State, action: act.ReplacePixels | act.LocateImage, moment: Moment
+    action: act.ReplacePixels | act.LocateImage, state: State, moment: Moment
 ) -> Derived:
     image = state.image(action.image)
     change = FieldChange(image.id, "source", image.info.source, action.source)
     return Derived((change,), image=image.id)
 
 
-@handles(act.MarkComplete)
-def _mark_complete(state: State, action: act.MarkComplete, moment: Moment) -> Derived:
+@derive.register
+def _mark_complete(action: act.MarkComplete, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     if action.region.index is not None:
         image.check_plane(PlaneKey(image.id, action.region.index))
@@ -274,8 +263,8 @@ def _mark_complete(state: State, action: act.MarkComplete, moment: Moment) -> De
 # --- adapters and runs --------------------------------------------------------------
 
 
-@handles(act.AddAdapter)
-def _add_adapter(state: State, action: act.AddAdapter, moment: Moment) -> Derived:
+@derive.register
+def _add_adapter(action: act.AddAdapter, state: State, moment: Moment) -> Derived:
     known = state.adapters
     if any(each == action.adapter for each in known):
         return Derived()
@@ -287,8 +276,8 @@ def _add_adapter(state: State, action: act.AddAdapter, moment: Moment) -> Derive
     return Derived((FieldChange(None, "adapters", known, (*kept, action.adapter)),))
 
 
-@handles(act.UseAdapter)
-def _use_adapter(state: State, action: act.UseAdapter, moment: Moment) -> Derived:
+@derive.register
+def _use_adapter(action: act.UseAdapter, state: State, moment: Moment) -> Derived:
     if not 0 <= action.strength <= 1:
         raise ConfigurationError(f"the strength must be from 0 to 1, got {action.strength:g}")
     live = replace(state.live, model=action.model, name=action.name, strength=action.strength)
@@ -297,8 +286,8 @@ def _use_adapter(state: State, action: act.UseAdapter, moment: Moment) -> Derive
     )
 
 
-@handles(act.AddRun)
-def _add_run(state: State, action: act.AddRun, moment: Moment) -> Derived:
+@derive.register
+def _add_run(action: act.AddRun, state: State, moment: Moment) -> Derived:
     return Derived((FieldChange(None, "runs", state.runs, (*state.runs, action.run)),))
 
 

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, LabelChange, State
+from napari_peftsam.document.changes import Change, FieldChange, LabelChange
 from napari_peftsam.document.derive import (
     Derived,
     Moment,
     check_name,
-    handles,
+    derive,
     object_change,
     set_pending,
     without_first,
 )
-from napari_peftsam.document.image_info import BACKGROUND
 from napari_peftsam.document.images import DocumentImage, check_labels
 from napari_peftsam.document.objects import (
     IMPORTED,
@@ -29,7 +28,9 @@ from napari_peftsam.document.objects import (
     PlaneKey,
     merged,
 )
-from napari_peftsam.document.regions import Integers, bounding_box
+from napari_peftsam.document.records import BACKGROUND
+from napari_peftsam.document.regions import Integers
+from napari_peftsam.document.state import State
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import BoolArray, LabelArray, Window
 
@@ -39,8 +40,8 @@ Update = Callable[[ObjectRecord], ObjectRecord]
 Create = Callable[[int], ObjectRecord]
 
 
-@handles(act.Accept)
-def _accept(state: State, action: act.Accept, moment: Moment) -> Derived:
+@derive.register
+def _accept(action: act.Accept, state: State, moment: Moment) -> Derived:
     plane, shown = state.pending.plane, action.shown
     if shown is None or plane is None:
         raise PromptError(
@@ -53,8 +54,8 @@ def _accept(state: State, action: act.Accept, moment: Moment) -> Derived:
     return Derived((*changes, *advanced), f"accept object {labels[0]}", image.id, labels[0])
 
 
-@handles(act.AcceptObjects)
-def _accept_objects(state: State, action: act.AcceptObjects, moment: Moment) -> Derived:
+@derive.register
+def _accept_objects(action: act.AcceptObjects, state: State, moment: Moment) -> Derived:
     image = state.image(action.plane.image)
     image.check_plane(action.plane)
     changes, labels = _new_objects(
@@ -124,7 +125,8 @@ class _Piece:
                 f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
                 f"{image.plane_shape}: predict it from this image"
             )
-        rows, cols = bounding_box(mask[np.newaxis])
+        rows = _extent(mask.any(axis=1))
+        cols = _extent(mask[rows].any(axis=0))
         window = Window.from_slices(rows, cols)
         moved = Window(window.row + row, window.col + col, window.height, window.width)
         return cls(moved, mask[rows, cols].copy())
@@ -134,6 +136,11 @@ class _Piece:
         start = int(np.ravel_multi_index((*plane.index, self.window.row, self.window.col),
                                          image.shape))  # fmt: skip
         return start + rows * image.shape[-1] + cols
+
+
+def _extent(filled: Any) -> slice:
+    at = np.flatnonzero(filled)
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
 
 def _separate(pieces: Sequence[_Piece]) -> None:
@@ -158,8 +165,8 @@ def _nothing_left(objects: Sequence[NewObject]) -> str:
     )
 
 
-@handles(act.DeleteObjects)
-def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
+@derive.register
+def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if not labels:
@@ -173,8 +180,8 @@ def _delete(state: State, action: act.DeleteObjects, moment: Moment) -> Derived:
     return Derived(changes, name, image.id)
 
 
-@handles(act.MergeObjects)
-def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
+@derive.register
+def _merge(action: act.MergeObjects, state: State, moment: Moment) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if len(labels) < 2:
@@ -190,8 +197,8 @@ def _merge(state: State, action: act.MergeObjects, moment: Moment) -> Derived:
     return Derived(changes, f"merge objects {', '.join(map(str, labels))}", image.id, first)
 
 
-@handles(act.Paint)
-def _paint(state: State, action: act.Paint, moment: Moment) -> Derived:
+@derive.register
+def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     where = _checked_positions(image, action.where)
     new = np.broadcast_to(np.asarray(action.new), where.shape)
@@ -211,11 +218,11 @@ def _paint(state: State, action: act.Paint, moment: Moment) -> Derived:
         lambda record: replace(record, corrected=True, modified=moment.time),
         lambda label: _made(label, MANUAL, moment),
     )
-    return Derived(changes, "paint", image.id, is_painted=action.old is not None)
+    return Derived(changes, "paint", image.id)
 
 
-@handles(act.PaintBackground)
-def _paint_background(state: State, action: act.PaintBackground, moment: Moment) -> Derived:
+@derive.register
+def _paint_background(action: act.PaintBackground, state: State, moment: Moment) -> Derived:
     image, new = state.image(action.image), int(action.is_background)
     where = _checked_positions(image, action.where)
     old = np.zeros(len(where), np.uint8)
@@ -242,8 +249,8 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
     return where
 
 
-@handles(act.ImportLabels)
-def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
+@derive.register
+def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
     image = state.image(action.image)
     check_labels(image.name, action.labels, image.shape)
     image.check_label_range(int(action.labels.max()))
@@ -262,16 +269,16 @@ def _import(state: State, action: act.ImportLabels, moment: Moment) -> Derived:
         changes = pixel_changes(
             state, image, (where, old, new), lambda known: record(known.label), record
         )
-    told = {
+    changed = {
         label: each.in_planes(image.index.planes(label))
         for label, each in given.items()
         if label in image.records and label not in touched
     }
-    return Derived((*changes, *object_change(state, image.id, told)), "import labels", image.id)
+    return Derived((*changes, *object_change(state, image.id, changed)), "import labels", image.id)
 
 
-@handles(act.AddImage)
-def _add_image(state: State, action: act.AddImage, moment: Moment) -> Derived:
+@derive.register
+def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
     """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)

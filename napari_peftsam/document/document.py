@@ -1,4 +1,4 @@
-"""The document: images, pending prompts, objects, adapters, and the history of it all."""
+"""The document: images, pending prompts, objects, adapters, and their history."""
 
 from __future__ import annotations
 
@@ -6,54 +6,39 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
-from napari_peftsam.document.changes import (
-    Change,
-    FieldChange,
-    State,
-    Touched,
-    decode_changes,
-    encode_changes,
-)
-from napari_peftsam.document.derive import Derived, Moment, derive, free_names, numbered
-from napari_peftsam.document.events import DocumentEvents
-from napari_peftsam.document.image_info import ImageSource
+from napari_peftsam.document.changes import Change, apply, decode_changes, encode_changes
+from napari_peftsam.document.derive import Moment, derive, free_names, numbered, utc_now
+from napari_peftsam.document.events import DocumentEvents, emit
 from napari_peftsam.document.images import (
     DocumentImage,
     check_labels,
     describe_image,
     empty_labels,
-    spatial,
 )
-from napari_peftsam.document.models import LiveAdapter, Run, StoredAdapter
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.pending import (
-    Answer,
-    Answerer,
-    CurrentObject,
-    Pending,
-    check_candidates,
+from napari_peftsam.document.pending import Answer, Pending, PendingObject, check_candidates
+from napari_peftsam.document.records import (
+    ImageSource,
+    LiveAdapter,
+    ModelVersion,
+    Run,
+    StoredAdapter,
 )
-from napari_peftsam.document.store import DONE, UNDONE, Rows, Store
-from napari_peftsam.document.stored import Content, read_state, rows_of
-from napari_peftsam.document.telling import shown, tell
+from napari_peftsam.document.state import Touched, read_state, rows_of
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import DONE, UNDONE
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
-from napari_peftsam.types import BoolArray, LabelArray, Plane, Prediction, Prompts
+from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
-__all__ = ["Document", "utc_now"]
+__all__ = ["Document"]
 
-_ANYONE = Answerer()
-
-
-def utc_now() -> str:
-    """Return the present UTC time in ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+_ANYONE = ModelVersion()
 
 
 class Document:
@@ -83,13 +68,12 @@ class Document:
         self.store = Store.in_memory() if store is None else store
         self._clock = clock
         self._lock = threading.RLock()
-        self._content = Content(self.store)
-        self._state = read_state(self._content)
+        self._state = read_state(self.store)
 
     # --- doing ----------------------------------------------------------------------
 
     def do(self, action: act.Action) -> Any:
-        """Check an action, do it, save it, and tell the listeners.
+        """Check an action, do it, save it, and emit signals.
 
         Returns
         -------
@@ -111,7 +95,11 @@ class Document:
                 if action.labels is not None:
                     check_labels(action.info.name, action.labels, action.info.shape)
                 return self._add(action)
-            return self._do(self._complete(action))
+            if isinstance(action, act.Accept) and action.shown is None:
+                current = self.current
+                if current is not None and current.mask is not None:
+                    action = replace(action, shown=current.as_new_object())
+            return self._do(action)
 
     def undo(self) -> str | None:
         """Undo the last step and return what it was, None if there is none."""
@@ -125,147 +113,94 @@ class Document:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What can be undone, oldest first."""
+        """Labels of the steps that can be undone, oldest first."""
         return self.store.step_labels()
 
     @property
     def undo_label(self) -> str | None:
-        """What the next undo takes back, None if there is nothing."""
+        """The label of the step that the next undo takes back, None if there is none."""
         step = self.store.last_step()
         return None if step is None else step.label
 
     @property
     def redo_label(self) -> str | None:
-        """What the next redo does again, None if there is nothing."""
+        """The label of the step that the next redo does again, None if there is none."""
         step = self.store.next_step()
         return None if step is None else step.label
 
-    def _complete(self, action: act.Action) -> act.Action:
-        """Fill in what the user sees and the log must hold."""
-        if isinstance(action, act.Accept) and action.shown is None:
-            current = self.current
-            if current is not None and current.mask is not None:
-                return replace(action, shown=current.as_new_object())
-        return action
-
     def _do(self, action: act.Action) -> Any:
         moment = Moment(self.store.next_number, self._clock())
-        derived = derive(self._state, action, moment)
+        derived = derive(action, self._state, moment)
         if derived.changes:
-            self._write(action, derived, moment)
+            step = None
+            if derived.label:
+                step = derived.label, derived.image, encode_changes(derived.changes)
+            self._save(action, moment.time, derived.changes, step=step)
         return derived.result
-
-    def _write(self, action: act.Action, derived: Derived, moment: Moment) -> None:
-        before = shown(self._state)
-        step = None
-        if derived.label:
-            step = derived.label, derived.image, encode_changes(derived.changes)
-
-        def commit(rows: Rows) -> None:
-            self.store.commit(moment.time, act.encode_action(action), rows, step)
-
-        touched = self._apply(derived.changes, commit)
-        tell(
-            self.events,
-            self._state,
-            derived.changes,
-            touched,
-            before,
-            painted=derived.is_painted,
-        )
-        if isinstance(action, act.ReplacePixels):
-            self.events.pixels_changed.emit(action.image)
-        elif isinstance(action, act.LocateImage):
-            self.events.image_located.emit(action.image)
-        if step is not None:
-            self.events.history_changed.emit()
-        self.events.saved.emit()
 
     def _move(self, action: act.Undo | act.Redo) -> str | None:
         back = isinstance(action, act.Undo)
         step = self.store.last_step() if back else self.store.next_step()
         if step is None:
             return None
-        changes, before = decode_changes(step.changes, step.pixels), shown(self._state)
-        time, moved = self._clock(), (step.number, UNDONE if back else DONE)
-
-        def commit(rows: Rows) -> None:
-            self.store.commit(time, act.encode_action(action), rows, moved=moved)
-
-        touched = self._apply(changes, commit, back=back, adapt=True)
-        tell(self.events, self._state, changes, touched, before)
-        self.events.history_changed.emit()
-        self.events.saved.emit()
+        changes = decode_changes(step.changes, step.pixels)
+        if back:
+            changes = tuple(change.inverse() for change in reversed(changes))
+        self._save(action, self._clock(), changes, moved=(step.number, UNDONE if back else DONE))
         return step.label
 
-    def _apply(
+    def _save(
         self,
+        action: act.Action,
+        time: str,
         changes: Sequence[Change],
-        commit: Callable[[Rows], None],
         *,
-        back: bool = False,
-        adapt: bool = False,
-    ) -> Touched:
-        """Do or undo changes and save them; unless they were saved, take them back."""
+        step: tuple[str, str | None, object] | None = None,
+        moved: tuple[int, str] | None = None,
+    ) -> None:
+        """Do changes and save them, or take them back; then emit signals."""
         state, number = self._state, self.store.next_number
-        for change in changes:
-            # What cannot be read is found before anything is changed.
-            if not isinstance(change, FieldChange):
-                state.images[change.image].read()
-        take_back: list[Callable[[State], None]] = []
-        try:
-            for change in reversed(changes) if back else changes:
-                take_back.append(change.do if back else change.undo)
-                (change.undo if back else change.do)(state)
-            for change in free_names(state, changes) if adapt else ():
-                take_back.append(change.undo)
-                change.do(state)
-            touched = state.take_touched()
-            commit(rows_of(state, touched))
-        except BaseException:
-            if self.store.next_number == number:
-                for undo in reversed(take_back):
-                    undo(state)
-            state.take_touched()
-            raise
-        return touched
+        before = state.pending, state.shown
+
+        def save(touched: Touched) -> None:
+            encoded = act.encode_action(action)
+            self.store.commit(time, encoded, rows_of(state, touched), step, moved)
+
+        following = free_names(state, changes) if moved else ()
+        touched = apply(state, changes, following, save, lambda: self.store.next_number != number)
+        emit(self.events, state, action, changes, touched, before)
+        if step is not None or moved is not None:
+            self.events.history_changed.emit()
+        self.events.saved.emit()
 
     # --- projects -------------------------------------------------------------------
 
     def open(self, store: Store) -> None:
-        """Show what another store holds; the present one is closed.
+        """Show what another store holds, and close the present one.
 
-        Raises
-        ------
-        ProjectError
-            If the store cannot be read: then the document stays as it is.
+        If the store cannot be read (`ProjectError`), the document stays as it is.
         """
-        content = Content(store)
-        state = read_state(content)
+        state = read_state(store)
         self.events.closing.emit()
         with self._lock:
-            old, self.store = self.store, store
-            self._content, self._state = content, state
+            old, self.store, self._state = self.store, store, state
         old.close()
-        for signal in (self.events.opened, self.events.history_changed):
-            signal.emit()
+        self.events.opened.emit()
+        self.events.history_changed.emit()
 
     def move_to(self, store: Store) -> bool:
-        """Go on in a store that holds a copy of this document; the present one is closed.
+        """Go on in a store that holds a copy of this document, and close the present one.
 
-        Returns
-        -------
-        bool
-            False if an action was done since the copy was made: then the document stays.
+        Return False, and stay, if an action was done since the copy was made.
         """
         infos = store.images()
         with self._lock:
             if store.next_number != self.store.next_number:
                 return False
             old, self.store = self.store, store
-            self._content.store = store
-            for image, info in infos.items():  # the copy may lie elsewhere than its images
-                self._state.images[image].info = info
+            for image, info in infos.items():
+                entry = self._state.images[image]
+                entry.store, entry.info = store, info  # the copy may lie elsewhere than its images
         old.close()
         self.events.saved.emit()
         return True
@@ -299,13 +234,6 @@ class Document:
             Provenance of objects in `labels`; the others count as imported.
         source
             Where the pixels come from.
-
-        Raises
-        ------
-        ImageError
-            If the name is taken or the shape holds no planes.
-        LabelError
-            If the labels are read-only, not integers, negative or of another shape.
         """
         info, array = describe_image(name, pixels, rgb, labels)
         with self._lock:
@@ -338,38 +266,13 @@ class Document:
             raise
         return image
 
-    def attach_pixels(self, image: ImageId, pixels: Any) -> None:
-        """Give an image of a reopened project its pixels.
-
-        Raises
-        ------
-        ImageError
-            If they have another spatial shape than its objects.
-        """
-        entry = self.image(image)
-        array, shape = spatial(entry.name, pixels, entry.rgb)
-        if shape != entry.shape:
-            raise ImageError(
-                f"the new pixels of {entry.name!r} have the spatial shape {shape}, its objects "
-                f"{entry.shape}: give pixels of that shape, or add them as another image"
-            )
-        entry.pixels = array
-
     def replace_pixels(
         self, image: ImageId, pixels: Any, source: ImageSource | None = None
     ) -> None:
-        """Put other pixels of the same spatial shape under an image's objects.
-
-        Prompts and objects stay as they are. Undo steps over it.
-
-        Raises
-        ------
-        ImageError
-            If the image is unknown or the spatial shape differs.
-        """
+        """Put other pixels of the same shape under an image's objects; undo steps over it."""
         entry = self.image(image)
         before = entry.pixels
-        self.attach_pixels(image, pixels)
+        entry.attach_pixels(pixels)
         try:
             self.do(act.ReplacePixels(image, source))
         except PeftSamError:
@@ -406,18 +309,6 @@ class Document:
         """Return the records of an image's objects, by label."""
         records = self.image(image).records
         return tuple(records[label] for label in sorted(records))
-
-    def object_mask(self, image: ImageId, label: int) -> BoolArray:
-        """Return ``(H, W)``: the pixels of an object in the plane it was made in."""
-        entry = self.image(image)
-        entry.check_objects((label,))
-        return entry.mask(label, PlaneKey(image, entry.records[label].index))
-
-    def object_area(self, image: ImageId, label: int) -> int:
-        """Return the number of pixels of an object, in all its planes."""
-        entry = self.image(image)
-        entry.check_objects((label,))
-        return entry.area(label)
 
     def planes_with_objects(self) -> tuple[PlaneKey, ...]:
         """Return the planes in which objects have pixels, by image and index."""
@@ -459,26 +350,16 @@ class Document:
 
     @property
     def queue(self) -> tuple[Prompts, ...]:
-        """Prompts of the pending object and of those that follow it."""
+        """Prompts of the pending object and of the following ones."""
         return self._state.pending.queue
 
     @property
-    def current(self) -> CurrentObject | None:
+    def current(self) -> PendingObject | None:
         """The pending object with its candidates, None before the first prompt."""
-        pending, answers = self._state.pending, self._state.answers
-        if pending.plane is None:
-            return None
-        refined = None
-        if pending.refines is not None:
-            earlier = answers.get(pending.refines[0])
-            refined = None if earlier is None else (earlier, pending.refines[1])
-        _, answer, choice = shown(self._state)
-        return CurrentObject(
-            pending.plane, pending.queue[0], pending.revision, answer, refined, choice
-        )
+        return self._state.shown
 
     def set_candidates(
-        self, prediction: Prediction, revision: int, made_by: Answerer = _ANYONE
+        self, prediction: Prediction, revision: int, made_by: ModelVersion = _ANYONE
     ) -> bool:
         """Show the answer to the pending object's prompts; it is not part of the project.
 
@@ -488,7 +369,7 @@ class Document:
             Of the prompts' plane or of a part of it, K >= 1 masks, best first; what is kept
             is `Prediction.trimmed`.
         revision
-            `CurrentObject.revision` of the prompts it was made for.
+            `PendingObject.revision` of the prompts it was made for.
         made_by
             What made it; goes into the object's record.
 
@@ -496,11 +377,6 @@ class Document:
         -------
         bool
             False if the prompts changed since, and the answer was ignored.
-
-        Raises
-        ------
-        PromptError
-            If there are no masks or they have another size than the plane.
         """
         pending, answers = self._state.pending, self._state.answers
         if pending.plane is None or pending.revision != revision:
@@ -509,7 +385,7 @@ class Document:
         # A choice made before the project was closed comes back, one for other masks does not.
         choice = self._state.choices.get(revision, 0)
         is_kept = answers.get(revision) is None and choice < len(prediction)
-        answers.put(revision, Answer(prediction.trimmed(), made_by))
+        self._state.keep_answer(revision, Answer(prediction.trimmed(), made_by))
         if not is_kept:
             self.do(act.ChooseCandidate(0))
         self.events.candidates_changed.emit()

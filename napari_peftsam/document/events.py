@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.document.objects import PlaneKey
+from napari_peftsam.document import actions as act
+from napari_peftsam.document.changes import Change, FieldChange
+from napari_peftsam.document.objects import ImageId, PlaneKey
+from napari_peftsam.document.pending import Pending, PendingObject
+from napari_peftsam.document.records import OBJECTS
+from napari_peftsam.document.state import State, Touched
 
 __all__ = ["DocumentEvents"]
+
+Shown = tuple[Pending, PendingObject | None]
 
 
 class DocumentEvents(SignalGroup):
@@ -44,3 +53,60 @@ class DocumentEvents(SignalGroup):
     """There is something else to undo or to redo."""
     saved = Signal()
     """An action was saved."""
+
+
+def emit(
+    events: DocumentEvents,
+    state: State,
+    action: act.Action,
+    changes: Sequence[Change],
+    touched: Touched,
+    before: Shown,
+) -> None:
+    """Tell listeners what an action changed: pixels, then records, prompts and images.
+
+    `state` is the one after the changes, `before` what was pending, and shown of it, earlier.
+    """
+    is_painted = isinstance(action, act.Paint) and action.old is not None
+    labels_written = events.labels_painted if is_painted else events.labels_changed
+    for (image, label_set), region in touched.pixels.items():
+        if label_set == OBJECTS:
+            labels_written.emit(image, region)
+        else:
+            events.background_changed.emit(image)
+    for image in touched.objects:
+        events.objects_changed.emit(image)
+    _emit_pending(events, state, *before)
+    for change in changes:
+        if isinstance(change, FieldChange) and change.image is not None:
+            _emit_image(events, state, change.image, change.name)
+    if isinstance(action, act.ReplacePixels):
+        events.pixels_changed.emit(action.image)
+    elif isinstance(action, act.LocateImage):
+        events.image_located.emit(action.image)
+
+
+def _emit_pending(
+    events: DocumentEvents, state: State, before: Pending, old: PendingObject | None
+) -> None:
+    pending, new = state.pending, state.shown
+    if (before.plane, before.queue) != (pending.plane, pending.queue):
+        for plane in dict.fromkeys((before.plane, pending.plane)):
+            if plane is not None and not state.images[plane.image].info.is_removed:
+                events.prompts_changed.emit(plane)
+    if (old and old.candidates) is not (new and new.candidates):
+        events.candidates_changed.emit()
+    elif old and new and old.revision == new.revision and old.choice != new.choice:
+        events.choice_changed.emit()
+
+
+def _emit_image(events: DocumentEvents, state: State, image: ImageId, name: str) -> None:
+    info = state.images[image].info
+    if name == "is_removed" and info.is_removed:
+        events.image_removed.emit(image)
+    elif name == "is_removed":
+        events.image_added.emit(image)
+    elif name == "name":
+        events.image_renamed.emit(image, info.name)
+    elif name == "complete":
+        events.background_changed.emit(image)

@@ -5,27 +5,21 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
-from napari_peftsam.document.label_index import LabelIndex
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.regions import Integers, Region, find_runs
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.regions import Integers, LabelIndex, Region, find_runs
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import BoolArray, LabelArray, Plane
 
-__all__ = [
-    "DocumentImage",
-    "StoredContent",
-    "check_labels",
-    "describe_image",
-    "empty_labels",
-    "spatial",
-]
+__all__ = ["DocumentImage"]
 
 
 class DocumentImage:
@@ -44,13 +38,13 @@ class DocumentImage:
         sliced, perhaps on disk. None while its file is not there.
     labels
         ``(..., H, W)`` integers, possibly shared with the caller; 0 is unlabelled. None: what
-        `content` gives.
-    content
-        Reads the stored labels and records.
+        `store` holds.
+    store
+        Holds labels and records; None for an image without any.
 
     Attributes
     ----------
-    id, info, pixels
+    id, info, pixels, store
         As given.
     """
 
@@ -60,7 +54,7 @@ class DocumentImage:
         info: ImageInfo,
         pixels: Any = None,
         labels: LabelArray | None = None,
-        content: StoredContent | None = None,
+        store: Store | None = None,
     ) -> None:
         self.id = image
         self.info = info
@@ -68,8 +62,8 @@ class DocumentImage:
         self._labels = labels
         self._background: npt.NDArray[Any] | None = None
         self._index = LabelIndex(info.shape)
-        self._records: dict[int, ObjectRecord] | None = None if content else {}
-        self._content = content
+        self._records: dict[int, ObjectRecord] | None = None if store else {}
+        self.store = store
         self._reading = threading.RLock()  # whoever comes second gets the same array
 
     @property
@@ -77,21 +71,24 @@ class DocumentImage:
         """The label array ``(..., H, W)``."""
         if self._labels is None:
             with self._reading:
-                self._read_labels()
-        assert self._labels is not None
+                if self._labels is None:
+                    self._labels = self._read_labels()
         return self._labels
 
-    def _read_labels(self) -> None:
-        if self._labels is not None:
-            return
+    def _read_labels(self) -> LabelArray:
         # Kept once all of it is read: nothing may be written over what could not be read.
         labels = empty_labels(self.name, self.shape, self.info.label_type)
         arrays = {OBJECTS: labels}
-        if self._content is not None:
-            self._content.read_labels(self, arrays)
-        self._index = _index_of(labels)
+        for key, data in () if self.store is None else self.store.tiles(self.id):
+            if key.label_set not in arrays:
+                arrays[key.label_set] = np.zeros(self.shape, np.uint8)
+            put_tile(arrays[key.label_set], key, data)
+        inside = np.flatnonzero(labels)
+        self._index = LabelIndex(self.shape)
+        if len(inside):
+            self._index.update(inside, 0, np.take(labels, inside))
         self._background = arrays.get(BACKGROUND)
-        self._labels = labels
+        return labels
 
     @property
     def background(self) -> npt.NDArray[Any] | None:
@@ -113,20 +110,20 @@ class DocumentImage:
     def records(self) -> dict[int, ObjectRecord]:
         """One record per label that has pixels."""
         if self._records is None:
-            assert self._content is not None
+            assert self.store is not None
             with self._reading:
                 if self._records is None:
-                    self._records = self._content.read_records(self.id)
+                    self._records = self.store.objects(self.id)
         return self._records
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name, a label for people."""
         return self.info.name
 
     @property
     def rgb(self) -> bool:
-        """Whether the last axis of the pixels holds colours."""
+        """True if the last axis of the pixels holds colours."""
         return self.info.rgb
 
     @property
@@ -176,6 +173,16 @@ class DocumentImage:
                 f"{highest}, the limit is {limit}: convert the label array to int32"
             )
 
+    def attach_pixels(self, pixels: Any) -> None:
+        """Give the image its pixels; an `ImageError` if they do not fit its objects."""
+        array, shape = spatial(self.name, pixels, self.rgb)
+        if shape != self.shape:
+            raise ImageError(
+                f"the new pixels of {self.name!r} have the spatial shape {shape}, its objects "
+                f"{self.shape}: give pixels of that shape, or add them as another image"
+            )
+        self.pixels = array
+
     def plane_pixels(self, plane: PlaneKey) -> Plane:
         """Return ``(H, W)`` or ``(H, W, 3|4)``: a view, of which nothing is read yet."""
         self.check_plane(plane)
@@ -204,13 +211,6 @@ class DocumentImage:
     def area(self, label: int) -> int:
         """Return the number of pixels of an object, 0 if there is none."""
         return self.index.area(label)
-
-    def mask(self, label: int, plane: PlaneKey) -> BoolArray:
-        """Return ``(H, W)``: the pixels of an object in one plane."""
-        result = np.zeros(self.plane_shape, np.bool_)
-        rows = self.region(label)[-2:]
-        result[rows] = self.plane_labels(plane)[rows] == label
-        return result
 
     def declared_background(self, plane: PlaneKey) -> BoolArray:
         """Return ``(H, W)``: pixels declared background by complete regions or strokes."""
@@ -243,25 +243,6 @@ class DocumentImage:
         if label_set == OBJECTS:
             return self.index.update(where, old, new)
         return find_runs(where, new, self.shape).region()
-
-
-def _index_of(labels: LabelArray) -> LabelIndex:
-    """Search a whole label array once."""
-    index = LabelIndex(labels.shape)
-    inside = np.flatnonzero(labels)
-    if len(inside):
-        index.update(inside, 0, np.take(labels, inside))
-    return index
-
-
-class StoredContent(Protocol):
-    """Reads what a project stores of an image."""
-
-    def read_labels(self, image: DocumentImage, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Write the stored tiles into arrays by label set; those of new label sets are added."""
-
-    def read_records(self, image: ImageId) -> dict[int, ObjectRecord]:
-        """Return the stored records by label."""
 
 
 def describe_image(

@@ -9,23 +9,13 @@ from typing import Any, Literal, NewType
 from napari_peftsam.document.codec import to_json
 from napari_peftsam.types import BoolArray, Box, Prompts
 
-__all__ = [
-    "IMPORTED",
-    "MANUAL",
-    "ImageId",
-    "NewObject",
-    "ObjectPlane",
-    "ObjectRecord",
-    "Overlap",
-    "PlaneKey",
-    "merged",
-]
+__all__ = ["ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "PlaneKey"]
 
 ImageId = NewType("ImageId", str)
 """Identifies an image in its document; renaming the image does not change it."""
 
 Overlap = Literal["keep", "overwrite"]
-"""What a new object does to the pixels of existing ones."""
+"""Rule for pixels that existing objects have: keep them, or overwrite them."""
 
 MANUAL = "manual"
 """The model name of objects that were painted by hand."""
@@ -109,7 +99,7 @@ class ObjectRecord:
 
     @property
     def source(self) -> str:
-        """How it was made: box, point, painted, imported or automatic."""
+        """Its origin: box, point, painted, imported or automatic."""
         given = [plane.prompts for plane in self.planes if plane.prompts]
         if given:
             return "point" if given[0].box is None else "box"

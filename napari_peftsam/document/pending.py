@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from napari_peftsam.document.objects import NewObject, PlaneKey
+from napari_peftsam.document.records import ModelVersion
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
 
-__all__ = ["KEPT", "Answer", "Answerer", "Answers", "CurrentObject", "Pending", "check_candidates"]
-
+__all__ = ["Pending", "PendingObject"]
 
 KEPT = 200
-"""How many states of the prompts keep their candidates, and which one was shown."""
-
-
-@dataclass(frozen=True)
-class Answerer:
-    """What predicts candidates; equal ones give equal answers.
-
-    Attributes
-    ----------
-    model, adapter
-        Names, for the record.
-    weights
-        Identifies the model's weights: another model cannot refine its logits.
-    embedding
-        Identifies the embedding.
-    decoder
-        Identifies the adapter that decodes it: as an embedding's, it may be of the base model.
-    """
-
-    model: str = ""
-    adapter: str = ""
-    weights: str = ""
-    embedding: object = None
-    decoder: str = ""
+"""Number of states of the prompts that keep their candidates, and the shown one."""
 
 
 @dataclass(frozen=True)
@@ -84,35 +60,11 @@ class Answer:
     """Candidates for one state of the prompts."""
 
     prediction: Prediction
-    made_by: Answerer = Answerer()
-
-
-class Answers:
-    """The latest answers by the revision of their prompts, so that undo shows them again.
-
-    Parameters
-    ----------
-    limit
-        How many are kept.
-    """
-
-    def __init__(self, limit: int = KEPT) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[int, Answer] = OrderedDict()
-
-    def get(self, revision: int) -> Answer | None:
-        """Return the answer to this revision, None if there is none or it was forgotten."""
-        return self._kept.get(revision)
-
-    def put(self, revision: int, answer: Answer) -> None:
-        """Keep an answer; the oldest one makes room."""
-        self._kept[revision] = answer
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+    made_by: ModelVersion
 
 
 @dataclass(frozen=True, eq=False)
-class CurrentObject:
+class PendingObject:
     """The pending object as it is shown.
 
     Attributes
@@ -144,9 +96,9 @@ class CurrentObject:
         return None if self.answer is None else self.answer.prediction
 
     @property
-    def made_by(self) -> Answerer:
-        """What predicted the candidates."""
-        return Answerer() if self.answer is None else self.answer.made_by
+    def made_by(self) -> ModelVersion:
+        """The model version that predicted the candidates."""
+        return ModelVersion() if self.answer is None else self.answer.made_by
 
     @property
     def mask(self) -> BoolArray | None:
@@ -168,9 +120,9 @@ class CurrentObject:
         """The candidate to refine, None if there is none."""
         return None if self.refined is None else self.refined[0].prediction.earlier(self.refined[1])
 
-    def previous_for(self, answerer: Answerer) -> Earlier | None:
-        """Return `previous` if `answerer` can refine it, i.e. has the weights that gave it."""
-        if self.refined is None or self.refined[0].made_by.weights != answerer.weights:
+    def previous_for(self, version: ModelVersion) -> Earlier | None:
+        """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
+        if self.refined is None or self.refined[0].made_by.weights != version.weights:
             return None
         return self.previous
 

@@ -6,27 +6,19 @@ import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.document.lock import ProjectLock
-from napari_peftsam.document.network import is_network
+from napari_peftsam.document.filesystem import ProjectLock, is_network
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.sources import moved_source, store_pixels
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 
-__all__ = [
-    "SUFFIX",
-    "create_project",
-    "is_open_elsewhere",
-    "is_project",
-    "open_project",
-    "save_copy",
-]
+__all__ = ["create_project", "is_project", "open_project", "save_copy"]
 
 SUFFIX = ".peftsam"
 """Suffix of project files."""
@@ -47,11 +39,6 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
         Whether other users of the computer may not read it.
     vfs
         SQLite's way to the file system, as of `open_project`.
-
-    Raises
-    ------
-    ProjectError
-        If there is a file already, or the folder is missing or cannot be written.
     """
     path = _resolved(path)
     if path.exists():
@@ -100,15 +87,18 @@ def open_project(
     if read_only:
         return _open_to_read(path, "it was opened for reading", vfs)
     lock = ProjectLock(path)
+    remedy = "choose a copy in a folder you may write to"
     try:
-        why = "" if lock.acquire(_GLANCE_SECONDS) else _open_in(lock)
+        why = "" if lock.acquire(_GLANCE_SECONDS) else f"it is open in {lock.owner}"
+        remedy = "close it there" if why else remedy
     except OSError as error:
-        why = f"its folder cannot be written ({error.strerror})"
+        what = f"its lock file {lock.path.name}" if lock.path.exists() else "its folder"
+        why = f"{what} cannot be written ({error.strerror})"
     if not why and not os.access(path, os.W_OK):
         lock.release()
         why = "you may not write to the file"
     if why and must_write:
-        raise ProjectError(f"{path} can only be read, {why}: close it there, or open it to read")
+        raise ProjectError(f"{path} can only be read, {why}: {remedy}")
     return _open_to_read(path, why, vfs) if why else _open(path, lock, vfs)
 
 
@@ -149,11 +139,6 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
         The copy; its folder must exist.
     pixels
         Images to store in the copy itself, by id.
-
-    Raises
-    ------
-    ProjectError
-        If the copy cannot be written, or a project of this name is open.
     """
     path = _resolved(path)
     if path == store.path:
@@ -187,23 +172,9 @@ def _adapt(copy: Store, old: Path | None, new: Path, pixels: Mapping[ImageId, An
 
 def _open(path: Path, lock: ProjectLock, vfs: str) -> Store:
     """Open a project whose lock is held."""
-    try:
-        with _explained(path):
-            connection = _connected(path, vfs)
-            try:
-                migrate(connection)
-                return Store(connection, path, release=lock.release)
-            except BaseException:
-                connection.close()
-                raise
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _connected(path: Path, vfs: str) -> sqlite3.Connection:
-    connection = _connect(path, "rw", vfs)
-    try:
+    with ExitStack() as undo, _explained(path):
+        undo.callback(lock.release)
+        connection = undo.enter_context(closing(_connect(path, "rw", vfs)))
         try:
             _check_header(connection, path)
         except sqlite3.OperationalError:
@@ -215,10 +186,10 @@ def _connected(path: Path, vfs: str) -> sqlite3.Connection:
             connection.execute("PRAGMA locking_mode=NORMAL")
             path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
         _set_journal(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        migrate(connection)
+        store = Store(connection, path, release=lock.release)
+        undo.pop_all()
+        return store
 
 
 def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
@@ -232,19 +203,18 @@ def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _open_to_read(path: Path, why: str, vfs: str) -> Store:
-    with _explained(path):
-        connection = _connect(path, "ro", vfs)
-        try:
-            if _check_header(connection, path) < VERSION:
-                memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-                connection.backup(memory)
-                connection.close()
-                connection = memory
-                migrate(connection)
-            return Store(connection, path, why)
-        except BaseException:
+    with ExitStack() as undo, _explained(path):
+        connection = undo.enter_context(closing(_connect(path, "ro", vfs)))
+        if _check_header(connection, path) < VERSION:
+            memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            undo.enter_context(closing(memory))
+            connection.backup(memory)
             connection.close()
-            raise
+            connection = memory
+            migrate(connection)
+        store = Store(connection, path, why)
+        undo.pop_all()
+        return store
 
 
 def _connect(path: Path, mode: str, vfs: str = "") -> sqlite3.Connection:
@@ -312,14 +282,12 @@ def _resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()  # links to one file need one lock
 
 
-def _open_in(lock: ProjectLock) -> str:
-    return f"it is open in {lock.owner or 'another process'}"
-
-
 def _locked(path: Path) -> ProjectLock:
     lock = ProjectLock(path)
     if not lock.acquire():
-        raise ProjectError(f"{path} cannot be written, {_open_in(lock)}: close it there first")
+        raise ProjectError(
+            f"{path} cannot be written, it is open in {lock.owner}: close it there first"
+        )
     return lock
 
 

@@ -16,17 +16,17 @@ import numpy as np
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.changes import decode_changes
-from napari_peftsam.document.document import Document, utc_now
-from napari_peftsam.document.image_info import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.document import Document
+from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.lock import ProjectLock
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.project import save_copy
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
 from napari_peftsam.document.replay import Player
 from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tiles import TileKey, put_tile
+from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError
 
 __all__ = ["Recovery", "check_project", "recover_project"]
@@ -36,7 +36,7 @@ Arrays = dict[str, Any]
 
 @dataclass
 class Recovery:
-    """What became of a damaged project.
+    """Report on the recovery of a damaged project.
 
     Attributes
     ----------
@@ -50,6 +50,8 @@ class Recovery:
         Damaged label tiles that are empty now, or older.
     lost_records
         Image and label of objects of which only the pixels are there.
+    lost_objects
+        Image and label of objects of which only the record was there.
     lost_blobs
         Content hashes of damaged adapters and stored images.
     lost_images
@@ -61,16 +63,24 @@ class Recovery:
     rebuilt_tiles: list[TileKey] = field(default_factory=list)
     lost_tiles: list[TileKey] = field(default_factory=list)
     lost_records: list[tuple[ImageId, int]] = field(default_factory=list)
+    lost_objects: list[tuple[ImageId, int]] = field(default_factory=list)
     lost_blobs: tuple[str, ...] = ()
     lost_images: list[ImageId] = field(default_factory=list)
 
     @property
+    def has_losses(self) -> bool:
+        """True if a part of the present state, not only of the history, is lost."""
+        lost = self.lost_images, self.lost_tiles, self.lost_records, self.lost_objects
+        return any((*lost, self.lost_blobs))
+
+    @property
     def text(self) -> str:
-        """What to tell the user."""
+        """One sentence for the user."""
         lost = (
             (len(self.lost_images), "image", "images"),
             (len(self.lost_tiles), "tile of labels", "tiles of labels"),
             (len(self.lost_records), "record of an object", "records of objects"),
+            (len(self.lost_objects), "object", "objects"),
             (len(self.lost_blobs), "adapter or stored image", "adapters or stored images"),
         )
         named = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in lost if n)
@@ -174,7 +184,7 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
         "actions" not in found.incomplete and player.number == found.last_number
     )
     # What is done from here on happens now.
-    document = Document(store, clock=utc_now)
+    document = Document(store)
     _bring_back(document, found)
     infos = found.added | store.images() | found.images
     for image, info in infos.items():
@@ -213,6 +223,7 @@ def _restore_image(
         known = {**entry.records, **records}
         document.do(act.ImportLabels(image, labels, tuple(known.values())))
         report.lost_records += [(image, n) for n in entry.records if n not in known]
+    report.lost_objects += [(image, n) for n in records if n not in entry.records]
     _restore_background(document, entry, arrays.get(BACKGROUND))
     for region in (*entry.info.complete, *info.complete):
         document.do(act.MarkComplete(image, region, region in info.complete))

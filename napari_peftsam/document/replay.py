@@ -11,11 +11,11 @@ import numpy as np
 from napari_peftsam.document.actions import ChooseCandidate, decode_action
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.rows import LoggedAction, Rows
 from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
 
-__all__ = ["Player", "compare", "replay", "summary", "verify"]
+__all__ = ["compare", "replay", "summary", "verify"]
 
 _LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
 
@@ -32,23 +32,19 @@ class Player:
     ----------
     document
         What the actions led to so far.
-    number
-        The number of the last action that was done again.
     """
 
     def __init__(self, store: Store | None = None) -> None:
         self._time = ""
         self.document = Document(store, clock=lambda: self._time)
-        self.number = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the last action that was done again."""
+        return self.document.store.next_number - 1
 
     def play(self, logged: LoggedAction) -> None:
-        """Do an action again.
-
-        Raises
-        ------
-        ProjectError
-            If it does not follow the last one, or cannot be done.
-        """
+        """Do an action again; `ProjectError` if it is not the next one, or cannot be done."""
         store = self.document.store
         if logged.number != self.number + 1:
             raise ProjectError(f"the log lacks action {self.number + 1}")
@@ -56,7 +52,7 @@ class Player:
         self._time = logged.time
         if isinstance(action, ChooseCandidate):
             # The candidates were not kept; what was accepted of them is in the log.
-            store.commit(logged.time, logged[2:], Rows())
+            store.commit(logged.time, logged[2:], ())
         else:
             try:
                 self.document.do(action)
@@ -64,8 +60,7 @@ class Player:
                 raise ProjectError(
                     f"action {logged.number} ({logged.kind}) cannot be done again: {error}"
                 ) from error
-        self.number += 1
-        if store.next_number != self.number + 1:
+        if self.number < logged.number:
             raise ProjectError(f"action {logged.number} ({logged.kind}) no longer changes anything")
 
     def play_all(self, store: Store, until: int | None = None) -> None:
@@ -83,11 +78,6 @@ def replay(store: Store, until: int | None = None) -> Document:
         The project; another process may be writing it.
     until
         Number of the last action to do again; None for all.
-
-    Raises
-    ------
-    ProjectError
-        If an action is missing, damaged, or cannot be done again.
     """
     player = Player()
     player.play_all(store, until)

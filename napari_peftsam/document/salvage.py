@@ -12,13 +12,11 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.actions import AddImage, decode_action
-from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.codec import load
-from napari_peftsam.document.image_info import OBJECTS, ImageInfo
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.rows import LoggedAction
-from napari_peftsam.document.tables import create_tables
-from napari_peftsam.document.tiles import TileKey
+from napari_peftsam.document.records import OBJECTS, ImageInfo
+from napari_peftsam.document.state import DOCUMENT_FIELDS
+from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables
 from napari_peftsam.errors import PeftSamError
 
 __all__ = ["Salvage", "salvage"]
@@ -32,20 +30,10 @@ _UNREADABLE = (sqlite3.Error, PeftSamError, TypeError, ValueError, AttributeErro
 
 @dataclass
 class Salvage:
-    """The readable rows of a project.
+    """The readable rows of a project: the log by number, and the other tables by their keys.
 
-    Attributes
-    ----------
-    actions
-        The log by number, as far as it can be decoded.
-    images, objects, tiles, fields, blobs
-        The rows of these tables; `fields` are decoded, `blobs` whole.
-    added
-        What the log says of the images when they were added.
-    incomplete
-        Tables of which some rows could not be read.
-    lost_blobs
-        Content hashes of damaged blobs.
+    `added` holds the images as they were when they were added, `incomplete` the tables with
+    unreadable rows, `lost_blobs` the content hashes of damaged blobs.
     """
 
     actions: dict[int, LoggedAction] = field(default_factory=dict)

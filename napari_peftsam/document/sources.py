@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from napari_peftsam.document.image_info import ImageSource
+from napari_peftsam.document.records import ImageSource
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import PixelArray, Plane
@@ -22,7 +22,6 @@ __all__ = [
     "describe_source",
     "find_source",
     "is_digest_of",
-    "moved_source",
     "plane_digest",
     "read_pixels",
     "store_pixels",
@@ -34,7 +33,7 @@ _SAMPLES, _SIDE = 4, 256  # tiles along each axis, and their pixels, of a plane 
 
 @dataclass(frozen=True)
 class Found:
-    """What has become of the file that an image comes from.
+    """The state of the file that an image comes from.
 
     Attributes
     ----------
@@ -43,7 +42,7 @@ class Found:
     path
         Where the file is, or was looked for.
     text
-        What to tell the user; empty if all is well.
+        A sentence for the user; empty if all is well.
     """
 
     state: Literal["inside", "there", "changed", "missing"]
@@ -62,11 +61,6 @@ def describe_source(path: str | Path, project: Path | None, series: int = 0) -> 
         The project file; None while there is none.
     series
         Number of the image in a file that holds several.
-
-    Raises
-    ------
-    ProjectError
-        If the file cannot be looked at.
     """
     path = Path(path).expanduser().resolve()
     try:
@@ -123,20 +117,7 @@ def is_digest_of(digest: str, plane: Plane) -> bool:
 
 
 def store_pixels(store: Store, pixels: Any) -> ImageSource:
-    """Keep an array that has no file in the project.
-
-    Parameters
-    ----------
-    store
-        The project.
-    pixels
-        Numbers of any type; an array on disk is read.
-
-    Raises
-    ------
-    ProjectError
-        If they take more than 512 MB, or are no numbers.
-    """
+    """Keep an array of numbers that has no file, at most 512 MB, in the project."""
     size = int(np.prod(pixels.shape, dtype=np.int64)) * np.dtype(pixels.dtype).itemsize
     if size > _MOST_BYTES:
         raise ProjectError(

@@ -25,24 +25,22 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.codec import compress, encode, load
-from napari_peftsam.document.image_info import ImageInfo
-from napari_peftsam.document.lock import file_identity
+from napari_peftsam.document.codec import dump, load
+from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.rows import (
-    DONE,
-    DROPPED,
-    UNDONE,
+from napari_peftsam.document.records import ImageInfo
+from napari_peftsam.document.tables import (
     LoggedAction,
-    Rows,
+    Row,
     Step,
+    TileKey,
+    create_tables,
+    write_action,
     write_rows,
 )
-from napari_peftsam.document.tables import create_tables
-from napari_peftsam.document.tiles import TileKey
 from napari_peftsam.errors import ProjectError
 
-__all__ = ["DONE", "UNDONE", "LoggedAction", "Rows", "Step", "Store"]
+__all__ = ["Store"]
 
 # Bytes of a blob in one row, and in one transaction: an action waits for one at most.
 _PART = 4_000_000
@@ -67,12 +65,12 @@ class Store:
     ----------
     path, why_read_only
         As given.
+    next_number
+        The number of the next action.
     slow_commits
         Number of actions that took longer than `slow_seconds` to save.
     slow_seconds
         What a brush stroke can wait for without being felt.
-    on_slow_commit
-        Called with the seconds of the first slow commit.
     """
 
     def __init__(
@@ -90,9 +88,8 @@ class Store:
         self.why_read_only = why_read_only
         self.slow_commits = 0
         self.slow_seconds = 0.05
-        self.on_slow_commit: Callable[[float], None] | None = None
         self._file = None if path is None else file_identity(path)
-        self._next = self.last_number + 1
+        self.next_number = self.last_number + 1
 
     @classmethod
     def in_memory(cls) -> Store:
@@ -103,15 +100,10 @@ class Store:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be written; another process may be writing."""
+        """True if nothing can be written; another process may be writing."""
         return bool(self.why_read_only)
 
     # --- the log --------------------------------------------------------------------
-
-    @property
-    def next_number(self) -> int:
-        """The number of the next action."""
-        return int(self._next)
 
     @property
     def last_number(self) -> int:
@@ -122,7 +114,7 @@ class Store:
         self,
         time: str,
         action: tuple[str, str, bytes],
-        rows: Rows,
+        rows: Iterable[Row],
         step: tuple[str, str | None, object] | None = None,
         moved: tuple[int, str] | None = None,
     ) -> None:
@@ -149,46 +141,16 @@ class Store:
         """
         start = clock.perf_counter()
         try:
-            self._write(time, action, rows, step, moved)
+            with self._transaction() as execute:
+                write_action(execute, LoggedAction(self.next_number, time, *action), step, moved)
+                write_rows(execute, rows)
         except BaseException as error:
             # An interrupt (Ctrl-C) may arrive once the file has the action.
-            if not isinstance(error, Exception) and self.last_number == self._next:
-                self._next += 1
+            if not isinstance(error, Exception) and self.last_number == self.next_number:
+                self.next_number += 1
             raise
-        self._next += 1
-        self._count(clock.perf_counter() - start)
-
-    def _write(
-        self,
-        time: str,
-        action: tuple[str, str, bytes],
-        rows: Rows,
-        step: tuple[str, str | None, object] | None,
-        moved: tuple[int, str] | None,
-    ) -> None:
-        with self._transaction() as execute:
-            label, image, changes, pixels, state = "", None, None, None, ""
-            if step is not None:
-                label, image = step[0], step[1]
-                text, pixels = encode(step[2])
-                changes = compress(text.encode())  # of 1.5 kB, most of it records
-                state = DONE
-                execute("UPDATE actions SET state = ?, changes = NULL, pixels = NULL "
-                        "WHERE state = ?", (DROPPED, UNDONE))  # fmt: skip
-            if moved is not None:
-                execute("UPDATE actions SET state = ? WHERE number = ?", (moved[1], moved[0]))
-            execute(
-                "INSERT INTO actions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._next, time, *action, label, image, state, changes, pixels),
-            )
-            write_rows(execute, rows)
-
-    def _count(self, seconds: float) -> None:
-        if seconds <= self.slow_seconds:
-            return
-        self.slow_commits += 1
-        if self.slow_commits == 1 and self.on_slow_commit is not None:
-            self.on_slow_commit(seconds)
+        self.next_number += 1
+        self.slow_commits += clock.perf_counter() - start > self.slow_seconds
 
     def actions(self, until: int | None = None, *, after: int = 0) -> Iterator[LoggedAction]:
         """Yield the log in order, past action number `after` and up to `until`."""
@@ -285,13 +247,7 @@ class Store:
         return digest
 
     def blob(self, digest: str) -> bytes:
-        """Return what was kept under a content hash.
-
-        Raises
-        ------
-        ProjectError
-            If it is not there, or damaged.
-        """
+        """Return what was kept under a content hash; `ProjectError` if it is not whole."""
         rows = self._all("SELECT data FROM blobs WHERE digest = ? ORDER BY part", (digest,))
         data = b"".join(row[0] for row in rows)
         if not rows or xxhash.xxh128_hexdigest(data) != digest:
@@ -311,7 +267,7 @@ class Store:
 
         Without shared memory a writer cannot commit meanwhile.
         """
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             if self._connection.in_transaction:
                 yield
                 return
@@ -325,7 +281,7 @@ class Store:
     def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
         """Replace what is stored about images without an action: paths in a copy differ."""
         with self._transaction() as execute:
-            write_rows(execute, Rows(images=dict(infos)))
+            write_rows(execute, [("images", (i,), dump(info)) for i, info in infos.items()])
 
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Copy everything into another database; SQLite's errors concern that one."""
@@ -333,16 +289,10 @@ class Store:
             self._connection.backup(target)
 
     def fill_from(self, other: Store) -> None:
-        """Hold what another store holds, instead of what is in this one (SQLite's backup).
-
-        Raises
-        ------
-        ProjectError
-            If it cannot be written.
-        """
-        with self._lock, _told(self.path):
+        """Replace everything in this store by what another one holds (SQLite's backup)."""
+        with self._lock, _explained(self.path):
             other.copy_to(self._connection)
-            self._next = self.last_number + 1
+            self.next_number = self.last_number + 1
 
     def damage(self) -> tuple[str, ...]:
         """Return what SQLite's integrity check finds, nothing if the file is whole."""
@@ -355,7 +305,7 @@ class Store:
     def checkpoint(self) -> None:
         """Move what was committed into the main file; for idle moments, it takes a while."""
         if not self.read_only:
-            with self._lock, _told(self.path):
+            with self._lock, _explained(self.path):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
@@ -370,7 +320,7 @@ class Store:
                     with suppress(sqlite3.Error):
                         self._gather()
                         self._connection.execute("PRAGMA journal_mode=DELETE")
-                with _told(self.path):
+                with _explained(self.path):
                     self._connection.close()
             finally:
                 if self._release is not None:
@@ -401,7 +351,7 @@ class Store:
                 f"{self._name} is no longer there: bring its folder or disk back, or save the "
                 "project elsewhere"
             )
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
@@ -413,16 +363,16 @@ class Store:
                 raise
 
     def _one(self, sql: str, values: Iterable[Any] = ()) -> Any:
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             return self._connection.execute(sql, tuple(values)).fetchone()
 
     def _all(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        with self._lock, _told(self.path):
+        with self._lock, _explained(self.path):
             return self._connection.execute(sql, tuple(values)).fetchall()
 
 
 @contextmanager
-def _told(path: Path | None) -> Iterator[None]:
+def _explained(path: Path | None) -> Iterator[None]:
     """Turn what SQLite raises into a `ProjectError` that says what to do."""
     try:
         yield

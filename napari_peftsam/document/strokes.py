@@ -65,11 +65,6 @@ def paint(image: DocumentImage, atoms: Sequence[PaintAtom]) -> Paint | None:
 
     The action writes the new labels once more, so it does not matter whether a viewer
     reports a stroke before or after it paints (napari does the one or the other).
-
-    Raises
-    ------
-    LabelError
-        If pixels lie outside the labels of `image` or a label is negative.
     """
     pieces = [_flat(image, atom) for atom in atoms]
     if not pieces:

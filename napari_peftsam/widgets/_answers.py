@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_peftsam.app.engine import Engine
     from napari_peftsam.app.workspace import Workspace
-    from napari_peftsam.document import Answerer
+    from napari_peftsam.document import ModelVersion
     from napari_peftsam.embeddings import Embedding, EmbedEvent, TiledEmbedding
     from napari_peftsam.types import Prediction, Prompts
     from napari_peftsam.widgets._layers import LayerBridge
@@ -173,8 +173,8 @@ class Answers:
             )
             return
         plane, queue = current.plane, document.queue
-        answerer = self._answerer(embedding)
-        is_current = current.made_by == answerer
+        version = self._model_version(embedding)
+        is_current = current.made_by == version
         shown = current.mask if is_current else None
         known = [] if shown is None else [current.as_new_object()]
         rest = list(queue[len(known) :])
@@ -189,7 +189,7 @@ class Answers:
                 self._answer()  # the user went on meanwhile: these are answers to older prompts
                 return
             new = known + [
-                _best(p, each, answerer) for p, each in zip(rest, predictions, strict=True)
+                _best(p, each, version) for p, each in zip(rest, predictions, strict=True)
             ]
             try:
                 document.do(AcceptObjects(plane, tuple(new)))
@@ -211,11 +211,11 @@ class Answers:
             self._asked, self._accepts = current.revision, queue
             tiled = cast("TiledEmbedding", embedding)
             self._accepting = self._predict_tiles(
-                _each_in_tiles(engine, tiled, rest, answerer.decoder), done, failed
+                _each_in_tiles(engine, tiled, rest, version.decoder), done, failed
             )
         else:
             self._accepting = run(
-                lambda: engine.predict_many(embedding, rest, adapter=answerer.decoder),
+                lambda: engine.predict_many(embedding, rest, adapter=version.decoder),
                 on_result=done,
                 on_error=failed,
                 group=self._owner.workers,
@@ -226,10 +226,10 @@ class Answers:
         self._accepting = None
         self._tell_awaited()
 
-    def _answerer(self, embedding: Embedding | TiledEmbedding) -> Answerer:
+    def _model_version(self, embedding: Embedding | TiledEmbedding) -> ModelVersion:
         workspace = self._owner.workspace
         assert workspace is not None, "there is an embedding"
-        return workspace.answerer(embedding)
+        return workspace.model_version(embedding)
 
     # --- embedding ------------------------------------------------------------------
 
@@ -374,18 +374,18 @@ class Answers:
         current, embedding, engine = self._document.current, self._embedding, self._engine
         if current is None or embedding is None or engine is None:
             return
-        answerer = self._answerer(embedding)
-        answered = current.candidates is not None and current.made_by == answerer
+        version = self._model_version(embedding)
+        answered = current.candidates is not None and current.made_by == version
         if answered or current.plane != self._target or current.revision == self._failed:
             return
         self._asked = revision = current.revision
         prompts = current.prompts
-        previous = current.previous_for(answerer)
+        previous = current.previous_for(version)
 
         def done(prediction: Prediction | None) -> None:
             self._predictor = None
             if prediction is not None:
-                self._document.set_candidates(prediction, revision, answerer)
+                self._document.set_candidates(prediction, revision, version)
             self._tell_busy()
             self._answer()  # newer prompts may have come
 
@@ -397,14 +397,14 @@ class Answers:
         if self._is_tiled:
             self._predictor = self._predict_tiles(
                 engine.predict_tiles(
-                    cast("TiledEmbedding", embedding), prompts, previous, adapter=answerer.decoder
+                    cast("TiledEmbedding", embedding), prompts, previous, adapter=version.decoder
                 ),
                 lambda answers: done(None if answers is None else answers[0]),
                 failed,
             )
         else:
             self._predictor = run(
-                lambda: engine.predict(embedding, prompts, previous, adapter=answerer.decoder),
+                lambda: engine.predict(embedding, prompts, previous, adapter=version.decoder),
                 on_result=done,
                 on_error=failed,
                 group=self._owner.workers,
@@ -478,7 +478,7 @@ def _each_in_tiles(
         yield from engine.predict_tiles(embedding, each, adapter=adapter)
 
 
-def _best(prompts: Prompts, prediction: Prediction, by: Answerer) -> NewObject:
+def _best(prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
     best = prediction.trimmed()
     score = float(best.scores[0])
     return NewObject(prompts, best.masks[0], score, best.offset, 0, by.model, by.adapter)

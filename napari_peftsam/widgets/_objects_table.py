@@ -91,7 +91,7 @@ class ObjectsModel(QAbstractTableModel):
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
             assert self._image is not None, "it has objects"
-            return str(self._document.object_area(self._image, record.label))
+            return str(self._document.image(self._image).area(record.label))
         adapted = record.adapter not in ("", "base")
         return (
             str(record.label),

@@ -109,7 +109,7 @@ class ProjectImages:
             return
         layers = owner.layers
         try:
-            self._document.attach_pixels(image.id, read.pixels)
+            self._document.image(image.id).attach_pixels(read.pixels)
             layers.show(image.id, visible=is_first)
             if is_first or layers.image is None:
                 layers.select_image(layers.layer_of(image.id))
@@ -128,7 +128,7 @@ class ProjectImages:
         def show(read: ReadImage) -> None:
             if store is not document.store or image not in document.images:
                 return
-            document.attach_pixels(image, read.pixels)
+            document.image(image).attach_pixels(read.pixels)
             self.notes.pop(image, None)
             self._show(read)
             if not store.read_only and read.source is not None:

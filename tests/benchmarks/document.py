@@ -23,9 +23,9 @@ from napari_peftsam.document import (
     Accept,
     AcceptObjects,
     AddPoint,
-    Answerer,
     Document,
     ImageId,
+    ModelVersion,
     NewObject,
     PaintAtom,
     PlaneKey,
@@ -106,7 +106,7 @@ def accept(document: Document, row: int, col: int) -> Timed:
         np.stack([mask] * 3), np.array([0.9, 0.8, 0.7], np.float32),
         np.zeros((3, 64, 64), np.float32), (row, col), part_of=(SIDE, SIDE),
     )  # fmt: skip
-    document.set_candidates(found, document.current.revision, Answerer("builtin", "v1"))
+    document.set_candidates(found, document.current.revision, ModelVersion("builtin", "v1"))
     return timed(lambda: document.do(Accept("overwrite")))
 
 

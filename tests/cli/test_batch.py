@@ -123,7 +123,8 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate()
     assert running.returncode == 130, err
-    assert err.split("\n", 2)[1].startswith("stopping; what is finished is kept")
+    # A slow machine has shown progress before.
+    assert any(line.startswith("stopping; what is finished is kept") for line in err.splitlines())
     assert "Traceback" not in err
     finished = sorted((prompted / "out").iterdir())
     assert 0 < len(finished) < 63

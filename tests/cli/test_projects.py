@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -48,11 +49,27 @@ def opened(project: Path) -> ps.Document:
 def test_info(project: Path, program: Program) -> None:
     outcome = program("info", project, "--json")
     assert (outcome.code, outcome.err) == (0, "")
-    assert list(outcome.json) == INFO_KEYS
+    assert list(outcome.json) == [*INFO_KEYS, "missing"]
+    assert outcome.json["missing"] == []
     expected = {"images": 2, "objects": OBJECTS, "proposals": 0, "adapters": 0, "actions": 6}
     assert {k: outcome.json[k] for k in expected} == expected
     text = program("info", project).out
     assert [line.split()[0] for line in text.splitlines()] == INFO_KEYS
+
+
+def test_info_names_images_that_are_gone_or_changed(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    (inputs / "images" / "a1.tif").unlink()
+    with (inputs / "images" / "a0.tif").open("ab") as file:
+        file.write(b"more")
+    outcome = program("info", project, "--json")
+    assert (outcome.code, outcome.json["missing"]) == (0, ["a1"])
+    changed, missing = outcome.err.splitlines()
+    assert changed.startswith("a0: ")
+    assert "has changed since it was annotated" in changed
+    assert missing.startswith("a1: ")
+    assert "is not there: locate it" in missing
 
 
 @pytest.mark.parametrize("command", ["info", "replay"])
@@ -140,8 +157,6 @@ def test_replay_tells_each_difference(project: Path, program: Program) -> None:
 
 
 def forget_last_action(project: Path | None, number: int) -> None:
-    import sqlite3
-
     assert project is not None
     with closing(sqlite3.connect(project)) as connection, connection:
         connection.execute("DELETE FROM actions WHERE number > ?", (number,))
@@ -347,9 +362,29 @@ def test_a_damaged_project_is_recovered_into_another_file(
     assert "Recovered" in program("recover", project, "--output", inputs / "b.peftsam").out
 
 
+def test_a_recovery_that_loses_objects_says_so_and_ends_with_1(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    forget_tiles(project)
+    with closing(sqlite3.connect(project)) as connection, connection:
+        connection.execute("UPDATE actions SET payload = x'00' WHERE number = 2")
+    outcome = program("recover", project, "--output", inputs / "part.peftsam")
+    assert outcome.code == 1
+    assert "lost: " in outcome.out
+    assert "tiles of labels" in outcome.out
+    assert opened(inputs / "part.peftsam").find_image("a0") is not None
+
+
+def test_a_recovery_notices_objects_whose_end_of_the_log_is_gone(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    forget_tiles(project)
+    forget_last_action(project, 1)
+    outcome = program("recover", project, "--output", inputs / "part.peftsam", "--json")
+    assert (outcome.code, outcome.json["lost_objects"]) == (1, OBJECTS)
+
+
 def forget_tiles(project: Path) -> None:
     """Damage what is stored of the labels; SQLite itself does not see it."""
-    import sqlite3
-
     with closing(sqlite3.connect(project)) as connection, connection:
         connection.execute("UPDATE tiles SET data = zeroblob(length(data))")

@@ -13,9 +13,9 @@ from napari_peftsam.document import (
     Accept,
     AcceptObjects,
     AddPoint,
-    Answerer,
     Document,
     ImageId,
+    ModelVersion,
     NewObject,
     Overlap,
     Paint,
@@ -27,7 +27,7 @@ from napari_peftsam.types import BoolArray, Point, Prediction, Prompts
 IMAGE, VOLUME = ImageId("cells"), ImageId("stack")
 CELLS = PlaneKey(IMAGE)
 STACK = PlaneKey(VOLUME, (1,))
-TINY = Answerer("tiny", "v1")
+TINY = ModelVersion("tiny", "v1")
 SHAPE = (24, 32)
 
 
@@ -43,7 +43,7 @@ def prediction(*masks: BoolArray) -> Prediction:
     return Prediction(np.stack(masks), scores, logits)
 
 
-def answer(document: Document, *masks: BoolArray, made_by: Answerer = TINY) -> None:
+def answer(document: Document, *masks: BoolArray, made_by: ModelVersion = TINY) -> None:
     assert document.current is not None
     assert document.set_candidates(prediction(*masks), document.current.revision, made_by)
 

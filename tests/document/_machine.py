@@ -13,50 +13,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from napari_peftsam.document import (
-    Accept,
-    AcceptObjects,
-    Action,
-    AddAdapter,
-    AddImage,
-    AddPoint,
-    AddRun,
-    ChooseCandidate,
     CompleteRegion,
-    DeleteObjects,
-    Discard,
     Document,
     ImageId,
     ImageInfo,
     ImageSource,
-    ImportLabels,
-    LocateImage,
-    MarkComplete,
-    MergeObjects,
     NewObject,
     ObjectPlane,
     ObjectRecord,
-    Paint,
-    PaintBackground,
     PlaneKey,
-    QueuePrompts,
-    Redo,
-    RemoveImage,
-    RemoveLastPrompt,
-    RenameImage,
-    ReplacePixels,
     Run,
-    SetBox,
-    SetPrompts,
-    SetQueue,
     StoredAdapter,
-    Undo,
-    UseAdapter,
     compare,
     create_project,
     open_project,
     replay,
 )
-from napari_peftsam.document.actions import decode_action
+from napari_peftsam.document import actions as act
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.types import BoolArray, Box, Point, Prediction, Prompts
 from tests.document._cases import (
@@ -73,8 +46,8 @@ from tests.document._cases import (
 )
 
 NO_STEPS = (
-    AddImage, RenameImage, ReplacePixels, LocateImage, ChooseCandidate, AddAdapter, UseAdapter,
-    AddRun,
+    act.AddImage, act.RenameImage, act.ReplacePixels, act.LocateImage, act.ChooseCandidate,
+    act.AddAdapter, act.UseAdapter, act.AddRun,
 )  # fmt: skip
 NAMES = ("cells", "stack", "nuclei", "new")
 
@@ -141,7 +114,7 @@ class Source:
         stop = min(size, start + self.number(1, 70))
         return np.arange(start, stop, self.number(1, 3))
 
-    def paint(self) -> Paint:
+    def paint(self) -> act.Paint:
         """Draw a stroke, as of a viewer that writes into the labels first, or as of a script."""
         image = self.image()
         entry, where = self.document.images.get(image), self.where(image)
@@ -150,16 +123,16 @@ class Source:
         if self.number(0, 1):
             new = np.where(np.arange(len(where)) % 5 < 3, label, self.number(0, 3))
         if entry is None or self.number(0, 1):
-            return Paint(image, where, new)
-        return Paint(image, where, new, np.take(entry.labels, where))
+            return act.Paint(image, where, new)
+        return act.Paint(image, where, new, np.take(entry.labels, where))
 
-    def new_objects(self) -> AcceptObjects:
+    def new_objects(self) -> act.AcceptObjects:
         plane, queue = self.plane(), self.document.queue
         given = [*queue[:2], Prompts()] if self.number(0, 1) else [Prompts()] * self.number(0, 2)
         made = [NewObject(each, self.mask(), 0.5) for each in given]
         if self.number(0, 1):
             made.append(NewObject(Prompts(), np.ones((4, 5), bool), None, (self.number(0, 21), 3)))
-        return AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite"))
+        return act.AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite"))
 
     def record(self, label: int, image: ImageId) -> ObjectRecord:
         entry = self.document.images.get(image)
@@ -169,16 +142,16 @@ class Source:
             label, planes, "other", category=self.one_of("", "nucleus"), label_set="more"
         )
 
-    def import_labels(self) -> ImportLabels:
+    def import_labels(self) -> act.ImportLabels:
         image = self.image()
         entry = self.document.images.get(image)
         labels = np.zeros(SHAPE, int) if entry is None else entry.labels.copy()
         new = self.one_of(60, 0, *self.labels(image))
         labels[..., 3 : 3 + self.number(1, 6), 3:9] = new
         records = (self.record(new, image),) if new and self.number(0, 1) else ()
-        return ImportLabels(image, labels, records)
+        return act.ImportLabels(image, labels, records)
 
-    def add_image(self) -> AddImage:
+    def add_image(self) -> act.AddImage:
         shape = self.one_of(SHAPE, (2, *SHAPE))
         kind = self.one_of("int32", "uint8")
         info = ImageInfo(self.one_of(*NAMES), shape, label_type=kind)
@@ -187,7 +160,7 @@ class Source:
             labels = np.zeros(shape, kind)
             labels[..., 2:6, 3:7] = self.number(0, 2)
             labels[..., 1, 1] = 3
-        return AddImage(image, info, labels)
+        return act.AddImage(image, info, labels)
 
     def region(self, image: ImageId) -> CompleteRegion:
         entry = self.document.images.get(image)
@@ -202,42 +175,44 @@ class Source:
         return ImageSource(self.one_of("a.tif", "b/ä.tif"), self.number(0, 9))
 
 
-def _on_image(kind: type[Any], *parts: str) -> Callable[[Source], Action]:
-    def make(s: Source) -> Action:
+def _on_image(kind: type[Any], *parts: str) -> Callable[[Source], act.Action]:
+    def make(s: Source) -> act.Action:
         image = s.image()
-        action: Action = kind(image, *(getattr(s, part)(image) for part in parts))
+        action: act.Action = kind(image, *(getattr(s, part)(image) for part in parts))
         return action
 
     return make
 
 
-MAKERS: dict[type[Any], Callable[[Source], Action]] = {
-    AddImage: Source.add_image,
-    RemoveImage: _on_image(RemoveImage),
-    RenameImage: lambda s: RenameImage(s.image(), s.one_of(*NAMES)),
-    ReplacePixels: lambda s: ReplacePixels(s.image(), s.one_of(None, s.source())),
-    LocateImage: lambda s: LocateImage(s.image(), s.source()),
-    AddPoint: lambda s: AddPoint(s.plane(), s.point()),
-    SetBox: lambda s: SetBox(s.plane(), s.one_of(None, s.box(), s.box())),
-    SetPrompts: lambda s: SetPrompts(s.plane(), s.prompts()),
-    RemoveLastPrompt: lambda s: RemoveLastPrompt(),
-    QueuePrompts: lambda s: QueuePrompts(s.plane(), s.many_prompts()),
-    SetQueue: lambda s: SetQueue(s.plane(), (*s.document.queue[1:2], *s.many_prompts())),
-    Discard: lambda s: Discard(everything=bool(s.number(0, 1))),
-    ChooseCandidate: lambda s: ChooseCandidate(s.number(0, 3)),
-    Accept: lambda s: Accept(s.one_of("keep", "overwrite")),
-    AcceptObjects: Source.new_objects,
-    DeleteObjects: _on_image(DeleteObjects, "labels"),
-    MergeObjects: _on_image(MergeObjects, "labels"),
-    Paint: Source.paint,
-    PaintBackground: lambda s: PaintBackground(i := s.image(), s.where(i), bool(s.number(0, 2))),
-    MarkComplete: lambda s: MarkComplete(i := s.image(), s.region(i), bool(s.number(0, 2))),
-    ImportLabels: Source.import_labels,
-    AddAdapter: lambda s: AddAdapter(StoredAdapter(s.one_of("v1", "v2"), "abc", "", 0.5)),
-    UseAdapter: lambda s: UseAdapter(s.one_of("v1", ""), s.number(0, 3) / 2, "tiny"),
-    AddRun: lambda s: AddRun(Run("v1", {"steps": s.number(1, 9)}, {"curve": [0.5, None]})),
-    Undo: lambda s: Undo(),
-    Redo: lambda s: Redo(),
+MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
+    act.AddImage: Source.add_image,
+    act.RemoveImage: _on_image(act.RemoveImage),
+    act.RenameImage: lambda s: act.RenameImage(s.image(), s.one_of(*NAMES)),
+    act.ReplacePixels: lambda s: act.ReplacePixels(s.image(), s.one_of(None, s.source())),
+    act.LocateImage: lambda s: act.LocateImage(s.image(), s.source()),
+    act.AddPoint: lambda s: act.AddPoint(s.plane(), s.point()),
+    act.SetBox: lambda s: act.SetBox(s.plane(), s.one_of(None, s.box(), s.box())),
+    act.SetPrompts: lambda s: act.SetPrompts(s.plane(), s.prompts()),
+    act.RemoveLastPrompt: lambda s: act.RemoveLastPrompt(),
+    act.QueuePrompts: lambda s: act.QueuePrompts(s.plane(), s.many_prompts()),
+    act.SetQueue: lambda s: act.SetQueue(s.plane(), (*s.document.queue[1:2], *s.many_prompts())),
+    act.Discard: lambda s: act.Discard(everything=bool(s.number(0, 1))),
+    act.ChooseCandidate: lambda s: act.ChooseCandidate(s.number(0, 3)),
+    act.Accept: lambda s: act.Accept(s.one_of("keep", "overwrite")),
+    act.AcceptObjects: Source.new_objects,
+    act.DeleteObjects: _on_image(act.DeleteObjects, "labels"),
+    act.MergeObjects: _on_image(act.MergeObjects, "labels"),
+    act.Paint: Source.paint,
+    act.PaintBackground: lambda s: act.PaintBackground(
+        i := s.image(), s.where(i), bool(s.number(0, 2))
+    ),
+    act.MarkComplete: lambda s: act.MarkComplete(i := s.image(), s.region(i), bool(s.number(0, 2))),
+    act.ImportLabels: Source.import_labels,
+    act.AddAdapter: lambda s: act.AddAdapter(StoredAdapter(s.one_of("v1", "v2"), "abc", "", 0.5)),
+    act.UseAdapter: lambda s: act.UseAdapter(s.one_of("v1", ""), s.number(0, 3) / 2, "tiny"),
+    act.AddRun: lambda s: act.AddRun(Run("v1", {"steps": s.number(1, 9)}, {"curve": [0.5, None]})),
+    act.Undo: lambda s: act.Undo(),
+    act.Redo: lambda s: act.Redo(),
 }
 
 
@@ -320,17 +295,20 @@ class AnySequence(RuleBasedStateMachine):
     # --- rules ----------------------------------------------------------------------
 
     @rule(data=st.data(), kinds=KINDS)
-    def act(self, data: st.DataObject, kinds: list[type[Any]]) -> None:
+    def do_anything(self, data: st.DataObject, kinds: list[type[Any]]) -> None:
         for kind in kinds:
             self.do(MAKERS[kind](Source(data.draw, self.document)))
 
-    @rule(data=st.data(), kind=st.sampled_from([AddPoint, SetPrompts, QueuePrompts, SetQueue]))
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from([act.AddPoint, act.SetPrompts, act.QueuePrompts, act.SetQueue]),
+    )
     def make_an_object(self, data: st.DataObject, kind: type[Any]) -> None:
         source = Source(data.draw, self.document)
-        for each in (kind, AddPoint):
+        for each in (kind, act.AddPoint):
             self.do(MAKERS[each](source))
         self.predict(source)
-        for each in (ChooseCandidate, Accept):
+        for each in (act.ChooseCandidate, act.Accept):
             self.do(MAKERS[each](source))
 
     @rule(data=st.data(), kinds=KINDS)
@@ -338,7 +316,7 @@ class AnySequence(RuleBasedStateMachine):
         for kind in kinds[:4]:
             self.fail(MAKERS[kind](Source(data.draw, self.document)))
 
-    def fail(self, action: Action) -> None:
+    def fail(self, action: act.Action) -> None:
         commit = self.document.store.commit
 
         def full(*args: Any, **options: Any) -> None:
@@ -381,7 +359,7 @@ class AnySequence(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 4))
     def there_and_back(self, steps: int) -> None:
         steps = min(steps, self.position)
-        for action in (*[Undo()] * steps, *[Redo()] * steps):
+        for action in (*[act.Undo()] * steps, *[act.Redo()] * steps):
             self.do(action, reread=False)
 
     @rule()
@@ -393,14 +371,14 @@ class AnySequence(RuleBasedStateMachine):
         assert stored(self.document) == before
         for image, array in pixels.items():
             if array is not None:
-                self.document.attach_pixels(image, array)
+                self.document.image(image).attach_pixels(array)
         self.answers = {}
         self.listen()
         self.check()
 
     # --- the model ------------------------------------------------------------------
 
-    def do(self, action: Action, *, reread: bool = True) -> None:
+    def do(self, action: act.Action, *, reread: bool = True) -> None:
         """Do an action and compare what it leads to with the model."""
         document, number = self.document, self.document.store.next_number
         before = self.everything() if reread else None
@@ -423,8 +401,8 @@ class AnySequence(RuleBasedStateMachine):
         self.done.add(type(action))
         if isinstance(action, NO_STEPS):
             self.note(action)
-        elif isinstance(action, Undo | Redo):
-            self.position += 1 if isinstance(action, Redo) else -1
+        elif isinstance(action, act.Undo | act.Redo):
+            self.position += 1 if isinstance(action, act.Redo) else -1
             now = others(document)
             assert all(now[key] == fixed[key] for key in now.keys() & fixed.keys())
         else:
@@ -436,17 +414,17 @@ class AnySequence(RuleBasedStateMachine):
             assert all(kept[key] == fixed[key] for key in kept)
         self.check(reread=reread)
 
-    def note(self, action: Action) -> None:
+    def note(self, action: act.Action) -> None:
         """Enter what undo steps over: it holds before and after every step."""
-        if isinstance(action, AddImage):
+        if isinstance(action, act.AddImage):
             for state in self.states:
                 state[action.image] = image_content(self.document, action.image)
-        if isinstance(action, ChooseCandidate):
+        if isinstance(action, act.ChooseCandidate):
             self.choices[self.document.pending.revision] = action.index
 
-    def paint_first(self, action: Action) -> None:
+    def paint_first(self, action: act.Action) -> None:
         """Write a viewer's stroke into the shared labels, as napari does."""
-        if isinstance(action, Paint) and action.old is not None:
+        if isinstance(action, act.Paint) and action.old is not None:
             labels = self.document.images[action.image].labels
             labels[np.unravel_index(action.where, labels.shape)] = action.new
 
@@ -490,14 +468,14 @@ class AnySequence(RuleBasedStateMachine):
 
     def go_through_all_steps(self) -> None:
         for _ in self.states[self.position + 1 :]:
-            self.do(Redo(), reread=False)
+            self.do(act.Redo(), reread=False)
         end = stored(self.document)
         for _ in self.states[1:]:
-            self.do(Undo(), reread=False)
+            self.do(act.Undo(), reread=False)
         assert self.document.undo() is None
         assert undoable(self.document) == self.states[0]
         for _ in self.states[1:]:
-            self.do(Redo(), reread=False)
+            self.do(act.Redo(), reread=False)
         assert self.document.redo() is None
         self.check()
         assert stored(self.document) == end
@@ -507,8 +485,8 @@ class AnySequence(RuleBasedStateMachine):
         time = ""
         again = Document(clock=lambda: time)
         for logged in self.document.store.actions():
-            time, action = logged.time, decode_action(logged.kind, logged.data, logged.payload)
-            if not isinstance(action, ChooseCandidate):  # candidates are not in the log
+            time, action = logged.time, act.decode_action(logged.kind, logged.data, logged.payload)
+            if not isinstance(action, act.ChooseCandidate):  # candidates are not in the log
                 again.do(action)
         assert rebuilt(again) == rebuilt(self.document)
         assert compare(replay(self.document.store), self.document.store) == []

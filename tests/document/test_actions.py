@@ -10,45 +10,18 @@ import numpy as np
 import pytest
 
 from napari_peftsam.document import (
-    Accept,
-    AcceptObjects,
-    Action,
-    AddAdapter,
-    AddImage,
-    AddPoint,
-    AddRun,
-    ChooseCandidate,
     CompleteRegion,
-    DeleteObjects,
-    Discard,
     ImageId,
     ImageInfo,
     ImageSource,
-    ImportLabels,
-    LocateImage,
-    MarkComplete,
-    MergeObjects,
     NewObject,
     ObjectPlane,
     ObjectRecord,
-    Paint,
-    PaintBackground,
     PlaneKey,
-    QueuePrompts,
-    Redo,
-    RemoveImage,
-    RemoveLastPrompt,
-    RenameImage,
-    ReplacePixels,
     Run,
-    SetBox,
-    SetPrompts,
-    SetQueue,
     StoredAdapter,
-    Undo,
-    UseAdapter,
 )
-from napari_peftsam.document.actions import decode_action, encode_action
+from napari_peftsam.document import actions as act
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box, Point, Prompts
 
@@ -77,40 +50,42 @@ MASK = np.eye(3, dtype=np.bool_)
 OBJECT = NewObject(PROMPTS, MASK, 0.5, (2, 1), 1, "builtin", "v1")
 WHERE = np.array([1, 5, 6, 23])
 
-EVERY_KIND: dict[str, Action] = {
-    "add image": AddImage(IMAGE, INFO, LABELS, (RECORD,)),
-    "add empty image": AddImage(IMAGE, ImageInfo("cells", (4, 6))),
-    "remove image": RemoveImage(IMAGE),
-    "rename": RenameImage(IMAGE, "nuclei"),
-    "replace pixels": ReplacePixels(IMAGE, SOURCE),
-    "replace pixels in memory": ReplacePixels(IMAGE),
-    "locate": LocateImage(IMAGE, SOURCE),
-    "add point": AddPoint(PLANE, Point(3.0, 4.0, positive=False)),
-    "set box": SetBox(PLANE, BOX),
-    "remove box": SetBox(PLANE, None),
-    "set prompts": SetPrompts(PLANE, PROMPTS),
-    "remove last prompt": RemoveLastPrompt(),
-    "queue": QueuePrompts.boxes(PLANE, [BOX, Box(0.0, 0.0, 1.0, 1.0)]),
-    "set queue": SetQueue(PLANE, (PROMPTS, Prompts())),
-    "discard": Discard(),
-    "discard all": Discard(everything=True),
-    "choose": ChooseCandidate(2),
-    "accept": Accept("overwrite", OBJECT),
-    "accept objects": AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
-    "delete": DeleteObjects(IMAGE, (3, 1)),
-    "merge": MergeObjects(IMAGE, (3, 1, 2)),
-    "paint": Paint(IMAGE, WHERE, 4),
-    "paint many": Paint(IMAGE, WHERE, np.array([1, 0, 2, 2], np.int16)),
-    "paint background": PaintBackground(IMAGE, WHERE, is_background=False),
-    "mark complete": MarkComplete(IMAGE),
-    "mark a lasso": MarkComplete(IMAGE, LASSO, is_complete=False),
-    "mark a rectangle": MarkComplete(IMAGE, CompleteRegion(box=BOX)),
-    "import": ImportLabels(IMAGE, LABELS, (RECORD,)),
-    "add adapter": AddAdapter(StoredAdapter("v1", "digest", "weights", 0.5, from_file=True)),
-    "use adapter": UseAdapter("v1", 0.25, "builtin"),
-    "add run": AddRun(Run("v1", {"steps": 3, "rate": 1e-4}, {"curve": [0.1, None], "name": "ä"})),
-    "undo": Undo(),
-    "redo": Redo(),
+EVERY_KIND: dict[str, act.Action] = {
+    "add image": act.AddImage(IMAGE, INFO, LABELS, (RECORD,)),
+    "add empty image": act.AddImage(IMAGE, ImageInfo("cells", (4, 6))),
+    "remove image": act.RemoveImage(IMAGE),
+    "rename": act.RenameImage(IMAGE, "nuclei"),
+    "replace pixels": act.ReplacePixels(IMAGE, SOURCE),
+    "replace pixels in memory": act.ReplacePixels(IMAGE),
+    "locate": act.LocateImage(IMAGE, SOURCE),
+    "add point": act.AddPoint(PLANE, Point(3.0, 4.0, positive=False)),
+    "set box": act.SetBox(PLANE, BOX),
+    "remove box": act.SetBox(PLANE, None),
+    "set prompts": act.SetPrompts(PLANE, PROMPTS),
+    "remove last prompt": act.RemoveLastPrompt(),
+    "queue": act.QueuePrompts.boxes(PLANE, [BOX, Box(0.0, 0.0, 1.0, 1.0)]),
+    "set queue": act.SetQueue(PLANE, (PROMPTS, Prompts())),
+    "discard": act.Discard(),
+    "discard all": act.Discard(everything=True),
+    "choose": act.ChooseCandidate(2),
+    "accept": act.Accept("overwrite", OBJECT),
+    "accept objects": act.AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
+    "delete": act.DeleteObjects(IMAGE, (3, 1)),
+    "merge": act.MergeObjects(IMAGE, (3, 1, 2)),
+    "paint": act.Paint(IMAGE, WHERE, 4),
+    "paint many": act.Paint(IMAGE, WHERE, np.array([1, 0, 2, 2], np.int16)),
+    "paint background": act.PaintBackground(IMAGE, WHERE, is_background=False),
+    "mark complete": act.MarkComplete(IMAGE),
+    "mark a lasso": act.MarkComplete(IMAGE, LASSO, is_complete=False),
+    "mark a rectangle": act.MarkComplete(IMAGE, CompleteRegion(box=BOX)),
+    "import": act.ImportLabels(IMAGE, LABELS, (RECORD,)),
+    "add adapter": act.AddAdapter(StoredAdapter("v1", "digest", "weights", 0.5, from_file=True)),
+    "use adapter": act.UseAdapter("v1", 0.25, "builtin"),
+    "add run": act.AddRun(
+        Run("v1", {"steps": 3, "rate": 1e-4}, {"curve": [0.1, None], "name": "ä"})
+    ),
+    "undo": act.Undo(),
+    "redo": act.Redo(),
 }
 
 
@@ -132,42 +107,42 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def test_every_kind_is_listed() -> None:
-    assert {type(action) for action in EVERY_KIND.values()} == set(Action.__args__)
+    assert {type(action) for action in EVERY_KIND.values()} == set(act.Action.__args__)
 
 
 @pytest.mark.parametrize("action", [pytest.param(a, id=name) for name, a in EVERY_KIND.items()])
-def test_round_trip(action: Action) -> None:
-    kind, text, payload = encode_action(action)
+def test_round_trip(action: act.Action) -> None:
+    kind, text, payload = act.encode_action(action)
     assert kind == type(action).__name__
     assert isinstance(json.loads(text), dict)
-    again = decode_action(kind, text, payload)
+    again = act.decode_action(kind, text, payload)
     assert_same(again, action)
-    assert encode_action(again) == (kind, text, payload)
+    assert act.encode_action(again) == (kind, text, payload)
 
 
 def test_pixels_of_any_layout_are_stored() -> None:
     labels = np.zeros((6, 4, 2), ">i4")[..., 0].T
     labels[1:3, 2:5] = 70_000
     assert not labels.flags.c_contiguous
-    again = decode_action(*encode_action(ImportLabels(IMAGE, labels)))
-    assert isinstance(again, ImportLabels)
+    again = act.decode_action(*act.encode_action(act.ImportLabels(IMAGE, labels)))
+    assert isinstance(again, act.ImportLabels)
     np.testing.assert_array_equal(again.labels, labels)
 
 
 def test_labels_before_a_stroke_are_not_stored() -> None:
     """A replay reads them from the labels, so the log need not hold them."""
-    given = Paint(IMAGE, WHERE, 4, np.array([0, 1, 0, 2]))
-    assert encode_action(given) == encode_action(Paint(IMAGE, WHERE, 4))
+    given = act.Paint(IMAGE, WHERE, 4, np.array([0, 1, 0, 2]))
+    assert act.encode_action(given) == act.encode_action(act.Paint(IMAGE, WHERE, 4))
 
 
 def test_an_action_of_a_newer_version_is_refused() -> None:
     with pytest.raises(ProjectError, match=r"'Teleport'.*newer version"):
-        decode_action("Teleport", "{}", b"")
+        act.decode_action("Teleport", "{}", b"")
 
 
 def test_fields_of_a_newer_version_are_left_out() -> None:
-    again = decode_action("Discard", '{"everything":true,"why":"boredom"}', b"")
-    assert again == Discard(everything=True)
+    again = act.decode_action("Discard", '{"everything":true,"why":"boredom"}', b"")
+    assert again == act.Discard(everything=True)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +157,11 @@ def test_fields_of_a_newer_version_are_left_out() -> None:
         pytest.param(
             "Paint",
             '{"image":"a","where":{"array":0},"new":1}',
-            encode_action(EVERY_KIND["paint"])[2][:-5],
+            act.encode_action(EVERY_KIND["paint"])[2][:-5],
             id="cut off",
         ),
     ],
 )
 def test_damaged_actions_are_told(kind: str, text: str, payload: bytes) -> None:
     with pytest.raises(ProjectError, match="part of the project"):
-        decode_action(kind, text, payload)
+        act.decode_action(kind, text, payload)

@@ -135,7 +135,7 @@ def test_background_is_another_label_set_than_the_objects(document: Document) ->
     labels = document.labels(CELLS).copy()
     document.do(PaintBackground(IMAGE, np.arange(SHAPE[0] * SHAPE[1])))
     np.testing.assert_array_equal(document.labels(CELLS), labels)
-    assert document.object_area(IMAGE, 1) == 16
+    assert document.image(IMAGE).area(1) == 16
     assert not document.records(IMAGE)[0].corrected
     check_invariants(document)
 

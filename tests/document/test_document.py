@@ -122,8 +122,8 @@ def test_labels_are_shared_and_their_objects_taken_over() -> None:
         (7, (1,), "imported"),
     ]
     assert document.records("a")[1].planes == (ObjectPlane((1,)), ObjectPlane((2,)))
-    assert document.object_area("a", 7) == 20
-    assert document.object_mask("a", 7).sum() == 10  # in its own plane
+    assert document.image("a").area(7) == 20
+    assert np.count_nonzero(document.labels(PlaneKey("a", (1,))) == 7) == 10
     assert accept(document, LEFT, plane=PlaneKey("a", (0,))) == 8
     assert labels.max() == 8
     check_invariants(document)

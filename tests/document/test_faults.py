@@ -28,8 +28,8 @@ from napari_peftsam.document import (
     save_copy,
     verify,
 )
-from napari_peftsam.document.image_info import ImageInfo
 from napari_peftsam.document.objects import ImageId
+from napari_peftsam.document.records import ImageInfo
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import ROOT, SHAPE, annotate, files_of, finished_project
 
@@ -169,22 +169,30 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("file_mode", "folder_mode", "why"),
-    [(0o444, 0o555, "folder cannot be written"), (0o444, 0o777, "may not write to the file")],
-    ids=["folder", "file"],
+    ("file_mode", "folder_mode", "is_locked", "why"),
+    [
+        (0o444, 0o555, False, "its folder cannot be written (Permission denied)"),
+        (0o444, 0o777, False, "you may not write to the file"),
+        (0o666, 0o777, True, "its lock file .a.peftsam.lock cannot be written (Permission denied)"),
+    ],
+    ids=["folder", "file", "lock file of another user's killed process"],
 )
 def test_what_cannot_be_written_is_read(
-    open_folder: Path, file_mode: int, folder_mode: int, why: str
+    open_folder: Path, file_mode: int, folder_mode: int, is_locked: bool, why: str
 ) -> None:
     path = finished_project(open_folder / "a.peftsam")
     path.chmod(file_mode)
+    if is_locked:
+        path.with_name(".a.peftsam.lock").write_text("1\nhere\n")
     open_folder.chmod(folder_mode)
     code = [sys.executable, "-c", AS_SOMEBODY_ELSE, str(path)]
     done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     reason, must_write, *others = done.stdout.splitlines()
-    assert why in reason
-    assert "can only be read" in must_write
+    assert reason == why
+    assert must_write.endswith(
+        f"can only be read, {why}: choose a copy in a folder you may write to"
+    )
     if folder_mode == 0o555:
         assert [line.count("cannot be written (Permission denied)") for line in others] == [1, 1]
         assert files_of(open_folder) == ["a.peftsam"]
@@ -289,19 +297,15 @@ def test_an_image_without_stored_content_starts_empty() -> None:
 # --- slow disks ---------------------------------------------------------------------
 
 
-def test_slow_commits_are_counted_and_told_once(tmp_path: Path) -> None:
-    told: list[float] = []
+def test_slow_commits_are_counted(tmp_path: Path) -> None:
     with closing(create_project(tmp_path / "a.peftsam")) as store:
-        store.on_slow_commit = told.append
         store.slow_seconds = 100.0
         document = annotate(store)
-        assert (store.slow_commits, told) == (0, [])
+        assert store.slow_commits == 0
         store.slow_seconds = 0.0  # no disk is as fast
         document.do(Paint(CELLS, np.arange(5), 40))
         document.undo()
         assert store.slow_commits == 2
-    assert len(told) == 1
-    assert told[0] > 0
 
 
 class InterruptedCommit:

@@ -8,13 +8,13 @@ import pytest
 from napari_peftsam.document import (
     Accept,
     AddPoint,
-    Answerer,
     ChooseCandidate,
     DeleteObjects,
     Discard,
     Document,
     ImportLabels,
     MergeObjects,
+    ModelVersion,
     ObjectPlane,
     Paint,
     PaintAtom,
@@ -42,7 +42,7 @@ LEFT, RIGHT = rectangle(2, 2, 10, 10), rectangle(2, 8, 10, 20)
 
 def test_accept_records_where_it_comes_from(document: Document) -> None:
     document.do(AddPoint(STACK, Point(5, 5)))
-    answer(document, LEFT, RIGHT, made_by=Answerer("builtin", "v2"))
+    answer(document, LEFT, RIGHT, made_by=ModelVersion("builtin", "v2"))
     document.do(ChooseCandidate(1))
     assert document.do(Accept()) == 1
     assert document.current is None
@@ -69,7 +69,7 @@ def test_overlap(document: Document, overlap, areas: dict[int, int]) -> None:
     document.do(AddPoint(CELLS, Point(5, 12)))
     answer(document, RIGHT)
     document.do(Accept(overlap=overlap))
-    assert {r.label: document.object_area("cells", r.label) for r in document.records("cells")} == (
+    assert {r.label: document.image("cells").area(r.label) for r in document.records("cells")} == (
         areas
     )
     check_invariants(document)
@@ -153,7 +153,7 @@ def test_delete_and_merge(document: Document) -> None:
     first, second = accept(document, LEFT), accept(document, RIGHT)
     third = accept(document, rectangle(15, 15, 18, 18))
     assert document.do(MergeObjects("cells", (second, third))) == second
-    assert document.object_area("cells", second) == 80 + 9
+    assert document.image("cells").area(second) == 80 + 9
     record = document.records("cells")[1]
     assert record.corrected
     assert record.score is None

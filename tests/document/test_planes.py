@@ -53,8 +53,8 @@ def test_labels_in_three_planes_give_three_planes(document: Document) -> None:
     assert record.planes == (ObjectPlane((0,)), ObjectPlane((1,)), ObjectPlane((2,)))
     assert (record.index, record.source) == ((0,), "imported")
     assert document.planes_with_objects() == PLANES
-    assert document.object_area(VOLUME, 1) == 48
-    assert document.object_mask(VOLUME, 1).sum() == 16
+    assert document.image(VOLUME).area(1) == 48
+    assert np.count_nonzero(document.labels(PLANES[0]) == 1) == 16
     check_invariants(document)
     document.undo()
     assert document.planes_with_objects() == ()
@@ -109,7 +109,7 @@ def test_an_object_leaves_a_plane_with_its_last_pixel_there(document: Document) 
     assert record.planes == (ObjectPlane((2,)),)
     assert (record.index, record.prompts, record.source) == ((2,), Prompts(), "automatic")
     assert document.planes_with_objects() == (PLANES[2],)
-    assert document.object_mask(VOLUME, label).sum() == 16
+    assert np.count_nonzero(document.labels(PLANES[2]) == label) == 16
     document.undo()
     assert snapshot(document) == before
     assert document.records(VOLUME)[0].prompts_in((1,)) == CLICK
@@ -133,7 +133,7 @@ def test_accepting_over_a_part_of_an_object(document: Document) -> None:
     first, second = document.records(VOLUME)
     assert [p.index for p in first.planes] == [(1,), (2,)]
     assert [p.index for p in second.planes] == [(0,)]
-    assert document.object_area(VOLUME, 1) == 32
+    assert document.image(VOLUME).area(1) == 32
     check_invariants(document)
 
 
@@ -158,7 +158,7 @@ def test_merging_objects_of_several_planes(document: Document) -> None:
         ObjectPlane((2,), points),
     )
     assert (record.category, record.score, record.corrected) == ("a", None, True)
-    assert document.object_area(VOLUME, 1) == 64
+    assert document.image(VOLUME).area(1) == 64
     np.testing.assert_array_equal(document.images[VOLUME].labels, (labels > 0).astype(int))
     check_invariants(document)
     document.undo()

@@ -27,7 +27,7 @@ from napari_peftsam.document import (
     summary,
     verify,
 )
-from napari_peftsam.document.network import is_network
+from napari_peftsam.document.filesystem import is_network
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import HOLD, annotate, child, files_of, finished_project, kill
@@ -265,7 +265,7 @@ def test_a_second_opener_reads_and_names_the_first(tmp_path: Path, vfs: str) -> 
     assert verify(second)[1] == []
     with pytest.raises(ProjectError, match="can only be read, it is open in process"):
         seen.do(Paint("cells", np.arange(9), 3))  # type: ignore[arg-type]
-    with pytest.raises(ProjectError, match="it is open in process"):
+    with pytest.raises(ProjectError, match=r"it is open in process .*: close it there$"):
         open_project(path, must_write=True, vfs=vfs)
     second.close()
     first.close()

@@ -190,7 +190,7 @@ def test_a_damaged_tile_without_its_history_is_lost_alone(tmp_path: Path) -> Non
     PAYLOAD(path)
     report, _ = recovered(path)
     assert [(key.row, key.col) for key in report.lost_tiles] == [(0, 0)]
-    assert report.text == "Recovered; lost: a part of the history, 1 tile of labels."
+    assert report.text == "Recovered; lost: a part of the history, 1 tile of labels, 6 objects."
     with closing(open_project(tmp_path / "recovered.peftsam")) as store:
         found = Document(store).image(CELLS).labels
     np.testing.assert_array_equal(found[512:], labels[512:])

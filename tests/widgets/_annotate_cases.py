@@ -23,7 +23,7 @@ from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.annotate import AnnotateDock
 
 SHAPE = (48, 60)
-PATIENCE = 60.0  # s; a limit for a hanging test, not a demand
+PATIENCE = 240.0  # s; a limit for a hanging test, not a demand
 
 
 def blobs(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint16]:

@@ -146,7 +146,7 @@ def test_the_annotator_leaves_the_truth_with_its_prompts_on_record(workspace: Wo
     for label in choose_labels(truth, 3, seed=0):
         made = annotate_object(workspace, plane, truth == label)
         assert made is not None
-        mask = workspace.document.object_mask("a", made.label)
+        mask = workspace.document.labels(plane) == made.label
         np.testing.assert_array_equal(mask, truth == label)
         record = workspace.document.records("a")[-1]
         assert len(record.prompts.points) == made.clicks <= 4

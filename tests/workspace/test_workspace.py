@@ -114,11 +114,11 @@ def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> N
     old = workspace.prompt()
     embedding = workspace.embedding(PLANE)
     assert embedding is not None
-    before = workspace.answerer(embedding)
+    before = workspace.model_version(embedding)
     config = CONFIG.model_copy(update={"method": FrozenEncoderConfig(decoder_lora_rank=2)})
     workspace.promote(_finish(workspace, 0.1, 0.9, config))
     assert workspace.embedding(PLANE) is embedding
-    after = workspace.answerer(embedding)
+    after = workspace.model_version(embedding)
     assert after != before  # yet its answers are others
     engine, prompts = workspace.engine, Prompts(points=(Point(34, 34),))
     for stale in (

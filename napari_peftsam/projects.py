@@ -1,7 +1,9 @@
-"""Documents of projects, and the pixels of their images."""
+"""Projects with the pixels of their images, and the list of recent ones; imports no torch."""
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ from napari_peftsam.document import (
     store_pixels,
 )
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
-from napari_peftsam.files import image_name, open_image
+from napari_peftsam.files import atomic_path, image_name, open_image
+from napari_peftsam.folders import configuration_folder, project_folder
 from napari_peftsam.planes import plane_of
 
 __all__ = [
@@ -34,34 +37,26 @@ __all__ = [
     "add_image",
     "attach_images",
     "check_not_a_source",
-    "find_origin",
-    "has_digest",
     "import_objects",
     "is_rgb",
     "keep_pixels",
     "locate_image",
+    "note_recent",
     "open_document",
     "read_image_of",
     "read_located",
-    "with_digest",
+    "recent_projects",
 ]
 
 _COLOURS = 3
+_RECENT = 10  # projects in the list
 
 
 def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
     """Open a project file, or create it, and read its images; slow.
 
-    Returns
-    -------
-    tuple
-        The document, and what the user must know: images that are missing, unreadable or
-        changed, and why the project can only be read.
-
-    Raises
-    ------
-    ProjectError
-        See `open_project` and `create_project`.
+    Notes for the user come with the document: images that are missing, unreadable or changed,
+    and why the project can only be read.
     """
     is_there = Path(path).expanduser().exists()
     store = open_project(path) if is_there else create_project(path)
@@ -79,16 +74,13 @@ def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
 def attach_images(document: Document) -> list[str]:
     """Give all images of a reopened project their pixels; slow.
 
-    Returns
-    -------
-    list of str
-        What the user must know: images that are missing, unreadable or changed.
+    Return notes for the user: images that are missing, unreadable or changed.
     """
     notes = []
     for image in document.images.values():
         try:
             pixels, note = read_image_of(document, image)
-            document.attach_pixels(image.id, pixels)
+            image.attach_pixels(pixels)
         except PeftSamError as error:
             note = f"{image.name}: {error}"
         notes += [note] if note else []
@@ -99,11 +91,6 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
     """Return an image's pixels, read from its file or from the project, and a note; slow.
 
     The note says that the file has changed; it is empty if all is well.
-
-    Raises
-    ------
-    ImageError
-        If the file is not there, or cannot be read.
     """
     store, source = document.store, image.info.source
     if source is None:
@@ -114,7 +101,7 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
     if found.state == "missing" or found.path is None:
         raise ImageError(found.text)
     pixels = open_image(found.path)
-    if has_digest(source, pixels, image.rgb):
+    if _has_digest(source, pixels, image.rgb):
         return pixels, ""
     changed = f"{found.path} has changed since it was annotated: check that the objects still fit"
     return pixels, f"{image.name}: {found.text or changed}"
@@ -132,13 +119,6 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
         the project.
     name
         What people call it; default: the file's name, or ``"image"``.
-
-    Raises
-    ------
-    InputFileError, ImageError
-        If the file cannot be read, or another image has this name.
-    ProjectError
-        If an array is too large to be stored.
     """
     if isinstance(given, str | Path):
         source = describe_source(given, document.store.path)
@@ -147,7 +127,7 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
             if before is not None and before.path == source.path and name in (None, image.name):
                 return image.id
         pixels, name = open_image(Path(given)), name or image_name(Path(given))
-        source = with_digest(source, pixels, is_rgb(pixels))
+        source = _with_digest(source, pixels, is_rgb(pixels))
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
         source, known = store_pixels(document.store, pixels), document.find_image(name)
@@ -164,18 +144,11 @@ def is_rgb(pixels: Any) -> bool:
 def locate_image(document: Document, image: ImageId, path: Path) -> str:
     """Say where an image's file is now, and read it; slow.
 
-    Returns
-    -------
-    str
-        That other pixels are in it, as far as can be told; empty if all is well.
-
-    Raises
-    ------
-    InputFileError, ImageError
-        If the file cannot be read, or has another shape than what was annotated.
+    Return a note if the file holds other pixels than what was annotated, else an empty text.
     """
-    pixels, source, note = read_located(document, document.image(image), path)
-    document.attach_pixels(image, pixels)
+    entry = document.image(image)
+    pixels, source, note = read_located(document, entry, path)
+    entry.attach_pixels(pixels)
     document.do(LocateImage(image, source))
     return note
 
@@ -186,32 +159,27 @@ def read_located(
     """Return the pixels of the file that an image is said to come from; slow.
 
     The source and a note come with them. The note says that other pixels are in the file.
-
-    Raises
-    ------
-    InputFileError
-        If the file cannot be read.
     """
     pixels = open_image(path)
-    source = with_digest(describe_source(path, document.store.path), pixels, image.rgb)
+    source = _with_digest(describe_source(path, document.store.path), pixels, image.rgb)
     before = image.info.source
-    if before is None or has_digest(before, pixels, image.rgb):
+    if before is None or _has_digest(before, pixels, image.rgb):
         return pixels, source, ""
     changed = "has other pixels than what was annotated: check that the objects still fit"
     return pixels, source, f"{path} {changed}"
 
 
-def find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
+def _find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
     """Return how a project refers to a file, None if it does not hold these pixels; slow.
 
     Another program may have read it in another way, or changed the pixels since.
     """
     try:
         source, read = describe_source(path, project), open_image(path)
-        source = with_digest(source, read, rgb)
+        source = _with_digest(source, read, rgb)
     except PeftSamError:
         return None
-    same = tuple(read.shape) == tuple(pixels.shape) and has_digest(source, pixels, rgb)
+    same = tuple(read.shape) == tuple(pixels.shape) and _has_digest(source, pixels, rgb)
     return source if same else None
 
 
@@ -219,13 +187,8 @@ def keep_pixels(store: Store, pixels: Any, rgb: bool, path: Path | None) -> Imag
     """Refer to the file that holds an image's pixels, or else keep them in the project; slow.
 
     None if there is neither such a file nor a project.
-
-    Raises
-    ------
-    ProjectError
-        If they take too much room for a project.
     """
-    source = None if path is None else find_origin(pixels, rgb, path, store.path)
+    source = None if path is None else _find_origin(pixels, rgb, path, store.path)
     if source is None and store.path is not None and not store.read_only:
         return store_pixels(store, pixels)
     return source
@@ -258,7 +221,7 @@ def import_objects(own: DocumentImage, other: DocumentImage) -> Imported:
     taken = np.unique(other.labels[free & (other.labels > 0)]).tolist()
     if not taken:
         return Imported(covered=len(other.records))
-    own.check_label_range(first + len(taken))
+    own.check_label_range(first + len(taken) - 1)
     table = np.zeros(int(other.labels.max()) + 1, labels.dtype)
     table[taken] = np.arange(first, first + len(taken))
     labels[free] = table[other.labels[free]]
@@ -281,13 +244,13 @@ def check_not_a_source(document: Document, path: Path, project: Path | None) -> 
             raise ExportError(f"{path} is an image of the project: choose another place for it")
 
 
-def with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
-    """Return a source that tells its pixels from others."""
+def _with_digest(source: ImageSource, pixels: Any, rgb: bool) -> ImageSource:
+    """Return a source with the digest of its pixels."""
     return replace(source, digest=plane_digest(_middle(pixels, rgb)))
 
 
-def has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
-    """Say whether pixels are those of a source, as far as its digest tells."""
+def _has_digest(source: ImageSource, pixels: Any, rgb: bool) -> bool:
+    """Return True if the digest of a source does not exclude these pixels."""
     if ":" not in source.digest:  # none, or that of pixels in the project
         return True
     return is_digest_of(source.digest, _middle(pixels, rgb))
@@ -297,3 +260,31 @@ def _middle(pixels: Any, rgb: bool) -> Any:
     """Return the plane in the middle of a stack: the first ones are often empty."""
     leading = pixels.shape[: -3 if rgb else -2]
     return plane_of(pixels, tuple(n // 2 for n in leading))
+
+
+# --- recent projects ----------------------------------------------------------------
+
+
+def recent_projects() -> tuple[Path, ...]:
+    """Return the projects opened last, the newest first; some may be gone."""
+    with suppress(OSError, ValueError):
+        found = json.loads(_file().read_text(encoding="utf-8"))
+        if isinstance(found, list):
+            return tuple(Path(each) for each in found if isinstance(each, str))[:_RECENT]
+    return ()
+
+
+def note_recent(path: Path) -> None:
+    """Put a project at the head of the list, unless it has no name of its own."""
+    path = path.resolve()
+    if path.parent == project_folder().resolve():
+        return
+    paths = [path, *(each for each in recent_projects() if each != path)][:_RECENT]
+    with suppress(OSError, PeftSamError):  # a list that cannot be written costs nobody any work
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(_file()) as temporary:
+            temporary.write_text(json.dumps([str(each) for each in paths]), encoding="utf-8")
+
+
+def _file() -> Path:
+    return configuration_folder() / "recent.json"

@@ -1,14 +1,23 @@
-"""Name, shape, origin and complete regions of an image."""
+"""Records of images, models, adapters and training runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from napari_peftsam.types import BoolArray, Box
 
-__all__ = ["BACKGROUND", "OBJECTS", "CompleteRegion", "ImageInfo", "ImageSource", "Index"]
+__all__ = [
+    "CompleteRegion",
+    "ImageInfo",
+    "ImageSource",
+    "LiveAdapter",
+    "ModelVersion",
+    "Run",
+    "StoredAdapter",
+]
 
 OBJECTS = ""
 """The label set with an image's objects."""
@@ -20,7 +29,7 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where an image's pixels come from.
+    """The origin of an image's pixels.
 
     Attributes
     ----------
@@ -95,7 +104,7 @@ def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is stored about an image beside its labels and objects.
+    """Stored properties of an image, beside its labels and objects.
 
     Attributes
     ----------
@@ -125,3 +134,92 @@ class ImageInfo:
     source: ImageSource | None = None
     complete: tuple[CompleteRegion, ...] = ()
     is_removed: bool = False
+
+
+# --- models and adapters ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """The model, adapter and digests that predict candidates; equal ones give equal answers.
+
+    Attributes
+    ----------
+    model, adapter
+        Names, for the record.
+    weights
+        Identifies the model's weights: another model cannot refine its logits.
+    embedding
+        Identifies the embedding.
+    decoder
+        Identifies the adapter that decodes it: as an embedding's, it may be of the base model.
+    """
+
+    model: str = ""
+    adapter: str = ""
+    weights: str = ""
+    embedding: object = None
+    decoder: str = ""
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter in the document.
+
+    Attributes
+    ----------
+    name
+        ``v1``, ``v2``, … or the name of the file it came from.
+    digest
+        Names the blob that holds its file.
+    weights
+        Hash of the base weights it works with.
+    iou
+        Held-out IoU, None if it was not measured.
+    from_file
+        Whether it was loaded from a file.
+    """
+
+    name: str
+    digest: str = ""
+    weights: str = ""
+    iou: float | None = None
+    from_file: bool = False
+
+
+@dataclass(frozen=True)
+class LiveAdapter:
+    """The model and adapter in use.
+
+    Attributes
+    ----------
+    model
+        Registry name or path of the model; empty if none was loaded.
+    name
+        Name of the adapter; empty for the bare model.
+    strength
+        Share of its changes that is applied, from 0 to 1.
+    """
+
+    model: str = ""
+    name: str = ""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Attributes
+    ----------
+    adapter
+        Name of the adapter it gave; empty if the earlier one stayed.
+    config
+        Options, as JSON types.
+    report
+        Curves and figures, as JSON types.
+    """
+
+    adapter: str
+    config: dict[str, Any]
+    report: dict[str, Any]
