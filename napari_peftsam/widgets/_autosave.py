@@ -129,7 +129,7 @@ class Autosave:
         store = self._document.store
         if store.path is not None:
             for image in self._without_source():
-                with suppress(PeftSamError):  # too large, as was told
+                with suppress(PeftSamError):  # too large, which was shown
                     self._keep(store, image, self._source_of(store, image)())
             store.close()
 

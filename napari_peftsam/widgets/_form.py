@@ -68,7 +68,7 @@ class Form(QWidget):
             self._add_row(name, schema)
             kind, value = before.get(name, (None, None))
             if kind is type(self._editors[name]):
-                self._editors[name].value = value
+                self.set_value(name, value)
             self._editors[name].changed.connect(self._tell)
 
     def editor(self, name: str) -> QWidget:
@@ -85,7 +85,7 @@ class Form(QWidget):
         """Show a value as the user would enter it; None empties an editor of text."""
         editor = self._editors[name]
         if isinstance(editor, SpinBox):
-            editor.value = max(editor.min, int(value))
+            editor.value = int(max(editor.min, value))
         else:
             editor.value = value if isinstance(editor, CheckBox) else _text(value)
 
@@ -109,16 +109,17 @@ class Form(QWidget):
             The first problem in a sentence, empty without one.
         """
         problems = [] if error is None else error.errors(include_url=False)
-        texts = [(next(iter(p["loc"]), ""), explain_value(p)) for p in problems]
+        texts = [(str(next(iter(p["loc"]), "")), explain_value(p)) for p in problems]
         for name, label in self._labels.items():
             text = next((text for field, text in texts if field == name), "")
             title = self._title(name)
             label.setText(f"⚠ {title}" if text else title)
             label.setWordWrap(label.wordWrap() or bool(text))
             self._editors[name].tooltip = text or self._fields[name].get("description", "")
-        for name, text in texts:
-            return f"{self._fields[str(name)]['title']}: {text}" if name in self._fields else text
-        return ""
+        if not texts:
+            return ""
+        name, text = texts[0]
+        return f"{self._fields[name]['title']}: {text}" if name in self._fields else text
 
     def _tell(self) -> None:
         self.changed.emit()

@@ -23,7 +23,7 @@ _CITE = "cite"
 
 @dataclass(frozen=True)
 class RowState:
-    """What a row shows besides the model's description.
+    """State of a model, as its row shows it.
 
     Attributes
     ----------

@@ -85,7 +85,7 @@ class Projects:
 
     @property
     def progress(self) -> str:
-        """What is being done at present, empty if nothing."""
+        """Present work on the project, in words; empty if there is none."""
         return self._doing or self.images.progress
 
     def start(self) -> None:

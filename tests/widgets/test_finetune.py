@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 
 from napari_peftsam.document import ImportLabels, RemoveImage
 from napari_peftsam.errors import TrainingError
@@ -131,6 +133,47 @@ def test_empty_optional_fields_are_left_out(qtbot: Any) -> None:
     assert form.values() == {}
     form.set_value("learning_rate", "1e-4")
     assert form.values() == {"learning_rate": "1e-4"}
+
+
+def test_values_are_entered_with_the_keyboard(qtbot: Any) -> None:
+    form = Form(fields_of(CobotLoraConfig))
+    qtbot.addWidget(form)
+    for name, typed in {"rank": "12", "alpha": "0.5", "placement": "0,3"}.items():
+        editor = form.editor(name)
+        qtbot.keyClick(editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+        with qtbot.waitSignal(form.changed):
+            qtbot.keyClicks(editor, typed)
+    qtbot.keyClick(form.editor("tune_mask_decoder"), Qt.Key.Key_Space)
+    expected = {"rank": 12, "alpha": 0.5, "placement": "0,3", "tune_mask_decoder": False}
+    assert CobotLoraConfig.model_validate(form.values()) == CobotLoraConfig.model_validate(expected)
+
+
+def test_invalid_values_are_marked_until_they_are_corrected(qtbot: Any) -> None:
+    form = Form(fields_of(TrainingConfig, ["learning_rate"]))
+    qtbot.addWidget(form)
+    [label] = form.findChildren(QLabel)
+    form.set_value("learning_rate", "fast")
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig.model_validate({"steps": 1, **form.values()})
+    assert form.show_error(caught.value) == "Learning rate: must be a number such as 0.001"
+    assert label.text() == "⚠ Learning rate"
+    assert form.editor("learning_rate").toolTip() == "must be a number such as 0.001"
+    assert form.show_error(None) == ""
+    assert label.text() == "Learning rate"
+    assert "AdamW" in form.editor("learning_rate").toolTip()
+
+
+def test_other_fields_keep_what_was_entered(qtbot: Any) -> None:
+    form = Form(fields_of(CobotLoraConfig))
+    qtbot.addWidget(form)
+    form.set_value("rank", 12)
+    form.set_fields(fields_of(METHODS["late-finetuning"].config))
+    assert form.values()["placement"] == "late-50%"  # its own default, for "all" was one
+    form.set_fields(fields_of(LoraConfig))
+    assert form.values()["rank"] == LoraConfig().rank
+    form.set_value("rank", 3)
+    form.set_fields(fields_of(CobotLoraConfig))
+    assert form.values()["rank"] == 4  # the smallest that it may be
 
 
 # --- before a training ---------------------------------------------------------------------
