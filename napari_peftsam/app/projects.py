@@ -202,7 +202,7 @@ def read_objects(document: Document, path: Path) -> ObjectImport:
     finally:
         store.close()
     objects, covered = (sum(getattr(i, n) for i in found) for n in ("objects", "covered"))
-    text = f"{objects} objects imported into {len(found)} images"
+    text = f"{count_text(objects, 'object')} imported into {count_text(len(found), 'image')}"
     if covered:
         text += f"; {covered} are covered by objects that were there"
     if skipped:
