@@ -25,6 +25,7 @@ __all__ = [
     "explain_strength",
     "explain_value",
     "format_time",
+    "iou_text",
     "next_step",
     "verdict",
     "why_no_training",
@@ -278,6 +279,22 @@ def describe_adapter(entry: AdapterEntry) -> str:
     placement = getattr(entry.adapter.config, "placement", None)
     where = "" if placement is None else f" · {placement}"
     return f"{entry.method.replace('_', '-')}{where}"
+
+
+def iou_text(entry: AdapterEntry, measured: float | None) -> tuple[str, str]:
+    """Return an adapter's held-out IoU as text, and what was measured.
+
+    Parameters
+    ----------
+    measured
+        Its IoU on the present held-out objects; None if it was not measured on them.
+    """
+    iou = entry.iou if measured is None else measured
+    text = "" if iou is None else f"{iou:.2f}"
+    if entry.from_file and measured is None:
+        tip = "IoU on the objects held out when it was trained: not to be compared with others"
+        return (f"({text})" if text else ""), tip
+    return text, "IoU on held-out objects, as last measured"
 
 
 def explain_strength(live: AdapterEntry | None) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from psygnal import Signal
-from qtpy.QtCore import QTimer
 
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._settings import use_preferred_model_folder
-from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, start
+from napari_peftsam.widgets._worker import WorkerGroup, notify, start
 
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry
 
 __all__ = ["Downloads", "downloads"]
-
-_POLL = 100  # ms
 
 
 class Downloads:
@@ -44,9 +43,7 @@ class Downloads:
         self.progress: dict[str, DownloadProgress | None] = {}
         self.failures: dict[str, str] = {}
         self._group = WorkerGroup()
-        self._workers: dict[str, Worker[Any]] = {}
-        self._stopping: dict[str, Worker[Any]] = {}
-        self._poll: QTimer | None = None
+        self._stopping: set[str] = set()
 
     def is_stopping(self, name: str) -> bool:
         """Whether a stopped download still waits for its server."""
@@ -62,8 +59,16 @@ class Downloads:
         use_preferred_model_folder()
         self.failures.pop(name, None)
         self.progress[name] = None
-        self._workers[name] = start(
-            lambda: download(entry),
+
+        def events() -> Iterator[DownloadEvent]:
+            with closing(download(entry)) as received:
+                for event in received:
+                    if name in self._stopping:
+                        return
+                    yield event
+
+        start(
+            events,
             on_event=partial(self._received, name),
             on_error=partial(self._failed, name),
             on_done=partial(self._finished, name),
@@ -77,16 +82,10 @@ class Downloads:
         The thread may have to wait for its server first: until it has ended the model is
         neither coming nor can it be fetched again.
         """
-        if name not in self.progress:
-            return
-        worker = self._stopping[name] = self._workers[name]
-        worker.stop()
-        if self._poll is None:
-            self._poll = QTimer()
-            self._poll.setInterval(_POLL)
-            self._poll.timeout.connect(self._forget_stopped)
-        self._poll.start()
-        self._ended(name)
+        if name in self.progress:
+            self._stopping.add(name)
+            del self.progress[name]
+            self.changed.emit(name)
 
     def stop_all(self, timeout: float) -> bool:
         """Stop all downloads; return whether they have ended within `timeout` seconds."""
@@ -97,32 +96,30 @@ class Downloads:
     def _received(self, name: str, event: DownloadEvent) -> None:
         from napari_peftsam.models import DownloadProgress
 
-        if isinstance(event, DownloadProgress):
+        if isinstance(event, DownloadProgress) and name in self.progress:
             self.progress[name] = event
             self.changed.emit(name)
 
     def _failed(self, name: str, error: Exception) -> None:
+        if self._ended(name):
+            return
         expected = isinstance(error, PeftSamError)
         self.failures[name] = str(error) if expected else f"{type(error).__name__}: {error}"
-        self._ended(name)
+        self.changed.emit(name)
         notify(error)
 
     def _finished(self, name: str) -> None:
-        self._ended(name)
-        self.arrived.emit(name)
-        show_info(f"{name} is on this computer now")
+        if not self._ended(name):
+            self.arrived.emit(name)
+            show_info(f"{name} is on this computer now")
 
-    def _ended(self, name: str) -> None:
-        del self.progress[name], self._workers[name]
+    def _ended(self, name: str) -> bool:
+        """Note that a thread has ended; return whether it was stopped."""
+        was_stopped = name in self._stopping
+        self._stopping.discard(name)
+        self.progress.pop(name, None)
         self.changed.emit(name)
-
-    def _forget_stopped(self) -> None:
-        for name, worker in tuple(self._stopping.items()):
-            if not worker.is_running:
-                del self._stopping[name]
-                self.changed.emit(name)
-        if not self._stopping and self._poll is not None:
-            self._poll.stop()
+        return was_stopped
 
 
 @cache

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from napari_peftsam.training import Recipe, TrainingConfig
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["BUDGETS", "FinetuneOptions"]
+__all__ = ["FinetuneOptions"]
 
-BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
+_BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
 """Units, as `TrainingConfig` calls them, with a sensible start."""
 _OWN = "own"
 _DELAY_MS = 150  # parameters are counted when the user pauses
@@ -50,7 +50,7 @@ class FinetuneOptions(QWidget):
         super().__init__()
         self._owner = owner
         self.config: TrainingConfig | None = None
-        self._amounts = dict(BUDGETS)
+        self._amounts = dict(_BUDGETS)
         self._counting: Worker[Any] | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
@@ -82,7 +82,7 @@ class FinetuneOptions(QWidget):
         self.amount.setRange(1, 1_000_000)
         self.amount.setValue(self._amounts["seconds"])
         self.amount.setToolTip("How long to train; stopped earlier, the best state is kept.")
-        self.unit.addItems(list(BUDGETS))
+        self.unit.addItems(list(_BUDGETS))
         self.unit.setToolTip("Seconds of training, steps, or passes over all objects.")
         budget = beside(self.amount, self.unit)
         method = QWidget()

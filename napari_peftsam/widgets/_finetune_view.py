@@ -77,7 +77,7 @@ class FinetuneView(QWidget):
         inner = QWidget()
         stacked(self.curve, self.options, inside=inner).addStretch(1)
         buttons = beside(self.train, self.compare)
-        self._area = LowArea(inner)
+        self._area = _LowArea(inner)
         unfolded = timer(self, _UNFOLDED_MS)
         unfolded.timeout.connect(self._scroll_to_options)
         self.options.collapsible.toggled.connect(lambda _: unfolded.start())
@@ -159,7 +159,7 @@ class FinetuneView(QWidget):
         self.compare.setVisible(bool(after))
 
 
-class LowArea(QScrollArea):
+class _LowArea(QScrollArea):
     """Scrolls a widget, and asks for just the height that it has."""
 
     def __init__(self, inner: QWidget) -> None:

@@ -85,7 +85,7 @@ class Form(QWidget):
         """Show a value as the user would enter it; None empties an editor of text."""
         editor = self._editors[name]
         if isinstance(editor, SpinBox):
-            editor.value = int(max(editor.min, value))
+            editor.value = int(max(_details(self._fields[name]).get("minimum", 0), value))
         else:
             editor.value = value if isinstance(editor, CheckBox) else _text(value)
 
@@ -151,8 +151,8 @@ def _editor(name: str, schema: _Schema) -> ValueWidget[Any]:
         kind, options["text"] = "CheckBox", schema["title"]
     elif details["type"] == "integer" and "anyOf" not in schema:
         kind = "SpinBox"
-        options |= {"min": details.get("minimum", 0), "max": _LARGEST}
-        options["step"] = details.get("multipleOf", 1)
+        # From 0: the editor would turn the first digit of 12 into its own minimum of 4.
+        options |= {"min": 0, "max": _LARGEST, "step": details.get("multipleOf", 1)}
     else:
         value = _text(value)
     editor = create_widget(value, name=name, widget_type=kind, options=options)

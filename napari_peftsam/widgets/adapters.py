@@ -15,7 +15,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_peftsam.app.advice import describe_adapter, explain_merging, explain_strength
+from napari_peftsam.app.advice import (
+    describe_adapter,
+    explain_merging,
+    explain_strength,
+    iou_text,
+)
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
@@ -64,9 +69,7 @@ class AdaptersDock(Dock):
         self.hint = text_label(_EMPTY)
         self.save = push_button("Save…", "Write the live adapter to one small file")
         self.load = push_button("Load…", "Read an adapter of this model from a file and use it")
-        self.merge = push_button(
-            "Merged SAM…", "Write a plain SAM checkpoint with the live adapter built in"
-        )
+        self.merge = push_button("Merged SAM…")
         self.strength = QSlider(Qt.Orientation.Horizontal)
         self.strength.setRange(0, _FULL)
         self.strength.setValue(_FULL)
@@ -216,7 +219,9 @@ class AdaptersDock(Dock):
         if [entry.name for entry in entries] != list(self._buttons):
             self._rebuild(entries)
         for row, entry in enumerate(entries):
-            self._show_iou(self._ious[row], entry)
+            text, tip = iou_text(entry, self.training.measured.get(entry.name))
+            self._ious[row].setText(text)
+            self._ious[row].setToolTip(tip)
             self._buttons[entry.name].setChecked(entry.name == live)
         self._show_strength()
         has_model = self.viewer_session.has_model
@@ -226,18 +231,6 @@ class AdaptersDock(Dock):
         adapters = None if workspace is None else workspace.adapters
         self.merge.setEnabled(has_model and adapters is not None and adapters.live.mergeable)
         self.merge.setToolTip(explain_merging(adapters))
-
-    def _show_iou(self, label: QLabel, entry: AdapterEntry) -> None:
-        measured = self.training.measured.get(entry.name)
-        iou = entry.iou if measured is None else measured
-        foreign = entry.from_file and measured is None
-        text = "" if iou is None else f"{iou:.2f}"
-        label.setText(f"({text})" if foreign and text else text)
-        label.setToolTip(
-            "IoU on the objects held out when it was trained: not to be compared with others"
-            if foreign
-            else "IoU on held-out objects, as last measured"
-        )
 
     def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
         while (item := self.rows.takeAt(0)) is not None:
@@ -252,7 +245,6 @@ class AdaptersDock(Dock):
             self._group.addButton(button, row)
             self._buttons[entry.name] = button
             self._ious.append(QLabel())
-            for column, part in enumerate(
-                (button, self._ious[-1], QLabel(describe_adapter(entry)))
-            ):
+            parts = (button, self._ious[-1], QLabel(describe_adapter(entry)))
+            for column, part in enumerate(parts):
                 self.rows.addWidget(part, row, column)

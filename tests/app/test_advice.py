@@ -19,6 +19,7 @@ from napari_peftsam.app.advice import (
     explain_strength,
     explain_value,
     format_time,
+    iou_text,
     next_step,
     verdict,
     why_no_training,
@@ -203,6 +204,26 @@ def test_the_base_model_is_neither_weakened_nor_refused_for_merging() -> None:
     assert describe_adapter(base) == "the model as it is"
     assert "no strength" in explain_strength(base) == explain_strength(None)
     assert explain_merging(AdapterTimeline()).startswith("Write a plain SAM checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("entry", "measured", "text", "tip"),
+    [
+        pytest.param(AdapterEntry("base"), None, "", "last measured", id="not measured"),
+        pytest.param(AdapterEntry("v1", iou=0.5), 0.756, "0.76", "last measured", id="measured"),
+        pytest.param(AdapterEntry("v1", iou=0.5), None, "0.50", "last measured", id="trained"),
+        pytest.param(
+            AdapterEntry("a", iou=0.5, from_file=True), None, "(0.50)", "not to be compared",
+            id="loaded",
+        ),
+    ],
+)  # fmt: skip
+def test_the_iou_of_other_objects_stands_in_brackets(
+    entry: AdapterEntry, measured: float | None, text: str, tip: str
+) -> None:
+    shown, explained = iou_text(entry, measured)
+    assert shown == text
+    assert tip in explained
 
 
 @pytest.mark.parametrize(
