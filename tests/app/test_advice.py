@@ -85,7 +85,7 @@ def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) 
 
 
 def _outcome(**changes: Any) -> Outcome:
-    values = {
+    values: dict[str, Any] = {
         "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
         "steps": 9, "placement": "all",
     }  # fmt: skip
