@@ -13,7 +13,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
-	test-interoperability screenshots methods-page pretrain study bench bench-document bench-scaling bench-gpu \
+	test-interoperability screenshots methods-page pretrain samples study bench bench-document bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make screenshots  take the pictures of docs/ again"
 	@echo "make methods-page write the tables of docs/methods.md again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
+	@echo "make samples      draw the synthetic samples of the package again"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
 	@echo "make bench-document  how fast annotations are saved, and how large projects get"
@@ -100,6 +101,9 @@ pretrain: $(VENV)/.installed
 		--steps $(PRETRAIN_STEPS) --learning-rate 3e-4 --real-share 0.25 --validate-every 300 \
 		--workers 0 --commit "$$(git rev-parse HEAD)" --real $(FLUO) --real-names \
 		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019) $(PRETRAIN_ARGS)
+
+samples: $(VENV)/.installed
+	$(BIN)/python -m napari_peftsam.pretraining samples napari_peftsam/samples/data/synthetic
 
 # One line of runs/peft_study.jsonl per training; those that are there are not done again. As in
 # STUDY_ARGS="--steps 40 --seeds 0".

@@ -71,6 +71,16 @@ class Window:
         """Return the window of two slices with start and stop."""
         return cls(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
 
+    @classmethod
+    def around(cls, mask: BoolArray) -> Window:
+        """Return the smallest window that holds all of a mask ``(H, W)``; empty if it is."""
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            return cls(0, 0, 0, 0)
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        cols = np.flatnonzero(mask[top:bottom].any(axis=0))
+        return cls.from_slices(slice(top, bottom), slice(int(cols[0]), int(cols[-1]) + 1))
+
     @property
     def stop(self) -> tuple[int, int]:
         """The first row below it and the first column to its right."""
@@ -331,15 +341,7 @@ class Prediction:
 
         At least one pixel is kept, so that nobody has to deal with empty arrays.
         """
-        rows = _extent(self.masks.any(axis=(0, 2)))
-        cols = _extent(self.masks[:, rows].any(axis=(0, 1)))
-        row, col = self.offset
-        offset = row + rows.start, col + cols.start
-        masks = self.masks[:, rows, cols].copy()
+        kept = Window.around(np.asarray(self.masks.any(axis=0))) or Window(0, 0, 1, 1)
+        offset = self.offset[0] + kept.row, self.offset[1] + kept.col
+        masks = self.masks[(..., *kept.slices)].copy()
         return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)
-
-
-def _extent(filled: Any) -> slice:
-    """Return from the first to the last true value, the first one where none is."""
-    at = np.flatnonzero(filled)
-    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 1)

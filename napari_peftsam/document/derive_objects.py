@@ -125,22 +125,15 @@ class _Piece:
                 f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
                 f"{image.plane_shape}: predict it from this image"
             )
-        rows = _extent(mask.any(axis=1))
-        cols = _extent(mask[rows].any(axis=0))
-        window = Window.from_slices(rows, cols)
+        window = Window.around(mask)
         moved = Window(window.row + row, window.col + col, window.height, window.width)
-        return cls(moved, mask[rows, cols].copy())
+        return cls(moved, mask[window.slices].copy())
 
     def positions(self, image: DocumentImage, plane: PlaneKey) -> Integers:
         rows, cols = np.nonzero(self.mask)
         start = int(np.ravel_multi_index((*plane.index, self.window.row, self.window.col),
                                          image.shape))  # fmt: skip
         return start + rows * image.shape[-1] + cols
-
-
-def _extent(filled: Any) -> slice:
-    at = np.flatnonzero(filled)
-    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
 
 
 def _separate(pieces: Sequence[_Piece]) -> None:

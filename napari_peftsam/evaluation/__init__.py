@@ -1,6 +1,5 @@
-"""Figures: prompts simulated or replayed, and agreement of instance segmentations."""
+"""Simulated annotators, and agreement of instance segmentations."""
 
-from napari_peftsam.evaluation._objects import LabelledImage
 from napari_peftsam.evaluation.clicks import (
     BatchPredictor,
     Candidates,
@@ -21,12 +20,10 @@ from napari_peftsam.evaluation.metrics import (
     MSA_THRESHOLDS,
     Matching,
     average_precision,
-    iou,
     match_instances,
     mean_segmentation_accuracy,
 )
-from napari_peftsam.evaluation.prompts import Target, first_click, next_click, tight_box
-from napari_peftsam.evaluation.replay import replay
+from napari_peftsam.evaluation.targets import LabelledImage, Target
 
 __all__ = [
     "MSA_THRESHOLDS",
@@ -46,11 +43,6 @@ __all__ = [
     "clicks_to_reach",
     "evaluate",
     "first_candidates",
-    "first_click",
-    "iou",
     "match_instances",
     "mean_segmentation_accuracy",
-    "next_click",
-    "replay",
-    "tight_box",
 ]

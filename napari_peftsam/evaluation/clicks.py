@@ -1,4 +1,4 @@
-"""The simulated user: clicks until the mask is right, for many objects at once."""
+"""Simulated prompts of many objects at once: a box, or clicks until the mask is right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from napari_peftsam.embeddings import Embedding
-from napari_peftsam.evaluation.prompts import Target
+from napari_peftsam.evaluation.targets import Target
 from napari_peftsam.types import FloatArray, Prediction, Prompts
 
 __all__ = [
@@ -27,11 +27,11 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 CANDIDATES = 3
-"""How many candidates of an object `first_candidates` looks at, all in memory at once."""
+"""Number of candidates that `first_candidates` takes of each object, all in memory at once."""
 
 
 class BatchPredictor(Protocol):
-    """What is evaluated: `napari_peftsam.segmentation.Predictor`, or another one."""
+    """A predictor to evaluate, such as `napari_peftsam.segmentation.Predictor`."""
 
     def predict_many(
         self,
@@ -46,21 +46,14 @@ class BatchPredictor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """All candidates after one click, each array ``(objects, candidates)``.
-
-    Attributes
-    ----------
-    scores
-        Predicted IoU.
-    areas
-        Pixels of the mask.
-    ious
-        True IoU.
-    """
+    """All candidates after one click, each array ``(objects, candidates)``."""
 
     scores: Floats
+    """Predicted IoU."""
     areas: Floats
+    """Pixels of the mask."""
     ious: Floats
+    """True IoU."""
 
     @classmethod
     def concatenated(cls, parts: Sequence[Candidates]) -> Candidates:
@@ -78,16 +71,15 @@ class Candidates:
 
     @property
     def score_ranking(self) -> float | None:
-        """How well scores rank the candidates of one object: rank correlation with IoU.
+        """Rank correlation of scores and IoU, ranks taken within each object.
 
-        Ranks are taken within each object and correlated over all; None if the
-        candidates do not differ.
+        None if the candidates do not differ.
         """
         return _correlation(_ranks(self.scores), _ranks(self.ious))
 
     @property
     def area_ranking(self) -> float | None:
-        """The same for the area in place of the score: what a score must be better than."""
+        """The same for the area in place of the score, which a score must surpass."""
         return _correlation(_ranks(self.areas), _ranks(self.ious))
 
 
@@ -118,9 +110,9 @@ def click_ious(
 ) -> Iterator[Floats]:
     """Yield the IoU of every object after 1, 2, …, `clicks` clicks, each ``(objects,)``.
 
-    The first click is `first_click`; each further one is `next_click` on the candidate of
-    the highest predicted score, whose logits are fed back as the previous mask. A mask
-    without an error keeps its IoU of 1 and gets no more clicks.
+    The first click is `Target.first_click`; each further one is `Target.next_click` on the
+    candidate of the highest predicted score, whose logits are fed back as the previous mask. A
+    mask without an error keeps its IoU of 1 and gets no more clicks.
     """
     prompts = [Prompts((target.first_click(),)) for target in targets]
     previous: list[FloatArray | None] = [None] * len(targets)
@@ -144,19 +136,10 @@ def click_ious(
 
 
 def clicks_to_reach(curves: Floats, threshold: float) -> Floats:
-    """Return how many clicks every object needs to reach an IoU.
+    """Return the number of clicks ``(objects,)`` that every object needs to reach an IoU.
 
-    Parameters
-    ----------
-    curves
-        ``(objects, clicks)`` IoU after every click.
-    threshold
-        The IoU to reach.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(objects,)`` in [1, clicks]; objects that never reach it count with all clicks.
+    `curves` is the IoU after every click, ``(objects, clicks)``. Objects that never reach the
+    threshold count with all clicks.
     """
     reached = curves >= threshold
     first = np.argmax(reached, axis=1) + 1.0

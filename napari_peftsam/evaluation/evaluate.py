@@ -1,4 +1,4 @@
-"""How well a model answers prompts on labelled images."""
+"""Evaluation of a model on labelled images with simulated prompts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ from napari_peftsam.embeddings import (
     EncodeRequest,
     encode,
 )
-from napari_peftsam.evaluation._objects import (
-    LabelledImage,
-    Selection,
-    select_objects,
-    targets_of,
-)
 from napari_peftsam.evaluation.clicks import (
     CANDIDATES,
     BatchPredictor,
@@ -34,7 +28,7 @@ from napari_peftsam.evaluation.clicks import (
     clicks_to_reach,
     first_candidates,
 )
-from napari_peftsam.evaluation.prompts import Target
+from napari_peftsam.evaluation.targets import LabelledImage, Target, select_objects, targets_of
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
 
@@ -54,7 +48,7 @@ _EMBEDDING_SHARE = 0.1
 
 
 class EvaluationConfig(BaseModel):
-    """What is evaluated."""
+    """Objects and clicks of an evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,19 +99,14 @@ class EvaluationReport:
         Evaluated objects and the images they are in; tiles of a large image count as images.
     skipped_small
         Objects left out as too small.
-    point_iou
-        IoU after one click on the pixel farthest from the object's border.
-    box_iou
-        IoU when prompted with the tight bounding box.
+    point_iou, box_iou
+        IoU after one click on the deepest pixel, and with the tight bounding box.
     iou_at_clicks
         IoU after 1, 2, … simulated clicks.
     noc80, noc90
-        Number of clicks to reach IoU 0.8 and 0.9; objects that never reach it count with
-        all clicks.
+        Number of clicks to reach IoU 0.8 and 0.9, see `clicks_to_reach`.
     score_correlation, score_ranking, area_ranking
-        Of the candidates after one click: how predicted scores agree with true IoUs over
-        all objects, how they rank the candidates of one object, and how mere area would.
-        In [-1, 1], see `Candidates`; None where nothing differs.
+        Of the candidates after one click, see `Candidates`.
     """
 
     images: int
@@ -179,21 +168,20 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
-    selection = select_objects(images, config.min_area, config.max_objects, config.seed)
-    yield EvaluationStarted(len(selection.labels), selection.objects, selection.skipped_small)
+    selected, small = select_objects(images, config.min_area, config.max_objects, config.seed)
+    objects = sum(map(len, selected.values()))
+    yield EvaluationStarted(len(selected), objects, small)
     measured: list[_Measured] = []
     done = 0
-    for index, chosen in selection.labels.items():
+    for index, chosen in selected.items():
         name, pixels, labels, *limits = images[index]
-        span = _Span(name, done / selection.objects, len(chosen) / selection.objects)
-        embedding = yield from _embed(
-            model, EncodeRequest(name, pixels, *limits), adapter, store, span
-        )
+        span = _Span(name, done / objects, len(chosen) / objects)
+        request = EncodeRequest(name, pixels, *limits)
+        embedding = yield from _embed(model, request, adapter, store, span)
         targets = targets_of(labels, chosen)
-        part = yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
-        measured += part
+        measured += yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
         done += len(chosen)
-    yield _report(selection, measured)
+    yield _report(len(selected), small, measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,15 +246,15 @@ def _measure(
     return measured
 
 
-def _report(selection: Selection, measured: Sequence[_Measured]) -> EvaluationReport:
+def _report(images: int, skipped_small: int, measured: Sequence[_Measured]) -> EvaluationReport:
     boxes = np.concatenate([part.boxes for part in measured])
     curves = np.concatenate([part.curves for part in measured])
     candidates = Candidates.concatenated([part.candidates for part in measured])
     at_clicks = tuple(float(v) for v in curves.mean(axis=0))
     return EvaluationReport(
-        images=len(selection.labels),
-        objects=selection.objects,
-        skipped_small=selection.skipped_small,
+        images=images,
+        objects=len(boxes),
+        skipped_small=skipped_small,
         point_iou=at_clicks[0],
         box_iou=float(boxes.mean()),
         iou_at_clicks=at_clicks,

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from napari_peftsam.errors import LabelError
+from napari_peftsam.geometry import check_labels
 from napari_peftsam.types import BoolArray, LabelArray
 
 __all__ = [
     "MSA_THRESHOLDS",
     "Matching",
     "average_precision",
-    "iou",
     "match_instances",
     "mean_segmentation_accuracy",
 ]
@@ -28,12 +28,7 @@ MSA_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 class Matching:
     """True and predicted objects, matched one to one.
 
-    Attributes
-    ----------
-    pairs
-        ``(true label, predicted label, IoU)`` of the matched objects, by true label.
-    true_count, predicted_count
-        Numbers of objects.
+    `pairs` are ``(true label, predicted label, IoU)`` of the matched objects, by true label.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
@@ -71,19 +66,6 @@ class _Overlaps:
     true: npt.NDArray[np.intp]
     predicted: npt.NDArray[np.intp]
     ious: npt.NDArray[np.float64]
-
-
-def iou(a: BoolArray, b: BoolArray) -> float:
-    """Return the intersection over union of two masks of one shape; 1 if both are empty.
-
-    Raises
-    ------
-    LabelError
-        If their shapes differ.
-    """
-    _check_shapes(a.shape, b.shape)
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def match_instances(
@@ -127,13 +109,14 @@ def mean_segmentation_accuracy(true_labels: LabelArray, predicted_labels: LabelA
     return float(np.mean([_match(overlaps, t).precision for t in MSA_THRESHOLDS]))
 
 
-def _check_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    if a != b:
-        raise LabelError(f"cannot compare {a} with {b} pixels: give arrays of the same shape")
-
-
 def _overlaps(true_labels: LabelArray, predicted_labels: LabelArray) -> _Overlaps:
-    _check_shapes(true_labels.shape, predicted_labels.shape)
+    check_labels(true_labels, "true objects")
+    check_labels(predicted_labels, "predicted objects")
+    if true_labels.shape != predicted_labels.shape:
+        raise LabelError(
+            f"cannot compare {true_labels.shape} with {predicted_labels.shape} pixels: give "
+            "arrays of the same shape"
+        )
     true_names, true, true_sizes = _compact(true_labels)
     names, predicted, sizes = _compact(predicted_labels)
     both = (true > 0) & (predicted > 0)
@@ -149,8 +132,6 @@ def _compact(
 ) -> tuple[LabelArray, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return labels of the objects, labels as 1..n by pixel, and sizes of 0..n."""
     values, indices = np.unique(labels, return_inverse=True)
-    if values.size and values[0] < 0:
-        raise LabelError(f"labels must not be negative, found {values[0]}")
     indices = indices.ravel()
     if not values.size or values[0] != 0:  # no background
         indices = indices + 1
@@ -178,7 +159,7 @@ def _match(overlaps: _Overlaps, threshold: float) -> Matching:
 def _assign(
     true: npt.NDArray[np.intp], predicted: npt.NDArray[np.intp], ious: npt.NDArray[np.float64]
 ) -> BoolArray:
-    """Return which of the listed pairs belong to the best one-to-one matching."""
+    """Return the mask of the listed pairs that belong to the best one-to-one matching."""
     rows, row = np.unique(true, return_inverse=True)
     cols, col = np.unique(predicted, return_inverse=True)
     value = np.zeros((len(rows), len(cols)))

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_peftsam.errors import ConfigurationError, LabelError
-from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_labels, check_shapes
+from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes
+from napari_peftsam.geometry import check_labels
 from napari_peftsam.types import LabelArray
 
 from . import _coco, _ome_zarr, _tiff

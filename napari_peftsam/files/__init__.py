@@ -6,7 +6,6 @@ from ._atomic import atomic_path
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
 from ._read import (
     IMAGE_SUFFIXES,
-    check_labels,
     image_name,
     image_shape,
     open_image,
@@ -19,7 +18,6 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ImagePair",
     "atomic_path",
-    "check_labels",
     "check_pair",
     "check_shapes",
     "image_name",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.geometry import check_labels
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._read import IMAGE_SUFFIXES, check_labels, image_name, read_image, read_labels
+from ._read import IMAGE_SUFFIXES, image_name, read_image, read_labels
 
 __all__ = ["ImagePair", "check_pair", "check_shapes", "list_images", "pair_folders", "pair_prompts"]
 

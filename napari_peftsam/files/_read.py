@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
+from napari_peftsam.geometry import check_labels
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -20,7 +21,6 @@ from ._zarr import is_zarr, read_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "check_labels",
     "image_name",
     "image_shape",
     "open_image",
@@ -94,30 +94,6 @@ def read_labels(path: str | Path) -> LabelArray:
         If the labels are not whole numbers of at least 0, or are a colour image.
     """
     return check_labels(np.asarray(_read(Path(path), labels=True)), str(path))
-
-
-def check_labels(array: PixelArray, name: str) -> LabelArray:
-    """Return `array` as labels (booleans as 0 and 1) or raise `LabelError`.
-
-    Parameters
-    ----------
-    array
-        Any shape.
-    name
-        What to call it in messages.
-    """
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if array.dtype.kind not in "iu":
-        raise LabelError(
-            f"{name}: labels must be whole numbers, got {array.dtype}: save them as an integer "
-            "image, one number per object and 0 where there is none"
-        )
-    if array.dtype.kind == "i" and array.size and array.min() < 0:
-        raise LabelError(
-            f"{name}: labels must not be negative, got {array.min()}: use 0 where there is none"
-        )
-    return array
 
 
 def image_name(path: str | Path) -> str:

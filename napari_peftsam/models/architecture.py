@@ -163,8 +163,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
         _builtin("builtin", 8, (3, 7)),
-        # What the built-in model may grow into, see `napari_peftsam.pretraining`.
-        _builtin("builtin_12", 12, (5, 11)),
         _sam("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
         _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),

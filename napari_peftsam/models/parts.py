@@ -47,7 +47,7 @@ class DenseHead(nn.Module):
     instance decoder of automatic segmentation.
     """
 
-    channels = ("foreground", "distance", "boundary")
+    channels = ("foreground", "depth", "boundary")
 
     def __init__(self, embedding_width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Command line of the pretraining: ``python -m napari_peftsam.pretraining``.
 
-Without a word of its own it trains; ``curve`` draws a run, ``domains`` measures weights on the
-domains that no run trains on.
+Without a command it trains; ``curve`` draws a run, ``domains`` measures weights on the domains
+that no run trains on, ``samples`` draws the synthetic samples of the package again.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import pair_folders
 from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.models import DEVICES
 from napari_peftsam.pretraining import PretrainingConfig, PretrainingStep, Validation, pretrain
-from napari_peftsam.pretraining._curve import draw_curve, read_log
-from napari_peftsam.pretraining._domains import measure_domains
+from napari_peftsam.pretraining.synthetic import generate
+from napari_peftsam.pretraining.validation import measure_domains
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["main"]
+__all__ = ["main", "read_log"]
 
 _PROGRAM = "python -m napari_peftsam.pretraining"
 _Pairs = list[tuple[PixelArray, LabelArray]]
+
+_SAMPLE_SEEDS = {"fluorescence": 13, "phase": 8, "membranes": 3}
+_WINDOW = 100  # steps of the running mean: single losses vary by a factor of three
+_LABELS = {"box": "box", "click": "one click", "clicks5": "5 clicks"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or run the command named by the first argument.
 
-    Parameters
-    ----------
-    arguments
-        Default: those the program was started with.
-
-    Returns
-    -------
-    int
-        0 on success, 2 if the input or the environment is at fault (one line on standard
-        error says why).
+    Returns 0, or 2 if the input or the environment is at fault: one line on standard error says
+    why.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"curve": _curve, "domains": _domains}
+    commands = {"curve": _curve, "domains": _domains, "samples": _samples}
     command = commands.get(given[0], _train) if given else _train
     try:
         command(given)
@@ -54,66 +54,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=_PROGRAM,
-        description="Train the built-in model; a second call with the same folder resumes.",
-        allow_abbrev=False,
-    )
-    defaults, add = PretrainingConfig, parser.add_argument
+def _train_parser() -> argparse.ArgumentParser:
+    parser = _parser("", "Train the built-in model; a second call with the same folder resumes.")
+    add = parser.add_argument
     add("--output", type=Path, help="run folder (default: in the user's cache folder)")
-    add("--steps", type=int, default=4000, help="steps of the whole run")
-    add("--sides", type=int, nargs="+", default=defaults.sides, help="crop sides to draw from")
-    add("--images", type=int, default=defaults.images, help="crops of the smallest side per step")
-    add("--objects", type=int, default=defaults.objects, help="objects per crop")
-    add("--learning-rate", type=float, default=defaults.learning_rate, help="peak learning rate")
-    add("--start", help="checkpoint to start from, e.g. builtin (default: random weights)")
-    add("--architecture", default=defaults.architecture, help="builtin, or what it grows into")
-    add("--validate-every", type=int, default=defaults.validate_every, help="in steps; 0: never")
-    add("--seed", type=int, default=0, help="seed of crops, prompts and weights")
+    for option in fields(PretrainingConfig):
+        if "help" not in option.metadata:
+            continue
+        how: dict[str, Any] = {"type": type(option.default)}
+        if option.name == "sides":
+            how = {"type": int, "nargs": "+"}
+        elif option.name == "device":
+            how = {"choices": DEVICES}
+        elif option.name == "start":
+            how = {}
+        flag = f"--{option.name.replace('_', '-')}"
+        add(flag, default=option.default, help=option.metadata["help"], **how)
     add("--real", type=Path, help="folder with images/ and labels/ to mix in")
     add("--real-names", nargs="*", default=[], help="which of them, without suffix (default: all)")
-    add(
-        "--real-share",
-        type=float,
-        default=defaults.real_share,
-        help="share of crops from real images",
-    )
-    add("--device", choices=DEVICES, default=defaults.device, help="default: a GPU if there is one")
-    add("--workers", type=int, default=defaults.workers, help="processes that make the crops")
-    add("--commit", default="", help="version of the source code, recorded with the weights")
     return parser
 
 
-def _portable(arguments: Sequence[str]) -> str:
-    """Return the command line with the names of files and folders in place of their paths."""
-    names = [Path(a).name if "/" in a or "\\" in a else a for a in arguments]
-    return " ".join([_PROGRAM, *names])
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"{_PROGRAM} {command}".rstrip(), description=description, allow_abbrev=False
+    )
 
 
 def _train(arguments: Sequence[str]) -> None:
-    options = _parser().parse_args(arguments)
+    given = vars(_train_parser().parse_args(arguments))
+    folder, real_folder, names = (given.pop(name) for name in ("output", "real", "real_names"))
+    validates = given["validate_every"] != 0  # 0: never
+    # Recorded with the names of files and folders in place of their paths.
+    command = [Path(a).name if "/" in a or "\\" in a else a for a in arguments]
     config = PretrainingConfig(
-        folder=options.output or pretraining_folder(),
-        steps=options.steps,
-        sides=tuple(options.sides),
-        images=options.images,
-        objects=options.objects,
-        learning_rate=options.learning_rate,
-        start=options.start,
-        architecture=options.architecture,
-        validate_every=options.validate_every or options.steps,
-        seed=options.seed,
-        real_share=options.real_share,
-        device=options.device,
-        workers=options.workers,
-        commit=options.commit,
-        command=_portable(arguments),
+        folder or pretraining_folder(),
+        **given
+        | {
+            "sides": tuple(given["sides"]),
+            "validate_every": given["validate_every"] or given["steps"],
+            "command": " ".join([_PROGRAM, *command]),
+        },
     )
+    real, held_out = _real_images(real_folder, names)
     finished = True
-    real, held_out = _real_images(options.real, options.real_names)
-    validation = Validation(held_out) if options.validate_every else None
-    for step in pretrain(config, real, validation):
+    for step in pretrain(config, real, Validation(held_out) if validates else None):
         finished = False
         with (config.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(asdict(step)) + "\n")
@@ -125,24 +110,6 @@ def _train(arguments: Sequence[str]) -> None:
             f"its weights are in {config.weights}; to train them on, give another --output and "
             f"--start {config.weights}"
         )
-
-
-def _curve(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} curve", allow_abbrev=False)
-    parser.add_argument("picture", type=Path, help="image file to write")
-    parser.add_argument("--run", type=Path, help="run folder (default: in the cache folder)")
-    options = parser.parse_args(arguments[1:])
-    folder = options.run or pretraining_folder()
-    draw_curve(read_log(folder / "log.jsonl"), options.picture)
-
-
-def _domains(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog=f"{_PROGRAM} domains", allow_abbrev=False)
-    parser.add_argument("data", type=Path, help="folder of the domains")
-    parser.add_argument("--model", default="builtin", help="name or checkpoint to measure")
-    options = parser.parse_args(arguments[1:])
-    for domain, figures in measure_domains(options.model, options.data):
-        print(json.dumps({"domain": domain, **figures}), flush=True)
 
 
 def _real_images(folder: Path | None, names: list[str]) -> tuple[_Pairs, _Pairs]:
@@ -170,6 +137,85 @@ def _line(step: PretrainingStep) -> str:
     for name, figures in (step.validation or {}).items():
         line += f"\n  {name}  " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items())
     return line
+
+
+def _domains(arguments: Sequence[str]) -> None:
+    parser = _parser("domains", "Measure weights on the domains that no run trains on.")
+    parser.add_argument("data", type=Path, help="folder of the domains")
+    parser.add_argument("--model", default="builtin", help="name or checkpoint to measure")
+    options = parser.parse_args(arguments[1:])
+    for domain, figures in measure_domains(options.model, options.data):
+        print(json.dumps({"domain": domain, **figures}), flush=True)
+
+
+def _samples(arguments: Sequence[str]) -> None:
+    parser = _parser("samples", "Draw the synthetic samples of the package again.")
+    parser.add_argument("folder", type=Path, help="folder to write them to")
+    folder: Path = parser.parse_args(arguments[1:]).folder
+    for modality, seed in _SAMPLE_SEEDS.items():
+        rng = np.random.default_rng(seed)
+        made = generate(modality, (320, 320), rng=rng, mean_diameter=32)
+        Image.fromarray(made.image[:256, :256]).save(folder / f"{modality}.png", optimize=True)
+
+
+def _curve(arguments: Sequence[str]) -> None:
+    parser = _parser("curve", "Draw losses and validations of a run.")
+    parser.add_argument("picture", type=Path, help="image file to write")
+    parser.add_argument("--run", type=Path, help="run folder (default: in the cache folder)")
+    options = parser.parse_args(arguments[1:])
+    folder = options.run or pretraining_folder()
+    _draw_curve(read_log(folder / "log.jsonl"), options.picture)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the steps of a run's log in their order; one done again counts once.
+
+    Raises
+    ------
+    InputFileError
+        If there is no log, or a line of it is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        steps = {step["step"]: step for step in map(json.loads, lines)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputFileError(f"{path} is no log of a run of pretraining: {error}") from error
+    return [steps[number] for number in sorted(steps)]
+
+
+def _draw_curve(steps: Sequence[dict[str, Any]], picture: Path) -> None:
+    """Draw losses and validations over the steps of a run into an image file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    losses, ious = figure.subplots(1, 2)
+    trained = [step for step in steps if step["parts"]]
+    numbers = [step["step"] for step in trained]
+    for part in trained[0]["parts"] if trained else ():
+        values = [step["parts"][part] for step in trained]
+        losses.plot(numbers, _running_mean(values), label=part)
+    losses.set(xlabel="step", ylabel=f"loss, mean of {_WINDOW} steps")
+    validated = [step for step in steps if step.get("validation")]
+    numbers = [step["step"] for step in validated]
+    for style, name in zip("-:", validated[0]["validation"] if validated else (), strict=False):
+        for colour, (key, label) in enumerate(_LABELS.items()):
+            values = [step["validation"][name][key] for step in validated]
+            ious.plot(
+                numbers, values, f"{style}o", color=f"C{colour}", ms=3, label=f"{name}, {label}"
+            )
+    ious.set(xlabel="step", ylabel="IoU of the averaged weights")
+    for axes in (losses, ious):
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.savefig(picture, dpi=100)
+
+
+def _running_mean(values: Sequence[float]) -> np.ndarray:
+    """Return the mean of the last `_WINDOW` values at each, of fewer at the beginning."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - _WINDOW, 0)
+    return np.asarray((total[end] - total[start]) / (end - start))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_peftsam.embeddings import Embedding, EmbeddingKey, EmbeddingStore, encode_one
-from napari_peftsam.errors import ImageError, LabelError, PromptError
+from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.evaluation import (
     Candidates,
     EvaluationConfig,
@@ -23,12 +23,11 @@ from napari_peftsam.evaluation import (
     clicks_to_reach,
     evaluate,
     first_candidates,
-    iou,
-    replay,
 )
+from napari_peftsam.geometry import iou
 from napari_peftsam.models import build_tiny
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import FloatArray, Frame, Point, Prediction, Prompts
+from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts
 
 SHAPE = (40, 50)
 LABELS = np.zeros(SHAPE, np.uint16)
@@ -255,7 +254,7 @@ def test_events_progress_and_can_be_stopped(tmp_path) -> None:  # type: ignore[n
             [("a", PIXELS, np.where(LABELS == 2, 2, 0))], LabelError, "smaller than 25", id="small"
         ),
         pytest.param([("a", PIXELS, LABELS[:9])], LabelError, "a: .*do not fit", id="shape"),
-        pytest.param([("a", PIXELS, LABELS * 1.0)], LabelError, "integers", id="float labels"),
+        pytest.param([("a", PIXELS, LABELS * 1.0)], LabelError, "whole numbers", id="float labels"),
         pytest.param([("a", PIXELS, -LABELS.astype(int))], LabelError, "negative", id="negative"),
         pytest.param([("dark", PIXELS * 0, LABELS)], ImageError, "dark: .*constant", id="constant"),
     ],
@@ -263,29 +262,3 @@ def test_events_progress_and_can_be_stopped(tmp_path) -> None:  # type: ignore[n
 def test_unusable_data_is_told(pairs: list, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         list(evaluate(build_tiny(), pairs, EvaluationConfig(clicks=1)))
-
-
-def test_replay_gives_the_recorded_prompts_to_a_model() -> None:
-    model = build_tiny()
-    embedding, predictor = encode_one(model, PIXELS), Predictor(model)
-    prompts = {
-        900: Prompts((Point(25, 20), Point(1, 1, positive=False))),
-        4: Prompts(box=Target.from_mask(LABELS == 4).box),
-    }
-    found = replay(predictor, embedding, prompts, LABELS)
-    assert list(found) == [4, 900]
-    for label, value in found.items():
-        mask = predictor.predict(embedding, prompts[label]).masks[0]
-        assert value == pytest.approx(iou(mask, label == LABELS), abs=1e-3)
-    assert replay(predictor, embedding, {}, LABELS) == {}
-
-
-def test_replay_tells_what_does_not_fit() -> None:
-    model = build_tiny()
-    embedding, predictor = encode_one(model, PIXELS), Predictor(model)
-    with pytest.raises(LabelError, match=r"\[5\]"):
-        replay(predictor, embedding, {5: Prompts((Point(1, 1),))}, LABELS)
-    with pytest.raises(LabelError, match="do not fit"):
-        replay(predictor, embedding, {4: Prompts((Point(1, 1),))}, LABELS[:9])
-    with pytest.raises(PromptError):
-        replay(predictor, embedding, {4: Prompts()}, LABELS)

@@ -11,27 +11,14 @@ from napari_peftsam.errors import LabelError
 from napari_peftsam.evaluation import (
     MSA_THRESHOLDS,
     average_precision,
-    iou,
     match_instances,
     mean_segmentation_accuracy,
 )
+from napari_peftsam.geometry import iou
 
 EMPTY = np.zeros((4, 6), int)
 TWO = np.array([[1, 1, 0, 7, 7, 7]] * 4)
 ONE_SHIFTED = np.array([[5, 5, 5, 0, 3, 3]] * 4)  # IoU 2/3 with both
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 1, 0, 0], [1, 1, 0, 0], 1.0),
-        ([1, 1, 0, 0], [0, 1, 1, 0], 1 / 3),
-        ([1, 0, 0, 0], [0, 1, 0, 0], 0.0),
-        ([0, 0, 0, 0], [0, 0, 0, 0], 1.0),
-    ],
-)
-def test_iou(a: list[int], b: list[int], expected: float) -> None:
-    assert iou(np.array([a], bool), np.array([b], bool)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +90,3 @@ def test_msa_is_the_mean_over_ten_thresholds() -> None:
 def test_unusable_labels_are_told(metric, predicted: np.ndarray, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(LabelError, match=message):
         metric(TWO, predicted)
-
-
-def test_iou_needs_equal_shapes() -> None:
-    with pytest.raises(LabelError, match="same shape"):
-        iou(np.ones((2, 2), bool), np.ones((2, 3), bool))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 from tifffile import imwrite
 
 from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.pretraining.__main__ import main
+from napari_peftsam.samples import SyntheticName, shipped_synthetic
 from tests.training._world import make_plane
 
 _TINY = (
@@ -122,3 +125,12 @@ def test_options_are_not_abbreviated(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_run_without_a_folder_stays_in_the_cache_of_the_user() -> None:
     assert main(list(_TINY)) == 0
     assert (pretraining_folder() / "builtin.safetensors").is_file()
+
+
+def test_the_samples_of_the_package_are_drawn_again(tmp_path: Path) -> None:
+    assert main(["samples", str(tmp_path)]) == 0
+    for name in get_args(SyntheticName):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            drawn = np.asarray(image)
+        # Other versions of the libraries may round a grey value differently.
+        assert (np.abs(drawn.astype(int) - shipped_synthetic(name)) <= 1).mean() > 0.999

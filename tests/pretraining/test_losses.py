@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_peftsam.pretraining._losses import compact_mask_loss, dense_loss, prompted_loss
+from napari_peftsam.pretraining.objective import compact_mask_loss, dense_loss, prompted_loss
 from napari_peftsam.training.losses import mask_loss
 
 SIDE = 40

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from napari_peftsam.models import DenseHead, SamModel, architecture, build_random
-from napari_peftsam.pretraining import _objective
-from napari_peftsam.pretraining._data import Batch
+from napari_peftsam.pretraining import objective
+from napari_peftsam.pretraining.data import Batch
 from napari_peftsam.segmentation.decode import PromptTensors
 
 SIDE = 64
@@ -37,7 +37,7 @@ def test_every_kind_of_prompt_has_a_loss_and_gradients(
 ) -> None:
     model.sam.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
-    loss, parts = _objective.pretraining_loss(model, _batch(2, present), generator)
+    loss, parts = objective.pretraining_loss(model, _batch(2, present), generator)
     loss.backward()
     assert math.isfinite(loss.item())
     assert sum(parts.values()) == pytest.approx(loss.item(), rel=1e-5)
@@ -48,9 +48,9 @@ def test_every_kind_of_prompt_has_a_loss_and_gradients(
 
 def test_prompts_in_an_empty_field_mean_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
-    user = _objective.PromptSimulator(generator)
+    user = objective.PromptSimulator(generator)
     for _ in range(8):
-        prompts, meant = _objective._first_prompts(user, _batch(3, False), generator)
+        prompts, meant = objective.first_prompts(user, _batch(3, False), generator)
         assert not meant.any()
         assert prompts.points is not None or prompts.boxes is not None
 
@@ -74,7 +74,7 @@ def test_a_click_may_mean_the_levels_that_contain_it(
     corner = (5.0 * PATCH, 2.0 * PATCH)
     points = torch.tensor([[[point[0] + corner[0], point[1] + corner[1]]]])
     prompts = PromptTensors(points, torch.ones(1, 1))
-    found = _objective._possible(levels, prompts, corner, levels[:, 1])
+    found = objective.possible_levels(levels, prompts, corner, levels[:, 1])
     assert found is not None
     assert found.flatten(2).any(2)[0].tolist() == expected
 
@@ -86,4 +86,4 @@ def test_a_click_may_mean_the_levels_that_contain_it(
 )  # fmt: skip
 def test_other_prompts_are_not_ambiguous(prompts: PromptTensors) -> None:
     levels = torch.ones(1, 3, SIDE, SIDE, dtype=torch.bool)
-    assert _objective._possible(levels, prompts, (0.0, 0.0), levels[:, 1]) is None
+    assert objective.possible_levels(levels, prompts, (0.0, 0.0), levels[:, 1]) is None

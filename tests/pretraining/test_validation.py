@@ -15,11 +15,14 @@ from tifffile import imwrite
 from napari_peftsam.errors import InputFileError
 from napari_peftsam.models import build_tiny
 from napari_peftsam.pretraining import PretrainingConfig, PretrainingStep, Validation, pretrain
-from napari_peftsam.pretraining.__main__ import main
-from napari_peftsam.pretraining._curve import read_log
-from napari_peftsam.pretraining._domains import OTHER_DOMAINS, measure_domains
-from napari_peftsam.pretraining._validation import quality, synthetic_set
+from napari_peftsam.pretraining.__main__ import main, read_log
 from napari_peftsam.pretraining.synthetic import MODALITIES
+from napari_peftsam.pretraining.validation import (
+    OTHER_DOMAINS,
+    measure_domains,
+    quality,
+    synthetic_set,
+)
 from tests.training._world import make_plane
 
 PLANE = make_plane("held out")

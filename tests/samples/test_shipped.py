@@ -8,15 +8,21 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from napari_peftsam import samples
 from napari_peftsam.errors import InputFileError
-from napari_peftsam.samples import shipped, shipped_samples, shipped_synthetic
+from napari_peftsam.samples import (
+    ShippedSample,
+    SyntheticName,
+    shipped_samples,
+    shipped_synthetic,
+)
 
-DATA = Path(shipped.__file__).parent / "data"
+DATA = Path(samples.__file__).parent / "data"
 README = (DATA / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("sample", shipped_samples(), ids=lambda s: s.name)
-def test_a_sample_fits_its_labels_and_its_description(sample: shipped.ShippedSample) -> None:
+def test_a_sample_fits_its_labels_and_its_description(sample: ShippedSample) -> None:
     pixels, labels = sample.read()
     assert (pixels.shape, pixels.dtype) == ((256, 320, 3), np.uint8)
     assert labels.shape == (256, 320)
@@ -41,19 +47,19 @@ def test_they_are_small_and_free() -> None:
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
-    sample = shipped.ShippedSample("a", "train", tmp_path / "a.png", tmp_path / "a.png")
+    sample = ShippedSample("a", "train", tmp_path / "a.png", tmp_path / "a.png")
     with pytest.raises(InputFileError, match="install the package again"):
         sample.read()
 
 
 def test_a_package_without_them_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    monkeypatch.setattr(samples, "_FOLDER", tmp_path)
     with pytest.raises(InputFileError, match="no sample images"):
         shipped_samples()
 
 
-@pytest.mark.parametrize("name", get_args(shipped.SyntheticName))
-def test_a_synthetic_sample_is_small_and_described(name: shipped.SyntheticName) -> None:
+@pytest.mark.parametrize("name", get_args(SyntheticName))
+def test_a_synthetic_sample_is_small_and_described(name: SyntheticName) -> None:
     pixels = shipped_synthetic(name)
     assert (pixels.shape, pixels.dtype) == ((256, 256), np.uint8)
     assert (DATA / "synthetic" / f"{name}.png").stat().st_size < 40_000

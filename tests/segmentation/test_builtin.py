@@ -19,9 +19,8 @@ from napari_peftsam.evaluation import (
     EvaluationReport,
     Target,
     evaluate,
-    first_click,
-    iou,
 )
+from napari_peftsam.geometry import iou
 from napari_peftsam.models import SamModel, build
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.samples import shipped_samples
@@ -60,7 +59,7 @@ def _objects(labels: LabelArray) -> Iterator[BoolArray]:
 def _click_beside(mask: BoolArray, labels: LabelArray) -> Point | None:
     """Return a click on the background, as deep in what surrounds the object as there is."""
     around = ndimage.binary_dilation(mask, iterations=NEAR) & (labels == 0)
-    return first_click(around) if np.count_nonzero(around) > NEAR**2 else None
+    return Target.from_mask(around).first_click() if np.count_nonzero(around) > NEAR**2 else None
 
 
 def _touching(mask: BoolArray, labels: LabelArray) -> BoolArray | None:
@@ -110,7 +109,7 @@ def test_one_click_each_mostly_tells_touching_objects_apart(domain: str, share: 
 
 
 def _no(mask: BoolArray) -> Point:
-    click = first_click(mask)
+    click = Target.from_mask(mask).first_click()
     return Point(click.row, click.col, positive=False)
 
 
@@ -137,7 +136,7 @@ def test_masks_in_half_precision_agree_with_single(box: bool) -> None:
         if box:
             prompts = [Prompts(box=_box(mask)) for mask in masks]
         else:
-            prompts = [Prompts((first_click(mask),)) for mask in masks]
+            prompts = [Prompts((Target.from_mask(mask).first_click(),)) for mask in masks]
         answers = [
             Predictor(model).predict_many(encode_one(model, pixels), prompts) for model in models
         ]

@@ -1,8 +1,4 @@
-"""Cheap random fields and filters on the pixel grid.
-
-Everything here is float32 and free of per-object Python loops: the generator
-makes millions of 128 px crops, so that a field must cost well under 1 ms.
-"""
+"""Random fields and filters on the pixel grid."""
 
 from __future__ import annotations
 
@@ -12,28 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_peftsam.types import FloatArray
-
-__all__ = [
-    "FloatArray",
-    "IntArray",
-    "Shape",
-    "blur",
-    "fibres",
-    "log_uniform",
-    "ridges",
-    "smooth_noise",
-    "texture",
-]
-
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
+Rng = np.random.Generator
 Shape = tuple[int, int]
 
 # White noise through a cubic B-spline keeps 0.479 of its variance per axis.
 _SPLINE_GAIN = np.float32(1.0 / 0.479)
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def log_uniform(rng: Rng, low: float, high: float) -> float:
     """Draw one number whose logarithm is uniform between `low` and `high`."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
@@ -42,39 +27,21 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def _spline_basis(length: int, quarter_steps: int) -> FloatArray:
     """Cubic B-spline interpolation matrix, (length, knots).
 
-    The knot distance is `quarter_steps / 4` px: quantised, so that the cache
-    stays small while scales still vary.
+    The knot distance is `quarter_steps / 4` pixels: quantised, so that the cache stays small.
     """
     position = np.arange(length, dtype=np.float32) * np.float32(4.0 / quarter_steps)
     knots = int(position[-1]) + 4
     t = np.abs(position[:, None] + 1.0 - np.arange(knots, dtype=np.float32))
     near = 2.0 / 3.0 - t**2 + t**3 / 2.0
     far = np.clip(2.0 - t, 0.0, None) ** 3 / 6.0
-    basis: FloatArray = np.where(t < 1.0, near, far).astype(np.float32)
-    return basis
+    return np.where(t < 1.0, near, far).astype(np.float32)
 
 
-def smooth_noise(
-    rng: np.random.Generator, shape: Shape, scale: float, *, stretch: float = 1.0
-) -> FloatArray:
-    """Gaussian random field with unit variance.
+def smooth_noise(rng: Rng, shape: Shape, scale: float, *, stretch: float = 1.0) -> FloatArray:
+    """Draw a Gaussian field (H, W) of mean 0 and a standard deviation of about 1.
 
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    shape
-        (H, W) in px.
-    scale
-        Knot distance in px: features are about twice as wide. Below 1.25 px
-        the field is white noise.
-    stretch
-        Factor by which features are longer along x than along y.
-
-    Returns
-    -------
-    FloatArray
-        (H, W), mean 0, standard deviation about 1.
+    `scale` is its knot distance in pixels: features are about twice as wide, and `stretch` times
+    as long along x. Below 1.25 pixels the field is white noise.
     """
     if scale < 1.25:
         return rng.standard_normal(shape, dtype=np.float32)
@@ -86,26 +53,23 @@ def smooth_noise(
     return ((rows @ knots) @ columns.T * _SPLINE_GAIN).astype(np.float32, copy=False)
 
 
-def texture(rng: np.random.Generator, shape: Shape, coarse: float) -> FloatArray:
+def texture(rng: Rng, shape: Shape, coarse: float) -> FloatArray:
     """Two-octave noise: `coarse` px and a finer scale; unit variance, (H, W)."""
     weight = np.float32(rng.uniform(0.3, 0.95))
     fine = max(coarse * rng.uniform(0.2, 0.5), 1.0)
     rough = smooth_noise(rng, shape, fine) * np.sqrt(1 - weight**2)
-    field: FloatArray = smooth_noise(rng, shape, coarse) * weight + rough
-    return field
+    return smooth_noise(rng, shape, coarse) * weight + rough
 
 
 def ridges(field: FloatArray, width: float) -> FloatArray:
     """Thin lines where a unit-variance `field` crosses zero, values 0..1, (H, W)."""
-    lines: FloatArray = np.clip(1 - np.abs(field) * np.float32(1 / width), 0, 1)
-    return lines
+    return np.clip(1 - np.abs(field) * np.float32(1 / width), 0, 1)
 
 
-def fibres(rng: np.random.Generator, shape: Shape, period: float) -> FloatArray:
+def fibres(rng: Rng, shape: Shape, period: float) -> FloatArray:
     """Wavy strands along a random direction, values 0..1, (H, W).
 
-    Noise stretched along x is looked up at turned and bent coordinates;
-    the nearest sample is good enough, as the noise is smooth.
+    Noise stretched along x is looked up at turned and bent coordinates, nearest sample.
     """
     size = 2 * int(np.hypot(*shape) / 2) + 9
     strands = smooth_noise(rng, (size, size), max(period / 2, 1.25), stretch=rng.uniform(4, 12))
@@ -117,8 +81,7 @@ def fibres(rng: np.random.Generator, shape: Shape, period: float) -> FloatArray:
     v = y * np.cos(angle) - x * np.sin(angle) + bend + size / 2
     u = y * np.sin(angle) + x * np.cos(angle) + size / 2
     rows, columns = (np.clip(w, 0, size - 1).astype(np.int32) for w in (v, u))
-    field: FloatArray = lines[rows, columns]
-    return field
+    return lines[rows, columns]
 
 
 def blur(image: FloatArray, sigma: float) -> FloatArray:
@@ -126,10 +89,8 @@ def blur(image: FloatArray, sigma: float) -> FloatArray:
     if sigma < 0.25:
         return image
     if sigma <= 3.0:
-        soft: FloatArray = ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest")
-        return soft
+        return ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest")
     # Two box filters have the same variance at a cost free of sigma.
     size = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
-    once = ndimage.uniform_filter(image, size, mode="nearest")
-    twice: FloatArray = ndimage.uniform_filter(once, size, mode="nearest")
-    return twice
+    soft = ndimage.uniform_filter(image, size, mode="nearest")
+    return ndimage.uniform_filter(soft, size, mode="nearest")

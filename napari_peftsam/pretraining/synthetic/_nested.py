@@ -7,17 +7,14 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from ._fields import FloatArray, IntArray, Shape, blur, log_uniform, smooth_noise, texture
-from ._render import Grey, blurred_focus, camera, debris, illumination, per_object
-from ._scene import MIN_AREA, Scene, contact_lines, core_distance
-from ._shapes import blobs, random_style
-
-__all__ = ["nested"]
+from ._fields import FloatArray, IntArray, Rng, Shape, blur, log_uniform, smooth_noise, texture
+from ._render import Rendered, blurred_focus, camera, debris, illumination, per_object
+from ._scene import MIN_AREA, Scene, blobs, contact_lines, core_distance, random_style
 
 _FAMILIES = ("round", "oval", "rough", "oval")
 
 
-def _nuclei(rng: np.random.Generator, scene: Scene) -> tuple[IntArray, FloatArray]:
+def _nuclei(rng: Rng, scene: Scene) -> tuple[IntArray, FloatArray]:
     """One nucleus per cell with the cell's id, and how far inside it a pixel is (0..1)."""
     core = core_distance(rng, scene)
     radius = rng.uniform(0.35, 0.7) * rng.uniform(0.85, 1.15, scene.count + 1)
@@ -38,11 +35,10 @@ def _clusters(scene: Scene) -> IntArray:
     reach = max(1, round(0.06 * scene.diameter))
     joined = ndimage.binary_dilation(scene.labels > 0, iterations=reach)
     groups, _ = ndimage.label(joined)
-    clusters: IntArray = np.where(scene.labels > 0, groups, 0).astype(np.int32)
-    return clusters
+    return np.where(scene.labels > 0, groups, 0).astype(np.int32)
 
 
-def _stain(rng: np.random.Generator, scene: Scene, inside: FloatArray) -> FloatArray:
+def _stain(rng: Rng, scene: Scene, inside: FloatArray) -> FloatArray:
     """Cytoplasm and nuclei, the cytoplasm always visible, (H, W)."""
     shape = scene.labels.shape
     grain = texture(rng, shape, max(1.2, scene.diameter * rng.uniform(0.04, 0.15)))
@@ -51,11 +47,10 @@ def _stain(rng: np.random.Generator, scene: Scene, inside: FloatArray) -> FloatA
     cytoplasm = cytoplasm * (0.5 + 0.5 * per_object(rng, scene, 2.0)) * scene.mask
     edge = np.clip(inside * np.float32(rng.uniform(4, 12)), 0, 1)
     level = rng.uniform(0.5, 1.5) * rng.choice([1.0, 1.0, 1.0, -0.45])  # or a hole in the stain
-    stain: FloatArray = cytoplasm * log_uniform(rng, 0.25, 0.6) * (1 + level * 2 * edge)
-    return stain.astype(np.float32)
+    return (cytoplasm * log_uniform(rng, 0.25, 0.6) * (1 + level * 2 * edge)).astype(np.float32)
 
 
-def nested(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey, Scene]:
+def nested(rng: Rng, shape: Shape, diameter: float) -> Rendered:
     """Cells in clusters, each with a nucleus; bright on dark, or dark on bright."""
     diameter = max(diameter, 20.0)  # a smaller cell has no room for a nucleus
     style = random_style(rng, _FAMILIES, spacing=(0.8, 1.4), warps=(0.0, 0.02, 0.05))

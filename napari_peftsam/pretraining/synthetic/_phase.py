@@ -1,18 +1,15 @@
-"""Adherent cells in phase contrast."""
+"""Adherent cells in phase contrast, thick ones and flat ones."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ._fields import FloatArray, Shape, blur, log_uniform, smooth_noise, texture
-from ._render import Grey, blurred_focus, camera, debris, ghosts, illumination, per_object
-from ._scene import Scene, contact_lines, core_distance
-from ._shapes import blobs, random_style
-
-__all__ = ["phase"]
+from ._fields import FloatArray, Rng, Shape, blur, log_uniform, smooth_noise, texture
+from ._render import Rendered, blurred_focus, camera, debris, ghosts, illumination, per_object
+from ._scene import Scene, blobs, contact_lines, core_distance, random_style
 
 
-def _cell_bodies(rng: np.random.Generator, scene: Scene) -> FloatArray:
+def _cell_bodies(rng: Rng, scene: Scene) -> FloatArray:
     """Phase shift of cytoplasm, nucleus and granules, about -1..1, (H, W)."""
     shape, size = scene.labels.shape, scene.diameter
     inner = texture(rng, shape, max(1.2, size * rng.uniform(0.03, 0.15)))
@@ -27,11 +24,10 @@ def _cell_bodies(rng: np.random.Generator, scene: Scene) -> FloatArray:
         grains = smooth_noise(rng, shape, max(1.2, size * rng.uniform(0.02, 0.06)))
         grains = (grains > 1.3 + core) * rng.choice([-1.0, -1.0, 0.8])
         body = body + blur(grains.astype(np.float32), 0.5) * rng.uniform(0.3, 1.5)
-    result: FloatArray = body * (0.4 + per_object(rng, scene, 2.5)) * scene.mask
-    return result.astype(np.float32)
+    return (body * (0.4 + per_object(rng, scene, 2.5)) * scene.mask).astype(np.float32)
 
 
-def _edges(rng: np.random.Generator, scene: Scene) -> FloatArray:
+def _edges(rng: Rng, scene: Scene) -> FloatArray:
     """Bright fringe outside outlines and dark line inside, about -1..2, (H, W).
 
     A band-passed mask is what the phase ring does to a thick object.
@@ -45,11 +41,10 @@ def _edges(rng: np.random.Generator, scene: Scene) -> FloatArray:
         1 + 0.6 * smooth_noise(rng, scene.labels.shape, scene.diameter * 0.4), 0.2, 2.5
     )
     fringe = outside * log_uniform(rng, 0.6, 5.0) + inside * rng.uniform(-0.5, 3.0)
-    result: FloatArray = fringe * uneven
-    return result
+    return fringe * uneven
 
 
-def _thickness(rng: np.random.Generator, scene: Scene) -> FloatArray:
+def _thickness(rng: Rng, scene: Scene) -> FloatArray:
     """Cells with thin, uneven margins that swell around the nucleus, about 0..1.5, (H, W)."""
     height = (scene.depth + np.float32(0.02)) ** np.float32(rng.uniform(0.1, 0.7))
     uneven = smooth_noise(rng, scene.labels.shape, scene.diameter * rng.uniform(0.1, 0.5))
@@ -58,11 +53,10 @@ def _thickness(rng: np.random.Generator, scene: Scene) -> FloatArray:
     nucleus = np.clip(rng.uniform(0.4, 0.8) - core, 0, 1)
     height = height + nucleus * rng.uniform(0, 1.5)
     height[contact_lines(scene.labels)] *= np.float32(rng.uniform(0.2, 1))
-    result: FloatArray = height * per_object(rng, scene, 3.0)
-    return result.astype(np.float32)
+    return (height * per_object(rng, scene, 3.0)).astype(np.float32)
 
 
-def _phase_ring(rng: np.random.Generator, scene: Scene) -> FloatArray:
+def _phase_ring(rng: Rng, scene: Scene) -> FloatArray:
     """Show thickness as the phase ring does: dark, shaded off inside, haloed; about -1..1."""
     thickness = blur(_thickness(rng, scene), rng.uniform(0.4, 1.2))
     narrow = float(np.clip(scene.diameter * rng.uniform(0.03, 0.08), 1.0, 6.0))
@@ -71,11 +65,12 @@ def _phase_ring(rng: np.random.Generator, scene: Scene) -> FloatArray:
     halo = share * blur(thickness, narrow) + (1 - share) * blur(thickness, wide)
     light = (halo - thickness) * np.float32(log_uniform(rng, 1.0, 4.0))
     # The bright fringe saturates less than the dark body.
-    result: FloatArray = np.where(light > 0, light * np.float32(rng.uniform(0.8, 2.5)), light)
-    return result.astype(np.float32)
+    return (np.where(light > 0, light * np.float32(rng.uniform(0.8, 2.5)), light)).astype(
+        np.float32
+    )
 
 
-def phase(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey, Scene]:
+def phase(rng: Rng, shape: Shape, diameter: float) -> Rendered:
     """Phase contrast: grey field, cells with halo, rim and granular inside."""
     diameter = max(diameter, 24.0)
     families = ("star", "spindle", "rough", "oval", "star", "star", "spindle")
@@ -95,3 +90,48 @@ def phase(rng: np.random.Generator, shape: Shape, diameter: float) -> tuple[Grey
     field = np.float32(rng.uniform(0.35, 0.55)) * illumination(rng, shape, 0.12)
     grey = field + grey * np.float32(log_uniform(rng, 0.1, 0.4))
     return camera(rng, grey, noise=(0.003, 0.02), dim=0.1), scene
+
+
+def _granules(rng: Rng, scene: Scene) -> FloatArray:
+    """Nucleus and granules, which only some of the cells show, (H, W)."""
+    shape, size = scene.labels.shape, scene.diameter
+    core = core_distance(rng, scene)
+    shown = (rng.random(scene.count + 1) < rng.uniform(0.2, 1.0))[scene.labels]
+    rim = np.abs(core - rng.uniform(0.3, 0.55)) < rng.uniform(0.03, 0.1)
+    grains = smooth_noise(rng, shape, max(1.2, size * rng.uniform(0.015, 0.05)))
+    grains = (grains > 1.2 + 0.8 * core) * rng.choice([-1.0, 1.0])
+    inner = rim * rng.uniform(-1, 0.6) + grains * rng.uniform(0.2, 1.2)
+    return blur((inner * shown * scene.mask).astype(np.float32), rng.uniform(0.5, 1.2))
+
+
+def _fringes(rng: Rng, scene: Scene) -> FloatArray:
+    """Bright halo outside and dark line inside, broken where a margin lies flat, (H, W)."""
+    width = float(np.clip(scene.diameter * rng.uniform(0.015, 0.06), 0.6, 4.0))
+    solid = scene.mask
+    solid[contact_lines(scene.labels)] = 0
+    step = blur(solid, width) - blur(solid, 0.4)
+    wide = blur(solid, 3 * width) - solid
+    halo = np.clip(step, 0, None) * log_uniform(rng, 1.0, 5.0)
+    halo = halo + np.clip(wide, 0, None) * rng.uniform(0, 0.8)
+    dark = np.clip(step, None, 0) * rng.uniform(0.5, 3.0)
+    attached = smooth_noise(rng, scene.labels.shape, scene.diameter * rng.uniform(0.2, 0.6))
+    return (halo + dark) * np.clip(0.8 + 0.6 * attached, 0.05, 2.5)
+
+
+def flat_phase(rng: Rng, shape: Shape, diameter: float) -> Rendered:
+    """Adherent cells whose interior is as bright as the dish."""
+    diameter = max(diameter, 24.0)
+    families = ("star", "spindle", "rough", "oval", "rough", "star")
+    style = random_style(
+        rng, families, spacing=(0.85, 2.2), warps=(0.0, 0.03, 0.06), spreads=(0.2, 0.35, 0.5)
+    )
+    scene = blobs(rng, shape, diameter, style)
+    grey = _fringes(rng, scene) + _granules(rng, scene) * rng.uniform(0.1, 0.5)
+    ground = texture(rng, shape, max(1.5, diameter * rng.uniform(0.03, 0.1)))
+    grey = grey + ground * np.float32(0.12 * rng.random())
+    # The thick middle shades off; the flat margin does not.
+    middle = blur((scene.depth > rng.uniform(0.5, 0.8)).astype(np.float32), diameter * 0.1)
+    grey = grey + middle * rng.uniform(-0.5, 0.3) + debris(rng, scene) * rng.uniform(-1, 1)
+    field = rng.uniform(0.35, 0.6) * illumination(rng, shape, 0.2)
+    grey = field + grey * np.float32(log_uniform(rng, 0.08, 0.35))
+    return camera(rng, grey.astype(np.float32), noise=(0.003, 0.03), dim=0.1), scene

@@ -1,15 +1,13 @@
-"""Label images and what the renderers need to know about them."""
+"""Label images: scattered objects, and what the renderers need to know about them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._fields import FloatArray, IntArray
-
-__all__ = ["MIN_AREA", "Scene", "contact_lines", "core_distance", "tidy"]
+from ._fields import BoolArray, FloatArray, IntArray, Rng, Shape, log_uniform, smooth_noise
+from ._outlines import Blobs, outline_table, paint
 
 # Objects with fewer pixels (slivers at the image edge) are not labelled.
 MIN_AREA = 8
@@ -17,26 +15,13 @@ MIN_AREA = 8
 
 @dataclass(frozen=True)
 class Scene:
-    """Instances on the pixel grid.
+    """Objects on the pixel grid, all arrays (H, W)."""
 
-    Attributes
-    ----------
-    labels
-        (H, W) int32, 0 = background, 1..n.
-    depth
-        (H, W) float32: 0 outside and at an object's outline, 1 at its centre.
-    diameter
-        Typical diameter of the objects in px.
-    parts, groups
-        (H, W) int32 of nested objects: what each object contains, with its id, and what it
-        belongs to, with ids of its own; None if objects are not nested.
-    """
-
-    labels: IntArray
-    depth: FloatArray
-    diameter: float
-    parts: IntArray | None = None
-    groups: IntArray | None = None
+    labels: IntArray  # 0 is background, objects are 1..n
+    depth: FloatArray  # 0 outside and at an object's outline, 1 at its centre
+    diameter: float  # typical, in pixels
+    parts: IntArray | None = None  # of nested objects: their nuclei, with the object's label
+    groups: IntArray | None = None  # of nested objects: their clusters, with labels of their own
 
     @property
     def count(self) -> int:
@@ -49,33 +34,17 @@ class Scene:
         return (self.labels > 0).astype(np.float32)
 
 
-def contact_lines(labels: IntArray) -> NDArray[np.bool_]:
+def contact_lines(labels: IntArray) -> BoolArray:
     """Pixels whose right or lower neighbour belongs to another object, (H, W)."""
     lines = np.zeros(labels.shape, bool)
-    for here, there in (
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-    ):
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         a, b = labels[here], labels[there]
         lines[here] |= (a != b) & (a > 0) & (b > 0)
     return lines
 
 
 def tidy(labels: IntArray, *, min_area: int = MIN_AREA) -> IntArray:
-    """Keep the largest piece of each object and renumber to 1..n.
-
-    Parameters
-    ----------
-    labels
-        (H, W) int32, 0 = background; ids may have gaps and several pieces.
-    min_area
-        Smallest area in px of a piece that stays.
-
-    Returns
-    -------
-    IntArray
-        (H, W); every object is 4-connected.
-    """
+    """Keep the largest 4-connected piece of each object and renumber to 1..n."""
     from skimage.measure import label as connected_pieces  # heavy import, kept lazy
 
     pieces = connected_pieces(labels, background=0, connectivity=1)
@@ -89,24 +58,13 @@ def tidy(labels: IntArray, *, min_area: int = MIN_AREA) -> IntArray:
     kept = largest[largest > 0]
     renumber = np.zeros(area.size, np.int32)
     renumber[kept] = np.arange(1, kept.size + 1)
-    tidied: IntArray = renumber[pieces]
-    return tidied
+    return renumber[pieces]
 
 
-def core_distance(rng: np.random.Generator, scene: Scene) -> FloatArray:
-    """Distance from near each object's centroid, for drawing nuclei.
+def core_distance(rng: Rng, scene: Scene) -> FloatArray:
+    """Return the elliptic distance from near each object's centroid, for drawing nuclei.
 
-    Parameters
-    ----------
-    rng
-        Shifts the centres off the centroids and makes level sets elliptic.
-    scene
-        The objects.
-
-    Returns
-    -------
-    FloatArray
-        (H, W) in units of the object's equivalent radius; infinite outside.
+    (H, W) in units of the object's equivalent radius; infinite outside.
     """
     y, x = np.nonzero(scene.labels)
     owner = scene.labels[y, x]
@@ -124,3 +82,100 @@ def core_distance(rng: np.random.Generator, scene: Scene) -> FloatArray:
     distance = np.full(scene.labels.shape, np.inf, np.float32)
     distance[y, x] = np.hypot(u / stretch, v * stretch)
     return distance
+
+
+@dataclass(frozen=True)
+class BlobStyle:
+    """Shapes and density of the objects of one image."""
+
+    families: tuple[str, ...]  # see `_outlines`
+    spacing: float  # mean distance of neighbours in diameters; about 0.9 is confluent
+    keep: float  # fraction of the places that hold an object
+    clumped: bool  # the empty places form regions instead of being independent
+    bend: float  # largest curvature: 0 straight, 0.5 bean shaped
+    warp: float  # roughness of outlines: displacement in diameters
+    spread: float  # standard deviation of the logarithm of the diameters
+    stacked: bool  # see `paint`
+    split: bool  # a background line separates objects that touch
+
+
+def random_style(
+    rng: Rng,
+    families: tuple[str, ...],
+    *,
+    spacing: tuple[float, float] = (0.85, 3.0),
+    warps: tuple[float, ...] = (0.0, 0.0, 0.02, 0.05, 0.1),
+    spreads: tuple[float, ...] = (0.05, 0.15, 0.3),
+) -> BlobStyle:
+    """Draw a style; one or a mix of two of `families`, values from the ranges."""
+    mix = 2 if len(families) > 1 and rng.random() < 0.3 else 1
+    return BlobStyle(
+        families=tuple(str(f) for f in rng.choice(families, mix, replace=False)),
+        spacing=log_uniform(rng, *spacing),
+        keep=float(rng.uniform(0.4, 1.0)),
+        clumped=bool(rng.random() < 0.5),
+        bend=float(rng.choice([0.0, 0.0, 0.25, 0.5])),
+        warp=float(rng.choice(warps)),
+        spread=float(rng.choice(spreads)),
+        stacked=bool(rng.random() < 0.3),
+        split=bool(rng.random() < 0.2),
+    )
+
+
+def _scatter(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> FloatArray:
+    """Centres (n, 2) in pixels on a jittered hexagonal lattice with vacancies."""
+    step = diameter * style.spacing
+    margin = 0.5 * diameter
+    rows = np.arange(-margin, shape[0] + margin, step * 0.87) + rng.uniform(0, step / 2)
+    columns = np.arange(-margin - step / 2, shape[1] + margin, step) + rng.uniform(0, step / 2)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    x[1::2] += step / 2
+    centres = np.stack([y.ravel(), x.ravel()], axis=1)
+    centres += rng.normal(0, step * rng.uniform(0.12, 0.35), centres.shape)
+    if style.clumped:
+        field = smooth_noise(rng, shape, step * rng.uniform(1.5, 4))
+        at = np.clip(centres, 0, np.array(shape) - 1).astype(int)
+        score = field[at[:, 0], at[:, 1]]
+    else:
+        score = rng.random(len(centres))
+    kept = centres[score <= np.quantile(score, style.keep)]
+    inside = np.all((kept >= 0) & (kept < shape), axis=1)
+    if not inside.any():  # an empty image would teach nothing
+        kept = np.concatenate([kept, rng.uniform(0.3, 0.7, (1, 2)) * shape])
+    rng.shuffle(kept)
+    return kept.astype(np.float32)
+
+
+def _make_blobs(rng: Rng, centres: FloatArray, diameter: float, style: BlobStyle) -> Blobs:
+    n = len(centres)
+    radius = 0.5 * diameter * np.exp(rng.normal(0, style.spread, n))
+    # About one bin per pixel of outline; elongated outlines need more.
+    bins = int(np.clip(2 ** np.ceil(np.log2(6 * diameter)), 64, 512))
+    table = outline_table(rng, style.families, n, bins)
+    aligned = rng.random() < 0.25
+    angle = rng.normal(rng.uniform(0, np.pi), 0.2, n) if aligned else rng.uniform(0, 2 * np.pi, n)
+    # Curving a long outline further would fold it into a thin hook.
+    bend = rng.uniform(0, style.bend, n) / np.maximum(table.max(axis=1), 1) ** 2
+    numbers = (values.astype(np.float32) for values in (radius, angle, bend))
+    return Blobs(centres, table, *numbers)
+
+
+def blobs(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> Scene:
+    """Scatter and paint objects, at least one if the image has room for it.
+
+    `diameter` is their median equivalent diameter in pixels, before overlaps cut them.
+    """
+    centres = _scatter(rng, shape, diameter, style)
+    made = _make_blobs(rng, centres, diameter, style)
+    warp = None
+    if style.warp > 0 and diameter >= 10:
+        # Knots well below the diameter, so that outlines get rough, not bent.
+        scale = max(2.0, diameter * rng.uniform(0.08, 0.25))
+        strength = np.float32(style.warp * diameter)
+        y, x = (smooth_noise(rng, shape, scale) * strength * np.float32(0.6) for _ in range(2))
+        warp = (y, x)
+    labels, depth = paint(made, shape, warp, style.stacked)
+    if style.split and diameter >= 10:
+        labels[contact_lines(labels)] = 0
+    labels = tidy(labels)
+    return Scene(labels, depth * (labels > 0), diameter)

@@ -1,26 +1,28 @@
-"""Validation of a run: figures on held-out real images and on fixed synthetic ones."""
+"""Figures of weights: on held-out real images, fixed synthetic ones, and other domains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.evaluation import (
-    EvaluationConfig,
-    EvaluationReport,
-    LabelledImage,
-    evaluate,
-)
-from napari_peftsam.models import SamModel
+from napari_peftsam.errors import InputFileError
+from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, LabelledImage, evaluate
+from napari_peftsam.files import pair_folders
+from napari_peftsam.models import SamModel, build
 from napari_peftsam.pretraining.synthetic import MODALITIES, generate
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["Figures", "Validation", "figures_of", "quality", "synthetic_set"]
+__all__ = ["OTHER_DOMAINS", "Figures", "Validation", "measure_domains", "quality", "synthetic_set"]
 
 Figures = dict[str, float]
 
+OTHER_DOMAINS = ("dsb_histo", "phase_cells", "em_axons")
+"""Domains that no run trains on, and that no weights are chosen by."""
+
+_DOMAIN_OBJECTS = 150  # of each domain, a random sample, always the same one
 _SEED = 20_261_128  # of the fixed images; no run draws from it
 _DIAMETERS = (10.0, 16.0, 24.0, 40.0)  # pixels, in turn
 _SIDE = 256
@@ -55,7 +57,7 @@ class Validation:
             if self.synthetic:
                 self._kept["synthetic"] = synthetic_set(self.synthetic)
         return {
-            name: figures_of(model, images, self.objects * len(images))
+            name: _figures(model, images, self.objects * len(images))
             for name, images in self._kept.items()
         }
 
@@ -72,29 +74,36 @@ def synthetic_set(count: int) -> list[LabelledImage]:
     return images
 
 
-def figures_of(
-    model: SamModel, images: Sequence[LabelledImage], objects: int | None = None
-) -> Figures:
-    """Return the figures of a model on labelled images.
+def measure_domains(model: str | Path, data: Path) -> Iterator[tuple[str, Figures]]:
+    """Yield the figures of a model (a name or the path of a checkpoint) on `OTHER_DOMAINS`.
 
-    Parameters
-    ----------
-    model
-        The model.
-    images
-        Names, pixels and labels.
-    objects
-        Evaluate a random sample of this many objects, always the same one.
+    `data` holds a folder of each domain, with ``images`` and ``labels``.
+
+    Raises
+    ------
+    InputFileError
+        If the folder of a domain is missing.
     """
-    config = EvaluationConfig(max_objects=objects, clicks=_CLICKS)
-    report = _last(evaluate(model, images, config))
-    ranking = report.score_ranking
+    built = build(model)
+    for domain in OTHER_DOMAINS:
+        folder = data / domain
+        if not folder.is_dir():
+            raise InputFileError(f"{data} holds no folder {domain}")
+        pairs = pair_folders(folder / "images", folder / "labels")
+        images: list[LabelledImage] = [(pair.name, *pair.read()) for pair in pairs]
+        yield domain, _figures(built, images, _DOMAIN_OBJECTS)
+
+
+def _figures(model: SamModel, images: Sequence[LabelledImage], objects: int) -> Figures:
+    """Return the figures on a random sample of `objects`, always the same one."""
+    *_, report = evaluate(model, images, EvaluationConfig(max_objects=objects, clicks=_CLICKS))
+    assert isinstance(report, EvaluationReport)
     return {
         "box": report.box_iou,
         "click": report.iou_at_clicks[0],
         "clicks5": report.iou_at_clicks[-1],
         "score": report.score_correlation or 0.0,
-        "ranking": ranking or 0.0,
+        "ranking": report.score_ranking or 0.0,
         "area_ranking": report.area_ranking or 0.0,
     }
 
@@ -102,9 +111,3 @@ def figures_of(
 def quality(validation: dict[str, Figures]) -> float:
     """Return the figure by which weights are chosen: the mean IoU over sets and prompts."""
     return float(np.mean([figures[name] for figures in validation.values() for name in _CHOOSING]))
-
-
-def _last(events: Iterable[object]) -> EvaluationReport:
-    *_, report = events
-    assert isinstance(report, EvaluationReport)
-    return report

@@ -25,12 +25,16 @@ from napari_peftsam.models import (
     find_model,
     pick_device,
 )
-from napari_peftsam.pretraining._config import PretrainingConfig
-from napari_peftsam.pretraining._data import Batch, CropStream
-from napari_peftsam.pretraining._growth import can_grow, grown
-from napari_peftsam.pretraining._objective import pretraining_loss
-from napari_peftsam.pretraining._state import RunState, make_recipe, read_chain
-from napari_peftsam.pretraining._validation import Figures, Validation
+from napari_peftsam.pretraining.data import Batch, CropStream
+from napari_peftsam.pretraining.objective import pretraining_loss
+from napari_peftsam.pretraining.run import (
+    ARCHITECTURE,
+    PretrainingConfig,
+    RunState,
+    make_recipe,
+    read_chain,
+)
+from napari_peftsam.pretraining.validation import Figures, Validation
 from napari_peftsam.types import LabelArray, PixelArray
 
 __all__ = ["PretrainingStep", "pretrain"]
@@ -41,25 +45,13 @@ _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost fl
 
 @dataclass(frozen=True)
 class PretrainingStep:
-    """The result of one step.
-
-    Attributes
-    ----------
-    step
-        Number of the step, from 1.
-    loss, parts
-        The loss and its terms.
-    seconds
-        Wall time of the step without saving and validation.
-    validation
-        Figures of the averaged weights by name of the image set, on steps that validate.
-    """
+    """The result of one step, numbered from 1: the loss and its terms."""
 
     step: int
     loss: float
     parts: dict[str, float]
-    seconds: float
-    validation: dict[str, Figures] | None = None
+    seconds: float  # wall time without saving and validation
+    validation: dict[str, Figures] | None = None  # of the averaged weights, by image set
 
 
 def pretrain(
@@ -85,15 +77,11 @@ def pretrain(
 
     Raises
     ------
-    ConfigurationError
-        The device is unknown or not there, or the start is no model.
     TrainingError
-        The run folder holds a run with other options, or from other weights; or the
-        weights to start from are not the built-in model's.
+        If the run folder holds a run with other options or from other weights, or the weights to
+        start from are not the built-in model's.
     ImageError
-        A real image is a stack.
-    LabelError
-        Its labels do not fit it, or hold no object.
+        If a real image is a stack.
     """
     real = [_checked(pair, f"real image {number}") for number, pair in enumerate(real, start=1)]
     device = pick_device(config.device)
@@ -152,11 +140,9 @@ def _checked(pair: tuple[PixelArray, LabelArray], name: str) -> tuple[PixelArray
 
 
 def _initial_model(config: PretrainingConfig) -> SamModel:
-    arch = architecture(config.architecture)
+    arch = architecture(ARCHITECTURE)
     if config.start is not None:
         model = build(config.start)
-        if model.dense_head is not None and can_grow(model.architecture, arch):
-            return grown(model, arch)
         if model.architecture != arch or model.dense_head is None:
             what = "no dense head" if model.architecture == arch else "another architecture"
             raise TrainingError(
@@ -166,7 +152,7 @@ def _initial_model(config: PretrainingConfig) -> SamModel:
         return model
     sam = construct(arch)
     _match_positions(sam.mask_decoder)
-    return SamModel("builtin", arch, sam, "", DenseHead(arch.embedding_width))
+    return SamModel(ARCHITECTURE, arch, sam, "", DenseHead(arch.embedding_width))
 
 
 def _chain(config: PretrainingConfig) -> list[dict[str, object]]:

@@ -32,19 +32,20 @@ _LEAST, _MOST = np.log((0.6, 7.0)), np.log((1.8, 80.0))  # zoom, diameter in mod
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crops of `side` pixels and `K` objects each.
+    """Crops of one size and `K` objects each.
 
     Attributes
     ----------
     images
-        ``(B, 3, side, side)`` in [0, 255].
+        ``(B, 3, H, W)`` in [0, 255].
     masks
-        ``(B, K, side, side)`` boolean; all False in a crop without an object.
+        ``(B, K, H, W)`` boolean; all False in a crop without an object.
     levels
-        ``(B, K, 3, side, side)`` boolean: part, whole and group that each object stands
-        for; all False where objects are not nested.
+        ``(B, K, 3, H, W)`` boolean: part, whole and group that each object stands for; all False
+        where objects are not nested.
     dense
-        ``(B, 3, side, side)``: foreground, depth, boundary.
+        ``(B, 3, H, W)``: foreground, depth (the distance to the object's border divided by its
+        maximum in the object), boundary.
     """
 
     images: Tensor
@@ -59,37 +60,21 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class CropStream(IterableDataset[Batch]):
-    """Batches for `napari_peftsam.pretraining`.
+    """Batches without end; options as in `PretrainingConfig`.
 
     Every batch depends on the seed and its own number only, so that a resumed run sees
     what an uninterrupted one would have seen. Workers of a `DataLoader` take turns, as it
     does when it collects their batches: the sequence is the same for any number of them.
-
-    Attributes
-    ----------
-    sides
-        Crop sides in model pixels; each batch draws one of them.
-    images
-        Crops per batch of the smallest side; larger crops are fewer, for an equal area.
-    objects
-        Prompted objects per crop.
-    seed
-        Of everything that is drawn.
-    real
-        Pixels and labels of real images to mix in.
-    real_share
-        Probability that a crop comes from `real`.
-    first
-        Number of the first batch.
+    Larger crops are fewer per batch, for an equal area.
     """
 
     sides: Sequence[int]
     images: int
     objects: int
     seed: int
-    real: Sequence[tuple[PixelArray, LabelArray]] = ()
+    real: Sequence[tuple[PixelArray, LabelArray]] = ()  # pixels and labels to mix in
     real_share: float = 0.25
-    first: int = 0
+    first: int = 0  # number of the first batch
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -120,11 +105,7 @@ class CropStream(IterableDataset[Batch]):
             return image, torch.from_numpy(masks), torch.from_numpy(levels), dense
 
     def _source(self, side: int, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
-        """Return a crop at model scale: a random native size, zoomed to `side`.
-
-        The labels are ``(3, side, side)``: parts, objects and groups; parts and groups are
-        empty where objects are not nested.
-        """
+        """Return a crop of random native size, zoomed to `side`; labels ``(3, side, side)``."""
         zoom, diameter = np.exp(rng.uniform(_LEAST, _MOST)).tolist()
         native = max(32, round(side / zoom))
         if self.real and rng.random() < self.real_share:
@@ -147,7 +128,7 @@ class CropStream(IterableDataset[Batch]):
 def _objects(
     maps: LabelArray, numbers: LabelArray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` objects and return what is prompted, and the levels it stands for.
+    """Choose `count` objects and return the prompted masks and the levels they stand for.
 
     Of nested objects a random level is prompted; a part or a group that is too small, or not
     there, leaves the object itself.

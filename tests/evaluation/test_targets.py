@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_peftsam.errors import LabelError
-from napari_peftsam.evaluation import first_click, next_click, tight_box
+from napari_peftsam.evaluation import Target
 from napari_peftsam.types import Box, Point
 
 
@@ -37,7 +37,7 @@ def rectangle(row0: int, col0: int, row1: int, col1: int) -> np.ndarray:
     ],
 )
 def test_first_click(object_mask: np.ndarray, expected: tuple[int, int]) -> None:
-    click = first_click(object_mask)
+    click = Target.from_mask(object_mask).first_click()
     assert click == Point(*expected, positive=True)
     assert object_mask[int(click.row), int(click.col)]
 
@@ -71,12 +71,12 @@ def test_first_click(object_mask: np.ndarray, expected: tuple[int, int]) -> None
     ],
 )
 def test_next_click(predicted: np.ndarray, expected: Point | None) -> None:
-    assert next_click(rectangle(5, 5, 10, 10), predicted) == expected
+    assert Target.from_mask(rectangle(5, 5, 10, 10)).next_click(predicted) == expected
 
 
 def test_clicks_leave_their_masks_alone() -> None:
     true, predicted = rectangle(5, 5, 10, 10), rectangle(4, 4, 8, 8)
-    next_click(true, predicted)
+    Target.from_mask(true).next_click(predicted)
     assert true.sum() == 25
     assert predicted.sum() == 16
 
@@ -85,7 +85,7 @@ def test_clicks_always_lie_on_the_error() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         true, predicted = rng.random((2, 12, 15)) > 0.5
-        click = next_click(true, predicted)
+        click = Target.from_mask(true).next_click(predicted)
         assert click is not None
         at = int(click.row), int(click.col)
         assert true[at] is np.bool_(click.positive)
@@ -101,10 +101,9 @@ def test_clicks_always_lie_on_the_error() -> None:
     ],
 )
 def test_tight_box(object_mask: np.ndarray, box: Box) -> None:
-    assert tight_box(object_mask) == box
+    assert Target.from_mask(object_mask).box == box
 
 
-@pytest.mark.parametrize("function", [first_click, tight_box, lambda m: next_click(m, ~m)])
-def test_an_empty_object_cannot_be_prompted(function) -> None:  # type: ignore[no-untyped-def]
+def test_an_empty_object_cannot_be_prompted() -> None:
     with pytest.raises(LabelError, match="empty"):
-        function(np.zeros((4, 4), bool))
+        Target.from_mask(np.zeros((4, 4), bool))

@@ -1,0 +1,82 @@
+"""Overlap and deepest point of masks, and the check of labels; numpy only until scipy is needed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from napari_peftsam.errors import LabelError
+from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
+
+__all__ = ["check_labels", "deepest_pixel", "iou"]
+
+
+def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
+    """Return the intersection over union of two masks; 1 if both are empty.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W)``, or the part of it in `window`, where all of its pixels are.
+    other
+        ``(H, W)``.
+    window
+        Place of `mask` in `other`; default: they have the same shape.
+
+    Raises
+    ------
+    LabelError
+        If their shapes differ.
+    """
+    part = other if window is None else other[window.slices]
+    if mask.shape != part.shape:
+        raise LabelError(
+            f"cannot compare {mask.shape} with {part.shape} pixels: give arrays of the same shape"
+        )
+    overlap = np.count_nonzero(mask & part)
+    union = np.count_nonzero(mask) + np.count_nonzero(other) - overlap
+    return overlap / union if union else 1.0
+
+
+def deepest_pixel(mask: BoolArray) -> tuple[int, int]:
+    """Return row and column of the pixel of a mask ``(H, W)`` farthest from its border.
+
+    The distance is Euclidean; the edge of the array counts as border, since an object that is
+    cut off there is clicked where it can be seen. Of equally far pixels the one nearest to
+    their common centre is taken, then the uppermost, then the leftmost.
+    """
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    ties = np.argwhere(depth >= depth.max() - 1e-6)
+    offsets = ((ties - ties.mean(axis=0)) ** 2).sum(axis=1)
+    row, col = ties[int(np.argmin(np.round(offsets, 6)))]
+    return int(row), int(col)
+
+
+def check_labels(array: PixelArray, name: str) -> LabelArray:
+    """Return an array of any shape as labels (booleans as 0 and 1).
+
+    Parameters
+    ----------
+    array
+        Instance labels; 0 is unlabelled.
+    name
+        Name of the array in messages.
+
+    Raises
+    ------
+    LabelError
+        If they are not whole numbers of at least 0.
+    """
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise LabelError(
+            f"{name}: labels must be whole numbers, got {array.dtype}: save them as an integer "
+            "image, one number per object and 0 where there is none"
+        )
+    if array.dtype.kind == "i" and array.size and array.min() < 0:
+        raise LabelError(
+            f"{name}: labels must not be negative, got {array.min()}: use 0 where there is none"
+        )
+    return array
