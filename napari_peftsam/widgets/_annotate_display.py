@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_peftsam.app.advice import Situation, next_step
 from napari_peftsam.widgets._annotate_view import AnnotateView, fill_combo
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._next_step import Situation, next_step
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompting import PromptController
@@ -71,7 +71,7 @@ class AnnotateDisplay:
             (owner.ready, self.show_sources),
             (owner.status_changed, self.show_sources),
             (owner.model_changed, self.show_sources),
-            (downloads().signals.arrived, self.show_sources),
+            (downloads().arrived, self.show_sources),
             (owner.adapters_changed, self.show_sources),
             (layers.images_changed, self.show_sources),
             (layers.image_changed, self.show_all),
@@ -213,8 +213,11 @@ class AnnotateDisplay:
         """Show the hint if there is one, else what to do next."""
         current = self._document.current
         mask = None if current is None else current.mask
+        state = self._prompting.state
         situation = Situation(
-            status=self._prompting.state,
+            state.kind,
+            state.reason,
+            state.progress,
             has_image=self._layers.image is not None,
             prompts=len(self._document.queue),
             has_mask=mask is not None,
@@ -222,6 +225,7 @@ class AnnotateDisplay:
             tool=self._layers.tool,
             objects=self.view.table.objects.rowCount(),
             painting=self._layers.painting,
+            point_key=KEYS["point"].shown,
         )
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
         if text != self.view.next_step.text():

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._objects_table import ObjectsTable
-from napari_peftsam.widgets._project_row import ProjectRow
+from napari_peftsam.widgets._project_menu import ProjectRow
 
 __all__ = ["AnnotateView", "fill_combo"]
 

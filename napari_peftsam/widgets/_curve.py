@@ -1,4 +1,4 @@
-"""The live curve of a training: held-out IoU above, loss below, over the steps."""
+"""The live curves of a training: held-out IoU above, loss below, over the steps."""
 
 from __future__ import annotations
 
@@ -31,11 +31,8 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
 
     def __init__(self, theme: str = "dark", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._steps: list[int] = []
-        self._losses: list[float] = []
-        self._smooth: list[float] = []
+        self._losses: list[tuple[int, float, float]] = []  # step, as measured, smoothed
         self._ious: list[tuple[int, float]] = []
-        self._best: tuple[int, float] | None = None
         self._timer = timer(self, _REFRESH_MS)
         self._timer.timeout.connect(self.refresh)
         self._iou_plot = self._plot(0, "IoU")
@@ -64,11 +61,8 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
 
     def clear_curves(self) -> None:
         """Start anew."""
-        self._steps.clear()
         self._losses.clear()
-        self._smooth.clear()
         self._ious.clear()
-        self._best = None
         self._live_line.hide()
         self.refresh()
 
@@ -76,31 +70,27 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
         """Draw the held-out IoU that is to be beaten."""
         self._live_line.setValue(iou)
         self._live_line.show()
-        self._timer.start()
+        self._refresh_soon()
 
     def add_loss(self, step: int, loss: float) -> None:
         """Append the loss of a step."""
-        before = self._smooth[-1] if self._smooth else loss
-        self._steps.append(step)
-        self._losses.append(loss)
-        self._smooth.append(_SMOOTHING * before + (1 - _SMOOTHING) * loss)
-        self._later()
+        before = self._losses[-1][2] if self._losses else loss
+        self._losses.append((step, loss, _SMOOTHING * before + (1 - _SMOOTHING) * loss))
+        self._refresh_soon()
 
     def add_iou(self, step: int, iou: float) -> None:
         """Append the held-out IoU after a step."""
         self._ious.append((step, iou))
-        if self._best is None or iou > self._best[1]:
-            self._best = (step, iou)
-        self._later()
+        self._refresh_soon()
 
     def refresh(self) -> None:
         """Draw what was noted."""
-        self._raw_curve.setData(self._steps, self._losses)
-        self._loss_curve.setData(self._steps, self._smooth)
-        points = np.array(self._ious, float).reshape(-1, 2)
-        self._iou_curve.setData(points[:, 0], points[:, 1])
-        best = np.array([self._best] if self._best else [], float).reshape(-1, 2)
-        self._best_dot.setData(best[:, 0], best[:, 1])
+        steps, losses, smoothed = np.array(self._losses, float).reshape(-1, 3).T
+        self._raw_curve.setData(steps, losses)
+        self._loss_curve.setData(steps, smoothed)
+        best = [max(self._ious, key=lambda point: point[1])] if self._ious else []
+        for item, points in ((self._iou_curve, self._ious), (self._best_dot, best)):
+            item.setData(*np.array(points, float).reshape(-1, 2).T)
 
     def set_theme(self, name: str) -> None:
         """Take the colours of one of napari's themes."""
@@ -122,7 +112,7 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
         self._raw_curve.setPen(pg.mkPen(faint))
         self._loss_curve.setPen(pg.mkPen(accent, width=2))
 
-    def _later(self) -> None:
+    def _refresh_soon(self) -> None:
         if not self._timer.isActive():
             self._timer.start()
 

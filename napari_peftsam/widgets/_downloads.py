@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
-from psygnal import Signal, SignalGroup
-from qtpy.QtCore import QTimer
+from psygnal import Signal
 
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._settings import use_preferred_model_folder
-from napari_peftsam.widgets._worker import Worker, WorkerGroup, notify, start
+from napari_peftsam.widgets._worker import WorkerGroup, notify, start
 
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry
 
-__all__ = ["DownloadSignals", "Downloads", "downloads"]
-
-_POLL = 100  # ms
-
-
-class DownloadSignals(SignalGroup):
-    """Signals of `Downloads`; always emitted in the GUI thread."""
-
-    changed = Signal(str)
-    """The model of this name began or ended to come, or more of it is here."""
-    arrived = Signal(str)
-    """The model of this name is on this computer now."""
+__all__ = ["Downloads", "downloads"]
 
 
 class Downloads:
@@ -44,14 +34,16 @@ class Downloads:
         Why the last attempt of a model failed, by name.
     """
 
+    changed = Signal(str)
+    """The model of this name began or ended to come, or more of it is here."""
+    arrived = Signal(str)
+    """The model of this name is on this computer now."""
+
     def __init__(self) -> None:
-        self.signals = DownloadSignals()
         self.progress: dict[str, DownloadProgress | None] = {}
         self.failures: dict[str, str] = {}
         self._group = WorkerGroup()
-        self._workers: dict[str, Worker[Any]] = {}
-        self._stopping: dict[str, Worker[Any]] = {}
-        self._poll: QTimer | None = None
+        self._stopping: set[str] = set()
 
     def is_stopping(self, name: str) -> bool:
         """Whether a stopped download still waits for its server."""
@@ -67,14 +59,22 @@ class Downloads:
         use_preferred_model_folder()
         self.failures.pop(name, None)
         self.progress[name] = None
-        self._workers[name] = start(
-            lambda: download(entry),
+
+        def events() -> Iterator[DownloadEvent]:
+            with closing(download(entry)) as received:
+                for event in received:
+                    if name in self._stopping:
+                        return
+                    yield event
+
+        start(
+            events,
             on_event=partial(self._received, name),
             on_error=partial(self._failed, name),
             on_done=partial(self._finished, name),
             group=self._group,
         )
-        self.signals.changed.emit(name)
+        self.changed.emit(name)
 
     def stop(self, name: str) -> None:
         """Stop a download; what has come is kept, and the next one goes on from there.
@@ -82,16 +82,10 @@ class Downloads:
         The thread may have to wait for its server first: until it has ended the model is
         neither coming nor can it be fetched again.
         """
-        if name not in self.progress:
-            return
-        worker = self._stopping[name] = self._workers[name]
-        worker.stop()
-        if self._poll is None:
-            self._poll = QTimer()
-            self._poll.setInterval(_POLL)
-            self._poll.timeout.connect(self._forget_stopped)
-        self._poll.start()
-        self._ended(name)
+        if name in self.progress:
+            self._stopping.add(name)
+            del self.progress[name]
+            self.changed.emit(name)
 
     def stop_all(self, timeout: float) -> bool:
         """Stop all downloads; return whether they have ended within `timeout` seconds."""
@@ -102,32 +96,30 @@ class Downloads:
     def _received(self, name: str, event: DownloadEvent) -> None:
         from napari_peftsam.models import DownloadProgress
 
-        if isinstance(event, DownloadProgress):
+        if isinstance(event, DownloadProgress) and name in self.progress:
             self.progress[name] = event
-            self.signals.changed.emit(name)
+            self.changed.emit(name)
 
     def _failed(self, name: str, error: Exception) -> None:
+        if self._ended(name):
+            return
         expected = isinstance(error, PeftSamError)
         self.failures[name] = str(error) if expected else f"{type(error).__name__}: {error}"
-        self._ended(name)
+        self.changed.emit(name)
         notify(error)
 
     def _finished(self, name: str) -> None:
-        self._ended(name)
-        self.signals.arrived.emit(name)
-        show_info(f"{name} is on this computer now")
+        if not self._ended(name):
+            self.arrived.emit(name)
+            show_info(f"{name} is on this computer now")
 
-    def _ended(self, name: str) -> None:
-        del self.progress[name], self._workers[name]
-        self.signals.changed.emit(name)
-
-    def _forget_stopped(self) -> None:
-        for name, worker in tuple(self._stopping.items()):
-            if not worker.is_running:
-                del self._stopping[name]
-                self.signals.changed.emit(name)
-        if not self._stopping and self._poll is not None:
-            self._poll.stop()
+    def _ended(self, name: str) -> bool:
+        """Note that a thread has ended; return whether it was stopped."""
+        was_stopped = name in self._stopping
+        self._stopping.discard(name)
+        self.progress.pop(name, None)
+        self.changed.emit(name)
+        return was_stopped
 
 
 @cache

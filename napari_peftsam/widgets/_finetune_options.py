@@ -1,4 +1,4 @@
-"""What a user chooses about a finetuning: a recipe or method and options, and the budget."""
+"""Options of a finetuning: a recipe or a method with its options, and the budget."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
-from napari_peftsam.widgets._form import Form, fields_of, message_of
-from napari_peftsam.widgets._parts import combo_box, form_layout, text_label, timer
+from napari_peftsam.widgets._form import Form, fields_of
+from napari_peftsam.widgets._parts import beside, combo_box, form_layout, stacked, text_label, timer
 from napari_peftsam.widgets._worker import Worker, run
 
 if TYPE_CHECKING:
     from napari_peftsam.models import SamModel
-    from napari_peftsam.peft import MethodInfo, ParameterCounts
+    from napari_peftsam.peft import ParameterCounts
     from napari_peftsam.training import Recipe, TrainingConfig
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["BUDGETS", "FinetuneOptions"]
+__all__ = ["FinetuneOptions"]
 
-BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
+_BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
 """Units, as `TrainingConfig` calls them, with a sensible start."""
 _OWN = "own"
 _DELAY_MS = 150  # parameters are counted when the user pauses
 
 
 class FinetuneOptions(QWidget):
-    """Forms for a `TrainingConfig`, how many parameters it would train.
+    """Forms for a `TrainingConfig`, and the number of parameters it would train.
 
     A recipe fills the forms; whatever differs from it afterwards is the user's own choice.
     Emits `changed` when `config` may be another. `problem` is a label for the dock to
     place. Everything but the budget is empty until `offer_methods` is called, since the
     methods come with torch.
+
+    Attributes
+    ----------
+    config
+        What is chosen; None while there is nothing to choose from, or it is not valid.
+    form
+        Options of the method, its placement first, and the learning rate.
     """
 
     changed = QtSignal()
@@ -42,28 +49,28 @@ class FinetuneOptions(QWidget):
     def __init__(self, owner: ViewerSession) -> None:
         super().__init__()
         self._owner = owner
-        self._methods: dict[str, MethodInfo] = {}
-        self._amounts = dict(BUDGETS)
-        self._config: TrainingConfig | None = None
+        self.config: TrainingConfig | None = None
+        self._amounts = dict(_BUDGETS)
         self._counting: Worker[Any] | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
-        self.advice = text_label()
-        self.method = combo_box()
-        self.placement, self.details, self.rate = Form(), Form(), Form()
+        self.method, self.form = combo_box(), Form()
         self.collapsible = QCollapsible("Method, placement, rank …")
-        self.parameters, self.problem = text_label(), text_label()
+        self.advice, self.parameters, self.problem = text_label(), text_label(), text_label()
         self.problem.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
         self.amount, self.unit = QSpinBox(), QComboBox()
         self._timer = timer(self, _DELAY_MS)
         self._lay_out()
-        self._connect()
-
-    @property
-    def config(self) -> TrainingConfig | None:
-        """What is chosen; None while there is nothing to choose from, or it is not valid."""
-        return self._config
+        for signal, slot in (
+            (self.recipe.currentIndexChanged, self._apply_recipe),
+            (self.method.currentIndexChanged, self._method_changed),
+            (self.form.changed, self._read),
+            (self.unit.currentTextChanged, self._unit_changed),
+            (self.amount.valueChanged, self._amount_changed),
+            (self._timer.timeout, self._count),
+        ):
+            signal.connect(slot)
 
     def release(self) -> None:
         """Do not count any more."""
@@ -71,75 +78,51 @@ class FinetuneOptions(QWidget):
         if self._counting is not None:
             self._counting.stop()
 
-    # --- layout ------------------------------------------------------------------------
-
     def _lay_out(self) -> None:
         self.amount.setRange(1, 1_000_000)
         self.amount.setValue(self._amounts["seconds"])
         self.amount.setToolTip("How long to train; stopped earlier, the best state is kept.")
-        self.unit.addItems(list(BUDGETS))
+        self.unit.addItems(list(_BUDGETS))
         self.unit.setToolTip("Seconds of training, steps, or passes over all objects.")
-        budget = QHBoxLayout()
-        budget.setSpacing(4)
-        budget.addWidget(self.amount, 1)
-        budget.addWidget(self.unit, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        layout.addLayout(form_layout(("Recipe", self.recipe)))
-        layout.addWidget(self.advice)
-        layout.addWidget(self.parameters)
-        layout.addLayout(form_layout(("Budget", budget)))
+        budget = beside(self.amount, self.unit)
         method = QWidget()
         method.setLayout(form_layout(("Method", self.method)))
-        for part in (method, self.placement, self.details, self.rate):
-            self.collapsible.addWidget(part)
-        layout.addWidget(self.collapsible)
-        for holder in (self.collapsible, self.collapsible.content()):
-            inner = holder.layout()
+        self.collapsible.addWidget(method)
+        self.collapsible.addWidget(self.form)
+        for inner in (self.collapsible.layout(), self.collapsible.content().layout()):
             assert inner is not None
             inner.setContentsMargins(0, 0, 0, 0)
-
-    def _connect(self) -> None:
-        self.recipe.currentIndexChanged.connect(self._apply_recipe)
-        self.method.currentIndexChanged.connect(self._method_changed)
-        for form in (self.placement, self.details, self.rate):
-            form.changed.connect(self._read)
-        self.unit.currentTextChanged.connect(self._unit_changed)
-        self.amount.valueChanged.connect(self._amount_changed)
-        self._timer.timeout.connect(self._count)
+        recipe, budget_row = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
+        stacked(
+            recipe, self.advice, self.parameters, budget_row, self.collapsible, inside=self
+        )  # fmt: skip
 
     # --- what there is to choose -------------------------------------------------------
 
     def offer_methods(self) -> None:
         """Fill in what needs torch, which must be imported by now."""
-        from napari_peftsam.peft import describe_methods
+        from napari_peftsam.peft import METHODS
         from napari_peftsam.training import RECIPES, RECOMMENDED, TrainingConfig
 
-        self._methods = {info.name: info for info in describe_methods()}
-        for box in (self.method, self.recipe):
-            box.blockSignals(True)
+        recipes = [(each.title, each.name) for each in RECIPES.values()]
+        for box, items in (
+            (self.method, [(method.title, name) for name, method in METHODS.items()]),
+            (self.recipe, [("Recommended", RECOMMENDED), *recipes, ("Own choice", _OWN)]),
+        ):
+            blocked = box.blockSignals(True)
             box.clear()
-        for info in self._methods.values():
-            self.method.addItem(info.title, info.name)
-        self.recipe.addItem("Recommended", RECOMMENDED)
-        for each in RECIPES.values():
-            self.recipe.addItem(each.title, each.name)
-        self.recipe.addItem("Own choice", _OWN)
-        for box in (self.method, self.recipe):
-            box.blockSignals(False)
-        self.rate.set_fields(fields_of(TrainingConfig, ["learning_rate"]))
-        default = TrainingConfig(steps=1)
-        self._fill({"method": default.method, "learning_rate": None})
+            for title, name in items:
+                box.addItem(title, name)
+            box.blockSignals(blocked)
+        self._fill({"method": TrainingConfig(steps=1).method, "learning_rate": None})
         self.model_changed()
 
     def model_changed(self) -> None:
         """Follow another model: what is recommended and possible, and its learning rate."""
         model = self._model()
-        if model is None or not self._methods:
+        if model is None or not self.method.count():
             return
         from napari_peftsam.peft import METHODS
-        from napari_peftsam.training import recommended_learning_rate
 
         items = self.method.model()
         assert isinstance(items, QStandardItemModel)
@@ -149,8 +132,7 @@ class FinetuneOptions(QWidget):
             assert item is not None
             item.setToolTip(obstacle or method.description)
             item.setEnabled(not obstacle)
-        rate = recommended_learning_rate(model.architecture)
-        self.rate.set_placeholder("learning_rate", f"automatic ({rate:g})")
+        self._show_automatic_rate()
         self._apply_recipe()
 
     def _model(self) -> SamModel | None:
@@ -159,41 +141,36 @@ class FinetuneOptions(QWidget):
             return None
         return workspace.engine.model
 
-    def _chosen_recipe(self) -> Recipe | None:
-        """Return the recipe; None for the user's own choice, or while there is no model."""
+    def _show_automatic_rate(self) -> None:
+        model = self._model()
+        if model is not None:
+            from napari_peftsam.training import recommended_learning_rate
+
+            rate = recommended_learning_rate(model.architecture)
+            self.form.set_placeholder("learning_rate", f"automatic ({rate:g})")
+
+    def _apply_recipe(self) -> None:
+        """Fill the forms with the settings of the recipe, if there is one."""
         from napari_peftsam.training import recipe
 
         name, model = self.recipe.currentData(), self._model()
-        if name == _OWN or model is None:
-            return None
-        return recipe(name, model.architecture, self._owner.gpu_memory)
-
-    def _apply_recipe(self) -> None:
-        """Fill the forms with the recipe's settings."""
-        chosen = self._chosen_recipe()
-        if chosen is not None:
+        chosen: Recipe | None = None
+        if name != _OWN and model is not None:
+            chosen = recipe(name, model.architecture, self._owner.gpu_memory)
             self._fill(chosen.settings())
-        self._show_advice(chosen)
+        self._show_advice("" if chosen is None else chosen.explanation)
         self._read()
 
     def _fill(self, settings: dict[str, Any]) -> None:
         """Show the settings of a recipe in the forms."""
         self._applied = settings
         method = settings["method"]
-        self._without_signals(self.method, self.method.findData(method.method))
+        _choose(self.method, method.method)
         self._show_fields(method.method)
-        for name, value in method.model_dump(mode="json").items():
-            for form in (self.placement, self.details):
-                if name in form.values():
-                    form.blockSignals(True)
-                    form.set_value(name, value)
-                    form.blockSignals(False)
-        self.rate.blockSignals(True)
-        self.rate.set_value("learning_rate", settings["learning_rate"])
-        self.rate.blockSignals(False)
+        rate = settings["learning_rate"]
+        self.form.update_values({**method.model_dump(mode="json"), "learning_rate": rate})
 
-    def _show_advice(self, chosen: Recipe | None) -> None:
-        text = "" if chosen is None else chosen.explanation
+    def _show_advice(self, text: str) -> None:
         self.advice.setText(text)
         self.advice.setVisible(bool(text))
 
@@ -202,18 +179,20 @@ class FinetuneOptions(QWidget):
         self._read()
 
     def _show_fields(self, name: str) -> None:
-        """Show the method's placement, its own options, and those that all methods have."""
+        """Show the method's placement, its own options, those of all methods, and the rate."""
         from napari_peftsam.peft import METHODS, MethodConfig
+        from napari_peftsam.training import TrainingConfig
 
-        self.method.setToolTip(self._methods[name].description)
-        fields = fields_of(METHODS[name].config)
-        placed = [f for f in fields if f.name == "placement"]
-        self.placement.set_fields(placed)
-        self.placement.setVisible(bool(placed))
-        others = [f for f in fields if f.name != "placement"]
-        common = MethodConfig.model_fields
-        others.sort(key=lambda f: (f.name in common, f.kind == "boolean"))
-        self.details.set_fields(others)
+        self.method.setToolTip(METHODS[name].description)
+        fields, common = fields_of(METHODS[name].config), MethodConfig.model_fields
+
+        def rank(name: str) -> tuple[bool, bool, bool]:
+            is_boolean = fields[name].get("type") == "boolean"
+            return name != "placement", name in common, is_boolean
+
+        fields = {name: fields[name] for name in sorted(fields, key=rank)}
+        self.form.set_fields({**fields, **fields_of(TrainingConfig, ["learning_rate"])})
+        self._show_automatic_rate()
 
     def _unit_changed(self, unit: str) -> None:
         self.amount.setValue(self._amounts[unit])
@@ -226,55 +205,49 @@ class FinetuneOptions(QWidget):
     # --- what is chosen ----------------------------------------------------------------
 
     def _read(self) -> None:
-        """Read the forms; what is wrong with them is shown beside the editors."""
-        if not self._methods:
+        """Read the forms, and mark what is wrong with them."""
+        if not self.method.count():
             return
         error: ValidationError | None = None
         try:
-            self._config = self._validated()
+            self.config = self._validated()
         except ValidationError as caught:
-            self._config, error = None, caught
+            self.config, error = None, caught
         self._note_own_choice()
-        problems = [f.show_error(error) for f in (self.placement, self.details, self.rate)]
-        self._show_problem("" if error is None else next(filter(None, problems), message_of(error)))
+        self._show_problem(self.form.show_error(error))
         self._timer.start()
         self.changed.emit()
 
     def _note_own_choice(self) -> None:
-        """Say so when the settings are no longer the recipe's."""
-        config = self._config
+        """Show that the settings are no longer the recipe's."""
+        config = self.config
         same = config is not None and all(
             getattr(config, name) == value for name, value in self._applied.items()
         )
         if not same and self.recipe.currentData() != _OWN:
-            self._without_signals(self.recipe, self.recipe.findData(_OWN))
-            self._show_advice(None)
-
-    @staticmethod
-    def _without_signals(box: QComboBox, index: int) -> None:
-        blocked = box.blockSignals(True)
-        box.setCurrentIndex(index)
-        box.blockSignals(blocked)
+            _choose(self.recipe, _OWN)
+            self._show_advice("")
 
     def _validated(self) -> TrainingConfig:
         from napari_peftsam.peft import METHODS
         from napari_peftsam.training import TrainingConfig
 
-        chosen = METHODS[self.method.currentData()].config
-        method = chosen.model_validate({**self.details.values(), **self.placement.values()})
+        method, values = METHODS[self.method.currentData()].config, self.form.values()
+        options = {n: values.pop(n) for n in method.model_fields if n in values}
         budget = {self.unit.currentText(): self.amount.value()}
-        return TrainingConfig.model_validate({"method": method, **budget, **self.rate.values()})
+        chosen = method.model_validate(options)
+        return TrainingConfig.model_validate({"method": chosen, **budget, **values})
 
     def _count(self) -> None:
         """Count the parameters in a thread: it builds the model, if without weights."""
-        workspace, config = self._owner.workspace, self._config
-        if workspace is None or not workspace.has_model or config is None:
+        model, config = self._model(), self.config
+        if model is None or config is None:
             return
         from napari_peftsam.peft import count_parameters
 
         if self._counting is not None:
             self._counting.stop()
-        architecture, method = workspace.engine.model.architecture, config.method
+        architecture, method = model.architecture, config.method
         self._counting = run(
             lambda: count_parameters(architecture, method),
             on_result=self._show_parameters,
@@ -288,8 +261,8 @@ class FinetuneOptions(QWidget):
         )
 
     def _refuse(self, error: Exception) -> None:
-        """Say why valid options do not fit this model."""
-        self._config = None
+        """Show why valid options do not fit this model."""
+        self.config = None
         self._show_problem(str(error))
         self.changed.emit()
 
@@ -298,3 +271,10 @@ class FinetuneOptions(QWidget):
         self.problem.setVisible(bool(text))
         if text:
             self.parameters.clear()
+
+
+def _choose(box: QComboBox, name: str) -> None:
+    """Choose the item of a name without a signal."""
+    blocked = box.blockSignals(True)
+    box.setCurrentIndex(box.findData(name))
+    box.blockSignals(blocked)

@@ -6,20 +6,27 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QEvent, QPoint, QSize
 from qtpy.QtWidgets import (
-    QHBoxLayout,
     QProgressBar,
     QScrollArea,
     QSizePolicy,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_peftsam.app.advice import format_time
 from napari_peftsam.widgets._curve import TrainingCurve
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
+from napari_peftsam.widgets._parts import (
+    DOCK_WIDTH,
+    MARGINS,
+    beside,
+    push_button,
+    scrolled,
+    stacked,
+    text_label,
+    timer,
+)
 from napari_peftsam.widgets._training import Phase
-from napari_peftsam.widgets._verdict import format_time
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent
@@ -67,31 +74,17 @@ class FinetuneView(QWidget):
 
     def _lay_out(self) -> None:
         inner = QWidget()
-        padded = QVBoxLayout(inner)
-        padded.setContentsMargins(0, 0, 0, 0)
-        padded.setSpacing(6)
-        padded.addWidget(self.curve)
-        padded.addWidget(self.options)
-        padded.addStretch(1)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        buttons.addWidget(self.train, 1)
-        buttons.addWidget(self.compare, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(6)
-        self._area = LowArea(inner)
+        stacked(self.curve, self.options, inside=inner).addStretch(1)
+        buttons = beside(self.train, self.compare)
+        self._area = _LowArea(inner)
         unfolded = timer(self, _UNFOLDED_MS)
         unfolded.timeout.connect(self._scroll_to_options)
         self.options.collapsible.toggled.connect(lambda _: unfolded.start())
-        for part in (
+        layout = stacked(
             self.summary, self._area, self.options.problem, buttons,
-            self.progress, self.status, self.memory, self.outcome,
-        ):  # fmt: skip
-            if isinstance(part, QWidget):
-                layout.addWidget(part)
-            else:
-                layout.addLayout(part)
+            self.progress, self.status, self.memory, self.outcome, inside=self,
+        )  # fmt: skip
+        layout.setContentsMargins(*MARGINS)
         layout.addStretch(1)
 
     def _scroll_to_options(self) -> None:
@@ -165,7 +158,7 @@ class FinetuneView(QWidget):
         self.compare.setVisible(bool(after))
 
 
-class LowArea(QScrollArea):
+class _LowArea(QScrollArea):
     """Scrolls a widget, and asks for just the height that it has."""
 
     def __init__(self, inner: QWidget) -> None:

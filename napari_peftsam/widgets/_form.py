@@ -1,99 +1,41 @@
-"""A small form made from a pydantic model: titles, help, limits and errors come from it."""
+"""A small form made from the fields of a pydantic model; magicgui makes its editors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from magicgui.widgets import CheckBox, SpinBox, create_widget
+from magicgui.widgets.bases import ValueWidget
 from pydantic import BaseModel, ValidationError
-from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QLabel,
-    QLineEdit,
-    QSpinBox,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QLabel, QWidget
 
-from napari_peftsam.widgets._parts import form_layout, label_of, text_label
+from napari_peftsam.app.advice import explain_value
+from napari_peftsam.widgets._parts import form_layout, label_of
 
-__all__ = ["Form", "FormField", "fields_of", "message_of"]
+__all__ = ["Form", "fields_of"]
 
-_LARGEST = 2**31 - 1  # of a QSpinBox
+_LARGEST = 2**31 - 1  # of Qt's spin boxes
+_Schema = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class FormField:
-    """One field of a form.
-
-    Attributes
-    ----------
-    kind
-        ``integer``, ``number``, ``boolean``, ``choice`` or ``text``.
-    choices
-        All allowed values of a ``choice``, suggestions for a ``text``.
-    optional
-        Whether it may be left empty, which means the default.
-    """
-
-    name: str
-    title: str
-    help: str
-    kind: str
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    optional: bool = False
-    minimum: int = 0
-    step: int = 1
-
-
-def fields_of(model: type[BaseModel], names: Iterable[str] | None = None) -> tuple[FormField, ...]:
-    """Return the fields of a pydantic model that a form can show.
+def fields_of(model: type[BaseModel], names: Iterable[str] | None = None) -> dict[str, _Schema]:
+    """Return the JSON schema of a pydantic model's fields, by name.
 
     Parameters
     ----------
     model
         Its fields are numbers, booleans, literals or texts, or optional ones of these.
     names
-        Which ones; by default all but constants.
+        Which fields to return; by default all but constants.
     """
-    properties = model.model_json_schema(mode="serialization")["properties"]
-    chosen = properties if names is None else {name: properties[name] for name in names}
-    return tuple(_field(name, p) for name, p in chosen.items() if "const" not in p)
-
-
-def _field(name: str, schema: Mapping[str, Any]) -> FormField:
-    variants = schema.get("anyOf", [schema])
-    given = [v for v in variants if v.get("type") != "null"]
-    details = {**schema, **given[0]}
-    kind = "choice" if "enum" in details else str(details["type"])
-    return FormField(
-        name=name,
-        title=str(schema["title"]),
-        help=str(schema.get("description", "")),
-        kind="text" if kind == "string" else kind,
-        default=schema.get("default"),
-        choices=tuple(details.get("enum", details.get("examples", ()))),
-        optional=len(given) < len(variants),
-        minimum=int(details.get("minimum", 0)),
-        step=int(details.get("multipleOf", 1)),
-    )
-
-
-def message_of(error: ValidationError) -> str:
-    """Return what is wrong in one sentence, also where fields contradict each other."""
-    return _message(error.errors(include_url=False)[0])
-
-
-def _message(problem: Mapping[str, Any]) -> str:
-    return str(problem.get("ctx", {}).get("error", problem["msg"]))
+    found = model.model_json_schema(mode="serialization")["properties"]
+    return {n: found[n] for n in (found if names is None else names) if "const" not in found[n]}
 
 
 class Form(QWidget):
-    """Editors for some fields, one row each, with room for an error below each editor.
+    """Editors for some fields, one row each.
 
     Emits `changed` whenever the user changes a value. The form does not decide what is
     allowed: hand the `values` to the pydantic model and its error to `show_error`.
@@ -101,138 +43,144 @@ class Form(QWidget):
 
     changed = QtSignal()
 
-    def __init__(self, fields: Sequence[FormField] = (), parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._fields: tuple[FormField, ...] = ()
-        self._editors: dict[str, QWidget] = {}
-        self._problems: dict[str, QLabel] = {}
+    def __init__(self, fields: Mapping[str, _Schema] | None = None) -> None:
+        super().__init__()
+        self._fields: dict[str, _Schema] = {}
+        self._editors: dict[str, ValueWidget[Any]] = {}
+        self._labels: dict[str, QLabel] = {}
         self._rows = form_layout()
         self.setLayout(self._rows)
-        self.set_fields(fields)
+        self.set_fields(fields or {})
 
-    def set_fields(self, fields: Sequence[FormField]) -> None:
+    def set_fields(self, fields: Mapping[str, _Schema]) -> None:
         """Show other fields; fields of the same name and kind keep what was entered.
 
-        What was left at the old default comes with the new one.
+        A value left at the old default is replaced by the new default.
         """
-        entered = ((f, self._value(f)) for f in self._fields)
-        kept = {(f.name, f.kind): v for f, v in entered if str(v) != str(f.default)}
+        before = {
+            n: (type(e), e.value) for n, e in self._editors.items() if not self._is_default(n)
+        }
         while self._rows.rowCount():
             self._rows.removeRow(0)
-        self._fields = tuple(fields)
-        self._editors, self._problems = {}, {}
-        blocked = self.blockSignals(True)  # not before all of them are there
-        for field in fields:
-            self._add_row(field)
-            if (field.name, field.kind) in kept:
-                self.set_value(field.name, kept[field.name, field.kind])
-        self.blockSignals(blocked)
+        self._fields = dict(fields)
+        self._editors, self._labels = {}, {}
+        for name, schema in fields.items():
+            self._add_row(name, schema)
+            kind, value = before.get(name, (None, None))
+            if kind is type(self._editors[name]):
+                self.set_value(name, value)
+            self._editors[name].changed.connect(self._tell)
 
     def editor(self, name: str) -> QWidget:
         """Return the editor of a field."""
-        return self._editors[name]
+        native: QWidget = self._editors[name].native
+        return native
 
     def values(self) -> dict[str, Any]:
         """Return what is entered; optional fields that are empty are left out."""
-        found = {f.name: self._value(f) for f in self._fields}
-        return {name: value for name, value in found.items() if value is not None}
+        found = {name: editor.value for name, editor in self._editors.items()}
+        return {n: v for n, v in found.items() if v != "" or "anyOf" not in self._fields[n]}
 
     def set_value(self, name: str, value: Any) -> None:
-        """Show a value; what the editor cannot show is brought to what it can."""
+        """Show a value as the user would enter it; None empties an editor of text."""
         editor = self._editors[name]
-        if isinstance(editor, QSpinBox):
-            editor.setValue(int(value or 0))
-        elif isinstance(editor, QCheckBox):
-            editor.setChecked(bool(value))
-        elif isinstance(editor, QComboBox):
-            editor.setCurrentText(str(value))
-        elif isinstance(editor, QLineEdit):
-            editor.setText("" if value is None else str(value))
+        if isinstance(editor, SpinBox):
+            editor.value = int(max(_details(self._fields[name]).get("minimum", 0), value))
+        else:
+            editor.value = value if isinstance(editor, CheckBox) else _text(value)
+
+    def update_values(self, values: Mapping[str, Any]) -> None:
+        """Show values of the fields that are here, without emitting `changed`."""
+        blocked = self.blockSignals(True)
+        for name in self._editors.keys() & values.keys():
+            self.set_value(name, values[name])
+        self.blockSignals(blocked)
 
     def set_placeholder(self, name: str, text: str) -> None:
-        """Say what an empty editor means."""
-        editor = self._editors[name]
-        assert isinstance(editor, QLineEdit)
-        editor.setPlaceholderText(text)
+        """Show in an empty editor what that means."""
+        self._editors[name].native.setPlaceholderText(text)
 
     def show_error(self, error: ValidationError | None) -> str:
-        """Show each problem below its editor (None: clear them).
+        """Mark each field that has a problem (None: clear the marks).
 
         Returns
         -------
         str
-            The first problem with its field's title, empty if this form has none.
+            The first problem in a sentence, empty without one.
         """
-        for label in self._problems.values():
-            label.hide()
-        titles = {field.name: field.title for field in self._fields}
-        first = ""
-        for problem in error.errors(include_url=False) if error else ():
-            name = next((str(p) for p in problem["loc"] if str(p) in titles), None)
-            if name is not None:
-                text = _message(problem)
-                self._problems[name].setText(f"⚠ {text}")
-                self._problems[name].show()
-                first = first or f"{titles[name]}: {text}"
-        return first
-
-    def _add_row(self, field: FormField) -> None:
-        editor = self._editor_of(field)
-        editor.setObjectName(field.name)
-        editor.setToolTip(field.help)
-        label = label_of("" if field.kind == "boolean" else field.title)
-        label.setToolTip(field.help)
-        label.setBuddy(editor)
-        problem = text_label()
-        problem.setObjectName(f"{field.name}-problem")
-        problem.hide()
-        self._editors[field.name], self._problems[field.name] = editor, problem
-        self._rows.addRow(label, editor)
-        self._rows.addRow(problem)
-
-    def _editor_of(self, field: FormField) -> QWidget:
-        editor: QWidget
-        if field.kind == "boolean":
-            editor = box = QCheckBox(field.title)
-            box.setChecked(bool(field.default))
-            box.toggled.connect(self._tell)
-        elif field.kind == "integer" and not field.optional:
-            editor = self._spin_box(field)
-        elif field.choices:
-            editor = self._choice(field)
-        else:
-            editor = line = QLineEdit("" if field.default is None else str(field.default))
-            line.setPlaceholderText("automatic" if field.optional else "")
-            line.textChanged.connect(self._tell)
-        return editor
-
-    def _spin_box(self, field: FormField) -> QSpinBox:
-        box = QSpinBox()
-        box.setRange(field.minimum, _LARGEST)
-        box.setSingleStep(field.step)
-        box.setValue(int(field.default or 0))
-        box.setAlignment(Qt.AlignmentFlag.AlignRight)
-        box.valueChanged.connect(self._tell)
-        return box
-
-    def _choice(self, field: FormField) -> QComboBox:
-        box = QComboBox()
-        box.addItems(field.choices)
-        box.setEditable(field.kind == "text")
-        box.setCurrentText(str(field.default))
-        box.currentTextChanged.connect(self._tell)
-        return box
+        problems = [] if error is None else error.errors(include_url=False)
+        texts = [(str(next(iter(p["loc"]), "")), explain_value(p)) for p in problems]
+        for name, label in self._labels.items():
+            text = next((text for field, text in texts if field == name), "")
+            title = self._title(name)
+            label.setText(f"⚠ {title}" if text else title)
+            label.setWordWrap(label.wordWrap() or bool(text))
+            self._editors[name].tooltip = text or self._fields[name].get("description", "")
+        if not texts:
+            return ""
+        name, text = texts[0]
+        return f"{self._fields[name]['title']}: {text}" if name in self._fields else text
 
     def _tell(self) -> None:
         self.changed.emit()
 
-    def _value(self, field: FormField) -> Any:
-        editor = self._editors[field.name]
-        if isinstance(editor, QSpinBox):
-            return editor.value()
-        if isinstance(editor, QCheckBox):
-            return editor.isChecked()
-        if isinstance(editor, QComboBox):
-            return editor.currentText()
-        assert isinstance(editor, QLineEdit)
-        return editor.text().strip() or (None if field.optional else "")
+    def _is_default(self, name: str) -> bool:
+        return _text(self._editors[name].value) == _text(self._fields[name].get("default"))
+
+    def _title(self, name: str) -> str:
+        is_titled = isinstance(self._editors[name], CheckBox)  # by its own text
+        return "" if is_titled else str(self._fields[name]["title"])
+
+    def _add_row(self, name: str, schema: _Schema) -> None:
+        self._editors[name] = editor = _editor(name, schema)
+        native = editor.native
+        native.setObjectName(name)
+        self._labels[name] = label = label_of(self._title(name))
+        label.setToolTip(editor.tooltip or "")
+        label.setBuddy(native)
+        self._rows.addRow(label, _with_suggestions(native, _details(schema).get("examples", ())))
+
+
+def _editor(name: str, schema: _Schema) -> ValueWidget[Any]:
+    details, value = _details(schema), schema.get("default")
+    options: dict[str, Any] = {"tooltip": schema.get("description", "")}
+    kind = "LineEdit"
+    if "enum" in details:
+        kind, options["choices"] = "ComboBox", details["enum"]
+    elif details["type"] == "boolean":
+        kind, options["text"] = "CheckBox", schema["title"]
+    elif details["type"] == "integer" and "anyOf" not in schema:
+        kind = "SpinBox"
+        # From 0: the editor would turn the first digit of 12 into its own minimum of 4.
+        options |= {"min": 0, "max": _LARGEST, "step": details.get("multipleOf", 1)}
+    else:
+        value = _text(value)
+    editor = create_widget(value, name=name, widget_type=kind, options=options)
+    assert isinstance(editor, ValueWidget)
+    if kind == "LineEdit" and "anyOf" in schema:
+        editor.native.setPlaceholderText("automatic")
+    return editor
+
+
+def _details(schema: _Schema) -> dict[str, Any]:
+    """Return a field's schema with that of its type; one that may be None has it in `anyOf`."""
+    given = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    return {**schema, **(given[0] if given else {})}
+
+
+def _with_suggestions(line: Any, suggestions: Iterable[str]) -> QWidget:
+    """Return a line editor as it is or, where there are suggestions, in a box that lists them."""
+    if not suggestions:
+        native: QWidget = line
+        return native
+    text, box = line.text(), QComboBox()
+    box.setEditable(True)
+    box.setLineEdit(line)
+    box.addItems(list(suggestions))
+    box.setCurrentText(text)
+    box.setToolTip(line.toolTip())
+    return box
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""One model in the list of models; shows what it is told and decides nothing."""
+"""One model in the list of models; it decides nothing."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QToolTip,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFrame, QLabel, QProgressBar, QToolTip, QWidget
 
-from napari_peftsam.widgets._parts import push_button, text_label
+from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label
 
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadProgress, ModelEntry
 
-__all__ = ["ModelRow", "RowState"]
+__all__ = ["ModelRow", "RowState", "separator"]
 
 _PARTS = 1000
 _CITE = "cite"
@@ -31,30 +23,26 @@ _CITE = "cite"
 
 @dataclass(frozen=True)
 class RowState:
-    """What a row shows besides the model's description.
+    """State of a model, as its row shows it.
 
     Attributes
     ----------
-    available, begun
-        Its checkpoint is on this computer, or a part of it.
-    live, loading
-        The model answers prompts, or is about to.
-    recommended
-        It is the one to start with.
-    downloading, stopping
-        It is coming, or its download is about to end; how far it is is in `progress`, None
-        until the server has answered.
+    text
+        What is being done with the model; empty if there is something to do.
+    is_begun
+        Whether a part of its checkpoint is on this computer.
+    is_recommended
+        Whether it is the one to start with.
+    is_downloading, progress
+        Whether it is coming, and how much is here; None until the server has answered.
     failure
         Why it could not be downloaded; empty otherwise.
     """
 
-    available: bool = False
-    begun: bool = False
-    live: bool = False
-    loading: bool = False
-    recommended: bool = False
-    downloading: bool = False
-    stopping: bool = False
+    text: str = ""
+    is_begun: bool = False
+    is_recommended: bool = False
+    is_downloading: bool = False
     progress: DownloadProgress | None = None
     failure: str = ""
 
@@ -92,49 +80,35 @@ class ModelRow(QFrame):
         self._lay_out()
 
     def _lay_out(self) -> None:
-        top, bottom = QHBoxLayout(), QHBoxLayout()
-        top.addWidget(self.title, 1)
-        top.addWidget(self.megabytes)
-        bottom.addWidget(self.terms, 1)
-        for widget in (self.state, self.action, self.stop):
-            bottom.addWidget(widget)
         self.stop.setFixedWidth(30)
-        layout = QVBoxLayout(self)
+        top = beside(self.title, self.megabytes, stretch=0, spacing=6)
+        bottom = beside(self.terms, self.state, self.action, self.stop, stretch=0, spacing=6)
+        parts = (top, self.purpose, bottom, self.progress, self.failure)
+        layout = stacked(*parts, inside=self, spacing=3)
         layout.setContentsMargins(0, 4, 0, 6)
-        layout.setSpacing(3)
-        layout.addLayout(top)
-        layout.addWidget(self.purpose)
-        layout.addLayout(bottom)
-        layout.addWidget(self.progress)
-        layout.addWidget(self.failure)
 
     def show_state(self, state: RowState) -> None:
         """Show what can be done with the model now."""
         entry = self.entry
-        star = "★ " if state.recommended else ""
+        star = "★ " if state.is_recommended else ""
         self.title.setText(f"<b>{star}{escape(entry.name)}</b>")
-        self._show_action(state)
-        self.stop.setVisible(state.downloading)
-        self.progress.setVisible(state.downloading)
+        self.state.setText(state.text)
+        self.state.setToolTip("" if entry.available or entry.url else entry.absence())
+        self.action.setVisible(not state.text)
+        if entry.available:
+            self.action.setText("Use")
+            self.action.setToolTip(f"Answer prompts with {entry.title}")
+        else:
+            self.action.setText("Resume" if state.is_begun else "Download")
+            self.action.setToolTip(f"From {entry.url}")
+        self.stop.setVisible(state.is_downloading)
+        self.progress.setVisible(state.is_downloading)
         self.failure.setVisible(bool(state.failure))
         self.failure.setText(f"⚠ {state.failure}")
-        if state.progress is None or not state.progress.total:
-            self.progress.setRange(0, 0)  # busy
-        else:
-            self.progress.setRange(0, _PARTS)
+        is_measured = state.progress is not None and bool(state.progress.total)
+        self.progress.setRange(0, _PARTS if is_measured else 0)  # else busy
+        if is_measured and state.progress is not None:
             self.progress.setValue(round(_PARTS * state.progress.fraction))
-
-    def _show_action(self, state: RowState) -> None:
-        text = _state_text(self.entry, state)
-        self.state.setText(text)
-        self.state.setToolTip("" if state.available or self.entry.url else self.entry.absence())
-        self.action.setVisible(not text)
-        if state.available:
-            self.action.setText("Use")
-            self.action.setToolTip(f"Answer prompts with {self.entry.title}")
-        else:
-            self.action.setText("Resume" if state.begun else "Download")
-            self.action.setToolTip(f"From {self.entry.url}")
 
     def _link(self, target: str) -> None:
         clipboard = QGuiApplication.clipboard()
@@ -142,27 +116,6 @@ class ModelRow(QFrame):
             clipboard.setText(self.entry.citation)
             below = self.terms.mapToGlobal(self.terms.rect().bottomLeft())
             QToolTip.showText(below, "Copied", self.terms)
-
-
-def _state_text(entry: ModelEntry, state: RowState) -> str:
-    if state.downloading:
-        return _progress_text(state.progress)
-    if state.stopping:
-        return "◌ stopping"
-    if state.loading:
-        return "◌ loading"
-    if state.live:
-        return "● in use"
-    return "" if state.available or entry.url else "⚠ missing"
-
-
-def _progress_text(progress: DownloadProgress | None) -> str:
-    if progress is None:
-        return "◌ connecting"
-    if progress.verified is not None:
-        return "◌ verifying"
-    total = f" of {progress.total / 1e6:,.0f}" if progress.total else ""
-    return f"{progress.received / 1e6:,.0f}{total} MB"
 
 
 def _terms(entry: ModelEntry) -> str:

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from qtpy.QtCore import QObject, Qt, QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
     QFrame,
+    QHBoxLayout,
     QLabel,
     QLayout,
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QVBoxLayout,
     QWidget,
 )
 
 __all__ = [
     "DOCK_WIDTH",
     "LABEL_WIDTH",
+    "MARGINS",
+    "beside",
     "combo_box",
     "form_layout",
     "label_of",
     "push_button",
     "scrolled",
+    "stacked",
     "text_label",
     "timer",
 ]
 
+_Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
+
 DOCK_WIDTH = 300
 """Pixels that a dock asks for."""
+MARGINS = (8, 6, 8, 6)
+"""Pixels around the parts of a dock: left, top, right, bottom."""
 LABEL_WIDTH = 78
 """Pixels; the editors of several forms below each other line up."""
 
@@ -99,3 +111,29 @@ def timer(parent: QObject | None, milliseconds: int) -> QTimer:
     clock.setSingleShot(True)
     clock.setInterval(milliseconds)
     return clock
+
+
+def beside(*parts: QWidget | QLayout, stretch: int | None = None, spacing: int = 4) -> QHBoxLayout:
+    """Return a row; part number `stretch` takes the free room, by default all share it."""
+    row = _filled(QHBoxLayout(), parts, spacing)
+    for number in range(len(parts)):
+        row.setStretch(number, int(stretch in (None, number)))
+    return row
+
+
+def stacked(
+    *parts: QWidget | QLayout, inside: QWidget | None = None, spacing: int = 6
+) -> QVBoxLayout:
+    """Return a column, which lays out the widget `inside`."""
+    column = _filled(QVBoxLayout(), parts, spacing)
+    if inside is not None:
+        inside.setLayout(column)
+    return column
+
+
+def _filled(layout: _Box, parts: Sequence[QWidget | QLayout], spacing: int) -> _Box:
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing)
+    for part in parts:
+        layout.addWidget(part) if isinstance(part, QWidget) else layout.addLayout(part)
+    return layout

@@ -1,36 +1,25 @@
-"""Brings the images of a project into the viewer, and says what is wrong with them."""
+"""Brings the images of a project into the viewer, and keeps what is wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import ref
 
-import numpy as np
 from napari.utils.notifications import show_warning
-from psygnal import Signal, SignalGroup
+from psygnal import Signal
 
-from napari_peftsam.document import Document, DocumentImage, ImageId, ImageSource, LocateImage
+from napari_peftsam.app.projects import ReadImage, read_images, read_located_image
+from napari_peftsam.document import DocumentImage, ImageId, LocateImage
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._worker import Worker, start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["ProjectImages", "ProjectImagesEvents"]
-
-_AT_ONCE = 2_000_000_000  # bytes of an image that the viewer holds in memory
-
-
-class ProjectImagesEvents(SignalGroup):
-    """Signals of `ProjectImages`."""
-
-    changed = Signal()
-    """An image was read, or there is another note."""
-    loaded = Signal()
-    """All images that can be read are in the viewer."""
+__all__ = ["ProjectImages"]
 
 
 class ProjectImages:
@@ -43,24 +32,25 @@ class ProjectImages:
 
     Attributes
     ----------
-    events
-        See `ProjectImagesEvents`.
     progress
         How far reading them is; empty when done.
     notes
         What is wrong with images by their id: missing, unreadable, changed.
     """
 
+    changed = Signal()
+    """An image was read, or there is another note."""
+    loaded = Signal()
+    """All images that can be read are in the viewer."""
+
     def __init__(self, owner: ViewerSession) -> None:
         self._owner = ref(owner)
         self._document, self._workers = owner.document, owner.workers
-        self.events = ProjectImagesEvents()
         self.progress = ""
         self.notes: dict[ImageId, str] = {}
-        self._loader: Worker[_Loaded] | None = None
-        events = self._document.events
-        events.closing.connect(self._closing)
-        events.image_removed.connect(self._removed)
+        self._loader: Worker[ReadImage] | None = None
+        self._document.events.closing.connect(self._closing)
+        self._document.events.image_removed.connect(self._removed)
 
     @property
     def missing(self) -> tuple[DocumentImage, ...]:
@@ -74,7 +64,7 @@ class ProjectImages:
         if images:
             self._load(images)
         else:
-            self.events.loaded.emit()
+            self.loaded.emit()
 
     def load(self, image: str) -> None:
         """Read an image that came back to the document; returns at once."""
@@ -87,38 +77,39 @@ class ProjectImages:
         first = pending.image if pending is not None else images[0].id
         ordered = sorted(images, key=lambda image: image.id != first)
 
-        def read(event: _Loaded) -> None:
-            if store is document.store and event.image.id in document.images:
-                self.progress = f"Reading image {event.number} of {len(images)}…"
-                self._take(event, is_first=event.number == 1)
-                self.events.changed.emit()
-
-        def done() -> None:
-            self._loader, self.progress = None, ""
-            if self.notes:
-                show_warning("\n".join(self.notes.values()))
-            self.events.loaded.emit()
-            self.events.changed.emit()
-            unread = [i for i in document.images.values() if i.pixels is None]
-            late = tuple(i for i in unread if i.id not in self.notes)
-            if late:  # they came back by undo meanwhile
-                self._load(late)
+        def show(read: ReadImage) -> None:
+            if store is document.store and read.image.id in document.images:
+                self.progress = f"Reading image {read.number} of {len(images)}…"
+                self._show(read)
+                self.changed.emit()
 
         self.progress = f"Reading {len(images)} image{'s' if len(images) > 1 else ''}…"
         self._loader = start(
-            lambda: _read(document, ordered), on_event=read, on_done=done, group=self._workers
-        )
+            lambda: read_images(document, ordered),
+            on_event=show, on_done=self._loaded, group=self._workers,
+        )  # fmt: skip
 
-    def _take(self, event: _Loaded, *, is_first: bool) -> None:
+    def _loaded(self) -> None:
+        self._loader, self.progress = None, ""
+        if self.notes:
+            show_warning("\n".join(self.notes.values()))
+        self.loaded.emit()
+        self.changed.emit()
+        unread = [i for i in self._document.images.values() if i.pixels is None]
+        late = tuple(i for i in unread if i.id not in self.notes)
+        if late:  # they came back by undo meanwhile
+            self._load(late)
+
+    def _show(self, read: ReadImage) -> None:
         """Show an image that was read; the first one is annotated."""
-        image, owner = event.image, self._owner()
-        if event.note:
-            self.notes[image.id] = event.note
-        if event.pixels is None or owner is None:
+        image, owner, is_first = read.image, self._owner(), read.number == 1
+        if read.note:
+            self.notes[image.id] = read.note
+        if read.pixels is None or owner is None:
             return
         layers = owner.layers
         try:
-            self._document.image(image.id).attach_pixels(event.pixels)
+            self._document.image(image.id).attach_pixels(read.pixels)
             layers.show(image.id, visible=is_first)
             if is_first or layers.image is None:
                 layers.select_image(layers.layer_of(image.id))
@@ -128,27 +119,24 @@ class ProjectImages:
         except PeftSamError as error:
             self.notes[image.id] = f"{image.name}: {error}"
 
-    def read_located(self, image: ImageId, path: Path) -> _Located:
-        """Return the pixels of a missing image from where it is now; slow."""
-        from napari_peftsam.projects import read_located
-
-        entry = self._document.image(image)
-        pixels, source, note = read_located(self._document, entry, path)
-        return _Located(self._document.store, _in_memory(pixels), source, note)
-
-    def take_located(self, image: ImageId, located: _Located) -> None:
-        """Show an image that was located."""
+    def locating(
+        self, image: ImageId, path: Path
+    ) -> tuple[Callable[[], ReadImage], Callable[[ReadImage], None]]:
+        """Return the slow work that reads a missing image, and what shows its result."""
         document, store = self._document, self._document.store
-        if store is not located.store or image not in document.images:
-            return
-        entry = document.image(image)
-        entry.attach_pixels(located.pixels)
-        self.notes.pop(image, None)
-        self._take(_Loaded(entry, located.pixels, located.note, 1), is_first=True)
-        if not store.read_only:
-            document.do(LocateImage(image, located.source))
-        if located.note:
-            show_warning(located.note)
+
+        def show(read: ReadImage) -> None:
+            if store is not document.store or image not in document.images:
+                return
+            document.image(image).attach_pixels(read.pixels)
+            self.notes.pop(image, None)
+            self._show(read)
+            if not store.read_only and read.source is not None:
+                document.do(LocateImage(image, read.source))
+            if read.note:
+                show_warning(read.note)
+
+        return lambda: read_located_image(document, document.image(image), path), show
 
     def _closing(self) -> None:
         if self._loader is not None:
@@ -159,45 +147,4 @@ class ProjectImages:
 
     def _removed(self, image: str) -> None:
         if self.notes.pop(ImageId(image), None) is not None:
-            self.events.changed.emit()
-
-
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """An image of a project; without pixels if it cannot be read."""
-
-    image: DocumentImage
-    pixels: Any
-    note: str
-    number: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Located:
-    """The pixels of an image that was missing in the project of a store."""
-
-    store: Any
-    pixels: Any
-    source: ImageSource
-    note: str
-
-
-def _read(document: Document, images: list[DocumentImage]) -> Iterator[_Loaded]:
-    """Read images with their objects, so that showing them needs no disk."""
-    from napari_peftsam.projects import read_image_of
-
-    for number, image in enumerate(images, start=1):
-        pixels, note = None, ""
-        try:
-            image.read()
-            pixels, note = read_image_of(document, image)
-            pixels = _in_memory(pixels)
-        except PeftSamError as error:
-            pixels, note = None, f"{image.name}: {error}"
-        yield _Loaded(image, pixels, note, number)
-
-
-def _in_memory(pixels: Any) -> Any:
-    """Read an image unless it is very large: napari asks for the same plane again and again."""
-    size = int(np.prod(pixels.shape, dtype=np.int64)) * np.dtype(pixels.dtype).itemsize
-    return np.asarray(pixels) if size <= _AT_ONCE else pixels
+            self.changed.emit()

@@ -1,35 +1,101 @@
-"""The project menu: what a user can do with projects, and what the dock says of them."""
+"""The project of the annotate dock: its menu, its name, and what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QMenu
-
-from napari_peftsam.document import (
-    AutomaticProject,
-    DocumentImage,
-    delete_automatic,
-    list_automatic,
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QPainter, QPaintEvent
+from qtpy.QtWidgets import (
+    QLabel,
+    QMenu,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QWidget,
 )
+
+from napari_peftsam.app.projects import (
+    describe_offer,
+    explain_offer,
+    known_projects,
+    project_note,
+    project_title,
+)
+from napari_peftsam.document import AutomaticProject, DocumentImage, delete_automatic
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
+from napari_peftsam.widgets._parts import beside, stacked, text_label
 from napari_peftsam.widgets._worker import notify, run
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QAction
 
-    from napari_peftsam.widgets._project_row import ProjectRow
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["ProjectMenu"]
+__all__ = ["ProjectMenu", "ProjectRow"]
 
 _FILES = "Projects (*.peftsam)"
 _ENDING = ".peftsam"
-_LISTED = 10  # of the projects without a name
+
+
+class ProjectRow(QWidget):
+    """The project's menu and name, when it was saved, and what is wrong with it.
+
+    Attributes
+    ----------
+    menu
+        Opens below the button.
+    name, saved, note
+        Texts.
+    go_on
+        Opens the project that the last session left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.menu = QMenu(self)
+        self.button = QToolButton()
+        self.button.setText("Project ▾")
+        self.button.setToolTip("New, open, save under a name, import, locate images")
+        self.button.setAutoRaise(True)
+        self.button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self.button.setMenu(self.menu)
+        self.name, self.saved, self.note = _ElidedLabel(), QLabel(), text_label()
+        self.go_on = QPushButton()
+        self.go_on.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.go_on.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        row = beside(self.button, self.name, self.saved, stretch=1)
+        stacked(row, self.go_on, self.note, inside=self, spacing=3)
+
+    def show_note(self, text: str) -> None:
+        """Show a text below the row; an empty one takes no room."""
+        self.note.setText(text)
+        self.note.setVisible(bool(text))
+
+    def show_offer(self, text: str, tip: str = "") -> None:
+        """Offer to go on with a project; an empty text takes the offer back."""
+        self.go_on.setText(text)
+        self.go_on.setToolTip(tip)
+        self.go_on.setVisible(bool(text))
+
+
+class _ElidedLabel(QLabel):
+    """A label that is cut off where the dock is too narrow, instead of widening it."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        return QSize(24, super().minimumSizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802
+        painter = QPainter(self)
+        text = self.fontMetrics().elidedText(
+            self.text(), Qt.TextElideMode.ElideMiddle, self.width()
+        )
+        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter), text)
 
 
 class ProjectMenu:
@@ -56,28 +122,18 @@ class ProjectMenu:
         self._projects, self._document = owner.projects, owner.document
         self._automatic: list[AutomaticProject] = []
         self.recent: tuple[Path, ...] = ()
-        for signal, slot in self._connections():
-            signal.connect(slot)
-        self._show()
-        self._look()
+        row.menu.aboutToShow.connect(self._fill)
+        row.go_on.clicked.connect(self._projects.go_on)
+        self._projects.changed.connect(self._changed)
+        owner.autosave.saved.connect(self._show)
+        self._changed()
 
     def release(self) -> None:
         """Listen no more."""
-        for signal, slot in self._connections():
-            signal.disconnect(slot)
-
-    def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
-        return (
-            (self._row.menu.aboutToShow, self._fill),
-            (self._row.go_on.clicked, self._go_on),
-            (self._projects.events.changed, self._changed),
-            (self._owner.autosave.events.saved, self._show),
-        )
+        self._projects.changed.disconnect(self._changed)
+        self._owner.autosave.saved.disconnect(self._show)
 
     # --- what the user does ---------------------------------------------------------
-
-    def _go_on(self) -> None:
-        self._projects.go_on()
 
     def new(self) -> None:
         """Ask for a name and begin an empty project."""
@@ -93,7 +149,8 @@ class ProjectMenu:
 
     def save_as(self, *, with_images: bool = False) -> None:
         """Ask for a name and save the project under it."""
-        suggestion = f"{self._projects.name or _title(self._names())}{_ENDING}"
+        names = [image.name for image in self._document.images.values()]
+        suggestion = f"{self._projects.name or project_title(names)}{_ENDING}"
         path = self._ask_save("Save project as", suggestion)
         if path is not None:
             self._projects.save_as(path, with_images=with_images)
@@ -127,61 +184,49 @@ class ProjectMenu:
     # --- the menu -------------------------------------------------------------------
 
     def _fill(self) -> None:
-        menu, projects = self._row.menu, self._projects
+        menu, projects, path = self._row.menu, self._projects, self._document.store.path
+        has_images, missing = bool(self._document.images), projects.images.missing
+        unnamed = [(describe_offer(p), p.path, not p.is_open) for p in self._automatic]
+        recent = [(path.stem, path, path.exists()) for path in self.recent]
         menu.clear()
         menu.setToolTipsVisible(True)
         _add(menu, "New…", self.new)
         _add(menu, "Open…", self.open)
-        nameless = [(_offer(p), p.path, not p.is_open) for p in self._automatic]
-        self._add_list(menu, "Go on with", nameless, projects.open)
-        recent = [(path.stem, path, path.exists()) for path in self.recent]
+        self._add_list(menu, "Go on with", unnamed, projects.open)
         self._add_list(menu, "Recent projects", recent, projects.open)
-        self._add_list(menu, "Delete", nameless, self.delete)
+        self._add_list(menu, "Delete", unnamed, self.delete)
         menu.addSeparator()
-        images = self._document.images.values()
-        for text, with_images in (("Save project as…", False), ("Save with images…", True)):
-            action = _add(menu, text, partial(self.save_as, with_images=with_images))
-            action.setEnabled(bool(images))
-        _add(menu, "Import project…", self.import_project).setEnabled(bool(images))
-        missing = menu.addMenu("Locate image")
-        assert missing is not None
-        for image in projects.images.missing:
-            _add(missing, f"{image.name}…", partial(self.locate, image))
-        missing.setEnabled(bool(projects.images.missing))
+        _add(menu, "Save project as…", self.save_as, has_images)
+        _add(menu, "Save with images…", partial(self.save_as, with_images=True), has_images)
+        _add(menu, "Import project…", self.import_project, has_images)
+        listed = _add_menu(menu, "Locate image")
+        for image in missing:
+            _add(listed, f"{image.name}…", partial(self.locate, image))
+        listed.setEnabled(bool(missing))
         menu.addSeparator()
-        has_file = self._document.store.path is not None
-        _add(menu, "Close project", projects.close).setEnabled(has_file)
+        _add(menu, "Close project", projects.close, path is not None)
 
     def _add_list(
         self,
         menu: QMenu,
         title: str,
-        entries: list[tuple[str, Path, bool]],
+        entries: Iterable[tuple[str, Path, bool]],
         slot: Callable[[Path], object],
     ) -> None:
-        listed = menu.addMenu(title)
-        assert listed is not None
-        listed.setToolTipsVisible(True)
+        listed = _add_menu(menu, title)
         for text, path, enabled in entries:
             if path != self._document.store.path:
-                action = _add(listed, text, partial(slot, path))
-                action.setToolTip(str(path))
-                action.setEnabled(enabled)
+                _add(listed, text, partial(slot, path), enabled).setToolTip(str(path))
         listed.setEnabled(bool(listed.actions()))
 
     def _look(self) -> None:
         """Find out in a thread which projects there are: each one is opened for it."""
 
-        def look() -> tuple[list[AutomaticProject], tuple[Path, ...]]:
-            from napari_peftsam.projects import recent_projects
-
-            full = [p for p in list_automatic() if p.actions and not p.problem]
-            return full[:_LISTED], recent_projects()
-
         def found(result: tuple[list[AutomaticProject], tuple[Path, ...]]) -> None:
             self._automatic, self.recent = result
 
-        run(look, on_result=found, on_error=lambda _: None, group=self._owner.workers)
+        group = self._owner.workers
+        run(known_projects, on_result=found, on_error=lambda _: None, group=group)
 
     # --- the row --------------------------------------------------------------------
 
@@ -191,60 +236,30 @@ class ProjectMenu:
 
     def _show(self) -> None:
         row, projects, store = self._row, self._projects, self._document.store
-        nameless = "not named yet" if projects.is_automatic else "saved with the first prompt"
-        row.name.setText(projects.name or nameless)
+        unnamed = "not named yet" if projects.is_automatic else "saved with the first prompt"
+        row.name.setText(projects.name or unnamed)
         row.name.setToolTip("" if store.path is None else str(store.path))
         time = self._owner.autosave.time
         row.saved.setText("read-only" if store.read_only else f"saved {time}" if time else "")
-        row.show_note(self._note())
-        offered = projects.offered
-        text = "" if offered is None else f"Go on with {_offer(offered)}"
-        row.show_offer(text, "" if offered is None else _tip(offered))
-
-    def _note(self) -> str:
-        projects, store = self._projects, self._document.store
-        if projects.progress:
-            return f"◌ {projects.progress}"
-        if store.read_only:
-            why = store.why_read_only.removeprefix("it is ")
-            return f"⚠ Read-only: {why}. Save it under another name."
         missing = [image.name for image in projects.images.missing]
-        if missing:
-            return f"⚠ Not found: {_title(missing)}. Project ▾ Locate image finds it again."
-        return ""
+        row.show_note(project_note(store, projects.progress, missing))
+        if projects.offered is None:
+            row.show_offer("")
+        else:
+            offered = projects.offered
+            row.show_offer(f"Go on with {describe_offer(offered)}", explain_offer(offered))
 
-    def _names(self) -> list[str]:
-        return [image.name for image in self._document.images.values()]
 
-
-def _add(menu: QMenu, text: str, slot: Callable[[], object]) -> QAction:
+def _add(menu: QMenu, text: str, slot: Callable[[], object], enabled: bool = True) -> QAction:
     action = menu.addAction(text.replace("&", "&&"))
     assert action is not None
     action.triggered.connect(lambda _=False: slot())
+    action.setEnabled(enabled)
     return action
 
 
-def _title(names: list[str]) -> str:
-    """Return the first name, and how many there are beside it."""
-    if not names:
-        return "project"
-    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
-
-
-def _offer(project: AutomaticProject) -> str:
-    objects = f"{project.objects} object{'' if project.objects == 1 else 's'}"
-    return f"{_title(list(project.images))} ({_local_time(project.time)}, {objects})"
-
-
-def _tip(project: AutomaticProject) -> str:
-    ended = "ended unexpectedly" if project.is_interrupted else "was closed without a name"
-    return f"{', '.join(project.images)}: the last session {ended}, everything is saved"
-
-
-def _local_time(time: str) -> str:
-    try:
-        then = datetime.fromisoformat(time).astimezone()
-    except ValueError:
-        return time
-    today = then.date() == datetime.now().astimezone().date()
-    return then.strftime("%H:%M" if today else "%d %b %H:%M")
+def _add_menu(menu: QMenu, title: str) -> QMenu:
+    added = menu.addMenu(title)
+    assert added is not None
+    added.setToolTipsVisible(True)
+    return added

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from napari.utils.notifications import show_error, show_info, show_warning
-from psygnal import Signal, SignalGroup
+from psygnal import Signal
 
+from napari_peftsam.app.projects import ObjectImport, read_objects
 from napari_peftsam.document import (
     AutomaticProject,
-    Document,
     ImageId,
     Store,
     create_project,
@@ -29,17 +28,9 @@ from napari_peftsam.widgets._project_images import ProjectImages
 from napari_peftsam.widgets._worker import Worker, notify, run
 
 if TYPE_CHECKING:
-    from napari_peftsam.projects import Imported
     from napari_peftsam.widgets._session import ViewerSession
 
-__all__ = ["ProjectEvents", "Projects"]
-
-
-class ProjectEvents(SignalGroup):
-    """Signals of `Projects`."""
-
-    changed = Signal()
-    """There is another project, or other news of it."""
+__all__ = ["Projects"]
 
 
 class Projects:
@@ -52,26 +43,26 @@ class Projects:
 
     Attributes
     ----------
-    events
-        See `ProjectEvents`.
     offered
         The project without a name to go on with; None if there is none.
     images
         Reads and shows the project's images.
     """
 
+    changed = Signal()
+    """There is another project, or other news of it."""
+
     def __init__(self, owner: ViewerSession) -> None:
         self._owner = ref(owner)
         self._document, self._workers = owner.document, owner.workers
-        self.events = ProjectEvents()
         self.offered: AutomaticProject | None = None
         self.images = ProjectImages(owner)
         self._doing = ""
-        self._told = False  # that actions cannot be saved
+        self._is_refusal_shown = False
         self._at_work: Worker[Any] | None = None
-        self.images.events.changed.connect(self.events.changed.emit)
+        self.images.changed.connect(self.changed.emit)
         self._document.events.opened.connect(self._opened)
-        owner.autosave.events.saved.connect(self._saved)
+        owner.autosave.saved.connect(self._saved)
 
     @property
     def owner(self) -> ViewerSession:
@@ -94,7 +85,7 @@ class Projects:
 
     @property
     def progress(self) -> str:
-        """What is being done at present, empty if nothing."""
+        """Present work on the project, in words; empty if there is none."""
         return self._doing or self.images.progress
 
     def start(self) -> None:
@@ -107,10 +98,9 @@ class Projects:
         def found(project: AutomaticProject | None) -> None:
             if self._document.store.path is None:
                 self.offered = project
-                self.events.changed.emit()
+                self.changed.emit()
 
         run(look, on_result=found, group=self._workers)
-        self.owner.autosave.start()
 
     # --- from one project to another ----------------------------------------------------
 
@@ -169,10 +159,10 @@ class Projects:
         if automatic is not None:
             run(lambda: delete_automatic(automatic), on_error=lambda _: None, group=self._workers)
         show_info(f"Saved to {path}; everything from now on is saved there")
-        self.events.changed.emit()
+        self.changed.emit()
 
     def _show(self, store: Store) -> None:
-        self.owner.autosave.begin_now()  # nothing of the present project is lost
+        self.owner.autosave.begin()  # nothing of the present project is lost
         try:
             if self.owner.autosave.is_unsaved:
                 raise ProjectError(
@@ -186,13 +176,13 @@ class Projects:
 
     def _opened(self) -> None:
         store, owner = self._document.store, self.owner
-        self.offered, self._told = None, False
+        self.offered, self._is_refusal_shown = None, False
         if store.path is not None:
             self._note_recent()
             if store.read_only:
                 show_warning(f"{store.path.name} can only be read: {store.why_read_only}")
             owner.restore_model()
-        self.events.changed.emit()
+        self.changed.emit()
         self.images.load_all()
 
     def _note_recent(self) -> None:
@@ -210,8 +200,7 @@ class Projects:
 
     def locate(self, image: ImageId, path: Path) -> None:
         """Read a missing image from where it is now; returns at once."""
-        read = partial(self.images.read_located, image, path)
-        self._work(f"Reading {path.name}…", read, partial(self.images.take_located, image))
+        self._work(f"Reading {path.name}…", *self.images.locating(image, path))
 
     # --- objects of others --------------------------------------------------------------
 
@@ -219,54 +208,37 @@ class Projects:
         """Add the objects of a colleague's project, image by image; returns at once."""
         document, number = self._document, self._document.store.next_number
 
-        def read() -> tuple[list[tuple[str, Imported]], list[str]]:
-            from napari_peftsam.projects import import_objects
-
-            found, skipped = [], []
-            store = open_project(path, read_only=True)
-            try:
-                for other in Document(store).images.values():
-                    own = document.find_image(other.name)
-                    if own is None or own.shape != other.shape:
-                        skipped.append(other.name)
-                    else:
-                        found.append((own.name, import_objects(own, other)))
-            finally:
-                store.close()
-            return found, skipped
-
-        def done(result: tuple[list[tuple[str, Imported]], list[str]]) -> None:
+        def done(found: ObjectImport) -> None:
             if number != document.store.next_number:  # objects have changed meanwhile
                 self.import_from(path)
                 return
-            for _, imported in result[0]:
-                if imported.action is not None:
-                    document.do(imported.action)
-            show_info(_report(*result))
+            for action in found.actions:
+                document.do(action)
+            show_info(found.report)
 
-        self._work(f"Importing {path.name}…", read, done)
+        self._work(f"Importing {path.name}…", lambda: read_objects(document, path), done)
 
     # --- what goes wrong ----------------------------------------------------------------
 
     def report(self, error: PeftSamError) -> None:
-        """Tell that an action was refused; that it cannot be saved, also as a notification."""
-        if isinstance(error, ProjectError) and not self._told:
-            self._told = True
+        """Show why an action was refused; a failure to save also as a notification."""
+        if isinstance(error, ProjectError) and not self._is_refusal_shown:
+            self._is_refusal_shown = True
             show_error(f"{error}. What you did last is taken back.")
         path = self._document.store.path
         text = str(error) if path is None else str(error).replace(str(path), path.name)
         self.owner.layers.events.hint.emit(text)
 
     def _saved(self) -> None:
-        self._told = False
+        self._is_refusal_shown = False
         if self.offered is not None:
             self.offered = None
-            self.events.changed.emit()
+            self.changed.emit()
 
     def _failed(self, error: Exception) -> None:
         self._doing = ""
         notify(error)
-        self.events.changed.emit()
+        self.changed.emit()
 
     def _work(
         self, progress: str, work: Callable[[], Any], on_result: Callable[[Any], object]
@@ -282,7 +254,7 @@ class Projects:
                 on_result(result)
             except PeftSamError as error:
                 notify(error)
-            self.events.changed.emit()
+            self.changed.emit()
 
         def failed(error: Exception) -> None:
             self._at_work = None
@@ -290,15 +262,4 @@ class Projects:
 
         self._doing = progress
         self._at_work = run(work, on_result=ended, on_error=failed, group=self._workers)
-        self.events.changed.emit()
-
-
-def _report(found: list[tuple[str, Imported]], skipped: list[str]) -> str:
-    objects = sum(imported.objects for _, imported in found)
-    covered = sum(imported.covered for _, imported in found)
-    text = f"{objects} objects imported into {len(found)} images"
-    if covered:
-        text += f"; {covered} are covered by objects that were there"
-    if skipped:
-        text += f"; skipped, as no image here has their name and shape: {', '.join(skipped)}"
-    return text
+        self.changed.emit()

@@ -16,7 +16,7 @@ _PLUGIN = "napari-peftsam"
 
 @dataclass(frozen=True)
 class PluginSettings:
-    """What the user chose.
+    """Preferences of the plugin.
 
     Attributes
     ----------

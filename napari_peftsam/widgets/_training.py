@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.app.advice import Outcome, verdict
 from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.widgets._session import ViewerSession
-from napari_peftsam.widgets._verdict import Outcome, verdict
 from napari_peftsam.widgets._worker import notify, start
 
 if TYPE_CHECKING:

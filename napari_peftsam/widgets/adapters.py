@@ -9,17 +9,30 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QRadioButton,
     QSlider,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_peftsam.app.advice import (
+    describe_adapter,
+    explain_merging,
+    explain_strength,
+    iou_text,
+)
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, with_ending
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._parts import DOCK_WIDTH, push_button, scrolled, text_label, timer
+from napari_peftsam.widgets._parts import (
+    DOCK_WIDTH,
+    MARGINS,
+    beside,
+    push_button,
+    scrolled,
+    stacked,
+    text_label,
+    timer,
+)
 from napari_peftsam.widgets._training import training_of
 from napari_peftsam.widgets._worker import notify, run
 
@@ -56,9 +69,7 @@ class AdaptersDock(Dock):
         self.hint = text_label(_EMPTY)
         self.save = push_button("Save…", "Write the live adapter to one small file")
         self.load = push_button("Load…", "Read an adapter of this model from a file and use it")
-        self.merge = push_button(
-            "Merged SAM…", "Write a plain SAM checkpoint with the live adapter built in"
-        )
+        self.merge = push_button("Merged SAM…")
         self.strength = QSlider(Qt.Orientation.Horizontal)
         self.strength.setRange(0, _FULL)
         self.strength.setValue(_FULL)
@@ -69,7 +80,17 @@ class AdaptersDock(Dock):
         self._buttons: dict[str, QRadioButton] = {}
         self._ious: list[QLabel] = []
         self._lay_out()
-        self._connect()
+        self._group.idClicked.connect(self._chosen)
+        self.strength.valueChanged.connect(self._strength_moved)
+        self._settle.timeout.connect(self._weaken)
+        self.save.clicked.connect(self.save_live)
+        self.load.clicked.connect(self.load_file)
+        self.merge.clicked.connect(self.save_merged)
+        self.listen(
+            (self.viewer_session.events.adapters_changed, self._show_entries),
+            (self.viewer_session.events.model_changed, self._show_entries),
+            (self.training.signals.changed, self._show_entries),
+        )
         self._show_entries()
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
@@ -87,50 +108,20 @@ class AdaptersDock(Dock):
         self.rows.setHorizontalSpacing(10)
         self.rows.setVerticalSpacing(3)
         self.rows.setColumnStretch(2, 1)
-        padded = QWidget()
-        inner = QVBoxLayout(padded)
-        inner.setContentsMargins(0, 0, 0, 0)
-        inner.addWidget(table)
-        inner.addWidget(self.hint)
-        inner.addStretch(1)
-        weaken = QHBoxLayout()
-        weaken.setSpacing(4)
         self.strength_text.setMinimumWidth(
             self.strength_text.fontMetrics().horizontalAdvance("100 %")
         )
-        for part in (QLabel("Strength"), self.strength, self.strength_text):
-            weaken.addWidget(part)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(4)
-        for button in (self.save, self.load, self.merge):
-            buttons.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(6)
-        layout.addWidget(scrolled(padded), 1)
-        layout.addLayout(weaken)
-        layout.addLayout(buttons)
-
-    def _connect(self) -> None:
-        owner = self.viewer_session
-        self._group.idClicked.connect(self._chosen)
-        self.strength.valueChanged.connect(self._strength_moved)
-        self._settle.timeout.connect(self._weaken)
-        self.save.clicked.connect(lambda _: self.save_live())
-        self.load.clicked.connect(lambda _: self.load_file())
-        self.merge.clicked.connect(lambda _: self.save_merged())
-        owner.events.adapters_changed.connect(self._show_entries)
-        owner.events.model_changed.connect(self._show_entries)
-        self.training.signals.changed.connect(self._show_entries)
+        listed = QWidget()
+        stacked(table, self.hint, inside=listed).addStretch(1)
+        weaken = beside(QLabel("Strength"), self.strength, self.strength_text, stretch=1)
+        buttons = beside(self.save, self.load, self.merge)
+        layout = stacked(scrolled(listed), weaken, buttons, inside=self)
+        layout.setContentsMargins(*MARGINS)
 
     def release(self) -> None:
         """Let go of the viewer."""
-        owner = self.viewer_session
-        if not owner.is_closed:  # else Qt has destroyed the dock's parts by now
+        if not self.viewer_session.is_closed:  # else Qt has destroyed the dock's parts by now
             self._settle.stop()
-        owner.events.adapters_changed.disconnect(self._show_entries)
-        owner.events.model_changed.disconnect(self._show_entries)
-        self.training.signals.changed.disconnect(self._show_entries)
 
     # --- what the user does ------------------------------------------------------------
 
@@ -139,10 +130,9 @@ class AdaptersDock(Dock):
         workspace = self.viewer_session.workspace
         if workspace is None:
             return
-        name = workspace.adapters.live.name
-        suggestion = f"{name}.safetensors"
+        name, ending = workspace.adapters.live.name, ".safetensors"
         path = self.ask_save(
-            self, f"Save {name}", suggestion, _ADAPTERS, with_ending(".safetensors")
+            self, f"Save {name}", f"{name}{ending}", _ADAPTERS, with_ending(ending)
         )
         if path is not None:
             full = " (at full strength)" if workspace.adapters.strength < 1 else ""
@@ -152,10 +142,8 @@ class AdaptersDock(Dock):
     def load_file(self) -> None:
         """Ask for an adapter file, add it to the list and use it."""
         workspace = self.viewer_session.workspace
-        if workspace is None:
-            return
-        path = self.ask_open(self, "Load an adapter", _ADAPTERS)
-        if path is not None:
+        path = self.ask_open(self, "Load an adapter", _ADAPTERS) if workspace else None
+        if workspace is not None and path is not None:
             self._work(lambda: workspace.load_adapter(path), f"Loaded {path}")
 
     def save_merged(self) -> None:
@@ -163,8 +151,7 @@ class AdaptersDock(Dock):
         workspace = self.viewer_session.workspace
         if workspace is None:
             return
-        name = workspace.adapters.live.name
-        percent = round(_FULL * workspace.adapters.strength)
+        name, percent = workspace.adapters.live.name, round(_FULL * workspace.adapters.strength)
         weakened, suffix = ("", "") if percent == _FULL else (f" at {percent} %", f"-{percent}")
         title, suggestion = f"Save a checkpoint with {name}{weakened}", f"sam-{name}{suffix}.pth"
         path = self.ask_save(self, title, suggestion, _CHECKPOINTS, with_ending(".pth", ".pt"))
@@ -200,9 +187,8 @@ class AdaptersDock(Dock):
 
     def _show_strength(self) -> None:
         workspace = self.viewer_session.workspace
-        has_model = workspace is not None and workspace.has_model
-        live = workspace.adapters.live if workspace is not None else None
-        can = has_model and live is not None and live.scalable
+        live = None if workspace is None else workspace.adapters.live
+        can = self.viewer_session.has_model and live is not None and live.scalable
         self.strength.setEnabled(can)
         value = _FULL if workspace is None else round(_FULL * workspace.adapters.strength)
         if not self.strength.isSliderDown() and not self._settle.isActive():
@@ -210,14 +196,7 @@ class AdaptersDock(Dock):
             self.strength.setValue(value)
             self.strength.blockSignals(blocked)
             self.strength_text.setText(f"{value} %" if can else "")
-        reason = (
-            "How much of the adapter is used: 100 % as trained, 0 % the base model"
-            if can
-            else "The base model has no strength to choose"
-            if live is None or live.adapter is None
-            else f"{live.method} is not linear in its update and cannot be weakened"
-        )
-        self.strength.setToolTip(reason)
+        self.strength.setToolTip(explain_strength(live))
 
     def _work(self, action: Callable[[], object], message: str = "") -> None:
         def failed(error: Exception) -> None:
@@ -240,32 +219,18 @@ class AdaptersDock(Dock):
         if [entry.name for entry in entries] != list(self._buttons):
             self._rebuild(entries)
         for row, entry in enumerate(entries):
-            self._show_iou(self._ious[row], entry)
+            text, tip = iou_text(entry, self.training.measured.get(entry.name))
+            self._ious[row].setText(text)
+            self._ious[row].setToolTip(tip)
             self._buttons[entry.name].setChecked(entry.name == live)
         self._show_strength()
         has_model = self.viewer_session.has_model
         self.hint.setVisible(len(entries) < 2)
         self.save.setEnabled(has_model and live != "base")
         self.load.setEnabled(has_model)
-        mergeable = workspace is not None and workspace.adapters.live.mergeable
-        self.merge.setEnabled(has_model and mergeable)
-        self.merge.setToolTip(
-            "Write a plain SAM checkpoint with the live adapter built in, at its strength"
-            if mergeable
-            else f"{live} cannot be merged into plain weights: save the adapter instead"
-        )
-
-    def _show_iou(self, label: QLabel, entry: AdapterEntry) -> None:
-        measured = self.training.measured.get(entry.name)
-        iou = entry.iou if measured is None else measured
-        foreign = entry.from_file and measured is None
-        text = "" if iou is None else f"{iou:.2f}"
-        label.setText(f"({text})" if foreign and text else text)
-        label.setToolTip(
-            "IoU on the objects held out when it was trained: not to be compared with others"
-            if foreign
-            else "IoU on held-out objects, as last measured"
-        )
+        adapters = None if workspace is None else workspace.adapters
+        self.merge.setEnabled(has_model and adapters is not None and adapters.live.mergeable)
+        self.merge.setToolTip(explain_merging(adapters))
 
     def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
         while (item := self.rows.takeAt(0)) is not None:
@@ -276,19 +241,10 @@ class AdaptersDock(Dock):
         self._ious.clear()
         for row, entry in enumerate(entries):
             button = QRadioButton(entry.name)
-            button.setToolTip(f"Answer prompts with {_described(entry)}")
+            button.setToolTip(f"Answer prompts with {describe_adapter(entry)}")
             self._group.addButton(button, row)
             self._buttons[entry.name] = button
-            iou = QLabel()
-            self._ious.append(iou)
-            self.rows.addWidget(button, row, 0)
-            self.rows.addWidget(iou, row, 1)
-            self.rows.addWidget(QLabel(_described(entry)), row, 2)
-
-
-def _described(entry: AdapterEntry) -> str:
-    if entry.adapter is None:
-        return "the model as it is"
-    placement = getattr(entry.adapter.config, "placement", None)
-    where = "" if placement is None else f" · {placement}"
-    return f"{entry.method.replace('_', '-')}{where}"
+            self._ious.append(QLabel())
+            parts = (button, self._ious[-1], QLabel(describe_adapter(entry)))
+            for column, part in enumerate(parts):
+                self.rows.addWidget(part, row, column)

@@ -1,4 +1,4 @@
-"""What napari's File menu calls: the reader of projects, and the sample data."""
+"""Entries of napari's File menu: the reader of projects, and the sample data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Reader = Callable[[str | list[str]], list[tuple[None]]]
 
 
 def project_reader(path: str | list[str]) -> Reader | None:
-    """Return what opens a project in the viewer, None for other files."""
+    """Return a function that opens a project in the viewer; None for other files."""
     paths = [path] if isinstance(path, str) else path
     return _open_project if len(paths) == 1 and paths[0].lower().endswith(".peftsam") else None
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QVBoxLayout
 
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
@@ -17,9 +16,11 @@ from napari_peftsam.widgets._dialogs import ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
+    MARGINS,
     combo_box,
     form_layout,
     push_button,
+    stacked,
     text_label,
 )
 from napari_peftsam.widgets._worker import notify, run
@@ -52,7 +53,15 @@ class ExportDock(Dock):
         self.status = text_label()
         self._is_writing = False
         self._lay_out()
-        self._connect()
+        self.export.clicked.connect(self.export_file)
+        owner, events = self.viewer_session, self.viewer_session.document.events
+        self.listen(
+            (events.opened, self._forget_images),
+            (events.objects_changed, self._show_images),
+            (events.image_removed, self._show_images),
+            (events.image_renamed, self._show_images),
+            (owner.projects.images.loaded, self._show_images),
+        )
         self._show_images()
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
@@ -60,36 +69,10 @@ class ExportDock(Dock):
         return QSize(DOCK_WIDTH, super().sizeHint().height())
 
     def _lay_out(self) -> None:
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(6)
-        layout.addLayout(form_layout(("Objects of", self.image), ("Format", self.format)))
-        layout.addWidget(self.export)
-        layout.addWidget(self.status)
+        rows = form_layout(("Objects of", self.image), ("Format", self.format))
+        layout = stacked(rows, self.export, self.status, inside=self)
+        layout.setContentsMargins(*MARGINS)
         layout.addStretch(1)
-
-    def _connect(self) -> None:
-        events = self.viewer_session.document.events
-        events.opened.connect(self._forget_images)
-        self.export.clicked.connect(lambda _: self.export_file())
-        for signal in self._data_signals():
-            signal.connect(self._show_images, max_args=0)
-
-    def _data_signals(self) -> tuple[Any, ...]:
-        owner = self.viewer_session
-        events = owner.document.events
-        return (
-            events.objects_changed,
-            events.image_removed,
-            events.image_renamed,
-            owner.projects.images.events.loaded,
-        )
-
-    def release(self) -> None:
-        """Let go of the document."""
-        self.viewer_session.document.events.opened.disconnect(self._forget_images)
-        for signal in self._data_signals():
-            signal.disconnect(self._show_images)
 
     def export_file(self) -> None:
         """Ask for a file name and write the chosen image's objects; returns at once."""
@@ -111,29 +94,22 @@ class ExportDock(Dock):
         except (ConfigurationError, ExportError) as error:  # the ending of another format
             self._failed(error)
             return
-        # Copies: the user goes on annotating while the file is written.
         image = document.image(chosen_id)
-        labels = image.labels.copy()
-        scale = self.viewer_session.layers.scale_of(image.id)
+        labels = image.labels.copy()  # the user goes on annotating while the file is written
+        pixels, scale = image.pixels, self.viewer_session.layers.scale_of(image.id)
         records = tuple(record.to_dict() for record in document.records(image.id))
+
+        def write() -> Path:
+            plain = None if pixels is None else np.asarray(pixels)
+            context = ExportContext(
+                image_name=image.name, pixels=plain, records=records, scale=scale
+            )
+            return export_labels(labels, path, chosen.name, context)
+
         self._is_writing = True
         self._show_status("Writing…")
-        run(
-            lambda: export_labels(
-                labels,
-                path,
-                chosen.name,
-                ExportContext(
-                    image_name=image.name,
-                    pixels=None if image.pixels is None else np.asarray(image.pixels),
-                    records=records,
-                    scale=scale,
-                ),
-            ),
-            on_result=self._written,
-            on_error=self._failed,
-            group=self.viewer_session.workers,
-        )
+        group = self.viewer_session.workers
+        run(write, on_result=self._written, on_error=self._failed, group=group)
 
     def _written(self, path: Path) -> None:
         self._is_writing = False

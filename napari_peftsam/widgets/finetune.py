@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QVBoxLayout
-
+from napari_peftsam.app.advice import TrainingData, describe_data, why_no_training
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
 from napari_peftsam.widgets._keys import KeyBindings
-from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets._parts import stacked, timer
 from napari_peftsam.widgets._training import Phase, training_of
-from napari_peftsam.widgets._training_data import TrainingData, annotated_planes, describe
 from napari_peftsam.widgets._worker import Worker, notify, run
 
 if TYPE_CHECKING:
     import napari
 
-    from napari_peftsam.training import Split, TrainEvent
+    from napari_peftsam.document import Document
+    from napari_peftsam.training import AnnotatedPlane, Split
 
 __all__ = ["FinetuneDock"]
 
 _DELAY_MS = 200  # the split is worked out when the user pauses
+_MOST_PIXELS = 64_000_000  # beyond that, looking at all of them takes too long
 
 
 class FinetuneDock(Dock):
@@ -40,60 +40,42 @@ class FinetuneDock(Dock):
         self.training = training_of(self.viewer_session)
         self.options = FinetuneOptions(self.viewer_session)
         self.view = FinetuneView(self.options, napari_viewer.theme)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.view)
+        stacked(self.view, inside=self)
         self._split: Split | None = None
         self._splitting: Worker[Any] | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
-        self._connect()
+        self._keys.bind(
+            self.viewer_session.viewer, (), {"finetune": self.toggle, "before": self.compare}
+        )
+        self._timer.timeout.connect(self._find_split)
+        self.view.train.clicked.connect(self.toggle)
+        self.view.compare.clicked.connect(self.compare)
+        self.options.changed.connect(self._show_button)
+        owner, events = self.viewer_session, self.viewer_session.document.events
+        self.listen(
+            (self.training.signals.changed, self._show_run),
+            (self.training.signals.event, self.view.show_event),
+            (events.objects_changed, self._data_changed),
+            (events.image_removed, self._data_changed),
+            (events.image_renamed, self._data_changed),
+            (owner.projects.images.loaded, self._data_changed),
+            (owner.events.model_changed, self._model_changed),
+            (owner.events.adapters_changed, self._show_compare),
+            (owner.viewer.events.theme, self._theme_changed),
+        )
         self._data_changed()
         self._show_run()
-        self.viewer_session.when_ready(self._ready)
-
-    # --- connections -------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        owner = self.viewer_session
-        self.view.train.clicked.connect(lambda _: self.toggle())
-        self.view.compare.clicked.connect(lambda _: self.compare())
-        self.options.changed.connect(self._show_button)
-        self._timer.timeout.connect(self._find_split)
-        self.training.signals.changed.connect(self._show_run)
-        self.training.signals.event.connect(self._show_event)
-        for signal in self._data_signals():
-            signal.connect(self._data_changed, max_args=0)
-        owner.events.model_changed.connect(self._model_changed)
-        owner.events.adapters_changed.connect(self._show_compare)
-        owner.viewer.events.theme.connect(self._theme_changed)
-        self._keys.bind(owner.viewer, (), {"finetune": self.toggle, "before": self.compare})
-
-    def _data_signals(self) -> tuple[Any, ...]:
-        owner = self.viewer_session
-        events = owner.document.events
-        return (
-            events.objects_changed,
-            events.image_removed,
-            events.image_renamed,
-            owner.projects.images.events.loaded,
-        )
+        owner.when_ready(self._ready)
 
     def release(self) -> None:
         """Stop training (its best state is kept if it is better) and let go of the viewer."""
         owner = self.viewer_session
-        self.training.signals.changed.disconnect(self._show_run)
-        self.training.signals.event.disconnect(self._show_event)
-        for signal in self._data_signals():
-            signal.disconnect(self._data_changed)
         owner.events.ready.disconnect(self._ready, missing_ok=True)
-        owner.events.model_changed.disconnect(self._model_changed)
-        owner.events.adapters_changed.disconnect(self._show_compare)
         self._keys.release()
         if not owner.is_closed:  # else Qt has destroyed the dock's parts by now
             self._timer.stop()
             self.options.release()
-            owner.viewer.events.theme.disconnect(self._theme_changed)
             self.training.abandon()
 
     def _ready(self) -> None:
@@ -127,16 +109,13 @@ class FinetuneDock(Dock):
         run(lambda: workspace.activate(name), group=self.viewer_session.workers)
 
     def _why_not(self) -> str:
-        """Return why no training can start, empty if one can."""
         owner = self.viewer_session
-        data = TrainingData.of(owner.document)
-        if not data.is_enough:
-            return describe(data)
-        if not owner.has_model:
-            return owner.error or "The model is still being loaded."
-        if self.options.config is None:
-            return "Correct the options marked with ⚠ first."
-        return ""
+        return why_no_training(
+            TrainingData.of(owner.document),
+            has_model=owner.has_model,
+            model_error=owner.error,
+            has_options=self.options.config is not None,
+        )
 
     # --- data --------------------------------------------------------------------------
 
@@ -153,7 +132,7 @@ class FinetuneDock(Dock):
             return
         from napari_peftsam.training import split_objects
 
-        planes = annotated_planes(document)
+        planes = _annotated_planes(document)
         if self._splitting is not None:
             self._splitting.stop()
         self._splitting = run(
@@ -170,7 +149,7 @@ class FinetuneDock(Dock):
     def _show_data(self) -> None:
         if not self.training.is_running:
             data = TrainingData.of(self.viewer_session.document)
-            self.view.summary.setText(describe(data, self._split))
+            self.view.summary.setText(describe_data(data, self._split))
             self.view.summary.setToolTip(", ".join(data.names))
 
     # --- the run -----------------------------------------------------------------------
@@ -186,9 +165,6 @@ class FinetuneDock(Dock):
     def _show_button(self) -> None:
         self.view.show_phase(self.training.phase, self._why_not())
 
-    def _show_event(self, event: TrainEvent) -> None:
-        self.view.show_event(event)
-
     def _show_compare(self) -> None:
         workspace, training = self.viewer_session.workspace, self.training
         live = "" if workspace is None else workspace.adapters.live.name
@@ -202,3 +178,19 @@ class FinetuneDock(Dock):
 
     def _theme_changed(self, event: Any) -> None:
         self.view.curve.set_theme(str(event.value))
+
+
+def _annotated_planes(document: Document) -> tuple[AnnotatedPlane, ...]:
+    """Return the planes with objects, labels in place of pixels: enough to split them.
+
+    The labels are not copied. Empty if they are too many to be looked at in passing.
+    """
+    from napari_peftsam.training import AnnotatedPlane
+
+    planes = document.planes_with_objects()
+    if sum(document.labels(plane).size for plane in planes) > _MOST_PIXELS:
+        return ()
+    return tuple(
+        AnnotatedPlane(f"{p.image}{p.index}", p.image, document.labels(p), document.labels(p))
+        for p in planes
+    )

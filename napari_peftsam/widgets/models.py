@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QSize
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from napari_peftsam.app.advice import download_text
 from napari_peftsam.folders import model_folder
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._model_row import ModelRow, RowState, separator
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
+    MARGINS,
     combo_box,
     form_layout,
     scrolled,
+    stacked,
     text_label,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import napari
 
     from napari_peftsam.types import PixelArray
@@ -54,25 +55,18 @@ class ModelsDock(Dock):
         self._recommended = ""
         self._lay_out()
         self.kind.activated.connect(self._choose_kind)
-        for signal, slot in self._connections():
-            signal.connect(slot)
-        owner.when_ready(self._fill)
-
-    def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
-        owner = self.viewer_session
-        return (
+        self.listen(
             (owner.events.model_changed, self._show_rows),
-            (self.downloads.signals.arrived, self._show_row),
             (owner.events.status_changed, self._show_rows),
             (owner.layers.events.image_changed, self._guess_kind),
-            (self.downloads.signals.changed, self._show_row),
+            (self.downloads.arrived, self._show_row),
+            (self.downloads.changed, self._show_row),
         )
+        owner.when_ready(self._fill)
 
     def release(self) -> None:
         """Let go of the viewer; downloads go on."""
         self.viewer_session.events.ready.disconnect(self._fill, missing_ok=True)
-        for signal, slot in self._connections():
-            signal.disconnect(slot)
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return a size with room for some models."""
@@ -84,19 +78,13 @@ class ModelsDock(Dock):
 
     def _lay_out(self) -> None:
         inner = QWidget()
-        scrolling = QVBoxLayout(inner)
-        scrolling.setContentsMargins(0, 0, 6, 0)
-        scrolling.setSpacing(5)
         self._list.setSpacing(0)
-        scrolling.addWidget(self.advice)
-        scrolling.addLayout(self._list)
-        scrolling.addWidget(self.place)
-        scrolling.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(5)
-        layout.addLayout(form_layout(("Images", self.kind)))
-        layout.addWidget(scrolled(inner), 1)
+        listed = stacked(self.advice, self._list, self.place, inside=inner, spacing=5)
+        listed.setContentsMargins(0, 0, 6, 0)
+        listed.addStretch(1)
+        images = form_layout(("Images", self.kind))
+        layout = stacked(images, scrolled(inner), inside=self, spacing=5)
+        layout.setContentsMargins(*MARGINS)
 
     # --- what there is -----------------------------------------------------------------
 
@@ -154,17 +142,22 @@ class ModelsDock(Dock):
         owner, downloads = self.viewer_session, self.downloads
         if name not in self._rows:
             return
-        entry = self._rows[name].entry
+        entry, progress = self._rows[name].entry, downloads.progress.get(name)
+        is_downloading = name in downloads.progress
+        states = {
+            download_text(progress): is_downloading,
+            "◌ stopping": downloads.is_stopping(name),
+            "◌ loading": owner.loading == name,
+            "● in use": owner.source == name,
+            "⚠ missing": not entry.available and not entry.url,
+        }
         self._rows[name].show_state(
             RowState(
-                available=entry.available,
-                begun=bool(entry.url) and entry.unfinished().is_file(),
-                live=owner.source == name,
-                loading=owner.loading == name,
-                recommended=name == self._recommended,
-                downloading=name in downloads.progress,
-                stopping=downloads.is_stopping(name),
-                progress=downloads.progress.get(name),
+                text=next((text for text, is_so in states.items() if is_so), ""),
+                is_begun=bool(entry.url) and entry.unfinished().is_file(),
+                is_recommended=name == self._recommended,
+                is_downloading=is_downloading,
+                progress=progress,
                 failure=downloads.failures.get(name, ""),
             )
         )

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 
 from napari_peftsam.document import ImportLabels, RemoveImage
 from napari_peftsam.errors import TrainingError
@@ -27,8 +29,6 @@ from napari_peftsam.types import Point, Prompts
 from napari_peftsam.widgets._form import Form, fields_of
 from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets._training import Phase, training_of
-from napari_peftsam.widgets._training_data import TrainingData, describe
-from napari_peftsam.widgets._verdict import Outcome, format_time, verdict
 from napari_peftsam.widgets.finetune import FinetuneDock
 from tests.widgets._annotate_cases import settle, wait
 from tests.widgets._training_cases import add_images, is_alive, stripes
@@ -67,7 +67,7 @@ class Finetuning:
     def budget(self, steps: int, rate: float | None = None) -> None:
         self.options.unit.setCurrentText("steps")
         self.options.amount.setValue(steps)
-        self.options.rate.set_value("learning_rate", rate)
+        self.options.form.set_value("learning_rate", rate)
 
     def start(self, steps: int = 100_000, rate: float | None = None) -> None:
         self.budget(steps, rate)
@@ -94,85 +94,6 @@ def finetuning(
         return Finetuning(make_napari_viewer(), tiny_checkpoint, images)
 
     return build
-
-
-# --- what it says ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(
-            TrainingData(), "Accept at least 3 objects to finetune: annotate an image first.",
-            id="nothing",
-        ),
-        pytest.param(
-            TrainingData(1, 1), "1 object so far: accept 2 more objects to finetune.", id="one"
-        ),
-        pytest.param(
-            TrainingData(1, 2), "2 objects so far: accept 1 more object to finetune.", id="two"
-        ),
-        pytest.param(TrainingData(1, 3), "Train on 1 image · 3 objects", id="enough"),
-        pytest.param(TrainingData(3, 41), "Train on 3 images · 41 objects", id="many"),
-    ],
-)  # fmt: skip
-def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) -> None:
-    assert describe(data) == expected
-
-
-def _outcome(**changes: Any) -> Outcome:
-    values = {
-        "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
-        "steps": 9, "placement": "all",
-    }  # fmt: skip
-    return Outcome(**(values | changes))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "expected"),
-    [
-        pytest.param(
-            _outcome(after="v3", iou_before=0.71, iou_best=0.82),
-            "v3 is better on held-out objects (0.71 → 0.82): live.",
-            id="better",
-        ),
-        pytest.param(
-            _outcome(after="v3", iou_before=0.8101, iou_best=0.8104),
-            "v3 is better on held-out objects (0.8101 → 0.8104): live.",
-            id="hardly better",
-        ),
-        pytest.param(
-            _outcome(),
-            "Held-out IoU fell from 0.80 to 0.74, so v2 stays live. Add objects from the new "
-            "image, or try late-25 %.",
-            id="worse",
-        ),
-        pytest.param(
-            _outcome(before="base", placement="last"),
-            "Held-out IoU fell from 0.80 to 0.74, so the base model stays live. Add objects from "
-            "the new image, or lower the learning rate.",
-            id="worse in few blocks",
-        ),
-        pytest.param(
-            _outcome(iou_last=0.801),
-            "Held-out IoU stayed at 0.80, so v2 stays live. Train longer, or add objects that it "
-            "gets wrong.",
-            id="the same",
-        ),
-        pytest.param(
-            _outcome(steps=0), "Stopped before the first step, so v2 stays live.", id="no step"
-        ),
-    ],
-)
-def test_the_verdict_is_a_sentence(outcome: Outcome, expected: str) -> None:
-    assert verdict(outcome) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(-1, "0:00"), (34.4, "0:34"), (61, "1:01"), (3723, "1:02:03")]
-)
-def test_times_are_readable(seconds: float, expected: str) -> None:
-    assert format_time(seconds) == expected
 
 
 # --- the form ----------------------------------------------------------------------------
@@ -214,6 +135,47 @@ def test_empty_optional_fields_are_left_out(qtbot: Any) -> None:
     assert form.values() == {}
     form.set_value("learning_rate", "1e-4")
     assert form.values() == {"learning_rate": "1e-4"}
+
+
+def test_values_are_entered_with_the_keyboard(qtbot: Any) -> None:
+    form = Form(fields_of(CobotLoraConfig))
+    qtbot.addWidget(form)
+    for name, typed in {"rank": "12", "alpha": "0.5", "placement": "0,3"}.items():
+        editor = form.editor(name)
+        qtbot.keyClick(editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+        with qtbot.waitSignal(form.changed):
+            qtbot.keyClicks(editor, typed)
+    qtbot.keyClick(form.editor("tune_mask_decoder"), Qt.Key.Key_Space)
+    expected = {"rank": 12, "alpha": 0.5, "placement": "0,3", "tune_mask_decoder": False}
+    assert CobotLoraConfig.model_validate(form.values()) == CobotLoraConfig.model_validate(expected)
+
+
+def test_invalid_values_are_marked_until_they_are_corrected(qtbot: Any) -> None:
+    form = Form(fields_of(TrainingConfig, ["learning_rate"]))
+    qtbot.addWidget(form)
+    [label] = form.findChildren(QLabel)
+    form.set_value("learning_rate", "fast")
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig.model_validate({"steps": 1, **form.values()})
+    assert form.show_error(caught.value) == "Learning rate: must be a number such as 0.001"
+    assert label.text() == "⚠ Learning rate"
+    assert form.editor("learning_rate").toolTip() == "must be a number such as 0.001"
+    assert form.show_error(None) == ""
+    assert label.text() == "Learning rate"
+    assert "AdamW" in form.editor("learning_rate").toolTip()
+
+
+def test_other_fields_keep_what_was_entered(qtbot: Any) -> None:
+    form = Form(fields_of(CobotLoraConfig))
+    qtbot.addWidget(form)
+    form.set_value("rank", 12)
+    form.set_fields(fields_of(METHODS["late-finetuning"].config))
+    assert form.values()["placement"] == "late-50%"  # its own default, for "all" was one
+    form.set_fields(fields_of(LoraConfig))
+    assert form.values()["rank"] == LoraConfig().rank
+    form.set_value("rank", 3)
+    form.set_fields(fields_of(CobotLoraConfig))
+    assert form.values()["rank"] == 4  # the smallest that it may be
 
 
 # --- before a training ---------------------------------------------------------------------
@@ -258,22 +220,22 @@ def test_options_are_checked_and_counted_before_the_start(
     assert options.config == TrainingConfig(seconds=60)  # what is recommended
     wait(lambda: shows(CobotLoraConfig()))
     options.method.setCurrentIndex(options.method.findData("lora"))
-    options.placement.set_value("placement", "late-25%")
-    options.details.set_value("rank", 2)
+    options.form.set_value("placement", "late-25%")
+    options.form.set_value("rank", 2)
     late = LoraConfig.model_validate({"placement": "late-25%", "rank": 2})
     wait(lambda: shows(late))
     assert options.config == TrainingConfig(method=late, seconds=60)
 
-    options.placement.set_value("placement", "later")
+    options.form.set_value("placement", "later")
     assert "is not known" in options.problem.text()
     assert not bench.view.train.isEnabled()
-    options.placement.set_value("placement", "0,99")  # known, but not to this model
+    options.form.set_value("placement", "0,99")  # known, but not to this model
     wait(lambda: "this encoder has 4 blocks" in options.problem.text())
     assert not bench.view.train.isEnabled()
-    options.placement.set_value("placement", "0,2")
-    options.rate.set_value("learning_rate", "fast")
+    options.form.set_value("placement", "0,2")
+    options.form.set_value("learning_rate", "fast")
     assert options.problem.text().startswith("⚠ Learning rate")
-    options.rate.set_value("learning_rate", "1e-3")
+    options.form.set_value("learning_rate", "1e-3")
     assert bench.view.train.isEnabled()
     assert options.config is not None
     assert options.config.learning_rate == 1e-3
@@ -298,13 +260,13 @@ def test_recipes_fill_the_forms_until_the_user_chooses(
         assert options.advice.text() == made.explanation
         assert not options.advice.isHidden()
     choose("peft-sam")
-    options.details.set_value("rank", 8)
+    options.form.set_value("rank", 8)
     assert options.recipe.currentData() == "own"
     assert options.advice.isHidden()
     assert options.config is not None
     assert options.config.method == RECIPES["peft-sam"].method.model_copy(update={"rank": 8})
-    options.details.set_value("decoder_lora_rank", 2)
-    options.details.set_value("tune_mask_decoder", False)
+    options.form.set_value("decoder_lora_rank", 2)
+    options.form.set_value("tune_mask_decoder", False)
     assert options.problem.text() == (
         "⚠ decoder_lora_rank is 2, but tune_mask_decoder is False: let the mask decoder be "
         "trained, or leave the rank at 0"

@@ -1,0 +1,323 @@
+"""Sentences for people: what to do next, why something cannot be done, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+    from napari_peftsam.document import Document
+    from napari_peftsam.models import DownloadProgress
+    from napari_peftsam.training import Split
+
+__all__ = [
+    "MIN_OBJECTS",
+    "Outcome",
+    "Situation",
+    "TrainingData",
+    "count_text",
+    "describe_adapter",
+    "describe_data",
+    "download_text",
+    "explain_merging",
+    "explain_strength",
+    "explain_value",
+    "format_time",
+    "iou_text",
+    "next_step",
+    "verdict",
+    "why_no_training",
+]
+
+MIN_OBJECTS = 3
+"""Objects that a finetuning needs."""
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 object``, ``2 objects``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# --- values of options ---------------------------------------------------------------------
+
+_ALLOWED = {
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "less_than": "must be less than {lt:g}",
+    "multiple_of": "must be divisible by {multiple_of}",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number such as 0.001",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+}
+
+
+def explain_value(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, from one of pydantic's error details."""
+    context: Mapping[str, Any] = problem.get("ctx", {})
+    allowed = _ALLOWED.get(problem["type"])
+    if allowed is not None:
+        return allowed.format(**context)
+    return str(context["error"]) if "error" in context else f"{problem['input']!r} is not allowed"
+
+
+# --- the next step of an annotation ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The state of an annotation, as far as the next step depends on it.
+
+    Attributes
+    ----------
+    embedding
+        Whether the shown plane is embedded: ``loading`` (the model), ``embedding``,
+        ``ready``, ``stopped``, ``failed`` or ``none``.
+    reason
+        Why embedding failed.
+    progress
+        How much is embedded, in words.
+    has_image
+        Whether an image is chosen.
+    prompts
+        Number of pending objects.
+    has_mask, is_empty
+        Whether the pending object has a mask, and whether that has no pixel.
+    tool
+        The active prompt tool: ``point``, ``box``, or empty.
+    objects
+        Number of objects in the image.
+    painting
+        The label that napari's brush paints with; None if it is not in use.
+    point_key
+        The key of the point tool, as shown to the user.
+    """
+
+    embedding: str
+    reason: str = ""
+    progress: str = ""
+    has_image: bool = True
+    prompts: int = 0
+    has_mask: bool = False
+    is_empty: bool = False
+    tool: str = "point"
+    objects: int = 0
+    painting: int | None = None
+    point_key: str = ""
+
+
+def next_step(now: Situation) -> str:
+    """Return what the user can do next, in one or two short sentences."""
+    if not now.has_image:
+        return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
+    if now.prompts:
+        return _next_step_of_prompts(now)
+    if now.embedding == "failed":
+        return f"⚠ {now.reason}"
+    if now.painting is not None:
+        return f"Correcting object {now.painting} by hand. {now.point_key} goes back to clicking."
+    return _next_step_of_tool(now.tool, now.objects)
+
+
+def _next_step_of_prompts(now: Situation) -> str:
+    if now.prompts > 1:
+        return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
+    if now.has_mask and now.is_empty:
+        return "Nothing was found there: click on the object, or discard."
+    if now.has_mask:
+        return "Accept the mask, click again to refine it, or try another candidate."
+    return {
+        "loading": "Waiting for the model to load. Your prompt is kept.",
+        "embedding": f"Waiting for the embedding ({now.progress}). Your prompt is kept.",
+        "stopped": "Embedding was stopped. Your prompt is kept.",
+        "failed": f"⚠ {now.reason}",
+    }.get(now.embedding, "Predicting …")
+
+
+def _next_step_of_tool(tool: str, objects: int) -> str:
+    if tool == "box":
+        return "Drag a box around each object."
+    if tool != "point":
+        return "Choose Point or Box to go on segmenting."
+    if not objects:
+        return "Click on an object to segment it."
+    if objects < MIN_OBJECTS:
+        more = MIN_OBJECTS - objects
+        return f"Click on the next object. {more} more and you can finetune."
+    return "Click on the next object, or finetune the model on these."
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Numbers of annotated images and objects."""
+
+    images: int = 0
+    objects: int = 0
+    names: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, document: Document) -> TrainingData:
+        """Count the objects of a document."""
+        counts = {image.name: len(image.records) for image in document.images.values()}
+        names = tuple(name for name, count in counts.items() if count)
+        return cls(len(names), sum(counts.values()), names)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a finetuning can start."""
+        return self.objects >= MIN_OBJECTS
+
+
+def describe_data(data: TrainingData, split: Split | None = None) -> str:
+    """Return what a training would use, or which objects are missing."""
+    if not data.objects:
+        return f"Accept at least {MIN_OBJECTS} objects to finetune: annotate an image first."
+    objects = count_text(data.objects, "object")
+    if not data.is_enough:
+        missing = count_text(MIN_OBJECTS - data.objects, "more object")
+        return f"{objects} so far: accept {missing} to finetune."
+    held_out = f", {len(split.held_out)} held out (by {split.by})" if split else ""
+    return f"Train on {count_text(data.images, 'image')} · {objects}{held_out}"
+
+
+def why_no_training(
+    data: TrainingData, *, has_model: bool, model_error: str, has_options: bool
+) -> str:
+    """Return why no training can start; empty if one can.
+
+    Parameters
+    ----------
+    data
+        What there is to train on.
+    has_model, model_error
+        Whether a model is loaded, and why the last one was not.
+    has_options
+        Whether the chosen options are valid.
+    """
+    if not data.is_enough:
+        return describe_data(data)
+    if not has_model:
+        return model_error or "The model is still being loaded."
+    return "" if has_options else "Correct the options marked with ⚠ first."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a training run.
+
+    Attributes
+    ----------
+    before
+        Name of the adapter that was live.
+    after
+        Name of the new version, empty without one.
+    iou_before, iou_best, iou_last
+        Held-out IoU of `before`, of the best and of the last state of the run.
+    steps
+        Number of steps done.
+    placement
+        Placement of the adapter, as text; empty if the encoder was not adapted.
+    """
+
+    before: str
+    after: str
+    iou_before: float
+    iou_best: float
+    iou_last: float
+    steps: int
+    placement: str = ""
+
+
+def verdict(outcome: Outcome) -> str:
+    """Return what happened and, if nothing was gained, what to try next."""
+    before = "the base model" if outcome.before == "base" else outcome.before
+    if outcome.after:
+        change = _change(outcome.iou_before, outcome.iou_best)
+        return f"{outcome.after} is better on held-out objects ({change}): live."
+    if not outcome.steps:
+        return f"Stopped before the first step, so {before} stays live."
+    start, last = f"{outcome.iou_before:.2f}", f"{outcome.iou_last:.2f}"
+    advice = "Train longer, or add objects that it gets wrong."
+    if last == start:
+        found = f"Held-out IoU stayed at {start}"
+    elif outcome.iou_last > outcome.iou_before:  # a rise too small for a new version
+        found = f"Held-out IoU did not rise above {start}"
+    else:
+        found = f"Held-out IoU fell from {start} to {last}"
+        can_narrow = outcome.placement in ("all", "late-50%")
+        other = "or try late-25 %." if can_narrow else "or lower the learning rate."
+        advice = f"Add objects from the new image, {other}"
+    return f"{found}, so {before} stays live. {advice}"
+
+
+def _change(before: float, after: float) -> str:
+    """Return both with as many digits as it takes to tell them apart, six at most."""
+    digits = next((n for n in range(2, 6) if round(before, n) != round(after, n)), 6)
+    return f"{before:.{digits}f} → {after:.{digits}f}"
+
+
+def format_time(seconds: float) -> str:
+    """Return a duration as ``0:34`` or ``1:02:03``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# --- adapters and models ---------------------------------------------------------------------
+
+
+def describe_adapter(entry: AdapterEntry) -> str:
+    """Return an adapter's method and placement."""
+    if entry.adapter is None:
+        return "the model as it is"
+    placement = getattr(entry.adapter.config, "placement", None)
+    where = "" if placement is None else f" · {placement}"
+    return f"{entry.method.replace('_', '-')}{where}"
+
+
+def iou_text(entry: AdapterEntry, measured: float | None) -> tuple[str, str]:
+    """Return an adapter's held-out IoU as text, and what was measured.
+
+    Parameters
+    ----------
+    measured
+        Its IoU on the present held-out objects; None if it was not measured on them.
+    """
+    iou = entry.iou if measured is None else measured
+    text = "" if iou is None else f"{iou:.2f}"
+    if entry.from_file and measured is None:
+        tip = "IoU on the objects held out when it was trained: not to be compared with others"
+        return (f"({text})" if text else ""), tip
+    return text, "IoU on held-out objects, as last measured"
+
+
+def explain_strength(live: AdapterEntry | None) -> str:
+    """Return what the strength of the live adapter means, or why there is none to choose."""
+    if live is None or live.adapter is None:
+        return "The base model has no strength to choose"
+    if not live.scalable:
+        return f"{live.method} is not linear in its update and cannot be weakened"
+    return "How much of the adapter is used: 100 % as trained, 0 % the base model"
+
+
+def explain_merging(adapters: AdapterTimeline | None) -> str:
+    """Return what merging the live adapter does, or why it cannot be merged."""
+    if adapters is None or adapters.live.mergeable:
+        return "Write a plain SAM checkpoint with the live adapter built in, at its strength"
+    return f"{adapters.live.name} cannot be merged into plain weights: save the adapter instead"
+
+
+def download_text(progress: DownloadProgress | None) -> str:
+    """Return how far a download is; None until the server has answered."""
+    if progress is None:
+        return "◌ connecting"
+    if progress.verified is not None:
+        return "◌ verifying"
+    total = f" of {progress.total / 1e6:,.0f}" if progress.total else ""
+    return f"{progress.received / 1e6:,.0f}{total} MB"

@@ -1,0 +1,210 @@
+"""Projects as the docks offer, read and describe them; no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.app.advice import count_text
+from napari_peftsam.document import (
+    AutomaticProject,
+    Document,
+    DocumentImage,
+    ImageSource,
+    ImportLabels,
+    Store,
+    list_automatic,
+    open_project,
+)
+from napari_peftsam.errors import PeftSamError
+
+__all__ = [
+    "ObjectImport",
+    "ReadImage",
+    "describe_offer",
+    "explain_offer",
+    "known_projects",
+    "project_note",
+    "project_title",
+    "read_images",
+    "read_located_image",
+    "read_objects",
+]
+
+_IN_MEMORY = 2_000_000_000  # bytes of an image that the viewer holds in memory
+_LISTED = 10  # of the projects without a name
+
+
+def known_projects() -> tuple[list[AutomaticProject], tuple[Path, ...]]:
+    """Return projects without a name that hold something, and those opened last; slow."""
+    from napari_peftsam.projects import recent_projects
+
+    full = [p for p in list_automatic() if p.actions and not p.problem]
+    return full[:_LISTED], recent_projects()
+
+
+# --- sentences -----------------------------------------------------------------------------
+
+
+def project_title(names: Sequence[str]) -> str:
+    """Return the name of the first image, and the number of the others."""
+    if not names:
+        return "project"
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def describe_offer(project: AutomaticProject) -> str:
+    """Return a project's images, the time of its last action and its number of objects."""
+    objects = count_text(project.objects, "object")
+    return f"{project_title(project.images)} ({_local_time(project.time)}, {objects})"
+
+
+def explain_offer(project: AutomaticProject) -> str:
+    """Return why a project is offered."""
+    ended = "ended unexpectedly" if project.is_interrupted else "was closed without a name"
+    return f"{', '.join(project.images)}: the last session {ended}, everything is saved"
+
+
+def project_note(store: Store, progress: str, missing: Sequence[str]) -> str:
+    """Return what the user should know about a project; empty if all is well.
+
+    Parameters
+    ----------
+    progress
+        What is being done with it at present.
+    missing
+        Names of the images whose file was not found.
+    """
+    if progress:
+        return f"◌ {progress}"
+    if store.read_only:
+        why = store.why_read_only.removeprefix("it is ")
+        return f"⚠ Read-only: {why}. Save it under another name."
+    if missing:
+        return f"⚠ Not found: {project_title(missing)}. Project ▾ Locate image finds it again."
+    return ""
+
+
+def _local_time(time: str) -> str:
+    try:
+        then = datetime.fromisoformat(time).astimezone()
+    except ValueError:
+        return time
+    today = then.date() == datetime.now().astimezone().date()
+    return then.strftime("%H:%M" if today else "%d %b %H:%M")
+
+
+# --- images --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """An image of a project, read from its file.
+
+    Attributes
+    ----------
+    pixels
+        None if they cannot be read.
+    note
+        What is wrong with the file: missing, unreadable, changed; empty if nothing.
+    number
+        Position among the images that are read, from 1.
+    source
+        Where the file is now, if that was asked for.
+    """
+
+    image: DocumentImage
+    pixels: Any
+    note: str = ""
+    number: int = 1
+    source: ImageSource | None = None
+
+
+def read_images(document: Document, images: Sequence[DocumentImage]) -> Iterator[ReadImage]:
+    """Read images with their objects, so that showing them needs no disk."""
+    from napari_peftsam.projects import read_image_of
+
+    for number, image in enumerate(images, start=1):
+        try:
+            image.read()
+            pixels, note = read_image_of(document, image)
+            pixels = _in_memory(pixels)
+        except PeftSamError as error:
+            pixels, note = None, f"{image.name}: {error}"
+        yield ReadImage(image, pixels, note, number)
+
+
+def read_located_image(document: Document, image: DocumentImage, path: Path) -> ReadImage:
+    """Read a missing image from where it is now; slow.
+
+    Raises
+    ------
+    InputFileError
+        If the file cannot be read.
+    """
+    from napari_peftsam.projects import read_located
+
+    pixels, source, note = read_located(document, image, path)
+    return ReadImage(image, _in_memory(pixels), note, source=source)
+
+
+def _in_memory(pixels: Any) -> Any:
+    """Read an image unless it is very large: napari asks for the same plane again and again."""
+    if pixels is None:
+        return None
+    size = int(np.prod(pixels.shape, dtype=np.int64)) * np.dtype(pixels.dtype).itemsize
+    return np.asarray(pixels) if size <= _IN_MEMORY else pixels
+
+
+# --- objects -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ObjectImport:
+    """Objects of a colleague's project.
+
+    Attributes
+    ----------
+    actions
+        They add the objects, image by image.
+    report
+        One sentence on what is added and what is left out.
+    """
+
+    actions: tuple[ImportLabels, ...]
+    report: str
+
+
+def read_objects(document: Document, path: Path) -> ObjectImport:
+    """Read the objects of another project for the images of the same name and shape; slow.
+
+    Raises
+    ------
+    ProjectError
+        If the other project cannot be read.
+    """
+    from napari_peftsam.projects import import_objects
+
+    found, skipped = [], []
+    store = open_project(path, read_only=True)
+    try:
+        for other in Document(store).images.values():
+            own = document.find_image(other.name)
+            if own is None or own.shape != other.shape:
+                skipped.append(other.name)
+            else:
+                found.append(import_objects(own, other))
+    finally:
+        store.close()
+    objects, covered = (sum(getattr(i, n) for i in found) for n in ("objects", "covered"))
+    text = f"{count_text(objects, 'object')} imported into {count_text(len(found), 'image')}"
+    if covered:
+        text += f"; {covered} are covered by objects that were there"
+    if skipped:
+        text += f"; skipped, as no image here has their name and shape: {', '.join(skipped)}"
+    return ObjectImport(tuple(i.action for i in found if i.action is not None), text)

@@ -1,0 +1,241 @@
+"""The sentences that tell people what to do next, why something cannot be done, how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.app.advice import (
+    Outcome,
+    Situation,
+    TrainingData,
+    describe_adapter,
+    describe_data,
+    download_text,
+    explain_merging,
+    explain_strength,
+    explain_value,
+    format_time,
+    iou_text,
+    next_step,
+    verdict,
+    why_no_training,
+)
+from napari_peftsam.models import DownloadProgress
+from napari_peftsam.peft import CobotLoraConfig
+from napari_peftsam.training import TrainingConfig
+
+# --- the next step -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    [
+        pytest.param(Situation("ready", has_image=False), "Open an image", id="no image"),
+        pytest.param(Situation("ready"), "Click on an object to segment", id="no object"),
+        pytest.param(Situation("ready", objects=1), "2 more and you can finetune", id="one object"),
+        pytest.param(Situation("ready", objects=3), "or finetune", id="enough objects"),
+        pytest.param(Situation("ready", tool="box"), "Drag a box", id="box tool"),
+        pytest.param(Situation("ready", tool=""), "Choose Point or Box", id="no tool"),
+        pytest.param(Situation("ready", painting=7), "object 7 by hand", id="brush"),
+        pytest.param(
+            Situation("failed", reason="the image is constant"),
+            "the image is constant",
+            id="failed",
+        ),
+        pytest.param(Situation("embedding", prompts=1), "prompt is kept", id="waiting"),
+        pytest.param(Situation("ready", prompts=1, has_mask=True), "Accept the mask", id="mask"),
+        pytest.param(
+            Situation("ready", prompts=1, has_mask=True, is_empty=True),
+            "Nothing was found there",
+            id="empty mask",
+        ),
+        pytest.param(Situation("ready", prompts=4), "4 objects are asked for", id="many boxes"),
+    ],
+)
+def test_the_next_step_fits_the_situation(situation: Situation, expected: str) -> None:
+    assert expected in next_step(situation)
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            TrainingData(), "Accept at least 3 objects to finetune: annotate an image first.",
+            id="nothing",
+        ),
+        pytest.param(
+            TrainingData(1, 1), "1 object so far: accept 2 more objects to finetune.", id="one"
+        ),
+        pytest.param(
+            TrainingData(1, 2), "2 objects so far: accept 1 more object to finetune.", id="two"
+        ),
+        pytest.param(TrainingData(1, 3), "Train on 1 image · 3 objects", id="enough"),
+        pytest.param(TrainingData(3, 41), "Train on 3 images · 41 objects", id="many"),
+    ],
+)  # fmt: skip
+def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) -> None:
+    assert describe_data(data) == expected
+
+
+def _outcome(**changes: Any) -> Outcome:
+    values: dict[str, Any] = {
+        "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
+        "steps": 9, "placement": "all",
+    }  # fmt: skip
+    return Outcome(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        pytest.param(
+            _outcome(after="v3", iou_before=0.71, iou_best=0.82),
+            "v3 is better on held-out objects (0.71 → 0.82): live.",
+            id="better",
+        ),
+        pytest.param(
+            _outcome(after="v3", iou_before=0.8101, iou_best=0.8104),
+            "v3 is better on held-out objects (0.8101 → 0.8104): live.",
+            id="hardly better",
+        ),
+        pytest.param(
+            _outcome(),
+            "Held-out IoU fell from 0.80 to 0.74, so v2 stays live. Add objects from the new "
+            "image, or try late-25 %.",
+            id="worse",
+        ),
+        pytest.param(
+            _outcome(before="base", placement="last"),
+            "Held-out IoU fell from 0.80 to 0.74, so the base model stays live. Add objects from "
+            "the new image, or lower the learning rate.",
+            id="worse in few blocks",
+        ),
+        pytest.param(
+            _outcome(iou_last=0.801),
+            "Held-out IoU stayed at 0.80, so v2 stays live. Train longer, or add objects that it "
+            "gets wrong.",
+            id="the same",
+        ),
+        pytest.param(
+            _outcome(steps=0), "Stopped before the first step, so v2 stays live.", id="no step"
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence(outcome: Outcome, expected: str) -> None:
+    assert verdict(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(-1, "0:00"), (34.4, "0:34"), (61, "1:01"), (3723, "1:02:03")]
+)
+def test_times_are_readable(seconds: float, expected: str) -> None:
+    assert format_time(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        pytest.param({"data": TrainingData(1, 1)}, "accept 2 more objects", id="few objects"),
+        pytest.param({"has_model": False}, "still being loaded", id="no model yet"),
+        pytest.param(
+            {"has_model": False, "model_error": "no such file"}, "no such file", id="no model"
+        ),
+        pytest.param({"has_options": False}, "marked with ⚠", id="invalid options"),
+        pytest.param({}, "", id="ready"),
+    ],
+)
+def test_why_no_training_starts(state: dict[str, Any], expected: str) -> None:
+    ready = {
+        "data": TrainingData(1, 3), "has_model": True, "model_error": "", "has_options": True
+    }  # fmt: skip
+    reason = why_no_training(**{**ready, **state})
+    assert expected in reason
+    assert bool(reason) == bool(expected)
+
+
+# --- options -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "expected"),
+    [
+        pytest.param(
+            TrainingConfig, {"steps": 1, "learning_rate": "fast"},
+            "must be a number such as 0.001", id="no number",
+        ),
+        pytest.param(
+            TrainingConfig, {"steps": 1, "learning_rate": 0}, "must be more than 0", id="too low"
+        ),
+        pytest.param(CobotLoraConfig, {"rank": 6}, "must be divisible by 4", id="no multiple"),
+        pytest.param(CobotLoraConfig, {"rank": -4}, "must be at least 4", id="below the minimum"),
+        pytest.param(
+            CobotLoraConfig, {"init": "new"}, "must be 'neutral' or 'official'", id="no choice"
+        ),
+        pytest.param(
+            CobotLoraConfig, {"placement": "later"}, "placement 'later' is not known",
+            id="own words",
+        ),
+        pytest.param(
+            CobotLoraConfig, {"tune_mask_decoder": "perhaps"}, "'perhaps' is not allowed",
+            id="other type",
+        ),
+    ],
+)  # fmt: skip
+def test_values_are_explained_without_the_words_of_pydantic(
+    model: type[BaseModel], values: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(values)
+    assert explain_value(caught.value.errors()[0]).startswith(expected)
+
+
+# --- adapters and models -------------------------------------------------------------------
+
+
+def test_the_base_model_is_neither_weakened_nor_refused_for_merging() -> None:
+    base = AdapterEntry("base")
+    assert describe_adapter(base) == "the model as it is"
+    assert "no strength" in explain_strength(base) == explain_strength(None)
+    assert explain_merging(AdapterTimeline()).startswith("Write a plain SAM checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("entry", "measured", "text", "tip"),
+    [
+        pytest.param(AdapterEntry("base"), None, "", "last measured", id="not measured"),
+        pytest.param(AdapterEntry("v1", iou=0.5), 0.756, "0.76", "last measured", id="measured"),
+        pytest.param(AdapterEntry("v1", iou=0.5), None, "0.50", "last measured", id="trained"),
+        pytest.param(
+            AdapterEntry("a", iou=0.5, from_file=True), None, "(0.50)", "not to be compared",
+            id="loaded",
+        ),
+    ],
+)  # fmt: skip
+def test_the_iou_of_other_objects_stands_in_brackets(
+    entry: AdapterEntry, measured: float | None, text: str, tip: str
+) -> None:
+    shown, explained = iou_text(entry, measured)
+    assert shown == text
+    assert tip in explained
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        pytest.param(None, "◌ connecting", id="no answer"),
+        pytest.param(DownloadProgress(5_000_000, None), "5 MB", id="unknown size"),
+        pytest.param(DownloadProgress(5_000_000, 20_000_000), "5 of 20 MB", id="coming"),
+        pytest.param(
+            DownloadProgress(20_000_000, 20_000_000, verified=10), "◌ verifying", id="here"
+        ),
+    ],
+)
+def test_downloads_say_how_far_they_are(progress: DownloadProgress | None, expected: str) -> None:
+    assert download_text(progress) == expected
