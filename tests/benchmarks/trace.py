@@ -87,6 +87,7 @@ def _until(condition: Callable[[], object]) -> None:
 def _viewer() -> Iterator[Any]:
     """Open a viewer with the annotate dock, one image, and the built-in model's first mask."""
     import napari
+    from qtpy.QtCore import QCoreApplication, QEvent
 
     from napari_peftsam.document import AddPoint, Discard, PlaneKey
     from napari_peftsam.types import Point
@@ -106,6 +107,7 @@ def _viewer() -> Iterator[Any]:
     yield viewer
     viewer.close()
     _until_quiet()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)  # no event loop does
 
 
 def _until_quiet() -> None:
