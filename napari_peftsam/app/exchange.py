@@ -1,12 +1,15 @@
-"""Export and import of adapters for HF `peft`, one call each."""
+"""Weights and adapters for other programs: plain checkpoints and HF `peft` folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from napari_peftsam.app._folders import check_not_an_input, check_output
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.models import build
+from napari_peftsam.files import atomic_path
+from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
     Adapter,
@@ -15,11 +18,12 @@ from napari_peftsam.peft import (
     export_hf_peft,
     import_adapter,
     load_adapter,
+    merge,
     restore_adapter,
     save_adapter,
 )
 
-__all__ = ["export_adapter_folder", "import_adapter_file"]
+__all__ = ["export_adapter_folder", "export_model", "import_adapter_file"]
 
 
 def export_adapter_folder(
@@ -91,3 +95,34 @@ def import_adapter_file(
         adapter = import_adapter(source, build(model or "builtin"), expected)
     save_adapter(adapter, output)
     return adapter
+
+
+def export_model(
+    model: SamModel, adapter: Adapter | None, path: Path, strength: float = 1.0
+) -> Path:
+    """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
+
+    `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
+    MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
+    the dense head of the built-in model. `strength` is a factor on the adapter's changes.
+
+    Raises
+    ------
+    ConfigurationError
+        If the adapter's method cannot be merged.
+    ExportError
+        If the file cannot be written; a file that was there before is untouched.
+    """
+    state = model.sam.state_dict() if adapter is None else merge(model, adapter, strength)
+    named = checkpoint_state(model.architecture, state)
+    if model.dense_head is not None:
+        named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}
+    plain = {name: tensor.cpu() for name, tensor in named.items()}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            # When the file system refuses, torch reports that its own count is wrong.
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(error)) from error
+    return path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.runner import Runner, Task
+from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import AcceptObjects, Document, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
 
@@ -134,7 +134,7 @@ class PromptController:
         self._target: PlaneKey | None = None
         self._engine: Engine | None = None
         self._embedding: PlaneEmbedding | None = None
-        self._embedder, self._predictor = _Slot(runner), _Slot(runner)
+        self._embedder, self._predictor = Slot(runner), Slot(runner)
         self._asked = 0  # revision of the prompts that are being answered ...
         self._accepts: tuple[Prompts, ...] = ()  # ... and those that are being accepted
         self._failed = 0  # revision of prompts that could not be answered
@@ -382,52 +382,6 @@ class PromptController:
             self.events.state_changed.emit(state)
         if state.is_awaited != before.is_awaited:
             self.events.awaited_changed.emit(state.is_awaited)
-
-
-class _Slot:
-    """Room for one task at a time; a runner may also end it before `start` returns."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._task: Task | None = None
-        self._number = 0  # of the latest task, so that earlier ones are not heard
-        self.is_busy = False
-
-    def start(
-        self,
-        work: Generator[Any, None, Any],
-        *,
-        on_event: Callable[[Any], object],
-        on_done: Callable[[Any], object],
-        on_error: Callable[[Exception], object],
-    ) -> None:
-        self.stop()
-        number = self._number
-
-        def heard(callback: Callable[[Any], object], is_last: bool) -> Callable[[Any], None]:
-            def call(value: Any) -> None:
-                if number == self._number:
-                    self.is_busy = not is_last
-                    callback(value)
-
-            return call
-
-        self.is_busy = True
-        task = self._runner.start(
-            work,
-            on_event=heard(on_event, False),
-            on_done=heard(on_done, True),
-            on_error=heard(on_error, True),
-        )
-        if number == self._number and self.is_busy:
-            self._task = task
-
-    def stop(self) -> None:
-        """Cancel the task, if there is one."""
-        self._number += 1
-        if self._task is not None:
-            self._task.cancel()
-        self.is_busy, self._task = False, None
 
 
 def _without_report(events: Any) -> Generator[Any, None, None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["InlineRunner", "Runner", "Task", "Work"]
+__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work"]
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -80,6 +80,53 @@ class InlineRunner:
         if on_done is not None and not task.is_cancelled:
             on_done(report)
         return task
+
+
+class Slot:
+    """Room for one task at a time; a runner may also end it before `start` returns."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._task: Task | None = None
+        self._number = 0  # of the latest task, so that earlier ones are not heard
+        self.is_busy = False
+
+    def start(
+        self,
+        work: Generator[Any, None, Any],
+        *,
+        on_event: Callable[[Any], object],
+        on_done: Callable[[Any], object],
+        on_error: Callable[[Exception], object],
+    ) -> None:
+        """Start work in place of the present task; callbacks as of `Runner.start`."""
+        self.stop()
+        number = self._number
+
+        def heard(callback: Callable[[Any], object], is_last: bool) -> Callable[[Any], None]:
+            def call(value: Any) -> None:
+                if number == self._number:
+                    self.is_busy = not is_last
+                    callback(value)
+
+            return call
+
+        self.is_busy = True
+        task = self._runner.start(
+            work,
+            on_event=heard(on_event, False),
+            on_done=heard(on_done, True),
+            on_error=heard(on_error, True),
+        )
+        if number == self._number and self.is_busy:
+            self._task = task
+
+    def stop(self) -> None:
+        """Cancel the task, if there is one."""
+        self._number += 1
+        if self._task is not None:
+            self._task.cancel()
+        self.is_busy, self._task = False, None
 
 
 class _InlineTask:

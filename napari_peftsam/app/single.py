@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.workspace import export_model
+from napari_peftsam.app.exchange import export_model
 from napari_peftsam.batch.segment import PromptedImage, SegmentReport
 from napari_peftsam.errors import LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target

@@ -7,13 +7,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._embedded import EmbeddedPlanes
 from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
 from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.app.exchange import export_model
 from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.document import (
     Accept,
@@ -31,12 +31,10 @@ from napari_peftsam.embeddings import (
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.export import ExportContext, export_labels, export_target
-from napari_peftsam.files import atomic_path
-from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state, pick_device
+from napari_peftsam.models import SamModel, build, pick_device
 from napari_peftsam.peft import (
     Adapter,
     load_adapter,
-    merge,
     save_adapter,
 )
 from napari_peftsam.projects import check_not_a_source
@@ -50,7 +48,7 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.types import Earlier, Prediction, Prompts, Window
 
-__all__ = ["Workspace", "WorkspaceEvents", "export_model"]
+__all__ = ["Workspace", "WorkspaceEvents"]
 
 
 class WorkspaceEvents(SignalGroup):
@@ -397,34 +395,3 @@ class Workspace:
         pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
         context = ExportContext(image_name=annotated.name, pixels=pixels, records=records)
         return export_labels(annotated.labels, path, format_name, context)
-
-
-def export_model(
-    model: SamModel, adapter: Adapter | None, path: Path, strength: float = 1.0
-) -> Path:
-    """Write the model's weights, with `adapter` merged in, as a plain SAM state dict.
-
-    `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
-    MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
-    the dense head of the built-in model. `strength` is a factor on the adapter's changes.
-
-    Raises
-    ------
-    ConfigurationError
-        If the adapter's method cannot be merged.
-    ExportError
-        If the file cannot be written; a file that was there before is untouched.
-    """
-    state = model.sam.state_dict() if adapter is None else merge(model, adapter, strength)
-    named = checkpoint_state(model.architecture, state)
-    if model.dense_head is not None:
-        named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}
-    plain = {name: tensor.cpu() for name, tensor in named.items()}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(plain, file)
-        except RuntimeError as error:
-            # When the file system refuses, torch reports that its own count is wrong.
-            cause = error.__context__
-            raise cause if isinstance(cause, OSError) else OSError(str(error)) from error
-    return path

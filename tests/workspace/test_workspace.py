@@ -11,7 +11,8 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.app.workspace import Workspace, export_model
+from napari_peftsam.app.exchange import export_model
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey, SetBox
 from napari_peftsam.embeddings import Encoded, EncodeProgress
 from napari_peftsam.errors import (
