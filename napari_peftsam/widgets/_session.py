@@ -228,7 +228,7 @@ class ViewerSession:
         self.is_closed = True
         self.window_closes()
         self.events.closed.emit()
-        self.workers.stop(timeout)
+        self.workers.close(timeout)
         self.autosave.finish()
 
     def _connect(self, found: _Found) -> None:

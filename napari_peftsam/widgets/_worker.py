@@ -33,6 +33,7 @@ class WorkerGroup:
 
     def __init__(self) -> None:
         self._workers: set[Worker[Any]] = set()
+        self._is_closed = False
 
     def __len__(self) -> int:
         """Return how many are running."""
@@ -41,10 +42,17 @@ class WorkerGroup:
     def add(self, worker: Worker[Any]) -> None:
         """Add a worker; it leaves by itself when it has ended."""
         self._workers.add(worker)
+        if self._is_closed:
+            worker.stop()
 
     def discard(self, worker: Worker[Any]) -> None:
         """Forget a worker."""
         self._workers.discard(worker)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Stop all, and those that are started later; as `stop`."""
+        self._is_closed = True
+        return self.stop(timeout)
 
     def stop(self, timeout: float = 5.0) -> bool:
         """Stop all and wait for at most `timeout` seconds; return whether all have ended."""

@@ -137,3 +137,15 @@ viewer.close()
 """
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, timeout=250, cwd=root)
+
+
+def test_what_is_started_in_a_closed_group_does_not_run() -> None:
+    group = WorkerGroup()
+    assert group.close(PATIENCE)
+    called: list[str] = []
+    worker = run(
+        lambda: called.append("ran"), on_result=lambda _: called.append("heard"), group=group
+    )
+    assert worker.wait(PATIENCE)
+    settle()
+    assert called == []
