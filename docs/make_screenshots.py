@@ -19,8 +19,8 @@ from napari_peftsam.document import AddPoint, PlaneKey
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import Point
 from napari_peftsam.widgets import AnnotateDock, FinetuneDock
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.launch import open_viewer
+from napari_peftsam.widgets.session import session_of
 
 IMAGES = Path(__file__).parent / "images"
 OBJECTS_PER_IMAGE = 8

@@ -16,7 +16,7 @@ from napari_peftsam.widgets._keys import KEYS
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompting import PromptController
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["AnnotateDisplay", "ModelAction"]
 

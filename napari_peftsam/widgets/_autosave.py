@@ -24,10 +24,10 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.widgets._parts import timer
-from napari_peftsam.widgets._worker import Worker, notify, run
+from napari_peftsam.widgets._runner import Worker, notify, run
 
 if TYPE_CHECKING:
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["PATH", "Autosave"]
 

@@ -10,7 +10,7 @@ from weakref import ref
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMainWindow, QWidget
 
-from napari_peftsam.widgets._session import ViewerSession, session_of
+from napari_peftsam.widgets.session import ViewerSession, session_of
 
 if TYPE_CHECKING:
     import napari

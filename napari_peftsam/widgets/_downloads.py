@@ -11,8 +11,8 @@ from napari.utils.notifications import show_info
 from psygnal import Signal
 
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._runner import WorkerGroup, notify, start
 from napari_peftsam.widgets._settings import use_preferred_model_folder
-from napari_peftsam.widgets._worker import WorkerGroup, notify, start
 
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry

@@ -12,13 +12,13 @@ from superqt import QCollapsible
 
 from napari_peftsam.widgets._form import Form, fields_of
 from napari_peftsam.widgets._parts import beside, combo_box, form_layout, stacked, text_label, timer
-from napari_peftsam.widgets._worker import Worker, run
+from napari_peftsam.widgets._runner import Worker, run
 
 if TYPE_CHECKING:
     from napari_peftsam.models import SamModel
     from napari_peftsam.peft import ParameterCounts
     from napari_peftsam.training import Recipe, TrainingConfig
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["FinetuneOptions"]
 

@@ -12,12 +12,12 @@ from psygnal import Signal
 from napari_peftsam.app.projects import ReadImage, read_images, read_located_image
 from napari_peftsam.document import DocumentImage, ImageId, LocateImage
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._worker import Worker, start
+from napari_peftsam.widgets._runner import Worker, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["ProjectImages"]
 

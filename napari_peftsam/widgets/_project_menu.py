@@ -28,12 +28,12 @@ from napari_peftsam.app.projects import (
 from napari_peftsam.document import AutomaticProject, DocumentImage, delete_automatic
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
 from napari_peftsam.widgets._parts import beside, stacked, text_label
-from napari_peftsam.widgets._worker import notify, run
+from napari_peftsam.widgets._runner import notify, run
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QAction
 
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["ProjectMenu", "ProjectRow"]
 

@@ -25,10 +25,10 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.folders import project_folder
 from napari_peftsam.widgets._project_images import ProjectImages
-from napari_peftsam.widgets._worker import Worker, notify, run
+from napari_peftsam.widgets._runner import Worker, notify, run
 
 if TYPE_CHECKING:
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["Projects"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari_peftsam.widgets._parts import timer
-from napari_peftsam.widgets._worker import Worker, start
+from napari_peftsam.widgets._runner import Worker, start
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompting import PromptController
     from napari_peftsam.widgets._layers import LayerBridge
-    from napari_peftsam.widgets._session import ViewerSession
+    from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["Reload"]
 

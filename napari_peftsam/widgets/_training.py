@@ -15,8 +15,8 @@ from napari_peftsam.app.advice import Outcome, verdict
 from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.widgets._session import ViewerSession
-from napari_peftsam.widgets._worker import notify, start
+from napari_peftsam.widgets._runner import notify, start
+from napari_peftsam.widgets.session import ViewerSession
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig

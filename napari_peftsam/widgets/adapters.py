@@ -33,8 +33,8 @@ from napari_peftsam.widgets._parts import (
     text_label,
     timer,
 )
+from napari_peftsam.widgets._runner import notify, run
 from napari_peftsam.widgets._training import training_of
-from napari_peftsam.widgets._worker import notify, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

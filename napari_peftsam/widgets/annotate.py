@@ -25,7 +25,7 @@ from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._reload import Reload
-from napari_peftsam.widgets._worker import ThreadRunner, notify, run
+from napari_peftsam.widgets._runner import ThreadRunner, notify, run
 from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def _open_project(path: str | list[str]) -> list[tuple[None]]:
     """Open a project in place of the present one; its layers come as they are read."""
     import napari
 
-    from napari_peftsam.widgets._session import session_of
+    from napari_peftsam.widgets.session import session_of
 
     viewer = napari.current_viewer()
     if viewer is not None:

@@ -23,7 +23,7 @@ from napari_peftsam.widgets._parts import (
     stacked,
     text_label,
 )
-from napari_peftsam.widgets._worker import notify, run
+from napari_peftsam.widgets._runner import notify, run
 
 if TYPE_CHECKING:
     import napari

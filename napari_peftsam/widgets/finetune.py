@@ -11,8 +11,8 @@ from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._parts import stacked, timer
+from napari_peftsam.widgets._runner import Worker, notify, run
 from napari_peftsam.widgets._training import Phase, training_of
-from napari_peftsam.widgets._worker import Worker, notify, run
 
 if TYPE_CHECKING:
     import napari

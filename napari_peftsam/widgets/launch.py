@@ -18,7 +18,7 @@ from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
 from napari_peftsam.widgets._autosave import PATH
-from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets.session import session_of
 
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 

@@ -33,9 +33,9 @@ from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import Point
-from napari_peftsam.widgets._session import session_of
-from napari_peftsam.widgets._worker import start
+from napari_peftsam.widgets._runner import start
 from napari_peftsam.widgets.annotate import AnnotateDock
+from napari_peftsam.widgets.session import session_of
 
 _EVENT_MS = 10
 _PROMPT_MS = 500

@@ -91,8 +91,8 @@ def _viewer() -> Iterator[Any]:
 
     from napari_peftsam.document import AddPoint, Discard, PlaneKey
     from napari_peftsam.types import Point
-    from napari_peftsam.widgets._session import session_of
     from napari_peftsam.widgets.annotate import AnnotateDock
+    from napari_peftsam.widgets.session import session_of
 
     viewer = napari.Viewer()
     viewer.add_image(_discs()[0], name="discs")
@@ -120,7 +120,7 @@ def _until_quiet() -> None:
 def _click() -> Trace:
     from napari_peftsam.document import AddPoint, PlaneKey
     from napari_peftsam.types import Point
-    from napari_peftsam.widgets._session import session_of
+    from napari_peftsam.widgets.session import session_of
 
     with _viewer() as viewer:
         document = session_of(viewer).document
@@ -133,8 +133,8 @@ def _click() -> Trace:
 
 def _train() -> Trace:
     from napari_peftsam.document import ImportLabels
-    from napari_peftsam.widgets._session import session_of
     from napari_peftsam.widgets.finetune import FinetuneDock
+    from napari_peftsam.widgets.session import session_of
 
     with _viewer() as viewer:
         document = session_of(viewer).document

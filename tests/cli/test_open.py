@@ -11,7 +11,7 @@ import pytest
 from napari_peftsam.errors import ConfigurationError, InputFileError
 from napari_peftsam.projects import add_image, open_document
 from napari_peftsam.samples import shipped_samples
-from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets.session import session_of
 from tests.cli._cases import Inputs, Program
 from tests.widgets._annotate_cases import wait
 

@@ -19,8 +19,8 @@ from napari.utils.interactions import (
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtWidgets import QApplication
 
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.annotate import AnnotateDock
+from napari_peftsam.widgets.session import session_of
 
 SHAPE = (48, 60)
 PATIENCE = 240.0  # s; a limit for a hanging test, not a demand

@@ -17,8 +17,8 @@ from napari_peftsam.peft import capture, inject
 from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
 from napari_peftsam.peft.methods.dora import DoraConfig
 from napari_peftsam.training import TrainingConfig
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.adapters import AdaptersDock
+from napari_peftsam.widgets.session import session_of
 from tests.training._world import finish
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images

@@ -10,7 +10,7 @@ import napari.utils.notifications as notifications
 import pytest
 
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._worker import WorkerGroup, notify, run, start
+from napari_peftsam.widgets._runner import WorkerGroup, notify, run, start
 from tests.widgets._annotate_cases import PATIENCE, settle, wait
 
 
@@ -101,7 +101,7 @@ def test_run_hands_over_the_result() -> None:
 
 def test_errors_are_shown_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr("napari_peftsam.widgets._worker.show_error", shown.append)
+    monkeypatch.setattr("napari_peftsam.widgets._runner.show_error", shown.append)
     notify(PeftSamError("choose another file"))
     notify(KeyError("k"))
     assert shown == ["choose another file", "KeyError: 'k'"]
@@ -125,7 +125,7 @@ def test_torch_can_be_imported_after_a_window_was_opened(tiny_checkpoint: Path) 
 
     code = f"""
 import napari
-from napari_peftsam.widgets._session import session_of
+from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle, wait
 viewer = napari.Viewer(show=True)
 settle()

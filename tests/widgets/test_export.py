@@ -17,8 +17,8 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.document import RenameImage
 from napari_peftsam.export import FORMATS
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.export import ExportDock
+from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images, stripes
 

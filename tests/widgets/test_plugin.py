@@ -16,8 +16,8 @@ from napari_peftsam.widgets import (
     ModelsDock,
 )
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets.launch import add_docks
+from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle
 
 DOCKS = {

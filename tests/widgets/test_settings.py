@@ -12,8 +12,8 @@ from napari.utils.notifications import notification_manager
 
 from napari_peftsam.embeddings import DEFAULT_STORE_BYTES
 from napari_peftsam.folders import CONFIGURATION_VARIABLE, embedding_folder, model_folder
-from napari_peftsam.widgets._session import session_of
 from napari_peftsam.widgets._settings import plugin_settings
+from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import wait
 
 
