@@ -1,13 +1,11 @@
-"""One HTTP transfer that can go on where an earlier one ended."""
+"""One HTTP transfer that can continue an earlier one."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
@@ -15,7 +13,7 @@ import requests
 from napari_peftsam import __version__
 from napari_peftsam.errors import DownloadError
 
-__all__ = ["Origin", "PartFile", "Transfer", "connect"]
+__all__ = ["Transfer", "connect"]
 
 _BLOCK = 64 * 1024  # small, since what a broken connection leaves of a block is lost
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -30,74 +28,13 @@ _STATUS = {
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The version of a remote file that some bytes belong to; what is unknown is empty."""
-
-    url: str
-    etag: str = ""
-    modified: str = ""
-    length: int | None = None
-
-    @property
-    def validator(self) -> str:
-        """What ``If-Range`` takes."""
-        return self.etag or self.modified
-
-    def may_be(self, other: Origin) -> bool:
-        """Whether nothing that is known of both tells them apart."""
-        pairs = (
-            (self.url, other.url), (self.etag, other.etag), (self.modified, other.modified),
-            (self.length, other.length),
-        )  # fmt: skip
-        return all(mine == theirs for mine, theirs in pairs if mine and theirs)
-
-
-@dataclass(frozen=True)
-class PartFile:
-    """The first bytes of a file, and a note beside them on where they came from."""
-
-    path: Path
-
-    @property
-    def note(self) -> Path:
-        """The note's file."""
-        return self.path.with_name(f"{self.path.name}.json")
-
-    def resume(self, url: str, *, verified: bool) -> tuple[int, Origin]:
-        """Return how many bytes can be kept, and their origin.
-
-        None can without a way to tell that the remote file is still the same: its
-        validator, or a digest with which the whole is `verified` at the end.
-        """
-        fresh = 0, Origin(url)
-        try:
-            origin = Origin(**json.loads(self.note.read_text(encoding="utf-8")))
-            size = self.path.stat().st_size
-            whole = origin.length is None or size <= origin.length
-        except (OSError, ValueError, TypeError):  # missing, or damaged
-            return fresh
-        trusted = bool(origin.validator) or verified
-        return (size, origin) if origin.url == url and whole and trusted else fresh
-
-    def begin(self, origin: Origin) -> None:
-        """Forget earlier bytes and note the origin of those to come."""
-        self.path.write_bytes(b"")
-        self.note.write_text(json.dumps(asdict(origin)), encoding="utf-8")
-
-    def discard(self) -> None:
-        """Remove the bytes and the note."""
-        for path in (self.path, self.note):
-            with suppress(OSError):
-                path.unlink()
-
-
-@dataclass(frozen=True)
 class Transfer:
-    """A file under way, from byte `start` on."""
+    """A file under way, from byte `start` on; `length` is None if the server does not say."""
 
     response: requests.Response
+    url: str
     start: int
-    origin: Origin
+    length: int | None
 
     def blocks(self) -> Iterator[bytes]:
         """Yield what comes.
@@ -108,21 +45,17 @@ class Transfer:
             If it ends early or the connection breaks.
         """
         received = self.start
-        with _explained(self.origin.url, under_way=True):
+        with _explained(self.url, under_way=True):
             for block in self.response.iter_content(_BLOCK):
                 received += len(block)
                 yield block
-            if self.origin.length is not None and received != self.origin.length:
+            if self.length is not None and received != self.length:
                 raise requests.ConnectionError("not as long as announced")
 
 
 @contextmanager
-def connect(url: str, start: int, origin: Origin, timeout: float) -> Iterator[Transfer]:
-    """Ask for a file from byte `start` on, or from the first if that is no use.
-
-    The server is told which version the earlier bytes are of (``If-Range``), so that it
-    sends another version whole. Its answer is compared all the same: some servers ignore
-    the header, others the range.
+def connect(url: str, start: int, timeout: float) -> Iterator[Transfer]:
+    """Ask for a file from byte `start` on, or from the first if the server cannot continue.
 
     Raises
     ------
@@ -130,38 +63,26 @@ def connect(url: str, start: int, origin: Origin, timeout: float) -> Iterator[Tr
         If the server does not give the file.
     """
     with requests.Session() as session:
-        response = _get(session, url, start, origin, timeout)
+        response = _get(session, url, start, timeout)
         refused = response.status_code in {_PARTIAL, _NOT_SATISFIABLE}
-        if start and refused and not _continues(response, start, origin):
+        if start and refused and _range_start(response) != start:
             response.close()
-            response = _get(session, url, 0, origin, timeout)
+            response = _get(session, url, 0, timeout)
         with response:
-            if response.status_code == _PARTIAL and _range_start(response) == start:
-                pass
-            elif response.status_code == _OK:
+            if response.status_code == _OK:
                 start = 0
-            else:
+            elif response.status_code != _PARTIAL or _range_start(response) != start:
                 raise DownloadError(f"cannot download {url}: {_reason(response)}")
-            yield Transfer(response, start, _origin(response, url))
+            yield Transfer(response, url, start, _length(response))
 
 
-def _get(
-    session: requests.Session, url: str, start: int, origin: Origin, timeout: float
-) -> requests.Response:
+def _get(session: requests.Session, url: str, start: int, timeout: float) -> requests.Response:
     # A compressed transfer has no ranges of the file itself.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"napari-peftsam/{__version__}"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if origin.validator:
-            headers["If-Range"] = origin.validator
     with _explained(url):
         return session.get(url, headers=headers, stream=True, timeout=timeout)
-
-
-def _continues(response: requests.Response, start: int, origin: Origin) -> bool:
-    """Whether a partial answer goes on exactly where the earlier bytes end."""
-    found = _origin(response, origin.url)
-    return _range_start(response) == start and found.may_be(origin)
 
 
 def _range_start(response: requests.Response) -> int | None:
@@ -169,16 +90,8 @@ def _range_start(response: requests.Response) -> int | None:
     return int(match[1]) if match else None
 
 
-def _origin(response: requests.Response, url: str) -> Origin:
+def _length(response: requests.Response) -> int | None:
     headers = response.headers
-    etag = headers.get("ETag", "")
-    weak = etag.startswith("W/")  # equal in meaning, not byte for byte
-    return Origin(
-        url, "" if weak else etag, headers.get("Last-Modified", ""), _length(response, headers)
-    )
-
-
-def _length(response: requests.Response, headers: Mapping[str, str]) -> int | None:
     if response.status_code == _PARTIAL:
         match = _RANGE.fullmatch(headers.get("Content-Range", ""))
         length = match[2] if match else ""

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from napari_peftsam.errors import DownloadError
 from napari_peftsam.folders import MODELS_VARIABLE
-from napari_peftsam.models._transfer import PartFile, connect
+from napari_peftsam.models._transfer import connect
 from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
 
 __all__ = ["DownloadEvent", "DownloadFinished", "DownloadProgress", "download", "file_digest"]
@@ -72,9 +72,9 @@ def download(
 ) -> Generator[DownloadEvent, None, None]:
     """Download a part of a model, unless it is here; the last event is `DownloadFinished`.
 
-    What has come is kept beside the target if the download fails or is closed, and the
-    next one goes on from there. The file gets its name only when it is complete and has
-    the digest of the entry.
+    If the download fails or is closed, its bytes stay beside the target. The next one
+    continues there if the entry has a digest, which proves the whole, else it starts over.
+    The file gets its name only when it is complete and has the digest.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def download(
     ConfigurationError
         If the part is not one that is downloaded.
     DownloadError
-        If it cannot be had (no network, not there, stalled, cut short), does not have the
+        If it cannot be downloaded (no network, not there, stalled, cut short), does not have the
         right digest, cannot be written, or another process is downloading it.
     """
     remote, target = entry.remote(part), entry.target(part, folder)
@@ -98,11 +98,10 @@ def download(
         if target.is_file():  # perhaps only since another process has let go of the lock
             yield DownloadFinished(target, was_here=True)
             return
-        kept = PartFile(entry.unfinished(part, folder))
-        yield from _receive(remote, kept, timeout)
-        yield from _verify(remote, kept)
-        kept.path.replace(target)
-        kept.discard()  # the note
+        unfinished = entry.unfinished(part, folder)
+        yield from _receive(remote, unfinished, timeout)
+        yield from _verify(remote, unfinished)
+        unfinished.replace(target)
     yield DownloadFinished(target)
 
 
@@ -156,19 +155,17 @@ def _only_one(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _receive(remote: RemoteFile, kept: PartFile, timeout: float) -> Iterator[DownloadProgress]:
-    """Fetch what is missing of a file, and see it safe on the disk."""
-    start, origin = kept.resume(remote.url, verified=bool(remote.xxh128))
-    if start and start == origin.length:  # only the verification was missing
-        return
-    with connect(remote.url, start, origin, timeout) as transfer:
-        if transfer.start == 0:
-            kept.begin(transfer.origin)
-        received, total = transfer.start, transfer.origin.length
+def _receive(remote: RemoteFile, unfinished: Path, timeout: float) -> Iterator[DownloadProgress]:
+    """Fetch the missing bytes of a file and sync them to the disk."""
+    start = unfinished.stat().st_size if remote.xxh128 and unfinished.is_file() else 0
+    if start and file_digest(unfinished) == remote.xxh128:
+        return  # the last download ended while it was verified
+    with connect(remote.url, start, timeout) as transfer:
+        received, total = transfer.start, transfer.length
         told, pace = received, _Pace()
-        _check_space(kept.path.parent, total, received)
+        _check_space(unfinished.parent, total, received)
         yield DownloadProgress(received, total)
-        with kept.path.open("ab") as file:
+        with unfinished.open("ab" if received else "wb") as file:
             for block in transfer.blocks():
                 file.write(block)
                 received += len(block)
@@ -190,13 +187,13 @@ def _check_space(folder: Path, total: int | None, received: int) -> None:
         )
 
 
-def _verify(remote: RemoteFile, kept: PartFile) -> Iterator[DownloadProgress]:
-    """Compare the digest; what is closed meanwhile stays, to be verified the next time."""
+def _verify(remote: RemoteFile, unfinished: Path) -> Iterator[DownloadProgress]:
+    """Compare the digest; if this is closed meanwhile, the next download does it."""
     if not remote.xxh128:
         return
-    size, verified = kept.path.stat().st_size, 0
+    size, verified = unfinished.stat().st_size, 0
     digest, pace = xxhash.xxh128(), _Pace()
-    for block in _blocks(kept.path):
+    for block in _blocks(unfinished):
         digest.update(block)
         verified += len(block)
         if pace.due():
@@ -204,7 +201,7 @@ def _verify(remote: RemoteFile, kept: PartFile) -> Iterator[DownloadProgress]:
     found = digest.hexdigest()
     if found == remote.xxh128:
         return
-    kept.discard()
+    unfinished.unlink(missing_ok=True)
     raise DownloadError(
         f"what came from {remote.url} has the digest {found}, but {remote.xxh128} is expected, and "
         "was removed: download it again; if that does not help, it was replaced there by a file "

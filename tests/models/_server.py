@@ -15,12 +15,11 @@ class Behaviour:
 
     Attributes
     ----------
-    content, etag, modified
-        The file, and what tells its versions apart.
+    content
+        The file.
     ranges
-        ``"right"``; ``"ignored"``: always the whole file; ``"unconditional"``: the range
-        is sent whatever ``If-Range`` says; ``"shifted"``: another range than asked for;
-        ``"refused"``: status 416.
+        ``"right"``; ``"ignored"``: always the whole file; ``"shifted"``: another range than
+        asked for; ``"refused"``: status 416.
     status
         The answer's status, 200 for the file.
     cut
@@ -32,8 +31,6 @@ class Behaviour:
     """
 
     content: bytes = b""
-    etag: str = '"1"'
-    modified: str = ""
     ranges: str = "right"
     status: int = 200
     cut: int | None = None
@@ -61,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = self._start()
         if does.status != 200:
             self._head(does.status, 0)
-        elif start and does.ranges == "refused":
+        elif start >= len(does.content) or (start and does.ranges == "refused"):
             self._head(416, 0)
         elif start:
             shift = start + (does.ranges == "shifted")
@@ -74,23 +71,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(does.content)
 
     def _start(self) -> int:
-        does, wanted = self.behaviour, self.headers.get("If-Range")
-        changed = wanted is not None and wanted not in (does.etag, does.modified)
-        if "Range" not in self.headers or does.ranges == "ignored":
-            return 0
-        if changed and does.ranges == "right":
+        if "Range" not in self.headers or self.behaviour.ranges == "ignored":
             return 0
         return int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
 
     def _head(self, status: int, length: int, content_range: str = "") -> None:
         does = self.behaviour
         self.send_response(status)
-        optional = {
-            "ETag": does.etag, "Last-Modified": does.modified, "Content-Range": content_range,
-        }  # fmt: skip
-        for name, value in optional.items():
-            if value:
-                self.send_header(name, value)
+        if content_range:
+            self.send_header("Content-Range", content_range)
         if does.announce:
             self.send_header("Content-Length", str(length))
         else:
