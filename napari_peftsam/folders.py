@@ -1,4 +1,4 @@
-"""Where the program keeps its own files; torch-free, so that docks and commands start fast.
+"""Folders of the program's own files; torch-free, so that docks and commands start fast.
 
 Each folder has one default, in the user's cache or configuration folder, and one
 environment variable that overrides it where machines are shared or managed.

@@ -232,7 +232,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image of ``height x width`` sits in the square input of the model.
+    """Placement of an image of ``height x width`` in the square input of the model.
 
     The longer side is scaled to `size`, the rest is padded at the bottom and right.
     """

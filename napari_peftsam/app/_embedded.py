@@ -1,4 +1,4 @@
-"""Which planes were embedded, so that another adapter finds them again."""
+"""Record of embedded planes, from which another adapter embeds them again."""
 
 from __future__ import annotations
 

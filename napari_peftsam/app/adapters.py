@@ -105,7 +105,7 @@ class AdapterTimeline:
 
     @property
     def strength(self) -> float:
-        """How much of the live adapter is used, from 0 to 1."""
+        """Factor on the changes of the live adapter, from 0 to 1."""
         return self._strength
 
     def set_live(self, name: str, strength: float = 1.0) -> AdapterEntry:

@@ -157,7 +157,7 @@ class ProjectImage:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The image's name; a label for people."""
         return self._app.document.image(self.id).name
 
     @property

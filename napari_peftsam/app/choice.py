@@ -1,4 +1,4 @@
-"""What a user chooses before anything runs: the model and the method."""
+"""The user's choice of model and method."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _SHORTEST, _LONGEST = 15.0, 75.0  # seconds of training
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What the demo does; the defaults fit into four minutes on two cores.
+    """Settings of the demo; the defaults fit into four minutes on two cores.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class DemoProgress:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo came to; the annotator was simulated.
+    """Figures of the demo; the annotator was simulated.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the commands for many images show, and how they end."""
+"""Progress and exit codes of the commands for many images."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class Moment:
-    """When an action is done: its number in the log, and the UTC time in ISO 8601."""
+    """Number of an action in the log, and its UTC time in ISO 8601."""
 
     number: int
     time: str

@@ -1,4 +1,4 @@
-"""What an image embedding is and how it is addressed."""
+"""Image embeddings and their addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a large image plane is cut into overlapping tiles of one size."""
+"""Grids of overlapping tiles of one size; a small plane is a grid of one tile."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Axis:
 
     @cached_property
     def bounds(self) -> npt.NDArray[np.int64]:
-        """Where the cores begin, and the end of the last: the middles of the overlaps."""
+        """Starts of the cores, and the end of the last: the middles of the overlaps."""
         middles = (self.starts[1:] + self.starts[:-1] + self.size) // 2
         return np.concatenate([[0], middles, [self.length]])
 

@@ -1,4 +1,4 @@
-"""What an export format is, and what it is given besides the labels."""
+"""Export formats, and the context of the labels that they store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AXES = "tzyx"
 
 @dataclass(frozen=True, eq=False)
 class ExportContext:
-    """What is known about labels besides their pixels; a format stores what it can.
+    """Image name, pixels and records of labels; a format stores the ones it can.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Whether the tensors of a file are those of a network, told in one line if they are not."""
+"""Compare a checkpoint's tensors with a network and explain the first mismatch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the program knows about one model, wherever its file is."""
+"""One model of the registry and its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a piece of work takes, and what running out looks like."""
+"""Free memory, the peak of a piece of work, and errors of running out."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass
 class MemoryPeak:
-    """What `measure_peak` found, once its block has ended.
+    """Result of `measure_peak`, once its block has ended.
 
     Attributes
     ----------

@@ -72,7 +72,7 @@ class SamModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.sam.device
         return device
 

@@ -1,4 +1,4 @@
-"""Which model to start with: by the kind of image and by what it will run on."""
+"""Recommendation of a model by kind of image and device."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _MARKS = {
 
 
 class ModelAction(Enum):
-    """What else the list of models offers besides models."""
+    """Entries of the list of models that are no models."""
 
     MORE = "More models…"
     BROWSE = "Browse checkpoint…"

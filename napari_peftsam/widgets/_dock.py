@@ -1,4 +1,4 @@
-"""What all docks have in common: their viewer's session, and a tidy end."""
+"""Base of all docks: their viewer's session, their connections, and a tidy end."""
 
 from __future__ import annotations
 

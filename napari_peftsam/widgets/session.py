@@ -61,7 +61,7 @@ class _Relay(QObject):
 
 
 class ViewerSession:
-    """What the docks of one viewer share.
+    """State that the docks of one viewer share.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class ViewerSession:
 
     @property
     def layers(self) -> LayerBridge:
-        """What keeps the viewer's layers and the session in step."""
+        """The bridge between the viewer's layers and the session."""
         if self._layers is None:
             self._layers = LayerBridge(self.viewer, self.document)
             self._layers.events.failed.connect(self.projects.report)
@@ -132,7 +132,7 @@ class ViewerSession:
 
     @property
     def device(self) -> str:
-        """Where the live model runs, empty without one."""
+        """Device of the live model, empty without one."""
         if self._workspace is None or not self._workspace.has_model:
             return ""
         return str(self._workspace.engine.model.device).split(":")[0]

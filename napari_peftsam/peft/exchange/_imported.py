@@ -51,7 +51,7 @@ class ImportedLora:
 
 @dataclass(frozen=True)
 class ExpectedAdapter:
-    """What the user knows of an imported adapter; None accepts any value.
+    """Properties that the user expects of an imported adapter; None accepts any value.
 
     Attributes
     ----------
