@@ -1,6 +1,5 @@
 """Promptable models: architectures, registry, safe loading, the way pixels enter them."""
 
-from napari_peftsam.models._micro_sam import LoraPair
 from napari_peftsam.models.architecture import (
     ARCHITECTURES,
     Architecture,
@@ -15,7 +14,6 @@ from napari_peftsam.models.build import (
     build_tiny,
     decoder_state_dict,
     find_architecture,
-    read_lora_checkpoint,
     read_state_dict,
 )
 from napari_peftsam.models.device import (
@@ -70,7 +68,6 @@ __all__ = [
     "DownloadFinished",
     "DownloadProgress",
     "ImageKind",
-    "LoraPair",
     "ModelEntry",
     "Part",
     "PlainVit",
@@ -103,7 +100,6 @@ __all__ = [
     "network_state",
     "pick_device",
     "pick_precision",
-    "read_lora_checkpoint",
     "read_state_dict",
     "recommend",
     "reference_attention",

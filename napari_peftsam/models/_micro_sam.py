@@ -1,48 +1,28 @@
-"""The LoRA layers of micro-sam's own finetuning: found in a checkpoint, folded into weights."""
+"""LoRA layers of micro-sam's own finetuning, folded into plain weights."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from napari_peftsam.models._fit import is_whole
 
-__all__ = ["LoraPair", "fold_micro_sam_lora", "split_micro_sam_lora"]
+__all__ = ["fold_micro_sam_lora"]
 
 _UP = re.compile(r"(.+\.(?:attn\.qkv|mlp))\.w_b_linear_([qkv12])\.weight")
 _BASE = {"attn.qkv.qkv_proj.": "attn.qkv.", "mlp.mlp_layer.": "mlp."}
 
 
-@dataclass(frozen=True, eq=False)
-class LoraPair:
-    """One update that micro-sam's training learned: ``up @ down`` is added, unscaled.
-
-    Attributes
-    ----------
-    layer
-        Path of the linear layer in a plain SAM.
-    part
-        ``q``, ``k`` or ``v`` (a third of the rows of a fused layer), or ``all``.
-    down, up
-        ``(r, in)`` and ``(rows, r)``.
-    """
-
-    layer: str
-    part: str
-    down: Tensor
-    up: Tensor
-
-
-def split_micro_sam_lora(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[LoraPair]]:
-    """Return plain SAM weights, and the LoRA layers of micro-sam that were beside them.
+def fold_micro_sam_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return plain SAM weights where micro-sam's LoRA layers are beside the frozen ones.
 
     In its attention layers the query, key and value parts of ``qkv`` have their own pair of
-    matrices; in its MLPs each layer has one. A state dict without such pairs is returned as it
-    is, and half a pair is left in it: a name that no network has.
+    matrices; in its MLPs each layer has one. ``up @ down`` is added unscaled (its ``alpha`` is
+    the constant 1). A state dict without such pairs is returned as it is, and half a pair is
+    left in it: a name that no network has.
 
     Raises
     ------
@@ -53,34 +33,17 @@ def split_micro_sam_lora(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], l
         up.group(0): up for up in map(_UP.fullmatch, state) if up and _down(up.group(0)) in state
     }
     if not found:
-        return state, []
+        return state
     gone = found.keys() | {_down(key) for key in found}
     plain = {_plain(key): value for key, value in state.items() if key not in gone}
-    pairs = []
+    folded = dict(plain)
     for key, up in found.items():
         layer, part = up.groups()
-        blocks = 3 if part in "qkv" else 1
-        path = layer if part in "qkv" else f"{layer}.lin{part}"
-        _check(key, state, f"{path}.weight", plain, blocks)
-        pairs.append(LoraPair(path, part if blocks == 3 else "all", state[_down(key)], state[key]))
-    return plain, pairs
-
-
-def fold_micro_sam_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return plain SAM weights where micro-sam's LoRA layers are beside the frozen ones.
-
-    The sum of products is not scaled (its ``alpha`` is the constant 1).
-
-    Raises
-    ------
-    ValueError
-        As `split_micro_sam_lora` does.
-    """
-    folded, pairs = split_micro_sam_lora(state)
-    for pair in pairs:
-        target = f"{pair.layer}.weight"
-        update = pair.up.detach().double() @ pair.down.detach().double()
-        start = 0 if pair.part == "all" else "qkv".index(pair.part) * len(update)
+        is_fused = part in "qkv"
+        target = f"{layer}.weight" if is_fused else f"{layer}.lin{part}.weight"
+        _check(key, state, target, plain, 3 if is_fused else 1)
+        update = state[key].detach().double() @ state[_down(key)].detach().double()
+        start = "qkv".index(part) * len(update) if is_fused else 0
         base = folded[target].detach().to(torch.float64, copy=True)
         base[start : start + len(update)] += update
         folded[target] = base.float()

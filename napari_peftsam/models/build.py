@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.models._fit import fitted
-from napari_peftsam.models._micro_sam import LoraPair, fold_micro_sam_lora, split_micro_sam_lora
+from napari_peftsam.models._micro_sam import fold_micro_sam_lora
 from napari_peftsam.models._placeholders import load_with_placeholders, name_of_placeholder
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
 from napari_peftsam.models.device import pick_precision
@@ -39,7 +39,6 @@ __all__ = [
     "decoder_state_dict",
     "find_architecture",
     "infer_architecture",
-    "read_lora_checkpoint",
     "read_state_dict",
 ]
 
@@ -169,53 +168,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         return fold_micro_sam_lora(state)
     except ValueError as error:
         raise CheckpointError(f"{path} has LoRA layers that do not fit: {error}") from error
-
-
-def read_lora_checkpoint(
-    path: Path, model: SamModel
-) -> tuple[dict[str, Tensor], tuple[LoraPair, ...]]:
-    """Read what micro-sam's LoRA training wrote, as safely as `read_state_dict`, unfolded.
-
-    Parameters
-    ----------
-    path
-        The checkpoint.
-    model
-        A model of the same architecture.
-
-    Returns
-    -------
-    tuple
-        The weights without LoRA layers, named and shaped as those of `model`, and the
-        LoRA layers.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read, is of another architecture, or has no LoRA layers.
-    """
-    state = _tensors(_unwrap(_read(path), path), path)
-    try:
-        weights, pairs = split_micro_sam_lora(state)
-    except ValueError as error:
-        raise CheckpointError(f"{path} has LoRA layers that do not fit: {error}") from error
-    found, own = infer_architecture(weights, path), model.architecture
-    if not pairs:
-        raise CheckpointError(
-            f"{path} has no LoRA layers of micro-sam: it is no adapter, but may be used as a model"
-        )
-    if found != own:
-        raise CheckpointError(
-            f"{path} holds a model of the architecture {found.name}, but {model.name} is one of "
-            f"{own.name}: choose the {_having(found.name)} that it was trained from"
-        )
-    expected = checkpoint_state(own, model.sam.state_dict())
-    return fitted(path.name, expected, weights), tuple(pairs)
-
-
-def _having(architecture_name: str) -> str:
-    names = [e.name for e in REGISTRY.values() if e.architecture == architecture_name]
-    return f"model ({', '.join(names)}, or a checkpoint)" if names else "checkpoint"
 
 
 def decoder_state_dict(entry: ModelEntry) -> dict[str, Tensor]:
