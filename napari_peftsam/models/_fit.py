@@ -1,4 +1,4 @@
-"""Whether the tensors of a file are those of a network, told in one line if they are not."""
+"""Comparison of a file's tensors with a network's; an error of one line if they differ."""
 
 from __future__ import annotations
 

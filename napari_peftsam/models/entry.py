@@ -1,4 +1,4 @@
-"""What the program knows about one model, wherever its file is."""
+"""One model's entry in the registry, wherever its file is."""
 
 from __future__ import annotations
 

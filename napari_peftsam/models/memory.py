@@ -1,4 +1,4 @@
-"""How much memory there is, how much a piece of work takes, and what running out looks like."""
+"""Free memory, the peak of a piece of work, and errors of running out."""
 
 from __future__ import annotations
 
