@@ -145,16 +145,6 @@ class Architecture:
         return self.image_size // self.patch_size
 
 
-def _builtin(name: str, depth: int, blocks: tuple[int, ...]) -> Architecture:
-    encoder = PlainVit(
-        128, depth, 4, blocks, 16, absolute_positions=False, convolutional_stem=True
-    )  # fmt: skip
-    return Architecture(
-        name, 384, 8, encoder, 128,
-        decoder_heads=4, decoder_mlp_width=512, drawn_prompts=True, position_scale=3.0,
-    )  # fmt: skip
-
-
 def _sam(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> Architecture:
     return Architecture(name, 1024, 16, PlainVit(width, depth, heads, blocks, 14), 256)
 
@@ -162,7 +152,11 @@ def _sam(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...])
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
-        _builtin("builtin", 8, (3, 7)),
+        Architecture(
+            "builtin", 384, 8,
+            PlainVit(128, 8, 4, (3, 7), 16, absolute_positions=False, convolutional_stem=True), 128,
+            decoder_heads=4, decoder_mlp_width=512, drawn_prompts=True, position_scale=3.0,
+        ),
         _sam("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
         _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 DENSE_HEAD = "dense_head."
-"""How the names of the built-in model's dense head begin in a checkpoint."""
+"""The prefix of the built-in model's dense head in a checkpoint."""
 
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")

@@ -12,7 +12,7 @@ from napari_peftsam.types import PixelArray
 __all__ = ["IMAGE_KINDS", "ImageKind", "Recommendation", "guess_image_kind", "recommend"]
 
 ImageKind = Literal["light", "electron", "colour"]
-"""What models differ in: light microscopy (fluorescence, phase contrast, brightfield),
+"""The kinds of images that models differ in: light microscopy (fluorescence, phase contrast, brightfield),
 electron microscopy, colour images (stained tissue, photographs)."""
 
 IMAGE_KINDS: dict[ImageKind, str] = dict(

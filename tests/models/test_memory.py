@@ -1,4 +1,4 @@
-"""What is free, what was taken, and what running out of memory looks like."""
+"""Free memory, memory taken, and errors of running out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the built-in model has that segment-anything does not: parts, and crops."""
+"""Parts and crops, which the built-in model has and segment-anything has not."""
 
 from __future__ import annotations
 

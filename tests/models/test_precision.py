@@ -1,4 +1,4 @@
-"""What is computed in: chosen by hardware, overridable, the same wherever the model is used."""
+"""The precision of computation: chosen by hardware, overridable, the same wherever the model is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model to start with, told by the image and by the device."""
+"""The recommended first model, by the image and by the device."""
 
 from __future__ import annotations
 
