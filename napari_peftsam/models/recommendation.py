@@ -12,8 +12,8 @@ from napari_peftsam.types import PixelArray
 __all__ = ["IMAGE_KINDS", "ImageKind", "Recommendation", "guess_image_kind", "recommend"]
 
 ImageKind = Literal["light", "electron", "colour"]
-"""The kinds of images that models differ in: light microscopy (fluorescence, phase contrast, brightfield),
-electron microscopy, colour images (stained tissue, photographs)."""
+"""The kinds of images that models differ in: light microscopy (fluorescence, phase contrast,
+brightfield), electron microscopy, colour images (stained tissue, photographs)."""
 
 IMAGE_KINDS: dict[ImageKind, str] = dict(
     zip(

@@ -1,4 +1,4 @@
-"""The precision of computation: chosen by hardware, overridable, the same wherever the model is used."""
+"""The precision of computation: chosen by hardware, overridable, the same everywhere."""
 
 from __future__ import annotations
 
