@@ -1,6 +1,6 @@
 """Annotate microscopy images with Segment Anything in napari, and adapt it cheaply.
 
-`App` is the way in for scripts; what the command line does is one call here. All of it is
+`App` is the entry point for scripts: each command is one call on it. Everything is
 imported when first used, because torch takes seconds to load.
 """
 

@@ -1,4 +1,4 @@
-"""``python -m napari_peftsam`` is ``napari-peftsam``; what torchrun starts."""
+"""Entry point of ``python -m napari_peftsam``, the ``napari-peftsam`` command for torchrun."""
 
 from __future__ import annotations
 

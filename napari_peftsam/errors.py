@@ -1,4 +1,4 @@
-"""Typed errors of the core: what is wrong, what was found, what to do instead.
+"""Typed errors of the core; messages name the problem, the finding and the remedy.
 
 Every error a user can cause derives from `PeftSamError`; the command line prints
 its message as one line (exit code 2), the docks show it as a notification.
@@ -56,7 +56,7 @@ class CheckpointError(PeftSamError):
 
 
 class DownloadError(PeftSamError):
-    """A model could not be downloaded; what came of it is kept where it can go on."""
+    """A model could not be downloaded; a partial file is kept where it can be resumed."""
 
 
 class AdapterMismatchError(PeftSamError):
@@ -64,12 +64,12 @@ class AdapterMismatchError(PeftSamError):
 
 
 class ExportError(PeftSamError):
-    """A result could not be written; whatever was there before is untouched."""
+    """A result could not be written; an earlier file is untouched."""
 
 
 class ClusterError(PeftSamError):
-    """Worker processes cannot be reached, or die again and again."""
+    """Worker processes cannot be reached, or die repeatedly."""
 
 
 class TrainingError(PeftSamError):
-    """Training cannot start or go on (too few objects, diverged, out of memory)."""
+    """Training cannot start or continue (too few objects, diverged, out of memory)."""

@@ -36,7 +36,7 @@ def embedding_folder() -> Path:
 
 
 def scratch_folder() -> Path:
-    """Return the folder of what a run keeps on disk until it ends."""
+    """Return the folder of a run's temporary files, which are deleted when it ends."""
     return Path(platformdirs.user_cache_dir(_PROGRAM)) / "scratch"
 
 

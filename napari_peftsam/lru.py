@@ -1,4 +1,4 @@
-"""A cache that lets go of what was not used for longest."""
+"""A cache that drops the least recently used values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """The latest used values by key; may be used from any thread.
+    """The most recently used values by key; safe to use from any thread.
 
     Parameters
     ----------
     capacity
-        Most that the sizes of all values may add up to.
+        Upper limit of the sum of the sizes of all values.
     size
         Returns the size of a value; by default each counts 1.
     """
@@ -48,7 +48,7 @@ class Recent(Generic[K, V]):
             return self._values.get(key)
 
     def put(self, key: K, value: V) -> dict[K, V]:
-        """Keep a value; return those that had to go for it, perhaps itself."""
+        """Keep a value; return the values dropped to make room, possibly itself."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
@@ -61,7 +61,7 @@ class Recent(Generic[K, V]):
             return gone
 
     def discard(self, unwanted: Callable[[V], bool] = lambda _: True) -> None:
-        """Let go of all values, or of those for which `unwanted` holds."""
+        """Drop all values, or only the ones for which `unwanted` holds."""
         with self._lock:
             for key in [key for key, value in self._values.items() if unwanted(value)]:
                 del self._values[key]

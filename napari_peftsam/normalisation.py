@@ -1,7 +1,7 @@
 """The one intensity normalisation, used when training and when predicting.
 
-It is recorded by name in every embedding's address and in every adapter, so that a
-later change of it cannot silently be mixed with older files.
+Every embedding key and every adapter records its name, so that a later change of it cannot
+silently be mixed with older files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["NORMALISATION", "Limits", "check_normalisable", "normalise", "sample
 NORMALISATION = "percentile-0.1-99.9-joint"
 _LOW, _HIGH = 0.1, 99.9
 _SAMPLES = 24  # places along each axis at which a large plane is looked at ...
-_SAMPLE_SIDE = 256  # ... in squares of so many pixels ...
+_SAMPLE_SIDE = 256  # ... in squares with sides of this length in pixels ...
 _SAMPLE_STEP = 8  # ... of which every eighth of every eighth row counts: 600,000 in all
 _BLOCK = 2048  # pixels along each axis that are read at once where all of them are
 
@@ -34,7 +34,7 @@ class Limits:
 
     @property
     def name(self) -> str:
-        """Names the normalisation by these limits, as `NORMALISATION` names that by its own."""
+        """Name of the normalisation by these limits, the counterpart of `NORMALISATION`."""
         return f"{NORMALISATION}:{self.low!r}:{self.high!r}"
 
 
@@ -50,7 +50,7 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
         ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)`` (alpha is dropped); integer,
         floating or boolean. NaN and infinities count as the lowest finite value.
     limits
-        Those of the whole plane where `pixels` are a part of a large one: all parts must
+        Intensity range of the whole plane if `pixels` are a part of it: all parts must
         be mapped alike, and one without contrast is no error. NaN and infinities count
         as the lower limit then.
 
@@ -80,7 +80,7 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
 
 
 def check_normalisable(pixels: PixelArray) -> None:
-    """Raise what `normalise` would for a plane, without a copy of all of it.
+    """Raise the errors of `normalise` for a plane, without copying the plane.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _check_plane(pixels: PixelArray) -> None:
 def sampled_limits(plane: Plane) -> Limits:
     """Return the limits of a large plane from a sample spread evenly over it.
 
-    The percentiles are those of 24 x 24 squares of 256 pixels, thinned out, whatever its size:
+    The percentiles come from 24 x 24 squares of 256 pixels, thinned out, at every plane size:
     equal planes have equal limits, and memory and time do not grow with the plane. Each
     square counts by its contrast (standard deviation), as slides are mostly empty: else
     the objects would be among the brightest thousandth, and saturated. Only where the

@@ -23,7 +23,7 @@ class LazyImage:
     Attributes
     ----------
     source
-        What holds the values, e.g. an array of zarr or dask.
+        The array that holds the values, e.g. of zarr or dask.
     axes
         For each axis of the view the axis of the source.
     fixed
@@ -39,7 +39,7 @@ class LazyImage:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the view."""
+        """Shape of the view."""
         shape = tuple(int(self.source.shape[axis]) for axis in self.axes)
         return shape if self.last is None else (*shape[:-1], self.last)
 
@@ -120,7 +120,7 @@ def unreadable(name: str, error: Exception) -> ImageError:
 
 
 def plane_identity(plane: Plane) -> Hashable:
-    """Return equal values for views of the same part of one array; valid while it is alive."""
+    """Return an identity shared by views of the same part of one array, while it is alive."""
     if isinstance(plane, LazyImage):
         return id(plane.source), plane.axes, plane.fixed, plane.last
     if isinstance(plane, np.ndarray):

@@ -108,7 +108,7 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
 
 
 def add_image(document: Document, given: Any, name: str | None = None) -> ImageId:
-    """Add an image file or an array to a document; one that is there already is returned.
+    """Add an image file or an array to a document; return an image that is there already.
 
     Parameters
     ----------
@@ -137,14 +137,14 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
 
 
 def is_rgb(pixels: Any) -> bool:
-    """Say whether the last axis of pixels, as our readers return them, holds colours."""
+    """Return True if the last axis of pixels, as our readers return them, holds colours."""
     return bool(pixels.ndim > 2 and pixels.shape[-1] == _COLOURS)
 
 
 def locate_image(document: Document, image: ImageId, path: Path) -> str:
-    """Say where an image's file is now, and read it; slow.
+    """Record the new location of an image's file, and read it; slow.
 
-    Return a note if the file holds other pixels than what was annotated, else an empty text.
+    Return a note if the file's pixels differ from the annotated ones, else an empty text.
     """
     entry = document.image(image)
     pixels, source, note = read_located(document, entry, path)

@@ -101,7 +101,7 @@ class Window:
         return self.height > 0 and self.width > 0
 
     def __and__(self, other: Window) -> Window:
-        """Return what both cover; an empty window if that is nothing."""
+        """Return the intersection of two windows, possibly empty."""
         row, col = max(self.row, other.row), max(self.col, other.col)
         bottom, right = (min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Window(row, col, max(0, bottom - row), max(0, right - col))
@@ -165,7 +165,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Everything the user said about one object."""
+    """All prompts of one object."""
 
     points: tuple[Point, ...] = ()
     box: Box | None = None
@@ -333,7 +333,7 @@ class Prediction:
         return plane
 
     def earlier(self, choice: int) -> Earlier:
-        """Return what the predictor needs to refine a candidate."""
+        """Return the mask prompt with which the predictor refines a candidate."""
         return Earlier(self.logits[choice].copy(), self.logits_offset)
 
     def trimmed(self) -> Prediction:

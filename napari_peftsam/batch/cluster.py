@@ -1,4 +1,4 @@
-"""Choice of where tasks are computed: in this process, on a local cluster or a remote one."""
+"""Places to compute tasks: this process, a local cluster or a remote one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ClusterChoice", "open_workers"]
 _CORES_PER_WORKER = 4  # torch uses several cores for one image, and each worker holds a model
 _CONNECT = 10.0  # seconds for a scheduler to answer
 _WORKERS_COME = 60.0  # seconds for the first worker to be there
-_PROCESS_STARTS = 300.0  # seconds for a local one: this computer may be very busy
+_PROCESS_STARTS = 300.0  # seconds for a local one: this computer may be busy
 _NO_LOCAL_WORKER = (
     "this computer's memory may be used up; or, in a script, start the work below "
     '`if __name__ == "__main__":`'

@@ -57,9 +57,9 @@ def embed_batch(
 ) -> Iterator[BatchEvent]:
     """Put the embeddings of images into the store, where docks and commands find them.
 
-    Each plane of a stack has one, and is a task of the workers; a large plane is embedded
-    tile by tile and is several. Stored ones are not computed again, so that a second run
-    goes on where the first was ended.
+    Each plane of a stack is one task for the workers and has one embedding. A large plane is
+    embedded tile by tile, in several tasks. Stored embeddings are not computed again, so a
+    second run continues where the first one ended.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def embed_batch(
 def embed_plane(
     engine: Engine, name: str, plane: Plane, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Encoded]:
-    """Embed a plane, or of several tiles part ``part[0]`` (from 0) of ``part[1]``.
+    """Embed a plane, or part ``part[0]`` (from 0) of ``part[1]`` of a large one.
 
     Raises
     ------

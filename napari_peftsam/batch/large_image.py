@@ -1,4 +1,4 @@
-"""Labels of one large image made by several processes, region by region."""
+"""Segmentation of one large image by several processes, region by region."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def segment_large_image(
 ) -> Iterator[BatchEvent]:
     """Segment the objects of a prompts file in one large image; the workers share them.
 
-    Labels are those of `napari_peftsam.segment_file`. First the objects are predicted,
+    The labels equal the ones of `napari_peftsam.segment_file`. First the objects are predicted,
     neighbours by one worker, with the embeddings that this needs; then the labels are
     written, in disjoint regions of whole chunks. Memory does not depend on the size of the
-    image. A second run finds the embeddings of one that was ended.
+    image. A second run reuses the embeddings of an interrupted one.
 
     Parameters
     ----------

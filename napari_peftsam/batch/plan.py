@@ -1,4 +1,4 @@
-"""Plans of batches: the model, the workers, the tasks and what becomes of them."""
+"""Plans of batches: the model, the workers, the tasks and their results."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class EngineSource:
-    """A model that each process builds once; calling it returns the one kept there.
+    """A model that each process builds once; a call returns the process's instance.
 
     Attributes
     ----------
@@ -255,7 +255,7 @@ class Task:
 
 
 class Batch:
-    """Tasks, of which one image may have several, and what became of them."""
+    """Tasks, one or several per image, and their results."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
@@ -281,7 +281,7 @@ class Batch:
 
     @property
     def complete(self) -> bool:
-        """Whether no task is left."""
+        """True if no task is left."""
         return self._done == len(self._tasks)
 
     def finished(self, output: Path) -> BatchFinished:
@@ -291,7 +291,7 @@ class Batch:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, or raise `ExportError` if nothing can be written there."""
+    """Make a folder for results; raise `ExportError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,9 +35,9 @@ class Worker:
     Attributes
     ----------
     number
-        Of a local worker, from 0; None for other processes.
+        Number of a local worker, from 0; None for other processes.
     threads
-        Most that it may use; None to leave that to those who started it.
+        Upper limit of its threads; None leaves it as the worker was started.
     """
 
     number: int | None = None
@@ -97,9 +97,9 @@ class Workers:
     Attributes
     ----------
     client
-        Of dask; None computes in this process.
+        Client of dask; None computes in this process.
     threads
-        For each local worker; None for others.
+        Threads of each local worker; None for other workers.
     """
 
     client: Client | None
@@ -219,5 +219,5 @@ def _attempt(function: TaskFunction[Any], arguments: Arguments, threads: int | N
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's message in one line, its kind if it has none."""
+    """Return an error's message in one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

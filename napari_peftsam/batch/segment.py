@@ -158,7 +158,7 @@ def segment_batch(
 ) -> Iterator[BatchEvent]:
     """Segment prompted objects in the images of a folder; one OME-Zarr of labels for each.
 
-    Labels are those of `napari_peftsam.segment_file`. A second run writes the same ones
+    The labels equal the ones of `napari_peftsam.segment_file`. A second run writes the same ones
     again, and finds the embeddings, which take the time, in the store.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Intentions as values: everything that can be done to a document.
+"""Actions on a document as values.
 
 An action is a frozen dataclass with a JSON form; the arrays of those that carry pixels go
 into a compressed payload. The log of a project's actions rebuilds its labels without model,
@@ -85,7 +85,7 @@ class RemoveImage:
 
 @dataclass(frozen=True)
 class RenameImage:
-    """Call an image something else."""
+    """Rename an image."""
 
     image: ImageId
     name: str
@@ -101,7 +101,7 @@ class ReplacePixels:
 
 @dataclass(frozen=True)
 class LocateImage:
-    """Say where an image's file is now."""
+    """Record the new location of an image's file."""
 
     image: ImageId
     source: ImageSource
@@ -189,12 +189,12 @@ class Accept:
 
 @dataclass(frozen=True)
 class AcceptObjects:
-    """Make many objects in one step; prompts answered here leave the queue.
+    """Accept many objects in one step; their prompts leave the queue.
 
     Attributes
     ----------
     objects
-        Of overlapping ones the first keeps the pixels unless `overlap` is "overwrite".
+        Where they overlap, the first keeps the pixels unless `overlap` is "overwrite".
     """
 
     plane: PlaneKey
@@ -232,7 +232,7 @@ class Paint:
     new
         Their label, or ``(N,)`` labels.
     old
-        Their labels before; None reads them from the label array. To be given by a caller
+        Their labels before; None reads them from the label array. Required from a caller
         that paints into the shared array itself.
     """
 
@@ -244,7 +244,7 @@ class Paint:
 
 @dataclass(frozen=True)
 class PaintBackground:
-    """Declare pixels background, or take that back; `where` is as of `Paint`."""
+    """Declare pixels background, or revoke that; `where` as in `Paint`."""
 
     image: ImageId
     where: LabelArray = field(compare=False)
@@ -253,7 +253,7 @@ class PaintBackground:
 
 @dataclass(frozen=True)
 class MarkComplete:
-    """Say that all objects in a region are annotated, or take that back."""
+    """Declare that all objects in a region are annotated, or revoke that."""
 
     image: ImageId
     region: CompleteRegion = field(default_factory=CompleteRegion)

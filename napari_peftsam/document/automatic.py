@@ -45,13 +45,13 @@ class AutomaticProject:
     images
         Names of its images.
     objects, actions
-        Numbers of its accepted objects, and of all that was done.
+        Numbers of its accepted objects and of its actions.
     is_open
         Whether a viewer has it open now.
     is_interrupted
-        Whether its viewer was killed rather than closed.
+        True if its viewer was killed rather than closed.
     problem
-        Why it cannot be read; empty if it can.
+        Reason it cannot be read; empty if it can.
     """
 
     path: Path
@@ -87,7 +87,7 @@ def list_automatic() -> list[AutomaticProject]:
 
 
 def newest_automatic() -> AutomaticProject | None:
-    """Return the project to go on with: the newest with content that no viewer has open."""
+    """Return the project to resume: the newest with content that no viewer has open."""
     candidates = (p for p in list_automatic() if p.actions and not p.is_open)
     return next(candidates, None)
 

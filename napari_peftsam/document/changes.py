@@ -1,4 +1,4 @@
-"""The three kinds of reversible change: pixels, object records, and everything small."""
+"""The three kinds of reversible change: pixels, object records and single fields."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def apply(
     save: Callable[[Touched], None],
     is_saved: Callable[[], bool],
 ) -> Touched:
-    """Do changes, and the `following` ones that these make necessary, and save them.
+    """Apply changes and the `following` ones they require, and save them.
 
     If `save` raises, they are taken back, unless they are saved nevertheless.
     """

@@ -37,7 +37,7 @@ def dump(value: object) -> str:
 
 
 def load(hint: type[T], text: str) -> T:
-    """Read back what `dump` wrote from a value of the type `hint`, or raise `ProjectError`."""
+    """Rebuild a value of the type `hint` from the text of `dump`, or raise `ProjectError`."""
     return cast("T", decode(hint, text, b""))
 
 
@@ -53,7 +53,7 @@ def encode(value: object) -> tuple[str, bytes]:
 
 
 def decode(hint: Any, text: str, payload: bytes) -> Any:
-    """Read back what `encode` wrote from a value of the type `hint`; as `load` otherwise."""
+    """Rebuild a value of the type `hint` from the output of `encode`; errors as in `load`."""
     try:
         return from_json(hint, json.loads(text), _arrays(payload) if payload else [])
     except _UNREADABLE as error:
@@ -78,7 +78,7 @@ def compress(data: bytes | Array) -> bytes:
 
 
 def decompress(data: bytes) -> bytes:
-    """Return what `compress` was given; damaged bytes are a `ProjectError`."""
+    """Decompress the bytes of `compress`; raise `ProjectError` if they are damaged."""
     try:
         return bytes(_ZSTD.decode(data))
     except (RuntimeError, ValueError) as error:
@@ -86,7 +86,7 @@ def decompress(data: bytes) -> bytes:
 
 
 def to_json(value: Any, arrays: list[Array]) -> Any:
-    """Return a value as JSON types; its arrays go to `arrays`, in their place stands a number.
+    """Return a value as JSON types; its arrays go to `arrays`, replaced by their numbers.
 
     Of a dataclass, fields that have their default value and fields with the metadata
     ``stored=False`` are left out.
@@ -111,7 +111,7 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
 
 
 def from_json(hint: Any, value: Any, arrays: Sequence[Array]) -> Any:
-    """Rebuild a value of the type `hint` from what `to_json` returned."""
+    """Rebuild a value of the type `hint` from the output of `to_json`."""
     return _reader(hint)(value, arrays)
 
 

@@ -1,4 +1,4 @@
-"""Changes made by an action, derived from the document; nothing is written here."""
+"""Derivation of an action's changes from the document; writes nothing."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """Changes that an action leads to.
+    """Changes derived from an action.
 
     Attributes
     ----------
     changes
         In the order in which they are done; none if the action changes nothing.
     label
-        What the user did, e.g. ``"accept object 3"``; empty if it cannot be undone.
+        Name of the step, e.g. ``"accept object 3"``; empty if it cannot be undone.
     image
         The image it concerns, if any.
     result
-        What `Document.do` returns.
+        Return value of `Document.do`.
     """
 
     changes: tuple[Change, ...] = ()
@@ -57,7 +57,7 @@ class Derived:
 
 @singledispatch
 def derive(action: act.Action, state: State, moment: Moment) -> Derived:
-    """Check an action and return what it changes; a misfit is a `PeftSamError`."""
+    """Check an action and return its changes; raise `PeftSamError` if it does not fit."""
     raise TypeError(f"{action!r} is no action")
 
 

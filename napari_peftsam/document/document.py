@@ -51,7 +51,7 @@ class Document:
     Parameters
     ----------
     store
-        Where it is kept; default: in memory.
+        Storage of the document; default: in memory.
     clock
         Returns the present UTC time in ISO 8601.
 
@@ -60,7 +60,7 @@ class Document:
     events
         Signals; emitted once a change is complete and saved.
     store
-        Where it is kept.
+        Storage of the document.
     """
 
     def __init__(self, store: Store | None = None, clock: Callable[[], str] = utc_now) -> None:
@@ -102,12 +102,12 @@ class Document:
             return self._do(action)
 
     def undo(self) -> str | None:
-        """Undo the last step and return what it was, None if there is none."""
+        """Undo the last step and return its label, None if there is none."""
         label: str | None = self.do(act.Undo())
         return label
 
     def redo(self) -> str | None:
-        """Redo the last undone step and return what it was, None if there is none."""
+        """Redo the last undone step and return its label, None if there is none."""
         label: str | None = self.do(act.Redo())
         return label
 
@@ -176,7 +176,7 @@ class Document:
     # --- projects -------------------------------------------------------------------
 
     def open(self, store: Store) -> None:
-        """Show what another store holds, and close the present one.
+        """Show the content of another store, and close the present one.
 
         If the store cannot be read (`ProjectError`), the document stays as it is.
         """
@@ -233,7 +233,7 @@ class Document:
         records
             Provenance of objects in `labels`; the others count as imported.
         source
-            Where the pixels come from.
+            Origin of the pixels.
         """
         info, array = describe_image(name, pixels, rgb, labels)
         with self._lock:
@@ -371,7 +371,7 @@ class Document:
         revision
             `PendingObject.revision` of the prompts it was made for.
         made_by
-            What made it; goes into the object's record.
+            Model version that predicted it; goes into the object's record.
 
         Returns
         -------
@@ -392,7 +392,7 @@ class Document:
         return True
 
     def cycle(self, step: int = 1) -> None:
-        """Show the next (or the `step`-th next) candidate, round and round; none, nothing."""
+        """Show the next (or the `step`-th next) candidate, cyclically; no-op without candidates."""
         current = self.current
         if current is not None and current.candidates is not None:
             self.do(act.ChooseCandidate((current.choice + step) % len(current.candidates)))

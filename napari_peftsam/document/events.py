@@ -19,7 +19,7 @@ Shown = tuple[Pending, PendingObject | None]
 
 
 class DocumentEvents(SignalGroup):
-    """Signals of a `Document`; images go by their id, regions are tuples of slices."""
+    """Signals of a `Document`; images are given by id, regions as tuples of slices."""
 
     closing = Signal()
     """Another project will be opened in place of this one."""
@@ -63,9 +63,9 @@ def emit(
     touched: Touched,
     before: Shown,
 ) -> None:
-    """Tell listeners what an action changed: pixels, then records, prompts and images.
+    """Emit the signals of an action's changes: pixels, then records, prompts and images.
 
-    `state` is the one after the changes, `before` what was pending, and shown of it, earlier.
+    `state` is the state after the changes, `before` the pending prompts and shown object before.
     """
     is_painted = isinstance(action, act.Paint) and action.old is not None
     labels_written = events.labels_painted if is_painted else events.labels_changed

@@ -15,7 +15,7 @@ __all__ = ["ProjectLock", "file_identity", "is_network"]
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and number of a file, which another one of its name lacks; None if missing."""
+    """Return device and inode of a file, None if it is missing; a replacement differs."""
     try:
         found = path.stat()
     except OSError:
@@ -36,9 +36,9 @@ class ProjectLock:
         self._lock = FileLock(self.path, thread_local=False)
 
     def acquire(self, seconds: float = 0.0) -> bool:
-        """Take the lock unless somebody holds it for `seconds`; say whether it was taken.
+        """Wait up to `seconds` for the lock; return True if it was taken.
 
-        An `OSError` says that no file can be written here.
+        Raises `OSError` if no file can be written here.
         """
         try:
             self._lock.acquire(timeout=seconds, poll_interval=0.02)
@@ -48,7 +48,7 @@ class ProjectLock:
         return True
 
     def release(self) -> None:
-        """Let go of the lock and remove its file."""
+        """Release the lock and remove its file."""
         if self._lock.is_locked:
             with suppress(OSError):
                 self.path.unlink()
@@ -86,9 +86,9 @@ _DRIVE_REMOTE = 4  # what Windows' GetDriveTypeW returns
 
 
 def is_network(folder: Path, mounts: str | None = None) -> bool:
-    """Say whether a folder lies on a network file system, or one of a virtual machine's host.
+    """Return True if a folder lies on a network file system, or one of a VM's host.
 
-    Where the system does not say, e.g. on macOS, the answer is no. `folder` is an absolute
+    False where the system does not report it, e.g. on macOS. `folder` is an absolute
     path; `mounts` is the text of ``/proc/self/mounts``, None reads it.
     """
     if sys.platform == "win32":

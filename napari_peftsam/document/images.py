@@ -32,7 +32,7 @@ class DocumentImage:
     image
         Its id.
     info
-        Name, shape and the other small things.
+        Name, shape and other stored properties.
     pixels
         ``(..., H, W)`` or, if `ImageInfo.rgb`, ``(..., H, W, 3|4)``; any array that can be
         sliced, perhaps on disk. None while its file is not there.
@@ -248,9 +248,9 @@ class DocumentImage:
 def describe_image(
     name: str, pixels: Any, rgb: bool | None, labels: LabelArray | None
 ) -> tuple[ImageInfo, Any]:
-    """Check an image and its labels, and return what is stored of it and its pixels.
+    """Check an image and its labels; return its stored properties and its pixels.
 
-    As `Document.add_image`, whose errors it raises.
+    Takes the arguments and raises the errors of `Document.add_image`.
     """
     if rgb is None:
         given = np.shape(pixels)
@@ -278,7 +278,7 @@ def spatial(name: str, pixels: Any, rgb: bool) -> tuple[Any, tuple[int, ...]]:
 
 
 def empty_labels(name: str, shape: tuple[int, ...], kind: str = "int32") -> LabelArray:
-    """Return labels without objects; they take memory where objects are written, not before."""
+    """Return labels without objects; memory is used only where objects are written."""
     try:
         return np.zeros(shape, np.dtype(kind))
     except (MemoryError, ValueError) as error:

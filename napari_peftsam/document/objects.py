@@ -1,4 +1,4 @@
-"""Objects: the planes they lie in, their prompts, and who made them."""
+"""Objects: their planes, prompts and provenance."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class ObjectRecord:
     planes
         The planes in which it has pixels, the one it was made in first.
     model, adapter
-        Names of what predicted the mask; `model` is ``"manual"`` for painted and
-        ``"imported"`` for imported objects; `adapter` is empty where there was none.
+        Names of the model and adapter that predicted the mask; `model` is ``"manual"`` for
+        painted and ``"imported"`` for imported objects; `adapter` is empty where there was none.
     score
         Predicted IoU in [0, 1] of the accepted candidate, None if unknown.
     candidate
@@ -138,7 +138,7 @@ class NewObject:
     Attributes
     ----------
     prompts
-        What the user said; may be empty.
+        The user's prompts; may be empty.
     mask
         ``(H, W)`` of the whole plane, or of the part of it that begins at `offset`.
     score
@@ -148,7 +148,7 @@ class NewObject:
     candidate
         Index of the candidate that `mask` is.
     model, adapter
-        Names of what predicted it.
+        Names of the model and adapter that predicted it.
     """
 
     prompts: Prompts

@@ -23,11 +23,11 @@ class Pending:
     Attributes
     ----------
     plane
-        Where they are; None if there are none.
+        The plane of the prompts; None without prompts.
     queue
         Prompts of the pending object, then of those that follow it.
     revision
-        Names this state of the pending object's prompts.
+        Identifies this state of the pending object's prompts.
     refines
         Revision and candidate whose mask the next prediction refines, if there is one.
     """
@@ -70,11 +70,11 @@ class PendingObject:
     Attributes
     ----------
     plane
-        Where it is.
+        The plane of the object.
     prompts
-        What the user said so far, never empty.
+        The user's prompts so far, never empty.
     revision
-        Names this state of the prompts; hand it back with the answer to them.
+        Identifies this state of the prompts; pass it back with the prediction.
     answer
         The answer to these prompts, None while it is awaited.
     refined

@@ -38,7 +38,7 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
     private
         Whether other users of the computer may not read it.
     vfs
-        SQLite's way to the file system, as of `open_project`.
+        SQLite's VFS, as in `open_project`.
     """
     path = _resolved(path)
     if path.exists():
@@ -63,7 +63,7 @@ def open_project(
     """Open a project file.
 
     A project that is open elsewhere, or that may not be written, is opened for reading:
-    `Store.why_read_only` says why.
+    `Store.why_read_only` holds the reason.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def open_project(
     must_write
         Whether a project that can only be read is an error.
     vfs
-        SQLite's way to the file system; empty for the default.
+        SQLite's VFS; empty for the default.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def open_project(
 
 
 def is_project(path: str | Path) -> bool:
-    """Say whether a file is a project, or should be: by its header, or by its name."""
+    """Return True if a file is a project by its header or its name."""
     path = _resolved(path)
     if path.suffix == SUFFIX or not path.is_file():
         return path.suffix == SUFFIX
@@ -114,7 +114,7 @@ def is_project(path: str | Path) -> bool:
 
 
 def is_open_elsewhere(path: Path) -> bool:
-    """Say whether a process, this one included, has a project open for writing."""
+    """Return True if a process, this one included, has a project open for writing."""
     lock = ProjectLock(path)
     if not lock.path.exists():
         return False
@@ -134,7 +134,7 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
     Parameters
     ----------
     store
-        What to copy.
+        The project to copy.
     path
         The copy; its folder must exist.
     pixels
@@ -260,7 +260,7 @@ def _check_file(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises when it opens a file into a `ProjectError`."""
+    """Convert SQLite's errors on opening a file to `ProjectError`."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -45,7 +45,7 @@ class ImageSource:
     digest
         Content hash of the stored pixels, or of those that were read.
     absolute
-        Where the file was when it was last found.
+        Absolute path where the file was last found.
     """
 
     path: str = ""
@@ -109,7 +109,7 @@ class ImageInfo:
     Attributes
     ----------
     name
-        What people call it; no other image of the document has the same name.
+        Its name, unique in the document.
     shape
         The spatial shape ``(..., H, W)``.
     rgb
@@ -119,7 +119,7 @@ class ImageInfo:
     next_label
         The label that the next object gets.
     source
-        Where the pixels come from; None for pixels that exist in memory only.
+        Origin of the pixels; None for pixels that exist in memory only.
     complete
         Regions in which all objects are annotated.
     is_removed
@@ -213,7 +213,7 @@ class Run:
     Attributes
     ----------
     adapter
-        Name of the adapter it gave; empty if the earlier one stayed.
+        Name of the resulting adapter; empty if the earlier one stayed.
     config
         Options, as JSON types.
     report

@@ -43,7 +43,7 @@ class Recovery:
     actions
         Number of the first actions that the copy's history holds.
     is_history_whole
-        Whether these are all actions. What others led to is there as far as it was read.
+        True if these are all actions. The results of others are kept as far as readable.
     rebuilt_tiles
         Damaged label tiles that the history rebuilt.
     lost_tiles
@@ -90,7 +90,7 @@ class Recovery:
 
 
 def check_project(store: Store) -> list[str]:
-    """Return what is damaged in a project, nothing if it is whole."""
+    """Return the damaged parts of a project, none if it is whole."""
     found = list(store.damage())
 
     def check(read: Callable[[], object]) -> None:
@@ -113,10 +113,10 @@ def _read_state(store: Store, check: Callable[[Callable[[], object]], None]) -> 
 
 
 def recover_project(path: str | Path, target: str | Path) -> Recovery:
-    """Write what is readable of a damaged project into a copy; the project stays as it is.
+    """Write the readable part of a damaged project into a copy; the project stays as it is.
 
-    The history is done again up to the first action that cannot be read. What is stored of
-    the present state is then imported over it.
+    The history is replayed up to the first unreadable action. The stored present state is
+    then imported over the result.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ class LabelIndex:
         }
 
     def update(self, where: Integers, old: int | Integers, new: int | Integers) -> Region:
-        """Take note of a change of N >= 1 pixels and return the region they lie in."""
+        """Update for a change of N >= 1 pixels and return the region they lie in."""
         for label, counts in self._counts_after(where, old, new).items():
             left = {number: count for number, count in counts.items() if count}
             if left:

@@ -1,4 +1,4 @@
-"""The log done again: labels rebuilt from the actions alone, and what the log adds up to."""
+"""Replay of the log: labels rebuilt from the actions alone, and figures of the project."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
 
 
 class Player:
-    """Does logged actions again.
+    """Player of logged actions.
 
     Parameters
     ----------
     store
-        Where to keep what they lead to; default: in memory.
+        Storage of the resulting document; default: in memory.
 
     Attributes
     ----------
     document
-        What the actions led to so far.
+        Result of the actions so far.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -85,7 +85,10 @@ def replay(store: Store, until: int | None = None) -> Document:
 
 
 def compare(document: Document, store: Store) -> list[str]:
-    """Return how a document differs from the stored state: labels, background and records."""
+    """Return the differences between a document and its stored state.
+
+    Labels, background and records are compared.
+    """
     with store.snapshot():
         stored = Document(store)
         differences = [
@@ -101,7 +104,7 @@ def compare(document: Document, store: Store) -> list[str]:
 
 
 def verify(store: Store) -> tuple[Document, list[str]]:
-    """Replay a project and compare the outcome with what is stored, while others write to it."""
+    """Replay a project and compare the result with its stored state, also during writes."""
     player = Player()
     player.play_all(store)
     with store.snapshot():
@@ -127,7 +130,7 @@ def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
 
 
 def summary(store: Store) -> dict[str, float]:
-    """Return how much a project holds.
+    """Return figures of a project's content.
 
     Returns
     -------

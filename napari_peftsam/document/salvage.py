@@ -53,7 +53,7 @@ class Salvage:
 
 
 def salvage(file: Path) -> Salvage:
-    """Read what is readable of a project; the file, a working copy, may be written to."""
+    """Read the readable rows of a project; the file, a working copy, may be modified."""
     if not _has_schema(file):
         _replace_first_page(file)
     found = Salvage()
@@ -117,7 +117,7 @@ def _take_blobs(reader: _Reader, found: Salvage) -> None:
 
 
 class _Reader:
-    """Reads tables around damaged pages, and notes which are incomplete."""
+    """Reader of tables around damaged pages; records the incomplete ones."""
 
     def __init__(self, connection: sqlite3.Connection, incomplete: set[str]) -> None:
         self._connection = connection
@@ -176,7 +176,7 @@ def _has_schema(file: Path) -> bool:
 
 
 def _replace_first_page(file: Path) -> None:
-    """Give a file the first page of a new project: it says where the tables begin."""
+    """Replace the first page, which locates the tables, by that of a new project."""
     blank = sqlite3.connect(":memory:")
     with closing(blank):
         create_tables(blank)

@@ -40,7 +40,7 @@ class Found:
     state
         "inside": the project holds the pixels; "there": unchanged by size and time.
     path
-        Where the file is, or was looked for.
+        Path where the file is, or was expected.
     text
         A sentence for the user; empty if all is well.
     """
@@ -51,7 +51,7 @@ class Found:
 
 
 def describe_source(path: str | Path, project: Path | None, series: int = 0) -> ImageSource:
-    """Return how a project refers to a file or folder of pixels.
+    """Return a project's reference to a file or folder of pixels.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def find_source(source: ImageSource | None, project: Path | None) -> Found:
 
 
 def moved_source(source: ImageSource | None, old: Path | None, new: Path) -> ImageSource | None:
-    """Return a source as a copy of the project at another path refers to it."""
+    """Return a source with its path as seen from a copy of the project elsewhere."""
     if source is None or not source.path:
         return source
     if old is None and not Path(source.path).is_absolute():
@@ -107,12 +107,12 @@ def moved_source(source: ImageSource | None, old: Path | None, new: Path) -> Ima
 
 
 def plane_digest(plane: Plane) -> str:
-    """Return a hash of a plane's pixels; of one on disk, of a fixed sample of tiles."""
+    """Return a hash of a plane's pixels, or of a fixed sample of tiles if it is on disk."""
     return _digest(plane, "all" if isinstance(plane, np.ndarray) else "sample")
 
 
 def is_digest_of(digest: str, plane: Plane) -> bool:
-    """Say whether `plane_digest` gave this hash for the same pixels, on disk or in memory."""
+    """Return True if this is the hash of these pixels, taken on disk or in memory."""
     return digest == _digest(plane, digest.partition(":")[0])
 
 
@@ -133,7 +133,7 @@ def store_pixels(store: Store, pixels: Any) -> ImageSource:
 
 
 def read_pixels(store: Store, source: ImageSource) -> PixelArray:
-    """Return the array that `store_pixels` kept; `ProjectError` if it is damaged."""
+    """Return an array stored by `store_pixels`; raise `ProjectError` if it is damaged."""
     buffer = io.BytesIO(store.blob(source.digest))
     array: PixelArray = np.lib.format.read_array(buffer, allow_pickle=False)
     return array

@@ -20,7 +20,7 @@ __all__ = ["DOCUMENT_FIELDS", "State", "Touched", "read_state", "rows_of"]
 
 @dataclass
 class Touched:
-    """Parts of a state that changes wrote to."""
+    """Parts of a state that were changed."""
 
     # Written region and flat positions (in pieces), by image and label set.
     pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Touched:
 
 @dataclass(eq=False)
 class State:
-    """Everything a document holds.
+    """Content of a document.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class State:
     answers
         Candidates by revision; not stored.
     touched
-        What changed since it was last taken.
+        Parts changed since the last `take_touched`.
     """
 
     images: dict[ImageId, DocumentImage] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class State:
             del self.answers[next(iter(self.answers))]
 
     def take_touched(self) -> Touched:
-        """Return what changed since the last call."""
+        """Return the parts changed since the last call."""
         taken, self.touched = self.touched, Touched()
         return taken
 
@@ -108,7 +108,7 @@ DOCUMENT_FIELDS: dict[str, Any] = {
 
 
 def read_state(store: Store) -> State:
-    """Return the state that a store holds; labels and records are read when they are needed."""
+    """Return the state in a store; labels and records are read on first use."""
     state = State()
     for image, info in store.images().items():
         state.images[image] = DocumentImage(image, info, store=store)
@@ -119,7 +119,7 @@ def read_state(store: Store) -> State:
 
 
 def rows_of(state: State, touched: Touched) -> list[Row]:
-    """Return the rows of everything that was touched, as it is now."""
+    """Return the current rows of all touched parts."""
     rows: list[Row] = [("images", (i,), dump(state.images[i].info)) for i in touched.infos]
     for image, labels in touched.objects.items():
         known = state.images[image].records

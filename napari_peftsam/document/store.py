@@ -6,11 +6,11 @@ Tables
     The log: number, UTC time, kind, JSON text and pixels of each action; of steps also the
     changes that undo them and whether they are done or undone.
 ``images``, ``objects``, ``tiles``
-    The present state: small things, object records, label tiles.
+    The present state: image properties, object records, label tiles.
 ``fields``
-    The document's own fields: pending prompts, adapters, runs, what is live.
+    The document's own fields: pending prompts, adapters, runs, the live adapter.
 ``blobs``
-    Large things by their content hash, in parts: adapters, and pixels without a file.
+    Large data by content hash, in parts: adapters, and pixels without a file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Store:
     path
         The file; None for one in memory.
     why_read_only
-        Why nothing may be written; empty if it may.
+        Reason the store is read-only; empty if it is writable.
     release
         Called once the file is closed.
 
@@ -70,7 +70,7 @@ class Store:
     slow_commits
         Number of actions that took longer than `slow_seconds` to save.
     slow_seconds
-        What a brush stroke can wait for without being felt.
+        Longest unnoticed delay of a brush stroke, in seconds.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Store:
         step: tuple[str, str | None, object] | None = None,
         moved: tuple[int, str] | None = None,
     ) -> None:
-        """Write an action and all that it changes, in one transaction.
+        """Write an action and all its changes in one transaction.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class Store:
         return self._step("state = 'undone' ORDER BY number")
 
     def steps(self) -> Iterator[Step]:
-        """Yield all that can be undone or redone, oldest first."""
+        """Yield the steps that can be undone or redone, oldest first."""
         numbers = self._all("SELECT number FROM actions WHERE state IN ('done', 'undone')")
         for (number,) in sorted(numbers):
             step = self._step(f"number = {int(number)}")
@@ -187,7 +187,7 @@ class Store:
                 yield step
 
     def step_labels(self) -> tuple[str, ...]:
-        """Return what can be undone, oldest first."""
+        """Return the labels of the steps that can be undone, oldest first."""
         rows = self._all("SELECT label FROM actions WHERE state = 'done' ORDER BY number")
         return tuple(row[0] for row in rows)
 
@@ -229,7 +229,7 @@ class Store:
     # --- blobs ----------------------------------------------------------------------
 
     def put_blob(self, data: bytes) -> str:
-        """Keep a large thing, unless it is there, and return its content hash."""
+        """Store large data once and return its content hash."""
         digest = xxhash.xxh128_hexdigest(data)
         kept = "SELECT sum(length(data)) FROM blobs WHERE digest = ?"
         found = self._one(kept, (digest,))[0]
@@ -247,7 +247,7 @@ class Store:
         return digest
 
     def blob(self, digest: str) -> bytes:
-        """Return what was kept under a content hash; `ProjectError` if it is not whole."""
+        """Return the data of a content hash; raise `ProjectError` if it is damaged."""
         rows = self._all("SELECT data FROM blobs WHERE digest = ? ORDER BY part", (digest,))
         data = b"".join(row[0] for row in rows)
         if not rows or xxhash.xxh128_hexdigest(data) != digest:
@@ -256,14 +256,14 @@ class Store:
         return data
 
     def blob_digests(self) -> tuple[str, ...]:
-        """Return the content hashes of all that is kept."""
+        """Return the content hashes of all stored data."""
         return tuple(row[0] for row in self._all("SELECT DISTINCT digest FROM blobs"))
 
     # --- the file -------------------------------------------------------------------
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read one and the same moment until the block ends; keep it short.
+        """Read one consistent state until the block ends; keep it short.
 
         Without shared memory a writer cannot commit meanwhile.
         """
@@ -279,7 +279,7 @@ class Store:
                     self._connection.execute("ROLLBACK")
 
     def write_infos(self, infos: Mapping[ImageId, ImageInfo]) -> None:
-        """Replace what is stored about images without an action: paths in a copy differ."""
+        """Replace the stored properties of images without an action: paths in a copy differ."""
         with self._transaction() as execute:
             write_rows(execute, [("images", (i,), dump(info)) for i, info in infos.items()])
 
@@ -289,13 +289,13 @@ class Store:
             self._connection.backup(target)
 
     def fill_from(self, other: Store) -> None:
-        """Replace everything in this store by what another one holds (SQLite's backup)."""
+        """Replace the content of this store by that of another one (SQLite's backup)."""
         with self._lock, _explained(self.path):
             other.copy_to(self._connection)
             self.next_number = self.last_number + 1
 
     def damage(self) -> tuple[str, ...]:
-        """Return what SQLite's integrity check finds, nothing if the file is whole."""
+        """Return the findings of SQLite's integrity check, none if the file is whole."""
         try:
             found = self._all("PRAGMA integrity_check")
         except ProjectError as error:
@@ -303,13 +303,13 @@ class Store:
         return tuple(text for (text,) in found if text != "ok")
 
     def checkpoint(self) -> None:
-        """Move what was committed into the main file; for idle moments, it takes a while."""
+        """Move committed data into the main file; slow, so call it when idle."""
         if not self.read_only:
             with self._lock, _explained(self.path):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Let go of the file: one that no other process has open is one file again."""
+        """Close the file; without other users, the write-ahead log is merged into it."""
         with self._lock:
             if self._is_closed:
                 return
@@ -373,7 +373,7 @@ class Store:
 
 @contextmanager
 def _explained(path: Path | None) -> Iterator[None]:
-    """Turn what SQLite raises into a `ProjectError` that says what to do."""
+    """Convert SQLite's errors to a `ProjectError` that names a remedy."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""Brush strokes as actions: from the pieces that a viewer reports to one `Paint`."""
+"""Brush strokes as actions: the pieces reported by a viewer become one `Paint`."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ CREATE TABLE blobs (
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make an empty database a project."""
+    """Create a project's tables in an empty database."""
     connection.executescript(
         f"BEGIN; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
         f"PRAGMA user_version = {VERSION}; COMMIT;"

@@ -36,7 +36,7 @@ class EmbeddingKey:
     image_size
         Side of the square model input, in pixels.
     precision
-        What the encoder computed in (`SamModel.precision`).
+        Precision of the encoder (`SamModel.precision`).
     """
 
     image: str
@@ -60,9 +60,9 @@ class Embedding:
     Attributes
     ----------
     key
-        What it was computed from.
+        Identity of its image, model, adapter and settings.
     frame
-        How the image sits in the model's square input.
+        Placement of the image in the model's square input.
     features
         ``(C, h, w)`` float32.
     """
@@ -96,9 +96,9 @@ def embedding_key(
     adapter: str = BASE_ADAPTER,
     limits: Limits | None = None,
 ) -> EmbeddingKey:
-    """Return the key of the embedding of `pixels` by `model` with `adapter` injected.
+    """Return the embedding key of `pixels` for `model` with `adapter` injected.
 
-    `limits` are those of the whole image where `pixels` are a tile of a large one.
+    `limits` is the intensity range of the whole image if `pixels` are a tile of it.
     """
     normalisation = NORMALISATION if limits is None else limits.name
     return EmbeddingKey(

@@ -1,4 +1,4 @@
-"""A folder of checked zarr arrays, for the embedding store and the activation cache."""
+"""A folder of zarr arrays with checksums, for the embedding store and the activation cache."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOOK_SHARE = 1 / 16
 
 
 class _DamagedEntryError(Exception):
-    """An entry is not what was written."""
+    """An entry differs from the data that was written."""
 
 
 @dataclass(frozen=True, eq=False)

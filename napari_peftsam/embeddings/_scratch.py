@@ -1,4 +1,4 @@
-"""A folder for one run's large arrays that is gone when the run is, even if it was killed."""
+"""A scratch folder for one run's large arrays, removed even after the run was killed."""
 
 from __future__ import annotations
 

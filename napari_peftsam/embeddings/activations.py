@@ -1,4 +1,4 @@
-"""Activations of an encoder by key: in memory first, then on disk, then gone."""
+"""Cache of encoder activations by key, in memory first, then on disk."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.b
 class ActivationCache:
     """Tensors by key, bit for bit, within a budget of memory and one of disk space.
 
-    What was not used for longest moves from memory to disk, and from disk to nowhere. What
-    is read from disk moves up again and stays on disk, so that it is written once. A disk
-    that is full or read-only is a warning, once; what should go there is just not kept.
-    All methods may be called from any thread; the disk is written to outside of locks.
+    The least recently used tensors move from memory to disk, and are finally deleted there.
+    A tensor read from disk returns to memory and stays on disk, so it is written once. A
+    full or read-only disk logs one warning, and tensors meant for it are dropped. All
+    methods may be called from any thread; the disk is written to outside of locks.
 
     Parameters
     ----------
     memory
         Bytes of tensors in memory.
     entries
-        Where those beyond it go; None: nowhere.
+        Folder for tensors beyond that budget; None drops them.
     write_through
         Whether everything is written at once, so that it outlives this object.
     pinned
@@ -94,7 +94,7 @@ class ActivationCache:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything in memory, and of a temporary folder; later ones are not kept."""
+        """Drop all tensors and a temporary folder; later tensors are not kept."""
         with self._lock:
             self._closed = True
             self._tensors.discard()
@@ -248,7 +248,7 @@ class FrozenActivations:
         return 0, None
 
     def wants(self, block: int) -> bool:
-        """Whether the tokens that enter a block are to be kept."""
+        """Return True if the tokens that enter a block should be kept."""
         return 0 < block <= self.reach and block in self.blocks
 
     def keep(self, key: EmbeddingKey, block: int, tokens: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Compute embeddings as a stream of events that can be watched and stopped."""
+"""Image encoding as a stream of events that can be watched and stopped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 class EncodeRequest:
     """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages.
 
-    `limits` are those of the whole image where the plane is a tile of a large one.
+    `limits` is the intensity range of the whole image if the plane is a tile of it.
     """
 
     name: str
@@ -70,7 +70,7 @@ class EncodeProgress:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """The embedding of one image, computed or read from the store, and whether that keeps it."""
+    """The embedding of one image, computed or stored, and whether the store keeps it."""
 
     name: str
     embedding: Embedding

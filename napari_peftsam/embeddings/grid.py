@@ -93,14 +93,14 @@ def _rounded_up(length: int, step: int) -> int:
 class TileGrid:
     """Tiles over a plane of ``height x width`` pixels, each a core with a halo around it.
 
-    Tiles are made when asked for: a grid costs nothing, however large the plane.
+    Tiles are made on request, so the cost of a grid does not depend on the plane's size.
 
     Attributes
     ----------
     height, width
-        Of the plane in pixels.
+        Size of the plane in pixels.
     side
-        Of a tile in pixels; along an axis in which the plane is smaller, the plane's.
+        Side of a tile in pixels; at most the plane's length along each axis.
     halo
         Neighbouring tiles overlap by at least twice as many pixels.
     stride
@@ -207,7 +207,7 @@ class TileGrid:
 
 
 def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGrid:
-    """Return the tiles in which a model works on a plane ``(H, W[, 3])``.
+    """Return the tile grid of a plane ``(H, W[, 3])`` for a model.
 
     Up to `MOST_FRAMES` model frames, the grid has one tile, which is scaled to the frame.
     The tiles of a larger plane are frames at the resolution of the image.
@@ -221,5 +221,5 @@ def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGri
 
 
 def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
-    """Say whether a plane ``(H, W[, 3])`` is worked on in several tiles."""
+    """Return True if a plane ``(H, W[, 3])`` is processed in several tiles."""
     return len(tile_grid(shape, model)) > 1

@@ -1,4 +1,4 @@
-"""Embeddings on disk: zarr, addressed by content, safe to share and to lose."""
+"""Embedding store on disk: zarr arrays by content hash, safe to share and to delete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_STORE_BYTES = 4 * 1000**3
 
 
 def room_for(size: int) -> int:
-    """Return the least budget with which entries of `size` bytes altogether are all kept."""
+    """Return the smallest budget in bytes that keeps all entries of `size` bytes in total."""
     return math.ceil(size / (1 - LOOK_SHARE))
 
 

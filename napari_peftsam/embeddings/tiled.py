@@ -83,13 +83,13 @@ class TiledImage:
         return pixels
 
     def request(self, tile: Tile) -> EncodeRequest:
-        """Return what `encode` needs to embed a tile."""
+        """Return the request with which `encode` embeds a tile."""
         place = f" [{tile.row}, {tile.col}]" if len(self.grid) > 1 else ""
         return EncodeRequest(self.name + place, self.read(tile), self.limits)
 
     @cached_property
     def signature(self) -> str:
-        """Hash of the pixels; of several tiles that of shape, type, limits and the middle tile."""
+        """Hash of the pixels; with several tiles, of shape, type, limits and middle tile."""
         if len(self.grid) == 1:
             return image_signature(self.read(self.grid.tile(0, 0)))
         middle = self.grid.tile_at(self.grid.height / 2, self.grid.width / 2)

@@ -39,7 +39,7 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
 def _image(
     number: int, index: tuple[int, ...], shape: tuple[int, ...], name: str
 ) -> dict[str, Any]:
-    """Describe a plane; those of a stack are told apart as ``name#z``."""
+    """Describe a plane; planes of a stack are named ``name#z``."""
     name = "#".join([name, *map(str, index)])
     height, width = shape[-2:]
     image = {"id": number, "file_name": name, "height": height, "width": width}

@@ -1,4 +1,4 @@
-"""Check what is to be exported and write it in one of the registered formats."""
+"""Checked export of labels in one of the registered formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export_labels(
     format_name: str | None = None,
     context: ExportContext | None = None,
 ) -> Path:
-    """Write labels to a new file, or instead of an older one once all is written.
+    """Write labels to a file; an older one is replaced once the new one is complete.
 
     Parameters
     ----------
@@ -38,16 +38,16 @@ def export_labels(
         ``(H, W)`` or a stack ``(..., H, W)`` with up to four axes; 0 is unlabelled, and
         labels without any object are written, too.
     path
-        Where to; its folder must exist. The format's suffix is appended unless it is there.
+        Target file; its folder must exist. The format's suffix is appended unless it is there.
     format_name
-        A key of `FORMATS`; by default what the suffix of `path` says.
+        A key of `FORMATS`; by default chosen by the suffix of `path`.
     context
         Names, pixel sizes, provenance and the image itself, as far as known.
 
     Returns
     -------
     pathlib.Path
-        What was written.
+        The written file or folder.
 
     Raises
     ------

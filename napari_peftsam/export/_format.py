@@ -25,7 +25,7 @@ class ExportContext:
     Attributes
     ----------
     name
-        What the objects are called.
+        Name of the label image.
     image_name
         File name of the image they were drawn on.
     pixels
@@ -46,7 +46,7 @@ class ExportContext:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One way to write labels.
+    """An export format for labels.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     path
-        Where to.
+        Target file.
     data
         The layer's ``(H, W)`` or ``(..., H, W)`` labels, or the levels of a pyramid.
     meta

@@ -1,4 +1,4 @@
-"""Write a file or folder so that a reader sees the old one or the new one, never half."""
+"""Atomic writes of files and folders: a reader sees the old or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
     The block writes a file or creates a folder (a zarr store) at the yielded path, which
     ends in the same suffix. If the block fails, is interrupted or closed, the temporary
-    is removed and whatever was at `target` stays whole. A file is replaced in one step; a
+    is removed and the old `target` stays whole. A file is replaced in one step; a
     folder is moved aside first, since no portable call swaps two folders. A link is
     followed, so the file it points to is replaced.
 

@@ -1,4 +1,4 @@
-"""Bring the axes of a file into the order the core works with."""
+"""Conversion of a file's axes to the order that the core works with."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def arrange(array: PixelArray, axes: str, shown: str) -> PixelArray:
 
 
 def arrange_lazily(array: Any, axes: str, shown: str) -> LazyImage:
-    """Return what `arrange` does as a view of an array on disk; nothing is read.
+    """Arrange the axes of an array on disk as a view, without reading it.
 
-    Parameters and errors are those of `arrange`.
+    Takes the parameters and raises the errors of `arrange`.
     """
     sizes = dict(enumerate(array.shape))
     left = {i: a for i, a in enumerate(axes) if a in "YX" or sizes[i] > 1}

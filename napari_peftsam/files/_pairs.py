@@ -1,4 +1,4 @@
-"""Match images with their labels and check that they fit."""
+"""Pairs of images and labels, and the checks that they fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImagePair:
 
 
 def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...]:
-    """Pair the files of two folders by name, whatever their suffixes.
+    """Pair the files of two folders by name without suffix.
 
     ``x.ome.tif``, ``x.png`` and ``x.zarr`` all have the name ``x``. Hidden files, other
     kinds of file and subfolders are ignored; files without a partner are left out, with

@@ -1,4 +1,4 @@
-"""Read one image or one label image: TIFF, PNG, JPEG or zarr."""
+"""Readers of images and label images: TIFF, PNG, JPEG or zarr."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
-"""What can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
+"""Suffixes that can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
 
 _TIFF = (".tif", ".tiff")
 _Reader = Callable[[Path, bool], tuple[Any, str]]
@@ -58,18 +58,18 @@ def read_image(path: str | Path) -> PixelArray:
 
 
 def open_image(path: str | Path) -> PixelArray | LazyImage:
-    """Open an image or a stack; of zarr above 64 MiB only the parts that are used are read.
+    """Open an image or a stack; a zarr above 64 MiB is read in parts, when they are used.
 
-    Files, shapes and errors are those of `read_image`.
+    Accepts the files, and has the shapes and errors, of `read_image`.
     """
     opened: PixelArray | LazyImage = _read(Path(path), labels=False, lazily=True)
     return opened
 
 
 def image_shape(path: str | Path) -> tuple[int, ...]:
-    """Return the shape ``(H, W)`` or ``(Z, H, W)`` of an image or a stack; no pixel is read.
+    """Return the shape ``(H, W)`` or ``(Z, H, W)`` of an image or a stack; reads no pixels.
 
-    Files and errors are those of `read_image`; that pixels are damaged stays unknown.
+    Accepts the files and raises the errors of `read_image`; damaged pixels go unnoticed.
     """
     shape: tuple[int, ...] = _read(Path(path), labels=False, outlined=True).shape
     return shape[:-1] if len(shape) > 2 and shape[-1] == _COLOURS else shape

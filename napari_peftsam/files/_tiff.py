@@ -1,4 +1,4 @@
-"""Read TIFF files, those with LZW or JPEG compression through Pillow."""
+"""Reader of TIFF files; LZW and JPEG compression go through Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read zarr arrays and OME-Zarr images, versions 2 and 3 of zarr."""
+"""Reader of zarr arrays and OME-Zarr images, versions 2 and 3 of zarr."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether `path` is a folder that holds a zarr array or group."""
+    """Return True if `path` is a folder that holds a zarr array or group."""
     return path.is_dir() and any((path / name).is_file() for name in _METADATA)
 
 
 def settle_zarr() -> None:
-    """Let zarr finish what it has begun; for the end of a program.
+    """Wait for zarr's pending reads and writes at the end of a program.
 
     Where one chunk is damaged, zarr raises while it still reads others. It would write a
     traceback for each of them when Python ends.

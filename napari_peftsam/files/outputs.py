@@ -1,4 +1,4 @@
-"""Checks of a place to write to, before the work."""
+"""Checks of output paths before the work starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_not_an_input", "check_output"]
 
 
 def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
-    """Raise unless a file can be written at `path`: before the work, not after it.
+    """Raise unless a file can be written at `path`.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
     if not path.parent.is_dir():
         raise ExportError(f"cannot write {path}: there is no folder {path.parent}; create it first")
     try:
-        # Permissions alone do not tell about read-only disks, so it is tried.
+        # Permissions do not reveal read-only disks, so try it.
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From prompts to masks: the numpy door (`Predictor`) and the tensor door (`decode`)."""
+"""Prediction of masks from prompts, with numpy (`Predictor`) or tensors (`decode`)."""
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor

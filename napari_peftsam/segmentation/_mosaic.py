@@ -19,7 +19,7 @@ _SPECK = 4  # logits; fewer that reach over a border do not lead into the next t
 
 
 def lattice(window: Window, grid: TileGrid) -> Window:
-    """Return a window of pixels, whose corner is on the lattice, counted in logits."""
+    """Convert a window whose corner is on the lattice from pixels to logits."""
     stride = grid.stride
     height, width = (-(-n // stride) for n in window.shape)
     return Window(window.row // stride, window.col // stride, height, width)
@@ -29,8 +29,8 @@ class Mosaic:
     """Logits of one object by tile; together they are blended without a seam.
 
     A tile's weight is 1 inside and falls off linearly over twice the halo, the overlap
-    with its neighbour, towards its edges (not towards those of the image). Weights are
-    divided by their sum: where one tile alone has seen something, its word counts.
+    with its neighbour, towards its edges (but not towards the edges of the image). Weights
+    are divided by their sum: where only one tile has logits, they are used as they are.
     All windows here are counted in logits.
     """
 

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder in rows of tokens, float32; the same numbers as its own `forward`."""
+"""SAM's prompt encoder on rows of tokens, float32, with the results of its own `forward`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def dense_positions(
     window
         Top, left, height and width in tokens.
     dtype
-        What they are rounded to; they are computed in float32.
+        Type of the result; computed in float32.
     """
     top, left, height, width = window
     frame = _frame_positions(encoder, dtype)

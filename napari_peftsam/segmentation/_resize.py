@@ -1,4 +1,4 @@
-"""From the model's low-resolution logits to the pixels of the image."""
+"""Resampling of the model's low-resolution logits to the pixels of the image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
     logits
         ``(B, K, 4 h, 4 w)`` over the whole square of the frame.
     frame
-        Where the image sits in it.
+        Placement of the image in it.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def object_part(logits: Tensor, frame: Frame) -> ImagePart:
     logits
         ``(4 h, 4 w)`` on the CPU, one mask.
     frame
-        Where the image sits in the square.
+        Placement of the image in the square.
     """
     positive = logits > 0
     sides = (frame.height, frame.width)

@@ -1,4 +1,4 @@
-"""One use of the network at a time, answers to the user first."""
+"""A lock for the network that serves the user's prompts first."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """A lock with two kinds of takers.
+    """A lock with two priorities.
 
-    A plain lock is not fair: a thread that lets go of it and takes it again at once, as an
-    encoding does between two blocks, often wins against one that has been waiting. Here
-    nobody patient gets a turn while somebody urgent waits. Not reentrant.
+    A plain lock is not fair: a thread that releases and takes it again at once, as an
+    encoding does between two blocks, often wins against a waiting thread. Here no patient
+    thread gets a turn while an urgent one waits. Not reentrant.
     """
 
     def __init__(self) -> None:

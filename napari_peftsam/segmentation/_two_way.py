@@ -30,7 +30,7 @@ def two_way(
     Parameters
     ----------
     transformer
-        Of the mask decoder.
+        Transformer of the mask decoder.
     tokens
         ``(B, T, C)`` outputs and prompts of B objects, float32.
     image
@@ -82,7 +82,7 @@ def _read(attention: Attention, queries: Tensor, keys: Tensor, image: Tensor) ->
     else:
         key = _heads(_project(attention.k_proj, keys), heads)
         value = _heads(_project(attention.v_proj, image), heads)
-        # Objects that share an image are so many more tokens of one.
+        # Tokens of objects that share an image are joined into one row.
         shared = query.to(keys.dtype).unflatten(0, (len(keys), -1)).transpose(1, 2)
         out = (shared.flatten(2, 3) @ key.mT).softmax(-1) @ value
         out = out.float().view(shared.shape).transpose(1, 2).reshape(query.shape)
@@ -115,7 +115,7 @@ def _write(
 
 
 def _few(tokens: Tensor, image: Tensor, attention: Attention) -> bool:
-    """Whether all heads of all tokens ``(B, H, T, D)`` are less work than to project images.
+    """Return True if all heads of tokens ``(B, H, T, D)`` cost less than projecting images.
 
     Attention over projected images takes time, too: a quarter more was measured.
     """

@@ -1,4 +1,4 @@
-"""The tensor door to SAM's prompt encoder and mask decoder, differentiable."""
+"""Differentiable calls of SAM's prompt encoder and mask decoder on tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PromptTensors:
     boxes
         ``(B, 4)`` in model pixels, ``(x0, y0, x1, y1)``, or None.
     masks
-        ``(B, 1, 4 h, 4 w)`` logits of the previous answer, or None.
+        ``(B, 1, 4 h, 4 w)`` mask prompts (logits of the last masks), or None.
     """
 
     points: Tensor | None = None
@@ -49,8 +49,8 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Decode B prompted objects in one batch.
 
-    Under autocast what is computed for each pixel is in its precision; prompts, positions
-    and scores never are.
+    Under autocast, only the computations per pixel use the lower precision; prompts,
+    positions and scores stay float32.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def decode(
 def decode_outputs(
     sam: Sam, features: Tensor, prompts: PromptTensors, offset: tuple[int, int] = (0, 0)
 ) -> MaskOutputs:
-    """Decode as `decode`; the caller chooses the masks that are multiplied out."""
+    """Decode as `decode`, but let the caller choose the masks to compute."""
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     grid = features.shape[-2], features.shape[-1]
@@ -100,7 +100,7 @@ def decode_outputs(
 
 
 def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
-    """Return the decoder's own tokens and those of points and boxes, ``(B, T, C)``."""
+    """Return the tokens ``(B, T, C)`` of the decoder, the points and the boxes."""
     encoder, decoder = sam.prompt_encoder, sam.mask_decoder
     found = []
     if prompts.points is not None and prompts.labels is not None:
@@ -137,7 +137,7 @@ def _rows(features: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MaskOutputs:
-    """Output of the transformer for B objects, before it is drawn as masks.
+    """Transformer output for B objects, from which masks are computed.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ class MaskOutputs:
     grid: tuple[int, int]
 
     def logits(self, outputs: Tensor | None = None) -> Tensor:
-        """Draw the masks of some outputs.
+        """Compute the mask logits of some outputs.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The live model: embeds and predicts from several threads, swaps adapters safely."""
+"""The live model: embedding, prediction and adapter swaps from several threads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ R = TypeVar("R")
 
 
 class _AdapterSwappedError(Exception):
-    """Another adapter is live than the one an encoding began with."""
+    """The live adapter changed after an encoding began."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ class Engine:
         return image
 
     def forget(self, name: str) -> None:
-        """Let go of the planes called `name`: the image is gone or has other pixels."""
+        """Drop the planes called `name`: their image was removed or its pixels changed."""
         self._tiled.discard(lambda image: image.name == name)
 
     def embedding(self, plane: Plane, name: str = "image") -> PlaneEmbedding | None:
@@ -215,7 +215,7 @@ class Engine:
     def _embed(
         self, image: TiledImage, tiles: Sequence[Tile], live: _Live
     ) -> Iterator[EncodeEvent]:
-        """Embed with what was live at one moment, as long as it is."""
+        """Embed with the adapter `live`; end early once it is replaced."""
         adapter = live.encoder
         requests: Sequence[EncodeRequest] = TileRequests(image, tiles)
         if len(requests) == 1:
@@ -274,9 +274,9 @@ class Engine:
     ) -> Generator[EncodeEvent, None, Prediction | None]:
         """Predict one object's candidates, embedding the tiles it needs on the way.
 
-        See `napari_peftsam.segmentation.predict_in_tiles`. Closeable. Events are those of
-        the tiles; an `EncodeStarted` says how many are known so far. Returns None if the
-        embedding's adapter, or the one asked for, is live no more.
+        See `napari_peftsam.segmentation.predict_in_tiles`. Closeable. Events
+        concern the tiles; `EncodeStarted` holds the number of tiles known so far. Returns
+        None if the adapter of the embedding, or `adapter`, is no longer live.
 
         Parameters
         ----------
@@ -344,13 +344,13 @@ class Engine:
         *,
         adapter: str | None = None,
     ) -> Prediction | None:
-        """Do `predict_steps` at once; slow where tiles must be embedded first."""
+        """Run `predict_steps` to its end; slow if tiles must be embedded first."""
         return _result(self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter))
 
     def predict_many(
         self, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, adapter: str | None = None
     ) -> list[Prediction] | None:
-        """Do `predict_many_steps` at once."""
+        """Run `predict_many_steps` to its end."""
         return _result(self.predict_many_steps(embedding, prompts, adapter=adapter))
 
     def best_logits(

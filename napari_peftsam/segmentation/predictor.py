@@ -1,4 +1,4 @@
-"""Embedding and prompts in, masks out; no hidden state."""
+"""Stateless prediction of masks from an embedding and prompts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Decoded:
 
 
 class Predictor:
-    """Turns prompts into masks with one model.
+    """Predictor of masks from prompts with one model.
 
     The mask decoder has four outputs. A lone point without a mask prompt is ambiguous
     (a nucleus, its cell, the cluster): its candidates are outputs 1 to 3, which SAM
@@ -66,7 +66,7 @@ class Predictor:
         Parameters
         ----------
         embedding
-            Of the image, by this model with its present adapter.
+            Embedding of the image by this model with its live adapter.
         prompts
             At least one point or a box, in image pixels. A box is cut at the image's edge.
         mask_prompt
@@ -109,9 +109,9 @@ class Predictor:
     def best_parts(
         self, embedding: Embedding, prompts: Sequence[Prompts]
     ) -> Iterator[tuple[FloatArray, Window]]:
-        """Yield the best candidate of each object: logits ``(h, w)`` in pixels, and where.
+        """Yield the logits ``(h, w)`` in pixels of each object's best candidate, and where.
 
-        They are those of the part of the image in which any is above 0.
+        They cover the part of the image in which any is above 0.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
             rows, cols, logits = object_part(one.logits[0].cpu(), embedding.frame)
@@ -146,7 +146,7 @@ def _check(
     prompts: Sequence[Prompts],
     mask_prompts: MaskPrompts | None,
 ) -> Sequence[FloatArray | None]:
-    """Return one mask prompt per object, after looking for what cannot be decoded."""
+    """Return one mask prompt per object; raise for anything that cannot be decoded."""
     if embedding.key.model != model.weights_hash:
         raise ConfigurationError(
             f"the embedding was made by another model than {model.name}: embed the image again"

@@ -16,7 +16,7 @@ __all__ = ["RegionLabels", "logits_in_pixels", "segment"]
 
 
 class RegionLabels:
-    """Writes the best candidates of objects into a label array, reading and writing parts.
+    """Writer of objects' best candidates into a label array, part by part.
 
     Where objects overlap, a pixel goes to the one of the highest logit, the earlier one if
     they are equal: the order of the objects decides the numbers but not the shapes.
@@ -38,7 +38,7 @@ class RegionLabels:
         self._areas: dict[int, int] = {}
 
     def write(self, label: int, logits: FloatArray, window: Window) -> None:
-        """Give the pixels of an object, unless others have a better claim, to `label`.
+        """Write `label` where this object's logit exceeds the logits of all earlier ones.
 
         Parameters
         ----------

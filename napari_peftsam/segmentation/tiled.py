@@ -1,4 +1,4 @@
-"""Prompts in a large image: decoded tile by tile, followed over borders, blended."""
+"""Prompts in a large image, decoded tile by tile, followed across borders and blended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from napari_peftsam.types import (
 __all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles", "predict_many_in_tiles"]
 
 MOST_TILES = 25
-"""One object is followed into so many tiles at most, and a box may span no more."""
+"""Most tiles into which one object is followed, or which a box may span."""
 _AGREEMENT = 0.5  # IoU in the overlap from which on a neighbouring tile is believed
 _OUTPUTS = 4
 
@@ -39,7 +39,7 @@ class WantedTile:
     Attributes
     ----------
     tile
-        Which.
+        The tile.
     index, total
         It is number `index` (from 0) of `total` as far as is known by now.
     """
@@ -142,7 +142,7 @@ class _Object:
         self._scores: FloatArray = np.zeros(0, np.float32)
 
     def see(self, tile: Tile, embedding: Embedding) -> None:
-        """Decode a tile and add what it shows of each candidate."""
+        """Decode a tile and add its part of each candidate."""
         if not self._mosaics:
             self._begin(tile, embedding)
             return
@@ -198,7 +198,7 @@ class _Object:
     def _remembered(self, window: Window, logits: FloatArray, seen: BoolArray) -> FloatArray | None:
         """Return the mask prompt ``(4 h, 4 w)`` of a tile, None if nothing is known of it.
 
-        What other tiles say of it counts most, then the last prediction.
+        Logits of other tiles count most, then the last prediction.
         """
         known = logits.copy()
         if self._mask_prompt is not None:
@@ -273,7 +273,7 @@ def _shrunk(start: float, stop: float, margin: int) -> slice:
 
 
 def _holds(tile: Tile, extent: Box, grid: TileGrid) -> bool:
-    """Whether all of a box lies in a tile, at least half a halo from its edges."""
+    """Return True if a box lies in a tile, at least half a halo from its edges."""
     margin = grid.halo / 2
     bottom, right = tile.window.stop
     rows, cols = grid.shape
