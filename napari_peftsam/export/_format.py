@@ -25,7 +25,7 @@ class ExportContext:
     Attributes
     ----------
     name
-        Name of the label image.
+        Name of the labels; in COCO also the category of the objects.
     image_name
         File name of the image they were drawn on.
     pixels

@@ -50,7 +50,7 @@ def decode(
     """Decode B prompted objects in one batch.
 
     Under autocast, only the computations per pixel use the lower precision; prompts,
-    positions and scores stay float32.
+    positions and scores never do.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class RegionLabels:
         self._areas: dict[int, int] = {}
 
     def write(self, label: int, logits: FloatArray, window: Window) -> None:
-        """Write `label` where this object's logit exceeds the logits of all earlier ones.
+        """Write `label` where this object's logit exceeds 0 and those of all earlier objects.
 
         Parameters
         ----------
