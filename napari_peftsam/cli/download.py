@@ -26,7 +26,7 @@ def download(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Download a model and verify it; an interrupted download goes on where it ended.
+    """Download a model and verify it; an interrupted download continues where it ended.
 
     Models are kept in the user's cache folder, or where NAPARI_PEFTSAM_MODELS says.
     """
@@ -58,7 +58,8 @@ def _fetch(entry: ModelEntry, part: Part) -> DownloadFinished:
                 progress.show(event.fraction, _text(event))
         except KeyboardInterrupt:
             progress.end()
-            say("what has come is kept: the same command goes on from there")
+            if entry.remote(part).xxh128:  # else the next download starts over
+                say("what has come is kept: the same command goes on from there")
             raise
     raise AssertionError("the last event of a download is its end")
 

@@ -18,6 +18,8 @@ __all__ = ["Transfer", "connect"]
 _BLOCK = 64 * 1024  # small, since what a broken connection leaves of a block is lost
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
+_KEPT = "what came is kept, download it again to go on"
+_LOST = "download it again; without a digest it starts over"
 _STATUS = {
     401: "the server asks for a password",
     403: "the server does not give it to everybody",
@@ -29,12 +31,16 @@ _STATUS = {
 
 @dataclass(frozen=True)
 class Transfer:
-    """A file under way, from byte `start` on; `length` is None if the server does not say."""
+    """A file under way, from byte `start` on.
+
+    `length` is None if the server does not say; `is_kept` if a later transfer can continue.
+    """
 
     response: requests.Response
     url: str
     start: int
     length: int | None
+    is_kept: bool
 
     def blocks(self) -> Iterator[bytes]:
         """Yield what comes.
@@ -45,7 +51,7 @@ class Transfer:
             If it ends early or the connection breaks.
         """
         received = self.start
-        with _explained(self.url, under_way=True):
+        with _explained(self.url, _KEPT if self.is_kept else _LOST):
             for block in self.response.iter_content(_BLOCK):
                 received += len(block)
                 yield block
@@ -54,7 +60,7 @@ class Transfer:
 
 
 @contextmanager
-def connect(url: str, start: int, timeout: float) -> Iterator[Transfer]:
+def connect(url: str, start: int, timeout: float, is_kept: bool) -> Iterator[Transfer]:
     """Ask for a file from byte `start` on, or from the first if the server cannot continue.
 
     Raises
@@ -73,7 +79,7 @@ def connect(url: str, start: int, timeout: float) -> Iterator[Transfer]:
                 start = 0
             elif response.status_code != _PARTIAL or _range_start(response) != start:
                 raise DownloadError(f"cannot download {url}: {_reason(response)}")
-            yield Transfer(response, url, start, _length(response))
+            yield Transfer(response, url, start, _length(response), is_kept)
 
 
 def _get(session: requests.Session, url: str, start: int, timeout: float) -> requests.Response:
@@ -112,23 +118,26 @@ def _reason(response: requests.Response) -> str:
 
 
 @contextmanager
-def _explained(url: str, under_way: bool = False) -> Iterator[None]:
-    """Turn the errors of the network into a `DownloadError` of one line."""
+def _explained(url: str, remedy: str = "") -> Iterator[None]:
+    """Turn the errors of the network into a `DownloadError` of one line.
+
+    `remedy` says what to do about a transfer that ends under way.
+    """
     try:
         yield
     except requests.RequestException as error:
-        reason = _network_reason(error, under_way, urlsplit(url).hostname or "the server")
+        reason = _network_reason(error, remedy, urlsplit(url).hostname or "the server")
         raise DownloadError(f"cannot download {url}: {reason}") from error
 
 
-def _network_reason(error: requests.RequestException, under_way: bool, server: str) -> str:
+def _network_reason(error: requests.RequestException, remedy: str, server: str) -> str:
     # requests wraps a timeout under way in a plain connection error.
     late = isinstance(error, requests.Timeout) or "timed out" in str(error)
     if isinstance(error, requests.exceptions.SSLError):
         reason = f"{server} cannot prove who it is; check the proxy and the clock"
-    elif under_way:
+    elif remedy:
         what = "nothing came for too long" if late else "the connection broke"
-        reason = f"{what}; what came is kept, download it again to go on"
+        reason = f"{what}; {remedy}"
     elif late:
         reason = f"{server} does not answer; check the network, or try again later"
     elif isinstance(error, requests.ConnectionError):

@@ -160,7 +160,7 @@ def _receive(remote: RemoteFile, unfinished: Path, timeout: float) -> Iterator[D
     start = unfinished.stat().st_size if remote.xxh128 and unfinished.is_file() else 0
     if start and file_digest(unfinished) == remote.xxh128:
         return  # the last download ended while it was verified
-    with connect(remote.url, start, timeout) as transfer:
+    with connect(remote.url, start, timeout, bool(remote.xxh128)) as transfer:
         received, total = transfer.start, transfer.length
         told, pace = received, _Pace()
         _check_space(unfinished.parent, total, received)

@@ -154,7 +154,7 @@ class ModelsDock(Dock):
         self._rows[name].show_state(
             RowState(
                 text=next((text for text, is_so in states.items() if is_so), ""),
-                is_begun=bool(entry.url) and entry.unfinished().is_file(),
+                is_begun=bool(entry.url and entry.xxh128) and entry.unfinished().is_file(),
                 is_recommended=name == self._recommended,
                 is_downloading=is_downloading,
                 progress=progress,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+import xxhash
 from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
 from qtpy.QtGui import QGuiApplication
@@ -47,8 +48,9 @@ def viewer(
 ) -> napari.Viewer:
     """Return a viewer whose user has one model of their own, on the server."""
     monkeypatch.setenv("NAPARI_PEFTSAM_MODELS", str(tmp_path / "models"))
+    digest = xxhash.xxh128_hexdigest(server.does.content)
     own_models(
-        f'[[model]]\nname = "ours"\nurl = "{server.url}"\nmegabytes = 1\n'
+        f'[[model]]\nname = "ours"\nxxh128 = "{digest}"\nurl = "{server.url}"\nmegabytes = 1\n'
         'purpose = "Our nuclei."\nlicense = "CC0-1.0"\ncitation = "Us, 2026"\n'
     )
     viewer = make_napari_viewer()
