@@ -100,7 +100,7 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
         return read_pixels(store, source), ""
     if found.state == "missing" or found.path is None:
         raise ImageError(found.text)
-    pixels = open_image(found.path)
+    pixels = open_image(found.path).pixels
     if _has_digest(source, pixels, image.rgb):
         return pixels, ""
     changed = f"{found.path} has changed since it was annotated: check that the objects still fit"
@@ -126,7 +126,7 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
             before = image.info.source
             if before is not None and before.path == source.path and name in (None, image.name):
                 return image.id
-        pixels, name = open_image(Path(given)), name or image_name(Path(given))
+        pixels, name = open_image(Path(given)).pixels, name or image_name(Path(given))
         source = _with_digest(source, pixels, is_rgb(pixels))
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
@@ -160,7 +160,7 @@ def read_located(
 
     The source and a note come with them. The note says that other pixels are in the file.
     """
-    pixels = open_image(path)
+    pixels = open_image(path).pixels
     source = _with_digest(describe_source(path, document.store.path), pixels, image.rgb)
     before = image.info.source
     if before is None or _has_digest(before, pixels, image.rgb):
@@ -175,7 +175,7 @@ def _find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> Im
     Another program may have read it in another way, or changed the pixels since.
     """
     try:
-        source, read = describe_source(path, project), open_image(path)
+        source, read = describe_source(path, project), open_image(path).pixels
         source = _with_digest(source, read, rgb)
     except PeftSamError:
         return None

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
+from ._raw import ReadOptions
 from ._read import (
     IMAGE_SUFFIXES,
+    ImageFile,
     image_name,
     image_shape,
     open_image,
+    open_labels,
     read_image,
     read_labels,
 )
-from ._zarr import is_zarr, settle_zarr
+from ._zarr import is_zarr, list_fields, settle_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ImageFile",
     "ImagePair",
+    "ReadOptions",
     "atomic_path",
     "check_pair",
     "check_shapes",
     "image_name",
     "image_shape",
     "is_zarr",
+    "list_fields",
     "list_images",
     "open_image",
+    "open_labels",
     "pair_folders",
     "pair_prompts",
     "read_image",
