@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["Axis", "Channel", "ImageMetadata", "plain_unit"]
+__all__ = ["Axis", "Channel", "ImageMetadata", "ReadOptions", "in_micrometers", "plain_unit"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,33 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """Answers to what a file may leave open.
+
+    Attributes
+    ----------
+    axes
+        One letter per axis of the file's array, like ``"ZYX"`` or ``"YXC"``; takes the place of
+        the file's own names. Empty: as the file says.
+    channels
+        The channels to use, by number or name, with weights: ``"2"``, ``"DAPI"``, ``"0,2"``,
+        ``"DAPI:0.5,2:0.5"``. One gives a grey image; two or three give red, green and blue.
+    series
+        Number of the image in a file that holds several, None for the first.
+    allow_missing
+        Read an OME-TIFF of several files even if some are missing; their planes are zero.
+    own_planes
+        Of an OME-TIFF of several files, read the planes that the named file holds itself.
+    """
+
+    axes: str = ""
+    channels: str = ""
+    series: int | None = None
+    allow_missing: bool = False
+    own_planes: bool = False
+
+
+@dataclass(frozen=True)
 class ImageMetadata:
     """Properties of an image beside its pixels ``(..., H, W[, 3])``.
 
@@ -45,17 +72,14 @@ class ImageMetadata:
     axes
         One for each axis of ``(..., H, W)``; colours have none. Empty if nothing is known.
     channels
-        The channels of the file, of which the pixels show `chosen`.
-    chosen
-        The chosen channels as in ``--channels``; empty for a file without several.
-    series
-        Number of the image in a file that holds several.
+        The channels of the file, of which the pixels show those of `read_with`.
+    read_with
+        The options that the file was read with.
     """
 
     axes: tuple[Axis, ...] = ()
     channels: tuple[Channel, ...] = ()
-    chosen: str = ""
-    series: int = 0
+    read_with: ReadOptions = ReadOptions()
 
     @classmethod
     def of(
@@ -114,9 +138,9 @@ _UNITS = {
 
 
 def plain_unit(unit: object) -> str:
-    """Return the name of a unit as OME-Zarr and napari write it; empty for pixels.
+    r"""Return the name of a unit as OME-Zarr and napari write it; empty for pixels.
 
-    ``"µm"``, ``"um"``, ``"\\u00B5m"`` and ``"microns"`` all are ``"micrometer"``. Names that are
+    ``"µm"``, ``"um"``, ``"\u00B5m"`` and ``"microns"`` all are ``"micrometer"``. Names that are
     not known stay as they are.
     """
     name = str(unit or "").strip().replace("\\u00B5", "u").replace("\\u00b5", "u")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
-from ._raw import ReadOptions
 from ._read import (
     IMAGE_SUFFIXES,
     ImageFile,
@@ -21,7 +20,6 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ImageFile",
     "ImagePair",
-    "ReadOptions",
     "atomic_path",
     "check_pair",
     "check_shapes",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from napari_peftsam.errors import AmbiguousAxesError, InputFileError
-from napari_peftsam.metadata import Axis, Channel, ImageMetadata
+from napari_peftsam.metadata import Axis, Channel, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 
-from ._raw import RawImage, ReadOptions
+from ._raw import RawImage
 
 __all__ = ["arrange", "guess_axes"]
 
@@ -57,16 +56,15 @@ def arrange(
         )
     if np.dtype(array.dtype).kind not in "biuf":
         raise InputFileError(f"{shown}: expected real numbers, got pixels of type {array.dtype}")
-    last, picks, chosen = _colours(left, sizes, raw.channels, options, shown)
+    last, picks = _colours(left, sizes, raw.channels, options, shown)
     spatial = [i for i, a in left.items() if a not in "SC"]
     order = tuple(sorted(spatial, key=lambda i: "YX".find(axes[i])))
     used = (*order, last) if last is not None else order
     fixed = tuple((i, 0) for i in sizes if i not in used)
     if last is not None and len(picks) == 1:
         fixed, used = (*fixed, (last, picks[0][0])), order
-    metadata = ImageMetadata(
-        tuple(_axis(axes[i], raw) for i in order), raw.channels, chosen, raw.series
-    )
+    named = tuple(_axis(axes[i], raw) for i in order)
+    metadata = ImageMetadata(named, raw.channels, options)
     if len(used) == len(order):
         return LazyImage(array, order, fixed), metadata
     mix = () if picks == _AS_THEY_ARE else picks
@@ -87,10 +85,10 @@ def _axes(raw: RawImage, options: ReadOptions, shown: str, labels: bool) -> str:
         return _given_axes(options.axes.upper(), shape, shown)
     axes = raw.axes
     here = [(a, n) for a, n in zip(axes, shape, strict=True) if n > 1 or a in "YX"]
-    if not labels and len(here) == 3 and any(a in _UNNAMED for a, _ in here):  # noqa: PLR2004
+    if not labels and len(here) == 3 and any(a in _UNNAMED for a, _ in here):
         letters = "".join(a for a, _ in here)
         sizes = tuple(n for _, n in here)
-        if sizes[-1] == 2 or (sizes[-1] in _FEW and letters[-1] == "X"):  # noqa: PLR2004
+        if sizes[-1] == 2 or (sizes[-1] in _FEW and letters[-1] == "X"):
             raise AmbiguousAxesError(
                 f"{shown}: nothing says what its axes of shape {shape} are; if the last one are "
                 f"channels, say --axes {_named(axes, 'YXC')}, else --axes {_named(axes, 'ZYX')}"
@@ -149,35 +147,35 @@ def _colours(
     channels: Sequence[Channel],
     options: ReadOptions,
     shown: str,
-) -> tuple[int | None, Picks, str]:
-    """Return the axis of colours or channels, what to take of it, and the choice in words."""
+) -> tuple[int | None, Picks]:
+    """Return the axis of colours or channels, and the positions and factors to take of it."""
     samples = next((i for i, a in left.items() if a == "S"), None)
     several = next((i for i, a in left.items() if a == "C"), None)
     if several is None and samples is None:
         if options.channels:
             _chosen(options.channels, 1, channels, shown)
-        return None, (), ""
+        return None, ()
     if several is None or (samples is not None and not options.channels):
         assert samples is not None
         count = sizes[samples]
         if options.channels:
             names = [Channel(name) for name in ("red", "green", "blue", "alpha")[:count]]
-            return samples, _chosen(options.channels, count, names, shown), options.channels
+            return samples, _chosen(options.channels, count, names, shown)
         if several is not None:
             raise InputFileError(_ask(shown, sizes[several], channels))
-        if count == 2:  # grey and alpha  # noqa: PLR2004
-            return samples, ((0, 1.0),), ""
+        if count == 2:  # grey and alpha
+            return samples, ((0, 1.0),)
         if count not in (_COLOURS, _COLOURS + 1):
             raise InputFileError(
                 f"{shown}: expected grey or RGB, got {count} samples: choose with --channels"
             )
-        return samples, _AS_THEY_ARE, ""
+        return samples, _AS_THEY_ARE
     if not options.channels:
         raise InputFileError(_ask(shown, sizes[several], channels))
     picks = _chosen(options.channels, sizes[several], channels, shown)
     if samples is not None and len(picks) > 1:
         raise InputFileError(f"{shown}: its channels are in colour: choose one with --channels")
-    return several, picks, options.channels
+    return several, picks
 
 
 def _ask(shown: str, count: int, channels: Sequence[Channel]) -> str:
@@ -216,9 +214,7 @@ def _chosen(text: str, count: int, channels: Sequence[Channel], shown: str) -> P
 
 def _number(name: str, count: int, channels: Sequence[Channel], shown: str) -> int:
     named = [i for i, c in enumerate(channels[:count]) if c.name == name]
-    named = named or [
-        i for i, c in enumerate(channels[:count]) if c.name.lower() == name.lower()
-    ]
+    named = named or [i for i, c in enumerate(channels[:count]) if c.name.lower() == name.lower()]
     if len(named) == 1:
         return named[0]
     if name.isascii() and name.isdigit() and int(name) < count:
@@ -227,4 +223,3 @@ def _number(name: str, count: int, channels: Sequence[Channel], shown: str) -> i
     raise InputFileError(
         f"{shown}: {name!r} {problem} ({_list(count, channels) or '0'}): choose by number"
     )
-

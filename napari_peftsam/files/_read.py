@@ -11,13 +11,13 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels
-from napari_peftsam.metadata import ImageMetadata
+from napari_peftsam.metadata import ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
 from ._arrange import arrange
 from ._plain import outline_plain, read_plain
-from ._raw import RawImage, ReadOptions
+from ._raw import RawImage
 from ._tiff import read_tiff
 from ._vendors import VENDORS, read_vendor
 from ._zarr import is_zarr, read_zarr

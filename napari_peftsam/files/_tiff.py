@@ -15,10 +15,10 @@ import numpy as np
 import tifffile
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.metadata import Channel, plain_unit
+from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from napari_peftsam.types import PixelArray
 
-from ._raw import RawImage, ReadOptions
+from ._raw import RawImage
 
 __all__ = ["read_tiff"]
 
@@ -64,12 +64,12 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
             stack.pop_all()  # the file stays open for as long as the arrays are used
             weakref.finalize(levels[0], tiff.close)
             return RawImage(levels[0], series.axes, _scales(tiff, series, number),
-                            _channels(tiff, series, number), tuple(levels[1:]), number)  # fmt: skip
+                            _channels(tiff, series, number), tuple(levels[1:]))  # fmt: skip
         else:
             array, axes = _read_series(series), series.axes
         array, axes = _meaning(tiff, series.keyframe, array, axes, labels)
         return RawImage(array, axes, _scales(tiff, series, number),
-                        _channels(tiff, series, number), series=number)  # fmt: skip
+                        _channels(tiff, series, number))  # fmt: skip
 
 
 def _choose(
@@ -144,9 +144,7 @@ def _read_series(series: tifffile.TiffPageSeries) -> PixelArray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _is_converted(
-    series: tifffile.TiffPageSeries, labels: bool, tiff: tifffile.TiffFile
-) -> bool:
+def _is_converted(series: tifffile.TiffPageSeries, labels: bool, tiff: tifffile.TiffFile) -> bool:
     page = series.keyframe
     is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     is_premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
@@ -215,22 +213,19 @@ def _scales(
 ) -> Mapping[str, tuple[float, str]]:
     if tiff.is_ome:
         pixels = _pixels_of(tiff, number)
-        sizes = {letter: (pixels.get(f"PhysicalSize{letter}"),
-                          pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in "XYZ"}  # fmt: skip
+        sizes = {}
+        for letter in "XYZ":
+            name = f"PhysicalSize{letter}"
+            sizes[letter] = pixels.get(name), pixels.get(f"{name}Unit", "µm")
         sizes["T"] = pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")
         return _known(sizes)
-    resolution = _resolution(series.keyframe)
     if not tiff.is_imagej:
-        return resolution
+        return _resolution(series.keyframe)
     details = tiff.imagej_metadata or {}
     unit = plain_unit(details.get("unit", ""))
-    found = {letter: (size, unit) for letter, (size, _) in resolution.items()} if unit else {}
-    if unit and resolution == {}:
-        found = _known({
-            letter: (size, unit)
-            for letter, size in _per_pixel(series.keyframe).items()
-        })  # fmt: skip
-    spacing = {"Z": (details.get("spacing"), unit or "")}
+    sizes = _per_pixel(series.keyframe) if unit not in ("", "inch") else {}  # a printer's
+    found = {letter: (size, unit) for letter, size in sizes.items()}
+    spacing = {"Z": (details.get("spacing"), unit)}
     interval = {"T": (details.get("finterval"), details.get("tunit", "s"))}
     return {**_known(spacing | interval), **found}
 
@@ -293,24 +288,26 @@ def _ome_colour(colour: Any) -> str:
 
 
 def _ome(tiff: tifffile.TiffFile) -> Any:
-    from xml.etree import ElementTree
+    import xml.etree.ElementTree as ET
 
     try:
-        return ElementTree.fromstring(tiff.ome_metadata or "<OME/>")  # noqa: S314  # no entities
-    except ElementTree.ParseError:
-        return ElementTree.Element("OME")
+        return ET.fromstring(tiff.ome_metadata or "<OME/>")  # no entities
+    except ET.ParseError:
+        return ET.Element("OME")
 
 
 def _pixels_of(tiff: tifffile.TiffFile, number: int, whole: bool = False) -> Any:
     found = _find(_ome(tiff), "Pixels")
     pixels = found[number] if number < len(found) else None
     if pixels is None:
-        return [] if whole else {}
+        return _ome(tiff) if whole else {}
     return pixels if whole else pixels.attrib
 
 
 def _find(element: Any, name: str) -> list[Any]:
     """Return the elements of a name, in whichever version of the OME namespace."""
-    return [each for each in element.iter() if each.tag.rpartition("}")[2] == name] if len(
-        element
-    ) else []
+    return (
+        [each for each in element.iter() if each.tag.rpartition("}")[2] == name]
+        if len(element)
+        else []
+    )

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.errors import InputFileError
-from napari_peftsam.metadata import Channel
+from napari_peftsam.metadata import Channel, ReadOptions
 
-from ._raw import RawImage, ReadOptions
+from ._raw import RawImage
 
 __all__ = ["VENDORS", "read_vendor"]
 
@@ -46,7 +46,7 @@ def _read_czi(czi: Any, path: Path, options: ReadOptions) -> RawImage:
             array, axes = array[..., 0], axes[:-1]
         else:
             array = array[..., ::-1]  # blue comes first
-        return RawImage(array, axes, *_czi_metadata(file.metadata), series=options.series or 0)
+        return RawImage(array, axes, *_czi_metadata(file.metadata))
 
 
 def _czi_metadata(metadata: Any) -> tuple[dict[str, tuple[float, str]], tuple[Channel, ...]]:
@@ -84,9 +84,10 @@ def _read_nd2(nd2: Any, path: Path, options: ReadOptions) -> RawImage:
             if value and value > 0
         }
         channels = tuple(
-            Channel(str(each.channel.name)) for each in getattr(file.metadata, "channels", None) or ()
+            Channel(str(each.channel.name))
+            for each in getattr(file.metadata, "channels", None) or ()
         )
-        return RawImage(array, "".join(sizes), scales, channels, series=options.series or 0)
+        return RawImage(array, "".join(sizes), scales, channels)
 
 
 def _read_lif(liffile: Any, path: Path, options: ReadOptions) -> RawImage:
@@ -94,11 +95,12 @@ def _read_lif(liffile: Any, path: Path, options: ReadOptions) -> RawImage:
         image = file.images[_series(path, options, len(file.images))]
         scales = {}
         for letter, values in image.coords.items():
-            steps = np.abs(np.diff(np.asarray(values, float))) if letter in "TZYX" else ()
-            if len(steps) and steps[0] > 0:
-                factor, unit = (1.0, "second") if letter == "T" else (1e6, "micrometer")
-                scales[letter] = float(steps[0]) * factor, unit
-        return RawImage(image.asarray(), "".join(image.dims), scales, series=options.series or 0)
+            if letter not in "TZYX" or len(values) < 2:
+                continue
+            step = abs(float(values[1]) - float(values[0]))
+            if step > 0:
+                scales[letter] = (step, "second") if letter == "T" else (step * 1e6, "micrometer")
+        return RawImage(image.asarray(), "".join(image.dims), scales)
 
 
 def _series(path: Path, options: ReadOptions, count: int) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.errors import InputFileError
-from napari_peftsam.metadata import Channel, plain_unit
+from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 
 from ._arrange import guess_axes
-from ._raw import RawImage, ReadOptions
+from ._raw import RawImage
 
 __all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr"]
 
@@ -46,7 +46,7 @@ def list_fields(path: Path) -> dict[str, Path]:
     """Return the fields of view of an OME-Zarr plate by name, like ``"A/1/0"``; else nothing."""
     import zarr
 
-    group = zarr.open(path, mode="r")
+    group: Any = zarr.open(path, mode="r")
     wells = _ome(group).get("plate", {}).get("wells", ()) if isinstance(group, zarr.Group) else ()
     found = {}
     for well in wells:
@@ -70,24 +70,24 @@ def read_zarr(path: Path, options: ReadOptions, *, labels: bool) -> RawImage:
     if isinstance(node, zarr.Group) and labels:
         node = _inner_labels(node, path)
     if isinstance(node, zarr.Array):
-        return _plain(node, options)
+        return _plain(node)
     multiscales = _ome(node).get("multiscales")
     if multiscales:
-        return _multiscale(node, multiscales[0], path, options)
+        return _multiscale(node, multiscales[0], path)
     arrays = dict(node.arrays())
     if len(arrays) != 1:
         fields = list(list_fields(path))
         held = [*fields] or sorted([*arrays, *(f"{n}/" for n in node.group_keys())])
-        shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "")  # noqa: PLR2004
+        shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "")
         raise InputFileError(
             f"{path}: expected one array or an OME-Zarr image, found {shown or 'nothing'}: open "
             "the part you need"
         )
     (array,) = arrays.values()
-    return _plain(array, options)
+    return _plain(array)
 
 
-def _plain(array: Any, options: ReadOptions) -> RawImage:
+def _plain(array: Any) -> RawImage:
     """Name the axes of an array by its own names, where it has them for all axes."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(
         "_ARRAY_DIMENSIONS", ()
@@ -95,7 +95,7 @@ def _plain(array: Any, options: ReadOptions) -> RawImage:
     letters = "".join(str(name or "q")[:1].upper() for name in names)
     is_named = len(letters) == array.ndim and {"Y", "X"} <= set(letters)
     axes = letters if is_named else guess_axes(array.shape)
-    return RawImage(array, axes, series=options.series or 0)
+    return RawImage(array, axes)
 
 
 def _series(group: Any, path: Path, options: ReadOptions) -> Any:
@@ -121,9 +121,7 @@ def _ome(group: Any) -> Mapping[str, Any]:
     return ome if isinstance(ome, Mapping) else {}
 
 
-def _multiscale(
-    node: Any, multiscale: Mapping[str, Any], path: Path, options: ReadOptions
-) -> RawImage:
+def _multiscale(node: Any, multiscale: Mapping[str, Any], path: Path) -> RawImage:
     import zarr
 
     levels = [node[dataset["path"]] for dataset in multiscale["datasets"]]
@@ -143,7 +141,7 @@ def _multiscale(
     )
     if axes.count("C") == 1 and (omero.get("rdefs") or {}).get("model") == "color":
         axes = _as_colours(axes, levels[0].shape, channels)
-    return RawImage(levels[0], axes, scales, channels, tuple(levels[1:]), options.series or 0)
+    return RawImage(levels[0], axes, scales, channels, tuple(levels[1:]))
 
 
 def _as_colours(axes: str, shape: tuple[int, ...], channels: tuple[Channel, ...]) -> str:

@@ -15,14 +15,13 @@ from PIL import Image
 
 from napari_peftsam.errors import AmbiguousAxesError, InputFileError, LabelError
 from napari_peftsam.files import (
-    ReadOptions,
     list_fields,
     open_image,
     open_labels,
     read_image,
     read_labels,
 )
-from napari_peftsam.metadata import ImageMetadata, plain_unit
+from napari_peftsam.metadata import ImageMetadata, ReadOptions, plain_unit
 from napari_peftsam.planes import LazyImage
 
 
@@ -102,7 +101,9 @@ def png(path: Path, array: np.ndarray, kind: int) -> Path:
     """Write a PNG of 16 bits, which Pillow cannot."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
@@ -174,7 +175,9 @@ def test_axes_that_nothing_names_are_asked_for(
 
 
 def test_samples_that_are_no_alpha_are_channels(tmp_path: Path) -> None:
-    path = tiff(tmp_path / "x.tif", ramp(20, 30, 4), photometric="minisblack", planarconfig="contig")
+    path = tiff(
+        tmp_path / "x.tif", ramp(20, 30, 4), photometric="minisblack", planarconfig="contig"
+    )
     with pytest.raises(InputFileError, match="holds 4 channels"):
         read_image(path)
     np.testing.assert_array_equal(
@@ -211,7 +214,7 @@ def test_chosen_channels(tmp_path: Path, chosen: str, expected: Any) -> None:
     file = open_image(tmp_path / "x.ome.tif", ReadOptions(channels=chosen))
     np.testing.assert_array_equal(file.pixels, expected(array))
     assert file.metadata.names == "zyx"
-    assert file.metadata.chosen == chosen
+    assert file.metadata.read_with.channels == chosen
     assert [channel.name for channel in file.metadata.channels] == ["DAPI", "GFP", "Cy5"]
 
 
@@ -251,7 +254,8 @@ def set_of_files(tmp_path: Path) -> list[Path]:
     """An OME-TIFF of one file per plane of a z-stack; the values of plane i are i + 1."""
     paths = [tmp_path / f"z{i}.ome.tif" for i in range(3)]
     planes = "".join(
-        f'<TiffData FirstZ="{i}" IFD="0"><UUID FileName="z{i}.ome.tif">urn:uuid:{i}</UUID></TiffData>'
+        f'<TiffData FirstZ="{i}" IFD="0">'
+        f'<UUID FileName="z{i}.ome.tif">urn:uuid:{i}</UUID></TiffData>'
         for i in range(3)
     )
     for i, path in enumerate(paths):
@@ -292,8 +296,9 @@ def test_a_missing_file_of_a_set_is_named(
 
 
 def imagej(path: Path) -> None:
-    tifffile.imwrite(path, ramp(4, 5, 20, 30), imagej=True, resolution=(4, 2),
-                     metadata={"axes": "TZYX", "unit": "um", "spacing": 2.0, "finterval": 30.0})  # fmt: skip
+    details = {"axes": "TZYX", "unit": "um", "spacing": 2.0, "finterval": 30.0}
+    array = ramp(4, 5, 20, 30)
+    tifffile.imwrite(path, array, imagej=True, resolution=(4, 2), metadata=details)
 
 
 def ome_tiff(path: Path) -> None:
