@@ -13,6 +13,7 @@ from ._read import (
     open_labels,
     read_image,
     read_labels,
+    read_provenance,
 )
 from ._zarr import is_zarr, list_fields, settle_zarr
 
@@ -34,5 +35,6 @@ __all__ = [
     "pair_prompts",
     "read_image",
     "read_labels",
+    "read_provenance",
     "settle_zarr",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from napari_peftsam.types import LabelArray, PixelArray
 from ._arrange import arrange
 from ._plain import outline_plain, read_plain
 from ._raw import RawImage
-from ._tiff import read_tiff
+from ._tiff import read_tiff, tiff_provenance
 from ._vendors import VENDORS, read_vendor
-from ._zarr import is_zarr, read_zarr
+from ._zarr import is_zarr, read_zarr, zarr_provenance
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -31,6 +32,7 @@ __all__ = [
     "open_labels",
     "read_image",
     "read_labels",
+    "read_provenance",
 ]
 
 _TIFF = (".tif", ".tiff")
@@ -211,3 +213,14 @@ def _reader(
     if suffix in VENDORS:
         return lambda: read_vendor(path, options)
     return (lambda: outline_plain(path)) if outline else (lambda: read_plain(path, labels=labels))
+
+
+def read_provenance(path: str | Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our own export wrote beside their labels, if any."""
+    path = Path(path)
+    with suppress(Exception):  # of another program, or damaged: the labels count
+        if is_zarr(path):
+            return zarr_provenance(path)
+        if path.suffix.lower() in _TIFF:
+            return tiff_provenance(path)
+    return ()

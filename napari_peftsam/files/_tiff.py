@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
 import weakref
@@ -20,7 +21,7 @@ from napari_peftsam.types import PixelArray
 
 from ._raw import RawImage
 
-__all__ = ["read_tiff"]
+__all__ = ["read_tiff", "tiff_provenance"]
 
 _log = logging.getLogger(__name__)
 # tifffile writes what it finds wrong with a file to the log; what matters is said by us.
@@ -213,7 +214,7 @@ def _scales(
 ) -> Mapping[str, tuple[float, str]]:
     if tiff.is_ome:
         pixels = _pixels_of(tiff, number)
-        sizes = {}
+        sizes: dict[str, tuple[Any, Any]] = {}
         for letter in "XYZ":
             name = f"PhysicalSize{letter}"
             sizes[letter] = pixels.get(name), pixels.get(f"{name}Unit", "µm")
@@ -223,11 +224,11 @@ def _scales(
         return _resolution(series.keyframe)
     details = tiff.imagej_metadata or {}
     unit = plain_unit(details.get("unit", ""))
-    sizes = _per_pixel(series.keyframe) if unit not in ("", "inch") else {}  # a printer's
-    found = {letter: (size, unit) for letter, size in sizes.items()}
-    spacing = {"Z": (details.get("spacing"), unit)}
-    interval = {"T": (details.get("finterval"), details.get("tunit", "s"))}
-    return {**_known(spacing | interval), **found}
+    pixel = _per_pixel(series.keyframe) if unit not in ("", "inch") else {}  # a printer's
+    found: dict[str, tuple[Any, Any]] = {letter: (size, unit) for letter, size in pixel.items()}
+    found["Z"] = details.get("spacing"), unit
+    found["T"] = details.get("finterval"), details.get("tunit", "s")
+    return _known(found)
 
 
 def _resolution(page: Any) -> dict[str, tuple[float, str]]:
@@ -311,3 +312,13 @@ def _find(element: Any, name: str) -> list[Any]:
         if len(element)
         else []
     )
+
+
+def tiff_provenance(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our export wrote into a TIFF."""
+    with tifffile.TiffFile(path) as tiff:
+        if tiff.is_ome:
+            text = next(iter(_find(_ome(tiff), "Description"))).text
+        else:
+            text = (tiff.imagej_metadata or {})["Info"]
+    return tuple(json.loads(text)["napari-peftsam"]["objects"])

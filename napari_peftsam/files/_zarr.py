@@ -14,7 +14,7 @@ from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from ._arrange import guess_axes
 from ._raw import RawImage
 
-__all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr"]
+__all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr", "zarr_provenance"]
 
 _SETTLES = 5.0  # seconds
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -175,3 +175,12 @@ def _inner_labels(group: Any, path: Path) -> Any:
             f"{path / 'labels' / names[0]}"
         )
     return inner[names[0]] if names else group
+
+
+def zarr_provenance(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our export wrote into an OME-Zarr."""
+    import zarr
+
+    labels = _inner_labels(zarr.open_group(path, mode="r"), path)
+    properties = _ome(labels).get("image-label", {}).get("properties", ())
+    return tuple({**each, "label": each["label-value"]} for each in properties)
