@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["Axis", "Channel", "ImageMetadata", "ReadOptions", "in_micrometers", "plain_unit"]
+__all__ = [
+    "AS_THE_FILE_SAYS",
+    "UNKNOWN",
+    "Axis",
+    "Channel",
+    "ImageMetadata",
+    "ReadOptions",
+    "in_micrometers",
+    "plain_unit",
+]
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class ReadOptions:
         Read an OME-TIFF of several files even if some are missing; their planes are zero.
     own_planes
         Of an OME-TIFF of several files, read the planes that the named file holds itself.
+    number_pieces
+        Of labels with one number for all objects, take each connected piece as an object.
     """
 
     axes: str = ""
@@ -61,6 +72,11 @@ class ReadOptions:
     series: int | None = None
     allow_missing: bool = False
     own_planes: bool = False
+    number_pieces: bool = False
+
+
+AS_THE_FILE_SAYS = ReadOptions()
+"""Options that leave everything to the file."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,7 @@ class ImageMetadata:
 
     axes: tuple[Axis, ...] = ()
     channels: tuple[Channel, ...] = ()
-    read_with: ReadOptions = ReadOptions()
+    read_with: ReadOptions = AS_THE_FILE_SAYS
 
     @classmethod
     def of(
@@ -121,6 +137,9 @@ class ImageMetadata:
         """Return that of one plane."""
         return replace(self, axes=self.axes[-2:])
 
+
+UNKNOWN = ImageMetadata()
+"""Metadata of an image of which nothing is known."""
 
 _METRES = {
     "picometer": -12, "angstrom": -10, "nanometer": -9, "micrometer": -6, "millimeter": -3,

@@ -30,7 +30,7 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
 from napari_peftsam.files import atomic_path, image_name, open_image
 from napari_peftsam.folders import configuration_folder, project_folder
-from napari_peftsam.metadata import ImageMetadata, ReadOptions
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
 
 __all__ = [
@@ -112,7 +112,7 @@ def add_image(
     document: Document,
     given: Any,
     name: str | None = None,
-    options: ReadOptions = ReadOptions(),
+    options: ReadOptions = AS_THE_FILE_SAYS,
 ) -> ImageId:
     """Add an image file or an array to a document; return an image that is there already.
 
@@ -139,7 +139,7 @@ def add_image(
         source = replace(_with_digest(source, pixels, rgb), series=options.series or 0)
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
-        rgb, metadata = is_rgb(pixels), ImageMetadata()
+        rgb, metadata = is_rgb(pixels), UNKNOWN
         source, known = store_pixels(document.store, pixels), document.find_image(name)
         if known is not None and known.info.source == source:
             return known.id

@@ -34,7 +34,7 @@ from napari_peftsam.document.state import Touched, read_state, rows_of
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import DONE, UNDONE
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
-from napari_peftsam.metadata import ImageMetadata
+from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document"]
@@ -208,7 +208,7 @@ class Document:
 
     # --- adding images --------------------------------------------------------------
 
-    def add_image(
+    def add_image(  # noqa: PLR0913  # what is known of an image
         self,
         name: str,
         pixels: Any,
@@ -217,7 +217,7 @@ class Document:
         labels: LabelArray | None = None,
         records: Sequence[ObjectRecord] = (),
         source: ImageSource | None = None,
-        metadata: ImageMetadata = ImageMetadata(),
+        metadata: ImageMetadata = UNKNOWN,
     ) -> ImageId:
         """Add an image; undo steps over it.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.metadata import ImageMetadata
+from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import BoolArray, Box
 
 __all__ = [
@@ -137,7 +137,7 @@ class ImageInfo:
     source: ImageSource | None = None
     complete: tuple[CompleteRegion, ...] = ()
     is_removed: bool = False
-    metadata: ImageMetadata = ImageMetadata()
+    metadata: ImageMetadata = UNKNOWN
 
 
 # --- models and adapters ------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels
-from napari_peftsam.metadata import ImageMetadata, ReadOptions
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -42,7 +42,6 @@ IMAGE_SUFFIXES = (*_TIFF, *_PLAIN, *VENDORS, ".zarr")
 
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes
-_DEFAULT = ReadOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class ImageFile:
         return len(self.pixels.shape) > len(self.metadata.axes)
 
 
-def open_image(path: str | Path, options: ReadOptions = _DEFAULT) -> ImageFile:
+def open_image(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> ImageFile:
     """Open an image or a stack; pixels above 64 MiB are read in parts, when they are used.
 
     TIFF (OME-TIFF, ImageJ, BigTIFF, all compressions of imagecodecs), PNG, JPEG, BMP, WebP,
@@ -89,7 +88,7 @@ def open_image(path: str | Path, options: ReadOptions = _DEFAULT) -> ImageFile:
     return _open(Path(path), options)
 
 
-def read_image(path: str | Path, options: ReadOptions = _DEFAULT) -> PixelArray:
+def read_image(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> PixelArray:
     """Read the pixels of an image or a stack; files and errors as of `open_image`.
 
     Returns
@@ -100,7 +99,7 @@ def read_image(path: str | Path, options: ReadOptions = _DEFAULT) -> PixelArray:
     return np.asarray(_open(Path(path), options, above=float("inf")).pixels)
 
 
-def image_shape(path: str | Path, options: ReadOptions = _DEFAULT) -> tuple[int, ...]:
+def image_shape(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> tuple[int, ...]:
     """Return the shape ``(..., H, W)`` of an image or a stack; reads no pixels if possible.
 
     Accepts the files and raises the errors of `open_image`; damaged pixels go unnoticed.
@@ -135,7 +134,7 @@ def read_labels(path: str | Path) -> LabelArray:
 
 def open_labels(path: str | Path) -> tuple[LabelArray, ImageMetadata]:
     """Read instance labels and their metadata; see `read_labels`."""
-    file = _open(Path(path), _DEFAULT, labels=True, above=float("inf"))
+    file = _open(Path(path), AS_THE_FILE_SAYS, labels=True, above=float("inf"))
     return check_labels(np.asarray(file.pixels), str(path)), file.metadata
 
 
