@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._atomic import atomic_path
+from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
 from ._read import (
     IMAGE_SUFFIXES,
@@ -19,8 +20,10 @@ from ._zarr import is_zarr, list_fields, settle_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "OBJECT_SUFFIXES",
     "ImageFile",
     "ImagePair",
+    "LabelFile",
     "atomic_path",
     "check_pair",
     "check_shapes",
@@ -35,6 +38,7 @@ __all__ = [
     "pair_prompts",
     "read_image",
     "read_labels",
+    "read_objects",
     "read_provenance",
     "settle_zarr",
 ]
