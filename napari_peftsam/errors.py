@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdapterMismatchError",
+    "AmbiguousAxesError",
     "CheckpointError",
     "ClusterError",
     "ConfigurationError",
@@ -29,6 +30,10 @@ class PeftSamError(Exception):
 
 class InputFileError(PeftSamError):
     """A file or folder is missing, unreadable or of an unknown kind."""
+
+
+class AmbiguousAxesError(InputFileError):
+    """Nothing says what the axes of a file are, and they can be read in more than one way."""
 
 
 class ImageError(PeftSamError):

@@ -30,12 +30,16 @@ class LazyImage:
         Positions along the axes of the source that the view does not have.
     last
         Length of the view's last axis where it is cut, e.g. to leave alpha out.
+    mix
+        For each colour of the last axis the position along its axis of the source, and the
+        factor on its values; further colours are 0. Empty: as they are.
     """
 
     source: Any = field(repr=False)
     axes: tuple[int, ...]
     fixed: tuple[tuple[int, int], ...] = ()
     last: int | None = None
+    mix: tuple[tuple[int, float], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,11 +67,25 @@ class LazyImage:
             at[axis] = position
         for axis, part in zip(self.axes, parts, strict=True):
             at[axis] = part
+        if self.mix:
+            at[self.axes[-1]] = slice(None)
         values = np.asarray(self.source[tuple(at)])
         kept = sorted(self.axes)  # in the order in which the source returns them
         values = values.transpose([kept.index(axis) for axis in self.axes])
+        if self.mix:
+            values = self._mixed(values)[..., parts[-1]]
         values = values[tuple(slice(None) if isinstance(k, slice) else 0 for k in given)]
         return np.ascontiguousarray(values, self.dtype)
+
+    def _mixed(self, channels: PixelArray) -> PixelArray:
+        """Return colours ``(..., 3)`` of channels ``(..., C)``."""
+        colours = np.zeros((*channels.shape[:-1], self.last or len(self.mix)), self.dtype)
+        for colour, (position, factor) in enumerate(self.mix):
+            values = channels[..., position]
+            if factor != 1:
+                values = _in_range(values * np.float64(factor), self.dtype)
+            colours[..., colour] = values
+        return colours
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> PixelArray:
         """Read all of it."""
@@ -122,10 +140,18 @@ def unreadable(name: str, error: Exception) -> ImageError:
 def plane_identity(plane: Plane) -> Hashable:
     """Return an identity shared by views of the same part of one array, while it is alive."""
     if isinstance(plane, LazyImage):
-        return id(plane.source), plane.axes, plane.fixed, plane.last
+        return id(plane.source), plane.axes, plane.fixed, plane.last, plane.mix
     if isinstance(plane, np.ndarray):
         return plane.ctypes.data, plane.shape, plane.strides, plane.dtype
     return id(plane)
+
+
+def _in_range(values: PixelArray, kind: np.dtype[Any]) -> PixelArray:
+    """Return values in a type, cut to its range."""
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(kind)
 
 
 def _all_axes(key: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:

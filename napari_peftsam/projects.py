@@ -30,6 +30,7 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
 from napari_peftsam.files import atomic_path, image_name, open_image
 from napari_peftsam.folders import configuration_folder, project_folder
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
 
 __all__ = [
@@ -100,14 +101,19 @@ def read_image_of(document: Document, image: DocumentImage) -> tuple[Any, str]:
         return read_pixels(store, source), ""
     if found.state == "missing" or found.path is None:
         raise ImageError(found.text)
-    pixels = open_image(found.path)
+    pixels = open_image(found.path, image.info.metadata.read_with).pixels
     if _has_digest(source, pixels, image.rgb):
         return pixels, ""
     changed = f"{found.path} has changed since it was annotated: check that the objects still fit"
     return pixels, f"{image.name}: {found.text or changed}"
 
 
-def add_image(document: Document, given: Any, name: str | None = None) -> ImageId:
+def add_image(
+    document: Document,
+    given: Any,
+    name: str | None = None,
+    options: ReadOptions = AS_THE_FILE_SAYS,
+) -> ImageId:
     """Add an image file or an array to a document; return an image that is there already.
 
     Parameters
@@ -119,6 +125,8 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
         the project.
     name
         What people call it; default: the file's name, or ``"image"``.
+    options
+        Axes, channels and the rest of what the file leaves open.
     """
     if isinstance(given, str | Path):
         source = describe_source(given, document.store.path)
@@ -126,14 +134,16 @@ def add_image(document: Document, given: Any, name: str | None = None) -> ImageI
             before = image.info.source
             if before is not None and before.path == source.path and name in (None, image.name):
                 return image.id
-        pixels, name = open_image(Path(given)), name or image_name(Path(given))
-        source = _with_digest(source, pixels, is_rgb(pixels))
+        file, name = open_image(Path(given), options), name or image_name(Path(given))
+        pixels, rgb, metadata = file.pixels, file.rgb, file.metadata
+        source = replace(_with_digest(source, pixels, rgb), series=options.series or 0)
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
+        rgb, metadata = is_rgb(pixels), UNKNOWN
         source, known = store_pixels(document.store, pixels), document.find_image(name)
         if known is not None and known.info.source == source:
             return known.id
-    return document.add_image(name, pixels, rgb=is_rgb(pixels), source=source)
+    return document.add_image(name, pixels, rgb=rgb, source=source, metadata=metadata)
 
 
 def is_rgb(pixels: Any) -> bool:
@@ -160,7 +170,7 @@ def read_located(
 
     The source and a note come with them. The note says that other pixels are in the file.
     """
-    pixels = open_image(path)
+    pixels = open_image(path, image.info.metadata.read_with).pixels
     source = _with_digest(describe_source(path, document.store.path), pixels, image.rgb)
     before = image.info.source
     if before is None or _has_digest(before, pixels, image.rgb):
@@ -175,7 +185,7 @@ def _find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> Im
     Another program may have read it in another way, or changed the pixels since.
     """
     try:
-        source, read = describe_source(path, project), open_image(path)
+        source, read = describe_source(path, project), open_image(path).pixels
         source = _with_digest(source, read, rgb)
     except PeftSamError:
         return None

@@ -127,7 +127,7 @@ def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
 
 @lru_cache(maxsize=1)  # the parts of one image mostly come one after the other
 def _opened_image(path: Path, _stamps: _Stamps) -> PixelArray | LazyImage:
-    return open_image(path)
+    return open_image(path).pixels
 
 
 @lru_cache(maxsize=1)

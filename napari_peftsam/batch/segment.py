@@ -77,7 +77,7 @@ class PromptedImage:
             check_replaceable(output)
         else:
             check_output(output, (".tif", ".tiff", ".zarr"))
-        asked, pixels = read_prompts(prompts), open_image(image)
+        asked, pixels = read_prompts(prompts), open_image(image).pixels
         if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
             raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
         check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)

@@ -34,6 +34,7 @@ from napari_peftsam.document.state import Touched, read_state, rows_of
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import DONE, UNDONE
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
+from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document"]
@@ -207,7 +208,7 @@ class Document:
 
     # --- adding images --------------------------------------------------------------
 
-    def add_image(
+    def add_image(  # noqa: PLR0913  # what is known of an image
         self,
         name: str,
         pixels: Any,
@@ -216,6 +217,7 @@ class Document:
         labels: LabelArray | None = None,
         records: Sequence[ObjectRecord] = (),
         source: ImageSource | None = None,
+        metadata: ImageMetadata = UNKNOWN,
     ) -> ImageId:
         """Add an image; undo steps over it.
 
@@ -234,12 +236,14 @@ class Document:
             Provenance of objects in `labels`; the others count as imported.
         source
             Origin of the pixels.
+        metadata
+            Axes, pixel size and channels.
         """
         info, array = describe_image(name, pixels, rgb, labels)
         with self._lock:
             known = self._state.images
             image = ImageId(next(free for free in numbered(name) if free not in known))
-            info = replace(info, source=source)
+            info = replace(info, source=source, metadata=metadata)
             return self._add(act.AddImage(image, info, labels, tuple(records)), array, labels)
 
     def _add(

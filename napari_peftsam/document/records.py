@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import BoolArray, Box
 
 __all__ = [
@@ -124,6 +125,8 @@ class ImageInfo:
         Regions in which all objects are annotated.
     is_removed
         Whether it was removed from the document; undo brings it back.
+    metadata
+        Its axes, pixel size and channels, and how its file was read.
     """
 
     name: str
@@ -134,6 +137,7 @@ class ImageInfo:
     source: ImageSource | None = None
     complete: tuple[CompleteRegion, ...] = ()
     is_removed: bool = False
+    metadata: ImageMetadata = UNKNOWN
 
 
 # --- models and adapters ------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,36 @@ import numpy.typing as npt
 
 from napari_peftsam.types import LabelArray
 
-from ._format import ExportContext, ExportFormat, Record
+from ._format import ExportContext, ExportFormat, Labelled, Record
 
 __all__ = ["FORMAT"]
 
 
 def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    _write_set(path, [(labels, context)])
+
+
+def _write_set(path: Path, given: Iterable[Labelled]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    records = {record["label"]: record for record in context.records}
-    for index in np.ndindex(labels.shape[:-2]):
-        images.append(_image(len(images) + 1, index, labels.shape, context.image_name))
-        for annotation in _annotations(labels[index], records):
-            numbers = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
-            annotations.append({**annotation, **numbers})
+    names: list[str] = []
+    category = "objects"
+    for labels, context in given:
+        names += [context.image_name]
+        category = context.name
+        records = {record["label"]: record for record in context.records}
+        for index in np.ndindex(labels.shape[:-2]):
+            images.append(_image(len(images) + 1, index, labels.shape, context.image_name))
+            for annotation in _annotations(labels[index], records):
+                numbers = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
+                annotations.append({**annotation, **numbers})
+    shown = names[0] if len(names) == 1 else f"{len(names)} images"
     content = {
-        "info": {"description": f"{context.name} of {context.image_name}, by napari-peftsam"},
+        "info": {"description": f"{category} of {shown}, by napari-peftsam"},
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": context.name, "supercategory": ""}],
+        "categories": [{"id": 1, "name": category, "supercategory": ""}],
     }
     path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
@@ -39,8 +49,7 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
 def _image(
     number: int, index: tuple[int, ...], shape: tuple[int, ...], name: str
 ) -> dict[str, Any]:
-    """Describe a plane; planes of a stack are named ``name#z``."""
-    name = "#".join([name, *map(str, index)])
+    """Describe a plane; those of a stack have the name of its file and their index."""
     height, width = shape[-2:]
     image = {"id": number, "file_name": name, "height": height, "width": width}
     return {**image, "index": list(index)} if index else image
@@ -80,4 +89,4 @@ def _run_lengths(plane: LabelArray) -> Iterator[tuple[int, list[int]]]:
         yield label, np.diff(edges, prepend=0, append=flat.size).tolist()
 
 
-FORMAT = ExportFormat("coco", "COCO JSON", (".json",), _write)
+FORMAT = ExportFormat("coco", "COCO JSON", (".json",), _write, _write_set)

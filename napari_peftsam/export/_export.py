@@ -8,18 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.errors import ConfigurationError, LabelError
+from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.types import LabelArray
 
-from . import _coco, _ome_zarr, _tiff
+from . import _cellpose, _coco, _ome_zarr, _overlay, _table, _tiff, _vectors
 from ._format import AXES, ExportContext, ExportFormat, Record
 
 __all__ = ["FORMATS", "export_labels", "export_target"]
 
 FORMATS: dict[str, ExportFormat] = {
-    f.name: f for f in (_tiff.FORMAT, _ome_zarr.FORMAT, _coco.FORMAT)
+    f.name: f
+    for f in (
+        _tiff.FORMAT,
+        _ome_zarr.FORMAT,
+        _ome_zarr.OLDER_FORMAT,
+        _coco.FORMAT,
+        _vectors.YOLO,
+        _vectors.ROI,
+        _vectors.GEOJSON,
+        _cellpose.FORMAT,
+        _table.FORMAT,
+        _overlay.FORMAT,
+    )
 }
 """All export formats by name; a new one is a module and an entry here."""
 
@@ -39,6 +51,7 @@ def export_labels(
         labels without any object are written, too.
     path
         Target file; its folder must exist. The format's suffix is appended unless it is there.
+        To an OME-Zarr image of another program a label image is added.
     format_name
         A key of `FORMATS`; by default chosen by the suffix of `path`.
     context
@@ -47,7 +60,7 @@ def export_labels(
     Returns
     -------
     pathlib.Path
-        The written file or folder.
+        The written file or folder; of a label image added to another's, its folder.
 
     Raises
     ------
@@ -63,11 +76,27 @@ def export_labels(
     context = context or ExportContext()
     labels = _checked(np.asarray(labels), context)
     context = replace(context, records=_records(context.records, labels))
+    if chosen.per_plane and labels.ndim > 2:
+        raise ConfigurationError(
+            f"{chosen.title} shows one plane, got labels of shape {labels.shape}: export its "
+            "planes one by one"
+        )
+    if chosen.name.startswith("ome-zarr") and target.is_dir() and _ome_zarr.holds_image(target):
+        try:
+            return _ome_zarr.append_labels(target, labels, context)
+        except OSError as error:
+            raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
     with atomic_path(target) as temporary:
         if target.is_dir():
-            _ome_zarr.check_replaceable(target)
+            _check_replaceable(target, chosen)
         chosen.write(temporary, labels, context)
     return target
+
+
+def _check_replaceable(target: Path, chosen: ExportFormat) -> None:
+    if chosen is _vectors.YOLO and (target / "data.yaml").is_file():
+        return
+    _ome_zarr.check_replaceable(target)
 
 
 def export_target(path: str | Path, format_name: str | None = None) -> Path:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["AXES", "ExportContext", "ExportFormat", "Record", "smallest_unsigned"]
+__all__ = ["AXES", "ExportContext", "ExportFormat", "Labelled", "Record", "smallest_unsigned"]
 
 Record = Mapping[str, Any]
 AXES = "tzyx"
@@ -34,7 +35,11 @@ class ExportContext:
         The provenance of objects: JSON types only, `label` says which object it is.
         Records of objects that the labels do not hold are left out.
     scale
-        Size of a pixel along each axis of the labels, in one unit; 1 if not given.
+        Size of a pixel along each axis of the labels; 1 if not given.
+    units
+        Unit of each size, as `napari_peftsam.metadata.plain_unit` returns it.
+    axes
+        One letter per axis of the labels, like ``"zyx"``; by default the last of ``"tzyx"``.
     """
 
     name: str = "objects"
@@ -42,6 +47,29 @@ class ExportContext:
     pixels: PixelArray | None = None
     records: Sequence[Record] = ()
     scale: Sequence[float] | None = None
+    units: Sequence[str] = ()
+    axes: str = ""
+
+    @classmethod
+    def of(cls, metadata: ImageMetadata, **given: Any) -> ExportContext:
+        """Return a context with the pixel sizes of an image, as far as they are known."""
+        if not metadata.axes:
+            return cls(**given)
+        return cls(scale=metadata.scale, units=metadata.units, axes=metadata.names, **given)
+
+    def calibration(self, ndim: int) -> ImageMetadata:
+        """Return names, sizes and units of the axes of labels of `ndim` axes.
+
+        Names are unique: what the image does not name is called by its position.
+        """
+        names = self.axes if len(self.axes) == ndim else ""
+        if not names or "q" in names or len(set(names)) < ndim or "c" in names:
+            names = AXES[-ndim:]
+        return ImageMetadata.of(self.scale or (1.0,) * ndim, self.units, names)
+
+
+Labelled = tuple[LabelArray, ExportContext]
+"""Labels of an image with their context."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +86,19 @@ class ExportFormat:
         The first one is appended to names without a suffix.
     write
         Writes checked labels ``(..., H, W)`` to a path that does not exist yet.
+    write_all
+        Writes the labels of several images into one data set; None where each image has a
+        file of its own.
+    per_plane
+        True for formats that hold one plane.
     """
 
     name: str
     title: str
     suffixes: tuple[str, ...]
     write: Callable[[Path, LabelArray, ExportContext], None]
+    write_all: Callable[[Path, Iterable[Labelled]], None] | None = None
+    per_plane: bool = False
 
 
 def smallest_unsigned(labels: LabelArray) -> LabelArray:

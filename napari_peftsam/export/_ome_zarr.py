@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_peftsam.errors import ExportError
+from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._format import AXES, ExportContext, ExportFormat, smallest_unsigned
+from ._format import ExportContext, ExportFormat, smallest_unsigned
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FORMAT", "check_replaceable", "create_labels"]
+__all__ = [
+    "FORMAT",
+    "OLDER_FORMAT",
+    "append_labels",
+    "check_replaceable",
+    "create_labels",
+    "holds_image",
+]
 
 _MARK = "napari-peftsam"
+_OLDER_ZARR = 2  # the version of zarr below OME-Zarr 0.4
 _SMALLEST_LEVEL = 256  # px: below it a further level saves nothing
 _CHUNK = 1024  # px; one chunk holds one plane, since viewers show one at a time
 
@@ -46,41 +56,121 @@ def check_replaceable(path: Path) -> None:
 
 
 def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    _write_version(path, labels, context, None)
+
+
+def _write_older(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    _write_version(path, labels, context, "0.4")
+
+
+def _write_version(
+    path: Path, labels: LabelArray, context: ExportContext, version: str | None
+) -> None:
     import dask
-
-    # In a worker of a cluster, ome-zarr's own use of dask would give the labels to the cluster
-    # and wait for it, and the cluster for this worker.
-    with dask.config.set(scheduler="threads"):
-        _write_group(path, labels, context)
-
-
-def _write_group(path: Path, labels: LabelArray, context: ExportContext) -> None:
     import zarr
 
     writer = _import_writer()
-    axes = AXES[-labels.ndim :]
-    scale = dict(zip(axes, map(float, context.scale or [1] * labels.ndim), strict=True))
-    factors = _factors(labels.shape)
-    name = _plain(context.name)
-    group = zarr.create_group(path, zarr_format=writer.CurrentFormat().zarr_format)
+    fmt = _format(version)
+    group = zarr.create_group(path, zarr_format=fmt.zarr_format)
     group.attrs[_MARK] = {"image": context.image_name}
-    if context.pixels is not None:
-        _write_image(writer, group, context, scale, factors)
+    calibration = context.calibration(labels.ndim)
+    # In a worker of a cluster, ome-zarr's own use of dask would give the labels to the cluster
+    # and wait for it, and the cluster for this worker.
+    with dask.config.set(scheduler="threads"):
+        if context.pixels is not None:
+            _write_image(writer, group, context, calibration, fmt)
+        _write_labels(writer, group, labels, context, fmt)
+    name = _plain(context.name)
+    _complete_metadata(writer, group, name, fmt, with_image=context.pixels is not None)
+    _set_units(group, calibration)
+
+
+def _format(version: str | None) -> Any:
+    from ome_zarr.format import CurrentFormat, format_from_version
+
+    return CurrentFormat() if version is None else format_from_version(version)
+
+
+def _write_labels(
+    writer: Any, group: zarr.Group, labels: LabelArray, context: ExportContext, fmt: Any
+) -> None:
+    calibration = context.calibration(labels.ndim)
     details: dict[str, Any] = {"source": {"image": "../../"}}
     if context.records:
         details["properties"] = [{"label-value": r["label"], **r} for r in context.records]
     writer.write_labels(
         smallest_unsigned(labels),
         group,
-        name=name,
-        axes=axes,
-        scale=scale,
-        scale_factors=factors,
+        name=_plain(context.name),
+        axes=calibration.names,
+        scale=dict(zip(calibration.names, calibration.scale, strict=True)),
+        scale_factors=_factors(labels.shape),
         scaler=None,  # its default is deprecated
         storage_options=_chunks(labels.shape),
         label_metadata=details,
+        fmt=fmt,
     )
-    _complete_metadata(writer, group, name, with_image=context.pixels is not None)
+
+
+def holds_image(path: Path) -> bool:
+    """Return True if a folder is an OME-Zarr image that another program wrote."""
+    import zarr
+
+    try:
+        attributes = dict(zarr.open_group(path, mode="r").attrs)
+    except (OSError, ValueError, KeyError):  # what zarr raises for other folders
+        return False
+    ome = attributes.get("ome", attributes)
+    return _MARK not in attributes and isinstance(ome, dict) and bool(ome.get("multiscales"))
+
+
+def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Path:
+    """Add a label image to an OME-Zarr image of another program, and return its folder.
+
+    What is there stays as it is; the list of label images gets one more. Of several of one
+    name, later ones get a number.
+    """
+    import zarr
+
+    from napari_peftsam.files import atomic_path
+
+    writer = _import_writer()
+    group = zarr.open_group(path, mode="r+")
+    inner = group.require_group("labels")
+    ome = dict(inner.attrs).get("ome", dict(inner.attrs))
+    known = [str(name) for name in ome.get("labels", ())] if isinstance(ome, dict) else []
+    name, number = _plain(context.name), 1
+    while name in known or name in inner:
+        number += 1
+        name = f"{_plain(context.name)}_{number}"
+    fmt = _format("0.4" if group.metadata.zarr_format == _OLDER_ZARR else None)
+    context = replace(context, name=name, pixels=None)
+    with atomic_path(path / "labels" / name) as temporary:
+        scratch = temporary.with_name(f"{temporary.name}-all")
+        other = zarr.create_group(scratch, zarr_format=fmt.zarr_format)
+        try:
+            _write_labels(writer, other, labels, context, fmt)
+            _set_units(other, context.calibration(labels.ndim))
+            (scratch / "labels" / name).rename(temporary)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    writer.add_metadata(inner, {"labels": [*known, name]}, fmt=fmt)
+    return path / "labels" / name
+
+
+def _set_units(group: zarr.Group, calibration: ImageMetadata) -> None:
+    """Write the units of the axes, which the writer has no argument for, into all multiscales."""
+    units = {axis.name: axis.unit for axis in calibration.axes if axis.unit}
+    nodes: list[Any] = [group, *(node for _, node in group.members(max_depth=None))]
+    for node in nodes:
+        attributes: dict[str, Any] = dict(node.attrs)
+        for place in (attributes.get("ome"), attributes):
+            for multiscale in (place or {}).get("multiscales", ()):
+                for axis in multiscale["axes"]:
+                    if axis["name"] in units:
+                        axis["unit"] = units[axis["name"]]
+        if attributes:
+            node.attrs.update(attributes)
 
 
 def create_labels(path: Path, shape: tuple[int, int], context: ExportContext) -> Any:
@@ -109,13 +199,15 @@ def create_labels(path: Path, shape: tuple[int, int], context: ExportContext) ->
     group.attrs[_MARK] = {"image": context.image_name}
     inner = group.create_group(f"labels/{name}")
     array = inner.create_array("0", shape=shape, dtype=np.int32, fill_value=0, **_chunks(shape))
-    scale = [{"type": "scale", "scale": [float(s) for s in context.scale or (1, 1)]}]
+    calibration = context.calibration(len(shape))
+    scale = [{"type": "scale", "scale": list(calibration.scale)}]
     datasets = [{"path": "0", "coordinateTransformations": scale}]
-    axes = AXES[-len(shape) :]
+    axes = calibration.names
     writer.write_multiscales_metadata(inner, datasets, fmt=fmt, axes=axes, name=name)
     source = {"image": "../../"}
     writer.write_label_metadata(group["labels"], name, fmt=fmt, source=source)
-    _complete_metadata(writer, group, name, with_image=False)
+    _complete_metadata(writer, group, name, fmt, with_image=False)
+    _set_units(group, calibration)
     return array
 
 
@@ -143,13 +235,11 @@ def _chunks(shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _write_image(
-    writer: Any,
-    group: zarr.Group,
-    context: ExportContext,
-    scale: Mapping[str, float],
-    factors: list[int],
+    writer: Any, group: zarr.Group, context: ExportContext, calibration: ImageMetadata, fmt: Any
 ) -> None:
-    pixels, axes = np.asarray(context.pixels), "".join(scale)
+    pixels, axes = np.asarray(context.pixels), calibration.names
+    scale = dict(zip(axes, calibration.scale, strict=True))
+    factors = _factors(pixels.shape[: len(axes)])
     options: dict[str, Any] = {}
     if pixels.dtype.kind == "b":
         pixels = pixels.astype(np.uint8)
@@ -163,10 +253,11 @@ def _write_image(
         group,
         name=context.image_name,
         axes=axes,
-        scale=dict(scale),
+        scale=scale,
         scale_factors=factors,
         method=writer.Methods.LOCAL_MEAN,
         storage_options=_chunks(pixels.shape),
+        fmt=fmt,
         **options,
     )
 
@@ -182,8 +273,9 @@ def _colours(pixels: PixelArray) -> dict[str, Any]:
     return {"channels": channels, "rdefs": {"model": "color"}}
 
 
-def _complete_metadata(writer: Any, group: zarr.Group, name: str, *, with_image: bool) -> None:
-    fmt = writer.CurrentFormat()
+def _complete_metadata(
+    writer: Any, group: zarr.Group, name: str, fmt: Any, *, with_image: bool
+) -> None:
     writer.add_metadata(group["labels"], {"version": fmt.version}, fmt=fmt)
     if with_image:
         return
@@ -191,7 +283,9 @@ def _complete_metadata(writer: Any, group: zarr.Group, name: str, *, with_image:
     # image itself, named a second time rather than stored a second time.
     (multiscale,) = writer.get_metadata(group[f"labels/{name}"])["multiscales"]
     datasets = [{**d, "path": f"labels/{name}/{d['path']}"} for d in multiscale["datasets"]]
-    writer.write_multiscales_metadata(group, datasets, axes=multiscale["axes"], name=name)
+    writer.write_multiscales_metadata(group, datasets, fmt=fmt, axes=multiscale["axes"], name=name)
 
 
-FORMAT = ExportFormat("ome-zarr", "OME-Zarr labels", (".ome.zarr", ".zarr"), _write)
+_SUFFIXES = (".ome.zarr", ".zarr")
+FORMAT = ExportFormat("ome-zarr", "OME-Zarr labels", _SUFFIXES, _write)
+OLDER_FORMAT = ExportFormat("ome-zarr-0.4", "OME-Zarr 0.4 labels", _SUFFIXES, _write_older)

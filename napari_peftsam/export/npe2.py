@@ -22,7 +22,7 @@ def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     data
         The layer's ``(H, W)`` or ``(..., H, W)`` labels, or the levels of a pyramid.
     meta
-        Its attributes, of which name and scale are used.
+        Its attributes, of which name, scale and units are used.
 
     Returns
     -------
@@ -47,5 +47,6 @@ def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list
     name = str(meta.get("name") or "objects")
     scale = meta.get("scale")
     sizes = None if scale is None else tuple(abs(float(s)) for s in scale)  # negative: mirrored
-    context = ExportContext(name=name, scale=sizes)
+    units = tuple(str(unit) for unit in meta.get("units") or ())
+    context = ExportContext(name=name, scale=sizes, units=units)
     return [str(export_labels(labels, path, format_name, context))]

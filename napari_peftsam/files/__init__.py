@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from ._atomic import atomic_path
+from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
 from ._read import (
     IMAGE_SUFFIXES,
+    ImageFile,
     image_name,
     image_shape,
     open_image,
+    open_labels,
     read_image,
     read_labels,
+    read_provenance,
 )
-from ._zarr import is_zarr, settle_zarr
+from ._zarr import is_zarr, list_fields, settle_zarr
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "OBJECT_SUFFIXES",
+    "ImageFile",
     "ImagePair",
+    "LabelFile",
     "atomic_path",
     "check_pair",
     "check_shapes",
     "image_name",
     "image_shape",
     "is_zarr",
+    "list_fields",
     "list_images",
     "open_image",
+    "open_labels",
     "pair_folders",
     "pair_prompts",
     "read_image",
     "read_labels",
+    "read_objects",
+    "read_provenance",
     "settle_zarr",
 ]

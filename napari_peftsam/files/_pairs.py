@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from napari_peftsam.errors import InputFileError, LabelError
 from napari_peftsam.geometry import check_labels
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.types import LabelArray, PixelArray
 
 from ._read import IMAGE_SUFFIXES, image_name, read_image, read_labels
@@ -25,17 +29,43 @@ class ImagePair:
     name: str
     image_path: Path
     label_path: Path
+    options: ReadOptions = AS_THE_FILE_SAYS
 
     def read(self) -> tuple[PixelArray, LabelArray]:
-        """Return pixels and labels of the same size, with at least one object.
+        """Return pixels and labels of the same size; the labels may hold no object.
 
-        See `read_image` for the shapes and `check_pair` for the errors.
+        See `read_image` for the shapes and `check_shapes` for the errors.
         """
-        pixels, labels = read_image(self.image_path), read_labels(self.label_path)
-        return pixels, check_pair(pixels, labels, self.name)
+        pixels, labels = read_image(self.image_path, self.options), read_labels(self.label_path)
+        check_shapes(pixels, labels, self.name)
+        return pixels, _pieces(labels, self.name, self.options.number_pieces)
 
 
-def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...]:
+def _pieces(labels: LabelArray, name: str, number_pieces: bool) -> LabelArray:
+    """Return labels; where one number marks several pieces, number those or say so in the log."""
+    from scipy import ndimage
+
+    highest = int(labels.max(initial=0))
+    if not highest or not np.isin(labels, (0, highest)).all():
+        return labels
+    neighbours = np.zeros((3,) * labels.ndim, bool)  # in the plane only
+    neighbours[(1,) * (labels.ndim - 2)] = True
+    pieces, count = ndimage.label(labels, neighbours)
+    if count < 2:
+        return labels
+    if number_pieces:
+        numbered: LabelArray = pieces
+        return numbered
+    _log.warning(
+        "%s: all %d separate pieces have the number %d, so they are one object: use "
+        "--number-pieces if each is an object", name, count, highest,
+    )  # fmt: skip
+    return labels
+
+
+def pair_folders(
+    images: str | Path, labels: str | Path, options: ReadOptions = AS_THE_FILE_SAYS
+) -> tuple[ImagePair, ...]:
     """Pair the files of two folders by name without suffix.
 
     ``x.ome.tif``, ``x.png`` and ``x.zarr`` all have the name ``x``. Hidden files, other
@@ -67,7 +97,7 @@ def pair_folders(images: str | Path, labels: str | Path) -> tuple[ImagePair, ...
             f"in {label_folder} ({_examples(label_files)}); rename the files so that they match"
         )
     _warn_of_lonely(image_files, label_files)
-    return tuple(ImagePair(n, image_files[n], label_files[n]) for n in common)
+    return tuple(ImagePair(n, image_files[n], label_files[n], options) for n in common)
 
 
 def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Path, Path], ...]:
@@ -127,7 +157,8 @@ def _by_name(
         wanted = suffix in suffixes and path.is_dir() == (suffix == ".zarr")
         if path.name.startswith(".") or not wanted:
             continue
-        other = found.setdefault(name_of(path), path)
+        # Accents have two forms, which systems exchange on copying.
+        other = found.setdefault(unicodedata.normalize("NFC", name_of(path)), path)
         if other != path:
             raise InputFileError(
                 f"{folder}: {other.name} and {path.name} have the same name; keep one of them"

@@ -1,10 +1,10 @@
-"""Readers of images and label images: TIFF, PNG, JPEG or zarr."""
+"""Readers of images and label images."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +12,106 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._axes import arrange, arrange_lazily
-from ._tiff import outline_tiff, read_tiff
-from ._zarr import is_zarr, read_zarr
+from ._arrange import arrange
+from ._plain import outline_plain, read_plain
+from ._raw import RawImage
+from ._tiff import read_tiff, tiff_provenance
+from ._vendors import VENDORS, read_vendor
+from ._zarr import is_zarr, read_zarr, zarr_provenance
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ImageFile",
     "image_name",
     "image_shape",
     "open_image",
+    "open_labels",
     "read_image",
     "read_labels",
+    "read_provenance",
 ]
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zarr")
+_TIFF = (".tif", ".tiff")
+_PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_SUFFIXES = (*_TIFF, *_PLAIN, *VENDORS, ".zarr")
 """Suffixes that can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
 
-_TIFF = (".tif", ".tiff")
-_Reader = Callable[[Path, bool], tuple[Any, str]]
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes
 
 
-def read_image(path: str | Path) -> PixelArray:
-    """Read an image or a stack.
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """An image file that is open.
 
-    TIFF (also OME-TIFF, ImageJ and LZW), PNG, JPEG, and zarr version 2 or 3: an array, a
-    group with a single array, or OME-Zarr, of which the full resolution is read. Alpha is
-    dropped, palettes become colours, axes of length one vanish.
+    Attributes
+    ----------
+    pixels
+        ``(..., H, W)`` or ``(..., H, W, 3)`` in the file's own type; large ones are read in
+        parts, when they are used.
+    metadata
+        Axes, pixel size and channels.
+    levels
+        The same in lower resolutions, for display.
+    """
 
-    Returns
-    -------
-    numpy.ndarray
-        ``(H, W)``, ``(H, W, 3)``, ``(Z, H, W)`` or ``(Z, H, W, 3)`` in the file's own type.
+    pixels: PixelArray | LazyImage
+    metadata: ImageMetadata
+    levels: tuple[Any, ...] = ()
+
+    @property
+    def rgb(self) -> bool:
+        """True if the last axis holds red, green and blue."""
+        return len(self.pixels.shape) > len(self.metadata.axes)
+
+
+def open_image(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> ImageFile:
+    """Open an image or a stack; pixels above 64 MiB are read in parts, when they are used.
+
+    TIFF (OME-TIFF, ImageJ, BigTIFF, all compressions of imagecodecs), PNG, JPEG, BMP, WebP,
+    CZI, ND2, LIF, and zarr version 2 or 3: an array, a group with a single array, or OME-Zarr,
+    of which the full resolution is read. Alpha is dropped, palettes become colours, axes of
+    length one vanish.
 
     Raises
     ------
     InputFileError
-        If the file is missing, damaged, of an unknown kind, or has other axes.
+        If the file is missing, damaged, of an unknown kind, has several channels of which none
+        is chosen, or belongs to a set of which files are missing.
+    AmbiguousAxesError
+        If nothing says what its axes are.
     """
-    return np.asarray(_read(Path(path), labels=False))
+    return _open(Path(path), options)
 
 
-def open_image(path: str | Path) -> PixelArray | LazyImage:
-    """Open an image or a stack; a zarr above 64 MiB is read in parts, when they are used.
+def read_image(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> PixelArray:
+    """Read the pixels of an image or a stack; files and errors as of `open_image`.
 
-    Accepts the files, and has the shapes and errors, of `read_image`.
+    Returns
+    -------
+    numpy.ndarray
+        ``(..., H, W)`` or ``(..., H, W, 3)`` in the file's own type.
     """
-    opened: PixelArray | LazyImage = _read(Path(path), labels=False, lazily=True)
-    return opened
+    return np.asarray(_open(Path(path), options, above=float("inf")).pixels)
 
 
-def image_shape(path: str | Path) -> tuple[int, ...]:
-    """Return the shape ``(H, W)`` or ``(Z, H, W)`` of an image or a stack; reads no pixels.
+def image_shape(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> tuple[int, ...]:
+    """Return the shape ``(..., H, W)`` of an image or a stack; reads no pixels if possible.
 
-    Accepts the files and raises the errors of `read_image`; damaged pixels go unnoticed.
+    Accepts the files and raises the errors of `open_image`; damaged pixels go unnoticed.
     """
-    shape: tuple[int, ...] = _read(Path(path), labels=False, outlined=True).shape
-    return shape[:-1] if len(shape) > 2 and shape[-1] == _COLOURS else shape
+    path = Path(path)
+    outline = path.suffix.lower() in _PLAIN and path.is_file()
+    file = _open(path, options, outline=outline, above=-1.0)
+    return tuple(file.pixels.shape[: len(file.metadata.axes)])
 
 
 def read_labels(path: str | Path) -> LabelArray:
-    """Read instance labels, from the same kinds of file as `read_image`.
+    """Read instance labels, from the same kinds of file as `open_image`.
 
     The numbers of a palette image are the labels; of an OME-Zarr image with one label
     image inside, that one is read; booleans become 0 and 1.
@@ -84,16 +119,23 @@ def read_labels(path: str | Path) -> LabelArray:
     Returns
     -------
     numpy.ndarray
-        ``(H, W)`` or ``(Z, H, W)`` integers, 0 is unlabelled.
+        ``(..., H, W)`` integers, 0 is unlabelled.
 
     Raises
     ------
     InputFileError
-        As `read_image`.
+        As `open_image`.
     LabelError
-        If the labels are not whole numbers of at least 0, or are a colour image.
+        If the labels are not whole numbers of at least 0, are a colour image, or were saved
+        with loss.
     """
-    return check_labels(np.asarray(_read(Path(path), labels=True)), str(path))
+    return open_labels(path)[0]
+
+
+def open_labels(path: str | Path) -> tuple[LabelArray, ImageMetadata]:
+    """Read instance labels and their metadata; see `read_labels`."""
+    file = _open(Path(path), AS_THE_FILE_SAYS, labels=True, above=float("inf"))
+    return check_labels(np.asarray(file.pixels), str(path)), file.metadata
 
 
 def image_name(path: str | Path) -> str:
@@ -106,15 +148,25 @@ def image_name(path: str | Path) -> str:
     return name
 
 
-def _read(path: Path, labels: bool, lazily: bool = False, outlined: bool = False) -> Any:
-    reader = _reader_for(path)
+def _open(
+    path: Path,
+    options: ReadOptions,
+    *,
+    labels: bool = False,
+    outline: bool = False,
+    above: float | None = None,
+) -> ImageFile:
+    above = _READ_AT_ONCE if above is None else above
+    read = _reader(path, options, labels, outline, above)
     try:
-        array, axes = (_outline if outlined else reader)(path, labels)
+        raw = read()
         if labels:
-            _check_no_colours(array.shape, axes, path)
-        if outlined or (lazily and is_zarr(path) and array.nbytes > _READ_AT_ONCE):
-            return arrange_lazily(array, axes, str(path))
-        return arrange(array, axes, str(path))
+            _check_no_colours(raw, path)
+        view, metadata = arrange(raw, options, str(path), labels=labels)
+        size = np.dtype(view.dtype).itemsize * np.prod(view.shape, dtype=float)
+        is_lazy = outline or (size > above and not isinstance(raw.array, np.ndarray))
+        levels = () if view.mix else raw.levels
+        return ImageFile(view if is_lazy else view[()], metadata, _like(view, levels))
     except PeftSamError:
         raise
     except MemoryError as error:
@@ -128,55 +180,46 @@ def _read(path: Path, labels: bool, lazily: bool = False, outlined: bool = False
         ) from error
 
 
-def _check_no_colours(shape: tuple[int, ...], axes: str, path: Path) -> None:
-    if any(a in "SC" and n >= _COLOURS for a, n in zip(axes, shape, strict=True)):
+def _like(view: LazyImage, levels: tuple[Any, ...]) -> tuple[LazyImage, ...]:
+    """Return the lower resolutions with the same order of axes and the same channels."""
+    return tuple(LazyImage(level, view.axes, view.fixed, view.last) for level in levels)
+
+
+def _check_no_colours(raw: RawImage, path: Path) -> None:
+    shape = raw.array.shape
+    if any(a in "SC" and n >= _COLOURS for a, n in zip(raw.axes, shape, strict=True)):
         raise LabelError(
             f"{path}: expected one label number per pixel, got a colour image of shape "
             f"{shape}: save the labels as a grey integer image"
         )
 
 
-def _reader_for(path: Path) -> _Reader:
+def _reader(
+    path: Path, options: ReadOptions, labels: bool, outline: bool, above: float
+) -> Callable[[], RawImage]:
     if not path.exists():
         raise InputFileError(f"{path}: no such file or folder")
     if is_zarr(path):
-        return read_zarr
+        return lambda: read_zarr(path, options, labels=labels)
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES or path.is_dir():
         kind = "a folder" if path.is_dir() else f"of unknown kind {suffix or '(no suffix)'}"
         raise InputFileError(
             f"{path}: is {kind}; images are read from {', '.join(IMAGE_SUFFIXES)} files"
         )
-    return read_tiff if suffix in _TIFF else _read_plain
+    if suffix in _TIFF:
+        return lambda: read_tiff(path, options, labels=labels, above=above)
+    if suffix in VENDORS:
+        return lambda: read_vendor(path, options)
+    return (lambda: outline_plain(path)) if outline else (lambda: read_plain(path, labels=labels))
 
 
-def _outline(path: Path, labels: bool) -> tuple[Any, str]:
-    """Return an array of the right shape, perhaps without colours, and its axes."""
-    if is_zarr(path):
-        return read_zarr(path, labels)
-    if path.suffix.lower() in _TIFF:
-        return outline_tiff(path)
-    from PIL import Image
-
-    with _large_allowed(), Image.open(path) as image:
-        return np.broadcast_to(np.uint8(0), image.size[::-1]), "YX"
-
-
-@contextmanager
-def _large_allowed() -> Iterator[None]:
-    """Let Pillow open large microscopy images, which are no attack; twice the limit is an error."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
-def _read_plain(path: Path, labels: bool) -> tuple[PixelArray, str]:
-    from PIL import Image
-
-    with _large_allowed(), Image.open(path) as image:
-        palette = image.mode in ("P", "PA") and not labels
-        foreign = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
-        array = np.asarray(image.convert("RGB") if palette or foreign else image)
-    return array, "YXS"[: array.ndim]
+def read_provenance(path: str | Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our own export wrote beside their labels, if any."""
+    path = Path(path)
+    with suppress(Exception):  # of another program, or damaged: the labels count
+        if is_zarr(path):
+            return zarr_provenance(path)
+        if path.suffix.lower() in _TIFF:
+            return tiff_provenance(path)
+    return ()

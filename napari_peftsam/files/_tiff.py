@@ -1,39 +1,88 @@
-"""Reader of TIFF files; LZW and JPEG compression go through Pillow."""
+"""Reader of TIFF files by tifffile: OME-TIFF, ImageJ, and plain ones."""
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 
-from napari_peftsam.errors import InputFileError
+from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from napari_peftsam.types import PixelArray
 
-__all__ = ["outline_tiff", "read_tiff"]
+from ._raw import RawImage
+
+__all__ = ["read_tiff", "tiff_provenance"]
 
 _log = logging.getLogger(__name__)
+# tifffile writes what it finds wrong with a file to the log; what matters is said by us.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_LOSSY = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
+_LARGEST_PLAUSIBLE = 100.0  # micrometers; larger "pixels per centimetre" are of a printer
 
 
-def read_tiff(path: Path, labels: bool) -> tuple[PixelArray, str]:
-    """Return the first series of a TIFF and one letter per axis.
+def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -> RawImage:
+    """Open a series of a TIFF, which is read at once if it has at most `above` bytes.
 
-    With `labels`, the numbers of a palette image are returned instead of its colours.
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        Which series, and what to do with sets of files.
+    labels
+        Read numbers: those of a palette instead of its colours, and not the brightness that
+        they stand for.
+    above
+        Files with more bytes of pixels are read when they are used.
     """
-    with tifffile.TiffFile(path) as tiff:
+    with ExitStack() as stack:
+        tiff = stack.enter_context(tifffile.TiffFile(path))
         _check_complete(tiff, path)
-        if len(tiff.series) > 1:
-            _log.warning("%s holds %d series, only the first is read", path, len(tiff.series))
-        return _read_series(tiff.series[0], path, labels)
+        number, series = _choose(tiff, path, options)
+        if labels and series.keyframe.compression in _LOSSY:
+            raise LabelError(
+                f"{path}: JPEG compression changes label numbers: save the labels without loss"
+            )
+        own = _check_members(tiff, series, path, options)
+        lazily = series.nbytes > above and not own and not _is_converted(series, labels, tiff)
+        if own:
+            array, axes = own
+        elif lazily:
+            import zarr
+
+            levels = [zarr.open(level.aszarr(), mode="r") for level in series.levels]
+            stack.pop_all()  # the file stays open for as long as the arrays are used
+            weakref.finalize(levels[0], tiff.close)
+            return RawImage(levels[0], series.axes, _scales(tiff, series, number),
+                            _channels(tiff, series, number), tuple(levels[1:]))  # fmt: skip
+        else:
+            array, axes = _read_series(series), series.axes
+        array, axes = _meaning(tiff, series.keyframe, array, axes, labels)
+        return RawImage(array, axes, _scales(tiff, series, number),
+                        _channels(tiff, series, number))  # fmt: skip
 
 
-def outline_tiff(path: Path) -> tuple[PixelArray, str]:
-    """Return an array of the shape and type of a TIFF, not its pixels, and its axes."""
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        return np.broadcast_to(np.zeros((), series.dtype), series.shape), series.axes
+def _choose(
+    tiff: tifffile.TiffFile, path: Path, options: ReadOptions
+) -> tuple[int, tifffile.TiffPageSeries]:
+    count = len(tiff.series)
+    number = options.series or 0
+    if not 0 <= number < count:
+        raise InputFileError(f"{path}: there is no image {number}, it holds {count}")
+    if count > 1 and options.series is None:
+        _log.warning("%s holds %d images, only the first is read", path, count)
+    return number, tiff.series[number]
 
 
 def _check_complete(tiff: tifffile.TiffFile, path: Path) -> None:
@@ -49,35 +98,227 @@ def _check_complete(tiff: tifffile.TiffFile, path: Path) -> None:
         )
 
 
-def _read_series(
-    series: tifffile.TiffPageSeries, path: Path, labels: bool
-) -> tuple[PixelArray, str]:
-    try:
-        array, axes = np.asarray(series.asarray()), series.axes
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
-            raise
-        return _read_with_pillow(series, path)
+# --- sets of files ------------------------------------------------------------------
+
+
+def _check_members(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path, options: ReadOptions
+) -> tuple[PixelArray, str] | None:
+    """Return the file's own planes if they are asked for; raise if other files are missing."""
+    if not (tiff.is_ome and series.is_multifile):
+        return None
+    names = sorted({str(e.get("FileName")) for e in _find(_ome(tiff), "UUID") if e.get("FileName")})
+    missing = [name for name in names if not path.with_name(Path(name).name).exists()]
+    if missing and not options.allow_missing:
+        raise InputFileError(
+            f"{path}: belongs to a set of {len(names)} files, of which {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing: copy the whole set, or read the "
+            "rest with --allow-missing"
+        )
+    if missing:
+        _log.warning("%s: planes of missing files are zero: %s", path, ", ".join(missing))
+    return _own_planes(tiff, series) if options.own_planes else None
+
+
+def _own_planes(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[PixelArray, str] | None:
+    """Return the planes of a set that one of its files holds; None if they form no block."""
+    plane_axes = len(series.keyframe.shape)
+    leading, axes = series.shape[:-plane_axes], series.axes
+    own = {i: p for i, p in enumerate(series.pages) if p is not None and p.parent is tiff}
+    if not own or prod(leading) != len(series.pages):
+        return None
+    at = np.array(np.unravel_index(sorted(own), leading))
+    sizes = tuple(len(np.unique(row)) for row in at)
+    if prod(sizes) != len(own):
+        return None
+    planes = [own[i].asarray() for i in sorted(own)]
+    return np.stack(planes).reshape(*sizes, *planes[0].shape), axes
+
+
+# --- pixels -------------------------------------------------------------------------
+
+
+def _read_series(series: tifffile.TiffPageSeries) -> PixelArray:
+    array = np.asarray(series.asarray())
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_converted(series: tifffile.TiffPageSeries, labels: bool, tiff: tifffile.TiffFile) -> bool:
     page = series.keyframe
-    if (
-        not labels
-        and page.photometric == tifffile.PHOTOMETRIC.PALETTE
-        and page.colormap is not None
-    ):
+    is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    is_premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
+    return not labels and (is_inverted or is_premultiplied or _has_colours(page, tiff))
+
+
+def _has_colours(page: Any, tiff: tifffile.TiffFile) -> bool:
+    """Return True for a palette of colours; ImageJ stores how grey values are shown as one."""
+    is_palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None
+    return bool(is_palette and not tiff.is_imagej)
+
+
+def _meaning(
+    tiff: tifffile.TiffFile, page: Any, array: PixelArray, axes: str, labels: bool
+) -> tuple[PixelArray, str]:
+    """Convert stored values to what they mean: colours of a palette, brightness, alpha."""
+    extra = page.extrasamples
+    alphas = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+    colours = 3 if page.photometric in _COLOURED else 1
+    if "S" in axes and any(each not in alphas for each in extra):
+        # Samples that are neither colour nor alpha are channels.
+        axes = axes.replace("S", "C")
+    elif "S" in axes and colours == 1 and not extra:
+        axes = axes.replace("S", "C")
+    if labels:
+        return array, axes
+    if _has_colours(page, tiff):
         return np.moveaxis(page.colormap[:, array], 0, -1), axes + "S"
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        array = _inverted(array, page.bitspersample)
+    if "S" in axes and tifffile.EXTRASAMPLE.ASSOCALPHA in extra:
+        array = _without_alpha(array, axes.index("S"))
     return array, axes
 
 
-def _read_with_pillow(series: tifffile.TiffPageSeries, path: Path) -> tuple[PixelArray, str]:
-    """Read what tifffile needs the optional imagecodecs for (LZW, JPEG)."""
-    from PIL import Image
+_COLOURED = (
+    tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB,
+    tifffile.PHOTOMETRIC.ICCLAB, tifffile.PHOTOMETRIC.SEPARATED,
+)  # fmt: skip
 
-    planes = []
-    with Image.open(path) as image:
-        for page in series.pages:
-            image.seek(int(page.index))  # type: ignore[union-attr]
-            planes.append(np.asarray(image))
-    leading = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if a not in "YXS"]
-    shape = tuple(n for _, n in leading) + planes[0].shape
-    axes = "".join(a for a, _ in leading) + "YXS"[: planes[0].ndim]
-    return np.stack(planes).reshape(shape), axes
+
+def _inverted(array: PixelArray, bits: int) -> PixelArray:
+    if array.dtype.kind == "b":
+        return ~array
+    if array.dtype.kind == "u":
+        return np.asarray((2**bits - 1) - array, array.dtype)
+    return np.asarray(array.max() - array, array.dtype)
+
+
+def _without_alpha(array: PixelArray, at: int) -> PixelArray:
+    """Divide colours by the alpha that they were multiplied by, in place of which they stay."""
+    alpha = np.take(array, [-1], at).astype(np.float64)
+    top = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max)
+    colours = np.divide(array * top, alpha, out=np.zeros(array.shape), where=alpha > 0)
+    colours = np.clip(colours, 0, top)
+    if array.dtype.kind != "f":
+        colours = np.rint(colours)
+    return np.asarray(np.delete(colours, -1, at), array.dtype)
+
+
+# --- metadata -----------------------------------------------------------------------
+
+
+def _scales(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int
+) -> Mapping[str, tuple[float, str]]:
+    if tiff.is_ome:
+        pixels = _pixels_of(tiff, number)
+        sizes: dict[str, tuple[Any, Any]] = {}
+        for letter in "XYZ":
+            name = f"PhysicalSize{letter}"
+            sizes[letter] = pixels.get(name), pixels.get(f"{name}Unit", "µm")
+        sizes["T"] = pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s")
+        return _known(sizes)
+    if not tiff.is_imagej:
+        return _resolution(series.keyframe)
+    details = tiff.imagej_metadata or {}
+    unit = plain_unit(details.get("unit", ""))
+    pixel = _per_pixel(series.keyframe) if unit not in ("", "inch") else {}  # a printer's
+    found: dict[str, tuple[Any, Any]] = {letter: (size, unit) for letter, size in pixel.items()}
+    found["Z"] = details.get("spacing"), unit
+    found["T"] = details.get("finterval"), details.get("tunit", "s")
+    return _known(found)
+
+
+def _resolution(page: Any) -> dict[str, tuple[float, str]]:
+    """Return the size of a pixel where tags give it in a plausible unit of a microscope."""
+    tag = page.tags.get("ResolutionUnit")
+    if tag is None or tag.value != tifffile.RESUNIT.CENTIMETER:
+        return {}
+    sizes = {letter: 1e4 * size for letter, size in _per_pixel(page).items()}
+    plausible = {k: s for k, s in sizes.items() if s < _LARGEST_PLAUSIBLE}
+    return {letter: (size, "micrometer") for letter, size in plausible.items()}
+
+
+def _per_pixel(page: Any) -> dict[str, float]:
+    """Return the length of a pixel in the unit of the resolution tags."""
+    found = {}
+    for letter in "XY":
+        tag = page.tags.get(f"{letter}Resolution")
+        if tag is not None and tag.value[0] > 0 and tag.value[1] > 0:
+            found[letter] = tag.value[1] / tag.value[0]
+    return found
+
+
+def _known(sizes: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[float, str]]:
+    """Return the sizes that are positive numbers."""
+    found = {}
+    for letter, (size, unit) in sizes.items():
+        try:
+            value = float(size)
+        except (TypeError, ValueError):
+            continue
+        if 0 < value < float("inf"):
+            found[letter] = value, plain_unit(unit)
+    return found
+
+
+def _channels(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, number: int
+) -> tuple[Channel, ...]:
+    if tiff.is_ome:
+        return tuple(
+            Channel(str(each.get("Name") or ""), _ome_colour(each.get("Color")))
+            for each in _find(_pixels_of(tiff, number, whole=True), "Channel")
+        )
+    if tiff.is_imagej and "C" in series.axes:
+        count = series.shape[series.axes.index("C")]
+        labels = (tiff.imagej_metadata or {}).get("Labels") or []
+        names = labels if len(labels) == count else [""] * count
+        return tuple(Channel(str(name)) for name in names)
+    return ()
+
+
+def _ome_colour(colour: Any) -> str:
+    """Return ``"RRGGBB"`` of a signed 32-bit RGBA number."""
+    try:
+        return f"{(int(colour) & 0xFFFFFFFF) >> 8:06X}"
+    except (TypeError, ValueError):
+        return ""
+
+
+def _ome(tiff: tifffile.TiffFile) -> Any:
+    import xml.etree.ElementTree as ET
+
+    try:
+        return ET.fromstring(tiff.ome_metadata or "<OME/>")  # no entities
+    except ET.ParseError:
+        return ET.Element("OME")
+
+
+def _pixels_of(tiff: tifffile.TiffFile, number: int, whole: bool = False) -> Any:
+    found = _find(_ome(tiff), "Pixels")
+    pixels = found[number] if number < len(found) else None
+    if pixels is None:
+        return _ome(tiff) if whole else {}
+    return pixels if whole else pixels.attrib
+
+
+def _find(element: Any, name: str) -> list[Any]:
+    """Return the elements of a name, in whichever version of the OME namespace."""
+    return (
+        [each for each in element.iter() if each.tag.rpartition("}")[2] == name]
+        if len(element)
+        else []
+    )
+
+
+def tiff_provenance(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our export wrote into a TIFF."""
+    with tifffile.TiffFile(path) as tiff:
+        if tiff.is_ome:
+            text = next(iter(_find(_ome(tiff), "Description"))).text
+        else:
+            text = (tiff.imagej_metadata or {})["Info"]
+    return tuple(json.loads(text)["napari-peftsam"]["objects"])

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.errors import InputFileError
+from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 
-from ._axes import guess_axes
+from ._arrange import guess_axes
+from ._raw import RawImage
 
-__all__ = ["is_zarr", "read_zarr", "settle_zarr"]
+__all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr", "zarr_provenance"]
 
 _SETTLES = 5.0  # seconds
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -40,32 +42,76 @@ async def _others_end() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def read_zarr(path: Path, labels: bool) -> tuple[Any, str]:
-    """Return an array, a group's single array, or an OME-Zarr image, unread, and its axes.
+def list_fields(path: Path) -> dict[str, Path]:
+    """Return the fields of view of an OME-Zarr plate by name, like ``"A/1/0"``; else nothing."""
+    import zarr
+
+    group: Any = zarr.open(path, mode="r")
+    wells = _ome(group).get("plate", {}).get("wells", ()) if isinstance(group, zarr.Group) else ()
+    found = {}
+    for well in wells:
+        name = str(well["path"])
+        images = _ome(group[name]).get("well", {}).get("images", ())
+        for image in images:
+            found[f"{name}/{image['path']}"] = path / name / str(image["path"])
+    return found
+
+
+def read_zarr(path: Path, options: ReadOptions, *, labels: bool) -> RawImage:
+    """Return an array, a group's single array, or an OME-Zarr image, unread.
 
     With `labels`, the label image inside an OME-Zarr image is preferred.
     """
     import zarr
 
     node = zarr.open(path, mode="r")
+    if isinstance(node, zarr.Group):
+        node = _series(node, path, options)
     if isinstance(node, zarr.Group) and labels:
         node = _inner_labels(node, path)
     if isinstance(node, zarr.Array):
-        return node, guess_axes(node.shape)
+        return _plain(node)
     multiscales = _ome(node).get("multiscales")
     if multiscales:
-        array = node[multiscales[0]["datasets"][0]["path"]]
-        if not isinstance(array, zarr.Array):
-            raise InputFileError(f"{path}: its OME-Zarr metadata names no array")
-        return array, _ome_axes(multiscales[0], array.shape)
+        return _multiscale(node, multiscales[0], path)
     arrays = dict(node.arrays())
     if len(arrays) != 1:
-        held = ", ".join(sorted([*arrays, *(f"{n}/" for n in node.group_keys())])) or "nothing"
+        fields = list(list_fields(path))
+        held = [*fields] or sorted([*arrays, *(f"{n}/" for n in node.group_keys())])
+        shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "")
         raise InputFileError(
-            f"{path}: expected one array or an OME-Zarr image, found {held}: open the part you need"
+            f"{path}: expected one array or an OME-Zarr image, found {shown or 'nothing'}: open "
+            "the part you need"
         )
     (array,) = arrays.values()
-    return array, guess_axes(array.shape)
+    return _plain(array)
+
+
+def _plain(array: Any) -> RawImage:
+    """Name the axes of an array by its own names, where it has them for all axes."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(
+        "_ARRAY_DIMENSIONS", ()
+    )
+    letters = "".join(str(name or "q")[:1].upper() for name in names)
+    is_named = len(letters) == array.ndim and {"Y", "X"} <= set(letters)
+    axes = letters if is_named else guess_axes(array.shape)
+    return RawImage(array, axes)
+
+
+def _series(group: Any, path: Path, options: ReadOptions) -> Any:
+    """Return one of the images that Bio-Formats' converter wrote into one folder."""
+    if "bioformats2raw.layout" not in _ome(group):
+        return group
+    numbers = sorted((n for n in group.group_keys() if n.isdigit()), key=int)
+    if options.series is None and len(numbers) > 1:
+        raise InputFileError(
+            f"{path}: holds {len(numbers)} images: choose one with --series, from 0 to "
+            f"{len(numbers) - 1}"
+        )
+    wanted = str(options.series or 0)
+    if wanted not in numbers:
+        raise InputFileError(f"{path}: there is no image {wanted}, it holds {len(numbers)}")
+    return group[wanted]
 
 
 def _ome(group: Any) -> Mapping[str, Any]:
@@ -75,12 +121,46 @@ def _ome(group: Any) -> Mapping[str, Any]:
     return ome if isinstance(ome, Mapping) else {}
 
 
-def _ome_axes(multiscale: Mapping[str, Any], shape: tuple[int, ...]) -> str:
-    """Return one letter per axis; versions 0.1 and 0.2 do not name them."""
+def _multiscale(node: Any, multiscale: Mapping[str, Any], path: Path) -> RawImage:
+    import zarr
+
+    levels = [node[dataset["path"]] for dataset in multiscale["datasets"]]
+    if not levels or not all(isinstance(level, zarr.Array) for level in levels):
+        raise InputFileError(f"{path}: its OME-Zarr metadata names no array")
+    axes, units = _ome_axes(multiscale, levels[0].ndim)
+    steps = [1.0] * len(axes)
+    for transforms in (multiscale["datasets"][0], multiscale):
+        for each in transforms.get("coordinateTransformations") or ():
+            if each.get("type") == "scale" and len(each.get("scale", ())) == len(axes):
+                steps = [a * float(b) for a, b in zip(steps, each["scale"], strict=True)]
+    scales = {a: (s, u) for a, s, u in zip(axes, steps, units, strict=True) if s > 0}
+    omero = _ome(node).get("omero") or {}
+    channels = tuple(
+        Channel(str(each.get("label") or ""), str(each.get("color") or "")[:6])
+        for each in omero.get("channels") or ()
+    )
+    if axes.count("C") == 1 and (omero.get("rdefs") or {}).get("model") == "color":
+        axes = _as_colours(axes, levels[0].shape, channels)
+    return RawImage(levels[0], axes, scales, channels, tuple(levels[1:]))
+
+
+def _as_colours(axes: str, shape: tuple[int, ...], channels: tuple[Channel, ...]) -> str:
+    """Take three channels as colours where they are red, green and blue, in this order."""
+    rgb = ("FF0000", "00FF00", "0000FF")
+    is_rgb = shape[axes.index("C")] == len(rgb) and rgb == tuple(c.colour for c in channels)
+    return axes.replace("C", "S") if is_rgb else axes
+
+
+def _ome_axes(multiscale: Mapping[str, Any], ndim: int) -> tuple[str, list[str]]:
+    """Return a letter and a unit per axis; versions 0.1 and 0.2 do not name them."""
     named = multiscale.get("axes")
     if not named:
-        return "TCZYX"[-len(shape) :]
-    return "".join(str(a["name"] if isinstance(a, Mapping) else a)[:1].upper() for a in named)
+        return "TCZYX"[-ndim:], [""] * ndim
+    axes = [a if isinstance(a, Mapping) else {"name": a} for a in named]
+    letters = "".join(
+        "C" if a.get("type") == "channel" else str(a["name"])[:1].upper() for a in axes
+    )
+    return letters, [plain_unit(a.get("unit", "")) for a in axes]
 
 
 def _inner_labels(group: Any, path: Path) -> Any:
@@ -95,3 +175,12 @@ def _inner_labels(group: Any, path: Path) -> Any:
             f"{path / 'labels' / names[0]}"
         )
     return inner[names[0]] if names else group
+
+
+def zarr_provenance(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of objects that our export wrote into an OME-Zarr."""
+    import zarr
+
+    labels = _inner_labels(zarr.open_group(path, mode="r"), path)
+    properties = _ome(labels).get("image-label", {}).get("properties", ())
+    return tuple({**each, "label": each["label-value"]} for each in properties)

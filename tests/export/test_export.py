@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from napari_peftsam.errors import ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels
 from napari_peftsam.export._ome_zarr import _import_writer
-from napari_peftsam.files import read_image, read_labels
+from napari_peftsam.files import open_labels, read_image, read_labels, read_provenance
 
 _import_writer()  # with its import warning silenced, before ome_zarr is imported here
 from ome_zarr.io import parse_url  # noqa: E402
@@ -51,7 +51,10 @@ SHAPES = pytest.mark.parametrize(
 
 
 def test_formats_are_registered_by_name() -> None:
-    assert set(FORMATS) == {"tiff", "ome-zarr", "coco"}
+    assert list(FORMATS) == [
+        "tiff", "ome-zarr", "ome-zarr-0.4", "coco", "yolo", "roi", "geojson", "cellpose", "csv",
+        "overlay",
+    ]  # fmt: skip
     assert all(name == known.name and known.title for name, known in FORMATS.items())
 
 
@@ -64,48 +67,65 @@ def test_tiff_reads_back_the_same(tmp_path: Path, shape: tuple) -> None:
     labels.flat[5] = 3
     path = export_labels(labels, tmp_path / "x.tif")
     with tifffile.TiffFile(path) as tiff:
-        (series,) = tiff.series
-        assert series.get_shape(squeeze=False) == shape
-        assert series.get_axes(squeeze=False) == "TZYX"[-len(shape) :]
-        assert series.keyframe.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert tiff.is_imagej
+        assert tiff.series[0].keyframe.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
     read = tifffile.imread(path)
-    assert read.dtype == np.uint8
+    assert read.dtype == np.uint16
     np.testing.assert_array_equal(read.reshape(shape), labels)
 
 
+@pytest.mark.parametrize("largest", [0, 255, 256, 65535, 65536, 2**32 - 1, 2**32])
 @pytest.mark.parametrize(
-    ("largest", "dtype"),
+    ("path", "types"),
     [
-        (0, "uint8"),
-        (255, "uint8"),
-        (256, "uint16"),
-        (65535, "uint16"),
-        (65536, "uint32"),
-        (2**32 - 1, "uint32"),
-        (2**32, "uint64"),
+        ("x.tif", "uint16 uint16 uint16 uint16 uint32 uint32 uint64"),
+        ("x.ome.tif", "uint8 uint8 uint16 uint16 uint32 uint32 uint64"),
+        ("x.ome.zarr", "uint8 uint8 uint16 uint16 uint32 uint32 uint64"),
     ],
 )
-@pytest.mark.parametrize("name", ["tiff", "ome-zarr"])
-def test_smallest_type(tmp_path: Path, name: str, largest: int, dtype: str) -> None:
+def test_types_hold_all_labels(tmp_path: Path, path: str, types: str, largest: int) -> None:
     labels = np.zeros((20, 30), np.int64)
     labels[3, 4] = largest
-    read = read_labels(export_labels(labels, tmp_path / "x", name))
-    assert read.dtype == dtype
+    read = read_labels(export_labels(labels, tmp_path / path))
+    sizes = [0, 255, 256, 65535, 65536, 2**32 - 1, 2**32]
+    assert read.dtype == types.split()[sizes.index(largest)]
     np.testing.assert_array_equal(read, labels)
 
 
-def test_tiff_keeps_the_provenance(tmp_path: Path) -> None:
-    context = ExportContext("cells", "a.tif", records=RECORDS, scale=(0.5, 0.25))
-    path = export_labels(squares(20, 30), tmp_path / "x.tif", "tiff", context)
-    with tifffile.TiffFile(path) as tiff:
-        (metadata,) = tiff.shaped_metadata
-    assert metadata["napari-peftsam"] == {
-        "name": "cells",
-        "image": "a.tif",
-        "scale": [0.5, 0.25],
-        "objects": RECORDS[:2],
-    }
-    np.testing.assert_array_equal(tifffile.imread(path), squares(20, 30))
+@pytest.mark.parametrize(
+    ("path", "many"),
+    [("x.tif", False), ("x.ome.tif", False), ("x.tif", True), ("x.ome.zarr", False)],
+)
+def test_pixel_sizes_come_back(tmp_path: Path, path: str, many: bool) -> None:
+    labels = squares(2, 3, 20, 30)
+    labels[0, 0, 10, 10] = 70000 if many else 8
+    context = ExportContext(
+        scale=(30.0, 2.0, 0.5, 0.25),
+        units=("second", "micrometer", "micrometer", "micrometer"),
+        axes="tzyx",
+    )
+    read, metadata = open_labels(export_labels(labels, tmp_path / path, context=context))
+    np.testing.assert_array_equal(read, labels)
+    assert metadata.names == "tzyx"
+    assert metadata.scale == pytest.approx((30, 2, 0.5, 0.25))
+    assert metadata.units == ("second", "micrometer", "micrometer", "micrometer")
+
+
+def test_depth_in_another_unit_than_width(tmp_path: Path) -> None:
+    context = ExportContext(scale=(2.0, 250.0, 250.0), units=("um", "nm", "nm"))
+    path = export_labels(squares(3, 20, 30), tmp_path / "x.tif", context=context)
+    metadata = open_labels(path)[1]
+    assert metadata.scale == pytest.approx((2000, 250, 250))
+    assert metadata.units == ("nanometer",) * 3
+
+
+@pytest.mark.parametrize("path", ["x.tif", "x.ome.tif", "x.ome.zarr"])
+def test_the_provenance_comes_back(tmp_path: Path, path: str) -> None:
+    context = ExportContext("cells", "a.tif", records=RECORDS)
+    written = export_labels(squares(20, 30), tmp_path / path, context=context)
+    found = read_provenance(written)
+    assert [record["label"] for record in found] == [2, 7]
+    assert found[0]["prompts"] == RECORDS[0]["prompts"]
 
 
 # --- OME-Zarr
@@ -195,7 +215,7 @@ def test_a_zarr_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
     zarr.create_group(image).create_array("0", data=np.ones((4, 4)))
     notes.mkdir()
     (notes / "notes.txt").write_text("mine")
-    for path in (image, notes):
+    for path in (image, notes):  # neither is an OME-Zarr image
         with pytest.raises(ExportError, match=r"not written by napari-peftsam.*another name"):
             export_labels(squares(20, 30), path)
     assert (zarr.open_array(image / "0", mode="r")[...] == 1).all()
@@ -238,9 +258,9 @@ def test_coco_entries(tmp_path: Path) -> None:
     context = ExportContext("cells", "a.tif", records=RECORDS)
     path = export_labels(squares(2, 20, 30), tmp_path / "x.json", "coco", context)
     content = json.loads(path.read_text())
-    assert [i["file_name"] for i in content["images"]] == ["a.tif#0", "a.tif#1"]
+    assert [i["file_name"] for i in content["images"]] == ["a.tif", "a.tif"]
     assert content["images"][1] == {
-        "id": 2, "file_name": "a.tif#1", "height": 20, "width": 30, "index": [1]
+        "id": 2, "file_name": "a.tif", "height": 20, "width": 30, "index": [1]
     }  # fmt: skip
     assert content["categories"] == [{"id": 1, "name": "cells", "supercategory": ""}]
     first, second, third = content["annotations"]
@@ -271,11 +291,12 @@ def test_coco_edge_cases(tmp_path: Path, plane: np.ndarray) -> None:
 @ALL
 def test_labels_without_objects_are_written(tmp_path: Path, name: str) -> None:
     path = export_labels(np.zeros((20, 30), bool), tmp_path / "x", name)
+    assert path.exists()
     if name == "coco":
         content = json.loads(path.read_text())
         assert content["annotations"] == []
         assert len(content["images"]) == 1
-    else:
+    elif name.startswith(("tiff", "ome-zarr")):
         assert not read_labels(path).any()
 
 
@@ -284,10 +305,15 @@ def test_writing_again_replaces(tmp_path: Path, name: str) -> None:
     path = export_labels(squares(40, 50), tmp_path / "x", name)
     assert export_labels(squares(20, 30), path) == path
     other = export_labels(squares(20, 30), tmp_path / "y", name)
-    if name == "ome-zarr":
+    if name.startswith("ome-zarr"):
         np.testing.assert_array_equal(read_labels(path), read_labels(other))
     else:
-        assert path.read_bytes() == other.read_bytes()
+        assert contents(path) == contents(other)
+
+
+def contents(path: Path) -> list[tuple[str, bytes]]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [(str(p.relative_to(path)), p.read_bytes()) for p in files]
 
 
 @ALL
@@ -317,12 +343,12 @@ def test_a_full_disk_leaves_the_old_file(
     if step == "at the end":
         monkeypatch.setattr(os, "fsync", full)
     else:
-        writes = {"tiff": "tifffile.imwrite", "coco": "json.dumps"}
-        writes["ome-zarr"] = "ome_zarr.writer.write_label_metadata"
-        if name == "coco":
-            monkeypatch.setattr(Path, "write_text", full)
-        else:
-            monkeypatch.setattr(writes[name], full)
+        writes = {
+            "tiff": "tifffile.imwrite", "ome-zarr": "ome_zarr.writer.write_label_metadata",
+            "ome-zarr-0.4": "ome_zarr.writer.write_label_metadata", "roi": "zipfile.ZipFile",
+            "cellpose": "numpy.save", "csv": "csv.DictWriter", "overlay": "PIL.Image.Image.save",
+        }  # fmt: skip
+        monkeypatch.setattr(writes.get(name, "pathlib.Path.write_text"), full)
     with pytest.raises(ExportError, match="No space left on device; free some disk space"):
         export_labels(squares(40, 50), path)
     assert files_below(tmp_path) == before

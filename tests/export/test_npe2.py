@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 
 from napari_peftsam.export import npe2
-from napari_peftsam.files import read_labels
+from napari_peftsam.files import open_labels, read_labels
 
 LABELS = np.pad(np.full((2, 3), 4), 5)
 META = {"name": "my cells", "scale": (0.5, -0.5), "opacity": 0.7}
@@ -42,6 +41,7 @@ def test_writers(tmp_path: Path, writer: Any, name: str, data: Any, meta: dict) 
 
 
 def test_the_scale_is_kept(tmp_path: Path) -> None:
-    npe2.write_labels_tiff(str(tmp_path / "x.tif"), LABELS, META)
-    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
-        assert tiff.shaped_metadata[0]["napari-peftsam"]["scale"] == [0.5, 0.5]
+    npe2.write_labels_tiff(str(tmp_path / "x.tif"), LABELS, {**META, "units": ("um", "um")})
+    metadata = open_labels(tmp_path / "x.tif")[1]
+    assert metadata.scale == (0.5, 0.5)
+    assert metadata.units == ("micrometer", "micrometer")

@@ -11,7 +11,6 @@ from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels
 
 LABELS = np.eye(20, 30, dtype=np.int32)
-SUFFIX = {"tiff": ".tif", "ome-zarr": ".ome.zarr", "coco": ".json"}
 ALL = pytest.mark.parametrize("name", list(FORMATS))
 
 
@@ -19,9 +18,9 @@ ALL = pytest.mark.parametrize("name", list(FORMATS))
 @pytest.mark.parametrize("parent", ["missing", "file"])
 def test_no_such_folder(tmp_path: Path, name: str, parent: str) -> None:
     (tmp_path / "file").touch()
-    path = tmp_path / parent / f"x{SUFFIX[name]}"
+    path = tmp_path / parent / f"x{FORMATS[name].suffixes[0]}"
     with pytest.raises(ExportError, match="cannot write"):
-        export_labels(LABELS, path)
+        export_labels(LABELS, path, name)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -37,6 +36,10 @@ def test_no_such_folder(tmp_path: Path, name: str, parent: str) -> None:
         ("x.ome.zarr", None, "x.ome.zarr"),
         ("x", "coco", "x.json"),
         ("x.json", None, "x.json"),
+        ("x", "roi", "x.zip"),
+        ("x", "cellpose", "x_seg.npy"),
+        ("x.csv", None, "x.csv"),
+        ("x.geojson", None, "x.geojson"),
     ],
 )
 def test_suffixes(tmp_path: Path, given: str, name: str | None, written: str) -> None:
@@ -47,8 +50,8 @@ def test_suffixes(tmp_path: Path, given: str, name: str | None, written: str) ->
 @pytest.mark.parametrize(
     ("given", "name", "message"),
     [
-        ("x.tif", "tif", "unknown export format 'tif': choose one of tiff, ome-zarr, coco"),
-        ("x.png", None, r"no export format has this suffix: end the name in one of \.tif"),
+        ("x.tif", "tif", "unknown export format 'tif': choose one of tiff, ome-zarr, .*coco"),
+        ("x.gif", None, r"no export format has this suffix: end the name in one of \.tif"),
         ("x", None, "no export format has this suffix"),
         ("x.json", "tiff", r"not written to \.json files: end the name in \.tif or \.tiff"),
         ("x.png", "coco", r"not written to \.png files"),
@@ -67,7 +70,7 @@ def test_names_that_do_not_fit(tmp_path: Path, given: str, name: str | None, mes
     ("labels", "context", "error", "message"),
     [
         (LABELS - 1, {}, LabelError, "cells: labels must not be negative"),
-        (LABELS.astype("float32"), {}, LabelError, "cells: labels must be whole"),
+        (LABELS * 0.5, {}, LabelError, "cells: labels must be whole"),
         (np.zeros(9, int), {}, LabelError, r"got \(9,\)"),
         (np.zeros((0, 9), int), {}, LabelError, r"got \(0, 9\)"),
         (np.zeros((1,) * 5, int), {}, LabelError, "choose the planes"),
@@ -97,3 +100,8 @@ def test_what_cannot_be_exported(
     with pytest.raises(error, match=message):
         export_labels(labels, tmp_path / "x", name, ExportContext("cells", **context))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_shows_one_plane(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="export its planes one by one"):
+        export_labels(np.stack([LABELS, LABELS]), tmp_path / "x.png")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from napari_peftsam.errors import InputFileError, LabelError
 from napari_peftsam.files import check_pair, check_shapes, pair_folders
+from napari_peftsam.metadata import ReadOptions
 
 PLANE = np.arange(600, dtype=np.uint8).reshape(20, 30)
 
@@ -88,6 +89,36 @@ def test_one_folder_for_both(tmp_path: Path) -> None:
         pair_folders(images, tmp_path / "images" / ".." / "images")
 
 
+def test_names_in_two_forms_of_unicode_are_one(tmp_path: Path) -> None:
+    images = write(tmp_path / "images", "caf\u00e9.tif")
+    labels = write(tmp_path / "labels", "cafe\u0301.tif")
+    assert [p.name for p in pair_folders(images, labels)] == ["caf\u00e9"]
+
+
+def two_squares(number: int = 255) -> np.ndarray:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:5, 2:5] = mask[8:12, 8:12] = number
+    return mask
+
+
+def test_a_mask_of_one_number_is_said_to_be_one_object(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = write(tmp_path / "images", "a.tif")
+    labels = write(tmp_path / "labels", "a.tif", array=two_squares())
+    (pair,) = pair_folders(images, labels)
+    np.testing.assert_array_equal(pair.read()[1], two_squares())
+    assert "a: all 2 separate pieces have the number 255" in caplog.text
+    (pair,) = pair_folders(images, labels, ReadOptions(number_pieces=True))
+    assert np.unique(pair.read()[1]).tolist() == [0, 1, 2]
+
+
+def test_labels_without_objects_are_read(tmp_path: Path) -> None:
+    images = write(tmp_path / "images", "a.tif")
+    labels = write(tmp_path / "labels", "a.tif", array=two_squares(0))
+    assert not pair_folders(images, labels)[0].read()[1].any()
+
+
 ONES = np.ones((20, 30), np.uint8)
 
 
@@ -128,7 +159,7 @@ def test_shapes_that_do_not_fit(pixels: tuple, labels: tuple) -> None:
     ("labels", "message"),
     [
         (ONES * 0, "x: the labels hold no object"),
-        (ONES.astype(float), "x: labels must be whole numbers"),
+        (ONES * 0.5, "x: labels must be whole numbers"),
         (-ONES.astype(int), "x: labels must not be negative"),
     ],
     ids=["empty", "float", "negative"],

@@ -31,16 +31,20 @@ TIFFS = {
     "rgba": (ramp(20, 30, 4), {"photometric": "rgb"}, (20, 30, 3)),
     "stack": (ramp(5, 20, 30), {"photometric": "minisblack"}, (5, 20, 30)),
     "stack of one": (ramp(1, 20, 30), {"photometric": "minisblack"}, (20, 30)),
-    "three planes are no colours": (ramp(3, 20, 30), {"photometric": "minisblack"}, (3, 20, 30)),
+    "three named planes are no colours": (
+        ramp(3, 20, 30),
+        {"photometric": "minisblack", "metadata": {"axes": "ZYX"}},
+        (3, 20, 30),
+    ),
+    "time and depth": (
+        ramp(4, 5, 20, 30),
+        {"imagej": True, "metadata": {"axes": "TZYX"}},
+        (4, 5, 20, 30),
+    ),
     "rgb stack": (ramp(5, 20, 30, 3), {"photometric": "rgb"}, (5, 20, 30, 3)),
     "channel-first rgb": (ramp(3, 20, 30), {"photometric": "rgb"}, (20, 30, 3)),
     "tiled": (ramp(20, 30), {"tile": (16, 16)}, (20, 30)),
     "ImageJ stack": (ramp(5, 20, 30), {"imagej": True, "metadata": {"axes": "ZYX"}}, (5, 20, 30)),
-    "OME channels as colours": (
-        ramp(3, 20, 30),
-        {"ome": True, "metadata": {"axes": "CYX"}, "photometric": "minisblack"},
-        (20, 30, 3),
-    ),
 }
 
 
@@ -63,12 +67,12 @@ def test_tiff(tmp_path: Path, array: np.ndarray, options: dict, shape: tuple) ->
 
 @pytest.mark.parametrize(
     "array",
-    [ramp(20, 30), ramp(20, 30, dtype="uint16"), ramp(20, 30, 3), ramp(4, 20, 30)],
+    [ramp(20, 30), ramp(20, 30, dtype="uint16"), ramp(20, 30, 3), ramp(5, 20, 30)],
     ids=["grey", "uint16", "rgb", "stack"],
 )
-def test_lzw_tiff_needs_no_optional_library(tmp_path: Path, array: np.ndarray) -> None:
+def test_lzw_tiff(tmp_path: Path, array: np.ndarray) -> None:
     path = tmp_path / "x.tif"
-    planes = [Image.fromarray(a) for a in (array if array.shape[0] == 4 else [array])]
+    planes = [Image.fromarray(a) for a in (array if array.shape[0] == 5 else [array])]
     planes[0].save(path, compression="tiff_lzw", save_all=True, append_images=planes[1:])
     np.testing.assert_array_equal(read_image(path), array)
 
@@ -183,17 +187,13 @@ def ome_zarr(path: Path, axes: str, shape: tuple, version: Any, labels: tuple = 
         ("yx", (20, 30), (20, 30)),
         ("tczyx", (1, 1, 1, 20, 30), (20, 30)),
         ("tczyx", (1, 1, 5, 20, 30), (5, 20, 30)),
-        ("cyx", (3, 20, 30), (20, 30, 3)),
         ("tyx", (3, 20, 30), (3, 20, 30)),
-        ("czyx", (3, 5, 20, 30), (5, 20, 30, 3)),
+        ("tzyx", (2, 5, 20, 30), (2, 5, 20, 30)),
     ],
     ids=str,
 )
 def test_ome_zarr(tmp_path: Path, axes: str, shape: tuple, expected: tuple, version: int) -> None:
     array = ome_zarr(tmp_path / "x.ome.zarr", axes, shape, version)
-    array = np.moveaxis(array, axes.index("c"), -1) if shape[axes.find("c")] == 3 else array
-    if axes == "tyx":
-        array = ramp(*shape)
     np.testing.assert_array_equal(read_image(tmp_path / "x.ome.zarr"), array.reshape(expected))
 
 
@@ -264,10 +264,6 @@ def two_channels(path: Path) -> None:
     tifffile.imwrite(path, ramp(2, 20, 30), imagej=True, metadata={"axes": "CYX"})
 
 
-def time_and_depth(path: Path) -> None:
-    tifffile.imwrite(path, ramp(4, 5, 20, 30), imagej=True, metadata={"axes": "TZYX"})
-
-
 def complex_numbers(path: Path) -> None:
     tifffile.imwrite(path, ramp(20, 30, dtype="complex64"))
 
@@ -304,8 +300,7 @@ UNREADABLE = [
     (cut(plane), "x.tif", "cannot be read"),
     (cut(tiles), "x.tif", "cannot be read"),
     (cut(lzw), "x.tif", "cannot be read"),
-    (two_channels, "x.tif", "got 2 channels"),
-    (time_and_depth, "x.tif", r"got axes TZYX of shape \(4, 5, 20, 30\)"),
+    (two_channels, "x.tif", r"holds 2 channels \(0, 1\): choose one"),
     (complex_numbers, "x.tif", "real numbers"),
     (two_arrays, "x.zarr", "found a, b"),
     (line, "x.zarr", "got axes Q"),
@@ -334,7 +329,9 @@ LABELS = {
     "signed": (ramp(20, 30, dtype="int32"), None),
     "stack": (ramp(4, 20, 30, dtype="uint16"), None),
     "bool": (ramp(20, 30) > 99, None),
-    "float": (ramp(20, 30, dtype="float32"), "whole numbers, got float32"),
+    "whole floats": (ramp(20, 30, dtype="float32"), None),
+    "float": (ramp(20, 30, dtype="float32") / 2, "whole numbers, got float32"),
+    "not a number": (np.full((20, 30), np.nan, np.float32), "whole numbers, got float32"),
     "negative": (ramp(20, 30, dtype="int16") - 3, "must not be negative, got -3"),
     "colour": (ramp(20, 30, 3), "colour image"),
 }
@@ -384,7 +381,6 @@ def nothing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         pytest.param("yx", (20, 30), id="plane"),
         pytest.param("tczyx", (1, 1, 1, 20, 30), id="ome plane"),
-        pytest.param("czyx", (3, 4, 20, 30), id="colours before depth"),
         pytest.param("xyz", (30, 20, 4), id="other order"),
         pytest.param("zyx", (4, 20, 30), id="stack"),
     ],
@@ -394,7 +390,7 @@ def test_a_zarr_is_opened_as_it_is_read(tmp_path: Path, axes: str, shape: tuple)
     group.create_array("0", data=ramp(*shape, dtype="uint16"))
     named = [{"name": a} for a in axes]
     group.attrs["multiscales"] = [{"axes": named, "datasets": [{"path": "0"}]}]
-    whole, opened = read_image(tmp_path / "x.zarr"), open_image(tmp_path / "x.zarr")
+    whole, opened = read_image(tmp_path / "x.zarr"), open_image(tmp_path / "x.zarr").pixels
     assert isinstance(opened, LazyImage)
     assert opened.shape == whole.shape
     assert opened.dtype == whole.dtype
@@ -409,14 +405,14 @@ def test_a_zarr_is_opened_as_it_is_read(tmp_path: Path, axes: str, shape: tuple)
 @pytest.mark.usefixtures("nothing_at_once")
 def test_alpha_is_left_out_lazily_too(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=ramp(20, 30, 4))
-    opened = open_image(tmp_path / "x.zarr")
+    opened = open_image(tmp_path / "x.zarr").pixels
     assert opened.shape == (20, 30, 3)
     np.testing.assert_array_equal(opened[3:5, 6:8], ramp(20, 30, 4)[3:5, 6:8, :3])
 
 
 def test_what_is_small_is_read_at_once(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "x.zarr", data=ramp(20, 30))
-    assert isinstance(open_image(tmp_path / "x.zarr"), np.ndarray)
+    assert isinstance(open_image(tmp_path / "x.zarr").pixels, np.ndarray)
 
 
 class _Counting:

@@ -1,0 +1,258 @@
+"""Reader of objects that other programs keep as outlines or runs, as label images."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
+from napari_peftsam.geometry import check_labels
+from napari_peftsam.types import BoolArray, LabelArray
+
+from ._read import image_name, open_labels, read_provenance
+
+__all__ = ["OBJECT_SUFFIXES", "LabelFile", "read_objects"]
+
+Ring = Any  # (N, 2) numbers, as arrays or lists
+_Found = tuple[tuple[int, ...], tuple[int, int], BoolArray]  # plane, first pixel, mask
+
+
+@dataclass(frozen=True, eq=False)
+class LabelFile:
+    """Objects of a file.
+
+    Attributes
+    ----------
+    labels
+        ``(..., H, W)``; 0 is unlabelled.
+    records
+        The provenance that our own export wrote, by label; none from other programs.
+    overlapping
+        Number of objects of which earlier ones cover a part.
+    """
+
+    labels: LabelArray
+    records: tuple[dict[str, Any], ...] = field(default=())
+    overlapping: int = 0
+
+
+def read_objects(path: str | Path, shape: tuple[int, ...], name: str = "") -> LabelFile:
+    """Read the objects of an image from a file of any kind.
+
+    Label images (see `napari_peftsam.files.read_labels`), COCO JSON, GeoJSON, ROIs of ImageJ
+    (``.zip`` or ``.roi``) and Cellpose's ``_seg.npy``. Where objects overlap, the first keeps
+    the pixels.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        ``(..., H, W)`` of the image.
+    name
+        Name of the image, by which a COCO file with several finds it.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing, damaged or of an unknown kind.
+    LabelError
+        If its labels cannot be used, or do not have the image's shape.
+    """
+    path = Path(path)
+    read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
+    if read is None:
+        labels, records = open_labels(path)[0], read_provenance(path)
+        return LabelFile(_checked_shape(labels, shape, path), records)
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file")
+    try:
+        return read(path, shape, name)
+    except PeftSamError:
+        raise
+    # Files of other programs hold all kinds of surprises, so all errors are caught.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputFileError(
+            f"{path}: cannot be read as objects ({reason}); the file may be damaged or not be what "
+            "its name says"
+        ) from error
+
+
+def _checked_shape(labels: LabelArray, shape: tuple[int, ...], path: Path) -> LabelArray:
+    if labels.shape != shape:
+        raise LabelError(
+            f"{path}: the labels have the shape {labels.shape}, the image {shape}: choose the "
+            "labels of this image"
+        )
+    return labels
+
+
+def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> LabelFile:
+    """Draw objects with numbers from 1 on, where nothing is drawn yet."""
+    labels, overlapping, number = np.zeros(shape, np.int32), 0, 0
+    for index, (row, col), mask in objects:
+        if len(index) != len(shape) - 2 or any(
+            i >= n for i, n in zip(index, shape[:-2], strict=True)
+        ):
+            raise LabelError(f"{path}: an object lies in plane {index} of an image of {shape}")
+        part = labels[index][row : row + mask.shape[0], col : col + mask.shape[1]]
+        inside = mask[: part.shape[0], : part.shape[1]]
+        free = inside & (part == 0)
+        overlapping += bool((inside & (part > 0)).any())
+        if free.any():
+            number += 1
+            part[free] = number
+    return LabelFile(labels, overlapping=overlapping)
+
+
+def _filled(
+    index: tuple[int, ...], rings: Sequence[Ring], shape: tuple[int, ...]
+) -> Iterator[_Found]:
+    """Fill rings of ``(x, y)`` along pixel edges by the even-odd rule."""
+    from skimage.draw import polygon2mask
+
+    arrays = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) > 2]
+    if not arrays:
+        return
+    every = np.concatenate(arrays)
+    if not np.isfinite(every).all():
+        raise ValueError("a corner is no number")
+    low = np.maximum(np.floor(every.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(every.max(0)).astype(int), [shape[-1], shape[-2]])
+    width, height = high - low
+    if width < 1 or height < 1:
+        return
+    inside = np.zeros((height, width), np.bool_)
+    for ring in arrays:
+        inside ^= polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
+    yield index, (int(low[1]), int(low[0])), inside
+
+
+# --- formats ------------------------------------------------------------------------
+
+
+def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
+    from pycocotools import mask
+
+    content = json.loads(path.read_text(encoding="utf-8"))
+    images = content["images"]
+    mine = [i for i in images if image_name(Path(i["file_name"]).name) == image_name(name)]
+    if not mine:
+        mine = images
+        if len({image["file_name"] for image in images}) > 1:
+            known = ", ".join(str(image["file_name"]) for image in images[:5])
+            raise InputFileError(f"{path}: has no image {name!r}; it holds {known}")
+    indices = {image["id"]: tuple(image.get("index", ())) for image in mine}
+    if len(indices) > 1 and not any(indices.values()):
+        raise InputFileError(f"{path}: holds the image {name!r} more than once")
+
+    def objects() -> Iterator[_Found]:
+        for each in content["annotations"]:
+            index = indices.get(each["image_id"])
+            shaped = each["segmentation"]
+            if index is None:
+                continue
+            if isinstance(shaped, dict):
+                height, width = shaped["size"]
+                runs = shaped
+                if isinstance(shaped["counts"], list):
+                    runs = mask.frPyObjects(shaped, height, width)
+                yield index, (0, 0), mask.decode(runs).astype(bool)
+            else:
+                rings = [np.reshape(ring, (-1, 2)) for ring in shaped]
+                yield from _filled(index, rings, shape)
+
+    return _drawn(objects(), shape, path)
+
+
+def _read_geojson(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    features = content["features"] if isinstance(content, dict) else content
+
+    def objects() -> Iterator[_Found]:
+        for feature in features:
+            geometry = feature["geometry"]
+            kind, corners = geometry["type"], geometry.get("coordinates", [])
+            if kind not in ("Polygon", "MultiPolygon"):
+                continue
+            rings = corners if kind == "Polygon" else [ring for part in corners for ring in part]
+            plane = geometry.get("plane") or {}
+            yield from _filled(_place(plane.get("z", 0), plane.get("t", 0), shape), rings, shape)
+
+    return _drawn(objects(), shape, path)
+
+
+def _place(z: int, t: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the plane of a position in depth and time, of which a stack may have one."""
+    if len(shape) == 3:  # (Z, H, W) or (T, H, W)
+        return (int(z or t),)
+    return () if len(shape) == 2 else (int(t), int(z))
+
+
+def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+    import roifile
+
+    found = roifile.roiread(path)
+
+    def objects() -> Iterator[_Found]:
+        for roi in found if isinstance(found, list) else [found]:
+            rings = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
+            rings = rings if isinstance(rings, list) else [rings]
+            z, t = max(roi.z_position - 1, 0), max(roi.t_position - 1, 0)
+            if not z and not t and len(shape) == 3:
+                z = max(roi.position - 1, 0)
+            yield from _filled(_place(z, t, shape), rings, shape)
+
+    return _drawn(objects(), shape, path)
+
+
+def _read_cellpose(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else (np.lib.format.read_array_header_2_0)
+        )
+        read(file)
+        content = _PlainUnpickler(file).load()
+    content = content.item() if isinstance(content, np.ndarray) else content
+    labels = check_labels(np.squeeze(np.asarray(content["masks"])), str(path))
+    return LabelFile(_checked_shape(labels, shape, path))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler of numpy arrays, text, numbers and containers, and of nothing else."""
+
+    _ALLOWED = frozenset({
+        "_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer",
+    })  # fmt: skip
+    _MODULES = frozenset({
+        "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
+        "numpy._core.numeric",
+    })  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self._MODULES and name in self._ALLOWED:
+            return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):  # bytes of older pickles
+            return super().find_class(module, name)
+        raise InputFileError(f"the file asks for {module}.{name}, which is no plain data")
+
+
+_READERS: dict[str, Callable[[Path, tuple[int, ...], str], LabelFile]] = {
+    ".geojson": _read_geojson,
+    ".json": _read_coco,
+    ".zip": _read_rois,
+    ".roi": _read_rois,
+    "_seg.npy": _read_cellpose,
+}
+OBJECT_SUFFIXES = tuple(_READERS)
+"""Endings of files with objects, beside those of label images."""

@@ -1,0 +1,90 @@
+"""Reader of PNG, JPEG, BMP and WebP files by Pillow, and by imagecodecs where that has 8 bits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.errors import LabelError
+
+from ._raw import RawImage
+
+__all__ = ["outline_plain", "read_plain"]
+
+_LOSSY = ("JPEG", "MPO", "WEBP")
+_PNG_DEPTH, _PNG_KIND = 24, 25  # positions of the bit depth and the colour type in a PNG
+_WITH_COLOUR_OR_ALPHA = (2, 4, 6)
+_DEEP = 16
+
+
+def read_plain(path: Path, *, labels: bool) -> RawImage:
+    """Read an image; with `labels`, the numbers of a palette instead of its colours.
+
+    The orientation in a photograph's metadata is applied. Lossy labels are a `LabelError`.
+    """
+    from PIL import Image, ImageOps
+
+    with _large_allowed(), Image.open(path) as opened:
+        if labels and opened.format in _LOSSY and not _is_lossless(path):
+            raise LabelError(
+                f"{path}: {opened.format} changes label numbers, so objects are lost and appear: "
+                "save the labels as PNG or TIFF"
+            )
+        if _is_deep_png(path):
+            import imagecodecs
+
+            array = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+        else:
+            image: Any = ImageOps.exif_transpose(opened) if not labels else opened
+            palette = image.mode in ("P", "PA") and not labels
+            foreign = image.mode in ("CMYK", "YCbCr", "LAB", "HSV")
+            mode = "RGBA" if palette and "transparency" in image.info else "RGB"
+            if image.mode == "La":  # alpha that grey values were multiplied by
+                mode, foreign = "LA", True
+            elif image.mode == "RGBa":
+                mode, foreign = "RGBA", True
+            array = np.asarray(image.convert(mode) if palette or foreign else image)
+    return RawImage(array, "YXS"[: array.ndim])
+
+
+def outline_plain(path: Path) -> RawImage:
+    """Return an image of the right height and width, of which no pixels are read."""
+    from PIL import Image
+
+    with _large_allowed(), Image.open(path) as image:
+        sides = image.size[::-1]
+        if image.getexif().get(_ORIENTATION, 1) >= _TURNED:
+            sides = sides[::-1]
+        return RawImage(np.broadcast_to(np.uint8(0), sides), "YX")
+
+
+_ORIENTATION, _TURNED = 0x0112, 5  # from 5 on, height and width are exchanged
+
+
+def _is_deep_png(path: Path) -> bool:
+    """Return True for 16 bits in colour or with alpha, which Pillow cuts to 8."""
+    with path.open("rb") as file:
+        head = file.read(_PNG_KIND + 1)
+    is_png = head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) > _PNG_KIND
+    return is_png and head[_PNG_DEPTH] == _DEEP and head[_PNG_KIND] in _WITH_COLOUR_OR_ALPHA
+
+
+def _is_lossless(path: Path) -> bool:
+    """Return True for WebP that is compressed without loss."""
+    with path.open("rb") as file:
+        return b"VP8L" in file.read(64)
+
+
+@contextmanager
+def _large_allowed() -> Iterator[None]:
+    """Let Pillow open large microscopy images, which are no attack; twice the limit is an error."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield

@@ -1,0 +1,179 @@
+"""Properties of an image beside its pixels: axes with their scale and unit, and channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+__all__ = [
+    "AS_THE_FILE_SAYS",
+    "UNKNOWN",
+    "Axis",
+    "Channel",
+    "ImageMetadata",
+    "ReadOptions",
+    "in_micrometers",
+    "plain_unit",
+]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of an image.
+
+    Attributes
+    ----------
+    name
+        ``"t"``, ``"z"``, ``"y"``, ``"x"``, or another letter; empty if the file does not say.
+    scale
+        Distance of two neighbours along it, in `unit`; 1 if it is unknown.
+    unit
+        As `plain_unit` returns it; empty if it is unknown.
+    """
+
+    name: str = ""
+    scale: float = 1.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel of an image file: its name and its colour as ``"RRGGBB"``, empty if unknown."""
+
+    name: str = ""
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Answers to what a file may leave open.
+
+    Attributes
+    ----------
+    axes
+        One letter per axis of the file's array, like ``"ZYX"`` or ``"YXC"``; takes the place of
+        the file's own names. Empty: as the file says.
+    channels
+        The channels to use, by number or name, with weights: ``"2"``, ``"DAPI"``, ``"0,2"``,
+        ``"DAPI:0.5,2:0.5"``. One gives a grey image; two or three give red, green and blue.
+    series
+        Number of the image in a file that holds several, None for the first.
+    allow_missing
+        Read an OME-TIFF of several files even if some are missing; their planes are zero.
+    own_planes
+        Of an OME-TIFF of several files, read the planes that the named file holds itself.
+    number_pieces
+        Of labels with one number for all objects, take each connected piece as an object.
+    """
+
+    axes: str = ""
+    channels: str = ""
+    series: int | None = None
+    allow_missing: bool = False
+    own_planes: bool = False
+    number_pieces: bool = False
+
+
+AS_THE_FILE_SAYS = ReadOptions()
+"""Options that leave everything to the file."""
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """Properties of an image beside its pixels ``(..., H, W[, 3])``.
+
+    Attributes
+    ----------
+    axes
+        One for each axis of ``(..., H, W)``; colours have none. Empty if nothing is known.
+    channels
+        The channels of the file, of which the pixels show those of `read_with`.
+    read_with
+        The options that the file was read with.
+    """
+
+    axes: tuple[Axis, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    read_with: ReadOptions = AS_THE_FILE_SAYS
+
+    @classmethod
+    def of(
+        cls,
+        scale: Sequence[float] = (),
+        units: Sequence[str] = (),
+        names: Sequence[str] = (),
+    ) -> ImageMetadata:
+        """Return what is known of axes from their scales, units and names, in array order."""
+        units = units or [""] * len(scale)
+        names = names or "tzyx"[-len(scale) :]
+        axes = (
+            Axis(name, float(s), plain_unit(unit))
+            for name, s, unit in zip(names, scale, units, strict=True)
+        )
+        return cls(tuple(axes))
+
+    @property
+    def names(self) -> str:
+        """The first letters of the axes, ``"q"`` for those without a name."""
+        return "".join(axis.name[:1].lower() or "q" for axis in self.axes)
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """The scale of each axis."""
+        return tuple(axis.scale for axis in self.axes)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each axis."""
+        return tuple(axis.unit for axis in self.axes)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True if a size is known for the pixels of a plane."""
+        return any(axis.unit or axis.scale != 1 for axis in self.axes[-2:])
+
+    def of_plane(self) -> ImageMetadata:
+        """Return that of one plane."""
+        return replace(self, axes=self.axes[-2:])
+
+
+UNKNOWN = ImageMetadata()
+"""Metadata of an image of which nothing is known."""
+
+_METRES = {
+    "picometer": -12, "angstrom": -10, "nanometer": -9, "micrometer": -6, "millimeter": -3,
+    "centimeter": -2, "meter": 0,
+}  # fmt: skip
+_UNITS = {
+    "pm": "picometer", "å": "angstrom", "nm": "nanometer", "um": "micrometer",
+    "micron": "micrometer", "microns": "micrometer", "mm": "millimeter", "cm": "centimeter",
+    "m": "meter", "inch": "inch", "in": "inch", "ns": "nanosecond", "us": "microsecond",
+    "ms": "millisecond", "msec": "millisecond", "s": "second", "sec": "second",
+    "secs": "second", "seconds": "second", "min": "minute", "minutes": "minute", "h": "hour",
+    "hr": "hour", "hours": "hour", "pixel": "", "pixels": "", "px": "", "none": "", "null": "",
+    "dimensionless": "", "1": "", "reference_frame": "", "reference frame": "",
+}  # fmt: skip
+
+
+def plain_unit(unit: object) -> str:
+    r"""Return the name of a unit as OME-Zarr and napari write it; empty for pixels.
+
+    ``"µm"``, ``"um"``, ``"\u00B5m"`` and ``"microns"`` all are ``"micrometer"``. Names that are
+    not known stay as they are.
+    """
+    name = str(unit or "").strip().replace("\\u00B5", "u").replace("\\u00b5", "u")
+    name = name.replace("µ", "u").replace("μ", "u").replace("Å", "å")
+    lower = name.lower().replace("metre", "meter")
+    if name in ("Mm", "Pm", "M", "H", "S"):  # other units than in lower case
+        return name
+    known = _UNITS.get(lower, lower if lower in _METRES else None)
+    if known is None and lower.endswith("s") and lower[:-1] in _METRES:
+        known = lower[:-1]
+    return name if known is None else known
+
+
+def in_micrometers(axis: Axis) -> float | None:
+    """Return the scale of an axis in micrometers, None if its unit is no length."""
+    power = _METRES.get(axis.unit)
+    return None if power is None else axis.scale * math.pow(10, power + 6)

@@ -1,0 +1,117 @@
+"""Objects come back from our own exports and from files of other programs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.export import ExportContext, export_labels
+from napari_peftsam.files import read_objects
+
+
+def objects(*leading: int) -> np.ndarray:
+    """Return touching objects, one with a hole, one of two parts, and one of a pixel."""
+    labels = np.zeros((*leading, 40, 50), np.int32)
+    last = labels[(-1,) * len(leading)]
+    last[0:12, 0:10] = 1
+    last[3:8, 3:6] = 0
+    last[0:12, 10:20] = 2
+    last[20:25, 5:9] = last[20:25, 15:30] = 3
+    last[39, 49] = 4
+    return labels
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=["plane", "stack", "over time"])
+@pytest.mark.parametrize(
+    "name", ["x.tif", "x.ome.tif", "x.ome.zarr", "x.json", "x.geojson", "x.zip", "x_seg.npy"]
+)
+def test_our_own_exports_come_back(tmp_path: Path, name: str, leading: tuple[int, ...]) -> None:
+    labels = objects(*leading)
+    path = export_labels(labels, tmp_path / name, context=ExportContext(image_name="a.tif"))
+    found = read_objects(path, labels.shape, "a.tif")
+    np.testing.assert_array_equal(found.labels, labels)
+    assert found.overlapping == 0
+
+
+def test_the_provenance_comes_back_with_them(tmp_path: Path) -> None:
+    context = ExportContext(records=[{"label": 2, "source": "point"}])
+    path = export_labels(objects(), tmp_path / "x.tif", context=context)
+    assert read_objects(path, (40, 50)).records == ({"label": 2, "source": "point"},)
+
+
+def test_coco_of_polygons_and_several_images(tmp_path: Path) -> None:
+    square = [[10, 5, 20, 5, 20, 15, 10, 15]]
+    images = [{"id": i, "file_name": f"folder/{i}.png", "height": 40, "width": 50} for i in (1, 2)]
+    annotations = [
+        {"id": 1, "image_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]},
+        {"id": 2, "image_id": 2, "segmentation": square},
+        {"id": 3, "image_id": 2, "segmentation": [[15, 5, 25, 5, 25, 15, 15, 15]]},
+    ]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    found = read_objects(path, (40, 50), "2.tif")
+    expected = np.zeros((40, 50), int)
+    expected[5:15, 10:20] = 1
+    expected[5:15, 20:25] = 2
+    np.testing.assert_array_equal(found.labels, expected)
+    assert found.overlapping == 1
+    with pytest.raises(InputFileError, match=r"has no image '3\.tif'"):
+        read_objects(path, (40, 50), "3.tif")
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_a_cellpose_file_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "x_seg.npy"
+    content = {"masks": np.zeros((40, 50), np.uint16), "more": Harmful(tmp_path / "ran")}
+    with path.open("wb") as file:
+        np.save(file, np.array(content, dtype=object), allow_pickle=True)
+    with pytest.raises(InputFileError, match="no plain data"):
+        read_objects(path, (40, 50))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_cellpose_files_of_all_ages(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "x_seg.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|O", "fortran_order": False, "shape": ()}
+        )
+        content = {"masks": objects(), "filename": "a.tif", "diameter": np.float64(3), "flows": []}
+        pickle.dump(np.array(content, dtype=object), file, protocol=protocol)
+    np.testing.assert_array_equal(read_objects(path, (40, 50)).labels, objects())
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.geojson", "x.zip", "x_seg.npy", "x.tif"])
+def test_damaged_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{ not what its name says")
+    with pytest.raises(InputFileError, match="cannot be read"):
+        read_objects(tmp_path / name, (40, 50))
+    with pytest.raises(InputFileError, match="no such file"):
+        read_objects(tmp_path / f"missing_{name}", (40, 50))
+
+
+def test_labels_of_another_image(tmp_path: Path) -> None:
+    path = export_labels(objects(), tmp_path / "x.tif")
+    with pytest.raises(LabelError, match=r"have the shape \(40, 50\), the image \(40, 60\)"):
+        read_objects(path, (40, 60))
+
+
+def test_nothing_to_draw_is_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "x.geojson"
+    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 4]}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [point]}))
+    assert not read_objects(path, (40, 50)).labels.any()
