@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from napari_peftsam.document.codec import decode, decompress, from_json, to_json
+from napari_peftsam.document.codec import decode, decompress, from_json
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
 from napari_peftsam.document.regions import Integers, union
@@ -199,7 +199,7 @@ def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:
 def _typed(change: FieldChange) -> FieldChange:
     """Give the values of a field, which were read as plain JSON, their type."""
     hint = (DOCUMENT_FIELDS if change.image is None else _IMAGE_FIELDS)[change.name]
-    before, after = (from_json(hint, to_json(v, []), []) for v in (change.before, change.after))
+    before, after = (from_json(hint, v) for v in (change.before, change.after))
     return replace(change, before=before, after=after)
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from math import prod
-from types import NoneType, UnionType
-from typing import Any, NewType, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Zstd
+from pydantic import ConfigDict, TypeAdapter
 
 from napari_peftsam.errors import ProjectError
 
-__all__ = ["compress", "decode", "decompress", "dump", "encode", "from_json", "load", "to_json"]
+__all__ = ["compress", "decode", "decompress", "dump", "encode", "from_json", "to_json"]
 
-T = TypeVar("T")
 Array = npt.NDArray[Any]
 
 # Level 1 costs 0.3 ms for a tile of labels; the checksum finds damage that SQLite does not see.
@@ -36,11 +36,6 @@ def dump(value: object) -> str:
     return _text(to_json(value, []))
 
 
-def load(hint: type[T], text: str) -> T:
-    """Rebuild a value of the type `hint` from the text of `dump`, or raise `ProjectError`."""
-    return cast("T", decode(hint, text, b""))
-
-
 def encode(value: object) -> tuple[str, bytes]:
     """Return a value as JSON text, and its arrays as compressed bytes (none: no bytes)."""
     arrays: list[Array] = []
@@ -52,10 +47,11 @@ def encode(value: object) -> tuple[str, bytes]:
     return text, compress(_HEADER.pack(len(header)) + header + body)
 
 
-def decode(hint: Any, text: str, payload: bytes) -> Any:
-    """Rebuild a value of the type `hint` from the output of `encode`; errors as in `load`."""
+def decode(hint: Any, text: str, payload: bytes = b"") -> Any:
+    """Rebuild a value of the type `hint` from `dump` or `encode`, or raise `ProjectError`."""
     try:
-        return from_json(hint, json.loads(text), _arrays(payload) if payload else [])
+        arrays = _arrays(payload) if payload else []
+        return from_json(hint, json.loads(text, object_hook=_placing(arrays) if arrays else None))
     except _UNREADABLE as error:
         raise ProjectError(f"a part of the project cannot be read ({error!r})") from error
 
@@ -70,6 +66,11 @@ def _arrays(payload: bytes) -> list[Array]:
         start += array.nbytes
         arrays.append(array)
     return arrays
+
+
+def _placing(arrays: list[Array]) -> Callable[[dict[str, Any]], Any]:
+    """Return the function that puts arrays in place of their numbers."""
+    return lambda value: arrays[value[_ARRAY]] if value.keys() == {_ARRAY} else value
 
 
 def compress(data: bytes | Array) -> bytes:
@@ -110,13 +111,18 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
     return [to_json(each, arrays) for each in value]
 
 
-def from_json(hint: Any, value: Any, arrays: Sequence[Array]) -> Any:
-    """Rebuild a value of the type `hint` from the output of `to_json`."""
-    return _reader(hint)(value, arrays)
+def from_json(hint: Any, value: Any) -> Any:
+    """Rebuild a value of the type `hint` from JSON types and arrays; skip unknown fields."""
+    return _adapter(hint).validate_python((value,))[0]
 
 
 _PLAIN = frozenset((NoneType, bool, int, float, str))
-_Reader = Callable[[Any, Sequence[Array]], Any]
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[tuple[Any]]:
+    # A tuple around it, because pydantic takes no options for a dataclass.
+    return TypeAdapter(tuple[hint], config=ConfigDict(arbitrary_types_allowed=True))
 
 
 @cache
@@ -129,61 +135,6 @@ def _differs(value: Any, default: Any) -> bool:
     if default is MISSING or isinstance(value, np.ndarray):
         return True
     return type(value) is not type(default) or bool(value != default)
-
-
-@cache
-def _reader(hint: Any) -> _Reader:
-    """Return the function that rebuilds values of a type; looking at types takes long."""
-    if isinstance(hint, NewType):
-        hint = hint.__supertype__
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return _union_reader(options)
-    if origin is tuple:
-        return _tuple_reader(options)
-    if origin is dict:
-        key, read = options[0], _reader(options[1])
-        return lambda value, arrays: {key(k): read(v, arrays) for k, v in value.items()}
-    if origin is np.ndarray:
-        return lambda value, arrays: arrays[value[_ARRAY]]
-    if options:
-        return lambda value, _: options[options.index(value)]  # of a Literal, or a ValueError
-    return _plain_reader(hint)
-
-
-def _plain_reader(hint: Any) -> _Reader:
-    if is_dataclass(hint):
-        readers = {name: _reader(each) for name, each in get_type_hints(hint).items()}
-        # Fields of a newer version are left out.
-        return lambda value, arrays: cast("type[Any]", hint)(
-            **{k: readers[k](v, arrays) for k, v in value.items() if k in readers}
-        )
-    return lambda value, _: value if hint is Any else hint(value)
-
-
-def _union_reader(options: tuple[Any, ...]) -> _Reader:
-    """Read nothing, an array, or the one other type."""
-    readers: dict[bool, _Reader] = {}
-    for hint in options:
-        if hint is not NoneType:
-            readers.setdefault(get_origin(hint) is np.ndarray, _reader(hint))
-
-    def read(value: Any, arrays: Sequence[Array]) -> Any:
-        if value is None:
-            return None
-        return readers[isinstance(value, dict) and value.keys() == {_ARRAY}](value, arrays)
-
-    return read
-
-
-def _tuple_reader(options: tuple[Any, ...]) -> _Reader:
-    if options[-1] is Ellipsis:
-        each = _reader(options[0])
-        return lambda value, arrays: tuple([each(v, arrays) for v in value])
-    readers = [_reader(hint) for hint in options]
-    return lambda value, arrays: tuple(
-        [read(v, arrays) for read, v in zip(readers, value, strict=True)]
-    )
 
 
 def _text(tree: Any) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NewType
 
-from napari_peftsam.document.codec import to_json
 from napari_peftsam.types import BoolArray, Box, Prompts
 
 __all__ = ["ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "PlaneKey"]
@@ -128,7 +127,7 @@ class ObjectRecord:
             "source": self.source,
         }
         names = ("model", "adapter", "score", "candidate", "corrected", "created", "modified")
-        return record | {name: to_json(getattr(self, name), []) for name in names}
+        return record | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from napari_peftsam.document.codec import dump, load
+from napari_peftsam.document.codec import decode, dump
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.pending import KEPT, Answer, Pending, PendingObject
@@ -114,7 +114,7 @@ def read_state(store: Store) -> State:
         state.images[image] = DocumentImage(image, info, store=store)
     for name, text in store.fields().items():
         if name in DOCUMENT_FIELDS:
-            setattr(state, name, load(DOCUMENT_FIELDS[name], text))
+            setattr(state, name, decode(DOCUMENT_FIELDS[name], text))
     return state
 
 
