@@ -12,7 +12,15 @@ import numpy as np
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
-from napari_peftsam.document.changes import Change, apply, decode_changes, encode_changes
+from napari_peftsam.document.changes import (
+    Change,
+    Touched,
+    apply,
+    decode_changes,
+    encode_changes,
+    read_state,
+    rows_of,
+)
 from napari_peftsam.document.derive import Moment, derive, free_names, numbered, utc_now
 from napari_peftsam.document.events import DocumentEvents, emit
 from napari_peftsam.document.images import (
@@ -30,7 +38,6 @@ from napari_peftsam.document.records import (
     Run,
     StoredAdapter,
 )
-from napari_peftsam.document.state import Touched, read_state, rows_of
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import DONE, UNDONE
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError

@@ -196,6 +196,10 @@ class DocumentImage:
         view: LabelArray = self.labels[plane.index]
         return view
 
+    def first_position(self, plane: PlaneKey) -> int:
+        """Return the flat position of a plane's first pixel in the label array."""
+        return int(np.ravel_multi_index((*plane.index, 0, 0), self.shape))
+
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of `label` (an empty one if it has none)."""
         return self.index.region(label)

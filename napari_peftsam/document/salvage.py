@@ -12,10 +12,10 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.actions import AddImage, decode_action
+from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.codec import decode
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.state import DOCUMENT_FIELDS
 from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables
 from napari_peftsam.errors import PeftSamError
 
