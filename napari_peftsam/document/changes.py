@@ -9,33 +9,46 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from napari_peftsam.document.codec import decode, decompress, dump, from_json
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.pending import KEPT, Answer, Pending, PendingObject
-from napari_peftsam.document.records import OBJECTS, ImageInfo, LiveAdapter, Run, StoredAdapter
+from napari_peftsam.document.objects import (
+    KEPT,
+    ImageId,
+    ObjectRecord,
+    Pending,
+    PendingObject,
+    check_candidates,
+)
+from napari_peftsam.document.records import (
+    OBJECTS,
+    ImageInfo,
+    LiveAdapter,
+    ModelVersion,
+    Run,
+    StoredAdapter,
+)
 from napari_peftsam.document.regions import Integers, Region, union
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import Row, tile_bytes, tiles_at
+from napari_peftsam.document.tables import (
+    Row,
+    decode,
+    decompress,
+    dump,
+    from_json,
+    tile_bytes,
+    tiles_at,
+)
 from napari_peftsam.errors import ImageError
-from napari_peftsam.types import LabelArray
+from napari_peftsam.types import LabelArray, Prediction
 
 __all__ = [
-    "DOCUMENT_FIELDS",
-    "Change",
-    "FieldChange",
-    "LabelChange",
-    "ObjectChange",
-    "State",
-    "Touched",
-    "apply",
-    "decode_changes",
-    "encode_changes",
-    "read_state",
-    "rows_of",
-    "set_field",
+    "DOCUMENT_FIELDS", "Change", "FieldChange", "LabelChange", "ObjectChange", "State", "Touched",
+    "apply", "decode_changes", "encode_changes", "inverse", "read_state", "rows_of", "set_field",
     "set_records",
-]
+]  # fmt: skip
+
+
+Answer = tuple[Prediction, ModelVersion]
+"""Candidates for one state of the prompts, and the model version that predicted them."""
 
 
 @dataclass
@@ -68,6 +81,8 @@ class State:
         Trained and loaded adapters, the one in use, and the reports of the training runs.
     answers
         Candidates by revision; not stored.
+    number, time
+        Number and UTC time, in ISO 8601, of the action that is being done.
     touched
         Parts changed since the last `take_touched`.
     """
@@ -79,24 +94,28 @@ class State:
     live: LiveAdapter = field(default_factory=LiveAdapter)
     runs: tuple[Run, ...] = ()
     answers: dict[int, Answer] = field(default_factory=dict)
+    number: int = 0
+    time: str = ""
     touched: Touched = field(default_factory=Touched)
 
     @property
     def shown(self) -> PendingObject | None:
         """The pending object with its candidates, None before the first prompt."""
-        pending, answers = self.pending, self.answers
+        pending = self.pending
         if pending.plane is None:
             return None
-        refined, answer = None, answers.get(pending.revision)
-        if pending.refines is not None:
-            earlier = answers.get(pending.refines[0])
-            refined = None if earlier is None else (earlier, pending.refines[1])
+        candidates, made_by = self.answers.get(pending.revision, (None, ModelVersion()))
         choice = self.choices.get(pending.revision, 0)
-        if answer is None or choice >= len(answer.prediction):
+        if candidates is None or choice >= len(candidates):
             choice = 0  # of other candidates, of which there were more
+        previous, weights = None, ""
+        if pending.refines is not None and pending.refines[0] in self.answers:
+            refined, by = self.answers[pending.refines[0]]
+            previous, weights = refined.earlier(pending.refines[1]), by.weights
         return PendingObject(
-            pending.plane, pending.queue[0], pending.revision, answer, refined, choice
-        )
+            pending.plane, pending.queue[0], pending.revision,
+            candidates, made_by, choice, previous, weights,
+        )  # fmt: skip
 
     def image(self, image: ImageId) -> DocumentImage:
         """Return an image; an unknown or removed one is an `ImageError` listing the others."""
@@ -107,9 +126,11 @@ class State:
             raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
         return found
 
-    def keep_answer(self, revision: int, answer: Answer) -> None:
-        """Keep the candidates for a state of the prompts; the oldest ones make room."""
-        self.answers[revision] = answer
+    def keep_answer(self, prediction: Prediction, made_by: ModelVersion) -> None:
+        """Keep the candidates for the pending prompts; the oldest ones make room."""
+        assert self.pending.plane is not None
+        check_candidates(prediction, self.image(self.pending.plane.image).plane_shape)
+        self.answers[self.pending.revision] = prediction.trimmed(), made_by
         while len(self.answers) > KEPT:
             del self.answers[next(iter(self.answers))]
 
@@ -206,10 +227,6 @@ class LabelChange:
         state.touched.pixels[key] = region if known is None else union(known, region)
         state.touched.where.setdefault(key, []).append(where)
 
-    def inverse(self) -> LabelChange:
-        """Return the change that takes this one back."""
-        return replace(self, old=self.new, new=self.old)
-
 
 @dataclass(frozen=True, eq=False)
 class ObjectChange:
@@ -228,10 +245,6 @@ class ObjectChange:
             else:
                 records[label] = record
         state.touched.objects.setdefault(self.image, set()).update(self.after)
-
-    def inverse(self) -> ObjectChange:
-        """Return the change that takes this one back."""
-        return ObjectChange(self.image, self.after, self.before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,13 +266,16 @@ class FieldChange:
             entry.info = replace(entry.info, **{self.name: self.after})
             state.touched.infos[self.image] = None
 
-    def inverse(self) -> FieldChange:
-        """Return the change that takes this one back."""
-        return FieldChange(self.image, self.name, self.after, self.before)
-
 
 Change = LabelChange | ObjectChange | FieldChange
 """Any change."""
+
+
+def inverse(change: Change) -> Change:
+    """Return the change that takes this one back."""
+    if isinstance(change, LabelChange):
+        return replace(change, old=change.new, new=change.old)
+    return replace(change, before=change.after, after=change.before)
 
 
 def set_field(
@@ -306,13 +322,13 @@ def apply(
     except BaseException:
         if not is_saved():
             for change in reversed(done):
-                change.inverse().do(state)
+                inverse(change).do(state)
         state.take_touched()
         raise
     return touched
 
 
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
+_KINDS: tuple[type[Any], ...] = Change.__args__
 _IMAGE_FIELDS = get_type_hints(ImageInfo)
 
 
@@ -328,11 +344,8 @@ class _Stored:
 
 def encode_changes(changes: tuple[Change, ...]) -> _Stored:
     """Return changes as one value that `codec.encode` takes."""
-    by_kind: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
-    for change in changes:
-        by_kind[type(change).__name__].append(change)
-    labels, objects, fields = (tuple(by_kind[kind]) for kind in _KINDS)
-    return _Stored(tuple(type(c).__name__ for c in changes), labels, objects, fields)
+    by_kind = (tuple(c for c in changes if isinstance(c, kind)) for kind in _KINDS)
+    return _Stored(tuple(type(c).__name__ for c in changes), *by_kind)
 
 
 def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:

@@ -11,26 +11,17 @@ from typing import Any
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, State, set_field
-from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import KEPT, Pending
+from napari_peftsam.document.objects import KEPT, ImageId, Pending, PlaneKey
 from napari_peftsam.document.records import LiveAdapter
 from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
 from napari_peftsam.types import Prompts
 
-__all__ = ["Derived", "Moment", "derive", "utc_now"]
+__all__ = ["Derived", "derive", "utc_now"]
 
 
 def utc_now() -> str:
     """Return the present UTC time in ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Number of an action in the log, and its UTC time in ISO 8601."""
-
-    number: int
-    time: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +47,7 @@ class Derived:
 
 
 @singledispatch
-def derive(action: act.Action, state: State, moment: Moment) -> Derived:
+def derive(action: act.Action, state: State) -> Derived:
     """Check an action and return its changes; raise `PeftSamError` if it does not fit."""
     raise TypeError(f"{action!r} is no action")
 
@@ -64,10 +55,10 @@ def derive(action: act.Action, state: State, moment: Moment) -> Derived:
 # --- prompts ------------------------------------------------------------------------
 
 
-def without_first(state: State, moment: Moment) -> Pending:
+def without_first(state: State) -> Pending:
     """Return the prompts without the pending object; the next in the queue takes over."""
     plane, queue = state.pending.plane, state.pending.queue[1:]
-    return Pending(plane, queue, moment.number) if queue else Pending()
+    return Pending(plane, queue, state.number) if queue else Pending()
 
 
 def _first_and_others(state: State, plane: PlaneKey) -> tuple[Prompts, tuple[Prompts, ...]]:
@@ -83,20 +74,18 @@ def _check_prompts(state: State, plane: PlaneKey, queue: Sequence[Prompts]) -> N
         each.check_inside(image.plane_shape)
 
 
-def _with_queue(
-    state: State, plane: PlaneKey, queue: Sequence[Prompts], label: str, moment: Moment
-) -> Derived:
+def _with_queue(state: State, plane: PlaneKey, queue: Sequence[Prompts], label: str) -> Derived:
     """Derive other prompts in a plane; empty ones are dropped."""
     _check_prompts(state, plane, queue)
     here = state.pending.on(plane)
-    pending = here.with_queue(plane, queue, moment.number)
+    pending = here.with_queue(plane, queue, state.number)
     if pending == here:
         return Derived()
     return Derived(set_field(state, "pending", pending), label, plane.image)
 
 
 @derive.register
-def _add_point(action: act.AddPoint, state: State, moment: Moment) -> Derived:
+def _add_point(action: act.AddPoint, state: State) -> Derived:
     plane, here = action.plane, state.pending.on(action.plane)
     first, others = _first_and_others(state, plane)
     queue = (first.with_point(action.point), *others)
@@ -104,62 +93,62 @@ def _add_point(action: act.AddPoint, state: State, moment: Moment) -> Derived:
     refines = here.refines
     if here and state.answers.get(here.revision) is not None:
         refines = here.revision, state.choices.get(here.revision, 0)
-    pending = Pending(plane, queue, moment.number, refines)
+    pending = Pending(plane, queue, state.number, refines)
     return Derived(set_field(state, "pending", pending), "add point", plane.image)
 
 
 @derive.register
-def _set_box(action: act.SetBox, state: State, moment: Moment) -> Derived:
+def _set_box(action: act.SetBox, state: State) -> Derived:
     first, others = _first_and_others(state, action.plane)
     queue = (first.with_box(action.box), *others)
     label = "remove box" if action.box is None else "set box"
-    return _with_queue(state, action.plane, queue, label, moment)
+    return _with_queue(state, action.plane, queue, label)
 
 
 @derive.register
-def _set_prompts(action: act.SetPrompts, state: State, moment: Moment) -> Derived:
+def _set_prompts(action: act.SetPrompts, state: State) -> Derived:
     _, others = _first_and_others(state, action.plane)
-    return _with_queue(state, action.plane, (action.prompts, *others), "change prompts", moment)
+    return _with_queue(state, action.plane, (action.prompts, *others), "change prompts")
 
 
 @derive.register
-def _remove_last(action: act.RemoveLastPrompt, state: State, moment: Moment) -> Derived:
+def _remove_last(action: act.RemoveLastPrompt, state: State) -> Derived:
     plane = state.pending.plane
     if plane is None:
         return Derived()
     first, others = _first_and_others(state, plane)
     left = Prompts(first.points[:-1], first.box if first.points else None)
-    return _with_queue(state, plane, (left, *others), "remove last prompt", moment)
+    return _with_queue(state, plane, (left, *others), "remove last prompt")
 
 
 @derive.register
-def _queue(action: act.QueuePrompts, state: State, moment: Moment) -> Derived:
+def _queue(action: act.QueuePrompts, state: State) -> Derived:
     asked = [each for each in action.prompts if each]
     are_boxes = all(p.box is not None and not p.points for p in asked)
     one, many = ("box", "boxes") if are_boxes else ("object", "objects")
     label = f"queue {len(asked)} {one if len(asked) == 1 else many}"
     queue = (*state.pending.on(action.plane).queue, *asked)
-    return _with_queue(state, action.plane, queue, label, moment)
+    return _with_queue(state, action.plane, queue, label)
 
 
 @derive.register
-def _set_queue(action: act.SetQueue, state: State, moment: Moment) -> Derived:
-    return _with_queue(state, action.plane, action.prompts, "change prompts", moment)
+def _set_queue(action: act.SetQueue, state: State) -> Derived:
+    return _with_queue(state, action.plane, action.prompts, "change prompts")
 
 
 @derive.register
-def _discard(action: act.Discard, state: State, moment: Moment) -> Derived:
+def _discard(action: act.Discard, state: State) -> Derived:
     plane = state.pending.plane
     if plane is None:
         return Derived()
-    left = Pending() if action.everything else without_first(state, moment)
+    left = Pending() if action.everything else without_first(state)
     return Derived(set_field(state, "pending", left), "discard", plane.image)
 
 
 @derive.register
-def _choose(action: act.ChooseCandidate, state: State, moment: Moment) -> Derived:
+def _choose(action: act.ChooseCandidate, state: State) -> Derived:
     answer = state.answers.get(state.pending.revision) if state.pending else None
-    number = 0 if answer is None else len(answer.prediction)
+    number = 0 if answer is None else len(answer[0])
     if not 0 <= action.index < number:
         raise PromptError(
             f"there is no candidate {action.index}: there are {number} to choose from"
@@ -175,7 +164,7 @@ def _choose(action: act.ChooseCandidate, state: State, moment: Moment) -> Derive
 
 
 @derive.register
-def _remove_image(action: act.RemoveImage, state: State, moment: Moment) -> Derived:
+def _remove_image(action: act.RemoveImage, state: State) -> Derived:
     image, plane = state.image(action.image), state.pending.plane
     is_pending = plane is not None and plane.image == image.id
     changes = set_field(state, "pending", Pending()) if is_pending else ()
@@ -184,7 +173,7 @@ def _remove_image(action: act.RemoveImage, state: State, moment: Moment) -> Deri
 
 
 @derive.register
-def _rename_image(action: act.RenameImage, state: State, moment: Moment) -> Derived:
+def _rename_image(action: act.RenameImage, state: State) -> Derived:
     image = state.image(action.image)
     if action.name != image.name:
         check_name(state, action.name)
@@ -216,16 +205,14 @@ def free_names(state: State, changes: Sequence[Change]) -> Iterator[Change]:
 
 
 @derive.register
-def _set_source(
-    action: act.ReplacePixels | act.LocateImage, state: State, moment: Moment
-) -> Derived:
+def _set_source(action: act.ReplacePixels | act.LocateImage, state: State) -> Derived:
     image = state.image(action.image)
     change = FieldChange(image.id, "source", image.info.source, action.source)
     return Derived((change,), image=image.id)
 
 
 @derive.register
-def _mark_complete(action: act.MarkComplete, state: State, moment: Moment) -> Derived:
+def _mark_complete(action: act.MarkComplete, state: State) -> Derived:
     image = state.image(action.image)
     if action.region.index is not None:
         image.check_plane(PlaneKey(image.id, action.region.index))
@@ -243,7 +230,7 @@ def _mark_complete(action: act.MarkComplete, state: State, moment: Moment) -> De
 
 
 @derive.register
-def _add_adapter(action: act.AddAdapter, state: State, moment: Moment) -> Derived:
+def _add_adapter(action: act.AddAdapter, state: State) -> Derived:
     known, new = state.adapters, action.adapter
     if new in known:
         return Derived()
@@ -252,7 +239,7 @@ def _add_adapter(action: act.AddAdapter, state: State, moment: Moment) -> Derive
 
 
 @derive.register
-def _use_adapter(action: act.UseAdapter, state: State, moment: Moment) -> Derived:
+def _use_adapter(action: act.UseAdapter, state: State) -> Derived:
     if not 0 <= action.strength <= 1:
         raise ConfigurationError(f"the strength must be from 0 to 1, got {action.strength:g}")
     live = LiveAdapter(action.model, action.name, action.strength)
@@ -260,5 +247,5 @@ def _use_adapter(action: act.UseAdapter, state: State, moment: Moment) -> Derive
 
 
 @derive.register
-def _add_run(action: act.AddRun, state: State, moment: Moment) -> Derived:
+def _add_run(action: act.AddRun, state: State) -> Derived:
     return Derived(set_field(state, "runs", (*state.runs, action.run)))

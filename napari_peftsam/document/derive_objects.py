@@ -9,21 +9,9 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import (
-    Change,
-    LabelChange,
-    State,
-    set_field,
-    set_records,
-)
-from napari_peftsam.document.derive import (
-    Derived,
-    Moment,
-    check_name,
-    derive,
-    without_first,
-)
-from napari_peftsam.document.images import DocumentImage, check_labels
+from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
+from napari_peftsam.document.derive import Derived, check_name, derive, without_first
+from napari_peftsam.document.images import DocumentImage, check_labels, check_painted, outside_error
 from napari_peftsam.document.objects import (
     IMPORTED,
     MANUAL,
@@ -45,32 +33,32 @@ Create = Callable[[int], ObjectRecord]
 
 
 @derive.register
-def _accept(action: act.Accept, state: State, moment: Moment) -> Derived:
+def _accept(action: act.Accept, state: State) -> Derived:
     plane, shown = state.pending.plane, action.shown
     if shown is None or plane is None:
         raise PromptError(
             "there is no mask to accept: "
             + ("wait for the prediction" if state.pending else "click on an object first")
         )
-    changes, labels = _new_objects(state, plane, (shown,), action.overlap, moment)
-    advanced = set_field(state, "pending", without_first(state, moment))
+    changes, labels = _new_objects(state, plane, (shown,), action.overlap)
+    advanced = set_field(state, "pending", without_first(state))
     return Derived((*changes, *advanced), f"accept object {labels[0]}", plane.image, labels[0])
 
 
 @derive.register
-def _accept_objects(action: act.AcceptObjects, state: State, moment: Moment) -> Derived:
+def _accept_objects(action: act.AcceptObjects, state: State) -> Derived:
     plane, pending, number = action.plane, state.pending, len(action.objects)
-    changes, labels = _new_objects(state, plane, action.objects, action.overlap, moment)
+    changes, labels = _new_objects(state, plane, action.objects, action.overlap)
     if pending.plane == plane:
         done = [each.prompts for each in action.objects]
         left = [prompts for prompts in pending.queue if prompts not in done]
-        pending = pending.with_queue(plane, left, moment.number)
+        pending = pending.with_queue(plane, left, state.number)
     label = "accept 1 object" if number == 1 else f"accept {number} objects"
     return Derived((*changes, *set_field(state, "pending", pending)), label, plane.image, labels)
 
 
 def _new_objects(
-    state: State, plane: PlaneKey, objects: Sequence[NewObject], overlap: Overlap, moment: Moment
+    state: State, plane: PlaneKey, objects: Sequence[NewObject], overlap: Overlap
 ) -> tuple[tuple[Change, ...], tuple[int, ...]]:
     """Return the changes that write objects, and the label of each (0: no pixel was left)."""
     image = state.image(plane.image)
@@ -98,8 +86,8 @@ def _new_objects(
         state,
         image,
         (where, np.take(image.labels, where), labels[owner]),
-        lambda record: replace(record, modified=moment.time),
-        lambda number: given[number].record(number, plane.index, moment.time),
+        lambda record: replace(record, modified=state.time),
+        lambda number: given[number].record(number, plane.index, state.time),
     )
     return changes, tuple(labels.tolist())
 
@@ -130,7 +118,7 @@ def _nothing_left(objects: Sequence[NewObject]) -> str:
 
 
 @derive.register
-def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
+def _delete(action: act.DeleteObjects, state: State) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if not labels:
@@ -145,14 +133,14 @@ def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
 
 
 @derive.register
-def _merge(action: act.MergeObjects, state: State, moment: Moment) -> Derived:
+def _merge(action: act.MergeObjects, state: State) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if len(labels) < 2:
         raise LabelError("merging needs two different objects: select one more")
     first, others = labels[0], labels[1:]
     records = image.records
-    record = merged(records[first], [records[o] for o in others], moment.time)
+    record = merged(records[first], [records[o] for o in others], state.time)
     where = np.sort(np.concatenate([image.where(label) for label in others]))
     changes: tuple[Change, ...] = (
         LabelChange.of(image.id, where, np.take(image.labels, where), first),
@@ -162,15 +150,13 @@ def _merge(action: act.MergeObjects, state: State, moment: Moment) -> Derived:
 
 
 @derive.register
-def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
+def _paint(action: act.Paint, state: State) -> Derived:
     image = state.image(action.image)
     where = _checked_positions(image, action.where)
     new = np.broadcast_to(np.asarray(action.new), where.shape)
     old = np.take(image.labels, where) if action.old is None else action.old
     old = np.broadcast_to(np.asarray(old), where.shape)
-    for values in (old, new):
-        if values.size and values.min() < 0:
-            raise LabelError(f"label {values.min()} was painted: labels start at 0 (unlabelled)")
+    check_painted(old, new)
     changed = old != new
     if not changed.any():
         return Derived()
@@ -179,14 +165,14 @@ def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
         state,
         image,
         (where[changed], old[changed], new[changed]),
-        lambda record: replace(record, corrected=True, modified=moment.time),
-        lambda label: _made(label, MANUAL, moment),
+        lambda record: replace(record, corrected=True, modified=state.time),
+        lambda label: _made(state, label, MANUAL),
     )
     return Derived(changes, "paint", image.id)
 
 
 @derive.register
-def _paint_background(action: act.PaintBackground, state: State, moment: Moment) -> Derived:
+def _paint_background(action: act.PaintBackground, state: State) -> Derived:
     image, new = state.image(action.image), int(action.is_background)
     where = _checked_positions(image, action.where)
     old = np.zeros(len(where), np.uint8)
@@ -201,10 +187,7 @@ def _paint_background(action: act.PaintBackground, state: State, moment: Moment)
 
 def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
     if len(where) and not 0 <= where.min() <= where.max() < image.labels.size:
-        raise LabelError(
-            f"painted pixels lie outside the labels of {image.name!r}, shape {image.shape}: "
-            "record them for the image they were painted in"
-        )
+        raise outside_error(image)
     if not (where[1:] > where[:-1]).all():
         raise LabelError(
             f"painted pixels of {image.name!r} repeat or are out of order: sort their positions "
@@ -214,14 +197,14 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
 
 
 @derive.register
-def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
+def _import(action: act.ImportLabels, state: State) -> Derived:
     image = state.image(action.image)
     check_labels(image.name, action.labels, image.shape)
     image.check_label_range(int(action.labels.max()))
     given = own_records(image, action.records)
 
     def record(label: int) -> ObjectRecord:
-        return given.get(label) or _made(label, IMPORTED, moment)
+        return given.get(label) or _made(state, label, IMPORTED)
 
     where = np.flatnonzero(image.labels != action.labels)
     changes: tuple[Change, ...] = ()
@@ -242,7 +225,7 @@ def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
 
 
 @derive.register
-def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
+def _add_image(action: act.AddImage, state: State) -> Derived:
     """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)
@@ -256,7 +239,7 @@ def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
             image,
             (where, np.zeros_like(new), new),
             lambda known: known,
-            lambda label: given.get(label) or _made(label, IMPORTED, moment),
+            lambda label: given.get(label) or _made(state, label, IMPORTED),
         )
     changes += set_field(state, "is_removed", False, image.id)
     return Derived(changes, image=image.id, result=image.id)
@@ -306,5 +289,5 @@ def own_records(image: DocumentImage, records: Sequence[ObjectRecord]) -> dict[i
     return {record.label: record for record in records}
 
 
-def _made(label: int, model: str, moment: Moment) -> ObjectRecord:
-    return ObjectRecord(label, (), model, created=moment.time, modified=moment.time)
+def _made(state: State, label: int, model: str) -> ObjectRecord:
+    return ObjectRecord(label, (), model, created=state.time, modified=state.time)

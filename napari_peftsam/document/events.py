@@ -8,8 +8,7 @@ from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, State, Touched
-from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import Pending, PendingObject
+from napari_peftsam.document.objects import ImageId, Pending, PendingObject, PlaneKey
 from napari_peftsam.document.records import OBJECTS
 
 __all__ = ["DocumentEvents"]

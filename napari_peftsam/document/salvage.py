@@ -13,10 +13,9 @@ import xxhash
 
 from napari_peftsam.document.actions import AddImage, decode_action
 from napari_peftsam.document.changes import DOCUMENT_FIELDS
-from napari_peftsam.document.codec import decode
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables
+from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables, decode
 from napari_peftsam.errors import PeftSamError
 
 __all__ = ["Salvage", "salvage"]

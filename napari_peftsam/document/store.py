@@ -25,7 +25,6 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.codec import decode, dump
 from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import ImageInfo
@@ -35,6 +34,8 @@ from napari_peftsam.document.tables import (
     Step,
     TileKey,
     create_tables,
+    decode,
+    dump,
     write_action,
     write_rows,
 )
