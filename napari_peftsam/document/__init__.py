@@ -12,11 +12,8 @@ from napari_peftsam.document.document import *
 from napari_peftsam.document.events import *
 from napari_peftsam.document.images import *
 from napari_peftsam.document.objects import *
-from napari_peftsam.document.pending import *
 from napari_peftsam.document.project import *
 from napari_peftsam.document.records import *
 from napari_peftsam.document.recovery import *
-from napari_peftsam.document.replay import *
 from napari_peftsam.document.sources import *
 from napari_peftsam.document.store import *
-from napari_peftsam.document.strokes import *

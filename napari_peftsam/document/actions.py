@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from napari_peftsam.document.codec import decode, encode
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
 from napari_peftsam.document.records import (
     CompleteRegion,
@@ -20,38 +19,17 @@ from napari_peftsam.document.records import (
     Run,
     StoredAdapter,
 )
+from napari_peftsam.document.tables import decode, encode
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
 __all__ = [
-    "Accept",
-    "AcceptObjects",
-    "Action",
-    "AddAdapter",
-    "AddImage",
-    "AddPoint",
-    "AddRun",
-    "ChooseCandidate",
-    "DeleteObjects",
-    "Discard",
-    "ImportLabels",
-    "LocateImage",
-    "MarkComplete",
-    "MergeObjects",
-    "Paint",
-    "PaintBackground",
-    "QueuePrompts",
-    "Redo",
-    "RemoveImage",
-    "RemoveLastPrompt",
-    "RenameImage",
-    "ReplacePixels",
-    "SetBox",
-    "SetPrompts",
-    "SetQueue",
-    "Undo",
+    "Accept", "AcceptObjects", "Action", "AddAdapter", "AddImage", "AddPoint", "AddRun",
+    "ChooseCandidate", "DeleteObjects", "Discard", "ImportLabels", "LocateImage", "MarkComplete",
+    "MergeObjects", "Paint", "PaintBackground", "QueuePrompts", "Redo", "RemoveImage",
+    "RemoveLastPrompt", "RenameImage", "ReplacePixels", "SetBox", "SetPrompts", "SetQueue", "Undo",
     "UseAdapter",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,182 @@
-"""The three kinds of reversible change: pixels, object records and single fields."""
+"""The state of a document, its reversible changes, and both as rows of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, get_type_hints
 
 import numpy as np
 
-from napari_peftsam.document.codec import decode, decompress, from_json, to_json
-from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.regions import Integers, union
-from napari_peftsam.document.state import DOCUMENT_FIELDS, State, Touched
-from napari_peftsam.types import LabelArray
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.objects import (
+    KEPT,
+    ImageId,
+    ObjectRecord,
+    Pending,
+    PendingObject,
+    check_candidates,
+)
+from napari_peftsam.document.records import (
+    OBJECTS,
+    ImageInfo,
+    LiveAdapter,
+    ModelVersion,
+    Run,
+    StoredAdapter,
+)
+from napari_peftsam.document.regions import Integers, Region, union
+from napari_peftsam.document.store import Store
+from napari_peftsam.document.tables import (
+    Row,
+    decode,
+    decompress,
+    dump,
+    from_json,
+    tile_bytes,
+    tiles_at,
+)
+from napari_peftsam.errors import ImageError
+from napari_peftsam.types import LabelArray, Prediction
 
 __all__ = [
-    "Change",
-    "FieldChange",
-    "LabelChange",
-    "ObjectChange",
-    "apply",
-    "decode_changes",
-    "encode_changes",
-]
+    "DOCUMENT_FIELDS", "Change", "FieldChange", "LabelChange", "ObjectChange", "State", "Touched",
+    "apply", "decode_changes", "encode_changes", "inverse", "read_state", "rows_of", "set_field",
+    "set_records",
+]  # fmt: skip
+
+
+Answer = tuple[Prediction, ModelVersion]
+"""Candidates for one state of the prompts, and the model version that predicted them."""
+
+
+@dataclass
+class Touched:
+    """Parts of a state that were changed."""
+
+    # Written region and flat positions (in pieces), by image and label set.
+    pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
+    where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
+    # Labels whose records changed, by image; images of which something small changed.
+    objects: dict[ImageId, set[int]] = field(default_factory=dict)
+    infos: dict[ImageId, None] = field(default_factory=dict)
+    # Names of the document's own fields that changed.
+    fields: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class State:
+    """Content of a document.
+
+    Attributes
+    ----------
+    images
+        All images, removed ones included, in the order in which they were added.
+    pending
+        Prompts not accepted yet.
+    choices
+        Shown candidates by the revision of their prompts; of others the first is shown.
+    adapters, live, runs
+        Trained and loaded adapters, the one in use, and the reports of the training runs.
+    answers
+        Candidates by revision; not stored.
+    number, time
+        Number and UTC time, in ISO 8601, of the action that is being done.
+    touched
+        Parts changed since the last `take_touched`.
+    """
+
+    images: dict[ImageId, DocumentImage] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
+    choices: dict[int, int] = field(default_factory=dict)
+    adapters: tuple[StoredAdapter, ...] = ()
+    live: LiveAdapter = field(default_factory=LiveAdapter)
+    runs: tuple[Run, ...] = ()
+    answers: dict[int, Answer] = field(default_factory=dict)
+    number: int = 0
+    time: str = ""
+    touched: Touched = field(default_factory=Touched)
+
+    @property
+    def shown(self) -> PendingObject | None:
+        """The pending object with its candidates, None before the first prompt."""
+        pending = self.pending
+        if pending.plane is None:
+            return None
+        candidates, made_by = self.answers.get(pending.revision, (None, ModelVersion()))
+        choice = self.choices.get(pending.revision, 0)
+        if candidates is None or choice >= len(candidates):
+            choice = 0  # of other candidates, of which there were more
+        previous, weights = None, ""
+        if pending.refines is not None and pending.refines[0] in self.answers:
+            refined, by = self.answers[pending.refines[0]]
+            previous, weights = refined.earlier(pending.refines[1]), by.weights
+        return PendingObject(
+            pending.plane, pending.queue[0], pending.revision,
+            candidates, made_by, choice, previous, weights,
+        )  # fmt: skip
+
+    def image(self, image: ImageId) -> DocumentImage:
+        """Return an image; an unknown or removed one is an `ImageError` listing the others."""
+        found = self.images.get(image)
+        if found is None or found.info.is_removed:
+            here = (i.name for i in self.images.values() if not i.info.is_removed)
+            known = ", ".join(map(repr, here)) or "none"
+            raise ImageError(f"there is no image {image!r}: add it first (there are: {known})")
+        return found
+
+    def keep_answer(self, prediction: Prediction, made_by: ModelVersion) -> None:
+        """Keep the candidates for the pending prompts; the oldest ones make room."""
+        assert self.pending.plane is not None
+        check_candidates(prediction, self.image(self.pending.plane.image).plane_shape)
+        self.answers[self.pending.revision] = prediction.trimmed(), made_by
+        while len(self.answers) > KEPT:
+            del self.answers[next(iter(self.answers))]
+
+    def take_touched(self) -> Touched:
+        """Return the parts changed since the last call."""
+        taken, self.touched = self.touched, Touched()
+        return taken
+
+
+DOCUMENT_FIELDS: dict[str, Any] = {
+    name: hint
+    for name, hint in get_type_hints(State).items()
+    if name in ("pending", "choices", "adapters", "live", "runs")
+}
+"""The document's stored fields and their types."""
+
+
+def read_state(store: Store) -> State:
+    """Return the state in a store; labels and records are read on first use."""
+    state = State()
+    for image, info in store.images().items():
+        state.images[image] = DocumentImage(image, info, store=store)
+    for name, text in store.fields().items():
+        if name in DOCUMENT_FIELDS:
+            setattr(state, name, decode(DOCUMENT_FIELDS[name], text))
+    return state
+
+
+def rows_of(state: State, touched: Touched) -> list[Row]:
+    """Return the current rows of all touched parts."""
+    rows: list[Row] = [("images", (i,), dump(state.images[i].info)) for i in touched.infos]
+    for image, labels in touched.objects.items():
+        known = state.images[image].records
+        for label in labels:
+            record = known.get(label)
+            text = None if record is None else dump(record)
+            rows.append(("objects", (image, OBJECTS, label), text))
+    for (image, label_set), where in touched.where.items():
+        array = state.images[image].array(label_set)
+        tiles = tiles_at(image, label_set, where, array.shape)
+        rows += [("tiles", key, tile_bytes(array, key)) for key in tiles]
+    rows += [("fields", (name,), dump(getattr(state, name))) for name in touched.fields]
+    return rows
+
+
+# --- changes ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +227,6 @@ class LabelChange:
         state.touched.pixels[key] = region if known is None else union(known, region)
         state.touched.where.setdefault(key, []).append(where)
 
-    def inverse(self) -> LabelChange:
-        """Return the change that takes this one back."""
-        return replace(self, old=self.new, new=self.old)
-
 
 @dataclass(frozen=True, eq=False)
 class ObjectChange:
@@ -97,10 +245,6 @@ class ObjectChange:
             else:
                 records[label] = record
         state.touched.objects.setdefault(self.image, set()).update(self.after)
-
-    def inverse(self) -> ObjectChange:
-        """Return the change that takes this one back."""
-        return ObjectChange(self.image, self.after, self.before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +266,35 @@ class FieldChange:
             entry.info = replace(entry.info, **{self.name: self.after})
             state.touched.infos[self.image] = None
 
-    def inverse(self) -> FieldChange:
-        """Return the change that takes this one back."""
-        return FieldChange(self.image, self.name, self.after, self.before)
-
 
 Change = LabelChange | ObjectChange | FieldChange
 """Any change."""
+
+
+def inverse(change: Change) -> Change:
+    """Return the change that takes this one back."""
+    if isinstance(change, LabelChange):
+        return replace(change, old=change.new, new=change.old)
+    return replace(change, before=change.after, after=change.before)
+
+
+def set_field(
+    state: State, name: str, value: Any, image: ImageId | None = None
+) -> tuple[Change, ...]:
+    """Return the change of a field of an image or the document, none if it has the value."""
+    before = getattr(state if image is None else state.images[image].info, name)
+    return () if before == value else (FieldChange(image, name, before, value),)
+
+
+def set_records(
+    state: State, image: ImageId, after: Mapping[int, ObjectRecord | None]
+) -> tuple[Change, ...]:
+    """Return the change of the records that differ from those in `after` (None: removed)."""
+    records = state.images[image].records
+    differing = {k: r for k, r in after.items() if records.get(k) != r}
+    if not differing:
+        return ()
+    return (ObjectChange(image, {k: records.get(k) for k in differing}, differing),)
 
 
 def apply(
@@ -156,13 +322,13 @@ def apply(
     except BaseException:
         if not is_saved():
             for change in reversed(done):
-                change.inverse().do(state)
+                inverse(change).do(state)
         state.take_touched()
         raise
     return touched
 
 
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Change.__args__}
+_KINDS: tuple[type[Any], ...] = Change.__args__
 _IMAGE_FIELDS = get_type_hints(ImageInfo)
 
 
@@ -178,11 +344,8 @@ class _Stored:
 
 def encode_changes(changes: tuple[Change, ...]) -> _Stored:
     """Return changes as one value that `codec.encode` takes."""
-    by_kind: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
-    for change in changes:
-        by_kind[type(change).__name__].append(change)
-    labels, objects, fields = (tuple(by_kind[kind]) for kind in _KINDS)
-    return _Stored(tuple(type(c).__name__ for c in changes), labels, objects, fields)
+    by_kind = (tuple(c for c in changes if isinstance(c, kind)) for kind in _KINDS)
+    return _Stored(tuple(type(c).__name__ for c in changes), *by_kind)
 
 
 def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:
@@ -199,7 +362,7 @@ def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:
 def _typed(change: FieldChange) -> FieldChange:
     """Give the values of a field, which were read as plain JSON, their type."""
     hint = (DOCUMENT_FIELDS if change.image is None else _IMAGE_FIELDS)[change.name]
-    before, after = (from_json(hint, to_json(v, []), []) for v in (change.before, change.after))
+    before, after = (from_json(hint, v) for v in (change.before, change.after))
     return replace(change, before=before, after=after)
 
 

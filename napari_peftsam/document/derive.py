@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import singledispatch
 from itertools import count
 from typing import Any
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, ObjectChange
-from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import KEPT, Pending
-from napari_peftsam.document.state import State
+from napari_peftsam.document.changes import Change, FieldChange, State, set_field
+from napari_peftsam.document.objects import KEPT, ImageId, Pending, PlaneKey
+from napari_peftsam.document.records import LiveAdapter
 from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
 from napari_peftsam.types import Prompts
 
-__all__ = ["Derived", "Moment", "derive", "utc_now"]
+__all__ = ["Derived", "derive", "utc_now"]
 
 
 def utc_now() -> str:
     """Return the present UTC time in ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Number of an action in the log, and its UTC time in ISO 8601."""
-
-    number: int
-    time: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +47,7 @@ class Derived:
 
 
 @singledispatch
-def derive(action: act.Action, state: State, moment: Moment) -> Derived:
+def derive(action: act.Action, state: State) -> Derived:
     """Check an action and return its changes; raise `PeftSamError` if it does not fit."""
     raise TypeError(f"{action!r} is no action")
 
@@ -64,120 +55,100 @@ def derive(action: act.Action, state: State, moment: Moment) -> Derived:
 # --- prompts ------------------------------------------------------------------------
 
 
-def set_pending(state: State, pending: Pending) -> tuple[Change, ...]:
-    """Return the changes that lead to other pending prompts."""
-    if pending == state.pending:
-        return ()
-    return (FieldChange(None, "pending", state.pending, pending),)
-
-
-def without_first(pending: Pending, revision: int) -> Pending:
+def without_first(state: State) -> Pending:
     """Return the prompts without the pending object; the next in the queue takes over."""
-    if len(pending.queue) < 2:
-        return Pending()
-    return Pending(pending.plane, pending.queue[1:], revision)
+    plane, queue = state.pending.plane, state.pending.queue[1:]
+    return Pending(plane, queue, state.number) if queue else Pending()
 
 
-def _prompted(state: State, plane: PlaneKey, pending: Pending, label: str) -> Derived:
-    return Derived(set_pending(state, pending), label, plane.image)
+def _first_and_others(state: State, plane: PlaneKey) -> tuple[Prompts, tuple[Prompts, ...]]:
+    """Return the prompts of the pending object in a plane, and of those that follow it."""
+    first, *others = state.pending.on(plane).queue or (Prompts(),)
+    return first, tuple(others)
 
 
-def _check_prompts(state: State, plane: PlaneKey, *prompts: Prompts) -> None:
+def _check_prompts(state: State, plane: PlaneKey, queue: Sequence[Prompts]) -> None:
     image = state.image(plane.image)
     image.check_plane(plane)
-    for each in prompts:
+    for each in queue:
         each.check_inside(image.plane_shape)
 
 
-@derive.register
-def _add_point(action: act.AddPoint, state: State, moment: Moment) -> Derived:
-    plane = action.plane
+def _with_queue(state: State, plane: PlaneKey, queue: Sequence[Prompts], label: str) -> Derived:
+    """Derive other prompts in a plane; empty ones are dropped."""
+    _check_prompts(state, plane, queue)
     here = state.pending.on(plane)
-    prompts = (here.queue[0] if here else Prompts()).with_point(action.point)
-    _check_prompts(state, plane, prompts)
+    pending = here.with_queue(plane, queue, state.number)
+    if pending == here:
+        return Derived()
+    return Derived(set_field(state, "pending", pending), label, plane.image)
+
+
+@derive.register
+def _add_point(action: act.AddPoint, state: State) -> Derived:
+    plane, here = action.plane, state.pending.on(action.plane)
+    first, others = _first_and_others(state, plane)
+    queue = (first.with_point(action.point), *others)
+    _check_prompts(state, plane, queue)
     refines = here.refines
     if here and state.answers.get(here.revision) is not None:
         refines = here.revision, state.choices.get(here.revision, 0)
-    pending = Pending(plane, (prompts, *here.queue[1:]), moment.number, refines)
-    return _prompted(state, plane, pending, "add point")
+    pending = Pending(plane, queue, state.number, refines)
+    return Derived(set_field(state, "pending", pending), "add point", plane.image)
 
 
 @derive.register
-def _set_box(action: act.SetBox, state: State, moment: Moment) -> Derived:
-    here = state.pending.on(action.plane)
-    prompts = (here.queue[0] if here else Prompts()).with_box(action.box)
+def _set_box(action: act.SetBox, state: State) -> Derived:
+    first, others = _first_and_others(state, action.plane)
+    queue = (first.with_box(action.box), *others)
     label = "remove box" if action.box is None else "set box"
-    return _replace_first(state, action.plane, prompts, label, moment)
+    return _with_queue(state, action.plane, queue, label)
 
 
 @derive.register
-def _set_prompts(action: act.SetPrompts, state: State, moment: Moment) -> Derived:
-    return _replace_first(state, action.plane, action.prompts, "change prompts", moment)
+def _set_prompts(action: act.SetPrompts, state: State) -> Derived:
+    _, others = _first_and_others(state, action.plane)
+    return _with_queue(state, action.plane, (action.prompts, *others), "change prompts")
 
 
 @derive.register
-def _remove_last(action: act.RemoveLastPrompt, state: State, moment: Moment) -> Derived:
-    pending = state.pending
-    if pending.plane is None:
+def _remove_last(action: act.RemoveLastPrompt, state: State) -> Derived:
+    plane = state.pending.plane
+    if plane is None:
         return Derived()
-    points, box = pending.queue[0].points, pending.queue[0].box
-    left = Prompts(points[:-1], box if points else None)
-    return _replace_first(state, pending.plane, left, "remove last prompt", moment)
+    first, others = _first_and_others(state, plane)
+    left = Prompts(first.points[:-1], first.box if first.points else None)
+    return _with_queue(state, plane, (left, *others), "remove last prompt")
 
 
-def _replace_first(
-    state: State, plane: PlaneKey, prompts: Prompts, label: str, moment: Moment
-) -> Derived:
-    """Derive other prompts of the pending object; none discard it."""
-    _check_prompts(state, plane, prompts)
-    here = state.pending.on(plane)
-    if prompts == (here.queue[0] if here else Prompts()):
+@derive.register
+def _queue(action: act.QueuePrompts, state: State) -> Derived:
+    asked = [each for each in action.prompts if each]
+    are_boxes = all(p.box is not None and not p.points for p in asked)
+    one, many = ("box", "boxes") if are_boxes else ("object", "objects")
+    label = f"queue {len(asked)} {one if len(asked) == 1 else many}"
+    queue = (*state.pending.on(action.plane).queue, *asked)
+    return _with_queue(state, action.plane, queue, label)
+
+
+@derive.register
+def _set_queue(action: act.SetQueue, state: State) -> Derived:
+    return _with_queue(state, action.plane, action.prompts, "change prompts")
+
+
+@derive.register
+def _discard(action: act.Discard, state: State) -> Derived:
+    plane = state.pending.plane
+    if plane is None:
         return Derived()
-    # A mask to refine belongs to the prompts it was made from: it is not carried over.
-    pending = Pending(plane, (prompts, *here.queue[1:]), moment.number)
-    return _prompted(
-        state, plane, pending if prompts else without_first(here, moment.number), label
-    )
+    left = Pending() if action.everything else without_first(state)
+    return Derived(set_field(state, "pending", left), "discard", plane.image)
 
 
 @derive.register
-def _queue(action: act.QueuePrompts, state: State, moment: Moment) -> Derived:
-    plane = action.plane
-    _check_prompts(state, plane, *action.prompts)
-    asked = tuple(each for each in action.prompts if each)
-    if not asked:
-        return Derived()
-    what = "box" if all(p.box is not None and not p.points for p in asked) else "object"
-    plural = "es" if what == "box" else "s"
-    label = f"queue 1 {what}" if len(asked) == 1 else f"queue {len(asked)} {what}{plural}"
-    here = state.pending.on(plane)
-    return _prompted(
-        state, plane, here.with_queue(plane, (*here.queue, *asked), moment.number), label
-    )
-
-
-@derive.register
-def _set_queue(action: act.SetQueue, state: State, moment: Moment) -> Derived:
-    plane = action.plane
-    _check_prompts(state, plane, *action.prompts)
-    here = state.pending.on(plane)
-    pending = here.with_queue(plane, action.prompts, moment.number)
-    return Derived() if pending == here else _prompted(state, plane, pending, "change prompts")
-
-
-@derive.register
-def _discard(action: act.Discard, state: State, moment: Moment) -> Derived:
-    pending = state.pending
-    if pending.plane is None:
-        return Derived()
-    left = Pending() if action.everything else without_first(pending, moment.number)
-    return _prompted(state, pending.plane, left, "discard")
-
-
-@derive.register
-def _choose(action: act.ChooseCandidate, state: State, moment: Moment) -> Derived:
+def _choose(action: act.ChooseCandidate, state: State) -> Derived:
     answer = state.answers.get(state.pending.revision) if state.pending else None
-    number = 0 if answer is None else len(answer.prediction)
+    number = 0 if answer is None else len(answer[0])
     if not 0 <= action.index < number:
         raise PromptError(
             f"there is no candidate {action.index}: there are {number} to choose from"
@@ -186,30 +157,27 @@ def _choose(action: act.ChooseCandidate, state: State, moment: Moment) -> Derive
     if action.index == known.get(revision, 0):
         return Derived()
     latest = [(k, v) for k, v in known.items() if k != revision][1 - KEPT :]
-    return Derived(
-        (FieldChange(None, "choices", known, dict([*latest, (revision, action.index)])),)
-    )
+    return Derived(set_field(state, "choices", dict([*latest, (revision, action.index)])))
 
 
 # --- images -------------------------------------------------------------------------
 
 
 @derive.register
-def _remove_image(action: act.RemoveImage, state: State, moment: Moment) -> Derived:
-    image = state.image(action.image)
-    changes: tuple[Change, ...] = (FieldChange(image.id, "is_removed", False, True),)
-    if state.pending.plane is not None and state.pending.plane.image == image.id:
-        changes = (*set_pending(state, Pending()), *changes)
+def _remove_image(action: act.RemoveImage, state: State) -> Derived:
+    image, plane = state.image(action.image), state.pending.plane
+    is_pending = plane is not None and plane.image == image.id
+    changes = set_field(state, "pending", Pending()) if is_pending else ()
+    changes += set_field(state, "is_removed", True, image.id)
     return Derived(changes, f"remove image {image.name}", image.id)
 
 
 @derive.register
-def _rename_image(action: act.RenameImage, state: State, moment: Moment) -> Derived:
+def _rename_image(action: act.RenameImage, state: State) -> Derived:
     image = state.image(action.image)
-    if action.name == image.name:
-        return Derived()
-    check_name(state, action.name)
-    return Derived((FieldChange(image.id, "name", image.name, action.name),), image=image.id)
+    if action.name != image.name:
+        check_name(state, action.name)
+    return Derived(set_field(state, "name", action.name, image.id), image=image.id)
 
 
 def check_name(state: State, name: str) -> None:
@@ -237,16 +205,14 @@ def free_names(state: State, changes: Sequence[Change]) -> Iterator[Change]:
 
 
 @derive.register
-def _set_source(
-    action: act.ReplacePixels | act.LocateImage, state: State, moment: Moment
-) -> Derived:
+def _set_source(action: act.ReplacePixels | act.LocateImage, state: State) -> Derived:
     image = state.image(action.image)
     change = FieldChange(image.id, "source", image.info.source, action.source)
     return Derived((change,), image=image.id)
 
 
 @derive.register
-def _mark_complete(action: act.MarkComplete, state: State, moment: Moment) -> Derived:
+def _mark_complete(action: act.MarkComplete, state: State) -> Derived:
     image = state.image(action.image)
     if action.region.index is not None:
         image.check_plane(PlaneKey(image.id, action.region.index))
@@ -257,44 +223,29 @@ def _mark_complete(action: act.MarkComplete, state: State, moment: Moment) -> De
         after, label = (*known, action.region), "mark complete"
     else:
         after, label = tuple(r for r in known if r != action.region), "mark incomplete"
-    return Derived((FieldChange(image.id, "complete", known, after),), label, image.id)
+    return Derived(set_field(state, "complete", after, image.id), label, image.id)
 
 
 # --- adapters and runs --------------------------------------------------------------
 
 
 @derive.register
-def _add_adapter(action: act.AddAdapter, state: State, moment: Moment) -> Derived:
-    known = state.adapters
-    if any(each == action.adapter for each in known):
+def _add_adapter(action: act.AddAdapter, state: State) -> Derived:
+    known, new = state.adapters, action.adapter
+    if new in known:
         return Derived()
-    kept = tuple(
-        each
-        for each in known
-        if (each.weights, each.name) != (action.adapter.weights, action.adapter.name)
-    )
-    return Derived((FieldChange(None, "adapters", known, (*kept, action.adapter)),))
+    kept = [each for each in known if (each.weights, each.name) != (new.weights, new.name)]
+    return Derived(set_field(state, "adapters", (*kept, new)))
 
 
 @derive.register
-def _use_adapter(action: act.UseAdapter, state: State, moment: Moment) -> Derived:
+def _use_adapter(action: act.UseAdapter, state: State) -> Derived:
     if not 0 <= action.strength <= 1:
         raise ConfigurationError(f"the strength must be from 0 to 1, got {action.strength:g}")
-    live = replace(state.live, model=action.model, name=action.name, strength=action.strength)
-    return (
-        Derived() if live == state.live else Derived((FieldChange(None, "live", state.live, live),))
-    )
+    live = LiveAdapter(action.model, action.name, action.strength)
+    return Derived(set_field(state, "live", live))
 
 
 @derive.register
-def _add_run(action: act.AddRun, state: State, moment: Moment) -> Derived:
-    return Derived((FieldChange(None, "runs", state.runs, (*state.runs, action.run)),))
-
-
-def object_change(state: State, image: ImageId, after: dict[int, Any]) -> tuple[ObjectChange, ...]:
-    """Return the change of the records that differ from those in `after` (None: removed)."""
-    records = state.images[image].records
-    differing = {k: r for k, r in after.items() if records.get(k) != r}
-    if not differing:
-        return ()
-    return (ObjectChange(image, {k: records.get(k) for k in differing}, differing),)
+def _add_run(action: act.AddRun, state: State) -> Derived:
+    return Derived(set_field(state, "runs", (*state.runs, action.run)))

@@ -9,30 +9,22 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange, LabelChange
-from napari_peftsam.document.derive import (
-    Derived,
-    Moment,
-    check_name,
-    derive,
-    object_change,
-    set_pending,
-    without_first,
-)
-from napari_peftsam.document.images import DocumentImage, check_labels
+from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
+from napari_peftsam.document.derive import Derived, check_name, derive, without_first
+from napari_peftsam.document.images import DocumentImage, check_labels, check_painted, outside_error
 from napari_peftsam.document.objects import (
     IMPORTED,
     MANUAL,
     NewObject,
     ObjectRecord,
+    Overlap,
     PlaneKey,
     merged,
 )
 from napari_peftsam.document.records import BACKGROUND
 from napari_peftsam.document.regions import Integers
-from napari_peftsam.document.state import State
 from napari_peftsam.errors import LabelError, PromptError
-from napari_peftsam.types import BoolArray, LabelArray, Window
+from napari_peftsam.types import LabelArray
 
 __all__: list[str] = []
 
@@ -41,112 +33,79 @@ Create = Callable[[int], ObjectRecord]
 
 
 @derive.register
-def _accept(action: act.Accept, state: State, moment: Moment) -> Derived:
+def _accept(action: act.Accept, state: State) -> Derived:
     plane, shown = state.pending.plane, action.shown
     if shown is None or plane is None:
         raise PromptError(
             "there is no mask to accept: "
             + ("wait for the prediction" if state.pending else "click on an object first")
         )
-    image = state.image(plane.image)
-    changes, labels = _new_objects(state, image, plane, (shown,), action.overlap, moment)
-    advanced = set_pending(state, without_first(state.pending, moment.number))
-    return Derived((*changes, *advanced), f"accept object {labels[0]}", image.id, labels[0])
+    changes, labels = _new_objects(state, plane, (shown,), action.overlap)
+    advanced = set_field(state, "pending", without_first(state))
+    return Derived((*changes, *advanced), f"accept object {labels[0]}", plane.image, labels[0])
 
 
 @derive.register
-def _accept_objects(action: act.AcceptObjects, state: State, moment: Moment) -> Derived:
-    image = state.image(action.plane.image)
-    image.check_plane(action.plane)
-    changes, labels = _new_objects(
-        state, image, action.plane, action.objects, action.overlap, moment
-    )
-    done = [each.prompts for each in action.objects if each.prompts]
-    pending = state.pending
-    if pending.plane == action.plane:
+def _accept_objects(action: act.AcceptObjects, state: State) -> Derived:
+    plane, pending, number = action.plane, state.pending, len(action.objects)
+    changes, labels = _new_objects(state, plane, action.objects, action.overlap)
+    if pending.plane == plane:
+        done = [each.prompts for each in action.objects]
         left = [prompts for prompts in pending.queue if prompts not in done]
-        pending = pending.with_queue(action.plane, left, moment.number)
-    number = len(action.objects)
+        pending = pending.with_queue(plane, left, state.number)
     label = "accept 1 object" if number == 1 else f"accept {number} objects"
-    return Derived((*changes, *set_pending(state, pending)), label, image.id, labels)
+    return Derived((*changes, *set_field(state, "pending", pending)), label, plane.image, labels)
 
 
 def _new_objects(
-    state: State,
-    image: DocumentImage,
-    plane: PlaneKey,
-    objects: Sequence[NewObject],
-    overlap: str,
-    moment: Moment,
+    state: State, plane: PlaneKey, objects: Sequence[NewObject], overlap: Overlap
 ) -> tuple[tuple[Change, ...], tuple[int, ...]]:
     """Return the changes that write objects, and the label of each (0: no pixel was left)."""
-    pieces = [_Piece.of(image, each) for each in objects]
+    image = state.image(plane.image)
+    image.check_plane(plane)
+    if not objects:
+        return (), ()
+    pieces = [_positions(image, plane, each) for each in objects]
+    where = np.concatenate(pieces)
+    owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     if overlap == "keep":
-        for piece in pieces:
-            piece.mask &= image.plane_labels(plane)[piece.window.slices] == 0
-    _separate(pieces if overlap == "keep" else pieces[::-1])
-    labels, label = [], image.info.next_label
-    for piece in pieces:
-        labels.append(label if piece.mask.any() else 0)
-        label += bool(labels[-1])
-    if objects and not any(labels):
+        is_free = np.take(image.labels, where) == 0
+        where, owner = where[is_free], owner[is_free]
+    else:  # the last one takes the pixels
+        where, owner = where[::-1], owner[::-1]
+    where, first = np.unique(where, return_index=True)
+    owner = owner[first]
+    has_pixels = np.bincount(owner, minlength=len(pieces)) > 0
+    if not has_pixels.any():
         raise PromptError(_nothing_left(objects))
-    if label == image.info.next_label:
-        return (), tuple(labels)
-    image.check_label_range(label - 1)
-    where = np.concatenate([piece.positions(image, plane) for piece in pieces])
-    new = np.repeat(labels, [np.count_nonzero(piece.mask) for piece in pieces])
-    given = dict(zip(labels, objects, strict=True))
+    numbers = image.info.next_label - 1 + np.cumsum(has_pixels)
+    image.check_label_range(int(numbers[-1]))
+    labels = np.where(has_pixels, numbers, 0)
+    given = dict(zip(labels.tolist(), objects, strict=True))
     changes = pixel_changes(
         state,
         image,
-        (where, np.take(image.labels, where), new),
-        lambda record: replace(record, modified=moment.time),
-        lambda number: given[number].record(number, plane.index, moment.time),
+        (where, np.take(image.labels, where), labels[owner]),
+        lambda record: replace(record, modified=state.time),
+        lambda number: given[number].record(number, plane.index, state.time),
     )
-    return changes, tuple(labels)
+    return changes, tuple(labels.tolist())
 
 
-class _Piece:
-    """The pixels of a new object in its plane; reduced to what is left for it."""
-
-    def __init__(self, window: Window, mask: BoolArray) -> None:
-        self.window, self.mask = window, mask
-
-    @classmethod
-    def of(cls, image: DocumentImage, new: NewObject) -> _Piece:
-        row, col = new.offset or (0, 0)
-        height, width = image.plane_shape
-        mask = new.mask
-        inside = 0 <= row <= height - mask.shape[0] and 0 <= col <= width - mask.shape[1]
-        if not inside or (new.offset is None and mask.shape != image.plane_shape):
-            at = "" if new.offset is None else f" at {new.offset}"
-            raise PromptError(
-                f"the mask has shape {mask.shape}{at}, the image {image.name!r} has planes of "
-                f"{image.plane_shape}: predict it from this image"
-            )
-        window = Window.around(mask)
-        moved = Window(window.row + row, window.col + col, window.height, window.width)
-        return cls(moved, mask[window.slices].copy())
-
-    def positions(self, image: DocumentImage, plane: PlaneKey) -> Integers:
-        rows, cols = np.nonzero(self.mask)
-        start = int(np.ravel_multi_index((*plane.index, self.window.row, self.window.col),
-                                         image.shape))  # fmt: skip
-        return start + rows * image.shape[-1] + cols
-
-
-def _separate(pieces: Sequence[_Piece]) -> None:
-    """Take the pixels of each piece from all that follow it."""
-    corners = np.array([(p.window.row, p.window.col, *p.window.stop) for p in pieces])
-    for number, piece in enumerate(pieces):
-        row, col, bottom, right = corners[number]
-        later = corners[number + 1 :]
-        meets = (later[:, :2] < (bottom, right)).all(1) & (later[:, 2:] > (row, col)).all(1)
-        for other in (pieces[number + 1 + i] for i in np.flatnonzero(meets).tolist()):
-            shared = piece.window & other.window
-            taken = piece.mask[shared.seen_from(piece.window).slices]
-            other.mask[shared.seen_from(other.window).slices] &= ~taken
+def _positions(image: DocumentImage, plane: PlaneKey, new: NewObject) -> Integers:
+    """Return the flat positions of a new object's pixels."""
+    row, col = new.offset or (0, 0)
+    height, width = image.plane_shape
+    shape = new.mask.shape
+    inside = 0 <= row <= height - shape[0] and 0 <= col <= width - shape[1]
+    if not inside or (new.offset is None and shape != image.plane_shape):
+        at = "" if new.offset is None else f" at {new.offset}"
+        raise PromptError(
+            f"the mask has shape {shape}{at}, the image {image.name!r} has planes of "
+            f"{image.plane_shape}: predict it from this image"
+        )
+    rows, cols = np.nonzero(new.mask)
+    return image.first_position(plane) + (rows + row) * width + cols + col
 
 
 def _nothing_left(objects: Sequence[NewObject]) -> str:
@@ -159,7 +118,7 @@ def _nothing_left(objects: Sequence[NewObject]) -> str:
 
 
 @derive.register
-def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
+def _delete(action: act.DeleteObjects, state: State) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if not labels:
@@ -167,39 +126,37 @@ def _delete(action: act.DeleteObjects, state: State, moment: Moment) -> Derived:
     where = np.sort(np.concatenate([image.where(label) for label in labels]))
     changes: tuple[Change, ...] = (
         LabelChange.of(image.id, where, np.take(image.labels, where), 0),
-        *object_change(state, image.id, dict.fromkeys(labels)),
+        *set_records(state, image.id, dict.fromkeys(labels)),
     )
     name = f"delete object {labels[0]}" if len(labels) == 1 else f"delete {len(labels)} objects"
     return Derived(changes, name, image.id)
 
 
 @derive.register
-def _merge(action: act.MergeObjects, state: State, moment: Moment) -> Derived:
+def _merge(action: act.MergeObjects, state: State) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
     if len(labels) < 2:
         raise LabelError("merging needs two different objects: select one more")
     first, others = labels[0], labels[1:]
     records = image.records
-    record = merged(records[first], [records[o] for o in others], moment.time)
+    record = merged(records[first], [records[o] for o in others], state.time)
     where = np.sort(np.concatenate([image.where(label) for label in others]))
     changes: tuple[Change, ...] = (
         LabelChange.of(image.id, where, np.take(image.labels, where), first),
-        *object_change(state, image.id, {**dict.fromkeys(others), first: record}),
+        *set_records(state, image.id, {**dict.fromkeys(others), first: record}),
     )
     return Derived(changes, f"merge objects {', '.join(map(str, labels))}", image.id, first)
 
 
 @derive.register
-def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
+def _paint(action: act.Paint, state: State) -> Derived:
     image = state.image(action.image)
     where = _checked_positions(image, action.where)
     new = np.broadcast_to(np.asarray(action.new), where.shape)
     old = np.take(image.labels, where) if action.old is None else action.old
     old = np.broadcast_to(np.asarray(old), where.shape)
-    for values in (old, new):
-        if values.size and values.min() < 0:
-            raise LabelError(f"label {values.min()} was painted: labels start at 0 (unlabelled)")
+    check_painted(old, new)
     changed = old != new
     if not changed.any():
         return Derived()
@@ -208,14 +165,14 @@ def _paint(action: act.Paint, state: State, moment: Moment) -> Derived:
         state,
         image,
         (where[changed], old[changed], new[changed]),
-        lambda record: replace(record, corrected=True, modified=moment.time),
-        lambda label: _made(label, MANUAL, moment),
+        lambda record: replace(record, corrected=True, modified=state.time),
+        lambda label: _made(state, label, MANUAL),
     )
     return Derived(changes, "paint", image.id)
 
 
 @derive.register
-def _paint_background(action: act.PaintBackground, state: State, moment: Moment) -> Derived:
+def _paint_background(action: act.PaintBackground, state: State) -> Derived:
     image, new = state.image(action.image), int(action.is_background)
     where = _checked_positions(image, action.where)
     old = np.zeros(len(where), np.uint8)
@@ -230,10 +187,7 @@ def _paint_background(action: act.PaintBackground, state: State, moment: Moment)
 
 def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
     if len(where) and not 0 <= where.min() <= where.max() < image.labels.size:
-        raise LabelError(
-            f"painted pixels lie outside the labels of {image.name!r}, shape {image.shape}: "
-            "record them for the image they were painted in"
-        )
+        raise outside_error(image)
     if not (where[1:] > where[:-1]).all():
         raise LabelError(
             f"painted pixels of {image.name!r} repeat or are out of order: sort their positions "
@@ -243,14 +197,14 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
 
 
 @derive.register
-def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
+def _import(action: act.ImportLabels, state: State) -> Derived:
     image = state.image(action.image)
     check_labels(image.name, action.labels, image.shape)
     image.check_label_range(int(action.labels.max()))
     given = own_records(image, action.records)
 
     def record(label: int) -> ObjectRecord:
-        return given.get(label) or _made(label, IMPORTED, moment)
+        return given.get(label) or _made(state, label, IMPORTED)
 
     where = np.flatnonzero(image.labels != action.labels)
     changes: tuple[Change, ...] = ()
@@ -267,11 +221,11 @@ def _import(action: act.ImportLabels, state: State, moment: Moment) -> Derived:
         for label, each in given.items()
         if label in image.records and label not in touched
     }
-    return Derived((*changes, *object_change(state, image.id, changed)), "import labels", image.id)
+    return Derived((*changes, *set_records(state, image.id, changed)), "import labels", image.id)
 
 
 @derive.register
-def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
+def _add_image(action: act.AddImage, state: State) -> Derived:
     """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)
@@ -285,10 +239,10 @@ def _add_image(action: act.AddImage, state: State, moment: Moment) -> Derived:
             image,
             (where, np.zeros_like(new), new),
             lambda known: known,
-            lambda label: given.get(label) or _made(label, IMPORTED, moment),
+            lambda label: given.get(label) or _made(state, label, IMPORTED),
         )
-    appears = FieldChange(image.id, "is_removed", True, False)
-    return Derived((*changes, appears), image=image.id, result=image.id)
+    changes += set_field(state, "is_removed", False, image.id)
+    return Derived(changes, image=image.id, result=image.id)
 
 
 def pixel_changes(
@@ -305,14 +259,12 @@ def pixel_changes(
     state, image
         Before the change.
     pixels
-        N >= 1 flat positions, their labels before and after.
+        N >= 1 flat positions, ascending, their labels before and after.
     update, create
         Return the record of an object that was touched, and of an unknown label. Objects
         without pixels lose their record.
     """
     where, old, new = pixels
-    order = np.argsort(where, kind="stable")
-    where, old, new = where[order], old[order], new[order]
     records: dict[int, ObjectRecord | None] = {}
     for label, planes in sorted(image.index.after(where, old, new).items()):
         known = image.records.get(label)
@@ -321,12 +273,12 @@ def pixel_changes(
             records[label] = record.in_planes(planes)
         else:
             records[label] = None
-    change: Change = LabelChange.of(image.id, where, old, new)
     highest = max((label for label, record in records.items() if record is not None), default=0)
-    following: tuple[Change, ...] = object_change(state, image.id, records)
-    if highest >= image.info.next_label:
-        following += (FieldChange(image.id, "next_label", image.info.next_label, highest + 1),)
-    return (change, *following)
+    return (
+        LabelChange.of(image.id, where, old, new),
+        *set_records(state, image.id, records),
+        *set_field(state, "next_label", max(image.info.next_label, highest + 1), image.id),
+    )
 
 
 def own_records(image: DocumentImage, records: Sequence[ObjectRecord]) -> dict[int, ObjectRecord]:
@@ -337,5 +289,5 @@ def own_records(image: DocumentImage, records: Sequence[ObjectRecord]) -> dict[i
     return {record.label: record for record in records}
 
 
-def _made(label: int, model: str, moment: Moment) -> ObjectRecord:
-    return ObjectRecord(label, (), model, created=moment.time, modified=moment.time)
+def _made(state: State, label: int, model: str) -> ObjectRecord:
+    return ObjectRecord(label, (), model, created=state.time, modified=state.time)

@@ -12,17 +12,20 @@ import numpy as np
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document import derive_objects  # noqa: F401  registers its handlers
-from napari_peftsam.document.changes import Change, apply, decode_changes, encode_changes
-from napari_peftsam.document.derive import Moment, derive, free_names, numbered, utc_now
-from napari_peftsam.document.events import DocumentEvents, emit
-from napari_peftsam.document.images import (
-    DocumentImage,
-    check_labels,
-    describe_image,
-    empty_labels,
+from napari_peftsam.document.changes import (
+    Change,
+    Touched,
+    apply,
+    decode_changes,
+    encode_changes,
+    inverse,
+    read_state,
+    rows_of,
 )
-from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.pending import Answer, Pending, PendingObject, check_candidates
+from napari_peftsam.document.derive import derive, free_names, numbered, utc_now
+from napari_peftsam.document.events import DocumentEvents, emit
+from napari_peftsam.document.images import DocumentImage, check_labels, describe_image, empty_labels
+from napari_peftsam.document.objects import ImageId, ObjectRecord, Pending, PendingObject, PlaneKey
 from napari_peftsam.document.records import (
     ImageSource,
     LiveAdapter,
@@ -30,7 +33,6 @@ from napari_peftsam.document.records import (
     Run,
     StoredAdapter,
 )
-from napari_peftsam.document.state import Touched, read_state, rows_of
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import DONE, UNDONE
 from napari_peftsam.errors import ImageError, PeftSamError, ProjectError
@@ -58,16 +60,16 @@ class Document:
 
     Attributes
     ----------
+    store, clock
+        As given; a replay sets the clock.
     events
         Signals; emitted once a change is complete and saved.
-    store
-        Storage of the document.
     """
 
     def __init__(self, store: Store | None = None, clock: Callable[[], str] = utc_now) -> None:
         self.events = DocumentEvents()
         self.store = Store.in_memory() if store is None else store
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.RLock()
         self._state = read_state(self.store)
 
@@ -130,13 +132,14 @@ class Document:
         return None if step is None else step.label
 
     def _do(self, action: act.Action) -> Any:
-        moment = Moment(self.store.next_number, self._clock())
-        derived = derive(action, self._state, moment)
+        state = self._state
+        state.number, state.time = self.store.next_number, self.clock()
+        derived = derive(action, state)
         if derived.changes:
             step = None
             if derived.label:
                 step = derived.label, derived.image, encode_changes(derived.changes)
-            self._save(action, moment.time, derived.changes, step=step)
+            self._save(action, state.time, derived.changes, step=step)
         return derived.result
 
     def _move(self, action: act.Undo | act.Redo) -> str | None:
@@ -146,8 +149,8 @@ class Document:
             return None
         changes = decode_changes(step.changes, step.pixels)
         if back:
-            changes = tuple(change.inverse() for change in reversed(changes))
-        self._save(action, self._clock(), changes, moved=(step.number, UNDONE if back else DONE))
+            changes = tuple(inverse(change) for change in reversed(changes))
+        self._save(action, self.clock(), changes, moved=(step.number, UNDONE if back else DONE))
         return step.label
 
     def _save(
@@ -316,11 +319,11 @@ class Document:
 
     def planes_with_objects(self) -> tuple[PlaneKey, ...]:
         """Return the planes in which objects have pixels, by image and index."""
-        planes: list[PlaneKey] = []
-        for image in self.images.values():
-            found = {plane.index for record in image.records.values() for plane in record.planes}
-            planes += [PlaneKey(image.id, index) for index in sorted(found)]
-        return tuple(planes)
+        return tuple(
+            PlaneKey(image.id, index)
+            for image in self.images.values()
+            for index in sorted({p.index for r in image.records.values() for p in r.planes})
+        )
 
     @property
     def adapters(self) -> tuple[StoredAdapter, ...]:
@@ -385,11 +388,10 @@ class Document:
         pending, answers = self._state.pending, self._state.answers
         if pending.plane is None or pending.revision != revision:
             return False
-        check_candidates(prediction, self.image(pending.plane.image).plane_shape)
         # A choice made before the project was closed comes back, one for other masks does not.
         choice = self._state.choices.get(revision, 0)
         is_kept = answers.get(revision) is None and choice < len(prediction)
-        self._state.keep_answer(revision, Answer(prediction.trimmed(), made_by))
+        self._state.keep_answer(prediction, made_by)
         if not is_kept:
             self.do(act.ChooseCandidate(0))
         self.events.candidates_changed.emit()

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, FieldChange
-from napari_peftsam.document.objects import ImageId, PlaneKey
-from napari_peftsam.document.pending import Pending, PendingObject
+from napari_peftsam.document.changes import Change, FieldChange, State, Touched
+from napari_peftsam.document.objects import ImageId, Pending, PendingObject, PlaneKey
 from napari_peftsam.document.records import OBJECTS
-from napari_peftsam.document.state import State, Touched
 
 __all__ = ["DocumentEvents"]
 

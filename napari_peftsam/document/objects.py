@@ -1,15 +1,19 @@
-"""Objects: their planes, prompts and provenance."""
+"""Objects: prompts and candidates of the pending one, provenance of the accepted ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NewType
 
-from napari_peftsam.document.codec import to_json
-from napari_peftsam.types import BoolArray, Box, Prompts
+from napari_peftsam.document.records import ModelVersion
+from napari_peftsam.errors import PromptError
+from napari_peftsam.types import BoolArray, Box, Earlier, Prediction, Prompts, Window
 
-__all__ = ["ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "PlaneKey"]
+__all__ = [
+    "ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "Pending", "PendingObject",
+    "PlaneKey",
+]  # fmt: skip
 
 ImageId = NewType("ImageId", str)
 """Identifies an image in its document; renaming the image does not change it."""
@@ -128,7 +132,7 @@ class ObjectRecord:
             "source": self.source,
         }
         names = ("model", "adapter", "score", "candidate", "corrected", "created", "modified")
-        return record | {name: to_json(getattr(self, name), []) for name in names}
+        return record | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +170,7 @@ class NewObject:
             (ObjectPlane(index, self.prompts),),
             self.model,
             self.adapter,
-            self.score,
+            None if self.score is None else float(self.score),
             self.candidate,
             created=now,
             modified=now,
@@ -196,11 +200,123 @@ def _union(prompts: list[Prompts]) -> Prompts:
 
 
 def _prompts_dict(prompts: Prompts) -> dict[str, Any]:
-    box = prompts.box
-    return {
-        "points": [{"row": p.row, "col": p.col, "positive": p.positive} for p in prompts.points],
-        "box": None if box is None else dict(zip(_EDGES, box.as_tuple(), strict=True)),
-    }
+    box = None if prompts.box is None else asdict(prompts.box)
+    return {"points": [asdict(point) for point in prompts.points], "box": box}
 
 
-_EDGES = ("row0", "col0", "row1", "col1")
+# --- the pending object -------------------------------------------------------------
+
+KEPT = 200
+"""Number of states of the prompts that keep their candidates, and the shown one."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Prompts not accepted yet, all in one plane.
+
+    Attributes
+    ----------
+    plane
+        The plane of the prompts; None without prompts.
+    queue
+        Prompts of the pending object, then of those that follow it.
+    revision
+        Identifies this state of the pending object's prompts.
+    refines
+        Revision and candidate whose mask the next prediction refines, if there is one.
+    """
+
+    plane: PlaneKey | None = None
+    queue: tuple[Prompts, ...] = ()
+    revision: int = 0
+    refines: tuple[int, int] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.queue)
+
+    def on(self, plane: PlaneKey) -> Pending:
+        """Return itself, or nothing pending if it lies in another plane."""
+        return self if self.plane == plane else Pending()
+
+    def with_queue(self, plane: PlaneKey, queue: Sequence[Prompts], revision: int) -> Pending:
+        """Return it with other prompts; the first keeps its revision if it stays the same."""
+        kept = tuple(each for each in queue if each)
+        if not kept:
+            return Pending()
+        here = self.on(plane)
+        if here and here.queue[0] == kept[0]:
+            return replace(here, queue=kept)
+        return Pending(plane, kept, revision)
+
+
+@dataclass(frozen=True, eq=False)
+class PendingObject:
+    """The pending object as it is shown.
+
+    Attributes
+    ----------
+    plane
+        The plane of the object.
+    prompts
+        The user's prompts so far, never empty.
+    revision
+        Identifies this state of the prompts; pass it back with the prediction.
+    candidates
+        The answer to these prompts, in the smallest part of the plane that holds them all;
+        None while it is awaited.
+    made_by
+        The model version that predicted the candidates.
+    choice
+        Index of the shown candidate.
+    previous, weights
+        The candidate to refine, None if there is none, and the `ModelVersion.weights` it is of.
+    """
+
+    plane: PlaneKey
+    prompts: Prompts
+    revision: int
+    candidates: Prediction | None
+    made_by: ModelVersion
+    choice: int
+    previous: Earlier | None
+    weights: str
+
+    @property
+    def mask(self) -> BoolArray | None:
+        """The shown candidate, None while it is awaited; the part of the plane at `offset`."""
+        return None if self.candidates is None else self.candidates.masks[self.choice]
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Row and column of the first pixel of `mask`."""
+        return (0, 0) if self.candidates is None else self.candidates.offset
+
+    @property
+    def score(self) -> float | None:
+        """Predicted IoU of the shown candidate, None while it is awaited."""
+        return None if self.candidates is None else float(self.candidates.scores[self.choice])
+
+    def previous_for(self, version: ModelVersion) -> Earlier | None:
+        """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
+        return self.previous if self.weights == version.weights else None
+
+    def as_new_object(self) -> NewObject:
+        """Return the shown candidate as an object to accept; there must be one."""
+        assert self.mask is not None, "nothing is shown"
+        by = self.made_by
+        return NewObject(
+            self.prompts, self.mask, self.score, self.offset, self.choice, by.model, by.adapter
+        )
+
+
+def check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:
+    """Raise `PromptError` unless candidates cover a part of a plane of this shape."""
+    count, window = len(prediction), prediction.window
+    inside = window & Window(0, 0, *shape) == window
+    is_one = prediction.masks.shape == (count, *window.shape)
+    if count < 1 or not is_one or not inside or prediction.plane_shape != shape:
+        where = "" if prediction.part_of is None else f" at {prediction.offset}"
+        raise PromptError(
+            f"the candidates have shape {prediction.masks.shape}{where}, expected (K, "
+            f"{shape[0]}, {shape[1]}) with K >= 1, or a part of it: predict them from this plane"
+        )

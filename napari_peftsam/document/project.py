@@ -43,17 +43,11 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
     path = _resolved(path)
     if path.exists():
         raise ProjectError(f"{path} exists already: open it, or choose another name")
-    with _writing(path):
-        lock = _locked(path)
-        try:
-            # A half-made project never has its name.
-            with _temporary(path) as temporary:
-                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
-                with closing(sqlite3.connect(temporary)) as connection:
-                    create_tables(connection)
-        except BaseException:
-            lock.release()
-            raise
+    # A half-made project never has its name.
+    with _writing(path) as lock, _temporary(path) as temporary:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
+        with closing(sqlite3.connect(temporary)) as connection:
+            create_tables(connection)
     return _open(path, lock, vfs)
 
 
@@ -143,17 +137,14 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
     path = _resolved(path)
     if path == store.path:
         raise ProjectError(f"{path} is the project itself: choose another name for the copy")
-    with _writing(path):
-        lock = _locked(path)
-        try:
-            with _temporary(path) as temporary, closing(_connect(temporary, "rwc")) as target:
-                store.copy_to(target)
-                target.execute("PRAGMA journal_mode=DELETE")
-                _adapt(Store(target), store.path, path, pixels or {})
-            for name in ("-wal", "-shm"):  # of a replaced project whose process was killed
-                path.with_name(path.name + name).unlink(missing_ok=True)
-        finally:
-            lock.release()
+    with _writing(path) as lock:
+        with _temporary(path) as temporary, closing(_connect(temporary, "rwc")) as target:
+            store.copy_to(target)
+            target.execute("PRAGMA journal_mode=DELETE")
+            _adapt(Store(target), store.path, path, pixels or {})
+        for name in ("-wal", "-shm"):  # of a replaced project whose process was killed
+            path.with_name(path.name + name).unlink(missing_ok=True)
+    lock.release()
 
 
 def _adapt(copy: Store, old: Path | None, new: Path, pixels: Mapping[ImageId, Any]) -> None:
@@ -282,24 +273,24 @@ def _resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()  # links to one file need one lock
 
 
-def _locked(path: Path) -> ProjectLock:
-    lock = ProjectLock(path)
-    if not lock.acquire():
-        raise ProjectError(
-            f"{path} cannot be written, it is open in {lock.owner}: close it there first"
-        )
-    return lock
-
-
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[ProjectLock]:
+    """Yield the lock of a file that is written; it is released if the block fails."""
     if path.is_dir():
         raise ProjectError(f"{path} is a folder: choose the name of a file")
     if not path.parent.is_dir():
         raise ProjectError(f"there is no folder {path.parent}: create it, or choose another one")
+    lock = ProjectLock(path)
     try:
-        yield
-    except (OSError, sqlite3.Error) as error:
+        if not lock.acquire():
+            raise ProjectError(
+                f"{path} cannot be written, it is open in {lock.owner}: close it there first"
+            )
+        yield lock
+    except BaseException as error:
+        lock.release()
+        if not isinstance(error, OSError | sqlite3.Error):
+            raise
         reason = getattr(error, "strerror", None) or str(error)
         raise ProjectError(
             f"{path} cannot be written ({reason}): choose a folder you may write to, with room"

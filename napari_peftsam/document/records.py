@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from napari_peftsam.metadata import UNKNOWN, ImageMetadata
-from napari_peftsam.types import BoolArray, Box
+from napari_peftsam.types import Box
 
 __all__ = [
     "CompleteRegion",
@@ -74,33 +72,6 @@ class CompleteRegion:
     index: Index | None = None
     box: Box | None = None
     outline: tuple[tuple[float, float], ...] = ()
-
-    def mask(self, shape: tuple[int, int]) -> BoolArray:
-        """Return ``(H, W)``: the pixels of a plane that lie in it."""
-        inside = np.zeros(shape, np.bool_)
-        if self.outline:
-            inside |= _polygon(self.outline, shape)
-        elif self.box is None:
-            inside[:] = True
-        else:
-            b = self.box
-            rows, cols = (slice(max(0, round(lo)), max(0, round(hi)))
-                          for lo, hi in ((b.row0, b.row1), (b.col0, b.col1)))  # fmt: skip
-            inside[rows, cols] = True
-        return inside
-
-
-def _polygon(outline: tuple[tuple[float, float], ...], shape: tuple[int, int]) -> BoolArray:
-    """Return the pixels whose centre lies inside a polygon, by the even-odd rule."""
-    rows = np.arange(shape[0], dtype=float)[:, None]
-    cols = np.arange(shape[1], dtype=float)[None]
-    inside = np.zeros(shape, np.bool_)
-    for (r0, c0), (r1, c1) in zip(outline, (*outline[1:], outline[0]), strict=True):
-        if r0 == r1:
-            continue
-        crosses = (r0 > rows) != (r1 > rows)
-        inside ^= crosses & (cols < c0 + (rows - r0) * (c1 - c0) / (r1 - r0))
-    return inside
 
 
 @dataclass(frozen=True)

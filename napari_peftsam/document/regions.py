@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,64 +11,48 @@ import numpy.typing as npt
 
 from napari_peftsam.document.records import Index
 
-__all__ = ["Integers", "LabelIndex", "Region", "Runs", "find_runs", "union"]
+__all__ = ["Integers", "LabelIndex", "Region", "regions_of", "union"]
 
 Region = tuple[slice, ...]
 """One slice with explicit start and stop per axis of a label array."""
 Integers = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """Runs of pixels that are neighbours in a row and have the same label.
+def regions_of(
+    where: Integers, values: int | Integers, shape: tuple[int, ...]
+) -> dict[int, Region]:
+    """Return the smallest region of every label, 0 included.
 
-    Segmented images have far fewer runs than pixels, so sorting them is cheap. `starts` and
-    `stops` are one ``(R,)`` array per axis of the label array, half-open; `labels` is ``(R,)``.
+    Parameters
+    ----------
+    where
+        ``(N,)`` flat positions in a label array.
+    values
+        Their label, or ``(N,)`` labels.
+    shape
+        Shape of the label array.
     """
-
-    starts: tuple[Integers, ...]
-    stops: tuple[Integers, ...]
-    labels: Integers
-
-    def region(self) -> Region:
-        """Return the smallest region holding all runs (at least one)."""
-        pairs = zip(self.starts, self.stops, strict=True)
-        return tuple(slice(int(a.min()), int(b.max())) for a, b in pairs)
-
-    def regions(self) -> dict[int, Region]:
-        """Return the smallest region of every nonzero label."""
-        labels, owner = np.unique(self.labels, return_inverse=True)
-        lows, highs = [], []
-        for starts, stops in zip(self.starts, self.stops, strict=True):
-            low = np.full(len(labels), np.iinfo(np.intp).max, np.intp)
-            high = np.zeros(len(labels), np.intp)
-            np.minimum.at(low, owner, starts)
-            np.maximum.at(high, owner, stops)
-            lows.append(low.tolist())
-            highs.append(high.tolist())
-        return {
-            label: tuple(slice(low[i], high[i]) for low, high in zip(lows, highs, strict=True))
-            for i, label in enumerate(labels.tolist())
-            if label
-        }
-
-
-def find_runs(where: Integers, values: int | Integers, shape: tuple[int, ...]) -> Runs:
-    """Return the runs among pixels at ``(N,)`` flat positions; fewest runs if ascending.
-
-    `values` is their label, or ``(N,)`` labels; `shape` is that of the label array.
-    """
-    breaks = np.empty(len(where), np.bool_)
-    breaks[:1] = True
+    # Runs of neighbours with one label in a row: far fewer than pixels, so sorting is cheap.
+    labels = np.broadcast_to(values, where.shape)
+    breaks = np.ones(len(where), np.bool_)
     breaks[1:] = (where[1:] != where[:-1] + 1) | (where[1:] % shape[-1] == 0)
-    if not isinstance(values, int):
-        breaks[1:] |= values[1:] != values[:-1]
+    breaks[1:] |= labels[1:] != labels[:-1]
     first = np.flatnonzero(breaks)
-    lengths = np.diff(first, append=len(where))
-    starts = np.unravel_index(where[first], shape)
-    stops = (*(s + 1 for s in starts[:-1]), starts[-1] + lengths)
-    labels = np.full(len(first), values) if isinstance(values, int) else values[first]
-    return Runs(starts, stops, labels)
+    starts = np.stack(np.unravel_index(where[first], shape))
+    stops = starts + 1
+    stops[-1] += np.diff(first, append=len(where)) - 1
+    present, owner = np.unique(labels[first], return_inverse=True)
+    lows = np.full((len(shape), len(present)), np.iinfo(np.intp).max, np.intp)
+    highs = np.zeros_like(lows)
+    for axis in range(len(shape)):
+        np.minimum.at(lows[axis], owner, starts[axis])
+        np.maximum.at(highs[axis], owner, stops[axis])
+    return {
+        label: tuple(map(slice, low, high))
+        for label, low, high in zip(
+            present.tolist(), lows.T.tolist(), highs.T.tolist(), strict=True
+        )
+    }
 
 
 def union(first: Region, second: Region) -> Region:
@@ -84,10 +68,6 @@ class LabelIndex:
         self._shape = shape
         self._regions: dict[int, Region] = {}  # may be too large, never too small
         self._counts: dict[int, dict[int, int]] = {}  # pixels by label and number of the plane
-
-    def __iter__(self) -> Iterator[int]:
-        """Iterate over the labels that have pixels."""
-        return iter(self._counts)
 
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of a label, an empty one if it has none."""
@@ -119,11 +99,11 @@ class LabelIndex:
             else:
                 self._counts.pop(label, None)
                 self._regions.pop(label, None)
-        runs = find_runs(where, new, self._shape)
-        for label, region in runs.regions().items():
-            known = self._regions.get(label)
-            self._regions[label] = region if known is None else union(known, region)
-        return runs.region()
+        written = regions_of(where, new, self._shape)
+        for label, region in written.items():
+            if label:
+                self._regions[label] = union(self._regions.get(label, region), region)
+        return reduce(union, written.values())
 
     def _counts_after(
         self, where: Integers, old: int | Integers, new: int | Integers
@@ -142,12 +122,7 @@ class LabelIndex:
 
 def _tally(planes: Integers, values: int | Integers) -> Iterator[tuple[int, int, int]]:
     """Yield label, plane and number of pixels for every nonzero label in every plane."""
-    if isinstance(values, int):
-        if values:
-            numbers, counts = np.unique(planes, return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-                yield values, number, count
-        return
+    values = np.broadcast_to(values, planes.shape)
     # Runs of equal pairs are few where pixels are many.
     breaks = np.ones(len(planes), np.bool_)
     breaks[1:] = (planes[1:] != planes[:-1]) | (values[1:] != values[:-1])

@@ -12,11 +12,10 @@ from typing import Any
 import xxhash
 
 from napari_peftsam.document.actions import AddImage, decode_action
-from napari_peftsam.document.codec import load
+from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.state import DOCUMENT_FIELDS
-from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables
+from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables, decode
 from napari_peftsam.errors import PeftSamError
 
 __all__ = ["Salvage", "salvage"]
@@ -67,7 +66,7 @@ def salvage(file: Path) -> Salvage:
                 found.incomplete.add("actions")
         for row in reader.rows("images", "position, id, info"):
             with suppress(*_UNREADABLE):
-                found.images[ImageId(row[1])] = load(ImageInfo, row[2])
+                found.images[ImageId(row[1])] = decode(ImageInfo, row[2])
         for row in reader.rows("tiles", "image, label_set, plane, row, col, data"):
             if isinstance(row[-1], bytes):
                 found.tiles[TileKey(*row[:-1])] = row[-1]
@@ -75,7 +74,7 @@ def salvage(file: Path) -> Salvage:
         for name, hint in DOCUMENT_FIELDS.items():
             with suppress(*_UNREADABLE):
                 for (text,) in reader.one("fields", "value", "name = ?", (name,)):
-                    found.fields[name] = load(hint, text)
+                    found.fields[name] = decode(hint, text)
         _take_blobs(reader, found)
     return found
 
@@ -99,7 +98,7 @@ def _take_objects(reader: _Reader, found: Salvage) -> None:
                 rows += reader.one("objects", "image, label, record", where, values)
     for image, label, record in rows:
         try:
-            found.objects[image, label] = load(ObjectRecord, record)
+            found.objects[image, label] = decode(ObjectRecord, record)
         except _UNREADABLE:
             reader.incomplete.add("objects")
 

@@ -73,7 +73,10 @@ def describe_source(path: str | Path, project: Path | None, series: int = 0) -> 
 def find_source(source: ImageSource | None, project: Path | None) -> Found:
     """Look for an image's file: first as seen from the project, then where it was."""
     if source is None or not source.path:
-        return Found("inside") if source is not None and source.digest else _nowhere()
+        if source is not None and source.digest:
+            return Found("inside")
+        text = "the image was never saved as a file: locate one, or add it"
+        return Found("missing", None, text)
     candidates = [path for path in _candidates(source, project) if path.exists()]
     if not candidates:
         where = _candidates(source, project)[0]
@@ -195,7 +198,3 @@ def _size_and_time(path: Path) -> tuple[int, int]:
             sizes.append(found.st_size)
             times.append(found.st_mtime_ns)
     return sum(sizes), max(times)
-
-
-def _nowhere() -> Found:
-    return Found("missing", None, "the image was never saved as a file: locate one, or add it")

@@ -25,7 +25,6 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.codec import dump, load
 from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import ImageInfo
@@ -35,6 +34,8 @@ from napari_peftsam.document.tables import (
     Step,
     TileKey,
     create_tables,
+    decode,
+    dump,
     write_action,
     write_rows,
 )
@@ -201,13 +202,13 @@ class Store:
     def images(self) -> dict[ImageId, ImageInfo]:
         """Return all images, removed ones included, in the order in which they were added."""
         rows = self._all("SELECT id, info FROM images ORDER BY position")
-        return {ImageId(image): load(ImageInfo, info) for image, info in rows}
+        return {ImageId(image): decode(ImageInfo, info) for image, info in rows}
 
     def objects(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the records of an image's objects by label."""
         rows = self._all("SELECT label, record FROM objects WHERE image = ? ORDER BY label",
                          (image,))  # fmt: skip
-        return {label: load(ObjectRecord, record) for label, record in rows}
+        return {label: decode(ObjectRecord, record) for label, record in rows}
 
     def count_objects(self, image: ImageId) -> int:
         """Return the number of an image's objects."""

@@ -1,4 +1,4 @@
-"""Pixels have three states: object, declared background, unknown."""
+"""Background is declared by strokes and by complete regions; objects are left as they are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from napari_peftsam.document import (
     CompleteRegion,
     Document,
+    ImageId,
     ImportLabels,
     MarkComplete,
     PaintBackground,
@@ -20,7 +21,6 @@ from tests.document._cases import (
     CELLS,
     IMAGE,
     SHAPE,
-    STACK,
     VOLUME,
     accept,
     check_invariants,
@@ -30,57 +30,57 @@ from tests.document._cases import (
 )
 
 PLANES = [PlaneKey(VOLUME, (z,)) for z in range(3)]
-# A right triangle: the pixel centres with col < row, in rows 2 to 9.
 TRIANGLE = ((0.5, 0.5), (9.5, 0.5), (9.5, 9.5))
 
 
-def declared(document: Document, plane: PlaneKey = CELLS) -> BoolArray:
-    return document.image(plane.image).declared_background(plane)
+REGIONS = [
+    pytest.param(CompleteRegion(), id="image"),
+    pytest.param(CompleteRegion(()), id="plane"),
+    pytest.param(CompleteRegion(box=Box(2, 3, 7, 11)), id="rectangle"),
+    pytest.param(CompleteRegion((), Box(-5, 20, 4, 99)), id="beyond the edge"),
+    pytest.param(CompleteRegion(outline=TRIANGLE), id="lasso"),
+]
 
 
-def triangle() -> BoolArray:
-    rows, cols = np.indices(SHAPE)
-    return (rows >= 2) & (rows <= 9) & (cols >= 1) & (cols < rows)
+def painted(document: Document, plane: PlaneKey = CELLS) -> BoolArray:
+    """Return the pixels of a plane that strokes declare to be background."""
+    background = document.image(plane.image).background
+    return np.zeros(SHAPE, bool) if background is None else background[plane.index] == 1
 
 
-@pytest.mark.parametrize(
-    ("region", "inside"),
-    [
-        pytest.param(CompleteRegion(), np.ones(SHAPE, bool), id="image"),
-        pytest.param(CompleteRegion(()), np.ones(SHAPE, bool), id="plane"),
-        pytest.param(CompleteRegion(box=Box(2, 3, 7, 11)), rectangle(2, 3, 7, 11), id="rectangle"),
-        pytest.param(
-            CompleteRegion((), Box(-5, 20, 4, 99)), rectangle(0, 20, 4, 32), id="beyond the edge"
-        ),
-        pytest.param(CompleteRegion(outline=TRIANGLE), triangle(), id="lasso"),
-    ],
-)
-def test_complete_regions_declare_what_is_no_object(
-    document: Document, region: CompleteRegion, inside: BoolArray
+def complete(document: Document, image: ImageId = IMAGE) -> tuple[CompleteRegion, ...]:
+    return document.image(image).info.complete
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_complete_regions_are_declared_and_revoked(
+    document: Document, region: CompleteRegion
 ) -> None:
     accept(document, rectangle(4, 4, 8, 8))
-    assert not declared(document).any()
+    labels = document.labels(CELLS).copy()
+    assert complete(document) == ()
     document.do(MarkComplete(IMAGE, region))
-    is_object = document.labels(CELLS) > 0
-    np.testing.assert_array_equal(declared(document), inside & ~is_object)
-    assert document.image(IMAGE).info.complete == (region,)
+    assert complete(document) == (region,)
     document.do(MarkComplete(IMAGE, region))  # it is already: no step
     assert document.undo_label == "mark complete"
     assert len(document.steps) == 3
     document.do(MarkComplete(IMAGE, region, is_complete=False))
-    assert not declared(document).any()
+    assert complete(document) == ()
     assert document.undo() == "mark incomplete"
-    np.testing.assert_array_equal(declared(document), inside & ~is_object)
+    assert complete(document) == (region,)
     document.undo()
-    assert not declared(document).any()
+    assert complete(document) == ()
+    np.testing.assert_array_equal(document.labels(CELLS), labels)
 
 
-def test_a_region_of_one_plane_says_nothing_of_the_others(document: Document) -> None:
-    document.do(MarkComplete(VOLUME, CompleteRegion((1,))))
-    assert [declared(document, p).all() for p in PLANES] == [False, True, False]
-    assert not any(declared(document, p).any() for p in (PLANES[0], PLANES[2], CELLS))
-    document.do(MarkComplete(VOLUME, CompleteRegion(box=Box(0, 0, 2, 2))))
-    assert [declared(document, p).sum() for p in PLANES] == [4, SHAPE[0] * SHAPE[1], 4]
+def test_regions_add_up_in_the_order_of_their_declaration(document: Document) -> None:
+    regions = CompleteRegion((1,)), CompleteRegion(box=Box(0, 0, 2, 2))
+    for region in regions:
+        document.do(MarkComplete(VOLUME, region))
+    assert complete(document, VOLUME) == regions
+    assert complete(document) == ()
+    document.do(MarkComplete(VOLUME, regions[0], is_complete=False))
+    assert complete(document, VOLUME) == regions[1:]
 
 
 def test_a_region_in_no_plane_is_refused(document: Document) -> None:
@@ -94,38 +94,38 @@ def test_strokes_declare_pixels(document: Document) -> None:
     before = snapshot(document)
     where = np.flatnonzero(rectangle(2, 2, 6, 6))
     document.do(PaintBackground(IMAGE, where))
-    np.testing.assert_array_equal(declared(document), rectangle(2, 2, 6, 6))
+    np.testing.assert_array_equal(painted(document), rectangle(2, 2, 6, 6))
     assert not document.labels(CELLS).any()
     document.do(PaintBackground(IMAGE, where[:4]))  # they are already: no step
     assert document.steps == ("paint background",)
     document.do(PaintBackground(IMAGE, where[:4], is_background=False))
-    np.testing.assert_array_equal(declared(document), rectangle(3, 2, 6, 6))
+    np.testing.assert_array_equal(painted(document), rectangle(3, 2, 6, 6))
     document.undo()
-    np.testing.assert_array_equal(declared(document), rectangle(2, 2, 6, 6))
+    np.testing.assert_array_equal(painted(document), rectangle(2, 2, 6, 6))
     document.undo()
     assert snapshot(document) == before
     document.redo()
-    np.testing.assert_array_equal(declared(document), rectangle(2, 2, 6, 6))
+    np.testing.assert_array_equal(painted(document), rectangle(2, 2, 6, 6))
 
 
 def test_strokes_lie_in_their_plane(document: Document) -> None:
     size = SHAPE[0] * SHAPE[1]
     document.do(PaintBackground(VOLUME, np.arange(2 * size, 2 * size + 5)))
-    assert [declared(document, p).sum() for p in PLANES] == [0, 0, 5]
+    assert [painted(document, p).sum() for p in PLANES] == [0, 0, 5]
 
 
-def test_objects_are_never_background(document: Document) -> None:
-    cell = rectangle(4, 4, 8, 8)
-    document.do(PaintBackground(IMAGE, np.flatnonzero(rectangle(0, 0, 10, 10))))
+def test_objects_and_declarations_do_not_touch_one_another(document: Document) -> None:
+    cell, around = rectangle(4, 4, 8, 8), rectangle(0, 0, 10, 10)
+    document.do(PaintBackground(IMAGE, np.flatnonzero(around)))
     document.do(MarkComplete(IMAGE))
     document.do(new_objects((Prompts(), cell, 0.5)))
     assert (document.labels(CELLS)[cell] == 1).all()
-    np.testing.assert_array_equal(declared(document), ~cell)
     document.do(ImportLabels(IMAGE, np.full(SHAPE, 3)))
-    assert not declared(document).any()
+    np.testing.assert_array_equal(painted(document), around)
     document.undo()
-    document.undo()  # the declarations are still there
-    assert declared(document).all()
+    document.undo()
+    np.testing.assert_array_equal(painted(document), around)
+    assert complete(document) == (CompleteRegion(),)
     check_invariants(document)
 
 
@@ -153,7 +153,7 @@ def test_unusable_strokes(document: Document, where: list[int], message: str) ->
     with pytest.raises(LabelError, match=message):
         document.do(PaintBackground(IMAGE, np.array(where)))
     assert document.undo_label is None
-    assert not declared(document).any()
+    assert not painted(document).any()
 
 
 def test_removing_an_image_takes_its_declarations_along(document: Document) -> None:
@@ -164,19 +164,20 @@ def test_removing_an_image_takes_its_declarations_along(document: Document) -> N
     document.do(RemoveImage(VOLUME))
     document.undo()
     assert snapshot(document) == before
-    assert declared(document, STACK).all()
-    assert declared(document, PLANES[0]).sum() == 3
+    assert complete(document, VOLUME) == (CompleteRegion((1,)),)
+    assert painted(document, PLANES[0]).sum() == 3
 
 
 def test_declarations_are_saved(document: Document) -> None:
     document.do(PaintBackground(IMAGE, np.flatnonzero(rectangle(2, 2, 6, 6))))
     document.do(MarkComplete(VOLUME, CompleteRegion((1,), outline=TRIANGLE)))
     reopened = Document(document.store)
-    for plane in (CELLS, *PLANES):
-        np.testing.assert_array_equal(declared(reopened, plane), declared(document, plane))
+    np.testing.assert_array_equal(painted(reopened), painted(document))
+    assert complete(reopened, VOLUME) == (CompleteRegion((1,), outline=TRIANGLE),)
     reopened.do(PaintBackground(IMAGE, np.flatnonzero(rectangle(2, 2, 3, 3)), is_background=False))
-    assert declared(reopened).sum() == 15
+    assert painted(reopened).sum() == 15
     reopened.undo()
     reopened.undo()
     reopened.undo()
-    assert not any(declared(reopened, plane).any() for plane in (CELLS, *PLANES))
+    assert not painted(reopened).any()
+    assert complete(reopened, VOLUME) == ()

@@ -18,6 +18,8 @@ import pytest
 from napari_peftsam.document import (
     Document,
     DocumentImage,
+    ImageId,
+    ImageInfo,
     ImportLabels,
     Paint,
     PaintBackground,
@@ -28,8 +30,6 @@ from napari_peftsam.document import (
     save_copy,
     verify,
 )
-from napari_peftsam.document.objects import ImageId
-from napari_peftsam.document.records import ImageInfo
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import ROOT, SHAPE, annotate, files_of, finished_project
 

@@ -13,8 +13,10 @@ import pytest
 from napari_peftsam.document import (
     AddAdapter,
     Document,
+    ImageId,
     ImageSource,
     MarkComplete,
+    PlaneKey,
     Recovery,
     RemoveImage,
     SetBox,
@@ -25,7 +27,6 @@ from napari_peftsam.document import (
     recover_project,
     verify,
 )
-from napari_peftsam.document.objects import ImageId, PlaneKey
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box
 from tests.document._project_cases import HOLD, annotate, child, files_of, finished_project, kill

@@ -15,6 +15,7 @@ from napari_peftsam.document import (
     AddPoint,
     ChooseCandidate,
     Document,
+    ImageId,
     Paint,
     PlaneKey,
     RemoveImage,
@@ -26,7 +27,6 @@ from napari_peftsam.document import (
     summary,
     verify,
 )
-from napari_peftsam.document.objects import ImageId
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Point, Prediction
 from tests.document._project_cases import HOLD, annotate, child, finished_project
