@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "napari_peftsam"
 STARTERS = {"Thread", "Timer", "Popen", "ProcessPoolExecutor", "ThreadPoolExecutor", "LocalCluster"}
 MODULES = {"multiprocessing", "concurrent.futures", "distributed"}
-MAY_START = ("widgets/_runner.py", "app/child.py", "batch/", "cli/_interrupt.py")
+MAY_START = ("widgets/_runner.py", "app/child.py", "batch/", "cli/_console.py")
 LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "FileLock"}
 
 

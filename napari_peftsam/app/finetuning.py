@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Watch = Callable[[TrainEvent], bool | None]
 
 __all__ = [
-    "DEFAULT_BUDGET",
     "DocumentRun",
     "FinetuneReport",
     "FinetuningRun",
@@ -40,10 +39,6 @@ __all__ = [
     "finish",
     "train",
 ]
-
-DEFAULT_BUDGET = 60.0
-"""Seconds of finetuning when no budget is named."""
-
 
 # --- training -------------------------------------------------------------------------
 

@@ -15,13 +15,13 @@ from napari_peftsam.app._folders import (
 )
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.finetuning import (
-    DEFAULT_BUDGET,
     FinetuneReport,
     FinetuningRun,
     TrainingJob,
     finish,
     train,
 )
+from napari_peftsam.configs import DEFAULT_BUDGET
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.evaluation import (
     EvaluationConfig,

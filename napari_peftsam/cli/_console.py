@@ -1,16 +1,33 @@
-"""Printing: results on standard output, everything else on standard error."""
+"""Printing, progress and Ctrl-C: results on standard output, all else on standard error."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import typer
 
-__all__ = ["INTERRUPTED", "USER_ERROR", "Progress", "emit", "fail", "say"]
+__all__ = [
+    "INTERRUPTED",
+    "USER_ERROR",
+    "Progress",
+    "counted",
+    "emit",
+    "fail",
+    "graceful_interrupt",
+    "leads",
+    "say",
+    "sure_interrupt",
+    "wait_for_leader",
+]
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -18,6 +35,12 @@ INTERRUPTED = 130
 
 _SECONDS_BETWEEN_LINES = 10.0
 _BAR = 24
+_CLEANING_UP = 1.0  # seconds
+_LEADER_FAILS = 3.0  # seconds; torchrun ends all processes soon after the first that failed
+_STANDARD_ERROR = 2
+
+
+# --- printing -------------------------------------------------------------------------
 
 
 def say(message: str) -> None:
@@ -35,8 +58,13 @@ def emit(values: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool,
     typer.echo(json.dumps(values, allow_nan=False) if as_json else text)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 object``, ``2 objects``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Progress:
-    """A line that tells how far a long command is; redrawn on a terminal, else repeated.
+    """Progress line of a long command; redrawn on a terminal, else repeated.
 
     Use it as a context, so that what follows begins on a line of its own.
     """
@@ -68,3 +96,62 @@ class Progress:
         elif time.monotonic() >= self._due:  # a log wants a few lines only
             self._due = time.monotonic() + _SECONDS_BETWEEN_LINES
             say(f"{fraction:4.0%} {text}")
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------
+
+
+@contextmanager
+def graceful_interrupt(message: str) -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets, saying `message`; the second one raises."""
+    asked = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        # Not through `sys.stderr`: it refuses to be entered again if a signal comes amid a print.
+        with suppress(OSError):
+            os.write(_STANDARD_ERROR, f"\n{message} (Ctrl-C again: at once)\n".encode())
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def sure_interrupt() -> None:
+    """Make Ctrl-C end the program even where `KeyboardInterrupt` gets lost.
+
+    Libraries swallow it while they are being imported. If the program has not ended a
+    moment later, it is ended.
+    """
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        last_resort = threading.Timer(_CLEANING_UP, os._exit, (INTERRUPTED,))
+        last_resort.daemon = True
+        last_resort.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+
+
+# --- processes that torchrun has started ----------------------------------------------
+
+
+def leads() -> bool:
+    """Return whether this process prints for all: it is the first, or alone."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
+def wait_for_leader() -> None:
+    """Let the first process report an error that all have, before this one does.
+
+    The first process then fails, and torchrun ends this one while it waits here.
+    """
+    if not leads():
+        time.sleep(_LEADER_FAILS)

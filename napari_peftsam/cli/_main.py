@@ -12,28 +12,12 @@ import typer
 from napari_peftsam import __version__
 from napari_peftsam.errors import PeftSamError
 
-from . import (
-    demo,
-    download,
-    embed,
-    evaluate,
-    export,
-    export_adapter,
-    export_model,
-    finetune,
-    import_adapter,
-    info,
-    methods,
-    models,
-    open_viewer,
-    recover,
-    replay,
-    segment,
-    segment_batch,
-)
-from ._console import INTERRUPTED, USER_ERROR, fail
-from ._interrupt import sure_interrupt
-from ._team import wait_for_leader
+from . import adapters, batch, models, projects
+from ._console import INTERRUPTED, USER_ERROR, fail, sure_interrupt, wait_for_leader
+from .demo import demo
+from .evaluate import evaluate
+from .finetune import finetune
+from .open_viewer import open_images
 
 __all__ = ["main"]
 
@@ -46,26 +30,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would double the time until the help appears
 )
-for _name, _command in (
-    ("demo", demo.demo),
-    ("open", open_viewer.open_images),
-    ("models", models.models),
-    ("methods", methods.methods),
-    ("download", download.download),
-    ("finetune", finetune.finetune),
-    ("evaluate", evaluate.evaluate),
-    ("embed", embed.embed),
-    ("segment", segment.segment),
-    ("segment-batch", segment_batch.segment_batch),
-    ("info", info.info),
-    ("replay", replay.replay),
-    ("recover", recover.recover),
-    ("export", export.export),
-    ("export-model", export_model.export_model),
-    ("export-adapter", export_adapter.export_adapter),
-    ("import-adapter", import_adapter.import_adapter),
+app.command("demo")(demo)
+app.command("open")(open_images)
+for _command in (
+    models.models,
+    models.methods,
+    models.download,
+    finetune,
+    evaluate,
+    batch.embed,
+    batch.segment,
+    batch.segment_batch,
+    projects.info,
+    projects.replay,
+    projects.recover,
+    projects.export,
+    adapters.export_model,
+    adapters.export_adapter,
+    adapters.import_adapter,
 ):
-    app.command(_name)(_command)
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 # The base class of typer's usage errors, whose name and place differ between its versions.
 _USAGE_ERROR: Any = next(c for c in reversed(typer.BadParameter.__mro__) if c not in _BUILTIN)

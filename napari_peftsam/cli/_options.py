@@ -1,14 +1,18 @@
-"""Options that several commands share, and the way from options to configurations."""
+"""Options that commands share; those that mirror a configuration are made from its fields."""
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from napari_peftsam.configs import TrainingOptions
 from napari_peftsam.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,144 +21,211 @@ if TYPE_CHECKING:
     ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 __all__ = [
-    "Adapter",
-    "Alpha",
-    "Bottleneck",
-    "Cobot",
-    "DecoderLoraRank",
-    "Device",
-    "Images",
+    "BATCH",
+    "METHOD",
+    "MODEL",
+    "SEED",
+    "SOURCE",
     "Json",
-    "Labels",
-    "Matrices",
-    "Method",
     "Model",
-    "Placement",
-    "Precision",
-    "Project",
     "ProjectFile",
-    "ProjectModel",
-    "Rank",
-    "Scheduler",
-    "Seed",
-    "Settings",
-    "Space",
-    "Store",
-    "Workers",
+    "Values",
     "configure",
     "folders_of",
+    "grouped",
     "method_options",
+    "option",
+    "options_of",
+    "project_model_options",
     "seconds",
 ]
 
-Images = Annotated[
-    Path | None, typer.Option(help="Folder of images: TIFF, PNG, JPEG or zarr.", show_default=False)
-]
-Labels = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of instance labels, named as the images they belong to.", show_default=False
-    ),
-]
-Project = Annotated[
-    Path | None,
-    typer.Option(help="Project (.peftsam) with the objects, in place of --images and --labels."),
-]
+Values = dict[str, Any]
+"""Values of a group of options by name."""
+
 ProjectFile = Annotated[Path, typer.Argument(help="Project file (.peftsam).")]
-ProjectModel = Annotated[
-    str | None,
-    typer.Option(
-        help="A name of the registry (see `models`) or a checkpoint's path.  [default: builtin; "
-        "with --project, the one that the project was last used with]"
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_MODEL = "A name of the registry (see `models`) or a checkpoint's path."
+Model = Annotated[str, typer.Option(help=_MODEL)]
+
+
+# --- groups of options ----------------------------------------------------------------
+
+
+def option(name: str, kind: Any, default: Any = None, flag: str = "", **texts: Any) -> Parameter:
+    """Return an option of a group; `texts` as of `typer.Option`."""
+    made = typer.Option(*[flag] * bool(flag), **texts)
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made]
+    )
+
+
+def options_of(config: type[BaseModel], *names: str, **defaults: str) -> tuple[Parameter, ...]:
+    """Make options from fields of a configuration: type, default, limits and help.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    names
+        Its fields.
+    defaults
+        For fields whose default is found later, the text that says which it is.
+    """
+    made = []
+    for name in (*names, *defaults):
+        field = config.model_fields[name]
+        kind: Any = field.annotation
+        limits = {key: getattr(m, key) for m in field.metadata for key in ("ge", "le")
+                  if hasattr(m, key)}  # fmt: skip
+        later = f"  [default: {defaults[name]}]" if name in defaults else ""
+        made.append(
+            option(
+                name,
+                kind | None if later else kind,
+                None if later else field.default,
+                min=limits.get("ge"),
+                max=limits.get("le"),
+                help=f"{field.description}{later}",
+            )
+        )
+    return tuple(made)
+
+
+def grouped(
+    **groups: Sequence[Parameter],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace parameters of a command by groups of options; each gets the values as a dict."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters: list[Parameter] = []
+        for parameter in signature.parameters.values():
+            parameters += groups.get(parameter.name, [parameter])
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            for name, group in groups.items():
+                values[name] = {each.name: values.pop(each.name) for each in group}
+            command(**values)
+
+        ordered = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+        run.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _model_options(default: str | None, model: str, adapter: str) -> tuple[Parameter, ...]:
+    """Return the options of a `napari_peftsam.app.choice.ModelChoice`."""
+    return (
+        option("model", str | None if default is None else str, default, help=model),
+        option("adapter", Path | None, help=adapter),
+        option("device", str, "auto", help="auto, cpu, cuda or mps."),
+        option(
+            "precision",
+            str,
+            "auto",
+            help="auto, fp32, bf16 or fp16: what to compute in; auto takes what is fast on the "
+            "device.",
+        ),
+    )
+
+
+_ADAPTER = "Adapter file to use with the model."
+MODEL = _model_options("builtin", _MODEL, _ADAPTER)
+
+
+def project_model_options(adapter: str = _ADAPTER) -> tuple[Parameter, ...]:
+    """Return `MODEL` for commands that also take a project, which names its model."""
+    model = "  [default: builtin; with --project, the one that the project was last used with]"
+    return _model_options(None, _MODEL + model, adapter)
+
+
+SEED = options_of(TrainingOptions, "seed")
+SOURCE = (
+    option("images", Path | None, help="Folder of images: TIFF, PNG, JPEG or zarr."),
+    option(
+        "labels", Path | None, help="Folder of instance labels, named as the images they belong to."
     ),
-]
-Model = Annotated[
-    str, typer.Option(help="A name of the registry (see `models`) or a checkpoint's path.")
-]
-Adapter = Annotated[Path | None, typer.Option(help="Adapter file to use with the model.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[
-    str,
-    typer.Option(
-        help="auto, fp32, bf16 or fp16: what to compute in; auto takes what is fast on the device."
+    option(
+        "project",
+        Path | None,
+        help="Project (.peftsam) with the objects, in place of --images and --labels.",
     ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Worker processes on this computer; 0: none, all in this process.  [default: one per "
-        "GPU, else one per four cores; 0 where that is one]",
+)
+BATCH = (
+    option(
+        "store", Path | None, help="Folder to keep embeddings in.  [default: that of the viewer]"
     ),
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of a dask scheduler whose workers compute, as tcp://10.0.0.5:8786. They must "
-        "have this program and see the files under the same paths."
-    ),
-]
-Store = Annotated[
-    Path | None, typer.Option(help="Folder to keep embeddings in.  [default: that of the viewer]")
-]
-Space = Annotated[
-    float | None,
-    typer.Option(
+    option(
+        "space",
+        float | None,
         min=0.001,
         help="Disk space of that folder in GB; what is old goes.  [default: no limit, nothing "
         "goes; the viewer keeps its folder to its own preference]",
     ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-Method = Annotated[
-    str | None, typer.Option(help="Name of a method, as `napari-peftsam methods` lists them.")
-]
-Rank = Annotated[
-    int | None,
-    typer.Option(help="Rank of the update; with COBOT a multiple of 4.  [default: 8; fact: 16]"),
-]
-Alpha = Annotated[float | None, typer.Option(help="Factor on the update.  [default: 1; rslora: 4]")]
-Placement = Annotated[
-    str | None,
-    typer.Option(
+    option(
+        "workers",
+        int | None,
+        min=0,
+        help="Worker processes on this computer; 0: none, all in this process.  [default: one per "
+        "GPU, else one per four cores; 0 where that is one]",
+    ),
+    option(
+        "scheduler",
+        str | None,
+        help="Address of a dask scheduler whose workers compute, as tcp://10.0.0.5:8786. They must "
+        "have this program and see the files under the same paths.",
+    ),
+)
+# The limits of a method's options and their defaults are the method's, so None is "not given".
+METHOD = (
+    option("method", str | None, help="Name of a method, as `napari-peftsam methods` lists them."),
+    option("cobot", bool, False, "--cobot", help="Orchestrate lora or adaptformer by SAM-COBOT."),
+    option(
+        "rank",
+        int | None,
+        help="Rank of the update; with COBOT a multiple of 4.  [default: 8; fact: 16]",
+    ),
+    option("alpha", float | None, help="Factor on the update.  [default: 1; rslora: 4]"),
+    option(
+        "placement",
+        str | None,
         help="Blocks to adapt: all, late-50%, early-25% (any percentage), last, first, or numbers "
-        "as 0,3,5-7.  [default: all; late-finetuning: late-50%]"
+        "as 0,3,5-7.  [default: all; late-finetuning: late-50%]",
     ),
-]
-Matrices = Annotated[
-    str | None,
-    typer.Option(
+    option(
+        "matrices",
+        str | None,
         help="Matrices of a block to adapt: attention (q and v), all-linear, or a list of q, k, "
-        "v, lin1, lin2.  [default: attention]"
+        "v, lin1, lin2.  [default: attention]",
     ),
-]
-Bottleneck = Annotated[
-    int | None,
-    typer.Option(
+    option(
+        "bottleneck",
+        int | None,
         help="Inner width of adaptformer; with COBOT a multiple of 4.  [default: 64; with "
-        "COBOT: 16]"
+        "COBOT: 16]",
     ),
-]
-DecoderLoraRank = Annotated[
-    int | None,
-    typer.Option(
-        help="Adapt the mask decoder by LoRA of this rank; 0 trains its own weights.  [default: 0]"
+    option(
+        "decoder_lora_rank",
+        int | None,
+        help="Adapt the mask decoder by LoRA of this rank; 0 trains its own weights.  [default: 0]",
     ),
-]
-Cobot = Annotated[
-    bool, typer.Option("--cobot", help="Orchestrate lora or adaptformer by SAM-COBOT.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
+    option(
+        "settings",
+        list[str] | None,
+        None,
         "--set",
         metavar="NAME=VALUE",
         help="Any option of the method, as --set shared=false; may be repeated. `methods --json` "
-        "tells which there are.",
+        "lists them.",
     ),
-]
+)
+
+
+# --- from options to configurations ---------------------------------------------------
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|sec|m|min|h)?")
 _UNITS = {None: 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -198,23 +269,18 @@ def seconds(text: str) -> float:
     return value
 
 
-def method_options(settings: Sequence[str] | None, **named: Any) -> dict[str, Any]:
-    """Return the options of a method that were given, by their names in its configuration.
-
-    Parameters
-    ----------
-    settings
-        Texts ``NAME=VALUE``.
-    named
-        Values of options that the command line has itself; None if not given.
+def method_options(given: Values) -> tuple[str | None, Values, bool]:
+    """Return the method, its options and whether COBOT orchestrates it, from values of `METHOD`.
 
     Raises
     ------
     ConfigurationError
-        If a text has another form, or an option is given twice.
+        If a text of ``--set`` is not ``NAME=VALUE``, or an option is given twice.
     """
-    options = {name: value for name, value in named.items() if value is not None}
-    for setting in settings or ():
+    method, cobot = given.pop("method"), given.pop("cobot")
+    settings: Sequence[str] = given.pop("settings") or ()
+    options = {name: value for name, value in given.items() if value is not None}
+    for setting in settings:
         text, equals, value = setting.partition("=")
         name = text.strip().lower().replace("-", "_")
         if not equals or not name:
@@ -224,7 +290,7 @@ def method_options(settings: Sequence[str] | None, **named: Any) -> dict[str, An
         if name in options:
             raise ConfigurationError(f"the option {name} is given twice: give it once")
         options[name] = value.strip()
-    return options
+    return method, options, cobot
 
 
 def configure(config: type[ConfigT], **values: Any) -> ConfigT:

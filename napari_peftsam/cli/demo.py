@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._console import Progress, emit, say
-from ._options import Device, Json, Model, Seed, seconds
+from ._options import MODEL, SEED, Json, Values, grouped, seconds
 from .finetune import TrainingProgress
 from .open_viewer import check_display, start_viewer
 
@@ -20,7 +20,9 @@ __all__ = ["demo"]
 _FOLDER = Path("demo-output")
 
 
-def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
+@grouped(run=(*(each for each in MODEL if each.name in ("model", "device")), *SEED))
+def demo(
+    *,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder to write to, made if it is missing.  [default: demo-output]"),
@@ -37,9 +39,7 @@ def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
             help="Training time.  [default: up to 75s, so that all takes 4 minutes at most]"
         ),
     ] = None,
-    model: Model = "builtin",
-    seed: Seed = 0,
-    device: Device = "auto",
+    run: Values,
     as_json: Json = False,
 ) -> None:
     """Prompt, correct, finetune, reload and export on a real sample; the annotator is simulated.
@@ -50,13 +50,13 @@ def demo(  # noqa: PLR0913, PLR0917  # one parameter per option
     if gui:
         check_display()  # not only after minutes
     if output is not None or not gui:
-        _run(output or _FOLDER, budget, model, seed, device, as_json)
+        _run(output or _FOLDER, budget, as_json, **run)
     if gui:
         start_viewer([], sample="histology")
 
 
 def _run(
-    output: Path, budget: str | None, model: str, seed: int, device: str, as_json: bool
+    output: Path, budget: str | None, as_json: bool, *, model: str, device: str, seed: int
 ) -> None:
     time = None if budget is None else seconds(budget)
 

@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
+from napari_peftsam.configs import EvaluationConfig
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     Embedding,
@@ -45,31 +45,6 @@ __all__ = [
 # images.
 _MASK_BYTES = 2**27
 _EMBEDDING_SHARE = 0.1
-
-
-class EvaluationConfig(BaseModel):
-    """Objects and clicks of an evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_objects: int | None = Field(
-        default=None,
-        ge=1,
-        title="Objects at most",
-        description="Evaluate a random sample of this many objects; all if not given.",
-    )
-    seed: int = Field(
-        default=0, ge=0, title="Random seed", description="Chooses the sample of objects."
-    )
-    clicks: int = Field(
-        default=10, ge=1, le=100, title="Clicks", description="Simulated clicks per object."
-    )
-    min_area: int = Field(
-        default=25,
-        ge=1,
-        title="Smallest area",
-        description="Objects of fewer pixels are left out and counted.",
-    )
 
 
 @dataclass(frozen=True)

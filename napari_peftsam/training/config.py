@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from napari_peftsam.configs import TrainingOptions
 from napari_peftsam.models import Architecture
 from napari_peftsam.peft import CobotLoraConfig, MethodField
 
@@ -23,90 +22,11 @@ def recommended_learning_rate(architecture: Architecture) -> float:
     return _SMALL_MODEL_RATE if architecture.width < _SMALL_WIDTH else _LARGE_MODEL_RATE
 
 
-class TrainingConfig(BaseModel):
-    """One finetuning run. Exactly one of the three budgets must be set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class TrainingConfig(TrainingOptions):
+    """One finetuning run: its method and options. Exactly one budget must be set."""
 
     method: MethodField = Field(
         default_factory=CobotLoraConfig,
         title="Method",
         description="How the encoder is adapted, and where.",
     )
-    steps: int | None = Field(None, ge=1, title="Steps", description="Budget in training steps.")
-    epochs: int | None = Field(
-        None, ge=1, title="Epochs", description="Budget in passes over the training images."
-    )
-    seconds: float | None = Field(
-        None, gt=0, title="Time", description="Budget in seconds of training and validation."
-    )
-    learning_rate: float | None = Field(
-        None,
-        gt=0,
-        title="Learning rate",
-        description="Peak learning rate of AdamW; by default what suits the model.",
-    )
-    weight_decay: float = Field(0.01, ge=0, title="Weight decay", description="Of AdamW.")
-    objects_per_step: int = Field(
-        8, ge=1, title="Objects per step", description="Objects of one image trained at once."
-    )
-    images_per_step: int = Field(
-        1, ge=1, title="Images per step", description="Images or crops that make up one step."
-    )
-    views: int = Field(
-        8,
-        ge=1,
-        title="Views",
-        description="Turns and crops in which an image is seen, where a part of the encoder is "
-        "frozen; what that part computes is kept for each, from the first time on: fewer pay off "
-        "earlier in short runs on many images. Otherwise they are not limited.",
-    )
-    cache_prefix: bool = Field(
-        default=True,
-        title="Keep what is frozen",
-        description="Compute the frozen part of the encoder once per view, not in every step.",
-    )
-    cache_bytes: int | None = Field(
-        None,
-        ge=0,
-        title="Memory for that",
-        description="In bytes; beyond it the disk is used. By default a quarter of what is free, "
-        "at most 8 GiB.",
-    )
-    objects_at_once: int | None = Field(
-        None,
-        ge=1,
-        title="Objects at once",
-        description="Of a step, through the decoder; by default as many as the memory allows.",
-    )
-    checkpointing: bool | None = Field(
-        None,
-        title="Checkpointing",
-        description="Compute activations of the encoder twice instead of keeping them; by default "
-        "where the memory asks for it.",
-    )
-    rounds: int = Field(
-        3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
-    )
-    held_out: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        title="Held out",
-        description="Share of the images (of a single image: of its objects) kept for validation.",
-    )
-    validations: int = Field(
-        5, ge=1, title="Validations", description="How often held-out objects are looked at."
-    )
-    seed: int = Field(
-        0, ge=0, lt=2**63, title="Seed", description="Of every random choice of the run."
-    )
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        budgets = {"steps": self.steps, "epochs": self.epochs, "seconds": self.seconds}
-        given = [name for name, value in budgets.items() if value is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(f"set exactly one budget of steps, epochs or seconds, got {found}")
-        return self

@@ -41,7 +41,7 @@ EVALUATE_KEYS = [
 
 
 def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "napari_peftsam.cli", *arguments]
+    command = [sys.executable, "-m", "napari_peftsam", *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )  # type: ignore[call-overload]

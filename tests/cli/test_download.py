@@ -13,7 +13,7 @@ import pytest
 import torch
 import xxhash
 
-from napari_peftsam.cli.download import _text
+from napari_peftsam.cli.models import received
 from napari_peftsam.models import DownloadProgress, build_tiny, find_model
 from tests.cli._cases import Program
 from tests.models._server import Server, serve
@@ -126,13 +126,13 @@ def test_the_next_command_goes_on(models: Path, program: Program, server: Server
     ],
 )
 def test_the_progress_in_words(progress: tuple[int, int | None], text: str) -> None:
-    assert _text(DownloadProgress(*progress)) == text
+    assert received(DownloadProgress(*progress)) == text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_interrupted_it_keeps_what_came(models: Path, program: Program, server: Server) -> None:
     server.does.stall = LONG_ENOUGH
-    command = [sys.executable, "-m", "napari_peftsam.cli", "download", "cells"]
+    command = [sys.executable, "-m", "napari_peftsam", "download", "cells"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

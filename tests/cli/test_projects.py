@@ -16,7 +16,7 @@ import torch
 
 import napari_peftsam as ps
 from napari_peftsam.app.finetuning import train
-from napari_peftsam.cli.replay import label_file_names
+from napari_peftsam.cli.projects import label_file_names
 from napari_peftsam.document import check_project
 from napari_peftsam.files import read_image
 from napari_peftsam.peft import LoraConfig, load_adapter

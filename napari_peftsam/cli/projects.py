@@ -1,9 +1,10 @@
-"""``napari-peftsam replay``: labels rebuilt from the actions of a project alone."""
+"""``napari-peftsam info``, ``replay``, ``recover`` and ``export``: commands about projects."""
 
 from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +18,86 @@ from ._options import Json, ProjectFile
 if TYPE_CHECKING:
     from napari_peftsam.document import Document, Store
 
-__all__ = ["label_file_names", "replay"]
+__all__ = ["export", "info", "label_file_names", "recover", "replay"]
 
-_DIFFERENT = 1  # exit code
+_DIFFERENT = _LOST = 1  # exit codes
 _UNSAFE = re.compile(r"[^\w .()+=,@-]")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows
 _LONGEST = 100  # characters of a name; file systems take 255 bytes
+
+
+def info(project: ProjectFile, as_json: Json = False) -> None:
+    """Show how much a project holds; it may be open in a viewer.
+
+    Objects are the accepted ones. Seconds are the time worked: the gaps between actions, each
+    at most 60 s. Images whose file is missing or has changed are named on standard error.
+    """
+    from napari_peftsam.document import find_source, open_project, summary
+
+    with closing(open_project(project, read_only=True)) as store:
+        values = summary(store)
+        sources = {
+            info.name: find_source(info.source, store.path)
+            for info in store.images().values()
+            if not info.is_removed
+        }
+    for name, found in sources.items():
+        if found.text:
+            say(f"{name}: {found.text}")
+    missing = [name for name, found in sources.items() if found.state == "missing"]
+    text = "\n".join(f"{name:10}{value:>10,g}" for name, value in values.items())
+    emit({**values, "missing": missing}, as_json, text)
+
+
+def recover(
+    project: ProjectFile,
+    output: Annotated[Path, typer.Option(help="Project file to write; must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Write what is readable of a damaged project into a new one; the old one stays as it is.
+
+    The exit code is 1 if images, labels, records or adapters were lost.
+    """
+    if output.exists():
+        raise ConfigurationError(f"{output} exists already: choose another name for the copy")
+
+    from napari_peftsam.document import recover_project
+
+    report = recover_project(project, output)
+    counts = {k: v if isinstance(v, int) else len(v) for k, v in asdict(report).items()}
+    emit({"output": str(output), **counts}, as_json, f"{report.text}\n{output}")
+    if report.has_losses:
+        raise typer.Exit(_LOST)
+
+
+def export(
+    labels: Annotated[
+        Path, typer.Argument(help="Label image (TIFF, PNG or zarr), or project (.peftsam).")
+    ],
+    output: Annotated[Path, typer.Option(help="File or zarr folder to write.")],
+    format_name: Annotated[str, typer.Option("--format", help="tiff, ome-zarr or coco.")],
+    image: Annotated[
+        str | None,
+        typer.Option(help="Name of the image, for a project that holds several."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write labels as compressed TIFF, OME-Zarr or COCO JSON.
+
+    Those of a project are written with the provenance of the objects; it may be open in a
+    viewer.
+    """
+    from napari_peftsam.app.project_commands import export_project
+    from napari_peftsam.app.single import export_file
+    from napari_peftsam.document import is_project
+
+    if is_project(labels):
+        written = export_project(labels, image, output, format_name, say)
+    elif image is not None:
+        raise ConfigurationError(f"{labels} is no project: leave out --image")
+    else:
+        written = export_file(labels, output, format_name)
+    emit({"output": str(written), "format": format_name}, as_json, str(written))
 
 
 def replay(

@@ -1,0 +1,88 @@
+"""``napari-peftsam export-model``, ``export-adapter`` and ``import-adapter``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._console import emit
+from ._options import Json, Model
+
+__all__ = ["export_adapter", "export_model", "import_adapter"]
+
+
+def export_model(
+    adapter: Annotated[Path, typer.Option(help="Adapter file to merge into the model.")],
+    output: Annotated[Path, typer.Option(help="Checkpoint to write (.pth).")],
+    model: Model = "builtin",
+    as_json: Json = False,
+) -> None:
+    """Write a plain SAM checkpoint with an adapter merged in, for other SAM software."""
+    from napari_peftsam.app.single import export_model_file
+
+    written = export_model_file(model, adapter, output)
+    emit({"output": str(written)}, as_json, str(written))
+
+
+def export_adapter(
+    adapter: Annotated[Path, typer.Option(help="Adapter file to export.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; an older export is replaced.")],
+    model: Model = "builtin",
+    format_name: Annotated[
+        str, typer.Option("--format", help="hf-peft: a folder that HF peft loads.")
+    ] = "hf-peft",
+    as_json: Json = False,
+) -> None:
+    """Write an adapter for HF peft, tuned mask decoder and prompt encoder included.
+
+    For methods whose updates are low-rank (all kinds of LoRA, PiSSA, FacT); others are refused
+    with what to do instead. There: PeftModel.from_pretrained(sam, folder).
+    """
+    from napari_peftsam.app.exchange import export_adapter_folder
+
+    written = export_adapter_folder(model, adapter, output, format_name)
+    emit({"output": str(written), "format": format_name}, as_json, str(written))
+
+
+def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
+    source: Annotated[Path, typer.Argument(help="Folder that HF peft or export-adapter wrote.")],
+    output: Annotated[Path, typer.Option(help="Adapter file to write (.safetensors).")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model it was trained on, a name or a checkpoint's path.  [default: builtin; "
+            "exports of this program know theirs]"
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank it must have; by default the one found.")
+    ] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(help="Blocks it must adapt, as in finetune; by default those found."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Factor it must have (lora_alpha / rank); by default the one found."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn LoRA weights of HF peft into an adapter file of this program.
+
+    HF's folders do not name the model they belong to: give it with --model.
+    """
+    from napari_peftsam.app.exchange import import_adapter_file
+    from napari_peftsam.peft import ExpectedAdapter, Placement
+
+    placed = None if placement is None else Placement.parse(placement)
+    adapter = import_adapter_file(source, output, model, ExpectedAdapter(rank, placed, alpha))
+    options = adapter.config.model_dump(mode="json")
+    shown = {
+        "method": adapter.config.method,
+        **{name: options.get(name) for name in ("rank", "placement", "matrices", "alpha")},
+        "model": adapter.base.name,
+    }
+    text = ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+    emit({"output": str(output), **shown}, as_json, f"{text}\nadapter: {output}")

@@ -1,0 +1,191 @@
+"""``napari-peftsam embed``, ``segment`` and ``segment-batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_peftsam.errors import ConfigurationError
+
+from ._console import (
+    INTERRUPTED,
+    USER_ERROR,
+    Progress,
+    counted,
+    emit,
+    fail,
+    graceful_interrupt,
+    say,
+)
+from ._options import BATCH, MODEL, Json, Values, grouped
+
+if TYPE_CHECKING:
+    from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
+
+__all__ = ["embed", "segment", "segment_batch"]
+
+
+@grouped(model=MODEL, batch=BATCH)
+def embed(
+    *,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images of any size (TIFF, PNG, JPEG or zarr), or folders of them."),
+    ],
+    batch: Values,
+    model: Values,
+    as_json: Json = False,
+) -> None:
+    """Embed images in advance; large ones (as zarr) tile by tile, read as they are needed.
+
+    If the embeddings cannot all be kept, nothing is begun, and an error says what they need.
+    An interrupted run goes on where it was. The viewer finds the embeddings when the
+    images are opened with the same model and adapter.
+    """
+    plan = _plan(model, **batch)
+    from napari_peftsam.batch.embed import embed_batch
+
+    def text(finished: BatchFinished) -> str:
+        tiles = finished.tiles or 0
+        known = tiles - (finished.computed or 0)
+        before = f", {known} of them known before" if known else ""
+        return f"{_images(finished)}, {counted(tiles, 'embedding')}{before}: {finished.output}"
+
+    _run(lambda stop: embed_batch(images, plan, stop), text, as_json)
+
+
+@grouped(model=MODEL)
+def segment(
+    *,
+    image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
+    prompts: Annotated[Path, typer.Option(help="JSON file: a list of objects, as above.")],
+    output: Annotated[
+        Path, typer.Option(help="Label image to write: .tif, or .zarr, which a large image needs.")
+    ],
+    model: Values,
+    as_json: Json = False,
+) -> None:
+    """Segment prompted objects; object number i of the prompts file gets label i.
+
+    The prompts file is a list of {"points": [[row, col], ...], "labels": [1, 0, ...],
+    "box": [row0, col0, row1, col1]}: points (label 1 on the object, 0 not on it), a box,
+    or both.
+    """
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.single import segment_file
+
+    report = segment_file(image, prompts, output, ModelChoice(**model))
+    if report.empty:
+        numbers = ", ".join(map(str, report.empty))
+        say(f"note: no pixel was left for object {numbers}")
+    emit(report.to_dict(), as_json, f"{counted(report.objects, 'object')}: {report.output}")
+
+
+@grouped(model=MODEL, batch=BATCH)
+def segment_batch(
+    *,
+    images: Annotated[
+        Path, typer.Option(help="Folder of images (TIFF, PNG, JPEG or zarr), or a large zarr.")
+    ],
+    prompts: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of JSON files as `segment` takes, named as the images; of a large image "
+            "the file."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the labels, NAME.ome.zarr for each; of a large image the OME-Zarr."
+        ),
+    ],
+    batch: Values,
+    model: Values,
+    as_json: Json = False,
+) -> None:
+    """Segment prompted objects of many images, or of a large one, by several processes.
+
+    Object number i of an image's prompts file gets label i. Images that fail are left out
+    and listed; a second run finds the embeddings of the first.
+    """
+    plan = _plan(model, **batch)
+    from napari_peftsam.batch.large_image import segment_large_image
+    from napari_peftsam.batch.segment import segment_batch as segment_folder
+    from napari_peftsam.files import is_zarr
+
+    def text(finished: BatchFinished) -> str:
+        if finished.objects is None:
+            return "no labels were written"
+        empty = f", {finished.empty} without a pixel" if finished.empty else ""
+        found = counted(finished.objects, "object")
+        return f"{found}{empty} in {_images(finished)}: {finished.output}"
+
+    run = segment_large_image if images.is_file() or is_zarr(images) else segment_folder
+    _run(lambda stop: run(images, prompts, output, plan, stop), text, as_json)
+
+
+def _images(finished: BatchFinished) -> str:
+    return f"{finished.images} of {counted(finished.total, 'image')}"
+
+
+def _plan(
+    model: Values,
+    store: Path | None,
+    space: float | None,
+    workers: int | None,
+    scheduler: str | None,
+) -> BatchPlan:
+    from napari_peftsam.batch.cluster import ClusterChoice
+    from napari_peftsam.batch.plan import BatchPlan, ModelSource
+
+    if space is not None and not isfinite(space):
+        raise ConfigurationError(
+            f"--space must be a number of GB, got {space}: leave it out for no limit"
+        )
+    return BatchPlan(
+        ModelSource(**model),
+        ClusterChoice(scheduler, workers),
+        store,
+        None if space is None else round(space * 1e9),
+    )
+
+
+def _run(
+    batch: Callable[[Callable[[], bool]], Iterator[BatchEvent]],
+    text: Callable[[BatchFinished], str],
+    as_json: bool,
+) -> None:
+    """Show the progress of a batch, which asks whether to stop, and its result.
+
+    If images failed, one line names the first, and the exit code is 2.
+    """
+    from napari_peftsam.batch.plan import BatchFinished, TaskDone, TaskFailed
+
+    finished = None
+    message = "stopping; what is finished is kept"
+    with graceful_interrupt(message) as stop, Progress() as progress:
+        for event in batch(stop.is_set):
+            if isinstance(event, TaskFailed) and event.total > 1:  # a single one follows at the end
+                progress.end()
+                say(f"left out {event.name}: {' '.join(str(event.error).split())}")
+            if isinstance(event, TaskDone | TaskFailed):
+                progress.show(
+                    event.done / event.total, f"{event.done} of {event.total}: {event.name}"
+                )
+            elif isinstance(event, BatchFinished):
+                finished = event
+    assert finished is not None, "a batch ends with its report"
+    emit(finished.to_dict(), as_json, text(finished))
+    if finished.failed:
+        name, reason = next(iter(finished.failed.items()))
+        others = len(finished.failed) - 1
+        first = reason if reason.startswith(name) else f"{name}: {reason}"
+        fail(first + (f"; {others} more failed, too" if others else ""))
+        raise typer.Exit(USER_ERROR)
+    if stop.is_set():
+        raise typer.Exit(INTERRUPTED)
