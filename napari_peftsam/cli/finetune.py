@@ -208,7 +208,6 @@ class TrainingProgress:
         """Show one event of `napari_peftsam.training`, nothing for others."""
         from napari_peftsam.training import (
             MemoryPlanned,
-            TrainingAdjusted,
             TrainingStarted,
             TrainingStep,
             Validated,
@@ -222,7 +221,7 @@ class TrainingProgress:
                 f"objects; {event.held_out_objects} held out by {event.held_out_by}, "
                 f"IoU {event.validation_iou:.3f}"
             )
-        elif isinstance(event, (MemoryPlanned, TrainingAdjusted)):
+        elif isinstance(event, MemoryPlanned):
             say(event.describe())
         elif isinstance(event, Validated):
             self._iou = event.iou
