@@ -11,7 +11,7 @@ import numpy as np
 from napari_peftsam.document import Document, ObjectRecord, PlaneKey
 from napari_peftsam.embeddings import is_large
 from napari_peftsam.segmentation.engine import Engine
-from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
+from napari_peftsam.training import AnnotatedPlane, TileReader, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 
 __all__ = ["CopiedPlane", "annotated_planes"]
@@ -28,7 +28,7 @@ class CopiedPlane:
     pixels
         ``(H, W)`` or ``(H, W, 3)``, perhaps on disk.
     labels
-        ``(H, W)`` integers; of a large plane, its tiles with objects.
+        ``(H, W)`` integers; of a large plane, readers of its tiles with objects.
     prompts
         Those of the objects by label.
     """
@@ -36,13 +36,13 @@ class CopiedPlane:
     name: str
     image: str
     pixels: Plane
-    labels: LabelArray | tuple[AnnotatedTile, ...]
+    labels: LabelArray | tuple[TileReader, ...]
     prompts: Mapping[int, Prompts]
 
     def read(self) -> Iterator[AnnotatedPlane]:
         """Yield the plane, or the tiles of a large one, with pixels; slow."""
         if isinstance(self.labels, tuple):
-            yield from (tile.read(self.name, self.image) for tile in self.labels)
+            yield from (read(self.name, self.image) for read in self.labels)
         else:
             pixels = np.array(self.pixels)
             yield AnnotatedPlane(self.name, self.image, pixels, self.labels, self.prompts)
@@ -66,7 +66,7 @@ def annotated_planes(document: Document, engine: Engine) -> Iterator[CopiedPlane
         prompts = {label: each for label, each in given.items() if each}
         pixels, labels = document.pixels(plane), document.labels(plane)
         name = document.image(plane.image).name + str(list(plane.index) if plane.index else "")
-        kept: LabelArray | tuple[AnnotatedTile, ...] = ()
+        kept: LabelArray | tuple[TileReader, ...] = ()
         if is_large(pixels.shape, engine.model):
             region = document.image(plane.image).region
             places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}

@@ -167,7 +167,6 @@ class TrainingProgress:
         """Show one event of `napari_peftsam.training`, nothing for others."""
         from napari_peftsam.training import (
             MemoryPlanned,
-            TrainingAdjusted,
             TrainingStarted,
             TrainingStep,
             Validated,
@@ -181,7 +180,7 @@ class TrainingProgress:
                 f"{counted(event.training_objects, 'object')}; {event.held_out_objects} held out "
                 f"by {event.held_out_by}, IoU {event.validation_iou:.3f}"
             )
-        elif isinstance(event, (MemoryPlanned, TrainingAdjusted)):
+        elif isinstance(event, MemoryPlanned):
             say(event.describe())
         elif isinstance(event, Validated):
             self._iou = event.iou

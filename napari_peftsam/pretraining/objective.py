@@ -11,7 +11,7 @@ from napari_peftsam.models.preprocess import standardise
 from napari_peftsam.pretraining.data import Batch
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import mask_iou
-from napari_peftsam.training.prompts import Grid, PromptSimulator, dilated
+from napari_peftsam.training.prompts import PromptSimulator, dilated
 
 __all__ = [
     "compact_mask_loss",
@@ -46,7 +46,7 @@ def pretraining_loss(
     row, col = torch.randint(free, (2,), generator=generator).tolist()
     offset, patch = (row, col), model.architecture.patch_size
     corner = (float(col * patch), float(row * patch))
-    user = PromptSimulator(generator, Grid.at(corner))
+    user = PromptSimulator(generator, torch.tensor([corner]))
     prompts, meant = first_prompts(user, batch, generator)
     target = meant[:, None]
     levels = possible_levels(batch.levels.flatten(0, 1), prompts, corner, meant)

@@ -1,10 +1,17 @@
 """Finetuning: configuration, data, losses, the loop and its events."""
 
-from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.config import (
+    RECIPES,
+    RECOMMENDED,
+    Recipe,
+    TrainingConfig,
+    recipe,
+    recommended_learning_rate,
+)
 from napari_peftsam.training.dataset import (
     AnnotatedPlane,
-    AnnotatedTile,
     Split,
+    TileReader,
     TrainingObject,
     cut_into_tiles,
     split_objects,
@@ -13,7 +20,6 @@ from napari_peftsam.training.dataset import (
 from napari_peftsam.training.events import (
     MemoryPlanned,
     TrainEvent,
-    TrainingAdjusted,
     TrainingReport,
     TrainingStarted,
     TrainingStep,
@@ -21,22 +27,20 @@ from napari_peftsam.training.events import (
 )
 from napari_peftsam.training.finetune import Incumbent, finetune
 from napari_peftsam.training.memory import StepPlan, possible_plans
-from napari_peftsam.training.recipes import RECIPES, RECOMMENDED, Recipe, recipe
 from napari_peftsam.training.team import Team, joined_team, team_size
 
 __all__ = [
     "RECIPES",
     "RECOMMENDED",
     "AnnotatedPlane",
-    "AnnotatedTile",
     "Incumbent",
     "MemoryPlanned",
     "Recipe",
     "Split",
     "StepPlan",
     "Team",
+    "TileReader",
     "TrainEvent",
-    "TrainingAdjusted",
     "TrainingConfig",
     "TrainingObject",
     "TrainingReport",

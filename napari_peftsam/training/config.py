@@ -1,14 +1,32 @@
-"""Configuration of a finetuning run; one schema for dock, command line and Python."""
+"""Configuration of a finetuning run, for dock, command line and Python, and named settings."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
 from napari_peftsam.configs import TrainingOptions
+from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import Architecture
-from napari_peftsam.peft import CobotLoraConfig, MethodField
+from napari_peftsam.peft import (
+    CobotLoraConfig,
+    MethodConfig,
+    MethodField,
+    Placement,
+    parse_method_config,
+)
 
-__all__ = ["TrainingConfig", "recommended_learning_rate"]
+__all__ = [
+    "RECIPES",
+    "RECOMMENDED",
+    "Recipe",
+    "TrainingConfig",
+    "recipe",
+    "recommended_learning_rate",
+]
 
 # Rates above 1e-4 destroy the prompting of the large SAMs (PEFT-SAM, Teuber et al.); the
 # small built-in model needs, and bears, more.
@@ -30,3 +48,137 @@ class TrainingConfig(TrainingOptions):
         title="Method",
         description="How the encoder is adapted, and where.",
     )
+
+
+# --- recipes ----------------------------------------------------------------------
+
+RECOMMENDED = "recommended"
+"""Name of the recipe that depends on model and memory."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method with its options and learning rate.
+
+    Attributes
+    ----------
+    explanation
+        The reason to take it, in one sentence.
+    learning_rate
+        None for `recommended_learning_rate`.
+    """
+
+    name: str
+    title: str
+    explanation: str
+    method: MethodConfig
+    learning_rate: float | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of a `TrainingConfig` that it sets."""
+        return {"method": self.method, "learning_rate": self.learning_rate}
+
+
+def _lora(placement: str) -> dict[str, Any]:
+    return {"method": "lora", "rank": 32, "matrices": "all-linear", "placement": placement}
+
+
+# The paper's settings; its small one is "frozen encoder, or the last block".
+_PEFT_SAM_RATE = 1e-5
+RECIPES: Mapping[str, Recipe] = {
+    r.name: r
+    for r in (
+        Recipe(
+            "peft-sam",
+            "PEFT-SAM",
+            "LoRA in all linear layers of the last half of the encoder: the best setting of the "
+            "PEFT-SAM study (Teuber et al.), at its low learning rate.",
+            parse_method_config(_lora("late-50%")),
+            _PEFT_SAM_RATE,
+        ),
+        Recipe(
+            "peft-sam-small",
+            "PEFT-SAM, small GPU",
+            "Mask decoder only, as the PEFT-SAM study (Teuber et al.) advises for little memory; "
+            "embeddings stay valid.",
+            parse_method_config({"method": "frozen-encoder"}),
+            _PEFT_SAM_RATE,
+        ),
+        Recipe(
+            "cobot",
+            "SAM-COBOT",
+            "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024); coefficients "
+            "learn 100 times as fast, as C and S do in the published code.",
+            parse_method_config(
+                {"method": "cobot-lora", "rank": 4, "coefficient_lr_multiplier": 100.0}
+            ),
+        ),
+    )
+}
+"""The fixed recipes by name; `recipe` also knows `RECOMMENDED`."""
+
+# GiB that PEFT-SAM's trainer took for ViT-B with the encoder frozen, and for every block that
+# trained (Teuber et al., PSFHS: 7.6 frozen, 9.8 for 1 block, 10.7 for 3, 13.9 for 6).
+_FROZEN_GIB, _BLOCK_GIB = 7.6, 1.1
+_VIT_B_WIDTH = 768
+_PLACEMENTS = {
+    "late-50%": "the last half of the blocks",
+    "late-25%": "the last quarter of the blocks",
+    "last": "the last block",
+}
+
+
+def recipe(name: str, architecture: Architecture, gpu_memory: int | None) -> Recipe:
+    """Return a recipe.
+
+    Parameters
+    ----------
+    name
+        Of `RECIPES`, or `RECOMMENDED`.
+    architecture
+        Of the model to finetune.
+    gpu_memory
+        Bytes of the GPU, see `napari_peftsam.models.device_memory`; None for the CPU.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such recipe.
+    """
+    if name == RECOMMENDED:
+        return _recommended(architecture, gpu_memory)
+    if name not in RECIPES:
+        known = ", ".join((RECOMMENDED, *RECIPES))
+        raise ConfigurationError(f"unknown recipe {name!r}: choose one of {known}")
+    return RECIPES[name]
+
+
+def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
+    def made(explanation: str, method: MethodConfig) -> Recipe:
+        return Recipe(RECOMMENDED, "Recommended", explanation, method)
+
+    frozen = parse_method_config({"method": "frozen-encoder"})
+    if not architecture.adaptable:
+        return made(f"Mask decoder only: no adapters fit into {architecture.name}.", frozen)
+    if architecture.width < _SMALL_WIDTH:
+        return made(
+            "LoRA + COBOT in all blocks: this model is small enough for it.",
+            CobotLoraConfig(),
+        )
+    if gpu_memory is None:
+        return made(
+            "Mask decoder only: without a GPU, training the encoder of a large model takes "
+            "minutes a step.",
+            frozen,
+        )
+    gib = gpu_memory / 2**30
+    for placement, where in _PLACEMENTS.items():
+        blocks = len(Placement.parse(placement).blocks(architecture.depth))
+        needed = _FROZEN_GIB + _BLOCK_GIB * blocks * architecture.width / _VIT_B_WIDTH
+        if needed <= gib:
+            return made(
+                f"PEFT-SAM's LoRA in {where}: about {needed:.0f} of the "
+                f"{gib:.0f} GiB of this GPU, by the figures of its paper.",
+                parse_method_config(_lora(placement)),
+            )
+    return made(f"Mask decoder only: {gib:.0f} GiB are little for training the encoder.", frozen)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from types import MappingProxyType
 
@@ -13,14 +13,15 @@ from scipy import ndimage
 
 from napari_peftsam.embeddings import Tile, TiledImage, is_large, tiled_image
 from napari_peftsam.errors import LabelError, TrainingError
+from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import LabelArray, PixelArray, Prompts, Window
 
 __all__ = [
     "AnnotatedPlane",
-    "AnnotatedTile",
     "Split",
+    "TileReader",
     "TrainedObjects",
     "TrainingObject",
     "cut_into_tiles",
@@ -62,8 +63,7 @@ class AnnotatedPlane:
     limits: Limits | None = None
 
     def __post_init__(self) -> None:
-        if self.labels.dtype.kind not in "iu":
-            raise LabelError(f"labels of {self.name!r} must be integers, got {self.labels.dtype}")
+        object.__setattr__(self, "labels", check_labels(self.labels, self.name))
         if self.labels.shape != self.pixels.shape[:2]:
             raise LabelError(
                 f"image {self.name!r} has {self.pixels.shape[:2]} pixels but its labels have "
@@ -125,10 +125,32 @@ def split_objects(
             f"finetuning needs at least {_MIN_OBJECTS} accepted objects, found {len(objects)}: "
             "accept more objects first"
         )
-    if len({planes[o.plane].image for o in objects}) > 1:
-        return _split_by_image(planes, objects, share, seed, trained)
-    is_new = [o.label not in trained.get(planes[o.plane].name, ()) for o in objects]
-    return _split_by_region(objects, share, is_new)
+    images = sorted({planes[o.plane].image for o in objects})
+    if len(images) > 1:
+        known = {plane.image for plane in planes if trained.get(plane.name)}
+        shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
+        held = _held([image in known for image in shuffled], share)
+        chosen = {shuffled[i] for i in held}
+        training = tuple(o for o in objects if planes[o.plane].image not in chosen)
+        return Split(
+            training, tuple(o for o in objects if planes[o.plane].image in chosen), "image"
+        )
+    # Planes of one stack count as a further axis: its end is held out before a part of a plane.
+    centres = np.array(
+        [(o.plane * 1e6, (o.bbox[0] + o.bbox[2]) / 2, (o.bbox[1] + o.bbox[3]) / 2) for o in objects]
+    )
+    axis = int(np.ptp(centres, axis=0).argmax())
+    order = [objects[i] for i in np.argsort(centres[:, axis], kind="stable")][::-1]
+    held = _held([o.label in trained.get(planes[o.plane].name, ()) for o in order], share)
+    rest = [o for i, o in enumerate(order) if i not in held]
+    return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
+
+
+def _held(is_known: Sequence[bool], share: float) -> list[int]:
+    """Return the first items up to a share of all, of those not known if there are any."""
+    count = min(max(1, round(share * len(is_known))), len(is_known) - 1)
+    new = [i for i, known in enumerate(is_known) if not known]
+    return (new or [*range(len(is_known))])[:count]
 
 
 def objects_of(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
@@ -146,38 +168,11 @@ def objects_of(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
     return found
 
 
-def _split_by_image(
-    planes: Sequence[AnnotatedPlane],
-    objects: list[TrainingObject],
-    share: float,
-    seed: int,
-    trained: TrainedObjects,
-) -> Split:
-    images = sorted({planes[o.plane].image for o in objects})
-    known = {plane.image for plane in planes if trained.get(plane.name)}
-    shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
-    count = min(max(1, round(share * len(images))), len(images) - 1)
-    held = set([image for image in shuffled if image not in known][:count] or shuffled[:count])
-    training = tuple(o for o in objects if planes[o.plane].image not in held)
-    held_out = tuple(o for o in objects if planes[o.plane].image in held)
-    return Split(training, held_out, "image")
-
-
-def _split_by_region(objects: list[TrainingObject], share: float, is_new: list[bool]) -> Split:
-    # Planes of one stack count as a further axis: its end is held out before a part of a plane.
-    centres = np.array(
-        [(o.plane * 1e6, (o.bbox[0] + o.bbox[2]) / 2, (o.bbox[1] + o.bbox[3]) / 2) for o in objects]
-    )
-    axis = int(np.ptp(centres, axis=0).argmax())
-    order = np.argsort(centres[:, axis], kind="stable")
-    count = min(max(1, round(share * len(objects))), len(objects) - 1)
-    held = [i for i in order[::-1] if is_new[i]][:count] or order[::-1][:count].tolist()
-    apart = set(held)
-    training = tuple(objects[i] for i in order if i not in apart)
-    return Split(training, tuple(objects[i] for i in reversed(held)), "region")
-
-
 # --- large planes -------------------------------------------------------------------
+
+
+TileReader = Callable[[str, str], AnnotatedPlane]
+"""Reads a tile, given the names of its plane and image; slow."""
 
 
 def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[AnnotatedPlane, ...]:
@@ -194,41 +189,8 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
         o.label: Window.from_slices(slice(o.bbox[0], o.bbox[2]), slice(o.bbox[1], o.bbox[3]))
         for o in objects_of(0, plane)
     }
-    for tile in tiles_with_objects(image, plane.labels, places, plane.prompts):
-        yield tile.read(plane.name, plane.image)
-
-
-@dataclass(frozen=True, eq=False)
-class AnnotatedTile:
-    """A tile of a large plane whose pixels are not read yet, and a copy of its objects.
-
-    Attributes
-    ----------
-    source, tile
-        The plane, and the part of it.
-    place
-        Window of the plane in which the tile's own objects lie.
-    labels
-        ``(H, W)`` integer: the labels in `place`.
-    prompts
-        Prompts of the tile's own objects by label, in pixels of the tile.
-    """
-
-    source: TiledImage
-    tile: Tile
-    place: Window
-    labels: LabelArray
-    prompts: Mapping[int, Prompts]
-
-    def read(self, name: str, image: str) -> AnnotatedPlane:
-        """Read the tile of the plane called `name` as a plane of its own; slow."""
-        kept = np.zeros(self.tile.window.shape, self.labels.dtype)
-        inside = self.place.seen_from(self.tile.window)
-        kept[inside.slices] = np.where(np.isin(self.labels, [*self.prompts]), self.labels, 0)
-        return AnnotatedPlane(
-            f"{name} [{self.tile.row}, {self.tile.col}]", image, self.source.read(self.tile), kept,
-            {label: one for label, one in self.prompts.items() if one}, self.source.limits,
-        )  # fmt: skip
+    for read in tiles_with_objects(image, plane.labels, places, plane.prompts):
+        yield read(plane.name, plane.image)
 
 
 def tiles_with_objects(
@@ -236,11 +198,12 @@ def tiles_with_objects(
     labels: LabelArray,
     places: Mapping[int, Window],
     prompts: Mapping[int, Prompts],
-) -> Iterator[AnnotatedTile]:
-    """Yield the tiles of a large plane that hold the middle of an object.
+) -> Iterator[TileReader]:
+    """Yield a reader of each tile of a large plane that holds the middle of an object.
 
-    Each object is in one tile only, so that none is trained on in one tile and held out in
-    another. The other objects of a tile count as unlabelled. Objects are cut at its border.
+    It reads the tile as a plane of its own, with the objects as they are now. Each object is in
+    one tile only, so that none is trained on in one tile and held out in another. The other
+    objects of a tile count as unlabelled. Objects are cut at its border.
 
     Parameters
     ----------
@@ -256,4 +219,23 @@ def tiles_with_objects(
     for tile, own in sorted(owners.items(), key=lambda item: (item[0].row, item[0].col)):
         place = reduce(or_, (places[label] for label in own)) & tile.window & image.grid.window
         given = {n: prompts.get(n, Prompts()).within(tile.window) for n in own}
-        yield AnnotatedTile(image, tile, place, np.array(labels[place.slices]), given)
+        yield partial(_read_tile, image, tile, place, np.array(labels[place.slices]), given)
+
+
+def _read_tile(  # noqa: PLR0913, PLR0917  # all but the names are bound at once
+    source: TiledImage,
+    tile: Tile,
+    place: Window,
+    labels: LabelArray,
+    prompts: Mapping[int, Prompts],
+    name: str,
+    image: str,
+) -> AnnotatedPlane:
+    """Read a tile with its own objects, which lie in `place` and are all in `prompts`."""
+    kept = np.zeros(tile.window.shape, labels.dtype)
+    inside = place.seen_from(tile.window)
+    kept[inside.slices] = np.where(np.isin(labels, [*prompts]), labels, 0)
+    return AnnotatedPlane(
+        f"{name} [{tile.row}, {tile.col}]", image, source.read(tile), kept,
+        {label: one for label, one in prompts.items() if one}, source.limits,
+    )  # fmt: skip

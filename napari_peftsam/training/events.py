@@ -10,7 +10,6 @@ from napari_peftsam.peft import Adapter
 __all__ = [
     "MemoryPlanned",
     "TrainEvent",
-    "TrainingAdjusted",
     "TrainingReport",
     "TrainingStarted",
     "TrainingStep",
@@ -32,46 +31,33 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class MemoryPlanned:
-    """The plan of the steps, and the memory of a trial step whose result was dropped.
+    """The plan of the steps, after a trial step and again whenever memory ran out.
 
-    Attributes
-    ----------
-    measured
-        Bytes at the highest point of the trial step, weights included.
-    free
-        Bytes that were free before it, the network's weights being loaded already.
-    plan
-        The way steps are computed, for people.
-    """
-
-    measured: int
-    free: int
-    plan: str
-
-    def describe(self) -> str:
-        """Return a line for people."""
-        measured, free = readable_bytes(self.measured), readable_bytes(self.free)
-        return f"memory: {measured} in a trial step, {free} free; training {self.plan}"
-
-
-@dataclass(frozen=True)
-class TrainingAdjusted:
-    """A smaller plan, after memory ran out in a step, which is taken again to the same result.
+    The result does not depend on the plan: a step in which memory ran out is taken again.
 
     Attributes
     ----------
     plan
         The way steps are computed from now on, for people.
+    measured
+        Bytes at the highest point of the trial step, weights included.
+    free
+        Bytes that were free before it, the network's weights being loaded already.
     reason
-        Of the change.
+        The error of running out of memory; empty after the trial step.
     """
 
     plan: str
-    reason: str
+    measured: int = 0
+    free: int = 0
+    reason: str = ""
 
     def describe(self) -> str:
         """Return a line for people."""
-        return f"memory ran out, so training goes on {self.plan}"
+        if self.reason:
+            return f"memory ran out, so training goes on {self.plan}"
+        measured, free = readable_bytes(self.measured), readable_bytes(self.free)
+        return f"memory: {measured} in a trial step, {free} free; training {self.plan}"
 
 
 @dataclass(frozen=True)
@@ -114,8 +100,8 @@ class TrainingReport:
 
     @property
     def improved(self) -> bool:
-        """Whether the best state beats the incumbent on held-out objects."""
+        """True if the best state beats the incumbent on held-out objects."""
         return self.iou_after > self.iou_before
 
 
-TrainEvent = MemoryPlanned | TrainingStarted | TrainingStep | TrainingAdjusted | Validated
+TrainEvent = MemoryPlanned | TrainingStarted | TrainingStep | Validated

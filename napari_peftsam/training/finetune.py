@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
+import numpy as np
 import torch
 
+from napari_peftsam.embeddings import Embedding, embedding_key
+from napari_peftsam.errors import TrainingError
+from napari_peftsam.evaluation import Target, box_ious, click_ious
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import (
     Adapter,
@@ -21,10 +25,17 @@ from napari_peftsam.peft import (
     first_changed_block,
     inject,
 )
-from napari_peftsam.training._data import HeldOut, RunData, Views, validation_iou
-from napari_peftsam.training._encoder import PlaneEncoder, open_cache
+from napari_peftsam.segmentation import Predictor
 from napari_peftsam.training.config import TrainingConfig
-from napari_peftsam.training.dataset import AnnotatedPlane
+from napari_peftsam.training.dataset import (
+    AnnotatedPlane,
+    Split,
+    TrainedObjects,
+    TrainingObject,
+    cut_into_tiles,
+    split_objects,
+)
+from napari_peftsam.training.encoder import PlaneEncoder, open_cache
 from napari_peftsam.training.events import (
     TrainEvent,
     TrainingReport,
@@ -33,13 +44,21 @@ from napari_peftsam.training.events import (
     Validated,
 )
 from napari_peftsam.training.memory import preflight
+from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.step import Trainer
 from napari_peftsam.training.team import Team
 
-__all__ = ["Incumbent", "finetune"]
+__all__ = ["HeldOut", "Incumbent", "draw_held_out", "finetune", "validation_iou"]
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
+_HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
+# A model that answers the first click well and corrections badly costs the user clicks, so
+# corrections count too; only three of them, since a validation takes time from the training.
+_CLICKS = 3
+
+HeldOut = Mapping[int, tuple[Target, ...]]
+"""Held-out objects by the index of their plane."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +85,18 @@ def finetune(  # noqa: PLR0913  # most are optional
     team: Team | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Train an adapter from accepted objects.
+    """Train an adapter from accepted objects; return the best state on held-out ones.
 
-    The model must carry no adapter; it is trained in place and restored, bit for bit,
-    when the generator ends or is closed. What its frozen blocks computed may take room on
-    disk, in a scratch folder that is gone by then; nothing else is written.
-
-    Before the first event the peaks of memory that the system and torch note are reset, to
-    measure a step on trial: whoever watches them must do so before and after.
+    The model must carry no adapter; it is trained in place and restored, bit for bit, when the
+    generator ends or is closed. Only objects are learned: unlabelled pixels further from an
+    object than its own size are never taken as background. Activations of frozen blocks may
+    take room on disk, in a scratch folder that is gone by then. Before the first event the
+    peaks of memory that the system and torch note are reset, to measure a step on trial.
 
     Parameters
     ----------
     model
         The base model; not to be used by anything else meanwhile.
-    planes
-        Annotated image planes. Only objects are learned: unlabelled pixels further from
-        an object than its own size are never taken as background.
-    config
-        Method, budget and the rest.
     start
         Adapter to go on from; its method and options take the place of the config's.
     incumbent
@@ -96,34 +109,19 @@ def finetune(  # noqa: PLR0913  # most are optional
         Asked after every step; True ends the run early, with a last validation. Closing
         the generator ends it at once; the last `Validated.adapter` is then the best.
 
-    Yields
-    ------
-    TrainEvent
-        `MemoryPlanned` and `TrainingStarted`, then `TrainingStep`, `Validated` and, where
-        memory ran out, `TrainingAdjusted`.
-
-    Returns
-    -------
-    TrainingReport
-        The best state on the held-out objects and its figures.
-
     Raises
     ------
     TrainingError
         If there are too few objects, the memory is too small, or the loss is no longer finite.
-    ConfigurationError
-        If the method does not fit the model.
-    ImageError, LabelError
-        If an image or its labels cannot be used.
-    AdapterMismatchError
-        If `start` or `incumbent` belongs to another base.
+    PeftSamError
+        If the method does not fit the model, an image or its labels cannot be used, or `start`
+        or `incumbent` belongs to another base.
     """
     method = start.config if start else config.method
     check_method(model, method)  # before anything slow
     own = Incumbent(start) if start else None
     judge = incumbent or own
-    earlier = [each.adapter for each in (own, incumbent) if each]
-    data = RunData.prepare(model, planes, config, earlier)
+    data = _prepare(model, planes, config, [each.adapter for each in (own, incumbent) if each])
     with open_cache(config, model.device) as cache:
         first = first_changed_block(method, model.architecture.depth)
         encoder = PlaneEncoder(model, data.planes, first, cache)
@@ -131,14 +129,56 @@ def finetune(  # noqa: PLR0913  # most are optional
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            run = _Run(
-                injection, encoder, config, data, before,
-                judge == own and (own is not None or injection.starts_as_base),
-                team or Team(), stop,
-            )  # fmt: skip
+            is_start = judge == own and (own is not None or injection.starts_as_base)
+            run = _Run(injection, encoder, config, data, before, is_start, team or Team(), stop)
             return (yield from _train(run))
         finally:
             injection.remove()
+
+
+# --- data -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    split: Split
+    planes: Mapping[int, ModelPlane]
+    held_out: HeldOut
+    trained: TrainedObjects  # what the result and the adapters before it were trained on
+
+
+def _prepare(
+    model: SamModel,
+    planes: Sequence[AnnotatedPlane],
+    config: TrainingConfig,
+    earlier: Sequence[Adapter],
+) -> _Data:
+    """Split the objects and bring their planes into the model's frame.
+
+    Objects that the adapters `earlier` were trained on are not held out if there are others.
+    """
+    planes = cut_into_tiles(planes, model)
+    trained: dict[str, set[int]] = {}
+    for adapter in earlier:
+        listed = adapter.provenance.get("trained_on")
+        for name, labels in listed.items() if isinstance(listed, Mapping) else ():
+            trained.setdefault(name, set()).update(labels)
+    split = split_objects(planes, config.held_out, config.seed, trained)
+    prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
+    seen = {index: set(plane.labels.unique().tolist()) for index, plane in prepared.items()}
+    visible = tuple(o for o in split.training if o.label in seen[o.plane])
+    if not visible:
+        raise TrainingError(
+            "all objects are smaller than a pixel of the model's input: cut the images into "
+            "smaller pieces first"
+        )
+    held_out = draw_held_out(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
+    for item in visible:
+        trained.setdefault(planes[item.plane].name, set()).add(item.label)
+    return _Data(replace(split, training=visible), prepared, held_out, trained)
+
+
+# --- the loop ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +186,7 @@ class _Run:
     injection: Injection
     encoder: PlaneEncoder
     config: TrainingConfig
-    data: RunData
+    data: _Data
     before: float
     before_is_start: bool
     team: Team
@@ -220,18 +260,8 @@ def _learning_rate(progress: float) -> float:
     return _FINAL_RATE + (1 - _FINAL_RATE) * decay
 
 
-def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:
-    if judge is None:
-        return validation_iou(encoder, held_out)
-    model = encoder.model
-    with apply_adapter(model, judge.adapter) as injection:
-        injection.set_strength(judge.strength)
-        first = first_changed_block(judge.adapter.config, model.architecture.depth)
-        # Where both begin late, what the base makes of the planes is the same for both.
-        return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)
-
-
 def _capture(run: _Run, step: int, iou: float) -> Adapter:
+    """Return the present state with its provenance."""
     split = run.data.split
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -243,3 +273,47 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         "trained_on": {name: sorted(labels) for name, labels in run.data.trained.items()},
     }
     return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})
+
+
+# --- validation -------------------------------------------------------------------
+
+
+def draw_held_out(
+    objects: Sequence[TrainingObject], planes: Sequence[AnnotatedPlane], at_most: int, seed: int
+) -> HeldOut:
+    """Choose at most `at_most` of the objects at random."""
+    rng = np.random.default_rng(seed)
+    targets: dict[int, tuple[Target, ...]] = {}
+    for index in sorted(rng.permutation(len(objects))[:at_most].tolist()):
+        item = objects[index]
+        target = Target.from_mask(planes[item.plane].labels == item.label)
+        targets[item.plane] = (*targets.get(item.plane, ()), target)
+    return targets
+
+
+def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
+    """Return the mean IoU over the objects: of a tight box, and after 1, 2 and 3 clicks."""
+    predictor = Predictor(encoder.model)
+    found: list[float] = []
+    with torch.inference_mode():
+        for index, targets in held_out.items():
+            plane = encoder.planes[index]
+            key = embedding_key(encoder.model, plane.source.pixels, limits=plane.source.limits)
+            features = encoder.features(index)[0].float().cpu().numpy()
+            embedding = Embedding(key, plane.frame, features)
+            found += box_ious(predictor, embedding, targets).tolist()
+            for ious in click_ious(predictor, embedding, targets, _CLICKS):
+                found += ious.tolist()
+    return float(np.mean(found))
+
+
+def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:
+    """Return the held-out IoU of the incumbent, or of the bare base."""
+    if judge is None:
+        return validation_iou(encoder, held_out)
+    model = encoder.model
+    with apply_adapter(model, judge.adapter) as injection:
+        injection.set_strength(judge.strength)
+        first = first_changed_block(judge.adapter.config, model.architecture.depth)
+        # Where both begin late, what the base makes of the planes is the same for both.
+        return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)

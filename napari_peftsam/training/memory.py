@@ -19,10 +19,10 @@ from napari_peftsam.models.memory import (
     release_memory,
     tensor_bytes,
 )
-from napari_peftsam.training._data import View, Views
-from napari_peftsam.training._encoder import PlaneEncoder
 from napari_peftsam.training.config import TrainingConfig
-from napari_peftsam.training.events import MemoryPlanned, TrainingAdjusted
+from napari_peftsam.training.encoder import PlaneEncoder
+from napari_peftsam.training.events import MemoryPlanned
+from napari_peftsam.training.samples import Views
 from napari_peftsam.training.team import processes_here
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class StepPlan:
     objects_at_once
         Objects that go through the decoder together; None for all of the micro-batch.
     checkpoint
-        Whether the encoder computes its activations a second time rather than keep them.
+        True to compute the encoder's activations a second time rather than keep them.
     """
 
     objects_at_once: int | None = None
@@ -61,38 +61,24 @@ class StepPlan:
 
 
 class StepMemory:
-    """The plan of the steps, and smaller ones to go on with when memory runs out.
+    """Plans of the steps, the present one first and then smaller ones to back off to.
 
     Parameters
     ----------
     drop_gradients
         Called before a step is computed again.
-
-    Attributes
-    ----------
-    plan
-        The way the next steps are computed.
-    smaller
-        Plans to go on with, in this order.
     """
 
     def __init__(self, drop_gradients: Callable[[], object]) -> None:
-        self.plan = StepPlan()
-        self.smaller: tuple[StepPlan, ...] = ()
+        self.plans: tuple[StepPlan, ...] = (StepPlan(),)
         self._drop_gradients = drop_gradients
-        self._adjustments: list[TrainingAdjusted] = []
+        self._adjustments: list[MemoryPlanned] = []
 
     def fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
-        """Compute something, with smaller and smaller plans while memory runs out.
-
-        Raises
-        ------
-        TrainingError
-            If memory runs out with every plan.
-        """
+        """Compute something, with smaller and smaller plans while memory runs out."""
         while True:
             try:
-                return compute(self.plan)
+                return compute(self.plans[0])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -104,15 +90,15 @@ class StepMemory:
         """Go on with the next smaller plan; `TrainingError` if there is none."""
         self._drop_gradients()
         release_memory()
-        if not self.smaller:
+        if len(self.plans) == 1:
             raise TrainingError(
-                f"not enough memory for a training step, even {self.plan.describe()}: choose a "
+                f"not enough memory for a training step, even {self.plans[0].describe()}: choose a "
                 "later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
             )
-        self.plan, self.smaller = self.smaller[0], self.smaller[1:]
-        self._adjustments.append(TrainingAdjusted(self.plan.describe(), reason))
+        self.plans = self.plans[1:]
+        self._adjustments.append(MemoryPlanned(self.plans[0].describe(), reason=reason))
 
-    def take_adjustments(self) -> list[TrainingAdjusted]:
+    def take_adjustments(self) -> list[MemoryPlanned]:
         """Return the back-offs since the last call."""
         taken, self._adjustments = self._adjustments, []
         return taken
@@ -143,26 +129,20 @@ def preflight(
 
     For the trial, the peaks of memory that the system and torch note are reset, see
     `napari_peftsam.models.memory.measure_peak`.
-
-    Raises
-    ------
-    TrainingError
-        If no plan fits.
     """
-    model, largest = encoder.model, _largest(views)
-    plans = possible_plans(config, len(largest.objects))
-    memory = trainer.memory
-    memory.plan, memory.smaller = plans[0], plans[1:]
+    model, memory = encoder.model, trainer.memory
+    largest = max((v for _, v in islice(views, _LOOKED_AT)), key=lambda v: len(v.objects))
+    memory.plans = possible_plans(config, len(largest.objects))
     free = max(0, _free(model.device) - _promised(encoder, config.views))
     loaded = tensor_bytes(model.sam)
     while True:
-        plan = memory.plan
+        plans = memory.plans
         with measure_peak(model.device) as peak:
             trainer.try_out(largest)
-        if memory.plan is not plan:
+        if memory.plans is not plans:
             continue  # memory ran out, and the peak is that of the plan before
         if peak.rise <= _USABLE * free:
-            return MemoryPlanned(loaded + peak.rise, free, memory.plan.describe())
+            return MemoryPlanned(plans[0].describe(), loaded + peak.rise, free)
         memory.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
 
 
@@ -180,7 +160,3 @@ def _promised(encoder: PlaneEncoder, views: int) -> int:
     each = arch.grid**2 * max(arch.width, arch.embedding_width) * encoder.kept_type.itemsize
     most = each * len(encoder.planes) * (views + 1)  # and as it is, to validate
     return max(0, min(cache.memory_budget, most) - cache.memory_bytes)
-
-
-def _largest(views: Views) -> View:
-    return max((view for _, view in islice(views, _LOOKED_AT)), key=lambda v: len(v.objects))

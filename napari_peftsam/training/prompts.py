@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
 
-__all__ = ["Grid", "PromptSimulator", "bounding_boxes", "depth", "dilated"]
+__all__ = ["PromptSimulator", "bounding_boxes", "depth", "dilated"]
 
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
@@ -28,42 +28,6 @@ _GAP = 2  # pixels: nearer to an object, a click on the background may be meant 
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
-    """Positions of the pixels of masks in the model's frame.
-
-    Attributes
-    ----------
-    origin
-        ``(B, 2)``, or ``(1, 2)`` for all objects: ``(x, y)`` of the centre of the first pixel.
-    spacing
-        The same of the distance between pixels.
-    """
-
-    origin: Tensor
-    spacing: Tensor
-
-    @classmethod
-    def at(cls, corner: tuple[float, float]) -> Grid:
-        """Return the grid of model pixels, whose first is at `corner`."""
-        return cls(torch.tensor([corner]), torch.ones(1, 2))
-
-    @classmethod
-    def within(cls, windows: Tensor, pixels: int, corner: tuple[float, float]) -> Grid:
-        """Return a grid of `pixels` by `pixels` in each object's own window.
-
-        Windows ``(B, 4)`` are in pixel edges of a crop whose first pixel is at `corner`.
-        """
-        spacing = (windows[:, 2:] - windows[:, :2]) / pixels
-        origin = windows[:, :2] + spacing / 2 - 0.5 + torch.tensor(corner)
-        return cls(origin, spacing)
-
-    def points(self, columns: Tensor, rows: Tensor) -> Tensor:
-        """Return points ``(B, N, 2)`` in model pixels of indices ``(B, N)``."""
-        index = torch.stack([columns, rows], dim=-1)
-        return self.origin[:, None] + index * self.spacing[:, None]
-
-
-@dataclass(frozen=True, eq=False)
 class PromptSimulator:
     """A user who prompts objects given by their true masks.
 
@@ -73,12 +37,14 @@ class PromptSimulator:
     ----------
     generator
         Source of all random choices.
-    grid
-        Where the masks' pixels lie; default: they are the pixels of the model's frame.
+    origin, spacing
+        ``(B, 2)``, or ``(1, 2)`` for all objects: ``(x, y)`` of the centre of a mask's first
+        pixel in the model's frame, and of the distance between pixels.
     """
 
     generator: torch.Generator
-    grid: Grid = field(default_factory=lambda: Grid.at((0.0, 0.0)))
+    origin: Tensor = field(default_factory=lambda: torch.zeros(1, 2))
+    spacing: Tensor = field(default_factory=lambda: torch.ones(1, 2))
 
     def clicks(self, region: Tensor, count: int = 1) -> Tensor:
         """Return random pixels ``(B, count, 2)`` of each region, off its border if they can be."""
@@ -90,7 +56,12 @@ class PromptSimulator:
             weights.flatten(1).cpu(), count, replacement=True, generator=self.generator
         )
         width = region.shape[-1]
-        return self.grid.points(index % width, index // width).to(region.device)
+        return self._points(index % width, index // width).to(region.device)
+
+    def _points(self, columns: Tensor, rows: Tensor) -> Tensor:
+        """Return points ``(B, N, 2)`` in model pixels of indices ``(B, N)``."""
+        index = torch.stack([columns, rows], dim=-1)
+        return self.origin[:, None] + index * self.spacing[:, None]
 
     def boxes(self, tight: Tensor) -> Tensor:
         """Move each side of tight boxes ``(B, 4)`` in model pixels a little, as a hand does."""
@@ -147,7 +118,7 @@ class PromptSimulator:
     def _tight(self, masks: Tensor) -> Tensor:
         """Return the bounding boxes ``(B, 4)`` of the masks in model pixels."""
         edges = bounding_boxes(masks).cpu().unflatten(1, (2, 2)) - 0.5
-        return self.grid.points(edges[..., 0], edges[..., 1]).flatten(1).to(masks.device)
+        return self._points(edges[..., 0], edges[..., 1]).flatten(1).to(masks.device)
 
     def _deny(self, masks: Tensor, foreground: Tensor) -> PromptTensors:
         """Give every object a click, and one beside it where there is something beside it."""

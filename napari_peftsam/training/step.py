@@ -13,13 +13,12 @@ from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode
-from napari_peftsam.training._data import View
-from napari_peftsam.training._encoder import PlaneEncoder
-from napari_peftsam.training._samples import Targets, prompt_tensors
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.memory import StepMemory, StepPlan
 from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
 
 __all__ = ["MicroBatch", "Trainer", "add_gradients"]
@@ -35,24 +34,18 @@ class MicroBatch:
     ----------
     targets
         The objects.
-    side
-        Side of the model input that holds them, in pixels.
-    corner
-        ``(x, y)`` of its first pixel in the model's frame.
+    user
+        Prompts them.
+    prompts
+        First prompts of all objects, on the CPU.
     rounds
         First prompt plus corrections.
-    generator
-        Of all random choices; on the CPU.
-    first
-        First prompts of all objects, on the CPU; None to simulate them.
     """
 
     targets: Targets
-    side: int
-    corner: tuple[int, int]
+    user: PromptSimulator
+    prompts: PromptTensors
     rounds: int
-    generator: torch.Generator
-    first: PromptTensors | None = None
 
 
 class Trainer:
@@ -151,15 +144,19 @@ class Trainer:
         drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
         torch.manual_seed(drawn)  # of what the adapter draws, e.g. dropout
         generator = torch.Generator().manual_seed(drawn)
-        plane, arch = self._encoder.planes[view.plane], self._model.architecture
-        sample = plane.sample(view.objects, view.turn)
-        sample = sample.cropped(arch.training_side, arch.patch_size, view.zoom)
-        own = sample.real[0] if view.own_prompts else None
-        first = None if own is None else prompt_tensors(own, plane)
-        targets, rounds = Targets.of(sample), self._config.rounds
-        batch = MicroBatch(targets, sample.side, sample.corner, rounds, generator, first)
-        features = self._encoder.features(view.plane, view.turn, sample.crop, plan.checkpoint)
-        return batch, features
+        index, arch = view.objects[0].plane, self._model.architecture
+        plane = self._encoder.planes[index]
+        masks = plane.masks(view.objects, view.turn)
+        masks, crop = crop_masks(masks, arch.training_side, arch.patch_size, view.zoom)
+        targets = Targets.of(masks, crop)
+        user = targets.user(generator)
+        if view.own_prompts:
+            own = plane.source.prompts[view.objects[0].label]
+            prompts = prompt_tensors(own, plane.frame)
+        else:
+            prompts = user.first(targets.truth, targets.boxes)
+        features = self._encoder.features(index, view.turn, crop, plan.checkpoint)
+        return MicroBatch(targets, user, prompts, self._config.rounds), features
 
 
 def add_gradients(
@@ -185,13 +182,11 @@ def add_gradients(
     torch.Tensor
         The loss, not weighted, without a graph.
     """
-    targets, count, patch = batch.targets, len(batch.targets), model.architecture.patch_size
-    token = batch.corner[1] // patch, batch.corner[0] // patch
+    targets, prompts, patch = batch.targets, batch.prompts, model.architecture.patch_size
+    token = targets.corner[1] // patch, targets.corner[0] // patch
+    count = len(targets.shapes)
     size = plan.objects_at_once or count
     total, gradient = torch.zeros((), device=features.device), None
-    # Prompts are drawn for all objects together: parts must not change what is drawn.
-    user = PromptSimulator(batch.generator, targets.grid)
-    prompts = batch.first or user.first(targets.truth, targets.boxes)
     for index in range(batch.rounds):
         answers = []
         for part in (slice(start, min(start + size, count)) for start in range(0, count, size)):
@@ -199,7 +194,7 @@ def add_gradients(
             with model.autocast():
                 given = _objects(prompts, part, features.device)
                 low, scores = decode(model.sam, embedding, given, token)
-                logits = targets.view(low, low.shape[-1] / batch.side, part)
+                logits = targets.view(low, part)
                 shapes = targets.shapes[part]
                 share = len(shapes) / count / batch.rounds
                 loss = promptable_loss(logits, scores, shapes) * share
@@ -213,7 +208,8 @@ def add_gradients(
             del embedding, low, scores, logits, loss  # make room for the next part
         if index + 1 < batch.rounds:
             masks, seen = (torch.cat(each) for each in zip(*answers, strict=True))
-            prompts = user.correct(prompts, seen.cpu(), masks, targets.truth)
+            # For all objects together: parts must not change what is drawn.
+            prompts = batch.user.correct(prompts, seen.cpu(), masks, targets.truth)
     if gradient is not None:
         torch.autograd.backward(features, gradient.to(features.dtype))
     return total

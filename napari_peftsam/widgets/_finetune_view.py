@@ -121,7 +121,6 @@ class FinetuneView(QWidget):
         """Show what a run reports."""
         from napari_peftsam.training import (
             MemoryPlanned,
-            TrainingAdjusted,
             TrainingStarted,
             TrainingStep,
             Validated,
@@ -133,7 +132,7 @@ class FinetuneView(QWidget):
                 f"Training on {event.training_objects} objects, {event.held_out_objects} held out "
                 f"(by {event.held_out_by})"
             )
-        elif isinstance(event, (MemoryPlanned, TrainingAdjusted)):
+        elif isinstance(event, MemoryPlanned):
             text = event.describe()
             self.memory.setText(f"{text[:1].upper()}{text[1:]}.")
             self.memory.show()

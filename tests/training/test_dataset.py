@@ -110,7 +110,7 @@ def test_sparse_and_huge_label_numbers_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(lambda a: a.astype(float), "must be integers", id="float labels"),
+        pytest.param(lambda a: a.astype(float), "must be whole numbers", id="float labels"),
         pytest.param(lambda a: a[:-1], "must match", id="other shape"),
     ],
 )

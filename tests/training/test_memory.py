@@ -21,7 +21,6 @@ from napari_peftsam.training import (
     StepPlan,
     Team,
     TrainEvent,
-    TrainingAdjusted,
     TrainingConfig,
     TrainingReport,
     TrainingStarted,
@@ -109,7 +108,7 @@ def test_little_memory_makes_a_smaller_plan_with_the_same_result(
     _measured(monkeypatch, GB, peaks)
     planned, adjusted, *rest = _train(planes)
     assert isinstance(planned, MemoryPlanned)
-    assert isinstance(adjusted, TrainingAdjusted)
+    assert isinstance(adjusted, MemoryPlanned)
     assert planned.plan == adjusted.plan == "with 4 objects at once"
     assert adjusted.reason == "900 MB of 1.0 GB were needed"
     assert GB // 2 < planned.measured < 0.6 * GB  # with the weights
@@ -173,7 +172,7 @@ def test_running_out_of_memory_takes_the_step_again_with_a_smaller_plan(
     expected, expected_report = finish(_train(planes))
     _Shortage(monkeypatch, failing, error)
     found, report = finish(_train(planes))
-    (adjusted,) = [event for event in found if isinstance(event, TrainingAdjusted)]
+    (adjusted,) = [e for e in found if isinstance(e, MemoryPlanned) and e.reason]
     assert adjusted.plan == "with 4 objects at once"
     assert str(error) in adjusted.reason
     assert "goes on with 4 objects" in adjusted.describe()
@@ -185,7 +184,7 @@ def test_it_backs_off_as_often_as_it_must(
     planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _Shortage(monkeypatch, {1, 2, 3}, MemoryError())
-    plans = [e.plan for e in _train(planes) if isinstance(e, (MemoryPlanned, TrainingAdjusted))]
+    plans = [e.plan for e in _train(planes) if isinstance(e, MemoryPlanned)]
     assert plans == [
         "with one object at once",
         "with 4 objects at once", "with 2 objects at once", "with one object at once",

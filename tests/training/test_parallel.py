@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from napari_peftsam.training import Team, TrainingConfig, _encoder, joined_team, memory, team_size
+from napari_peftsam.training import Team, TrainingConfig, encoder, joined_team, memory, team_size
 from tests.training._ranks import CASES, config, train
 
 Runs = dict[str, dict[str, Any]]
@@ -27,11 +27,11 @@ ATOL = 1e-6 if torch.__version__ >= (2, 7) else 3e-5
 
 def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, settings = torch.device("cpu"), TrainingConfig(steps=1)
-    for module in (_encoder, memory):
+    for module in (encoder, memory):
         monkeypatch.setattr(module, "free_memory", lambda _: 10**9)
 
     def shares() -> tuple[int, int]:
-        with _encoder.open_cache(settings, cpu) as cache:
+        with encoder.open_cache(settings, cpu) as cache:
             assert cache is not None
             return cache.memory_budget, memory._free(cpu)
 

@@ -23,10 +23,9 @@ from napari_peftsam.training import (
     Validated,
     finetune,
 )
-from napari_peftsam.training import _encoder as encoder_module
-from napari_peftsam.training._data import Views
-from napari_peftsam.training._samples import prepare_planes
+from napari_peftsam.training import encoder as encoder_module
 from napari_peftsam.training.dataset import TrainingObject, split_objects
+from napari_peftsam.training.samples import Views, prepare_planes
 from tests.training._world import finish, make_plane
 
 # Method, options and the first block that changes, of four.

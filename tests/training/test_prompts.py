@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training.prompts import Grid, PromptSimulator
+from napari_peftsam.training.prompts import PromptSimulator
 
 SEEDS = range(12)
 
 
 def _user(seed: int, corner: tuple[float, float] = (0.0, 0.0)) -> PromptSimulator:
-    return PromptSimulator(torch.Generator().manual_seed(seed), Grid.at(corner))
+    return PromptSimulator(torch.Generator().manual_seed(seed), torch.tensor([corner]))
 
 
 def _masks() -> torch.Tensor:

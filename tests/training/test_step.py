@@ -15,12 +15,10 @@ from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, i
 from napari_peftsam.peft.methods.fact import FactConfig
 from napari_peftsam.segmentation.decode import decode
 from napari_peftsam.training import AnnotatedPlane, StepPlan, Team, TrainingConfig
-from napari_peftsam.training._data import Views
-from napari_peftsam.training._encoder import PlaneEncoder
-from napari_peftsam.training._samples import Targets, prepare_planes
 from napari_peftsam.training.dataset import split_objects
+from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.losses import promptable_loss
-from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.samples import Targets, Views, prepare_planes
 from napari_peftsam.training.step import MicroBatch, Trainer, add_gradients
 from tests.training._world import make_plane
 
@@ -42,11 +40,10 @@ def _batch(model: SamModel, rounds: int = 4) -> tuple[MicroBatch, Tensor]:
     plane = make_plane("a")
     objects = split_objects([plane], 0.2, 0).training
     prepared = prepare_planes([plane], objects, model)[0]
-    sample = prepared.sample(objects)
-    generator = torch.Generator().manual_seed(3)
-    targets = Targets.of(sample)
-    batch = MicroBatch(targets, sample.side, sample.corner, rounds, generator)
-    return batch, prepared.picture()
+    targets = Targets.of(prepared.masks(objects))
+    user = targets.user(torch.Generator().manual_seed(3))
+    prompts = user.first(targets.truth, targets.boxes)
+    return MicroBatch(targets, user, prompts, rounds), prepared.picture()
 
 
 def _take_gradients(model: SamModel) -> dict[str, Tensor]:
@@ -66,12 +63,11 @@ def _assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def _all_at_once(model: SamModel, batch: MicroBatch, features: Tensor) -> Tensor:
     """Do what `add_gradients` does the plain way: one sum, differentiated once."""
-    user, targets = PromptSimulator(batch.generator, batch.targets.grid), batch.targets
-    prompts = user.first(targets.truth, targets.boxes)
+    user, targets, prompts = batch.user, batch.targets, batch.prompts
     losses = []
     for _ in range(batch.rounds):
         low, scores = decode(model.sam, features, prompts)
-        seen = targets.view(low, low.shape[-1] / batch.side, slice(None))
+        seen = targets.view(low, slice(None))
         losses.append(promptable_loss(seen, scores, targets.shapes))
         best = torch.arange(len(low)), scores.argmax(1)
         prompts = user.correct(
@@ -108,7 +104,7 @@ def test_objects_may_go_through_the_decoder_in_parts(
             batch, image = _batch(model)
             features = encode_tensor(model.sam, image)
             loss = add_gradients(model, batch, features, plan, torch.tensor(1.0))
-            results.append((loss, _take_gradients(model), batch.generator.get_state()))
+            results.append((loss, _take_gradients(model), batch.user.generator.get_state()))
     (whole, expected, drawn), (parts, found, drawn_in_parts) = results
     assert parts.item() == pytest.approx(whole.item(), rel=1e-5)
     assert torch.equal(drawn_in_parts, drawn)

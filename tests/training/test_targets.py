@@ -7,8 +7,7 @@ import torch
 from skimage.draw import disk, line
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training._samples import Sample, Targets
-from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.samples import Targets, crop_masks
 
 SIDE = 1024
 
@@ -53,7 +52,7 @@ def _answers(mask: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("mask", OBJECTS)
 def test_no_object_is_lost(mask: torch.Tensor) -> None:
-    targets = Targets.of(Sample.of(mask[None], (None,)))
+    targets = Targets.of(mask[None])
     assert targets.truth.any()
     assert (targets.shapes >= 0.5).any()
 
@@ -65,12 +64,12 @@ def test_clicks_say_what_is_true_where_they_are(mask: torch.Tensor, shown: str) 
 
     A grid's point between two pixels belongs to either.
     """
-    targets = Targets.of(Sample.of(mask[None], (None,)))
+    targets = Targets.of(mask[None])
     low = _answers(mask)[shown]
-    seen = targets.view(low, low.shape[-1] / SIDE, slice(None))[:, 0]
-    spacing = float(targets.grid.spacing.max())
+    seen = targets.view(low, slice(None))[:, 0]
+    spacing = float(targets.user(torch.Generator()).spacing.max())
     for seed in range(8):
-        user = PromptSimulator(torch.Generator().manual_seed(seed), targets.grid)
+        user = targets.user(torch.Generator().manual_seed(seed))
         first = user.first(targets.truth, targets.boxes)
         prompts = user.correct(first, seen, low, targets.truth)
         assert prompts.points is not None
@@ -90,19 +89,19 @@ def _near(region: torch.Tensor, point: torch.Tensor, distance: float) -> bool:
 @pytest.mark.parametrize("mask", OBJECTS)
 def test_a_mask_that_is_right_costs_nothing(mask: torch.Tensor) -> None:
     """What the grid shows of a mask in full resolution is what it shows of the truth."""
-    targets = Targets.of(Sample.of(mask[None], (None,)))
-    seen = targets.view((mask[None, None].float() - 0.5) * 10, 1.0, slice(None))[0, 0]
+    targets = Targets.of(mask[None])
+    seen = targets.view((mask[None, None].float() - 0.5) * 10, slice(None))[0, 0]
     wrong = (seen > 0) != (targets.shapes[0, 0] > 0.5)
-    lost = not (targets.view(mask[None, None].float(), 1.0, slice(None)) >= 0.5).any()
+    lost = not (targets.view(mask[None, None].float(), slice(None)) >= 0.5).any()
     assert lost or not wrong.any()
 
 
 def test_boxes_are_those_of_the_objects_and_not_of_the_grid() -> None:
     mask = _mask((slice(100, 140), slice(30, 90)))
-    targets = Targets.of(Sample.of(mask[None], (None,)))
+    targets = Targets.of(mask[None])
     assert targets.boxes.tolist() == [[29.5, 99.5, 89.5, 139.5]]
     for seed in range(20):
-        user = PromptSimulator(torch.Generator().manual_seed(seed), targets.grid)
+        user = targets.user(torch.Generator().manual_seed(seed))
         prompts = user.first(targets.truth, targets.boxes)
         if prompts.boxes is not None:
             assert (prompts.boxes - targets.boxes).abs().max() <= 0.08 * 60 + 1e-4
@@ -111,16 +110,15 @@ def test_boxes_are_those_of_the_objects_and_not_of_the_grid() -> None:
 def test_small_objects_weigh_as_much_as_large_ones() -> None:
     """The share of the grid that an object fills hardly depends on its size."""
     masks = torch.stack([_disc(6), _disc(20), _disc(80)])
-    filled = Targets.of(Sample.of(masks, (None,) * 3)).truth.flatten(1).float().mean(1)
+    filled = Targets.of(masks).truth.flatten(1).float().mean(1)
     assert filled.max() < 2.5 * filled.min()
 
 
 def test_corrections_of_crops_are_in_the_frame() -> None:
     mask = torch.zeros(384, 384, dtype=torch.bool)
     mask[200:220, 300:320] = True
-    crop = Sample.of(mask[None], (None,)).cropped(192, 8)
-    targets = Targets.of(crop)
-    user = PromptSimulator(torch.Generator().manual_seed(0), targets.grid)
+    targets = Targets.of(*crop_masks(mask[None], 192, 8))
+    user = targets.user(torch.Generator().manual_seed(0))
     empty = torch.full_like(targets.shapes[:, 0], -5.0)
     first = PromptTensors(boxes=targets.boxes)
     prompts = user.correct(first, empty, empty[:, None], targets.truth)

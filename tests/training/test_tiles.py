@@ -15,8 +15,8 @@ from napari_peftsam.training import (
     cut_into_tiles,
     finetune,
 )
-from napari_peftsam.training._samples import prepare_planes
 from napari_peftsam.training.dataset import objects_of
+from napari_peftsam.training.samples import prepare_planes
 from napari_peftsam.types import Point, Prompts
 from tests.segmentation._slides import Slide
 from tests.training._world import finish

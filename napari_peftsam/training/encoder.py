@@ -15,8 +15,8 @@ from napari_peftsam.embeddings import ActivationCache
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
 from napari_peftsam.models.memory import free_memory
-from napari_peftsam.training._samples import Crop, ModelPlane
 from napari_peftsam.training.config import TrainingConfig
+from napari_peftsam.training.samples import Crop, ModelPlane
 from napari_peftsam.training.team import processes_here
 
 __all__ = ["PlaneEncoder", "open_cache"]
@@ -91,16 +91,10 @@ class PlaneEncoder:
     def features(
         self, plane: int, turn: int = 0, crop: Crop | None = None, checkpointing: bool = False
     ) -> Tensor:
-        """Return the embedding ``(1, C, h, w)``, with a graph if grad mode is on.
+        """Return the embedding ``(1, C, h, w)`` of a plane or a crop of it.
 
-        Parameters
-        ----------
-        plane, turn
-            Index of the plane, and its rotation and flip, 0 to 7.
-        crop
-            The part to encode; None for all of it.
-        checkpointing
-            Whether blocks run again in the backward pass instead of keeping their activations.
+        It has a graph if grad mode is on. With `checkpointing`, blocks run again in the backward
+        pass instead of keeping their activations.
         """
         model = self.model
         if self.first < 1:
