@@ -13,7 +13,7 @@ from ._console import Progress, emit, say
 from ._options import Json
 
 if TYPE_CHECKING:
-    from napari_peftsam.models import DownloadFinished, DownloadProgress, ModelEntry, Part
+    from napari_peftsam.models import DownloadProgress, ModelEntry, Part
 
 __all__ = ["download"]
 
@@ -41,27 +41,27 @@ def download(
     if part == "encoder" and entry.file is not None and entry.path is not None:
         path, was_here = entry.path, True  # it comes with the program, or is the user's own
     else:
-        finished = _fetch(entry, part)
-        path, was_here = finished.path, finished.was_here
+        path, was_here = entry.target(part), not _fetch(entry, part)
     values = {"name": name, "part": part, "path": str(path), "downloaded": not was_here}
     emit(values, as_json, f"{'already here' if was_here else 'downloaded'}: {path}")
 
 
-def _fetch(entry: ModelEntry, part: Part) -> DownloadFinished:
-    from napari_peftsam.models import DownloadFinished, download
+def _fetch(entry: ModelEntry, part: Part) -> bool:
+    """Download a part; return False if it was here."""
+    from napari_peftsam.models import download
 
+    was_asked = False
     with Progress() as progress, closing(download(entry, part=part)) as events:
         try:
             for event in events:
-                if isinstance(event, DownloadFinished):
-                    return event
+                was_asked = True
                 progress.show(event.fraction, _text(event))
         except KeyboardInterrupt:
             progress.end()
-            if entry.remote(part).xxh128:  # else the next download starts over
+            if entry.remote(part)[1]:  # else the next download starts over
                 say("what has come is kept: the same command goes on from there")
             raise
-    raise AssertionError("the last event of a download is its end")
+    return was_asked
 
 
 def _text(event: DownloadProgress) -> str:

@@ -46,7 +46,7 @@ def _values(entry: ModelEntry, recommended_for: list[ImageKind]) -> dict[str, An
         "source": entry.source,
         "available": entry.available,
         "path": str(entry.path) if entry.path else None,
-        "decoder_available": entry.decoder_path is not None if entry.has_decoder else None,
+        "decoder_available": entry.decoder_path is not None if entry.decoder_url else None,
         "recommended_for": recommended_for,
     }
 
