@@ -14,7 +14,7 @@ from ._options import METHOD, Json, Values, grouped, method_options
 
 if TYPE_CHECKING:
     from napari_peftsam.app.methods import MethodOverview
-    from napari_peftsam.models import DownloadFinished, DownloadProgress, ModelEntry, Part
+    from napari_peftsam.models import DownloadProgress, ModelEntry, Part
 
 __all__ = ["download", "methods", "models"]
 
@@ -55,7 +55,7 @@ def _values(entry: ModelEntry) -> dict[str, Any]:
         "source": entry.source,
         "available": entry.available,
         "path": str(entry.path) if entry.path else None,
-        "decoder_available": entry.decoder_path is not None if entry.has_decoder else None,
+        "decoder_available": entry.decoder_path is not None if entry.decoder_url else None,
     }
 
 
@@ -93,27 +93,27 @@ def download(
     if part == "encoder" and entry.file is not None and entry.path is not None:
         path, was_here = entry.path, True  # it comes with the program, or is the user's own
     else:
-        finished = _fetch(entry, part)
-        path, was_here = finished.path, finished.was_here
+        path, was_here = entry.target(part), not _fetch(entry, part)
     values = {"name": name, "part": part, "path": str(path), "downloaded": not was_here}
     emit(values, as_json, f"{'already here' if was_here else 'downloaded'}: {path}")
 
 
-def _fetch(entry: ModelEntry, part: Part) -> DownloadFinished:
-    from napari_peftsam.models import DownloadFinished, download
+def _fetch(entry: ModelEntry, part: Part) -> bool:
+    """Download a part; return False if it was here."""
+    from napari_peftsam.models import download
 
+    was_asked = False
     with Progress() as progress, closing(download(entry, part=part)) as events:
         try:
             for event in events:
-                if isinstance(event, DownloadFinished):
-                    return event
+                was_asked = True
                 progress.show(event.fraction, received(event))
         except KeyboardInterrupt:
             progress.end()
-            if entry.remote(part).xxh128:  # else the next download starts over
+            if entry.remote(part)[1]:  # else the next download starts over
                 say("what has come is kept: the same command goes on from there")
             raise
-    raise AssertionError("the last event of a download is its end")
+    return was_asked
 
 
 def received(event: DownloadProgress) -> str:

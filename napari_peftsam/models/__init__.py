@@ -12,10 +12,9 @@ from napari_peftsam.models.build import (
     build,
     build_random,
     build_tiny,
-    decoder_state_dict,
     find_architecture,
-    read_state_dict,
 )
+from napari_peftsam.models.checkpoint import decoder_state_dict, read_state_dict
 from napari_peftsam.models.device import (
     DEVICES,
     PRECISIONS,
@@ -24,13 +23,8 @@ from napari_peftsam.models.device import (
     pick_device,
     pick_precision,
 )
-from napari_peftsam.models.download import (
-    DownloadEvent,
-    DownloadFinished,
-    DownloadProgress,
-    download,
-)
-from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
+from napari_peftsam.models.download import DownloadProgress, download
+from napari_peftsam.models.entry import ModelEntry, Part
 from napari_peftsam.models.image_encoder import reference_attention
 from napari_peftsam.models.model import (
     SamModel,
@@ -64,8 +58,6 @@ __all__ = [
     "Architecture",
     "ConvStem",
     "DenseHead",
-    "DownloadEvent",
-    "DownloadFinished",
     "DownloadProgress",
     "ImageKind",
     "ModelEntry",
@@ -73,7 +65,6 @@ __all__ = [
     "PlainVit",
     "PromptDrawing",
     "Recommendation",
-    "RemoteFile",
     "SamModel",
     "TinyVit",
     "architecture",

@@ -1,45 +1,61 @@
-"""Download a model's files as a stream of events: resumed, verified, placed in one step.
+"""Download of a model's files: resumed, verified, placed in one step.
 
 Why not pooch: it verifies and places files as well, but begins anew after every
-interruption (up to 2.5 GB here), tells its progress only to a progress bar of its own, and
-cannot be stopped but by an exception out of that bar. ``requests``, on which it rests, is
+interruption (up to 2.5 GB here), reports its progress only to a progress bar of its own, and
+can be stopped only by an exception out of that bar. ``requests``, on which it rests, is
 used directly.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from urllib.parse import urlsplit
 
+import requests
 import xxhash
 from filelock import FileLock, Timeout
 
+from napari_peftsam import __version__
 from napari_peftsam.errors import DownloadError
 from napari_peftsam.folders import MODELS_VARIABLE
-from napari_peftsam.models._transfer import connect
-from napari_peftsam.models.entry import ModelEntry, Part, RemoteFile
+from napari_peftsam.models.entry import ModelEntry, Part
 
-__all__ = ["DownloadEvent", "DownloadFinished", "DownloadProgress", "download", "file_digest"]
+__all__ = ["DownloadProgress", "download", "file_digest"]
 
+_BLOCK = 1 << 20
+_RECEIVED_BLOCK = 64 * 1024  # small, since what a broken connection leaves of a block is lost
+_SECONDS_BETWEEN_EVENTS = 0.1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_BLOCK = 1 << 20
-_SECONDS_BETWEEN_EVENTS = 0.1
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
+_KEPT = "what came is kept, download it again to go on"
+_LOST = "download it again; without a digest it starts over"
+_STATUS = {
+    401: "the server asks for a password",
+    403: "the server does not give it to everybody",
+    404: "it is not there, or not any more",
+    410: "it is not there any more",
+    429: "the server is asked too often just now: try again later",
+}
 
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """So many bytes are here, of so many (None if the server does not tell).
+    """Bytes received of a total, which is None if the server does not announce it.
 
-    While what came is verified, `verified` is how many bytes of it were looked at; None
-    before. Of a fast download only some progress is told, ten times a second at most.
+    `verified` counts the bytes whose digest was computed; None before everything is received.
     """
 
     received: int
@@ -48,29 +64,14 @@ class DownloadProgress:
 
     @property
     def fraction(self) -> float:
-        """The share that is here, in [0, 1]; 0 while the total is unknown."""
+        """Share received, in [0, 1]; 0 while the total is unknown."""
         return min(self.received / self.total, 1.0) if self.total else 0.0
 
 
-@dataclass(frozen=True)
-class DownloadFinished:
-    """The file is complete at `path`; `was_here` if there was nothing to download."""
-
-    path: Path
-    was_here: bool = False
-
-
-DownloadEvent: TypeAlias = DownloadProgress | DownloadFinished
-
-
 def download(
-    entry: ModelEntry,
-    folder: Path | None = None,
-    *,
-    part: Part = "encoder",
-    timeout: float = 30.0,
-) -> Generator[DownloadEvent, None, None]:
-    """Download a part of a model, unless it is here; the last event is `DownloadFinished`.
+    entry: ModelEntry, *, part: Part = "encoder", timeout: float = 30.0
+) -> Generator[DownloadProgress, None, None]:
+    """Download a part of a model to `ModelEntry.target`; yield nothing if it is there.
 
     If the download fails or is closed, its bytes stay beside the target. The next one
     continues there if the entry has a digest, which proves the whole, else it starts over.
@@ -78,12 +79,13 @@ def download(
 
     Parameters
     ----------
-    entry
-        The model.
-    folder
-        Where to keep it; default: the entry's, see `ModelEntry.target`.
     timeout
         Seconds without a byte after which the connection counts as stalled.
+
+    Yields
+    ------
+    DownloadProgress
+        At most ten times a second.
 
     Raises
     ------
@@ -93,42 +95,32 @@ def download(
         If it cannot be downloaded (no network, not there, stalled, cut short), does not have the
         right digest, cannot be written, or another process is downloading it.
     """
-    remote, target = entry.remote(part), entry.target(part, folder)
-    with _explained(target), _only_one(target):
-        if target.is_file():  # perhaps only since another process has let go of the lock
-            yield DownloadFinished(target, was_here=True)
+    url, xxh128 = entry.remote(part)
+    target = entry.target(part)
+    with _disk_errors(target), _only_one(target):
+        if target.is_file():  # perhaps only since another process has released the lock
             return
-        unfinished = entry.unfinished(part, folder)
-        yield from _receive(remote, unfinished, timeout)
-        yield from _verify(remote, unfinished)
+        unfinished = entry.unfinished(part)
+        yield from _receive(url, xxh128, unfinished, timeout)
+        yield from _verify(url, xxh128, unfinished)
         unfinished.replace(target)
-    yield DownloadFinished(target)
 
 
 def file_digest(path: Path) -> str:
     """Return the xxh128 (hex) of a file's content."""
-    digest = xxhash.xxh128()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            yield block
+        return hashlib.file_digest(file, xxhash.xxh128).hexdigest()
 
 
 class _Pace:
-    """Tells which events are due, so that a fast transfer does not flood who shows them."""
+    """Limit of the events per second; the first is due at once."""
 
     def __init__(self) -> None:
-        self._next: float | None = None  # the first is due
+        self._next = -math.inf
 
     def due(self) -> bool:
-        """Whether the last event is long enough ago; if so, count this one."""
         now = time.monotonic()
-        if self._next is not None and now < self._next:
+        if now < self._next:
             return False
         self._next = now + _SECONDS_BETWEEN_EVENTS
         return True
@@ -136,7 +128,7 @@ class _Pace:
 
 @contextmanager
 def _only_one(target: Path) -> Iterator[None]:
-    """Keep other processes from the same file; the system lets go of it if this one dies."""
+    """Keep other processes from the same file; the system releases it if this one dies."""
     if target.is_file():  # nothing will be written, and the folder may be read-only
         yield
         return
@@ -144,88 +136,154 @@ def _only_one(target: Path) -> Iterator[None]:
     # A generator may be closed in another thread than it was started in.
     lock = FileLock(target.with_name(f"{target.name}.lock"), thread_local=False)
     try:
-        lock.acquire(blocking=False)
+        with lock.acquire(blocking=False):
+            yield
     except Timeout:
         raise DownloadError(
             f"{target.name} is being downloaded by another program: wait for it"
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
-def _receive(remote: RemoteFile, unfinished: Path, timeout: float) -> Iterator[DownloadProgress]:
+def _receive(url: str, xxh128: str, unfinished: Path, timeout: float) -> Iterator[DownloadProgress]:
     """Fetch the missing bytes of a file and sync them to the disk."""
-    start = unfinished.stat().st_size if remote.xxh128 and unfinished.is_file() else 0
-    if start and file_digest(unfinished) == remote.xxh128:
+    here = unfinished.stat().st_size if xxh128 and unfinished.is_file() else 0
+    if here and file_digest(unfinished) == xxh128:
         return  # the last download ended while it was verified
-    with connect(remote.url, start, timeout, bool(remote.xxh128)) as transfer:
-        received, total = transfer.start, transfer.length
-        told, pace = received, _Pace()
+    with _connection(url, here, timeout) as (response, start):
+        total, received, shown, pace = _length(response), start, start, _Pace()
         _check_space(unfinished.parent, total, received)
         yield DownloadProgress(received, total)
-        with unfinished.open("ab" if received else "wb") as file:
-            for block in transfer.blocks():
+        remedy = _KEPT if xxh128 else _LOST
+        with unfinished.open("ab" if start else "wb") as file, _network_errors(url, remedy):
+            for block in response.iter_content(_RECEIVED_BLOCK):
                 file.write(block)
                 received += len(block)
                 if pace.due():
-                    told = received
+                    shown = received
                     yield DownloadProgress(received, total)
+            if total not in (None, received):
+                raise requests.ConnectionError("not as long as announced")
             file.flush()
             os.fsync(file.fileno())
-        if told != received:
+        if shown != received:
             yield DownloadProgress(received, total)
 
 
 def _check_space(folder: Path, total: int | None, received: int) -> None:
-    needed = (total or 0) - received
-    free = shutil.disk_usage(folder).free
+    needed, free = (total or 0) - received, shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            errno.ENOSPC, f"{_megabytes(needed)} more are needed, {_megabytes(free)} free"
-        )
+        needs, has = (f"{size / 1e6:,.0f} MB" for size in (needed, free))
+        raise OSError(errno.ENOSPC, f"{needs} more are needed, {has} free")
 
 
-def _verify(remote: RemoteFile, unfinished: Path) -> Iterator[DownloadProgress]:
+def _verify(url: str, xxh128: str, unfinished: Path) -> Iterator[DownloadProgress]:
     """Compare the digest; if this is closed meanwhile, the next download does it."""
-    if not remote.xxh128:
+    if not xxh128:
         return
     size, verified = unfinished.stat().st_size, 0
     digest, pace = xxhash.xxh128(), _Pace()
-    for block in _blocks(unfinished):
-        digest.update(block)
-        verified += len(block)
-        if pace.due():
-            yield DownloadProgress(size, size, verified)
-    found = digest.hexdigest()
-    if found == remote.xxh128:
+    with unfinished.open("rb") as file:
+        for block in iter(partial(file.read, _BLOCK), b""):
+            digest.update(block)
+            verified += len(block)
+            if pace.due():
+                yield DownloadProgress(size, size, verified)
+    if digest.hexdigest() == xxh128:
         return
     unfinished.unlink(missing_ok=True)
     raise DownloadError(
-        f"what came from {remote.url} has the digest {found}, but {remote.xxh128} is expected, and "
+        f"what came from {url} has the digest {digest.hexdigest()}, but {xxh128} is expected, and "
         "was removed: download it again; if that does not help, it was replaced there by a file "
         "that this program does not know"
     )
 
 
 @contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def _connection(url: str, start: int, timeout: float) -> Iterator[tuple[requests.Response, int]]:
+    """Ask for a file from byte `start` on; give 0 as start if the server sends the whole."""
+    with requests.Session() as session:
+        response = _get(session, url, start, timeout)
+        refused = response.status_code in {_PARTIAL, _NOT_SATISFIABLE}
+        if start and refused and _range(response)[0] != str(start):
+            response.close()
+            response = _get(session, url, 0, timeout)
+        with response:
+            if response.status_code == _OK:
+                start = 0
+            elif response.status_code != _PARTIAL or _range(response)[0] != str(start):
+                raise DownloadError(f"cannot download {url}: {_status_reason(response)}")
+            yield response, start
+
+
+def _get(session: requests.Session, url: str, start: int, timeout: float) -> requests.Response:
+    # A compressed transfer has no ranges of the file itself.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"napari-peftsam/{__version__}"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with _network_errors(url):
+        return session.get(url, headers=headers, stream=True, timeout=timeout)
+
+
+def _range(response: requests.Response) -> tuple[str, str]:
+    """Return first byte and whole length as the server wrote them, empty if it did not."""
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return (match[1], match[2]) if match else ("", "")
+
+
+def _length(response: requests.Response) -> int | None:
+    headers = response.headers
+    if response.status_code == _PARTIAL:
+        length = _range(response)[1]
+    else:  # of a compressed transfer it is not the file's
+        length = "" if headers.get("Content-Encoding") else headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
+def _status_reason(response: requests.Response) -> str:
+    code = response.status_code
+    other = "the server has a problem: try again later"
+    reason = _STATUS.get(code, other if code >= 500 else "the server does not give it")
+    return f"{reason} (status {code})"
+
+
+@contextmanager
+def _network_errors(url: str, remedy: str = "") -> Iterator[None]:
+    """Turn the errors of the network into a `DownloadError` of one line.
+
+    `remedy` says what to do about a transfer that ends under way.
+    """
+    try:
+        yield
+    except requests.RequestException as error:
+        server = urlsplit(url).hostname or "the server"
+        # requests wraps a timeout under way in a plain connection error.
+        late = isinstance(error, requests.Timeout) or "timed out" in str(error)
+        if isinstance(error, requests.exceptions.SSLError):
+            reason = f"{server} cannot prove who it is; check the proxy and the clock"
+        elif remedy:
+            what = "nothing came for too long" if late else "the connection broke"
+            reason = f"{what}; {remedy}"
+        elif late:
+            reason = f"{server} does not answer; check the network, or try again later"
+        elif isinstance(error, requests.ConnectionError):
+            reason = f"{server} cannot be reached; check the network and the proxy"
+        else:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DownloadError(f"cannot download {url}: {reason}") from error
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
     """Turn the errors of the disk into a `DownloadError` of one line."""
     try:
         yield
     except OSError as error:
-        raise DownloadError(f"cannot write to {target.parent}: {_disk_reason(error)}") from error
-
-
-def _disk_reason(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in _FULL:
-        return f"the disk is full ({reason}); free some space, then download it again to go on"
-    if error.errno in _FORBIDDEN:
-        return f"{reason}; choose another folder for models, with {MODELS_VARIABLE} or in napari"
-    return reason
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            reason = (
+                f"the disk is full ({reason}); free some space, then download it again to go on"
+            )
+        elif error.errno in _FORBIDDEN:
+            remedy = f"choose another folder for models, with {MODELS_VARIABLE} or in napari"
+            reason = f"{reason}; {remedy}"
+        raise DownloadError(f"cannot write to {target.parent}: {reason}") from error

@@ -12,46 +12,36 @@ import xxhash
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.folders import model_folder
 
-__all__ = ["ModelEntry", "Part", "RemoteFile"]
+__all__ = ["ModelEntry", "Part"]
 
 Part = Literal["encoder", "decoder"]
 """``"encoder"``: the promptable model; ``"decoder"``: its decoder for automatic segmentation."""
 
 
 @dataclass(frozen=True)
-class RemoteFile:
-    """A file to download, and the xxh128 (hex) it must have; empty if that is not known."""
-
-    url: str
-    xxh128: str = ""
-
-
-@dataclass(frozen=True)
 class ModelEntry:
-    """One model that can be named.
+    """A model that users choose by name.
 
     Attributes
     ----------
     name
-        What ``--model`` takes.
+        Value of ``--model``.
     title, purpose
         For people: its name, and one sentence on what it is good for.
     architecture
-        A name of `ARCHITECTURES`; empty where only the checkpoint tells.
+        A name of `ARCHITECTURES`; empty if only the checkpoint shows it.
     megabytes
         Size of the checkpoint file, 0 if unknown.
     license, citation
-        Terms of its weights, and what to cite; empty if not stated.
+        Terms of its weights, and the publication to cite; empty if not stated.
     source
-        Where people can read about it.
+        Page or file to read about it.
     file
-        A checkpoint that is kept where it is; None for models that are downloaded.
+        Checkpoint that stays in its place; None for models that are downloaded.
     url, xxh128
-        Where the checkpoint is downloaded from, and its digest (hex, empty if unknown).
+        Address to download the checkpoint from, and its digest (hex, empty if unknown).
     decoder_url, decoder_xxh128
         The same for the decoder of automatic segmentation; empty if there is none.
-    folder
-        Where downloads are kept; None for `napari_peftsam.folders.model_folder`.
     """
 
     name: str
@@ -67,30 +57,26 @@ class ModelEntry:
     xxh128: str = ""
     decoder_url: str = ""
     decoder_xxh128: str = ""
-    folder: Path | None = None
 
     @property
     def path(self) -> Path | None:
         """The checkpoint on this computer, None if there is none."""
-        return self._here("encoder")
+        path = self.file or (self.target() if self.url else None)
+        return path if path is not None and path.is_file() else None
 
     @property
     def available(self) -> bool:
-        """Whether `build` can load it by name."""
+        """True while `build` can load it by name."""
         return self.path is not None
-
-    @property
-    def has_decoder(self) -> bool:
-        """Whether a decoder for automatic segmentation can be downloaded."""
-        return bool(self.decoder_url)
 
     @property
     def decoder_path(self) -> Path | None:
         """The decoder on this computer, None if there is none."""
-        return self._here("decoder")
+        path = self.target("decoder") if self.decoder_url else None
+        return path if path is not None and path.is_file() else None
 
-    def remote(self, part: Part = "encoder") -> RemoteFile:
-        """Return where a part is downloaded from.
+    def remote(self, part: Part = "encoder") -> tuple[str, str]:
+        """Return address and xxh128 (empty if unknown) of a part that is downloaded.
 
         Raises
         ------
@@ -98,37 +84,32 @@ class ModelEntry:
             If there is nothing to download.
         """
         if part == "encoder" and self.url:
-            return RemoteFile(self.url, self.xxh128)
+            return self.url, self.xxh128
         if part == "decoder" and self.decoder_url:
-            return RemoteFile(self.decoder_url, self.decoder_xxh128)
+            return self.decoder_url, self.decoder_xxh128
         if part == "decoder":
             raise ConfigurationError(f"the model {self.name!r} has no decoder to download")
         raise ConfigurationError(f"the model {self.name!r} is not downloaded: it is at {self.file}")
 
-    def target(self, part: Part = "encoder", folder: Path | None = None) -> Path:
-        """Return where a part is once it is downloaded.
+    def target(self, part: Part = "encoder") -> Path:
+        """Return the path that a part gets when it is downloaded, see `remote`.
 
         The name holds the beginning of the digest (or of the address' digest), so that an
         entry whose file was replaced by another version does not find the old one.
-
-        Raises
-        ------
-        ConfigurationError
-            If there is nothing to download.
         """
-        remote = self.remote(part)
-        version = (remote.xxh128 or xxhash.xxh128_hexdigest(remote.url.encode()))[:8]
-        suffix = PurePosixPath(urlsplit(remote.url).path).suffix or ".pth"
+        url, xxh128 = self.remote(part)
+        version = (xxh128 or xxhash.xxh128_hexdigest(url.encode()))[:8]
+        suffix = PurePosixPath(urlsplit(url).path).suffix or ".pth"
         kind = "-decoder" if part == "decoder" else ""
-        return (folder or self.folder or model_folder()) / f"{self.name}{kind}-{version}{suffix}"
+        return model_folder() / f"{self.name}{kind}-{version}{suffix}"
 
-    def unfinished(self, part: Part = "encoder", folder: Path | None = None) -> Path:
-        """Return where a download keeps what has come so far, see `target`."""
-        target = self.target(part, folder)
+    def unfinished(self, part: Part = "encoder") -> Path:
+        """Return the file of a download that is not complete, see `target`."""
+        target = self.target(part)
         return target.with_name(f"{target.name}.part")
 
     def absence(self, part: Part = "encoder") -> str:
-        """Say in one line that a part is not on this computer, and how to get it."""
+        """Return a line saying that a part is not on this computer, and how to get it."""
         if part == "encoder" and self.file is not None:
             return (
                 f"the checkpoint of {self.name!r} is not on this computer: {self.file} is missing"
@@ -139,12 +120,3 @@ class ModelEntry:
             f"the {what} of {self.name!r} is not on this computer: get it{size} with "
             f"`napari-peftsam download {self.name}{option}`"
         )
-
-    def _here(self, part: Part) -> Path | None:
-        if part == "encoder" and self.file is not None:
-            path = self.file
-        elif part == "encoder" or self.has_decoder:
-            path = self.target(part)
-        else:
-            return None
-        return path if path.is_file() else None

@@ -6,17 +6,43 @@ Model Zoo's bucket at the EBI, ``uk1s3.embassy.ebi.ac.uk``, and MobileSAM's from
 copy at the GWDG, ``owncloud.gwdg.de``. Addresses and digests are those of micro-sam's own
 registry; the licence of its weights is the one its exporter writes into the model zoo.
 Nothing is downloaded unless the user asks for it: `napari_peftsam.models.download`.
+
+The user's own models are in ``models.toml`` in the configuration folder, one table per model
+with a file on this computer or an address to download it from::
+
+    [[model]]
+    name = "our_nuclei"
+    path = "checkpoints/our_nuclei.pth"   # relative to models.toml; or url = "https://..."
+    xxh128 = "0123456789abcdef0123456789abcdef"
+    title = "Our nuclei"
+    purpose = "Nuclei of our spinning disc, 40x."
+    license = "CC-BY-4.0"
+    megabytes = 375
+
+Only `name` and one of `path` and `url` are needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+import tomllib
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from napari_peftsam.models._own_models import NAME, read_own_models
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.folders import configuration_folder
 from napari_peftsam.models.entry import ModelEntry
 
 __all__ = ["REGISTRY", "available_models", "find_model", "model_names"]
+
+# No dot and no slash: a name can never be mistaken for a checkpoint's path.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_TEXTS = ("name", "path", "url", "xxh128", "title", "purpose", "license", "citation")
+_KEYS = (*_TEXTS, "megabytes")
+_MANY = 10**9
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -128,41 +154,110 @@ REGISTRY: dict[str, ModelEntry] = {
 """The models this program knows by itself."""
 
 
-def available_models(folder: Path | None = None) -> tuple[ModelEntry, ...]:
-    """Return all models that can be named: the table's, then the user's own.
-
-    Parameters
-    ----------
-    folder
-        Where downloads are kept; default: `napari_peftsam.folders.model_folder`.
+def available_models() -> tuple[ModelEntry, ...]:
+    """Return the models of `REGISTRY`, then the user's own.
 
     Raises
     ------
     ConfigurationError
-        If the user's ``models.toml`` is wrong, see `read_own_models`.
+        If the user's ``models.toml`` cannot be read, or an entry is wrong; it names the file
+        and the entry.
     """
-    entries = (*REGISTRY.values(), *read_own_models(REGISTRY))
-    return tuple(replace(entry, folder=folder) for entry in entries)
+    return (*REGISTRY.values(), *_own_models())
 
 
-def find_model(name: str, folder: Path | None = None) -> ModelEntry | None:
+def find_model(name: str) -> ModelEntry | None:
     """Return the model called `name`, None if there is none.
 
-    The user's file is read only where it matters: while it is wrong, the table's models
+    The user's file is read only if it matters: while it is wrong, the models of `REGISTRY`
     and checkpoints by path still load.
-
-    Raises
-    ------
-    ConfigurationError
-        If `name` could be one of the user's and their ``models.toml`` is wrong.
     """
     if name in REGISTRY:
-        return replace(REGISTRY[name], folder=folder)
-    if not NAME.fullmatch(name):
+        return REGISTRY[name]
+    if not _NAME.fullmatch(name):
         return None
-    return next((e for e in available_models(folder) if e.name == name), None)
+    return next((e for e in _own_models() if e.name == name), None)
 
 
 def model_names() -> tuple[str, ...]:
     """Return the names of all models, see `available_models`."""
     return tuple(entry.name for entry in available_models())
+
+
+def _own_models() -> tuple[ModelEntry, ...]:
+    file = configuration_folder() / "models.toml"
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no TOML, or no text at all
+        raise ConfigurationError(f"{file} is not valid TOML: {error}") from error
+    tables = content.get("model", [])
+    if content.keys() - {"model"} or not isinstance(tables, list):
+        raise ConfigurationError(f"{file} must hold [[model]] tables and nothing else")
+    # Names become file names, and some disks do not distinguish upper from lower case.
+    used = {name.casefold(): "comes with the program" for name in REGISTRY}
+    entries = []
+    for number, table in enumerate(tables, start=1):
+        problem, name = _problem(table, used), ""
+        if isinstance(table, dict) and table.get("name"):
+            name = f" ({table['name']!r})"
+        if problem:
+            raise ConfigurationError(f"{file}, model {number}{name}: {problem}")
+        used[table["name"].casefold()] = "is listed before"
+        entries.append(_own_model(table, file))
+    return tuple(entries)
+
+
+def _problem(table: Any, used: dict[str, str]) -> str:
+    """Say why a table of ``models.toml`` is no model, nothing if it is one."""
+    if not isinstance(table, dict):
+        return "must be a [[model]] table"
+    if unknown := sorted(table.keys() - set(_KEYS)):
+        return f"unknown key {unknown[0]!r}, the keys are {', '.join(_KEYS)}"
+    texts = [k for k in _TEXTS if k in table and not (isinstance(table[k], str) and table[k])]
+    if texts:
+        return f"{texts[0]} must be a text that is not empty, got {table[texts[0]]!r}"
+    name, url, digest = (table.get(key, "") for key in ("name", "url", "xxh128"))
+    megabytes = table.get("megabytes", 0)
+    number = isinstance(megabytes, int | float) and not isinstance(megabytes, bool)
+    taken = used.get(name.casefold(), "")
+    checks = {
+        "needs a name of letters, digits, '_' and '-'": _NAME.fullmatch(name),
+        "needs either a path or a url": ("path" in table) != ("url" in table),
+        f"the url must begin with https:// or http://, got {url!r}": not url or _is_address(url),
+        f"xxh128 must be 32 hexadecimal digits, got {digest!r}": (
+            not digest or _DIGEST.fullmatch(digest.lower())
+        ),
+        f"megabytes must be a number from 0, got {megabytes!r}": number and 0 <= megabytes < _MANY,
+        f"a model of this name {taken}: choose another": not taken,
+    }
+    return next((problem for problem, right in checks.items() if not right), "")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:  # e.g. a bracket that is not closed
+        return False
+
+
+def _own_model(table: dict[str, Any], file: Path) -> ModelEntry:
+    path, megabytes = None, table.get("megabytes", 0)
+    if "path" in table:
+        path = Path(table["path"])
+        with suppress(RuntimeError):  # an unknown home: then the folder is called "~somebody"
+            path = path.expanduser()
+        path = file.parent / path  # an absolute path replaces the parent
+        with suppress(OSError, ValueError):  # ValueError: no path at all, e.g. with a zero in it
+            megabytes = table.get("megabytes", max(1, path.stat().st_size / 1e6))
+    name, url = table["name"], table.get("url", "")
+    title, license_name = table.get("title", name), table.get("license", "")
+    return ModelEntry(
+        name, title, "", round(megabytes), license_name, url or str(path),
+        table.get("purpose", ""), table.get("citation", ""),
+        file=path, url=url, xxh128=table.get("xxh128", "").lower(),
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from napari_peftsam.widgets._runner import WorkerGroup, notify, start
 from napari_peftsam.widgets._settings import use_preferred_model_folder
 
 if TYPE_CHECKING:
-    from napari_peftsam.models import DownloadEvent, DownloadProgress, ModelEntry
+    from napari_peftsam.models import DownloadProgress, ModelEntry
 
 __all__ = ["Downloads", "downloads"]
 
@@ -60,7 +60,7 @@ class Downloads:
         self.failures.pop(name, None)
         self.progress[name] = None
 
-        def events() -> Iterator[DownloadEvent]:
+        def events() -> Iterator[DownloadProgress]:
             with closing(download(entry)) as received:
                 for event in received:
                     if name in self._stopping:
@@ -93,10 +93,8 @@ class Downloads:
             self.stop(name)
         return self._group.stop(timeout)
 
-    def _received(self, name: str, event: DownloadEvent) -> None:
-        from napari_peftsam.models import DownloadProgress
-
-        if isinstance(event, DownloadProgress) and name in self.progress:
+    def _received(self, name: str, event: DownloadProgress) -> None:
+        if name in self.progress:
             self.progress[name] = event
             self.changed.emit(name)
 

@@ -21,7 +21,6 @@ from napari_peftsam.errors import CheckpointError, ConfigurationError, ImageErro
 from napari_peftsam.models import (
     REGISTRY,
     ModelEntry,
-    _placeholders,
     architecture,
     build,
     build_random,
@@ -322,7 +321,7 @@ def test_two_threads_read_the_same_training_state(
         def __exit__(self, *_: object) -> None:
             self.inner.release()
 
-    monkeypatch.setattr(_placeholders, "_LOCK", Lock())
+    monkeypatch.setattr("napari_peftsam.models.checkpoint._LOCK", Lock())
     second = threading.Thread(target=lambda: states.append(read_state_dict(path)))
 
     def in_turns(*arguments: object, **options: object) -> object:
@@ -537,8 +536,9 @@ def with_decoder(**options: object) -> ModelEntry:
         pytest.param({"state_dict": DECODER}, id="state_dict"),
     ],
 )
-def test_a_decoder_is_read(content: object, tmp_path: Path) -> None:
-    entry = with_decoder(decoder_url="https://a.org/d.pt", folder=tmp_path)
+def test_a_decoder_is_read(content: object) -> None:
+    entry = with_decoder(decoder_url="https://a.org/d.pt")
+    entry.target("decoder").parent.mkdir(parents=True)
     torch.save(content, entry.target("decoder"))
     torch.testing.assert_close(decoder_state_dict(entry), DECODER)
 
@@ -561,8 +561,9 @@ def test_a_model_without_a_decoder(name: str, message: str) -> None:
         decoder_state_dict(REGISTRY[name])
 
 
-def test_a_decoder_is_read_as_safely_as_a_model(tmp_path: Path) -> None:
-    entry = with_decoder(decoder_url="https://a.org/d.pt", folder=tmp_path)
+def test_a_decoder_is_read_as_safely_as_a_model() -> None:
+    entry = with_decoder(decoder_url="https://a.org/d.pt")
+    entry.target("decoder").parent.mkdir(parents=True)
     torch.save({**DECODER, "evil": _Evil()}, entry.target("decoder"))
     with pytest.raises(CheckpointError, match="could run code"):
         decoder_state_dict(entry)

@@ -17,8 +17,6 @@ from filelock import FileLock
 from napari_peftsam.errors import ConfigurationError, DownloadError
 from napari_peftsam.models import (
     REGISTRY,
-    DownloadEvent,
-    DownloadFinished,
     DownloadProgress,
     ModelEntry,
     download,
@@ -35,8 +33,10 @@ def entry_for(url: str, content: bytes | None = CONTENT) -> ModelEntry:
     return ModelEntry("cells", "Cells", "tiny", 1, "", "", url=url, xxh128=digest)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where models are kept; it is made by the first download."""
+    monkeypatch.setenv("NAPARI_PEFTSAM_MODELS", str(tmp_path / "models"))
     return tmp_path / "models"
 
 
@@ -50,25 +50,24 @@ def unverified(server: Server) -> ModelEntry:
     return entry_for(server.url, None)
 
 
-def fetch(entry: ModelEntry, folder: Path, timeout: float = 30) -> Path:
-    *_, last = download(entry, folder, timeout=timeout)
-    assert isinstance(last, DownloadFinished)
-    return last.path
+def fetch(entry: ModelEntry, timeout: float = 30) -> Path:
+    for _ in download(entry, timeout=timeout):
+        pass
+    return entry.target()
 
 
-def part_of(entry: ModelEntry, folder: Path) -> Path:
-    target = entry.target(folder=folder)
-    return target.with_name(f"{target.name}.part")
+def part_of(entry: ModelEntry) -> Path:
+    return entry.target().with_name(f"{entry.target().name}.part")
 
 
-def interrupt(entry: ModelEntry, folder: Path, server: Server) -> int:
+def interrupt(entry: ModelEntry, server: Server) -> int:
     """Leave a part file, and the server in good health; return the part's size."""
     server.does.cut = LONG_ENOUGH
     with pytest.raises(DownloadError, match="the connection broke"):
-        fetch(entry, folder)
+        fetch(entry)
     server.does.cut = None
     server.does.requests.clear()
-    return part_of(entry, folder).stat().st_size
+    return part_of(entry).stat().st_size
 
 
 class _Clock:
@@ -92,15 +91,13 @@ def passing(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_events_tell_the_progress_and_then_the_file(
-    entry: ModelEntry, folder: Path, monkeypatch: pytest.MonkeyPatch
+    entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passing(1, monkeypatch)
-    *progress, finished = download(entry, folder)
-    assert isinstance(finished, DownloadFinished)
-    assert finished.path.read_bytes() == CONTENT
-    assert not finished.was_here
-    received = [e.received for e in progress if isinstance(e, DownloadProgress)]
-    assert len(received) == len(progress) > 2
+    progress = list(download(entry))
+    assert entry.target().read_bytes() == CONTENT
+    received = [event.received for event in progress]
+    assert len(received) > 2
     assert received == sorted(received)
     assert (received[0], received[-1]) == (0, len(CONTENT))
     assert progress[-2] == DownloadProgress(len(CONTENT), len(CONTENT))
@@ -124,12 +121,15 @@ BLOCK = 64 * 1024
     ],
 )
 def test_a_fast_download_tells_some_of_its_progress(
-    seconds: float, received: list[int], verified: list[int], entry: ModelEntry, folder: Path,
+    seconds: float,
+    received: list[int],
+    verified: list[int],
+    entry: ModelEntry,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(sys.modules["napari_peftsam.models.download"], "_BLOCK", BLOCK)
     passing(seconds, monkeypatch)
-    events = [e for e in download(entry, folder) if isinstance(e, DownloadProgress)]
+    events = list(download(entry))
     assert [e.received for e in events if e.verified is None] == received
     assert [e.verified for e in events if e.verified is not None] == verified
 
@@ -142,35 +142,34 @@ def test_the_fraction_is_what_is_here(received: int, total: int | None, fraction
 
 
 def test_only_the_file_and_its_lock_remain(entry: ModelEntry, folder: Path) -> None:
-    path = fetch(entry, folder)
+    path = fetch(entry)
     assert {p.name for p in folder.iterdir()} <= {path.name, f"{path.name}.lock"}
 
 
-def test_what_is_here_is_not_asked_for(entry: ModelEntry, folder: Path, server: Server) -> None:
-    path = fetch(entry, folder)
+def test_what_is_here_is_not_asked_for(entry: ModelEntry, server: Server) -> None:
+    fetch(entry)
     server.does.requests.clear()
-    assert list(download(entry, folder)) == [DownloadFinished(path, was_here=True)]
+    assert list(download(entry)) == []
     assert server.does.requests == []
 
 
-def test_a_server_that_announces_no_length(entry: ModelEntry, folder: Path, server: Server) -> None:
+def test_a_server_that_announces_no_length(entry: ModelEntry, server: Server) -> None:
     server.does.announce = False
-    first, *_ = events = list(download(entry, folder))
+    first, *_ = download(entry)
     assert first == DownloadProgress(0, None)
-    assert isinstance(events[-1], DownloadFinished)
-    assert events[-1].path.read_bytes() == CONTENT
+    assert entry.target().read_bytes() == CONTENT
 
 
-def test_the_decoder_is_a_file_of_its_own(server: Server, folder: Path) -> None:
+def test_the_decoder_is_a_file_of_its_own(server: Server) -> None:
     digest = xxhash.xxh128_hexdigest(CONTENT)
     entry = ModelEntry(
         "cells", "", "", 0, "", "", url="http://127.0.0.1:9/no", decoder_url=server.url,
-        decoder_xxh128=digest, folder=folder,
+        decoder_xxh128=digest,
     )  # fmt: skip
     assert entry.decoder_path is None
-    *_, last = download(entry, part="decoder")
-    assert isinstance(last, DownloadFinished)
-    assert entry.decoder_path == last.path == entry.target("decoder")
+    assert list(download(entry, part="decoder"))
+    assert entry.decoder_path == entry.target("decoder")
+    assert entry.decoder_path.read_bytes() == CONTENT
     assert not entry.available
 
 
@@ -180,74 +179,68 @@ def test_the_decoder_is_a_file_of_its_own(server: Server, folder: Path) -> None:
 )
 def test_what_cannot_be_downloaded(name: str, part: str, message: str, folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        next(download(REGISTRY[name], folder, part=part))  # type: ignore[arg-type]
+        next(download(REGISTRY[name], part=part))  # type: ignore[arg-type]
     assert not folder.exists()
 
 
 # --- going on ------------------------------------------------------------------------
 
 
-def test_a_broken_transfer_goes_on_where_it_ended(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
-    size = interrupt(entry, folder, server)
+def test_a_broken_transfer_goes_on_where_it_ended(entry: ModelEntry, server: Server) -> None:
+    size = interrupt(entry, server)
     assert 0 < size <= LONG_ENOUGH
-    first, *_ = download(entry, folder)
+    first, *_ = download(entry)
     assert first == DownloadProgress(size, len(CONTENT))
     assert server.does.asked_from == [size]
-    assert entry.target(folder=folder).read_bytes() == CONTENT
+    assert entry.target().read_bytes() == CONTENT
 
 
-def test_a_closed_download_goes_on_where_it_ended(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
-    events = download(entry, folder)
+def test_a_closed_download_goes_on_where_it_ended(entry: ModelEntry, server: Server) -> None:
+    events = download(entry)
     for event in events:
-        if isinstance(event, DownloadProgress) and event.received:
+        if event.received:
             break
     events.close()
-    size = part_of(entry, folder).stat().st_size
+    size = part_of(entry).stat().st_size
     assert 0 < size < len(CONTENT)
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
     assert server.does.asked_from == [0, size]
 
 
 def test_a_download_closed_while_it_is_verified_is_verified_the_next_time(
-    entry: ModelEntry, folder: Path, server: Server
+    entry: ModelEntry, server: Server
 ) -> None:
-    events = download(entry, folder)
-    verifying = next(e for e in events if isinstance(e, DownloadProgress) and e.verified)
+    events = download(entry)
+    verifying = next(e for e in events if e.verified)
     assert (verifying.fraction, verifying.verified) == (1, len(CONTENT))
     events.close()
-    assert not entry.target(folder=folder).exists()
-    assert part_of(entry, folder).read_bytes() == CONTENT
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert not entry.target().exists()
+    assert part_of(entry).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
     assert server.does.asked_from == [0]
 
 
-def test_without_a_digest_it_starts_over(
-    unverified: ModelEntry, folder: Path, server: Server
-) -> None:
+def test_without_a_digest_it_starts_over(unverified: ModelEntry, server: Server) -> None:
     server.does.cut = LONG_ENOUGH
     with pytest.raises(DownloadError, match="broke; download it again; without a digest it starts"):
-        fetch(unverified, folder)
+        fetch(unverified)
     server.does.cut = None
     server.does.requests.clear()
     server.does.content = OTHER
-    assert fetch(unverified, folder).read_bytes() == OTHER
+    assert fetch(unverified).read_bytes() == OTHER
     assert server.does.asked_from == [0]
 
 
 def test_a_file_that_was_replaced_meanwhile_is_refused_and_starts_over(
-    entry: ModelEntry, folder: Path, server: Server
+    entry: ModelEntry, server: Server
 ) -> None:
-    interrupt(entry, folder, server)
+    interrupt(entry, server)
     server.does.content = OTHER
     with pytest.raises(DownloadError, match="has the digest"):
-        fetch(entry, folder)
+        fetch(entry)
     server.does.content = CONTENT
     server.does.requests.clear()
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
     assert server.does.asked_from == [0]
 
 
@@ -267,40 +260,33 @@ def with_ranges(how: str) -> Callable[[Behaviour], None]:
     ],
 )
 def test_a_server_that_cannot_continue_sends_the_whole(
-    change: Callable[[Behaviour], None], requests: int, entry: ModelEntry, folder: Path,
-    server: Server,
+    change: Callable[[Behaviour], None], requests: int, entry: ModelEntry, server: Server,
 ) -> None:  # fmt: skip
-    interrupt(entry, folder, server)
+    interrupt(entry, server)
     change(server.does)
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
     assert len(server.does.requests) == requests
 
 
-def test_a_part_from_another_address_is_continued(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
-    size = interrupt(entry, folder, server)
+def test_a_part_from_another_address_is_continued(entry: ModelEntry, server: Server) -> None:
+    size = interrupt(entry, server)
     moved = entry_for(server.url.replace("files", "moved"))
-    assert part_of(moved, folder) == part_of(entry, folder)  # the digest proves the whole
-    assert fetch(moved, folder).read_bytes() == CONTENT
+    assert part_of(moved) == part_of(entry)  # the digest proves the whole
+    assert fetch(moved).read_bytes() == CONTENT
     assert server.does.asked_from == [size]
 
 
-def test_a_part_longer_than_the_file_is_not_used(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
-    interrupt(entry, folder, server)
-    part_of(entry, folder).write_bytes(CONTENT + b"more")
-    assert fetch(entry, folder).read_bytes() == CONTENT
+def test_a_part_longer_than_the_file_is_not_used(entry: ModelEntry, server: Server) -> None:
+    interrupt(entry, server)
+    part_of(entry).write_bytes(CONTENT + b"more")
+    assert fetch(entry).read_bytes() == CONTENT
     assert server.does.asked_from == [len(CONTENT + b"more"), 0]  # there is nothing to continue
 
 
-def test_a_whole_part_only_needs_to_be_verified(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
-    interrupt(entry, folder, server)
-    part_of(entry, folder).write_bytes(CONTENT)
-    assert fetch(entry, folder).read_bytes() == CONTENT
+def test_a_whole_part_only_needs_to_be_verified(entry: ModelEntry, server: Server) -> None:
+    interrupt(entry, server)
+    part_of(entry).write_bytes(CONTENT)
+    assert fetch(entry).read_bytes() == CONTENT
     assert server.does.requests == []
 
 
@@ -312,14 +298,14 @@ def test_a_wrong_digest_removes_the_file(
     resuming: bool, entry: ModelEntry, folder: Path, server: Server
 ) -> None:
     if resuming:  # the replacement looks like the file it replaced
-        interrupt(entry, folder, server)
+        interrupt(entry, server)
     server.does.content = OTHER
     with pytest.raises(DownloadError, match="download it again") as caught:
-        fetch(entry, folder)
+        fetch(entry)
     assert entry.xxh128 in str(caught.value)
     assert list(folder.glob("*.pt")) == list(folder.glob("*.part*")) == []
     server.does.content = CONTENT
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -337,62 +323,58 @@ def test_a_wrong_digest_removes_the_file(
 )
 @pytest.mark.parametrize("resuming", [False, True], ids=["from the start", "resumed"])
 def test_a_server_that_does_not_give_the_file(
-    status: int, message: str, resuming: bool, entry: ModelEntry, folder: Path, server: Server
+    status: int, message: str, resuming: bool, entry: ModelEntry, server: Server
 ) -> None:
-    size = interrupt(entry, folder, server) if resuming else 0
+    size = interrupt(entry, server) if resuming else 0
     server.does.status = status
     with pytest.raises(DownloadError, match=f"{message}.*status {status}"):
-        fetch(entry, folder)
+        fetch(entry)
     if resuming:  # it may be back tomorrow
-        assert part_of(entry, folder).stat().st_size == size
-    assert not entry.target(folder=folder).exists()
+        assert part_of(entry).stat().st_size == size
+    assert not entry.target().exists()
 
 
 @pytest.mark.parametrize("announce", [True, False], ids=["known length", "chunked"])
-def test_a_transfer_cut_short(
-    announce: bool, entry: ModelEntry, folder: Path, server: Server
-) -> None:
+def test_a_transfer_cut_short(announce: bool, entry: ModelEntry, server: Server) -> None:
     server.does.announce, server.does.cut = announce, LONG_ENOUGH
     with pytest.raises(DownloadError, match="broke; what came is kept, download it again to go on"):
-        fetch(entry, folder)
-    assert 0 < part_of(entry, folder).stat().st_size <= LONG_ENOUGH
+        fetch(entry)
+    assert 0 < part_of(entry).stat().st_size <= LONG_ENOUGH
 
 
-def test_a_stalled_transfer_keeps_what_came(
-    entry: ModelEntry, folder: Path, server: Server
-) -> None:
+def test_a_stalled_transfer_keeps_what_came(entry: ModelEntry, server: Server) -> None:
     server.does.stall = LONG_ENOUGH
-    part = part_of(entry, folder)
+    part = part_of(entry)
     for attempt in range(8):  # on a busy machine even the beginning may take longer
         with pytest.raises(DownloadError) as raised:
-            fetch(entry, folder, timeout=0.2 * 2**attempt)
+            fetch(entry, timeout=0.2 * 2**attempt)
         if part.exists() and part.stat().st_size:
             break
     assert "nothing came for too long; what came is kept" in str(raised.value)
     server.does.stall = None
-    assert 0 < part_of(entry, folder).stat().st_size <= LONG_ENOUGH
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert 0 < part_of(entry).stat().st_size <= LONG_ENOUGH
+    assert fetch(entry).read_bytes() == CONTENT
 
 
-def test_a_server_that_says_nothing_at_all(folder: Path) -> None:
+def test_a_server_that_says_nothing_at_all() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         entry = entry_for(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt")
         with pytest.raises(DownloadError, match=r"127\.0\.0\.1 does not answer"):
-            fetch(entry, folder, timeout=0.2)
+            fetch(entry, timeout=0.2)
 
 
-def test_no_network(folder: Path) -> None:
+def test_no_network() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     entry = entry_for(f"http://127.0.0.1:{port}/model.pt")
     with pytest.raises(DownloadError, match=r"127\.0\.0\.1 cannot be reached; check the network"):
-        fetch(entry, folder)
-    assert not entry.target(folder=folder).exists()
+        fetch(entry)
+    assert not entry.target().exists()
 
 
-def test_an_address_of_another_kind(folder: Path) -> None:
+def test_an_address_of_another_kind() -> None:
     with pytest.raises(DownloadError, match=r"cannot download ftp://127\.0\.0\.1/model\.pt: "):
-        fetch(entry_for("ftp://127.0.0.1/model.pt"), folder)
+        fetch(entry_for("ftp://127.0.0.1/model.pt"))
 
 
 def test_too_little_space_is_noticed_at_the_beginning(
@@ -401,16 +383,16 @@ def test_too_little_space_is_noticed_at_the_beginning(
     usage = shutil.disk_usage(folder.parent)._replace(free=len(CONTENT) - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DownloadError, match=r"the disk is full.*0 MB free.*free some space"):
-        fetch(entry, folder)
+        fetch(entry)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_disk_that_gets_full_under_way(entry: ModelEntry, folder: Path) -> None:
     folder.mkdir()
-    part_of(entry, folder).symlink_to("/dev/full")
+    part_of(entry).symlink_to("/dev/full")
     with pytest.raises(DownloadError, match=r"the disk is full.*free some space"):
-        fetch(entry, folder)
-    assert not entry.target(folder=folder).exists()
+        fetch(entry)
+    assert not entry.target().exists()
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
@@ -418,71 +400,68 @@ def test_a_folder_that_cannot_be_written(entry: ModelEntry, folder: Path) -> Non
     folder.mkdir()
     folder.chmod(0o500)
     with pytest.raises(DownloadError, match=r"cannot write.*another folder.*NAPARI_PEFTSAM_MODELS"):
-        fetch(entry, folder)
+        fetch(entry)
     folder.chmod(0o700)
 
 
 def test_a_folder_that_cannot_be_made(entry: ModelEntry, folder: Path) -> None:
     folder.write_text("a file")
     with pytest.raises(DownloadError, match="cannot write to"):
-        fetch(entry, folder)
+        fetch(entry)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_shared_folder_that_has_the_file_needs_no_writing(
     entry: ModelEntry, folder: Path
 ) -> None:
-    path = fetch(entry, folder)
+    fetch(entry)
     folder.chmod(0o500)
-    assert list(download(entry, folder)) == [DownloadFinished(path, was_here=True)]
+    assert list(download(entry)) == []
     folder.chmod(0o700)
 
 
 # --- two at once ---------------------------------------------------------------------
 
 
-def started(events: Iterator[DownloadEvent]) -> Iterator[DownloadEvent]:
+def started(events: Iterator[DownloadProgress]) -> Iterator[DownloadProgress]:
     next(events)
     return events
 
 
-def test_two_downloads_of_one_file_do_not_mix(entry: ModelEntry, folder: Path) -> None:
-    first = started(download(entry, folder))
+def test_two_downloads_of_one_file_do_not_mix(entry: ModelEntry) -> None:
+    first = started(download(entry))
     with pytest.raises(DownloadError, match="being downloaded by another program"):
-        fetch(entry, folder)
-    *_, finished = first
-    assert isinstance(finished, DownloadFinished)
-    assert finished.path.read_bytes() == CONTENT
+        fetch(entry)
+    assert list(first)
+    assert entry.target().read_bytes() == CONTENT
 
 
 def test_a_program_that_died_does_not_lock_the_file(entry: ModelEntry, folder: Path) -> None:
     folder.mkdir()
-    lock = f"{entry.target(folder=folder)}.lock"
+    lock = f"{entry.target()}.lock"
     dies = f"import filelock, os; filelock.FileLock({lock!r}).acquire(); os._exit(1)"
     assert subprocess.run([sys.executable, "-c", dies], check=False).returncode == 1
-    assert fetch(entry, folder).read_bytes() == CONTENT
+    assert fetch(entry).read_bytes() == CONTENT
 
 
 def test_what_another_program_has_just_got_is_taken(
-    entry: ModelEntry, folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    entry: ModelEntry, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = FileLock.acquire
 
     def late(lock: FileLock, *arguments: object, **options: object) -> object:
-        entry.target(folder=folder).write_bytes(CONTENT)
+        entry.target().write_bytes(CONTENT)
         return acquire(lock, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(FileLock, "acquire", late)
-    assert [type(e) for e in download(entry, folder)] == [DownloadFinished]
+    assert list(download(entry)) == []
+    assert entry.target().read_bytes() == CONTENT
     assert server.does.requests == []
 
 
-def test_models_are_fetched_at_the_same_time(folder: Path) -> None:
+def test_models_are_fetched_at_the_same_time() -> None:
     with serve(CONTENT) as one, serve(OTHER) as two:
-        first = started(download(entry_for(one.url), folder))
-        second = started(download(entry_for(two.url, OTHER), folder))
-        *_, a = first
-        *_, b = second
-    assert isinstance(a, DownloadFinished)
-    assert isinstance(b, DownloadFinished)
-    assert (a.path.read_bytes(), b.path.read_bytes()) == (CONTENT, OTHER)
+        entries = entry_for(one.url), entry_for(two.url, OTHER)
+        for events in [started(download(entry)) for entry in entries]:
+            assert list(events)
+    assert [entry.target().read_bytes() for entry in entries] == [CONTENT, OTHER]

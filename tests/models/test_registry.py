@@ -103,13 +103,11 @@ def test_the_folder_can_be_chosen(
     assert REGISTRY["vit_b"].target().parent == tmp_path / "variable"
     use_model_folder(tmp_path / "preference")
     assert REGISTRY["vit_b"].target().parent == tmp_path / "preference"
-    chosen = tmp_path / "argument"
-    assert REGISTRY["vit_b"].target(folder=chosen).parent == chosen
-    touch(REGISTRY["vit_b"].target(folder=chosen))
-    found = find_model("vit_b", chosen)
+    touch(REGISTRY["vit_b"].target())
+    found = find_model("vit_b")
     assert found is not None
     assert found.available
-    assert [e.name for e in available_models(chosen) if e.available] == ["builtin", "vit_b"]
+    assert [e.name for e in available_models() if e.available] == ["builtin", "vit_b"]
 
 
 def test_another_version_of_a_file_is_another_file() -> None:
