@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
-from napari_peftsam.document import AddPoint, Discard, PaintAtom, PlaneKey, paint
+from napari_peftsam.document import Accept, AddPoint, Discard, PaintAtom, PlaneKey, paint
 from napari_peftsam.errors import PromptError
 from napari_peftsam.evaluation import Target
 from napari_peftsam.types import BoolArray, LabelArray
@@ -54,14 +55,14 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
     click, clicks, agreement = target.first_click(), 0, 0.0
     while True:
         document.do(AddPoint(plane, click))
-        mask = workspace.prompt().whole()
+        mask = predict_pending(workspace).whole()
         clicks, agreement = clicks + 1, target.iou(mask)
         correction = target.next_click(mask)
         if agreement >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:
             break
         click = correction
     try:
-        label = workspace.accept()
+        label = document.do(Accept())
     except PromptError:
         document.do(Discard())
         return None

@@ -49,7 +49,7 @@ class EmbeddedPlanes:
         Planes of several tiles wait for prompts. A plane that cannot be embedded any more is
         forgotten. The images are looked up now, the rest happens while iterating.
         """
-        model, adapter = engine.model.weights_hash, engine.encoder_adapter
+        model, adapter = engine.model.weights_hash, engine.live.encoder
         with self._lock:
             found = {p: by for p, (m, by) in self._made_by.items() if m == model}
         nearest = sorted(found, key=lambda plane: _distance(plane, near))

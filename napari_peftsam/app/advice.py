@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+    from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.document import Document
     from napari_peftsam.models import DownloadProgress
+    from napari_peftsam.segmentation.engine import LiveAdapter
     from napari_peftsam.training import Split
 
 __all__ = [
@@ -297,20 +298,20 @@ def iou_text(entry: AdapterEntry, measured: float | None) -> tuple[str, str]:
     return text, "IoU on held-out objects, as last measured"
 
 
-def explain_strength(live: AdapterEntry | None) -> str:
+def explain_strength(live: LiveAdapter | None) -> str:
     """Return what the strength of the live adapter means, or why there is none to choose."""
     if live is None or live.adapter is None:
         return "The base model has no strength to choose"
-    if not live.scalable:
-        return f"{live.method} is not linear in its update and cannot be weakened"
+    if not live.adapter.scalable:
+        return f"{live.adapter.config.method} is not linear in its update and cannot be weakened"
     return "How much of the adapter is used: 100 % as trained, 0 % the base model"
 
 
-def explain_merging(adapters: AdapterTimeline | None) -> str:
+def explain_merging(live: LiveAdapter | None) -> str:
     """Return what merging the live adapter does, or why it cannot be merged."""
-    if adapters is None or adapters.live.mergeable:
+    if live is None or live.adapter is None or live.adapter.mergeable:
         return "Write a plain SAM checkpoint with the live adapter built in, at its strength"
-    return f"{adapters.live.name} cannot be merged into plain weights: save the adapter instead"
+    return f"{live.name} cannot be merged into plain weights: save the adapter instead"
 
 
 def download_text(progress: DownloadProgress | None) -> str:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from napari_peftsam.app.choice import absolute_model
+from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
+from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
+    Accept,
     AddPoint,
     Discard,
     Document,
@@ -219,7 +222,7 @@ class ProjectImage:
                 document.do(SetBox(key, given.box))
             for point in given.points:
                 document.do(AddPoint(key, point))
-        return self._app.workspace.prompt()
+        return predict_pending(self._app.workspace)
 
     def accept(self, overlap: Overlap = "keep") -> int:
         """Make the pending object's best candidate an object and return its label.
@@ -231,8 +234,9 @@ class ProjectImage:
         """
         if self._pending().mask is None:  # it was prompted before the project was closed
             _need_model(self._app)
-            self._app.workspace.prompt()
-        return self._app.workspace.accept(overlap)
+            predict_pending(self._app.workspace)
+        label: int = self._app.document.do(Accept(overlap))
+        return label
 
     def locate(self, path: str | Path) -> str:
         """Say where the image's file is now; return what differs, nothing if all is well."""
@@ -251,7 +255,7 @@ class ProjectImage:
         path, format_name
             As of `napari_peftsam.export.export_labels`.
         """
-        return self._app.workspace.export_labels(self.id, Path(path), format_name)
+        return export_image(self._app.document, self.id, Path(path), format_name)
 
     def _pending(self) -> PendingObject:
         current = self._app.document.current

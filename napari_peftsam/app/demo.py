@@ -16,9 +16,10 @@ from napari_peftsam.app._annotator import Annotated, annotate_object, choose_lab
 from napari_peftsam.app._folders import check_output
 from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.finetuning import DocumentRun
+from napari_peftsam.app.exchange import export_image
+from napari_peftsam.app.finetuning import DocumentRun, train
 from napari_peftsam.app.workspace import Workspace
-from napari_peftsam.document import ImageId, PlaneKey
+from napari_peftsam.document import Document, ImageId, PlaneKey
 from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
 from napari_peftsam.export import FORMATS
@@ -191,7 +192,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
         workspace,
         TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=config.seed),
     )
-    yield from run.events(workspace.train(run.prepare()))
+    yield from run.events(train(run.prepare(), model=workspace.engine.bare_copy()))
     finished, curve = run.result, tuple((step, iou) for step, _, iou in run.curve)
     assert finished is not None  # nothing cuts it off
     yield DemoStage(
@@ -208,7 +209,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
         for (name, pixels, labels), old in zip(held_out, first, strict=True)
     ]
     yield DemoStage(f"writing to {config.output}")
-    files = _export(workspace, finished, config.output)
+    files = _export(workspace.document, finished, config.output)
     report = DemoReport(
         time.perf_counter() - began, len(made), clicks, sum(one.brushed for one in made),
         finished.steps, finished.trainable_parameters, finished.iou_before, finished.iou_after,
@@ -248,7 +249,7 @@ def _measure(
 ) -> Generator[DemoProgress, None, EvaluationReport]:
     chosen = EvaluationConfig(max_objects=config.held_out_objects, seed=config.seed)
     engine = workspace.engine
-    for event in evaluate(engine.model, images, chosen, adapter=engine.encoder_adapter):
+    for event in evaluate(engine.model, images, chosen, adapter=engine.live.encoder):
         if isinstance(event, EvaluationReport):
             return event
         yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
@@ -276,12 +277,12 @@ def _annotate(
     return made
 
 
-def _export(workspace: Workspace, finished: TrainingReport, output: Path) -> list[str]:
+def _export(document: Document, finished: TrainingReport, output: Path) -> list[str]:
     """Write adapter and labels in all formats; return the names of the files."""
     save_adapter(finished.adapter, output / "adapter.safetensors")
     written = [
-        workspace.export_labels(name, output / "labels" / f"{name}{known.suffixes[0]}", known.name)
-        for name in workspace.document.images
+        export_image(document, name, output / "labels" / f"{name}{known.suffixes[0]}", known.name)
+        for name in document.images
         for known in FORMATS.values()
     ]
     return ["adapter.safetensors", *(str(path.relative_to(output)) for path in written)]

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import TrainingError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.models import SamModel
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
         AnnotatedPlane,
@@ -66,8 +68,9 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     give_way: Callable[[], object] | None = None,
     team: Team | None = None,
+    model: SamModel | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Build the job's model and finetune it.
+    """Finetune the job's model; slow.
 
     Parameters
     ----------
@@ -77,12 +80,15 @@ def train(
         Called between small steps.
     stop, team
         As of `napari_peftsam.training.finetune`.
+    model
+        A copy of the job's model that nobody else uses; None builds one.
     """
     from napari_peftsam.app._pauses import give_way_inside
     from napari_peftsam.models import build
     from napari_peftsam.training import finetune
 
-    model = build(job.source, job.device, precision=job.precision)
+    if model is None:
+        model = build(job.source, job.device, precision=job.precision)
     if give_way is not None:
         give_way_inside(model.sam, give_way)
     return (yield from finetune(
@@ -197,7 +203,7 @@ class DocumentRun(FinetuningRun):
 
     def __init__(self, workspace: Workspace, config: TrainingConfig) -> None:
         self._prepare: Callable[[], TrainingJob] | None = workspace.prepare_training(config)
-        self.before = workspace.adapters.live.name
+        self.before = workspace.live.name
         self.entry: AdapterEntry | None = None
         self._is_dropped = False
         self._workspace, self._basis = workspace, workspace.basis
@@ -314,11 +320,12 @@ def finetune_document(
     from napari_peftsam.peft import save_adapter
 
     run, asked = DocumentRun(workspace, config), threading.Event()
-    report = finish(run.events(workspace.train(run.prepare(), asked.is_set)), watch, asked)
+    job, model = run.prepare(), workspace.engine.bare_copy()  # the live model goes on answering
+    report = finish(run.events(train(job, asked.is_set, model=model)), watch, asked)
     if output is not None:  # in the end: it may not be writable
         save_adapter(report.adapter, output)
     adapter = "" if run.entry is None else run.entry.name
-    return FinetuneReport.of(report, output, adapter, workspace.adapters.live.name)
+    return FinetuneReport.of(report, output, adapter, workspace.live.name)
 
 
 def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
@@ -333,16 +340,12 @@ def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingRe
     asked
         Set to ask for it.
     """
-    try:
-        event = next(events)
-        while True:
-            try:
-                if watch(event):
-                    asked.set()
-            except Exception as error:  # noqa: BLE001  # thrown into the training
-                event = events.throw(error)
-            else:
-                event = next(events)
-    except StopIteration as end:
-        report: TrainingReport = end.value
-        return report
+    reports: list[TrainingReport | None] = []
+    InlineRunner().start(
+        events,
+        on_event=lambda event: asked.set() if watch(event) else None,
+        on_done=reports.append,
+    )
+    [report] = reports
+    assert report is not None  # nothing cuts it off
+    return report

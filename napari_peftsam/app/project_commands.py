@@ -120,7 +120,7 @@ def evaluate_project(
         engine = choice.open(document=document).engine
         planes = annotated_planes(document, engine)
         pairs = [labelled(part) for plane in planes for part in plane.read()]
-        for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
+        for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
             watch(event)
             if isinstance(event, EvaluationReport):
                 return event

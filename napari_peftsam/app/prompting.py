@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.runner import Runner, Slot
+from napari_peftsam.app.runner import InlineRunner, Runner, Slot
 from napari_peftsam.document import AcceptObjects, Document, ModelVersion, NewObject, PlaneKey
-from napari_peftsam.errors import PeftSamError
+from napari_peftsam.errors import ConfigurationError, PeftSamError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.engine import Engine
     from napari_peftsam.types import Prediction, Prompts, Window
 
-__all__ = ["PromptController", "PromptEvents", "PromptState", "ShownPlane", "WorkspaceHolder"]
+__all__ = [
+    "PromptController",
+    "PromptEvents",
+    "PromptState",
+    "ShownPlane",
+    "WorkspaceHolder",
+    "predict_pending",
+]
 
 
 @dataclass(frozen=True)
@@ -374,7 +381,7 @@ class PromptController:
         return workspace
 
     def _version(self, embedding: PlaneEmbedding) -> ModelVersion:
-        return self._workspace.model_version(embedding)
+        return self._workspace.engine.version(embedding)
 
     def _set(self, state: PromptState) -> None:
         before, self.state = self.state, state
@@ -382,6 +389,43 @@ class PromptController:
             self.events.state_changed.emit(state)
         if state.is_awaited != before.is_awaited:
             self.events.awaited_changed.emit(state.is_awaited)
+
+
+class _Script:
+    """A workspace with a model and without a viewer."""
+
+    loading = error = ""
+    has_model = True
+    plane = visible = None
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.document = workspace, workspace.document
+
+
+def predict_pending(workspace: Workspace) -> Prediction:
+    """Predict the pending object at once, embedding its plane if need be; slow.
+
+    Raises
+    ------
+    ConfigurationError
+        If nothing is prompted or no model is loaded.
+    PeftSamError
+        If the plane cannot be embedded or the object predicted.
+    """
+    document, errors = workspace.document, list[Exception]()
+    if document.current is None:
+        raise ConfigurationError("there is no prompt: add a point or a box first")
+    workspace.engine.live  # noqa: B018  # raises while no model is loaded
+    script = _Script(workspace)
+    controller = PromptController(script, script, InlineRunner())
+    controller.events.failed.connect(errors.append)
+    controller.follow()
+    controller.release()
+    if errors:
+        raise errors[0]
+    candidates = document.current.candidates
+    assert candidates is not None  # nothing is swapped meanwhile in one thread
+    return candidates
 
 
 def _without_report(events: Any) -> Generator[Any, None, None]:

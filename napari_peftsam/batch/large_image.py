@@ -170,7 +170,7 @@ def _predict_objects(
 ) -> dict[int, tuple[Window, Path]]:
     """Put the logits of objects into a file; return for each label its window and the file."""
     tiled = engine.tiled(image_of_batch(image), image.name)
-    embedding = PlaneEmbedding(tiled.key(engine.model, engine.encoder_adapter), tiled)
+    embedding = PlaneEmbedding(tiled.key(engine.model, engine.live.encoder), tiled)
     path, stride = scratch / f"{objects[0][0]}.npz", tiled.grid.stride
     windows, arrays = {}, {"stride": np.array(stride)}
     for label, prompts in objects:

@@ -32,7 +32,7 @@ def segment(  # noqa: PLR0913, PLR0917  # one parameter per option
     or both.
     """
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.single import segment_file
+    from napari_peftsam.app.exchange import segment_file
 
     report = segment_file(image, prompts, output, ModelChoice(model, adapter, device, precision))
     if report.empty:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from napari_peftsam.document import ModelVersion
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     ActivationCache,
@@ -41,7 +42,7 @@ from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
 from napari_peftsam.types import Earlier, FloatArray, Plane, Prediction, Prompts, Window
 
-__all__ = ["IN_MEMORY", "Engine"]
+__all__ = ["IN_MEMORY", "Engine", "LiveAdapter"]
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
@@ -59,14 +60,31 @@ class _AdapterSwappedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class _Live:
-    """The live adapter and its strength at one moment, as the switch has them."""
+class LiveAdapter:
+    """The adapter that answers prompts at one moment; by default the bare base model.
 
-    adapter: Adapter | None
-    strength: float
+    Attributes
+    ----------
+    name
+        The name it is listed under.
+    adapter
+        None for the base model.
+    strength
+        Factor on its changes, from 0 to 1; 1 for the base model.
+    """
+
+    name: str = BASE_ADAPTER
+    adapter: Adapter | None = None
+    strength: float = 1.0
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
+        """The name, and a strength below 1: ``v1@0.5``."""
+        return self.name if self.strength == 1 else f"{self.name}@{self.strength:g}"
+
+    @property
+    def decoder(self) -> str:
+        """Content hash (``"base"`` without an adapter), and a strength below 1: ``@0.5``."""
         if self.adapter is None or self.strength == 0:
             return BASE_ADAPTER
         digest = self.adapter.digest
@@ -74,8 +92,9 @@ class _Live:
 
     @property
     def encoder(self) -> str:
+        """Address of embeddings: `decoder`, or the base's if the encoder is unchanged."""
         changes = self.adapter is not None and self.adapter.changes_embeddings
-        return self.name if changes else BASE_ADAPTER
+        return self.decoder if changes else BASE_ADAPTER
 
 
 class Engine:
@@ -103,7 +122,7 @@ class Engine:
         self._predictor = Predictor(model)
         self._turns = Turns()
         self._switch = AdapterSwitch(model)  # used in turns only, others read `_live`
-        self._live = _Live(None, 1.0)
+        self._live = LiveAdapter()
         # Adapters are not known yet when most images are embedded: the recommended placements are.
         self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
         entries = None if store is None else store.entries
@@ -114,29 +133,25 @@ class Engine:
     # --- the live adapter ------------------------------------------------------------
 
     @property
-    def adapter(self) -> str:
-        """Hash of the live adapter (``"base"`` without one), and a strength below 1: ``@0.5``."""
-        return self._live.name
+    def live(self) -> LiveAdapter:
+        """The adapter that answers prompts now."""
+        return self._live
 
-    @property
-    def strength(self) -> float:
-        """Factor on the live adapter's changes; 1 for the base model."""
-        return self._live.strength
+    def version(self, embedding: PlaneEmbedding) -> ModelVersion:
+        """Return the model version that answers prompts on this embedding now."""
+        key, live = embedding.key, self._live
+        return ModelVersion(self.model.name, live.label, key.model, key, live.decoder)
 
-    @property
-    def encoder_adapter(self) -> str:
-        """Address of embeddings: `adapter`, or the base's if the encoder is unchanged."""
-        return self._live.encoder
-
-    def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
+    def use(self, adapter: Adapter | None, strength: float = 1.0, name: str = "") -> None:
         """Make an adapter live (None: the base model), see `napari_peftsam.peft.AdapterSwitch.use`.
 
         If it does not fit, the live one stays. Encodings under way end without a result if
-        the encoder is another now.
+        the encoder is another now. `name` is the one it is listed under.
         """
         with self._turns.urgent():
             self._switch.use(adapter, strength)
-            self._live = _Live(self._switch.live, self._switch.strength)
+            live = LiveAdapter() if adapter is None else LiveAdapter(name, adapter, strength)
+            self._live = live
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
@@ -173,7 +188,7 @@ class Engine:
         Several are embedded when they are needed.
         """
         image = self.tiled(plane, name)
-        key = image.key(self.model, self.encoder_adapter)
+        key = image.key(self.model, self._live.encoder)
         if len(image.grid) > 1:
             return PlaneEmbedding(key, image)
         found = self._recent.get(key)
@@ -213,7 +228,7 @@ class Engine:
         yield from self._embed(image, image.grid.ordered() if tiles is None else tiles, self._live)
 
     def _embed(
-        self, image: TiledImage, tiles: Sequence[Tile], live: _Live
+        self, image: TiledImage, tiles: Sequence[Tile], live: LiveAdapter
     ) -> Iterator[EncodeEvent]:
         """Embed with the adapter `live`; end early once it is replaced."""
         adapter = live.encoder
@@ -244,7 +259,7 @@ class Engine:
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
 
-    def _frozen(self, live: _Live) -> FrozenActivations | None:
+    def _frozen(self, live: LiveAdapter) -> FrozenActivations | None:
         """Return where an encoding with the live adapter may begin, and what it keeps."""
         arch = self.model.architecture
         if not self.keeps_activations or not arch.adaptable:
@@ -258,7 +273,7 @@ class Engine:
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
         with self._turns.patient():
-            if self.encoder_adapter != adapter:
+            if self._live.encoder != adapter:
                 raise _AdapterSwappedError
             yield
 
@@ -281,8 +296,8 @@ class Engine:
         Parameters
         ----------
         adapter
-            Live adapter that must answer (as the property has it), which may differ from
-            the embedding's in the mask decoder alone; default: any.
+            Live adapter that must answer (as `LiveAdapter.decoder`), which may differ from the
+            embedding's in the mask decoder alone; default: any.
 
         Raises
         ------
@@ -310,7 +325,7 @@ class Engine:
         while True:
             with self._turns.urgent():  # nothing is yielded within
                 live = self._live
-                if embedding.key.adapter != live.encoder or adapter not in {None, live.name}:
+                if embedding.key.adapter != live.encoder or adapter not in {None, live.decoder}:
                     return None
                 try:
                     wanted = next(work) if found is None else work.send(found)
@@ -322,7 +337,7 @@ class Engine:
                 return None
 
     def _tile(
-        self, image: TiledImage, wanted: WantedTile, live: _Live
+        self, image: TiledImage, wanted: WantedTile, live: LiveAdapter
     ) -> Generator[EncodeEvent, None, Embedding | None]:
         """Embed a tile, or find it."""
         found: Embedding | None = None

@@ -10,11 +10,13 @@ import tifffile
 
 from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._folders import folder_planes
+from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
 from napari_peftsam.types import Point, Prompts
 from tests.training._world import make_plane
+from tests.workspace._steps import accept
 
 SIDE = 64
 
@@ -74,8 +76,8 @@ def test_prompts_go_to_the_plane_they_were_given_in(workspace: Workspace) -> Non
     document = workspace.document
     image = document.add_image("stack", pixels)
     document.do(AddPoint(PlaneKey(image, (1,)), Point(16, 16)))
-    workspace.prompt()
-    label = workspace.accept()
+    predict_pending(workspace)
+    label = accept(workspace)
     inside = np.repeat(document.images[image].labels[1:2] == label, 4, axis=0)
     document.do(ImportLabels(image, inside * label, document.records(image)))
     prompts = [dict(a.prompts) for a in annotated_planes(document, workspace.engine)]

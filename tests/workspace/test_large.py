@@ -13,7 +13,8 @@ import pytest
 import zarr
 
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.single import segment_file
+from napari_peftsam.app.exchange import segment_file
+from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch, embed_plane
@@ -36,6 +37,7 @@ from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from tests.segmentation._slides import Slide
+from tests.workspace._steps import accept, embedding_of
 
 SHAPE = (500, 700)
 PLANE = PlaneKey("slide")
@@ -77,10 +79,10 @@ def run_steps(
 
 def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
-    prediction = large.prompt()
+    prediction = predict_pending(large)
     assert prediction.plane_shape == SHAPE
     assert prediction.masks.size < 3 * 300 * 300
-    label = large.accept()
+    label = accept(large)
     window = prediction.window
     found = large.document.labels(PLANE)
     assert (found[window.slices] == label).sum() == prediction.masks[0].sum()
@@ -88,7 +90,7 @@ def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None
 
 
 def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     prompts = Prompts((Point(100, 100),))
 
@@ -105,14 +107,14 @@ def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> No
 
 def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(300, 420)))
-    large.prompt()
+    predict_pending(large)
     large.document.do(AddPoint(PLANE, Point(310, 408)))
     current = large.document.current
     assert current is not None
     assert current.previous is not None
     assert current.previous.offset != (0, 0)
-    again = large.prompt()
-    embedding = large.embedding(PLANE)
+    again = predict_pending(large)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     afresh = large.engine.predict(embedding, current.prompts)
     assert afresh is not None
@@ -120,7 +122,7 @@ def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
 
 
 def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     model = build_tiny()
     adapter = capture(inject(model, LoraConfig(rank=2)))
@@ -134,7 +136,7 @@ def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
 
 def test_of_several_tiles_no_activations_are_kept(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
-    large.prompt()
+    predict_pending(large)
     assert large.engine._tokens.memory_bytes == 0
     list(large.embed(PlaneKey("discs")))
     assert large.engine._tokens.memory_bytes > 0
@@ -146,7 +148,7 @@ def test_tiles_are_embedded_with_what_was_live_at_the_beginning(large: Workspace
     large.engine.use(capture(inject(build_tiny(), LoraConfig(rank=2))))
     assert not any(isinstance(event, Encoded) for event in events)
     again = large.embed(PLANE, Window(90, 90, 20, 20))
-    live = large.engine.adapter
+    live = large.engine.live.decoder
     assert {e.embedding.key.adapter for e in again if isinstance(e, Encoded)} == {live}
 
 
@@ -165,9 +167,9 @@ def test_a_large_plane_is_known_until_it_is_removed(
         return sampled_limits(pixels)
 
     monkeypatch.setattr("napari_peftsam.embeddings.tiled.sampled_limits", search)
-    first = large.embedding(plane)
+    first = embedding_of(large, plane)
     assert isinstance(first, PlaneEmbedding)
-    again = large.embedding(plane)
+    again = embedding_of(large, plane)
     assert isinstance(again, PlaneEmbedding)
     assert again.image is first.image
     labels = np.zeros(large.document.labels(plane).shape, np.int32)
@@ -199,7 +201,7 @@ def test_a_training_is_prepared_without_reading_pixels(
 
 
 def test_several_objects_at_once(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert embedding is not None
     prompts = [Prompts((Point(100, 100),)), Prompts(box=Box(288, 402, 313, 439))]
     found = large.engine.predict_many(embedding, prompts)
