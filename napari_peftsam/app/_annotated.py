@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_peftsam.document import Document, ObjectRecord, PlaneKey
-from napari_peftsam.embeddings import is_large
+from napari_peftsam.embeddings import tile_grid
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import AnnotatedPlane, AnnotatedTile, tiles_with_objects
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
@@ -67,7 +67,7 @@ def annotated_planes(document: Document, engine: Engine) -> Iterator[CopiedPlane
         pixels, labels = document.pixels(plane), document.labels(plane)
         name = document.image(plane.image).name + str(list(plane.index) if plane.index else "")
         kept: LabelArray | tuple[AnnotatedTile, ...] = ()
-        if is_large(pixels.shape, engine.model):
+        if len(tile_grid(pixels.shape, engine.model)) > 1:
             region = document.image(plane.image).region
             places = {r.label: Window.from_slices(*region(r.label)[-2:]) for r in records}
             tiled = engine.tiled(pixels, plane.image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 from napari_peftsam.document import DocumentImage, ImageId, PlaneKey
 from napari_peftsam.embeddings import EmbedEvent, Encoded, EncodeFailed, tile_grid
@@ -35,13 +35,13 @@ class EmbeddedPlanes:
         plane: PlaneKey,
         image: DocumentImage,
         visible: Window | None = None,
-    ) -> Iterator[EmbedEvent]:
+    ) -> Generator[EmbedEvent, None, None]:
         """Embed a plane, see `Engine.embed`, and remember it."""
         return self._embed(engine, [(plane, image)], visible)
 
     def reload(
         self, engine: Engine, images: Mapping[ImageId, DocumentImage], near: PlaneKey
-    ) -> Iterator[EmbedEvent]:
+    ) -> Generator[EmbedEvent, None, None]:
         """Embed what another adapter embedded with the engine's model, nearest first.
 
         Those of the image that `near` lies in come first, by their distance from it in
@@ -66,7 +66,7 @@ class EmbeddedPlanes:
         engine: Engine,
         planes: Sequence[tuple[PlaneKey, DocumentImage]],
         visible: Window | None = None,
-    ) -> Iterator[EmbedEvent]:
+    ) -> Generator[EmbedEvent, None, None]:
         for plane, image in planes:
             for event in engine.embed(plane.image, image.plane_pixels(plane), visible):
                 if isinstance(event, (Encoded, EncodeFailed)):

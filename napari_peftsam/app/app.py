@@ -9,7 +9,8 @@ from typing import Any, Self
 from napari_peftsam.app.choice import absolute_model
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
-from napari_peftsam.app.prompting import predict_pending
+from napari_peftsam.app.prompting import PromptController
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -29,7 +30,7 @@ from napari_peftsam.projects import add_image, locate_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
-__all__ = ["App", "ProjectImage"]
+__all__ = ["App", "ProjectImage", "predict_pending"]
 
 Position = tuple[float, float]
 
@@ -262,6 +263,43 @@ class ProjectImage:
         if current is None or current.plane.image != self.id:
             raise PromptError(f"nothing is prompted in {self.name}: prompt an object first")
         return current
+
+
+class _Script:
+    """A workspace with a model and without a viewer."""
+
+    loading = error = ""
+    has_model = True
+    plane = visible = None
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.document = workspace, workspace.document
+
+
+def predict_pending(workspace: Workspace) -> Prediction:
+    """Predict the pending object at once, embedding its plane if need be; slow.
+
+    Raises
+    ------
+    ConfigurationError
+        If nothing is prompted or no model is loaded.
+    PeftSamError
+        If the plane cannot be embedded or the object predicted.
+    """
+    document, errors = workspace.document, list[Exception]()
+    if document.current is None:
+        raise ConfigurationError("there is no prompt: add a point or a box first")
+    workspace.engine.live  # noqa: B018  # raises while no model is loaded
+    script = _Script(workspace)
+    controller = PromptController(script, script, InlineRunner())
+    controller.events.failed.connect(errors.append)
+    controller.follow()
+    controller.release()
+    if errors:
+        raise errors[0]
+    candidates = document.current.candidates
+    assert candidates is not None  # nothing is swapped meanwhile in one thread
+    return candidates
 
 
 def _prompts(

@@ -12,18 +12,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.app._annotator import Annotated, annotate_object, choose_labels
-from napari_peftsam.app._folders import check_output
+import numpy as np
+
 from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
+from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import DocumentRun, train
 from napari_peftsam.app.workspace import Workspace
-from napari_peftsam.document import Document, ImageId, PlaneKey
-from napari_peftsam.errors import ExportError
-from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
+from napari_peftsam.document import (
+    Accept,
+    AddPoint,
+    Discard,
+    Document,
+    ImageId,
+    PaintAtom,
+    PlaneKey,
+    paint,
+)
+from napari_peftsam.errors import ExportError, PromptError
+from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, Target, evaluate
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import atomic_path
+from napari_peftsam.files.outputs import check_output
 from napari_peftsam.peft import CobotLoraConfig, save_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import (
@@ -31,7 +42,7 @@ from napari_peftsam.training import (
     TrainingConfig,
     TrainingReport,
 )
-from napari_peftsam.types import LabelArray, PixelArray
+from napari_peftsam.types import BoolArray, LabelArray, PixelArray
 
 __all__ = [
     "DemoConfig",
@@ -39,6 +50,8 @@ __all__ = [
     "DemoProgress",
     "DemoReport",
     "DemoStage",
+    "annotate_object",
+    "choose_labels",
     "demo",
     "run_demo",
 ]
@@ -47,6 +60,9 @@ Sample = tuple[str, PixelArray, LabelArray]
 
 _ALL_SECONDS = 215.0  # of the four minutes; the rest is for starting and writing
 _SHORTEST, _LONGEST = 15.0, 75.0  # seconds of training
+_GOOD_IOU = 0.8
+_MOST_CLICKS = 4
+_MIN_AREA = 25  # pixels; nobody clicks on less
 
 
 @dataclass(frozen=True)
@@ -265,8 +281,8 @@ def _figures(report: EvaluationReport) -> str:
 
 def _annotate(
     workspace: Workspace, images: list[Sample], config: DemoConfig
-) -> Generator[DemoProgress, None, list[Annotated]]:
-    made: list[Annotated] = []
+) -> Generator[DemoProgress, None, list[_Annotated]]:
+    made: list[_Annotated] = []
     for index, (name, _, truth) in enumerate(images):
         labels = choose_labels(truth, config.objects_per_image, config.seed)
         for number, label in enumerate(labels):
@@ -291,3 +307,66 @@ def _export(document: Document, finished: TrainingReport, output: Path) -> list[
 def _write(path: Path, content: bytes) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+# --- the annotator --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """One object of the annotator: its clicks, its IoU when accepted, pixels brushed after."""
+
+    label: int
+    clicks: int
+    iou: float
+    brushed: int
+
+
+def choose_labels(truth: LabelArray, at_most: int, seed: int) -> list[int]:
+    """Return labels of at most so many objects to annotate, drawn at random, ascending."""
+    labels, areas = np.unique(truth[truth > 0], return_counts=True)
+    labels = labels[areas >= _MIN_AREA]
+    order = np.random.default_rng(seed).permutation(labels)
+    return sorted(int(label) for label in order[:at_most])
+
+
+def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> _Annotated | None:
+    """Click until the mask is good or patience ends, accept it, and brush away what is wrong.
+
+    Parameters
+    ----------
+    truth
+        ``(H, W)`` the object that the annotator sees.
+
+    Returns
+    -------
+    _Annotated or None
+        None if other objects cover all of the mask: then nothing is accepted.
+    """
+    target, document = Target.from_mask(truth), workspace.document
+    click, clicks, agreement = target.first_click(), 0, 0.0
+    while True:
+        document.do(AddPoint(plane, click))
+        mask = predict_pending(workspace).whole()
+        clicks, agreement = clicks + 1, target.iou(mask)
+        correction = target.next_click(mask)
+        if agreement >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:
+            break
+        click = correction
+    try:
+        label = document.do(Accept())
+    except PromptError:
+        document.do(Discard())
+        return None
+    return _Annotated(label, clicks, agreement, _brush(workspace, plane, label, truth))
+
+
+def _brush(workspace: Workspace, plane: PlaneKey, label: int, truth: BoolArray) -> int:
+    """Make the object equal to the truth, without painting over others; return the pixels."""
+    labels = workspace.document.labels(plane)
+    strokes = [((labels == 0) & truth, 0, label), ((labels == label) & ~truth, label, 0)]
+    atoms = [PaintAtom(np.nonzero(where), old, new) for where, old, new in strokes if where.any()]
+    action = paint(workspace.document.image(plane.image), atoms)
+    if action is not None:
+        workspace.document.do(action)
+    return int(sum(np.count_nonzero(where) for where, _, _ in strokes))

@@ -13,6 +13,8 @@ from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import TrainingError
 
 if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import SamModel
@@ -40,6 +42,7 @@ __all__ = [
     "TrainingJob",
     "finetune_document",
     "finish",
+    "give_way_inside",
     "train",
 ]
 
@@ -83,7 +86,6 @@ def train(
     model
         A copy of the job's model that nobody else uses; None builds one.
     """
-    from napari_peftsam.app._pauses import give_way_inside
     from napari_peftsam.models import build
     from napari_peftsam.training import finetune
 
@@ -95,6 +97,27 @@ def train(
         model, job.planes, job.config,
         start=job.start, incumbent=job.incumbent, team=team, stop=stop,
     ))  # fmt: skip
+
+
+def give_way_inside(sam: Sam, give_way: Callable[[], object]) -> None:
+    """Let a network call `give_way` between its parts, forwards and backwards.
+
+    Parts are attention and MLP of each block, in the image encoder and the mask decoder:
+    one step of the training takes seconds for a large model, one part a fraction of that.
+    """
+    from torch import Tensor
+
+    def before(*_: Any) -> None:
+        give_way()
+
+    def after(_module: Any, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(before)
+
+    for name, module in sam.named_modules():
+        if name.endswith((".attn", ".self_attn", ".mlp")):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
 
 
 # --- the run --------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.runner import InlineRunner, Runner, Slot
+from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import AcceptObjects, Document, ModelVersion, NewObject, PlaneKey
-from napari_peftsam.errors import ConfigurationError, PeftSamError
+from napari_peftsam.errors import PeftSamError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -28,7 +28,6 @@ __all__ = [
     "PromptState",
     "ShownPlane",
     "WorkspaceHolder",
-    "predict_pending",
 ]
 
 
@@ -139,6 +138,7 @@ class PromptController:
         self.events = PromptEvents()
         self.state = PromptState("none")
         self._target: PlaneKey | None = None
+        self._workspace: Workspace | None = None
         self._engine: Engine | None = None
         self._embedding: PlaneEmbedding | None = None
         self._embedder, self._predictor = Slot(runner), Slot(runner)
@@ -188,7 +188,7 @@ class PromptController:
             name = document.image(plane.image).name
             self.events.hint.emit(f"The prompts are in {name}: show that plane to accept them")
             return
-        version = self._version(embedding)
+        version = engine.version(embedding)
         is_shown = pending.made_by == version and pending.mask is not None
         known = (pending.as_new_object(),) if is_shown else ()
         rest = list(queue[len(known) :])
@@ -256,15 +256,18 @@ class PromptController:
 
     def _embed(self, plane: PlaneKey) -> None:
         self._drop(PromptState("embedding"))
-        self._target, self._engine = plane, self._workspace.engine
+        workspace = self._holder.workspace
+        assert workspace is not None, "there is a model"
+        self._target, self._workspace, self._engine = plane, workspace, workspace.engine
         self._start_embedding()
 
     def _start_embedding(self) -> None:
-        plane = self._target
+        plane, workspace = self._target, self._workspace
         assert plane is not None
+        assert workspace is not None
         visible = self._shown.visible if plane == self._shown.plane else None
         self._embedder.start(
-            _without_report(self._workspace.embed(plane, visible)),
+            workspace.embed(plane, visible),
             on_event=self._embedding_event,
             on_done=self._embedding_ended,
             on_error=self._embedding_failed,
@@ -320,7 +323,7 @@ class PromptController:
         is_ours = pending.plane == self._target and revision != self._failed
         if self._predictor.is_busy or self.state.kind == "stopped" or not is_ours:
             return
-        version = self._version(embedding)
+        version = engine.version(embedding)
         if pending.candidates is not None and pending.made_by == version:
             return
         self._asked, self._accepts = revision, ()
@@ -374,62 +377,12 @@ class PromptController:
             self._set(PromptState("ready", 1.0))
             self.events.idled.emit()
 
-    @property
-    def _workspace(self) -> Workspace:
-        workspace = self._holder.workspace
-        assert workspace is not None, "there is a model"
-        return workspace
-
-    def _version(self, embedding: PlaneEmbedding) -> ModelVersion:
-        return self._workspace.engine.version(embedding)
-
     def _set(self, state: PromptState) -> None:
         before, self.state = self.state, state
         if state != before:
             self.events.state_changed.emit(state)
         if state.is_awaited != before.is_awaited:
             self.events.awaited_changed.emit(state.is_awaited)
-
-
-class _Script:
-    """A workspace with a model and without a viewer."""
-
-    loading = error = ""
-    has_model = True
-    plane = visible = None
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.document = workspace, workspace.document
-
-
-def predict_pending(workspace: Workspace) -> Prediction:
-    """Predict the pending object at once, embedding its plane if need be; slow.
-
-    Raises
-    ------
-    ConfigurationError
-        If nothing is prompted or no model is loaded.
-    PeftSamError
-        If the plane cannot be embedded or the object predicted.
-    """
-    document, errors = workspace.document, list[Exception]()
-    if document.current is None:
-        raise ConfigurationError("there is no prompt: add a point or a box first")
-    workspace.engine.live  # noqa: B018  # raises while no model is loaded
-    script = _Script(workspace)
-    controller = PromptController(script, script, InlineRunner())
-    controller.events.failed.connect(errors.append)
-    controller.follow()
-    controller.release()
-    if errors:
-        raise errors[0]
-    candidates = document.current.candidates
-    assert candidates is not None  # nothing is swapped meanwhile in one thread
-    return candidates
-
-
-def _without_report(events: Any) -> Generator[Any, None, None]:
-    yield from events
 
 
 def _best(prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:

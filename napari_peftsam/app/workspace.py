@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from psygnal import Signal, SignalGroup
@@ -204,7 +204,9 @@ class Workspace:
 
     # --- embedding -------------------------------------------------------------------
 
-    def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
+    def embed(
+        self, plane: PlaneKey, visible: Window | None = None
+    ) -> Generator[EmbedEvent, None, None]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
         Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The document
@@ -212,7 +214,7 @@ class Workspace:
         """
         return self._planes.embed(self.engine, plane, self.document.image(plane.image), visible)
 
-    def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
+    def reload(self, near: PlaneKey) -> Generator[EmbedEvent, None, None]:
         """Embed what was embedded before the live adapter went live; planes near `near` first.
 
         As `embed`; what was embedded is known since the workspace was made.

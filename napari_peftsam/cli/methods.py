@@ -22,7 +22,7 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.methods import MethodOverview
+    from napari_peftsam.app.choice import MethodOverview
 
 __all__ = ["methods"]
 
@@ -59,7 +59,7 @@ def methods(  # noqa: PLR0913, PLR0917  # one parameter per option
         decoder_lora_rank=decoder_lora_rank,
     )
 
-    from napari_peftsam.app.methods import compare_methods
+    from napari_peftsam.app.choice import compare_methods
     from napari_peftsam.models import architecture as find_architecture
 
     entries = compare_methods(find_architecture(architecture), method, options, cobot)

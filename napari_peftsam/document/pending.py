@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from napari_peftsam.document.objects import NewObject, PlaneKey
 from napari_peftsam.document.records import ModelVersion
 from napari_peftsam.errors import PromptError
-from napari_peftsam.types import BoolArray, Earlier, Prediction, Prompts, Window
+from napari_peftsam.types import BoolArray, MaskPrompt, Prediction, Prompts, Window
 
 __all__ = ["Pending", "PendingObject"]
 
@@ -116,11 +116,15 @@ class PendingObject:
         return None if self.candidates is None else float(self.candidates.scores[self.choice])
 
     @property
-    def previous(self) -> Earlier | None:
+    def previous(self) -> MaskPrompt | None:
         """The candidate to refine, None if there is none."""
-        return None if self.refined is None else self.refined[0].prediction.earlier(self.refined[1])
+        return (
+            None
+            if self.refined is None
+            else self.refined[0].prediction.mask_prompt(self.refined[1])
+        )
 
-    def previous_for(self, version: ModelVersion) -> Earlier | None:
+    def previous_for(self, version: ModelVersion) -> MaskPrompt | None:
         """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
         if self.refined is None or self.refined[0].made_by.weights != version.weights:
             return None

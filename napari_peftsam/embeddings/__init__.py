@@ -19,7 +19,7 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
-from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
+from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, tile_grid
 from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
 from napari_peftsam.embeddings.tiled import (
     EmbedEvent,
@@ -57,7 +57,6 @@ __all__ = [
     "encode",
     "encode_one",
     "image_signature",
-    "is_large",
     "room_for",
     "tile_grid",
     "tiled_image",

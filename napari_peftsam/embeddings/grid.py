@@ -13,7 +13,7 @@ import numpy.typing as npt
 from napari_peftsam.models import Architecture, SamModel
 from napari_peftsam.types import Point, Window
 
-__all__ = ["MOST_FRAMES", "Tile", "TileGrid", "is_large", "tile_grid"]
+__all__ = ["MOST_FRAMES", "Tile", "TileGrid", "tile_grid"]
 
 MOST_FRAMES = 3
 """A plane whose longer side is above this many model frames is cut into tiles.
@@ -218,8 +218,3 @@ def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGri
     if max(height, width) <= MOST_FRAMES * side:
         return TileGrid(height, width, max(height, width), 0, 1)
     return TileGrid(height, width, side, _rounded_up(side // _HALO, stride), stride)
-
-
-def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
-    """Return True if a plane ``(H, W[, 3])`` is processed in several tiles."""
-    return len(tile_grid(shape, model)) > 1

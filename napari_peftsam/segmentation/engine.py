@@ -40,7 +40,7 @@ from napari_peftsam.segmentation._turns import Turns
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
-from napari_peftsam.types import Earlier, FloatArray, Plane, Prediction, Prompts, Window
+from napari_peftsam.types import FloatArray, MaskPrompt, Plane, Prediction, Prompts, Window
 
 __all__ = ["IN_MEMORY", "Engine", "LiveAdapter"]
 
@@ -283,7 +283,7 @@ class Engine:
         self,
         embedding: PlaneEmbedding,
         prompts: Prompts,
-        mask_prompt: Earlier | None = None,
+        mask_prompt: MaskPrompt | None = None,
         *,
         adapter: str | None = None,
     ) -> Generator[EncodeEvent, None, Prediction | None]:
@@ -355,7 +355,7 @@ class Engine:
         self,
         embedding: PlaneEmbedding,
         prompts: Prompts,
-        mask_prompt: Earlier | None = None,
+        mask_prompt: MaskPrompt | None = None,
         *,
         adapter: str | None = None,
     ) -> Prediction | None:
@@ -383,7 +383,7 @@ class Engine:
         for one in prompts:
             prediction = self.predict(embedding, one)
             assert prediction is not None, "nobody swaps adapters meanwhile"
-            yield logits_in_pixels(prediction.earlier(0), embedding.image.grid.stride)
+            yield logits_in_pixels(prediction.mask_prompt(0), embedding.image.grid.stride)
 
 
 def _result(steps: Generator[Any, None, R]) -> R:

@@ -12,8 +12,8 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation._resize import object_part, to_image_masks
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
+from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
 from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Decoded", "Predictor"]

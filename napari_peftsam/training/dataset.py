@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy import ndimage
 
-from napari_peftsam.embeddings import Tile, TiledImage, is_large, tiled_image
+from napari_peftsam.embeddings import Tile, TiledImage, tile_grid, tiled_image
 from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits
@@ -186,7 +186,7 @@ def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[A
 
 
 def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
-    if not is_large(plane.pixels.shape, model):
+    if len(tile_grid(plane.pixels.shape, model)) == 1:
         yield plane
         return
     image = tiled_image(plane.name, plane.pixels, model)

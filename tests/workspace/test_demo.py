@@ -11,9 +11,16 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.app._annotator import annotate_object, choose_labels
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.demo import DemoConfig, DemoEvent, DemoReport, DemoStage, demo
+from napari_peftsam.app.demo import (
+    DemoConfig,
+    DemoEvent,
+    DemoReport,
+    DemoStage,
+    annotate_object,
+    choose_labels,
+    demo,
+)
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import ImportLabels, PlaneKey
 from napari_peftsam.embeddings import grid

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import segment_file
-from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch, embed_plane
@@ -323,7 +323,7 @@ def test_where_objects_overlap_the_higher_logit_wins_whatever_the_order() -> Non
         labels, highest = np.zeros((60, 60), np.int32), np.zeros((60, 60), np.float32)
         regions = RegionLabels(labels, highest)
         for label in order:
-            best = (weak, strong)[label - 1].earlier(0)
+            best = (weak, strong)[label - 1].mask_prompt(0)
             regions.write(label, *logits_in_pixels(best, 2))
         shapes.append(labels)
         assert [regions.area(n) for n in (1, 2)] == [(labels == n).sum() for n in (1, 2)]

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 import torch
 
+from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.exchange import export_image, export_model
-from napari_peftsam.app.prompting import predict_pending
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey, SetBox
 from napari_peftsam.embeddings import Encoded, EncodeProgress
