@@ -203,11 +203,6 @@ class ProjectImage:
             ``(row0, col0, row1, col1)`` around the object.
         plane
             Position along the leading axes of a stack, as ``(z,)``.
-
-        Raises
-        ------
-        PromptError
-            If there is no prompt, or one lies outside the image.
         """
         document, key = self._app.document, PlaneKey(self.id, tuple(plane))
         given = _prompts(points, negatives, box)
@@ -251,10 +246,7 @@ class ProjectImage:
     def export(self, path: str | Path, format_name: str | None = None) -> Path:
         """Write the labels with their provenance and return what was written.
 
-        Parameters
-        ----------
-        path, format_name
-            As of `napari_peftsam.export.export_labels`.
+        Parameters are as of `napari_peftsam.export.export_labels`.
         """
         return export_image(self._app.document, self.id, Path(path), format_name)
 
@@ -283,8 +275,6 @@ def predict_pending(workspace: Workspace) -> Prediction:
     ------
     ConfigurationError
         If nothing is prompted or no model is loaded.
-    PeftSamError
-        If the plane cannot be embedded or the object predicted.
     """
     document, errors = workspace.document, list[Exception]()
     if document.current is None:

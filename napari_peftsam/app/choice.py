@@ -59,11 +59,6 @@ class ModelChoice(ModelSource):
         document
             What the workspace is for; default: an empty one. The adapters that it holds for
             the model are there, and without `adapter` its live one is live.
-
-        Raises
-        ------
-        ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
-            See `Workspace.load_model` and `Workspace.load_adapter`.
         """
         workspace = Workspace(document, store)
         workspace.load_model(absolute_model(self.model), self.device, self.precision)
@@ -103,8 +98,6 @@ def choose_method(
     ConfigurationError
         If the method or an option is unknown or out of range, or contradicts `start`, or
         COBOT cannot orchestrate the method.
-    InputFileError, AdapterMismatchError
-        If `start` cannot be read.
     """
     given = dict(options or {})
     before = load_adapter(start).config if start is not None else None
@@ -133,13 +126,7 @@ def choose_method(
 
 
 def choose_recipe(name: str, choice: ModelChoice) -> Recipe:
-    """Return a recipe for a model on its device, see `napari_peftsam.training.recipe`.
-
-    Raises
-    ------
-    ConfigurationError, CheckpointError
-        If there is no such recipe, model or device, or the model cannot be read.
-    """
+    """Return a recipe for a model on its device, see `napari_peftsam.training.recipe`."""
     name = name.strip().lower().replace("_", "-")
     fixed = RECIPES.get(name)
     if fixed is not None:
@@ -221,8 +208,7 @@ def compare_methods(
         counts = count_parameters(architecture, config)
         return (MethodOverview(infos[config.method], _values(config), counts),)
     listed = {m.cobot for m in METHODS.values()} if cobot else METHODS.keys()
-    entries = [_overview(info, given, architecture) for info in infos.values()
-               if info.name in listed]  # fmt: skip
+    entries = [_overview(i, given, architecture) for i in infos.values() if i.name in listed]
     _check_every_option_fits_some(entries, given)
     return tuple(entries)
 

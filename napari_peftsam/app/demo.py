@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
+from napari_peftsam.app._report import draw_figure, segment_from_clicks, write_report
 from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import DocumentRun, train
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -146,21 +147,19 @@ class DemoReport:
         return values | {"curve": [list(point) for point in self.curve], "files": list(self.files)}
 
 
-DemoEvent = DemoStage | DemoProgress | TrainEvent | DemoReport
+DemoEvent = DemoStage | DemoProgress | TrainEvent
 
 
 def run_demo(
     config: DemoConfig | None = None, watch: Callable[[DemoEvent], object] = lambda _: None
 ) -> DemoReport:
     """Run `demo`, handing every event to `watch`, and return its report; slow."""
-    for event in demo(config):
-        watch(event)
-        if isinstance(event, DemoReport):
-            return event
-    raise AssertionError("the demo ends with its report")
+    reports: list[DemoReport] = []
+    InlineRunner().start(demo(config), on_event=watch, on_done=reports.append)
+    return reports[0]
 
 
-def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
+def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoReport]:
     """Run the whole loop on the shipped sample images.
 
     A simulated annotator prompts, corrects and accepts objects of the training images;
@@ -170,7 +169,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     Yields
     ------
     DemoEvent
-        Stages and progress, the training's own events, and last the `DemoReport`.
+        Stages and progress, and the training's own events.
 
     Raises
     ------
@@ -190,53 +189,48 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
 
     yield DemoStage(f"measuring {workspace.engine.model.name} on {len(held_out)} held-out images")
     started = time.perf_counter()
-    before = yield from _measure(workspace, held_out, config)
-    first = [answer(workspace.engine, pixels, labels) for _, pixels, labels in held_out]
+    before, old = yield from _measure(workspace, held_out, config)
     measuring = time.perf_counter() - started
-    yield DemoStage(_figures(before))
-
-    yield DemoStage(f"annotating {len(training)} images")
     made = yield from _annotate(workspace, training, config)
-    clicks = sum(one.clicks for one in made) / len(made)
-    yield DemoStage(
-        f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them"
-    )
-
     seconds = config.seconds or _time_left(time.perf_counter() - began, measuring)
-    yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
-    run = DocumentRun(
-        workspace,
-        TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=config.seed),
-    )
-    yield from run.events(train(run.prepare(), model=workspace.engine.bare_copy()))
-    finished, curve = run.result, tuple((step, iou) for step, _, iou in run.curve)
-    assert finished is not None  # nothing cuts it off
-    yield DemoStage(
-        f"adapter {run.entry.name} is live"
-        if run.entry
-        else "no better state was found: the base stays"
-    )
-
+    run = yield from _finetune(workspace, seconds, config.seed)
     yield DemoStage("measuring the live model on the held-out images again")
-    after = yield from _measure(workspace, held_out, config)
-    yield DemoStage(_figures(after))
-    rows = [
-        Comparison(name, pixels, labels, old, answer(workspace.engine, pixels, labels))
-        for (name, pixels, labels), old in zip(held_out, first, strict=True)
-    ]
+    after, new = yield from _measure(workspace, held_out, config)
+
     yield DemoStage(f"writing to {config.output}")
+    finished = run.result
+    assert finished is not None  # nothing cuts it off
     files = _export(workspace.document, finished, config.output)
     report = DemoReport(
-        time.perf_counter() - began, len(made), clicks, sum(one.brushed for one in made),
+        time.perf_counter() - began, len(made), sum(one.clicks for one in made) / len(made),
+        sum(one.brushed for one in made),
         finished.steps, finished.trainable_parameters, finished.iou_before, finished.iou_after,
-        run.entry is not None, before, after, curve,
+        run.entry is not None, before, after, tuple((step, iou) for step, _, iou in run.curve),
         (*files, "figure.png", "report.html", "summary.json"),
     )  # fmt: skip
-    figure = draw_figure(rows)
-    _write(config.output / "figure.png", figure)
-    _write(config.output / "report.html", write_report(report, figure).encode())
-    _write(config.output / "summary.json", json.dumps(report.to_dict(), indent=1).encode())
-    yield report
+    figure = draw_figure(
+        [(*one, *both) for one, both in zip(held_out, zip(old, new, strict=True), strict=True)]
+    )
+    for name, content in (
+        ("figure.png", figure),
+        ("report.html", write_report(report, figure).encode()),
+        ("summary.json", json.dumps(report.to_dict(), indent=1).encode()),
+    ):
+        with atomic_path(config.output / name) as temporary:
+            temporary.write_bytes(content)
+    return report
+
+
+def _finetune(
+    workspace: Workspace, seconds: float, seed: int
+) -> Generator[DemoEvent, None, DocumentRun]:
+    yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
+    config = TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=seed)
+    run = DocumentRun(workspace, config)
+    yield from run.events(train(run.prepare(), model=workspace.engine.bare_copy()))
+    stays = "no better state was found: the base stays"
+    yield DemoStage(f"adapter {run.entry.name} is live" if run.entry else stays)
+    return run
 
 
 def _time_left(elapsed: float, measuring: float) -> float:
@@ -262,26 +256,27 @@ def _read(split: str) -> list[Sample]:
 
 def _measure(
     workspace: Workspace, images: list[Sample], config: DemoConfig
-) -> Generator[DemoProgress, None, EvaluationReport]:
+) -> Generator[DemoEvent, None, tuple[EvaluationReport, list[LabelArray]]]:
+    """Evaluate the live model; return the figures, and its labels of each image."""
     chosen = EvaluationConfig(max_objects=config.held_out_objects, seed=config.seed)
     engine = workspace.engine
     for event in evaluate(engine.model, images, chosen, adapter=engine.live.encoder):
         if isinstance(event, EvaluationReport):
-            return event
-        yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
-    raise AssertionError("an evaluation ends with its report")
-
-
-def _figures(report: EvaluationReport) -> str:
-    return (
+            report = event
+        else:
+            yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
+    labels = [segment_from_clicks(engine, pixels, truth) for _, pixels, truth in images]
+    yield DemoStage(
         f"IoU from a box {report.box_iou:.3f}, from a point {report.point_iou:.3f}; "
         f"{report.noc80:.2f} clicks to 80 % IoU ({report.objects} objects)"
     )
+    return report, labels
 
 
 def _annotate(
     workspace: Workspace, images: list[Sample], config: DemoConfig
-) -> Generator[DemoProgress, None, list[_Annotated]]:
+) -> Generator[DemoEvent, None, list[_Annotated]]:
+    yield DemoStage(f"annotating {len(images)} images")
     made: list[_Annotated] = []
     for index, (name, _, truth) in enumerate(images):
         labels = choose_labels(truth, config.objects_per_image, config.seed)
@@ -290,6 +285,10 @@ def _annotate(
             yield DemoProgress(share, f"annotating {name}, object {number + 1}")
             one = annotate_object(workspace, PlaneKey(ImageId(name)), truth == label)
             made += [] if one is None else [one]
+    clicks = sum(one.clicks for one in made) / len(made)
+    yield DemoStage(
+        f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them"
+    )
     return made
 
 
@@ -302,11 +301,6 @@ def _export(document: Document, finished: TrainingReport, output: Path) -> list[
         for known in FORMATS.values()
     ]
     return ["adapter.safetensors", *(str(path.relative_to(output)) for path in written)]
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 # --- the annotator --------------------------------------------------------------------------

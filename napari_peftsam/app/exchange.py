@@ -58,12 +58,6 @@ def segment_file(
     output
         The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
         into which objects are written one by one.
-
-    Raises
-    ------
-    PeftSamError
-        If an input cannot be used, a prompt lies outside the image, or `output` cannot
-        be written.
     """
     prompted = PromptedImage.open(image, prompts, output)
     engine = (choice or ModelChoice()).engine()
@@ -76,10 +70,8 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
 
     Raises
     ------
-    InputFileError, LabelError
-        If the labels cannot be read, are no whole numbers, or hold no object.
-    ConfigurationError, ExportError
-        See `napari_peftsam.export.export_labels`.
+    LabelError
+        If it holds no object.
     """
     check_not_an_input(export_target(output, format_name), labels)
     values = read_labels(labels)
@@ -123,12 +115,6 @@ def export_adapter_folder(
         A new folder, or an older export, which is replaced.
     format_name
         One of `EXCHANGE_FORMATS`.
-
-    Raises
-    ------
-    PeftSamError
-        If the model or the adapter cannot be used, the format cannot hold its method, or
-        `output` cannot be written; see `napari_peftsam.peft.export_hf_peft`.
     """
     if format_name not in EXCHANGE_FORMATS:
         raise ConfigurationError(
@@ -163,12 +149,7 @@ def import_adapter_file(
         The model it was trained on. None: an export of this program knows it; else the
         built-in one.
     expected
-        What the user knows of it, see `napari_peftsam.peft.import_adapter`.
-
-    Raises
-    ------
-    PeftSamError
-        If the source or the model cannot be used, or `output` cannot be written.
+        Settings that the user knows, see `napari_peftsam.peft.import_adapter`.
     """
     check_output(output, (".safetensors",))
     check_not_an_input(output, source, *(source.iterdir() if source.is_dir() else ()))
@@ -211,14 +192,7 @@ def export_model(
 
 
 def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
-    """Write a plain SAM checkpoint of a model with an adapter merged in; slow.
-
-    Raises
-    ------
-    PeftSamError
-        If the model or the adapter cannot be used, or `output` cannot be written; see
-        `export_model`.
-    """
+    """Write a plain SAM checkpoint of a model with an adapter merged in; slow."""
     check_output(output, (".pth", ".pt"))
     check_not_an_input(output, Path(model), adapter)
     trained = load_adapter(adapter)

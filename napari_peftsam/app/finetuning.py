@@ -334,11 +334,7 @@ def finetune_document(
     output
         Adapter file to write the best state to, None for none.
 
-    Raises
-    ------
-    PeftSamError
-        See `napari_peftsam.training.finetune`. If the training breaks off, its best state
-        until then becomes live if it is better.
+    If the training breaks off, its best state until then becomes live if it is better.
     """
     from napari_peftsam.peft import save_adapter
 
@@ -354,14 +350,7 @@ def finetune_document(
 def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
     """Run a training to its end and return its report; an error of `watch` breaks it off.
 
-    Parameters
-    ----------
-    events
-        The training.
-    watch
-        Called with every event; True asks for an early end.
-    asked
-        Set to ask for it.
+    `watch` is called with every event. If it returns True, `asked` is set: an early end.
     """
     reports: list[TrainingReport | None] = []
     InlineRunner().start(

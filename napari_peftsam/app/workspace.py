@@ -9,7 +9,6 @@ from pathlib import Path
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app._annotated import annotated_planes
-from napari_peftsam.app._embedded import EmbeddedPlanes
 from napari_peftsam.app.adapters import (
     AdapterEntry,
     AdapterList,
@@ -19,12 +18,18 @@ from napari_peftsam.app.adapters import (
     stored_adapters,
 )
 from napari_peftsam.app.finetuning import TrainingJob
-from napari_peftsam.document import Document, PlaneKey
-from napari_peftsam.embeddings import EmbeddingStore, EmbedEvent
+from napari_peftsam.document import Document, DocumentImage, PlaneKey
+from napari_peftsam.embeddings import (
+    EmbeddingStore,
+    EmbedEvent,
+    Encoded,
+    EncodeFailed,
+    tile_grid,
+)
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel, build, pick_device
 from napari_peftsam.peft import load_adapter
-from napari_peftsam.segmentation.engine import Engine, LiveAdapter
+from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
 from napari_peftsam.training import Incumbent, TrainingConfig, TrainingReport
 from napari_peftsam.types import Window
 
@@ -64,7 +69,7 @@ class Workspace:
         self._known: dict[str, tuple[AdapterList, LiveAdapter]] = {}
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
-        self._planes = EmbeddedPlanes()
+        self._embedded: dict[PlaneKey, tuple[str, str]] = {}  # by which model and adapter last
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
         self.document.events.closing.connect(self._project_closes)
@@ -77,7 +82,9 @@ class Workspace:
 
     def _forget(self, image: str) -> None:
         """Let go of what is known of an image that is gone or has other pixels."""
-        self._planes.forget(image)
+        with self._lock:
+            for plane in [plane for plane in self._embedded if plane.image == image]:
+                del self._embedded[plane]
         if self._engine is not None:
             self._engine.forget(image)
 
@@ -129,12 +136,7 @@ class Workspace:
         Weights that were loaded before come with the adapters they had.
 
         The model that was live stays so if this fails, or if another one was asked for
-        meanwhile.
-
-        Raises
-        ------
-        ConfigurationError, CheckpointError
-            See `napari_peftsam.models.build`.
+        meanwhile. See `napari_peftsam.models.build`.
         """
         with self._lock:
             self._loads += 1
@@ -212,14 +214,43 @@ class Workspace:
         Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The document
         is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.document.image(plane.image), visible)
+        return self._embed(self.engine, [(plane, self.document.image(plane.image))], visible)
 
     def reload(self, near: PlaneKey) -> Generator[EmbedEvent, None, None]:
-        """Embed what was embedded before the live adapter went live; planes near `near` first.
+        """Embed what this model embedded under another adapter, planes near `near` first.
 
-        As `embed`; what was embedded is known since the workspace was made.
+        Planes of its image come first, by their distance from it, then those of other images,
+        by their distance from the same place there. Planes of several tiles wait for prompts.
+        A plane that cannot be embedded any more is forgotten. As `embed`, otherwise.
         """
-        return self._planes.reload(self.engine, self.document.images, near)
+        engine, images = self.engine, self.document.images
+        model, adapter = engine.model.weights_hash, engine.live.encoder
+        with self._lock:
+            found = {p: by for p, (m, by) in self._embedded.items() if m == model}
+        nearest = sorted(found, key=lambda plane: _distance(plane, near))
+        if engine.store is None:  # its memory holds no more, beside the shown plane
+            nearest = nearest[: IN_MEMORY - 1]
+        outdated = [p for p in nearest if found[p] != adapter and p.image in images]
+        planes = [(plane, images[plane.image]) for plane in outdated]
+        at_once = [p for p in planes if len(tile_grid(p[1].plane_shape, engine.model)) == 1]
+        return self._embed(engine, at_once)
+
+    def _embed(
+        self,
+        engine: Engine,
+        planes: Sequence[tuple[PlaneKey, DocumentImage]],
+        visible: Window | None = None,
+    ) -> Generator[EmbedEvent, None, None]:
+        for plane, image in planes:
+            for event in engine.embed(plane.image, image.plane_pixels(plane), visible):
+                if isinstance(event, Encoded):
+                    key = event.embedding.key
+                    with self._lock:
+                        self._embedded[plane] = key.model, key.adapter
+                elif isinstance(event, EncodeFailed):
+                    with self._lock:
+                        self._embedded.pop(plane, None)
+                yield event
 
     # --- finetuning ------------------------------------------------------------------
 
@@ -284,3 +315,8 @@ class Workspace:
                 entry = self._go_live(lambda adapters: adapters.add_version(adapter, iou))
             store_run(self.document, report, "" if entry is None else entry.name, curve)
         return entry
+
+
+def _distance(plane: PlaneKey, near: PlaneKey) -> tuple[bool, int]:
+    steps = sum(abs(a - b) for a, b in zip(plane.index, near.index, strict=False))
+    return plane.image != near.image, steps

@@ -1,12 +1,5 @@
 """Image embeddings: computed as a stream of events, kept on disk by content."""
 
-from napari_peftsam.embeddings._embedding import (
-    BASE_ADAPTER,
-    Embedding,
-    EmbeddingKey,
-    embedding_key,
-    image_signature,
-)
 from napari_peftsam.embeddings._entries import EntryFolder
 from napari_peftsam.embeddings.activations import ActivationCache, FrozenActivations
 from napari_peftsam.embeddings.encode import (
@@ -20,7 +13,16 @@ from napari_peftsam.embeddings.encode import (
     encode_one,
 )
 from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, tile_grid
-from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
+from napari_peftsam.embeddings.store import (
+    BASE_ADAPTER,
+    DEFAULT_STORE_BYTES,
+    Embedding,
+    EmbeddingKey,
+    EmbeddingStore,
+    embedding_key,
+    image_signature,
+    room_for,
+)
 from napari_peftsam.embeddings.tiled import (
     EmbedEvent,
     PlaneEmbedding,

@@ -13,9 +13,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from napari_peftsam.embeddings._embedding import EmbeddingKey
 from napari_peftsam.embeddings._entries import Entry, EntryFolder
 from napari_peftsam.embeddings._scratch import ScratchFolder
+from napari_peftsam.embeddings.store import EmbeddingKey
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.lru import Recent

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from napari_peftsam.embeddings._embedding import (
+from napari_peftsam.embeddings.activations import FrozenActivations
+from napari_peftsam.embeddings.store import (
     BASE_ADAPTER,
     Embedding,
+    EmbeddingStore,
     embedding_key,
 )
-from napari_peftsam.embeddings.activations import FrozenActivations
-from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
 from napari_peftsam.models.memory import is_out_of_memory

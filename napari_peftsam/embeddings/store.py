@@ -1,21 +1,128 @@
-"""Embedding store on disk: zarr arrays by content hash, safe to share and to delete."""
+"""Image embeddings, their addresses, and their store on disk: zarr arrays by content hash."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
-from napari_peftsam.embeddings._embedding import Embedding, EmbeddingKey
 from napari_peftsam.embeddings._entries import LOOK_SHARE, Entry, EntryFolder
-from napari_peftsam.types import Frame
+from napari_peftsam.errors import ImageError
+from napari_peftsam.models import SamModel
+from napari_peftsam.normalisation import NORMALISATION, Limits
+from napari_peftsam.types import FloatArray, Frame, PixelArray
 
-__all__ = ["DEFAULT_STORE_BYTES", "EmbeddingStore", "room_for"]
+__all__ = [
+    "BASE_ADAPTER",
+    "DEFAULT_STORE_BYTES",
+    "Embedding",
+    "EmbeddingKey",
+    "EmbeddingStore",
+    "embedding_key",
+    "image_signature",
+    "room_for",
+]
 
+BASE_ADAPTER = "base"
+"""The adapter part of a key when the model runs without an adapter."""
 DEFAULT_STORE_BYTES = 4 * 1000**3
 """Disk space of a store, in bytes: some 250 images of a ViT-B with what a reload needs."""
+
+
+@dataclass(frozen=True)
+class EmbeddingKey:
+    """Everything an embedding depends on; equal keys mean equal embeddings.
+
+    Attributes
+    ----------
+    image
+        `image_signature` of the pixels.
+    model
+        Hash of the base weights (`SamModel.weights_hash`).
+    adapter
+        Content hash of the adapter, or ``"base"``.
+    normalisation
+        Name of the intensity normalisation, with its limits for a tile of a large image.
+    image_size
+        Side of the square model input, in pixels.
+    precision
+        Precision of the encoder (`SamModel.precision`).
+    """
+
+    image: str
+    model: str
+    adapter: str
+    normalisation: str
+    image_size: int
+    precision: str
+
+    @property
+    def digest(self) -> str:
+        """The key as 32 hexadecimal digits (xxh128), the name of its store entry."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return xxhash.xxh128_hexdigest(text.encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """One image as the mask decoder sees it.
+
+    Attributes
+    ----------
+    key
+        Identity of its image, model, adapter and settings.
+    frame
+        Placement of the image in the model's square input.
+    features
+        ``(C, h, w)`` float32.
+    """
+
+    key: EmbeddingKey
+    frame: Frame
+    features: FloatArray = field(repr=False)
+
+
+def image_signature(pixels: PixelArray) -> str:
+    """Return the xxh128 (hex) of an image's type, shape and values.
+
+    The memory layout does not count: a view and its copy have one signature.
+
+    Raises
+    ------
+    ImageError
+        If the array holds Python objects rather than numbers.
+    """
+    values = np.ascontiguousarray(pixels)
+    if values.dtype.hasobject:
+        raise ImageError(f"expected real numbers, got pixels of type {values.dtype}")
+    digest = xxhash.xxh128(f"{values.dtype.str}{values.shape}".encode())
+    digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def embedding_key(
+    model: SamModel,
+    pixels: PixelArray,
+    adapter: str = BASE_ADAPTER,
+    limits: Limits | None = None,
+) -> EmbeddingKey:
+    """Return the embedding key of `pixels` for `model` with `adapter` injected.
+
+    `limits` is the intensity range of the whole image if `pixels` are a tile of it.
+    """
+    normalisation = NORMALISATION if limits is None else limits.name
+    return EmbeddingKey(
+        image_signature(pixels),
+        model.weights_hash,
+        adapter,
+        normalisation,
+        model.image_size,
+        model.precision,
+    )
 
 
 def room_for(size: int) -> int:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from napari_peftsam.embeddings._embedding import (
+from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
+from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
+from napari_peftsam.embeddings.store import (
     BASE_ADAPTER,
     Embedding,
     EmbeddingKey,
     image_signature,
 )
-from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
-from napari_peftsam.embeddings.grid import Tile, TileGrid, tile_grid
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import NORMALISATION, Limits, sampled_limits
