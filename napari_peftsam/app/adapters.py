@@ -90,14 +90,7 @@ class AdapterList:
     def add_version(self, adapter: Adapter, iou: float | None = None) -> AdapterEntry:
         """Append a newly trained adapter as the next version."""
         self._versions += 1
-        return self._add(f"v{self._versions}", adapter, iou)
-
-    def restore(
-        self, name: str, adapter: Adapter, iou: float | None = None, from_file: bool = False
-    ) -> AdapterEntry:
-        """Append an adapter that a project holds, under the name it has there."""
-        self.reserve(name)
-        return self._add(name, adapter, iou, from_file)
+        return self.add(f"v{self._versions}", adapter, iou)
 
     def reserve(self, name: str) -> None:
         """Give no new version the name of one that a project holds."""
@@ -105,15 +98,11 @@ class AdapterList:
         if version is not None:
             self._versions = max(self._versions, int(version[1]))
 
-    def add_file(self, path: Path, adapter: Adapter) -> AdapterEntry:
-        """Append an adapter that was loaded from a file, under the file's name."""
-        iou = adapter.metrics.get("val_iou")
-        return self._add(path.stem, adapter, float(iou) if iou is not None else None, True)
-
-    def _add(
-        self, name: str, adapter: Adapter, iou: float | None, from_file: bool = False
+    def add(
+        self, name: str, adapter: Adapter, iou: float | None = None, from_file: bool = False
     ) -> AdapterEntry:
-        for existing in self._entries.values():  # one content is listed once
+        """Append an adapter under this name, or a similar one; one content is listed once."""
+        for existing in self._entries.values():
             if existing.adapter is not None and existing.adapter.digest == adapter.digest:
                 return existing
         unique, count = name, 2
@@ -130,25 +119,18 @@ def stored_adapters(
 
     An adapter that cannot be read is left out, so that the model can still be used.
 
-    Parameters
-    ----------
-    document
-        The document that holds them.
-    weights
-        Hash of the model's weights.
-    source
-        Registry name or path of the model.
+    The model is given by the hash of its weights, and its registry name or path.
     """
     adapters = AdapterList()
     for stored in document.adapters:
         if stored.weights == weights:
+            adapters.reserve(stored.name)
             try:
                 adapter = adapter_from_bytes(document.store.blob(stored.digest), stored.name)
             except PeftSamError as error:
-                adapters.reserve(stored.name)
                 _log.warning("the adapter %s is left out: %s", stored.name, error)
                 continue
-            adapters.restore(stored.name, adapter, stored.iou, stored.from_file)
+            adapters.add(stored.name, adapter, stored.iou, stored.from_file)
     live = document.live
     for entry in adapters.entries:
         if live.model == source and entry.name == live.name:
@@ -178,16 +160,8 @@ def store_run(
 ) -> None:
     """Keep the report of a training run.
 
-    Parameters
-    ----------
-    document
-        The document to keep it in.
-    training
-        The report of the training.
-    version
-        Name of the new version; empty if the earlier adapter stays.
-    curve
-        Step, loss and held-out IoU along the run.
+    `version` is the name of the new version, empty if the earlier adapter stays; the `curve` has
+    step, loss and held-out IoU.
     """
     if document.store.read_only:
         return

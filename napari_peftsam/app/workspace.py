@@ -186,7 +186,9 @@ class Workspace:
             If the file is missing or damaged, or belongs to another base; nothing changes.
         """
         adapter = load_adapter(path)
-        return self._go_live(lambda adapters: adapters.add_file(path, adapter))
+        measured = adapter.metrics.get("val_iou")
+        iou = None if measured is None else float(measured)
+        return self._go_live(lambda adapters: adapters.add(path.stem, adapter, iou, True))
 
     def _go_live(
         self, list_it: Callable[[AdapterList], AdapterEntry], strength: float = 1.0

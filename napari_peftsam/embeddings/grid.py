@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam.models import Architecture, SamModel
-from napari_peftsam.types import Point, Window
+from napari_peftsam.types import Window
 
 __all__ = ["MOST_FRAMES", "Tile", "TileGrid", "tile_grid"]
 
@@ -125,11 +125,6 @@ class TileGrid:
         return rows * cols
 
     @property
-    def tile_shape(self) -> tuple[int, int]:
-        """Height and width of every tile in pixels."""
-        return self._rows.size, self._cols.size
-
-    @property
     def window(self) -> Window:
         """The whole plane."""
         return Window(0, 0, self.height, self.width)
@@ -145,10 +140,6 @@ class TileGrid:
     def tile_at(self, row: float, col: float) -> Tile:
         """Return the tile whose core holds a pixel."""
         return self.tile(self._rows.place(row), self._cols.place(col))
-
-    def tile_of(self, point: Point) -> Tile:
-        """Return the tile whose core holds a point."""
-        return self.tile_at(point.row, point.col)
 
     def tiles_in(self, window: Window) -> tuple[Tile, ...]:
         """Return the tiles whose cores a window touches, row by row."""

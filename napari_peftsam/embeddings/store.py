@@ -106,20 +106,19 @@ def image_signature(pixels: PixelArray) -> str:
 
 def embedding_key(
     model: SamModel,
-    pixels: PixelArray,
+    pixels: PixelArray | str,
     adapter: str = BASE_ADAPTER,
     limits: Limits | None = None,
 ) -> EmbeddingKey:
-    """Return the embedding key of `pixels` for `model` with `adapter` injected.
+    """Return the embedding key of `pixels`, or of their signature, for a model with an adapter.
 
     `limits` is the intensity range of the whole image if `pixels` are a tile of it.
     """
-    normalisation = NORMALISATION if limits is None else limits.name
     return EmbeddingKey(
-        image_signature(pixels),
+        pixels if isinstance(pixels, str) else image_signature(pixels),
         model.weights_hash,
         adapter,
-        normalisation,
+        NORMALISATION if limits is None else limits.name,
         model.image_size,
         model.precision,
     )
@@ -130,12 +129,13 @@ def room_for(size: int) -> int:
     return math.ceil(size / (1 - LOOK_SHARE))
 
 
-class EmbeddingStore:
+class EmbeddingStore(EntryFolder):
     """A folder with one zarr array per embedding, named by the key's digest.
 
     An interrupted, truncated or otherwise damaged entry is recognised, removed and
     computed again (see `EntryFolder`). Since the name says everything an entry depends
     on, there is no outdated one, and several processes may use one folder without locks.
+    The tokens that a reload starts from are entries, too, and share the budget.
 
     Parameters
     ----------
@@ -143,39 +143,21 @@ class EmbeddingStore:
         Created by the first `put`, with its parents.
     budget
         Disk space in bytes, None for no limit; what was not used for longest goes first.
-
-    Attributes
-    ----------
-    entries
-        The folder's arrays; the tokens that a reload starts from are kept there, too, and
-        share the budget.
     """
 
     def __init__(self, folder: str | Path, budget: int | None = DEFAULT_STORE_BYTES) -> None:
-        self.entries = EntryFolder(Path(folder), "embeddings", budget)
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the entries."""
-        return self.entries.folder
+        super().__init__(Path(folder), "embeddings", budget)
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding of `key`; None if it is not there or was damaged."""
-        entry = self.entries.read(key.digest, asdict(key))
+        entry = self.read(key.digest, asdict(key))
         if entry is None:
             return None
         return Embedding(key, Frame(**entry.attributes["frame"]), entry.values)
 
     def put(self, embedding: Embedding) -> bool:
-        """Store an embedding; one of the same key is replaced.
-
-        Returns and raises what `EntryFolder.write` does.
-        """
+        """Store an embedding; one of the same key is replaced. As `EntryFolder.write`."""
         key = embedding.key
         attributes = {"key": asdict(key), "frame": asdict(embedding.frame)}
         features = np.asarray(embedding.features, np.float32)
-        return self.entries.write(key.digest, Entry(features, attributes))
-
-    def size_bytes(self) -> int:
-        """Return the disk space of all entries, in bytes."""
-        return self.entries.size_bytes()
+        return self.write(key.digest, Entry(features, attributes))

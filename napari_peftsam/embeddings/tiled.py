@@ -16,11 +16,12 @@ from napari_peftsam.embeddings.store import (
     BASE_ADAPTER,
     Embedding,
     EmbeddingKey,
+    embedding_key,
     image_signature,
 )
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models import SamModel
-from napari_peftsam.normalisation import NORMALISATION, Limits, sampled_limits
+from napari_peftsam.normalisation import Limits, sampled_limits
 from napari_peftsam.planes import read_plane, unreadable
 from napari_peftsam.types import PixelArray, Plane
 
@@ -98,14 +99,7 @@ class TiledImage:
 
     def key(self, model: SamModel, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
         """Return the address of the plane's embedding; that of a single tile is the same."""
-        return EmbeddingKey(
-            self.signature,
-            model.weights_hash,
-            adapter,
-            NORMALISATION if self.limits is None else self.limits.name,
-            model.image_size,
-            model.precision,
-        )
+        return embedding_key(model, self.signature, adapter, self.limits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from napari_peftsam.document import ModelVersion
 from napari_peftsam.embeddings import (
@@ -108,6 +108,8 @@ class Engine:
     ----------
     model
         The network.
+    live
+        The adapter that answers prompts now; `use` changes it.
     store
         Where embeddings are kept beside the latest ones, which are in memory.
     keeps_activations
@@ -121,25 +123,19 @@ class Engine:
         self.keeps_activations = True
         self._predictor = Predictor(model)
         self._turns = Turns()
-        self._switch = AdapterSwitch(model)  # used in turns only, others read `_live`
-        self._live = LiveAdapter()
+        self._switch = AdapterSwitch(model)  # used in turns only, others read `live`
+        self.live = LiveAdapter()
         # Adapters are not known yet when most images are embedded: the recommended placements are.
         self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
-        entries = None if store is None else store.entries
-        self._tokens = ActivationCache(_TOKEN_BYTES, entries, write_through=True)
+        self._tokens = ActivationCache(_TOKEN_BYTES, store, write_through=True)
         self._recent: Recent[EmbeddingKey, Embedding] = Recent(IN_MEMORY)
         self._tiled: Recent[Hashable, TiledImage] = Recent(_TILED_IN_MEMORY)
 
     # --- the live adapter ------------------------------------------------------------
 
-    @property
-    def live(self) -> LiveAdapter:
-        """The adapter that answers prompts now."""
-        return self._live
-
     def version(self, embedding: PlaneEmbedding) -> ModelVersion:
         """Return the model version that answers prompts on this embedding now."""
-        key, live = embedding.key, self._live
+        key, live = embedding.key, self.live
         return ModelVersion(self.model.name, live.label, key.model, key, live.decoder)
 
     def use(self, adapter: Adapter | None, strength: float = 1.0, name: str = "") -> None:
@@ -151,7 +147,7 @@ class Engine:
         with self._turns.urgent():
             self._switch.use(adapter, strength)
             live = LiveAdapter() if adapter is None else LiveAdapter(name, adapter, strength)
-            self._live = live
+            self.live = live
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
@@ -188,7 +184,7 @@ class Engine:
         Several are embedded when they are needed.
         """
         image = self.tiled(plane, name)
-        key = image.key(self.model, self._live.encoder)
+        key = image.key(self.model, self.live.encoder)
         if len(image.grid) > 1:
             return PlaneEmbedding(key, image)
         found = self._recent.get(key)
@@ -205,7 +201,7 @@ class Engine:
         tile; of several at once, and the tiles in the window `visible` are embedded then,
         unless there are many. Ends early when the adapter is swapped before the last step.
         """
-        image, live = self.tiled(plane, name), self._live
+        image, live = self.tiled(plane, name), self.live
         if len(image.grid) > 1:
             yield PlaneReady(name, PlaneEmbedding(image.key(self.model, live.encoder), image))
             count = 0 if visible is None else len(image.grid.tiles_in(visible))
@@ -225,7 +221,7 @@ class Engine:
 
         Stored ones are not computed again, so an interrupted run goes on where it was.
         """
-        yield from self._embed(image, image.grid.ordered() if tiles is None else tiles, self._live)
+        yield from self._embed(image, image.grid.ordered() if tiles is None else tiles, self.live)
 
     def _embed(
         self, image: TiledImage, tiles: Sequence[Tile], live: LiveAdapter
@@ -273,7 +269,7 @@ class Engine:
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
         with self._turns.patient():
-            if self._live.encoder != adapter:
+            if self.live.encoder != adapter:
                 raise _AdapterSwappedError
             yield
 
@@ -324,7 +320,7 @@ class Engine:
         found: Embedding | None = None
         while True:
             with self._turns.urgent():  # nothing is yielded within
-                live = self._live
+                live = self.live
                 if embedding.key.adapter != live.encoder or adapter not in {None, live.decoder}:
                     return None
                 try:
@@ -360,13 +356,12 @@ class Engine:
         adapter: str | None = None,
     ) -> Prediction | None:
         """Run `predict_steps` to its end; slow if tiles must be embedded first."""
-        return _result(self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter))
-
-    def predict_many(
-        self, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, adapter: str | None = None
-    ) -> list[Prediction] | None:
-        """Run `predict_many_steps` to its end."""
-        return _result(self.predict_many_steps(embedding, prompts, adapter=adapter))
+        steps = self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return cast("Prediction | None", done.value)
 
     def best_logits(
         self, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
@@ -384,13 +379,3 @@ class Engine:
             prediction = self.predict(embedding, one)
             assert prediction is not None, "nobody swaps adapters meanwhile"
             yield logits_in_pixels(prediction.mask_prompt(0), embedding.image.grid.stride)
-
-
-def _result(steps: Generator[Any, None, R]) -> R:
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: R = done.value
-            return result

@@ -114,8 +114,8 @@ class Predictor:
         They cover the part of the image in which any is above 0.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
-            rows, cols, logits = object_part(one.logits[0].cpu(), embedding.frame)
-            yield logits.numpy(), Window.from_slices(rows, cols)
+            logits, window = object_part(one.logits[0].cpu(), embedding.frame)
+            yield logits.numpy(), window
 
     def decode_many(
         self,

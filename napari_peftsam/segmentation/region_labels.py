@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch.nn import functional
 from napari_peftsam.types import BoolArray, FloatArray, Frame, MaskPrompt, Window
 
 __all__ = [
-    "ImagePart",
     "RegionLabels",
     "enlarged",
     "logits_in_pixels",
@@ -23,14 +22,6 @@ __all__ = [
 ]
 
 _MOST = 0.5  # share of the image from which on it is faster to scale all of it
-
-
-class ImagePart(NamedTuple):
-    """Logits in some rows and columns of the image; outside of them, none is above 0."""
-
-    rows: slice
-    cols: slice
-    logits: Tensor
 
 
 def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
@@ -67,12 +58,12 @@ def to_image_masks(logits: Tensor, frame: Frame) -> BoolArray:
     """Return masks ``(K, H, W)`` from logits ``(K, 4 h, 4 w)`` on the CPU."""
     masks = np.zeros((len(logits), frame.height, frame.width), np.bool_)
     for mask, one in zip(masks, logits, strict=True):
-        rows, cols, values = object_part(one, frame)
-        np.greater(values.numpy(), 0, out=mask[rows, cols])
+        values, window = object_part(one, frame)
+        np.greater(values.numpy(), 0, out=mask[window.slices])
     return masks
 
 
-def object_part(logits: Tensor, frame: Frame) -> ImagePart:
+def object_part(logits: Tensor, frame: Frame) -> tuple[Tensor, Window]:
     """Sample logits as `to_image_logits`, but only where any of them can be above 0.
 
     An interpolated value is above 0 only if one of those around it is.
@@ -83,6 +74,11 @@ def object_part(logits: Tensor, frame: Frame) -> ImagePart:
         ``(4 h, 4 w)`` on the CPU, one mask.
     frame
         Placement of the image in the square.
+
+    Returns
+    -------
+    logits, window
+        ``(h, w)`` in pixels of the image, and their place.
     """
     positive = logits > 0
     sides = (frame.height, frame.width)
@@ -94,11 +90,11 @@ def object_part(logits: Tensor, frame: Frame) -> ImagePart:
         _reached(positive.any(axis), step, side)
         for axis, step, side in zip((1, 0), steps, sides, strict=True)
     ]
-    rows, cols = (slice(extent.start, extent.stop) for extent in extents)
+    window = Window.from_slices(*(slice(extent.start, extent.stop) for extent in extents))
     if len(extents[0]) * len(extents[1]) > _MOST * frame.height * frame.width:
-        return ImagePart(rows, cols, to_image_logits(logits[None, None], frame)[0, 0, rows, cols])
+        return to_image_logits(logits[None, None], frame)[0, 0][window.slices], window
     sampled = _sampled(_sampled(logits, extents[1], steps[1]).t(), extents[0], steps[0]).t()
-    return ImagePart(rows, cols, sampled)
+    return sampled, window
 
 
 def _reached(positive: Tensor, step: float, side: int) -> range:

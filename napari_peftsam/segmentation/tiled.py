@@ -267,7 +267,7 @@ def _first_tiles(grid: TileGrid, prompts: Prompts) -> Iterable[Tile]:
         return [middle]
     # What reaches into another core by less than half a halo is seen from here as well.
     margin = grid.halo // 2
-    tiles = {grid.tile_of(p): None for p in prompts.points if p.positive}
+    tiles = {grid.tile_at(p.row, p.col): None for p in prompts.points if p.positive}
     if prompts.box is not None:
         rows = _shrunk(prompts.box.row0, prompts.box.row1, margin)
         cols = _shrunk(prompts.box.col0, prompts.box.col1, margin)

@@ -57,7 +57,7 @@ def test_cores_cover_the_image_once_and_windows_hold_their_halo(
     assert sum(t.core.height * t.core.width for t in tiles) == height * width
     ends = grid.window
     for tile in tiles:
-        assert tile.window.shape == grid.tile_shape
+        assert tile.window.shape == grid.tile(0, 0).window.shape
         assert tile.window.row % stride == tile.window.col % stride == 0
         assert tile.window & tile.core == tile.core
         for start, stop, low, high, end in zip(

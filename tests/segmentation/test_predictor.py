@@ -226,8 +226,8 @@ def test_only_the_part_that_holds_the_mask_is_scaled(
     [mask] = to_image_masks(logits[None], frame)
     sure = (expected.abs() > 1e-4).numpy()
     np.testing.assert_array_equal(mask[sure], (expected > 0).numpy()[sure])
-    rows, cols, values = object_part(logits, frame)
-    torch.testing.assert_close(values, expected[rows, cols], rtol=1e-5, atol=1e-4)
+    values, window = object_part(logits, frame)
+    torch.testing.assert_close(values, expected[window.slices], rtol=1e-5, atol=1e-4)
 
 
 def segment(

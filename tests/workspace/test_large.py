@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import weakref
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImag
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
-    EncodeEvent,
     EncodeStarted,
     PlaneEmbedding,
     PlaneReady,
@@ -37,6 +35,7 @@ from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from tests.segmentation._slides import Slide
+from tests.training._world import finish
 from tests.workspace._steps import accept, embedding_of
 
 SHAPE = (500, 700)
@@ -62,18 +61,6 @@ def large(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
-def run_steps(
-    steps: Generator[EncodeEvent, None, Prediction | None],
-) -> tuple[list[EncodeEvent], Prediction | None]:
-    """Return the events and the result of a prediction."""
-    events = []
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as done:
-            return events, done.value
-
-
 # --- prompts -------------------------------------------------------------------------------
 
 
@@ -95,7 +82,7 @@ def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> No
     prompts = Prompts((Point(100, 100),))
 
     def encoded() -> list[bool]:
-        events, prediction = run_steps(large.engine.predict_steps(embedding, prompts))
+        events, prediction = finish(large.engine.predict_steps(embedding, prompts))
         assert prediction is not None
         assert isinstance(events[0], EncodeStarted | Encoded)
         return [e.from_store for e in events if isinstance(e, Encoded)]
@@ -129,9 +116,10 @@ def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
     steps = large.engine.predict_steps(embedding, Prompts((Point(100, 100),)))
     next(steps)
     large.engine.use(adapter)
-    _, prediction = run_steps(steps)
+    _, prediction = finish(steps)
     assert prediction is None
-    assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
+    many = large.engine.predict_many_steps(embedding, [Prompts((Point(100, 100),))])
+    assert finish(many) == ([], None)
 
 
 def test_of_several_tiles_no_activations_are_kept(large: Workspace) -> None:
@@ -204,7 +192,7 @@ def test_several_objects_at_once(large: Workspace) -> None:
     embedding = embedding_of(large, PLANE)
     assert embedding is not None
     prompts = [Prompts((Point(100, 100),)), Prompts(box=Box(288, 402, 313, 439))]
-    found = large.engine.predict_many(embedding, prompts)
+    _, found = finish(large.engine.predict_many_steps(embedding, prompts))
     assert found is not None
     assert len(found) == 2
 

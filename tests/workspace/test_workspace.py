@@ -127,7 +127,7 @@ def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> N
     engine, prompts = workspace.engine, Prompts(points=(Point(34, 34),))
     for stale in (
         engine.predict(embedding, prompts, adapter=before.decoder),
-        engine.predict_many(embedding, [prompts], adapter=before.decoder),
+        finish(engine.predict_many_steps(embedding, [prompts], adapter=before.decoder))[1],
     ):
         assert stale is None
     assert engine.predict(embedding, prompts, adapter=after.decoder) is not None
