@@ -25,6 +25,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import PeftSamError, TrainingError
 
 if TYPE_CHECKING:
@@ -272,13 +273,11 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        training = train(job, stopping.is_set, pauses.wait)
-        while True:
-            try:
-                _send(answers, next(training))
-            except StopIteration as end:
-                _send(answers, end.value, True)
-                return
+        InlineRunner().start(
+            train(job, stopping.is_set, pauses.wait),
+            on_event=lambda event: _send(answers, event),
+            on_done=lambda report: _send(answers, report, True),
+        )
     except PeftSamError as error:
         _send(answers, error)
     except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app.adapters import (
     AdapterEntry,
     AdapterList,
@@ -18,7 +19,7 @@ from napari_peftsam.app.adapters import (
     stored_adapters,
 )
 from napari_peftsam.app.finetuning import TrainingJob
-from napari_peftsam.document import Document, DocumentImage, PlaneKey
+from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     EmbedEvent,
@@ -30,10 +31,19 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel, build, pick_device
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
-from napari_peftsam.training import Incumbent, TrainingConfig, TrainingReport
-from napari_peftsam.types import Window
+from napari_peftsam.training import (
+    AnnotatedPlane,
+    AnnotatedTile,
+    Incumbent,
+    TrainingConfig,
+    TrainingReport,
+    tiles_with_objects,
+)
+from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 
-__all__ = ["Workspace", "WorkspaceEvents"]
+__all__ = ["Workspace", "WorkspaceEvents", "annotated_planes"]
+
+_Prompts = Mapping[int, Prompts]
 
 
 class WorkspaceEvents(SignalGroup):
@@ -270,11 +280,11 @@ class Workspace:
         """
         live, source, model = self.live, self.source, self.engine.model
         before = live.adapter
-        annotated = tuple(annotated_planes(self.document, self.engine))
+        read = annotated_planes(self.document, self.engine)
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),
-            planes=tuple(part for plane in annotated for part in plane.read()),
+            planes=tuple(read()),
             config=config,
             start=before if before is not None and before.config == config.method else None,
             incumbent=None if before is None else Incumbent(before, live.strength),
@@ -317,6 +327,46 @@ class Workspace:
                 entry = self._go_live(lambda adapters: adapters.add_version(adapter, iou))
             store_run(self.document, report, "" if entry is None else entry.name, curve)
         return entry
+
+
+def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterator[AnnotatedPlane]]:
+    """Copy labels and prompts of the planes with objects; return a function that reads pixels.
+
+    It yields the planes, or the tiles with objects of a large one, and is slow. Images whose
+    file is not there are left out.
+    """
+    found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
+    for known in document.images:
+        for record in document.records(known):
+            for each in record.planes:
+                found[PlaneKey(known, each.index)].append(record)
+    copied: list[tuple[str, str, Plane, LabelArray | tuple[AnnotatedTile, ...], _Prompts]] = []
+    for plane in document.planes_with_objects():
+        image = document.image(plane.image)
+        if image.pixels is None:
+            continue
+        records = found[plane]
+        given = {r.label: r.prompts_in(plane.index) for r in records}
+        prompts = {label: each for label, each in given.items() if each}
+        pixels, labels = document.pixels(plane), document.labels(plane)
+        kept: LabelArray | tuple[AnnotatedTile, ...] = ()
+        if len(tile_grid(pixels.shape, engine.model)) > 1:
+            places = {r.label: Window.from_slices(*image.region(r.label)[-2:]) for r in records}
+            tiled = engine.tiled(pixels, plane.image)
+            kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
+        else:
+            kept = labels.copy()
+        name = image.name + str(list(plane.index) if plane.index else "")
+        copied.append((name, plane.image, pixels, kept, prompts))
+
+    def read() -> Iterator[AnnotatedPlane]:
+        for name, of, pixels, labels, prompts in copied:
+            if isinstance(labels, tuple):
+                yield from (tile.read(name, of) for tile in labels)
+            else:
+                yield AnnotatedPlane(name, of, np.array(pixels), labels, prompts)
+
+    return read
 
 
 def _distance(plane: PlaneKey, near: PlaneKey) -> tuple[bool, int]:

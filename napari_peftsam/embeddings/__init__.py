@@ -12,7 +12,18 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
-from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, tile_grid
+from napari_peftsam.embeddings.grid import (
+    MOST_FRAMES,
+    EmbedEvent,
+    PlaneEmbedding,
+    PlaneReady,
+    Tile,
+    TiledImage,
+    TileGrid,
+    TileRequests,
+    tile_grid,
+    tiled_image,
+)
 from napari_peftsam.embeddings.store import (
     BASE_ADAPTER,
     DEFAULT_STORE_BYTES,
@@ -22,14 +33,6 @@ from napari_peftsam.embeddings.store import (
     embedding_key,
     image_signature,
     room_for,
-)
-from napari_peftsam.embeddings.tiled import (
-    EmbedEvent,
-    PlaneEmbedding,
-    PlaneReady,
-    TiledImage,
-    TileRequests,
-    tiled_image,
 )
 
 __all__ = [

@@ -9,7 +9,7 @@ from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_peftsam.segmentation._two_way import (
+from napari_peftsam.segmentation.two_way import (
     box_tokens,
     dense_positions,
     layer_norm,

@@ -36,10 +36,10 @@ from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
 from napari_peftsam.planes import plane_identity
-from napari_peftsam.segmentation._turns import Turns
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
+from napari_peftsam.segmentation.turns import Turns
 from napari_peftsam.types import FloatArray, MaskPrompt, Plane, Prediction, Prompts, Window
 
 __all__ = ["IN_MEMORY", "Engine", "LiveAdapter"]

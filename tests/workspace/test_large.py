@@ -154,7 +154,7 @@ def test_a_large_plane_is_known_until_it_is_removed(
         searches.append(1)
         return sampled_limits(pixels)
 
-    monkeypatch.setattr("napari_peftsam.embeddings.tiled.sampled_limits", search)
+    monkeypatch.setattr("napari_peftsam.embeddings.grid.sampled_limits", search)
     first = embedding_of(large, plane)
     assert isinstance(first, PlaneEmbedding)
     again = embedding_of(large, plane)
