@@ -75,18 +75,18 @@ class Situation:
     Attributes
     ----------
     embedding
-        Whether the shown plane is embedded: ``loading`` (the model), ``embedding``,
+        State of the shown plane's embedding: ``loading`` (the model), ``embedding``,
         ``ready``, ``stopped``, ``failed`` or ``none``.
     reason
         Why embedding failed.
     progress
         How much is embedded, in words.
     has_image
-        Whether an image is chosen.
+        True if an image is chosen.
     prompts
         Number of pending objects.
     has_mask, is_empty
-        Whether the pending object has a mask, and whether that has no pixel.
+        True if the pending object has a mask, and if that has no pixel.
     tool
         The active prompt tool: ``point``, ``box``, or empty.
     objects
@@ -171,7 +171,7 @@ class TrainingData:
 
     @property
     def is_enough(self) -> bool:
-        """Whether a finetuning can start."""
+        """True if a finetuning can start."""
         return self.objects >= MIN_OBJECTS
 
 
@@ -197,9 +197,9 @@ def why_no_training(
     data
         What there is to train on.
     has_model, model_error
-        Whether a model is loaded, and why the last one was not.
+        True if a model is loaded, and why the last one was not.
     has_options
-        Whether the chosen options are valid.
+        True if the chosen options are valid.
     """
     if not data.is_enough:
         return describe_data(data)

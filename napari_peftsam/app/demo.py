@@ -116,7 +116,7 @@ class DemoReport:
     val_iou_before, val_iou_after
         On the annotated objects that the training held out.
     reloaded
-        Whether the trained adapter was better there and is live.
+        True if the trained adapter was better there and is live.
     before, after
         Quality on the held-out images, which were neither annotated nor trained on.
     curve
@@ -317,7 +317,7 @@ class _Annotated:
 
 
 def choose_labels(truth: LabelArray, at_most: int, seed: int) -> list[int]:
-    """Return labels of at most so many objects to annotate, drawn at random, ascending."""
+    """Return the labels of at most `at_most` objects, drawn at random, ascending."""
     labels, areas = np.unique(truth[truth > 0], return_counts=True)
     labels = labels[areas >= _MIN_AREA]
     order = np.random.default_rng(seed).permutation(labels)

@@ -298,7 +298,7 @@ class FinetuneReport:
 
     @property
     def improved(self) -> bool:
-        """Whether the best state beats the model the run started from."""
+        """True if the best state beats the model the run started from."""
         return bool(self.adapter) if self.live else self.val_iou_after > self.val_iou_before
 
     def to_dict(self) -> dict[str, Any]:

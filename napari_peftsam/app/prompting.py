@@ -58,12 +58,12 @@ class PromptState:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the user waits for an embedding or a mask."""
+        """True while the user waits for an embedding or a mask."""
         return self.kind in {"embedding", "predicting", "accepting"}
 
     @property
     def can_be_cancelled(self) -> bool:
-        """Whether `PromptController.cancel` does anything."""
+        """True while there is something for `PromptController.cancel` to stop."""
         return self.kind == "embedding" or (self.is_awaited and self.tiles > 0)
 
     @property
@@ -101,7 +101,7 @@ class WorkspaceHolder(Protocol):
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a model to answer prompts."""
+        """True while a model is loaded."""
 
 
 class ShownPlane(Protocol):
@@ -335,7 +335,7 @@ class PromptController:
                 self._answer()  # newer prompts came, or another adapter
 
         work = engine.predict_steps(
-            embedding, pending.prompts, pending.previous_for(version), adapter=version.decoder
+            embedding, pending.prompts, pending.mask_prompt_for(version), adapter=version.decoder
         )
         self._predict("predicting", work, done)
 

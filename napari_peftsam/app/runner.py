@@ -23,7 +23,7 @@ class Task(Protocol):
 
     @property
     def is_running(self) -> bool:
-        """Whether the work has not ended yet."""
+        """True until the work has ended."""
 
     def cancel(self) -> None:
         """Ask the work to end after its present event; no callback is called afterwards."""

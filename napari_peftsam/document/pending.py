@@ -116,19 +116,18 @@ class PendingObject:
         return None if self.candidates is None else float(self.candidates.scores[self.choice])
 
     @property
-    def previous(self) -> MaskPrompt | None:
+    def mask_prompt(self) -> MaskPrompt | None:
         """The candidate to refine, None if there is none."""
-        return (
-            None
-            if self.refined is None
-            else self.refined[0].prediction.mask_prompt(self.refined[1])
-        )
+        if self.refined is None:
+            return None
+        answer, choice = self.refined
+        return answer.prediction.mask_prompt(choice)
 
-    def previous_for(self, version: ModelVersion) -> MaskPrompt | None:
-        """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
+    def mask_prompt_for(self, version: ModelVersion) -> MaskPrompt | None:
+        """Return `mask_prompt` if `version` can refine it, i.e. has the weights that gave it."""
         if self.refined is None or self.refined[0].made_by.weights != version.weights:
             return None
-        return self.previous
+        return self.mask_prompt
 
     def as_new_object(self) -> NewObject:
         """Return the shown candidate as an object to accept; there must be one."""

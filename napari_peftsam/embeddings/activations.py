@@ -43,9 +43,9 @@ class ActivationCache:
     entries
         Folder for tensors beyond that budget; None drops them.
     write_through
-        Whether everything is written at once, so that it outlives this object.
+        True to write everything at once, so that it outlives this object.
     pinned
-        Whether memory is locked, so that CUDA devices can read it on their own.
+        True to lock memory, so that CUDA devices can read it on their own.
     """
 
     def __init__(

@@ -43,12 +43,12 @@ _log = logging.getLogger(__name__)
 class EncodeRequest:
     """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages.
 
-    `limits` is the intensity range of the whole image if the plane is a tile of it.
+    `intensity_range` is the one of the whole image if the plane is a tile of it.
     """
 
     name: str
     pixels: PixelArray = field(repr=False)
-    limits: Limits | None = None
+    intensity_range: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Encoding:
         name, pixels = request.name, request.pixels
         if np.ndim(pixels) < 2:
             raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
-        key = embedding_key(self.model, pixels, self.adapter, request.limits)
+        key = embedding_key(self.model, pixels, self.adapter, request.intensity_range)
         stored = None if self.store is None else self.store.get(key)
         if stored is not None:
             yield EncodeProgress(name, 1.0)
@@ -216,7 +216,7 @@ class _Encoding:
         # `with torch.inference_mode()` would leave its consumer in that mode.
         with torch.inference_mode():
             if tokens is None:
-                x = to_model_input(request.pixels, model, request.limits)
+                x = to_model_input(request.pixels, model, request.intensity_range)
             else:
                 x = tokens.to(model.device)
             steps = encode_steps(model.sam, x, first)

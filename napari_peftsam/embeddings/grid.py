@@ -257,7 +257,7 @@ class TiledImage:
     grid: TileGrid
 
     @cached_property
-    def limits(self) -> Limits | None:
+    def intensity_range(self) -> Limits | None:
         """Intensity range of the plane, common to its tiles; None if there is only one.
 
         Found at the first use, from a sample that is spread over the plane.
@@ -289,20 +289,20 @@ class TiledImage:
     def request(self, tile: Tile) -> EncodeRequest:
         """Return the request with which `encode` embeds a tile."""
         place = f" [{tile.row}, {tile.col}]" if len(self.grid) > 1 else ""
-        return EncodeRequest(self.name + place, self.read(tile), self.limits)
+        return EncodeRequest(self.name + place, self.read(tile), self.intensity_range)
 
     @cached_property
     def signature(self) -> str:
-        """Hash of the pixels; with several tiles, of shape, type, limits and middle tile."""
+        """Hash of the pixels; with several tiles, of shape, type, range and middle tile."""
         if len(self.grid) == 1:
             return image_signature(self.read(self.grid.tile(0, 0)))
         middle = self.grid.tile_at(self.grid.height / 2, self.grid.width / 2)
         known = (self.plane.shape, self.plane.dtype.str, image_signature(self.read(middle)))
-        return xxhash.xxh128_hexdigest(f"{known}{self.limits}".encode())
+        return xxhash.xxh128_hexdigest(f"{known}{self.intensity_range}".encode())
 
     def key(self, model: SamModel, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
         """Return the address of the plane's embedding; that of a single tile is the same."""
-        return embedding_key(model, self.signature, adapter, self.limits)
+        return embedding_key(model, self.signature, adapter, self.intensity_range)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,7 @@ class EmbeddingKey:
     adapter
         Content hash of the adapter, or ``"base"``.
     normalisation
-        Name of the intensity normalisation, with its limits for a tile of a large image.
+        Name of the intensity normalisation, with its range for a tile of a large image.
     image_size
         Side of the square model input, in pixels.
     precision
@@ -108,17 +108,17 @@ def embedding_key(
     model: SamModel,
     pixels: PixelArray | str,
     adapter: str = BASE_ADAPTER,
-    limits: Limits | None = None,
+    intensity_range: Limits | None = None,
 ) -> EmbeddingKey:
     """Return the embedding key of `pixels`, or of their signature, for a model with an adapter.
 
-    `limits` is the intensity range of the whole image if `pixels` are a tile of it.
+    `intensity_range` is the one of the whole image if `pixels` are a tile of it.
     """
     return EmbeddingKey(
         pixels if isinstance(pixels, str) else image_signature(pixels),
         model.weights_hash,
         adapter,
-        NORMALISATION if limits is None else limits.name,
+        NORMALISATION if intensity_range is None else intensity_range.name,
         model.image_size,
         model.precision,
     )

@@ -113,7 +113,7 @@ class Engine:
     store
         Where embeddings are kept beside the latest ones, which are in memory.
     keeps_activations
-        Whether frozen-block activations of planes in one tile are kept and used: the next
+        True to keep and use frozen-block activations of planes in one tile: the next
         adapter's embedding is then faster, and the same.
     """
 
@@ -235,7 +235,7 @@ class Engine:
             except ImageError as error:
                 yield EncodeFailed(image.name, error)
                 return
-            key = embedding_key(self.model, request.pixels, adapter, request.limits)
+            key = embedding_key(self.model, request.pixels, adapter, request.intensity_range)
             known = self._recent.get(key)
             if known is not None:
                 yield Encoded(request.name, known, from_store=True)

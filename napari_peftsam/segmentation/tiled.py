@@ -165,8 +165,10 @@ class _Object:
             prompts = own if not mask.any() else own.with_point(_deepest(mask, self._grid.stride))
             if not _says_where(prompts):
                 continue
-            previous = self._remembered(window, logits, seen)
-            [answer] = self._predictor.decode_many(embedding, [prompts], [previous], keep=_OUTPUTS)
+            remembered = self._remembered(window, logits, seen)
+            [answer] = self._predictor.decode_many(
+                embedding, [prompts], [remembered], keep=_OUTPUTS
+            )
             chosen = _agreeing(answer, mask, seen, trusted=_says_where(own))
             if chosen is not None:
                 mosaic.put(tile, chosen)
@@ -174,9 +176,9 @@ class _Object:
     def _begin(self, tile: Tile, embedding: Embedding) -> None:
         window = lattice(tile.window, self._grid)
         nothing = np.full(window.shape, _NOTHING, np.float32)
-        previous = self._remembered(window, nothing, nothing > 0)
+        remembered = self._remembered(window, nothing, nothing > 0)
         prompts = self._prompts.within(tile.window)
-        [answer] = self._predictor.decode_many(embedding, [prompts], [previous])
+        [answer] = self._predictor.decode_many(embedding, [prompts], [remembered])
         self._scores = answer.scores.cpu().numpy()
         for logits in _of_window(answer, window):
             mosaic = Mosaic(self._grid)

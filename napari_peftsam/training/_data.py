@@ -260,6 +260,6 @@ def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
 
 def _embedding(encoder: PlaneEncoder, index: int) -> Embedding:
     plane = encoder.planes[index]
-    key = embedding_key(encoder.model, plane.source.pixels, limits=plane.source.limits)
+    key = embedding_key(encoder.model, plane.source.pixels, intensity_range=plane.source.limits)
     features = encoder.features(index)[0].float().cpu().numpy()
     return Embedding(key, plane.frame, features)

@@ -227,7 +227,8 @@ class AnnotatedTile:
         kept[inside.slices] = np.where(np.isin(self.labels, [*self.prompts]), self.labels, 0)
         return AnnotatedPlane(
             f"{name} [{self.tile.row}, {self.tile.col}]", image, self.source.read(self.tile), kept,
-            {label: one for label, one in self.prompts.items() if one}, self.source.limits,
+            {label: one for label, one in self.prompts.items() if one},
+            self.source.intensity_range,
         )  # fmt: skip
 
 

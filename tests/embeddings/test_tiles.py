@@ -121,9 +121,9 @@ def test_tiles_are_normalised_as_parts_of_one_image(tiny_model: SamModel) -> Non
     pixels = picture(400, 400)
     pixels[:, 200:] //= 4  # one half is dim: on its own it would be stretched
     image = tiled_image("slide", pixels, tiny_model)
-    whole = normalise(pixels, image.limits)
+    whole = normalise(pixels, image.intensity_range)
     for tile in (image.grid.tile(0, 0), image.grid.tile(2, 6)):
-        part = normalise(image.read(tile), image.limits)
+        part = normalise(image.read(tile), image.intensity_range)
         assert np.array_equal(part, whole[tile.window.slices])
 
 
@@ -187,7 +187,7 @@ def test_planes_without_contrast_are_refused(
     tiny_model: SamModel, pixels: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ImageError, match=rf"slide: .*{message}"):
-        _ = tiled_image("slide", pixels, tiny_model).limits
+        _ = tiled_image("slide", pixels, tiny_model).intensity_range
 
 
 # --- embedding as a stream -----------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_equal_content_has_one_address(tiny_model: SamModel) -> None:
 
     def address(of: TiledImage, at: Tile) -> EmbeddingKey:
         request = of.request(at)
-        return embedding_key(tiny_model, request.pixels, limits=request.limits)
+        return embedding_key(tiny_model, request.pixels, intensity_range=request.intensity_range)
 
     assert address(image, tile) == address(other, tile)
     assert address(image, tile) != address(image, image.grid.tile(1, 2))

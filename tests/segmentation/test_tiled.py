@@ -184,7 +184,7 @@ def test_the_mask_of_tiles_is_that_of_a_tile_around_the_object(bench: Bench) -> 
     r, c, *_ = snapped(bench, 2)
     window = Window(int(r) - 192, int(c) - 192, 384, 384)
     pixels = bench.slide[window.slices]
-    request = EncodeRequest("around", pixels, bench.image.limits)
+    request = EncodeRequest("around", pixels, bench.image.intensity_range)
     [alone] = [e.embedding for e in encode(bench.model, [request]) if isinstance(e, Encoded)]
     box = around(snapped(bench, 2)).box
     assert box is not None

@@ -98,8 +98,8 @@ def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(310, 408)))
     current = large.document.current
     assert current is not None
-    assert current.previous is not None
-    assert current.previous.offset != (0, 0)
+    assert current.mask_prompt is not None
+    assert current.mask_prompt.offset != (0, 0)
     again = predict_pending(large)
     embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
@@ -164,7 +164,7 @@ def test_a_large_plane_is_known_until_it_is_removed(
     labels[90:110, 90:110] = 1
     large.document.do(ImportLabels(plane.image, labels[None] if in_memory else labels))
     (tile,) = large.prepare_training(TrainingConfig(steps=1))().planes
-    assert tile.limits == first.image.limits
+    assert tile.limits == first.image.intensity_range
     assert tile.name.startswith("slides[0] [" if in_memory else "slide [")
     assert len(searches) == 1, "the training has them from the prompts"
     gone = weakref.ref(first.image)
