@@ -20,7 +20,6 @@ from napari_peftsam.embeddings.grid import (
     Tile,
     TiledImage,
     TileGrid,
-    TileRequests,
     tile_grid,
     tiled_image,
 )
@@ -56,7 +55,6 @@ __all__ = [
     "PlaneReady",
     "Tile",
     "TileGrid",
-    "TileRequests",
     "TiledImage",
     "embedding_key",
     "encode",

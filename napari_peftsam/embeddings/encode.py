@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -91,7 +91,7 @@ EncodeEvent = EncodeStarted | EncodeProgress | Encoded | EncodeFailed
 
 def encode(
     model: SamModel,
-    requests: Iterable[EncodeRequest],
+    requests: Sequence[EncodeRequest | Callable[[], EncodeRequest]],
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
     turn: Turn = nullcontext,
@@ -107,7 +107,7 @@ def encode(
     model
         The model, with `adapter` injected.
     requests
-        The images. A sequence is read item by item, so it may load its images lazily.
+        The images, or functions that load them one by one.
     store
         Where embeddings are looked up and kept. If it cannot be written, a warning is
         logged once and the embeddings are yielded all the same.
@@ -126,15 +126,14 @@ def encode(
         Per image an `EncodeStarted`, then `EncodeProgress` events, then one `Encoded`
         or one `EncodeFailed`.
     """
-    pending = requests if isinstance(requests, Sequence) else tuple(requests)
     encoding = _Encoding(model, store, adapter, turn, frozen)
-    for index in range(len(pending)):
+    for index, each in enumerate(requests):
         try:
-            request = pending[index]
+            request = each() if callable(each) else each
         except PeftSamError as error:
-            yield EncodeFailed(f"{index + 1} of {len(pending)}", error)
+            yield EncodeFailed(f"{index + 1} of {len(requests)}", error)
             continue
-        yield EncodeStarted(request.name, index, len(pending))
+        yield EncodeStarted(request.name, index, len(requests))
         try:
             yield from encoding.events(request)
         except PeftSamError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -33,7 +33,6 @@ __all__ = [
     "PlaneReady",
     "Tile",
     "TileGrid",
-    "TileRequests",
     "TiledImage",
     "tile_grid",
     "tiled_image",
@@ -291,6 +290,11 @@ class TiledImage:
         place = f" [{tile.row}, {tile.col}]" if len(self.grid) > 1 else ""
         return EncodeRequest(self.name + place, self.read(tile), self.intensity_range)
 
+    def requests(self, tiles: Sequence[Tile] | None = None) -> list[Callable[[], EncodeRequest]]:
+        """Return what `encode` needs to read and embed tiles one by one; default: all."""
+        tiles = self.grid.ordered() if tiles is None else tiles
+        return [partial(self.request, tile) for tile in tiles]
+
     @cached_property
     def signature(self) -> str:
         """Hash of the pixels; with several tiles, of shape, type, range and middle tile."""
@@ -333,30 +337,6 @@ class PlaneReady:
 
 
 EmbedEvent = EncodeEvent | PlaneReady
-
-
-class TileRequests(Sequence[EncodeRequest]):
-    """Tiles to `encode`, read one by one: memory does not depend on how many there are.
-
-    Parameters
-    ----------
-    image
-        The plane.
-    tiles
-        Its tiles in the order wanted, see `TileGrid.ordered`; default: all, row by row.
-    """
-
-    def __init__(self, image: TiledImage, tiles: Sequence[Tile] | None = None) -> None:
-        self._image = image
-        self.tiles = image.grid.ordered() if tiles is None else tiles
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return TileRequests(self._image, self.tiles[index])
-        return self._image.request(self.tiles[index])
 
 
 def tiled_image(name: str, plane: Plane, model: SamModel) -> TiledImage:

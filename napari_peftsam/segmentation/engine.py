@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -26,7 +26,6 @@ from napari_peftsam.embeddings import (
     PlaneReady,
     Tile,
     TiledImage,
-    TileRequests,
     embedding_key,
     encode,
     tiled_image,
@@ -206,32 +205,28 @@ class Engine:
             yield PlaneReady(name, PlaneEmbedding(image.key(self.model, live.encoder), image))
             count = 0 if visible is None else len(image.grid.tiles_in(visible))
             if 0 < count <= _MOST_VISIBLE:  # from the middle of the view outwards
-                yield from self._embed(image, image.grid.ordered(visible)[:count], live)
+                yield from self.embed_tiles(image, image.grid.ordered(visible)[:count], live)
             return
-        for event in self._embed(image, image.grid.ordered(), live):
+        for event in self.embed_tiles(image, image.grid.ordered(), live):
             if isinstance(event, Encoded):
                 whole = event.embedding
                 yield PlaneReady(name, PlaneEmbedding(whole.key, image, whole))
             yield event
 
     def embed_tiles(
-        self, image: TiledImage, tiles: Sequence[Tile] | None = None
+        self, image: TiledImage, tiles: Sequence[Tile], live: LiveAdapter | None = None
     ) -> Iterator[EncodeEvent]:
-        """Embed tiles of an image (default: all) into the store, in their order.
+        """Embed tiles of an image under an adapter (default: the live one), in their order.
 
-        Stored ones are not computed again, so an interrupted run goes on where it was.
+        Stored ones are not computed again, so an interrupted run goes on where it was. Ends
+        early once another adapter is live.
         """
-        yield from self._embed(image, image.grid.ordered() if tiles is None else tiles, self.live)
-
-    def _embed(
-        self, image: TiledImage, tiles: Sequence[Tile], live: LiveAdapter
-    ) -> Iterator[EncodeEvent]:
-        """Embed with the adapter `live`; end early once it is replaced."""
+        live = live or self.live
         adapter = live.encoder
-        requests: Sequence[EncodeRequest] = TileRequests(image, tiles)
-        if len(requests) == 1:
+        requests: Sequence[EncodeRequest | Callable[[], EncodeRequest]] = image.requests(tiles)
+        if len(tiles) == 1:
             try:
-                requests = [request] = list(requests)  # a tile is read once
+                requests = [request := image.request(tiles[0])]  # a tile is read once
             except ImageError as error:
                 yield EncodeFailed(image.name, error)
                 return
@@ -337,7 +332,7 @@ class Engine:
     ) -> Generator[EncodeEvent, None, Embedding | None]:
         """Embed a tile, or find it."""
         found: Embedding | None = None
-        for event in self._embed(image, [wanted.tile], live):
+        for event in self.embed_tiles(image, [wanted.tile], live):
             if isinstance(event, EncodeFailed):
                 raise event.error
             if isinstance(event, EncodeStarted):

@@ -17,7 +17,6 @@ from napari_peftsam.embeddings import (
     Tile,
     TiledImage,
     TileGrid,
-    TileRequests,
     embedding_key,
     encode,
     tile_grid,
@@ -201,7 +200,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
     image = tiled_image("slide", lazy(tmp_path / "slide.zarr", picture()), tiny_model)
     store = EmbeddingStore(tmp_path / "store")
     done = 0
-    events = encode(tiny_model, TileRequests(image), store)
+    events = encode(tiny_model, image.requests(), store)
     for event in events:
         done += isinstance(event, Encoded)
         if done == 5:
@@ -209,7 +208,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
     events.close()
     again = [
         event.from_store
-        for event in encode(tiny_model, TileRequests(image), store)
+        for event in encode(tiny_model, image.requests(), store)
         if isinstance(event, Encoded)
     ]
     assert again == [True] * 5 + [False] * (len(image.grid) - 5)
@@ -218,7 +217,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
 def test_progress_counts_tiles_and_visible_ones_come_first(tiny_model: SamModel) -> None:
     image = tiled_image("slide", picture(), tiny_model)
     seen = Window(150, 200, 10, 10)
-    requests = TileRequests(image, image.grid.ordered(seen)[:6])
+    requests = image.requests(image.grid.ordered(seen)[:6])
     started = [e for e in encode(tiny_model, requests) if isinstance(e, EncodeStarted)]
     first = image.grid.tile_at(155, 205)
     assert started[0] == EncodeStarted(f"slide [{first.row}, {first.col}]", 0, 6)
@@ -259,7 +258,7 @@ class _HalfBroken(_Broken):
 
 def failures(model: SamModel, image: TiledImage) -> list[EncodeFailed]:
     """Return what failed; all tiles have an end."""
-    events = list(encode(model, TileRequests(image)))
+    events = list(encode(model, image.requests()))
     ends = [e for e in events if isinstance(e, (Encoded, EncodeFailed))]
     assert len(ends) == len(image.grid)
     return [e for e in ends if isinstance(e, EncodeFailed)]
