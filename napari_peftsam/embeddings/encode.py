@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -91,7 +91,7 @@ EncodeEvent = EncodeStarted | EncodeProgress | Encoded | EncodeFailed
 
 def encode(
     model: SamModel,
-    requests: Sequence[EncodeRequest | Callable[[], EncodeRequest]],
+    requests: Iterable[EncodeRequest | Callable[[], EncodeRequest]],
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
     turn: Turn = nullcontext,
@@ -127,13 +127,14 @@ def encode(
         or one `EncodeFailed`.
     """
     encoding = _Encoding(model, store, adapter, turn, frozen)
-    for index, each in enumerate(requests):
+    pending = tuple(requests)
+    for index, each in enumerate(pending):
         try:
             request = each() if callable(each) else each
         except PeftSamError as error:
-            yield EncodeFailed(f"{index + 1} of {len(requests)}", error)
+            yield EncodeFailed(f"{index + 1} of {len(pending)}", error)
             continue
-        yield EncodeStarted(request.name, index, len(requests))
+        yield EncodeStarted(request.name, index, len(pending))
         try:
             yield from encoding.events(request)
         except PeftSamError as error:
