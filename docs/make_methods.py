@@ -11,7 +11,7 @@ from pathlib import Path
 from _tables import filled as filled_page
 from _tables import table
 
-from napari_peftsam.app.methods import MethodOverview, compare_methods
+from napari_peftsam.app.choice import MethodOverview, compare_methods
 from napari_peftsam.models import architecture
 from napari_peftsam.peft import count_parameters, parse_method_config
 from napari_peftsam.training import RECIPES, Recipe

@@ -14,7 +14,7 @@ from typing import Any
 import napari
 from qtpy.QtWidgets import QApplication
 
-from napari_peftsam.app._annotator import annotate_object, choose_labels
+from napari_peftsam.app.demo import annotate_object, choose_labels
 from napari_peftsam.document import AddPoint, PlaneKey
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import Point

@@ -34,7 +34,7 @@ _NAMES = {
     "app.demo": ("run_demo",),
     "app.folders": ("evaluate_folders", "finetune_folders"),
     "app.project_commands": ("evaluate_project", "export_project", "finetune_project"),
-    "app.single": ("export_file", "export_model_file", "segment_file"),
+    "app.exchange": ("export_file", "export_model_file", "segment_file"),
     "app.workspace": ("Workspace",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -19,10 +19,10 @@ from napari_peftsam.errors import PromptError
 __all__ = [
     "BoolArray",
     "Box",
-    "Earlier",
     "FloatArray",
     "Frame",
     "LabelArray",
+    "MaskPrompt",
     "PixelArray",
     "Plane",
     "Point",
@@ -271,8 +271,8 @@ class Frame:
         return inner_height / self.height, inner_width / self.width
 
 
-class Earlier(NamedTuple):
-    """A candidate of an earlier prediction, to be refined.
+class MaskPrompt(NamedTuple):
+    """A candidate of an earlier prediction that the next one refines.
 
     One of `Prediction.logits`, ``(h, w)``, and the `Prediction.logits_offset` they came with.
     """
@@ -332,9 +332,9 @@ class Prediction:
         plane[self.window.slices] = self.masks[choice]
         return plane
 
-    def earlier(self, choice: int) -> Earlier:
+    def mask_prompt(self, choice: int) -> MaskPrompt:
         """Return the mask prompt with which the predictor refines a candidate."""
-        return Earlier(self.logits[choice].copy(), self.logits_offset)
+        return MaskPrompt(self.logits[choice].copy(), self.logits_offset)
 
     def trimmed(self) -> Prediction:
         """Return the same candidates in the smallest part of the plane that holds them all.

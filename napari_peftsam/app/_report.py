@@ -6,7 +6,6 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,24 +19,16 @@ from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
 if TYPE_CHECKING:
     from napari_peftsam.app.demo import DemoReport
 
-__all__ = ["Comparison", "answer", "draw_figure", "write_report"]
+__all__ = ["draw_figure", "segment_from_clicks", "write_report"]
+
+Row = tuple[str, PixelArray, LabelArray, LabelArray, LabelArray]
+"""Name, pixels ``(H, W, 3)``, true labels, and both models' labels of an image."""
 
 _TINT = 0.45
 _TITLES = ("image", "labels by hand", "before", "after")
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """One held-out image ``(H, W, 3)`` with its true labels and both models' answers."""
-
-    name: str
-    pixels: PixelArray
-    truth: LabelArray
-    before: LabelArray
-    after: LabelArray
-
-
-def answer(engine: Engine, pixels: PixelArray, truth: LabelArray) -> LabelArray:
+def segment_from_clicks(engine: Engine, pixels: PixelArray, truth: LabelArray) -> LabelArray:
     """Segment every true object from one click; labels ``(H, W)`` as in `truth`."""
     for event in engine.embed("image", pixels):
         if isinstance(event, EncodeFailed):
@@ -50,7 +41,7 @@ def answer(engine: Engine, pixels: PixelArray, truth: LabelArray) -> LabelArray:
     return np.asarray([0, *numbers], truth.dtype)[found]
 
 
-def draw_figure(rows: Sequence[Comparison]) -> bytes:
+def draw_figure(rows: Sequence[Row]) -> bytes:
     """Return a PNG: per held-out image the image, the truth, and both models' masks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -58,15 +49,15 @@ def draw_figure(rows: Sequence[Comparison]) -> bytes:
     figure = Figure(figsize=(13, 2.8 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
-    for row, line in zip(rows, axes, strict=True):
-        for title, labels, axis in zip(
-            _TITLES, (None, row.truth, row.before, row.after), line, strict=True
-        ):
-            axis.imshow(_painted(row.pixels, labels))
+    for (name, pixels, truth, before, after), line in zip(rows, axes, strict=True):
+        shown = (None, truth, before, after)
+        for title, labels, axis in zip(_TITLES, shown, line, strict=True):
+            axis.imshow(_painted(pixels, labels))
             axis.set_axis_off()
-            answered = labels is not None and labels is not row.truth
-            agreement = f": mean IoU {_mean_iou(row.truth, labels):.2f}" if answered else ""
-            axis.set_title(f"{row.name if labels is None else title}{agreement}", fontsize=9)
+            agreement = ""
+            if labels is not None and labels is not truth:
+                agreement = f": mean IoU {_mean_iou(truth, labels):.2f}"
+            axis.set_title(f"{name if labels is None else title}{agreement}", fontsize=9)
     figure.suptitle(
         "Held-out images; one simulated click per object, all at once: neighbours compete",
         fontsize=10,
@@ -76,9 +67,7 @@ def draw_figure(rows: Sequence[Comparison]) -> bytes:
     return buffer.getvalue()
 
 
-def _mean_iou(truth: LabelArray, labels: LabelArray | None) -> float:
-    if labels is None:
-        return 0.0
+def _mean_iou(truth: LabelArray, labels: LabelArray) -> float:
     numbers = [n for n in np.unique(truth) if n]
     return float(np.mean([Target.from_mask(truth == n).iou(labels == n) for n in numbers]))
 

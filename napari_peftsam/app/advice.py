@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+    from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.document import Document
     from napari_peftsam.models import DownloadProgress
+    from napari_peftsam.segmentation.engine import LiveAdapter
     from napari_peftsam.training import Split
 
 __all__ = [
@@ -74,18 +75,18 @@ class Situation:
     Attributes
     ----------
     embedding
-        Whether the shown plane is embedded: ``loading`` (the model), ``embedding``,
+        State of the shown plane's embedding: ``loading`` (the model), ``embedding``,
         ``ready``, ``stopped``, ``failed`` or ``none``.
     reason
         Why embedding failed.
     progress
         How much is embedded, in words.
     has_image
-        Whether an image is chosen.
+        True if an image is chosen.
     prompts
         Number of pending objects.
     has_mask, is_empty
-        Whether the pending object has a mask, and whether that has no pixel.
+        True if the pending object has a mask, and if that has no pixel.
     tool
         The active prompt tool: ``point``, ``box``, or empty.
     objects
@@ -170,7 +171,7 @@ class TrainingData:
 
     @property
     def is_enough(self) -> bool:
-        """Whether a finetuning can start."""
+        """True if a finetuning can start."""
         return self.objects >= MIN_OBJECTS
 
 
@@ -196,9 +197,9 @@ def why_no_training(
     data
         What there is to train on.
     has_model, model_error
-        Whether a model is loaded, and why the last one was not.
+        True if a model is loaded, and why the last one was not.
     has_options
-        Whether the chosen options are valid.
+        True if the chosen options are valid.
     """
     if not data.is_enough:
         return describe_data(data)
@@ -297,20 +298,20 @@ def iou_text(entry: AdapterEntry, measured: float | None) -> tuple[str, str]:
     return text, "IoU on held-out objects, as last measured"
 
 
-def explain_strength(live: AdapterEntry | None) -> str:
+def explain_strength(live: LiveAdapter | None) -> str:
     """Return what the strength of the live adapter means, or why there is none to choose."""
     if live is None or live.adapter is None:
         return "The base model has no strength to choose"
-    if not live.scalable:
-        return f"{live.method} is not linear in its update and cannot be weakened"
+    if not live.adapter.scalable:
+        return f"{live.adapter.config.method} is not linear in its update and cannot be weakened"
     return "How much of the adapter is used: 100 % as trained, 0 % the base model"
 
 
-def explain_merging(adapters: AdapterTimeline | None) -> str:
+def explain_merging(live: LiveAdapter | None) -> str:
     """Return what merging the live adapter does, or why it cannot be merged."""
-    if adapters is None or adapters.live.mergeable:
+    if live is None or live.adapter is None or live.adapter.mergeable:
         return "Write a plain SAM checkpoint with the live adapter built in, at its strength"
-    return f"{adapters.live.name} cannot be merged into plain weights: save the adapter instead"
+    return f"{live.name} cannot be merged into plain weights: save the adapter instead"
 
 
 def download_text(progress: DownloadProgress | None) -> str:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from napari_peftsam.app.choice import absolute_model
+from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
+from napari_peftsam.app.prompting import PromptController
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
+    Accept,
     AddPoint,
     Discard,
     Document,
@@ -26,7 +30,7 @@ from napari_peftsam.projects import add_image, locate_image, open_document
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
-__all__ = ["App", "ProjectImage"]
+__all__ = ["App", "ProjectImage", "predict_pending"]
 
 Position = tuple[float, float]
 
@@ -199,11 +203,6 @@ class ProjectImage:
             ``(row0, col0, row1, col1)`` around the object.
         plane
             Position along the leading axes of a stack, as ``(z,)``.
-
-        Raises
-        ------
-        PromptError
-            If there is no prompt, or one lies outside the image.
         """
         document, key = self._app.document, PlaneKey(self.id, tuple(plane))
         given = _prompts(points, negatives, box)
@@ -219,7 +218,7 @@ class ProjectImage:
                 document.do(SetBox(key, given.box))
             for point in given.points:
                 document.do(AddPoint(key, point))
-        return self._app.workspace.prompt()
+        return predict_pending(self._app.workspace)
 
     def accept(self, overlap: Overlap = "keep") -> int:
         """Make the pending object's best candidate an object and return its label.
@@ -231,8 +230,9 @@ class ProjectImage:
         """
         if self._pending().mask is None:  # it was prompted before the project was closed
             _need_model(self._app)
-            self._app.workspace.prompt()
-        return self._app.workspace.accept(overlap)
+            predict_pending(self._app.workspace)
+        label: int = self._app.document.do(Accept(overlap))
+        return label
 
     def locate(self, path: str | Path) -> str:
         """Say where the image's file is now; return what differs, nothing if all is well."""
@@ -246,18 +246,50 @@ class ProjectImage:
     def export(self, path: str | Path, format_name: str | None = None) -> Path:
         """Write the labels with their provenance and return what was written.
 
-        Parameters
-        ----------
-        path, format_name
-            As of `napari_peftsam.export.export_labels`.
+        Parameters are as of `napari_peftsam.export.export_labels`.
         """
-        return self._app.workspace.export_labels(self.id, Path(path), format_name)
+        return export_image(self._app.document, self.id, Path(path), format_name)
 
     def _pending(self) -> PendingObject:
         current = self._app.document.current
         if current is None or current.plane.image != self.id:
             raise PromptError(f"nothing is prompted in {self.name}: prompt an object first")
         return current
+
+
+class _Script:
+    """A workspace with a model and without a viewer."""
+
+    loading = error = ""
+    has_model = True
+    plane = visible = None
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.document = workspace, workspace.document
+
+
+def predict_pending(workspace: Workspace) -> Prediction:
+    """Predict the pending object at once, embedding its plane if need be; slow.
+
+    Raises
+    ------
+    ConfigurationError
+        If nothing is prompted or no model is loaded.
+    """
+    document, errors = workspace.document, list[Exception]()
+    if document.current is None:
+        raise ConfigurationError("there is no prompt: add a point or a box first")
+    workspace.engine.live  # noqa: B018  # raises while no model is loaded
+    script = _Script(workspace)
+    controller = PromptController(script, script, InlineRunner())
+    controller.events.failed.connect(errors.append)
+    controller.follow()
+    controller.release()
+    if errors:
+        raise errors[0]
+    candidates = document.current.candidates
+    assert candidates is not None  # nothing is swapped meanwhile in one thread
+    return candidates
 
 
 def _prompts(

@@ -22,18 +22,22 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import PeftSamError, TrainingError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.finetuning import TrainingJob
     from napari_peftsam.training import TrainEvent, TrainingReport
 
-__all__ = ["GO_ON", "PAUSE", "TrainingProcess", "serve"]
+__all__ = ["GO_ON", "LONGEST_PAUSE", "PAUSE", "Pauses", "TrainingProcess", "serve"]
 
 PAUSE, GO_ON = b"p", b"g"
 """Commands to the child: leave the processor to the viewer for a moment, and no longer."""
+LONGEST_PAUSE = 5.0
+"""Seconds after which a pause ends by itself: a forgotten one must not stop the training."""
 
 # The child imports from where the viewer does, and from nowhere else: ``-m`` would put
 # the working directory first, where a user's own `random.py` might lie.
@@ -214,13 +218,45 @@ def _death(status: int, log: IO[bytes]) -> TrainingError:
 # --- in the child -------------------------------------------------------------------
 
 
+class Pauses:
+    """Pauses in which one thread holds up another one.
+
+    Parameters
+    ----------
+    longest
+        Seconds that one pause takes at most; `begin` during a pause starts it anew.
+    """
+
+    def __init__(self, longest: float = LONGEST_PAUSE) -> None:
+        self._longest = longest
+        self._ends = 0.0
+        self._going = threading.Event()
+        self._going.set()
+
+    def begin(self) -> None:
+        """Begin a pause: calls of `wait` block from now on."""
+        self._ends = monotonic() + self._longest
+        self._going.clear()
+
+    def end(self) -> None:
+        """End the pause."""
+        self._going.set()
+
+    def wait(self) -> None:
+        """Return at once or, during a pause, when it has ended."""
+        while not self._going.is_set():
+            if not self._going.wait(max(0.0, self._ends - monotonic())) and (
+                monotonic() >= self._ends
+            ):
+                self._going.set()
+
+
 def serve(commands: BinaryIO, answers: BinaryIO) -> None:
     """Run one job; see the module for what is read and written.
 
     Every answer is a pickled pair: an event, the report or an exception, and whether it is
     the report.
     """
-    from napari_peftsam.app._pauses import Pauses
     from napari_peftsam.app.finetuning import train
 
     job: TrainingJob = pickle.load(commands)
@@ -237,13 +273,11 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        training = train(job, stopping.is_set, pauses.wait)
-        while True:
-            try:
-                _send(answers, next(training))
-            except StopIteration as end:
-                _send(answers, end.value, True)
-                return
+        InlineRunner().start(
+            train(job, stopping.is_set, pauses.wait),
+            on_event=lambda event: _send(answers, event),
+            on_done=lambda report: _send(answers, report, True),
+        )
     except PeftSamError as error:
         _send(answers, error)
     except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is

@@ -1,4 +1,4 @@
-"""The user's choice of model and method."""
+"""The user's choice of model and method, and all methods in comparison."""
 
 from __future__ import annotations
 
@@ -12,18 +12,35 @@ from napari_peftsam.batch.plan import ModelSource
 from napari_peftsam.document import Document
 from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.models import device_memory, find_architecture, find_model
+from napari_peftsam.models import (
+    Architecture,
+    device_memory,
+    find_architecture,
+    find_model,
+    pick_device,
+)
 from napari_peftsam.peft import (
     METHODS,
     CobotLoraConfig,
     MethodConfig,
+    MethodInfo,
+    ParameterCounts,
+    count_parameters,
+    describe_methods,
     load_adapter,
     parse_method_config,
     with_cobot,
 )
 from napari_peftsam.training import RECIPES, Recipe, recipe
 
-__all__ = ["ModelChoice", "absolute_model", "choose_method", "choose_recipe"]
+__all__ = [
+    "MethodOverview",
+    "ModelChoice",
+    "absolute_model",
+    "choose_method",
+    "choose_recipe",
+    "compare_methods",
+]
 
 
 @dataclass(frozen=True)
@@ -42,11 +59,6 @@ class ModelChoice(ModelSource):
         document
             What the workspace is for; default: an empty one. The adapters that it holds for
             the model are there, and without `adapter` its live one is live.
-
-        Raises
-        ------
-        ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
-            See `Workspace.load_model` and `Workspace.load_adapter`.
         """
         workspace = Workspace(document, store)
         workspace.load_model(absolute_model(self.model), self.device, self.precision)
@@ -86,8 +98,6 @@ def choose_method(
     ConfigurationError
         If the method or an option is unknown or out of range, or contradicts `start`, or
         COBOT cannot orchestrate the method.
-    InputFileError, AdapterMismatchError
-        If `start` cannot be read.
     """
     given = dict(options or {})
     before = load_adapter(start).config if start is not None else None
@@ -116,15 +126,117 @@ def choose_method(
 
 
 def choose_recipe(name: str, choice: ModelChoice) -> Recipe:
-    """Return a recipe for a model on its device, see `napari_peftsam.training.recipe`.
-
-    Raises
-    ------
-    ConfigurationError, CheckpointError
-        If there is no such recipe, model or device, or the model cannot be read.
-    """
+    """Return a recipe for a model on its device, see `napari_peftsam.training.recipe`."""
     name = name.strip().lower().replace("_", "-")
     fixed = RECIPES.get(name)
     if fixed is not None:
         return fixed
     return recipe(name, find_architecture(choice.model), device_memory(choice.device))
+
+
+# --- methods in comparison ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodOverview:
+    """A method with its options in effect and its parameters in an architecture.
+
+    Attributes
+    ----------
+    info
+        Its description; its obstacle is that of this computer's device.
+    options
+        Name → value, as JSON has them.
+    counts
+        Numbers of trainable parameters; None if there is a `problem`.
+    problem
+        The reason why it cannot be trained with these options in this architecture, or empty.
+    """
+
+    info: MethodInfo
+    options: Mapping[str, Any]
+    counts: ParameterCounts | None
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a description of JSON values only."""
+        return {
+            "name": self.info.name,
+            "title": self.info.title,
+            "trainable_encoder_parameters": self.counts.encoder if self.counts else None,
+            "trainable_parameters": self.counts.total if self.counts else None,
+            "mergeable": self.info.mergeable,
+            "options": dict(self.options),
+            "description": self.info.description,
+            "changes": self.info.changes,
+            "use_when": self.info.use_when,
+            "unavailable": self.info.obstacle or None,
+            "problem": self.problem or None,
+        }
+
+
+def compare_methods(
+    architecture: Architecture,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    cobot: bool = False,
+) -> tuple[MethodOverview, ...]:
+    """Return one method, or all of them, with the parameters they train in an architecture.
+
+    Parameters
+    ----------
+    architecture
+        Built without its weights.
+    name
+        The only method to return; None for all, in the order of the registry.
+    options
+        As for `choose_method`. Of several methods each takes those that it has; a value
+        that only some of them allow is a `problem` of the others.
+    cobot
+        Orchestrate the method by COBOT; of all methods return those that are.
+
+    Raises
+    ------
+    ConfigurationError
+        If the method is unknown or its options do not fit; without a name, if an option or
+        its value fits no method.
+    """
+    infos = {info.name: info for info in describe_methods(pick_device())}
+    given = dict(options or {})
+    if name is not None:
+        config = choose_method(name, given, cobot=cobot)
+        counts = count_parameters(architecture, config)
+        return (MethodOverview(infos[config.method], _values(config), counts),)
+    listed = {m.cobot for m in METHODS.values()} if cobot else METHODS.keys()
+    entries = [_overview(i, given, architecture) for i in infos.values() if i.name in listed]
+    _check_every_option_fits_some(entries, given)
+    return tuple(entries)
+
+
+def _overview(
+    info: MethodInfo, given: Mapping[str, Any], architecture: Architecture
+) -> MethodOverview:
+    defaults = {option.name: option.default for option in info.options}
+    own = {name: value for name, value in given.items() if name in defaults}
+    try:
+        config = choose_method(info.name, own)
+        return MethodOverview(info, _values(config), count_parameters(architecture, config))
+    except ConfigurationError as error:
+        return MethodOverview(info, defaults | own, None, str(error))
+
+
+def _check_every_option_fits_some(entries: list[MethodOverview], given: Mapping[str, Any]) -> None:
+    known = dict.fromkeys(name for entry in entries for name in entry.options)
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"no method has the option {unknown[0]!r}: there are {', '.join(known)}"
+        )
+    for name in given:
+        concerned = [entry for entry in entries if name in entry.options]
+        if all(entry.problem for entry in concerned):
+            raise ConfigurationError(concerned[0].problem)
+
+
+def _values(config: MethodConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"method"})

@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.app._annotator import Annotated, annotate_object, choose_labels
-from napari_peftsam.app._folders import check_output
-from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
+import numpy as np
+
+from napari_peftsam.app._report import draw_figure, segment_from_clicks, write_report
+from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.finetuning import DocumentRun
+from napari_peftsam.app.exchange import export_image
+from napari_peftsam.app.finetuning import DocumentRun, train
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.app.workspace import Workspace
-from napari_peftsam.document import ImageId, PlaneKey
-from napari_peftsam.errors import ExportError
-from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
+from napari_peftsam.document import (
+    Accept,
+    AddPoint,
+    Discard,
+    Document,
+    ImageId,
+    PaintAtom,
+    PlaneKey,
+    paint,
+)
+from napari_peftsam.errors import ExportError, PromptError
+from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, Target, evaluate
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import atomic_path
+from napari_peftsam.files.outputs import check_output
 from napari_peftsam.peft import CobotLoraConfig, save_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import (
@@ -30,7 +43,7 @@ from napari_peftsam.training import (
     TrainingConfig,
     TrainingReport,
 )
-from napari_peftsam.types import LabelArray, PixelArray
+from napari_peftsam.types import BoolArray, LabelArray, PixelArray
 
 __all__ = [
     "DemoConfig",
@@ -38,6 +51,8 @@ __all__ = [
     "DemoProgress",
     "DemoReport",
     "DemoStage",
+    "annotate_object",
+    "choose_labels",
     "demo",
     "run_demo",
 ]
@@ -46,6 +61,9 @@ Sample = tuple[str, PixelArray, LabelArray]
 
 _ALL_SECONDS = 215.0  # of the four minutes; the rest is for starting and writing
 _SHORTEST, _LONGEST = 15.0, 75.0  # seconds of training
+_GOOD_IOU = 0.8
+_MOST_CLICKS = 4
+_MIN_AREA = 25  # pixels; nobody clicks on less
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ class DemoReport:
     val_iou_before, val_iou_after
         On the annotated objects that the training held out.
     reloaded
-        Whether the trained adapter was better there and is live.
+        True if the trained adapter was better there and is live.
     before, after
         Quality on the held-out images, which were neither annotated nor trained on.
     curve
@@ -129,21 +147,19 @@ class DemoReport:
         return values | {"curve": [list(point) for point in self.curve], "files": list(self.files)}
 
 
-DemoEvent = DemoStage | DemoProgress | TrainEvent | DemoReport
+DemoEvent = DemoStage | DemoProgress | TrainEvent
 
 
 def run_demo(
     config: DemoConfig | None = None, watch: Callable[[DemoEvent], object] = lambda _: None
 ) -> DemoReport:
     """Run `demo`, handing every event to `watch`, and return its report; slow."""
-    for event in demo(config):
-        watch(event)
-        if isinstance(event, DemoReport):
-            return event
-    raise AssertionError("the demo ends with its report")
+    reports: list[DemoReport] = []
+    InlineRunner().start(demo(config), on_event=watch, on_done=reports.append)
+    return reports[0]
 
 
-def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
+def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoReport]:
     """Run the whole loop on the shipped sample images.
 
     A simulated annotator prompts, corrects and accepts objects of the training images;
@@ -153,7 +169,7 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
     Yields
     ------
     DemoEvent
-        Stages and progress, the training's own events, and last the `DemoReport`.
+        Stages and progress, and the training's own events.
 
     Raises
     ------
@@ -173,53 +189,48 @@ def demo(config: DemoConfig | None = None) -> Iterator[DemoEvent]:
 
     yield DemoStage(f"measuring {workspace.engine.model.name} on {len(held_out)} held-out images")
     started = time.perf_counter()
-    before = yield from _measure(workspace, held_out, config)
-    first = [answer(workspace.engine, pixels, labels) for _, pixels, labels in held_out]
+    before, old = yield from _measure(workspace, held_out, config)
     measuring = time.perf_counter() - started
-    yield DemoStage(_figures(before))
-
-    yield DemoStage(f"annotating {len(training)} images")
     made = yield from _annotate(workspace, training, config)
-    clicks = sum(one.clicks for one in made) / len(made)
-    yield DemoStage(
-        f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them"
-    )
-
     seconds = config.seconds or _time_left(time.perf_counter() - began, measuring)
-    yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
-    run = DocumentRun(
-        workspace,
-        TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=config.seed),
-    )
-    yield from run.events(workspace.train(run.prepare()))
-    finished, curve = run.result, tuple((step, iou) for step, _, iou in run.curve)
-    assert finished is not None  # nothing cuts it off
-    yield DemoStage(
-        f"adapter {run.entry.name} is live"
-        if run.entry
-        else "no better state was found: the base stays"
-    )
-
+    run = yield from _finetune(workspace, seconds, config.seed)
     yield DemoStage("measuring the live model on the held-out images again")
-    after = yield from _measure(workspace, held_out, config)
-    yield DemoStage(_figures(after))
-    rows = [
-        Comparison(name, pixels, labels, old, answer(workspace.engine, pixels, labels))
-        for (name, pixels, labels), old in zip(held_out, first, strict=True)
-    ]
+    after, new = yield from _measure(workspace, held_out, config)
+
     yield DemoStage(f"writing to {config.output}")
-    files = _export(workspace, finished, config.output)
+    finished = run.result
+    assert finished is not None  # nothing cuts it off
+    files = _export(workspace.document, finished, config.output)
     report = DemoReport(
-        time.perf_counter() - began, len(made), clicks, sum(one.brushed for one in made),
+        time.perf_counter() - began, len(made), sum(one.clicks for one in made) / len(made),
+        sum(one.brushed for one in made),
         finished.steps, finished.trainable_parameters, finished.iou_before, finished.iou_after,
-        run.entry is not None, before, after, curve,
+        run.entry is not None, before, after, tuple((step, iou) for step, _, iou in run.curve),
         (*files, "figure.png", "report.html", "summary.json"),
     )  # fmt: skip
-    figure = draw_figure(rows)
-    _write(config.output / "figure.png", figure)
-    _write(config.output / "report.html", write_report(report, figure).encode())
-    _write(config.output / "summary.json", json.dumps(report.to_dict(), indent=1).encode())
-    yield report
+    figure = draw_figure(
+        [(*one, *both) for one, both in zip(held_out, zip(old, new, strict=True), strict=True)]
+    )
+    for name, content in (
+        ("figure.png", figure),
+        ("report.html", write_report(report, figure).encode()),
+        ("summary.json", json.dumps(report.to_dict(), indent=1).encode()),
+    ):
+        with atomic_path(config.output / name) as temporary:
+            temporary.write_bytes(content)
+    return report
+
+
+def _finetune(
+    workspace: Workspace, seconds: float, seed: int
+) -> Generator[DemoEvent, None, DocumentRun]:
+    yield DemoStage(f"finetuning LoRA + COBOT on the accepted objects for {seconds:.0f} s")
+    config = TrainingConfig(method=CobotLoraConfig(), seconds=seconds, seed=seed)
+    run = DocumentRun(workspace, config)
+    yield from run.events(train(run.prepare(), model=workspace.engine.bare_copy()))
+    stays = "no better state was found: the base stays"
+    yield DemoStage(f"adapter {run.entry.name} is live" if run.entry else stays)
+    return run
 
 
 def _time_left(elapsed: float, measuring: float) -> float:
@@ -245,27 +256,28 @@ def _read(split: str) -> list[Sample]:
 
 def _measure(
     workspace: Workspace, images: list[Sample], config: DemoConfig
-) -> Generator[DemoProgress, None, EvaluationReport]:
+) -> Generator[DemoEvent, None, tuple[EvaluationReport, list[LabelArray]]]:
+    """Evaluate the live model; return the figures, and its labels of each image."""
     chosen = EvaluationConfig(max_objects=config.held_out_objects, seed=config.seed)
     engine = workspace.engine
-    for event in evaluate(engine.model, images, chosen, adapter=engine.encoder_adapter):
+    for event in evaluate(engine.model, images, chosen, adapter=engine.live.encoder):
         if isinstance(event, EvaluationReport):
-            return event
-        yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
-    raise AssertionError("an evaluation ends with its report")
-
-
-def _figures(report: EvaluationReport) -> str:
-    return (
+            report = event
+        else:
+            yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
+    labels = [segment_from_clicks(engine, pixels, truth) for _, pixels, truth in images]
+    yield DemoStage(
         f"IoU from a box {report.box_iou:.3f}, from a point {report.point_iou:.3f}; "
         f"{report.noc80:.2f} clicks to 80 % IoU ({report.objects} objects)"
     )
+    return report, labels
 
 
 def _annotate(
     workspace: Workspace, images: list[Sample], config: DemoConfig
-) -> Generator[DemoProgress, None, list[Annotated]]:
-    made: list[Annotated] = []
+) -> Generator[DemoEvent, None, list[_Annotated]]:
+    yield DemoStage(f"annotating {len(images)} images")
+    made: list[_Annotated] = []
     for index, (name, _, truth) in enumerate(images):
         labels = choose_labels(truth, config.objects_per_image, config.seed)
         for number, label in enumerate(labels):
@@ -273,20 +285,82 @@ def _annotate(
             yield DemoProgress(share, f"annotating {name}, object {number + 1}")
             one = annotate_object(workspace, PlaneKey(ImageId(name)), truth == label)
             made += [] if one is None else [one]
+    clicks = sum(one.clicks for one in made) / len(made)
+    yield DemoStage(
+        f"accepted {len(made)} objects with {clicks:.1f} clicks each, then brushed them"
+    )
     return made
 
 
-def _export(workspace: Workspace, finished: TrainingReport, output: Path) -> list[str]:
+def _export(document: Document, finished: TrainingReport, output: Path) -> list[str]:
     """Write adapter and labels in all formats; return the names of the files."""
     save_adapter(finished.adapter, output / "adapter.safetensors")
     written = [
-        workspace.export_labels(name, output / "labels" / f"{name}{known.suffixes[0]}", known.name)
-        for name in workspace.document.images
+        export_image(document, name, output / "labels" / f"{name}{known.suffixes[0]}", known.name)
+        for name in document.images
         for known in FORMATS.values()
     ]
     return ["adapter.safetensors", *(str(path.relative_to(output)) for path in written)]
 
 
-def _write(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+# --- the annotator --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """One object of the annotator: its clicks, its IoU when accepted, pixels brushed after."""
+
+    label: int
+    clicks: int
+    iou: float
+    brushed: int
+
+
+def choose_labels(truth: LabelArray, at_most: int, seed: int) -> list[int]:
+    """Return the labels of at most `at_most` objects, drawn at random, ascending."""
+    labels, areas = np.unique(truth[truth > 0], return_counts=True)
+    labels = labels[areas >= _MIN_AREA]
+    order = np.random.default_rng(seed).permutation(labels)
+    return sorted(int(label) for label in order[:at_most])
+
+
+def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> _Annotated | None:
+    """Click until the mask is good or patience ends, accept it, and brush away what is wrong.
+
+    Parameters
+    ----------
+    truth
+        ``(H, W)`` the object that the annotator sees.
+
+    Returns
+    -------
+    _Annotated or None
+        None if other objects cover all of the mask: then nothing is accepted.
+    """
+    target, document = Target.from_mask(truth), workspace.document
+    click, clicks, agreement = target.first_click(), 0, 0.0
+    while True:
+        document.do(AddPoint(plane, click))
+        mask = predict_pending(workspace).whole()
+        clicks, agreement = clicks + 1, target.iou(mask)
+        correction = target.next_click(mask)
+        if agreement >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:
+            break
+        click = correction
+    try:
+        label = document.do(Accept())
+    except PromptError:
+        document.do(Discard())
+        return None
+    return _Annotated(label, clicks, agreement, _brush(workspace, plane, label, truth))
+
+
+def _brush(workspace: Workspace, plane: PlaneKey, label: int, truth: BoolArray) -> int:
+    """Make the object equal to the truth, without painting over others; return the pixels."""
+    labels = workspace.document.labels(plane)
+    strokes = [((labels == 0) & truth, 0, label), ((labels == label) & ~truth, label, 0)]
+    atoms = [PaintAtom(np.nonzero(where), old, new) for where, old, new in strokes if where.any()]
+    action = paint(workspace.document.image(plane.image), atoms)
+    if action is not None:
+        workspace.document.do(action)
+    return int(sum(np.count_nonzero(where) for where, _, _ in strokes))

@@ -1,14 +1,19 @@
-"""Weights and adapters for other programs: plain checkpoints and HF `peft` folders."""
+"""Files in and out: labels of single images, plain checkpoints and HF `peft` folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from napari_peftsam.app._folders import check_not_an_input, check_output
-from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.files import atomic_path
+from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.batch.segment import PromptedImage, SegmentReport
+from napari_peftsam.document import Document, ImageId
+from napari_peftsam.errors import ConfigurationError, LabelError
+from napari_peftsam.export import ExportContext, export_labels, export_target
+from napari_peftsam.files import atomic_path, read_labels
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
@@ -22,8 +27,77 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
+from napari_peftsam.projects import check_not_a_source
 
-__all__ = ["export_adapter_folder", "export_model", "import_adapter_file"]
+__all__ = [
+    "export_adapter_folder",
+    "export_file",
+    "export_image",
+    "export_model",
+    "export_model_file",
+    "import_adapter_file",
+    "segment_file",
+]
+
+
+# --- labels --------------------------------------------------------------------------
+
+
+def segment_file(
+    image: Path, prompts: Path, output: Path, choice: ModelChoice | None = None
+) -> SegmentReport:
+    """Segment the objects of a prompts file in one image and write their labels.
+
+    Parameters
+    ----------
+    image
+        One plane, ``(H, W)`` or ``(H, W, 3)``; a large one is read and segmented in tiles.
+    prompts
+        A JSON file, see `napari_peftsam.batch.prompts_file.read_prompts`; its object ``i``
+        (from 1) gets label ``i``.
+    output
+        The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
+        into which objects are written one by one.
+    """
+    prompted = PromptedImage.open(image, prompts, output)
+    engine = (choice or ModelChoice()).engine()
+    engine.keeps_activations = False  # no other adapter comes
+    return prompted.segment(engine, output)
+
+
+def export_file(labels: Path, output: Path, format_name: str) -> Path:
+    """Write a label file in another format; return what was written.
+
+    Raises
+    ------
+    LabelError
+        If it holds no object.
+    """
+    check_not_an_input(export_target(output, format_name), labels)
+    values = read_labels(labels)
+    if not values.any():
+        raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")
+    context = ExportContext(image_name=labels.name)
+    return export_labels(values, output, format_name, context)
+
+
+def export_image(
+    document: Document, image: ImageId, path: Path, format_name: str | None = None
+) -> Path:
+    """Write the labels of an image with their provenance, see `napari_peftsam.export`.
+
+    A file that an image of the document comes from is never replaced (`ExportError`).
+    """
+    target = path if format_name is None else export_target(path, format_name)
+    check_not_a_source(document, target, document.store.path)
+    annotated = document.image(image)
+    records = tuple(record.to_dict() for record in document.records(image))
+    pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
+    context = ExportContext(image_name=annotated.name, pixels=pixels, records=records)
+    return export_labels(annotated.labels, path, format_name, context)
+
+
+# --- weights and adapters ---------------------------------------------------------------
 
 
 def export_adapter_folder(
@@ -41,12 +115,6 @@ def export_adapter_folder(
         A new folder, or an older export, which is replaced.
     format_name
         One of `EXCHANGE_FORMATS`.
-
-    Raises
-    ------
-    PeftSamError
-        If the model or the adapter cannot be used, the format cannot hold its method, or
-        `output` cannot be written; see `napari_peftsam.peft.export_hf_peft`.
     """
     if format_name not in EXCHANGE_FORMATS:
         raise ConfigurationError(
@@ -81,12 +149,7 @@ def import_adapter_file(
         The model it was trained on. None: an export of this program knows it; else the
         built-in one.
     expected
-        What the user knows of it, see `napari_peftsam.peft.import_adapter`.
-
-    Raises
-    ------
-    PeftSamError
-        If the source or the model cannot be used, or `output` cannot be written.
+        Settings that the user knows, see `napari_peftsam.peft.import_adapter`.
     """
     check_output(output, (".safetensors",))
     check_not_an_input(output, source, *(source.iterdir() if source.is_dir() else ()))
@@ -126,3 +189,11 @@ def export_model(
             cause = error.__context__
             raise cause if isinstance(cause, OSError) else OSError(str(error)) from error
     return path
+
+
+def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
+    """Write a plain SAM checkpoint of a model with an adapter merged in; slow."""
+    check_output(output, (".pth", ".pt"))
+    check_not_an_input(output, Path(model), adapter)
+    trained = load_adapter(adapter)
+    return export_model(build(model), trained, output)

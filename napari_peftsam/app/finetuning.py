@@ -9,11 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.errors import TrainingError
 
 if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.models import SamModel
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
         AnnotatedPlane,
@@ -37,6 +41,7 @@ __all__ = [
     "TrainingJob",
     "finetune_document",
     "finish",
+    "give_way_inside",
     "train",
 ]
 
@@ -61,8 +66,9 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     give_way: Callable[[], object] | None = None,
     team: Team | None = None,
+    model: SamModel | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Build the job's model and finetune it.
+    """Finetune the job's model; slow.
 
     Parameters
     ----------
@@ -72,18 +78,41 @@ def train(
         Called between small steps.
     stop, team
         As of `napari_peftsam.training.finetune`.
+    model
+        A copy of the job's model that nobody else uses; None builds one.
     """
-    from napari_peftsam.app._pauses import give_way_inside
     from napari_peftsam.models import build
     from napari_peftsam.training import finetune
 
-    model = build(job.source, job.device, precision=job.precision)
+    if model is None:
+        model = build(job.source, job.device, precision=job.precision)
     if give_way is not None:
         give_way_inside(model.sam, give_way)
     return (yield from finetune(
         model, job.planes, job.config,
         start=job.start, incumbent=job.incumbent, team=team, stop=stop,
     ))  # fmt: skip
+
+
+def give_way_inside(sam: Sam, give_way: Callable[[], object]) -> None:
+    """Let a network call `give_way` between its parts, forwards and backwards.
+
+    Parts are attention and MLP of each block, in the image encoder and the mask decoder:
+    one step of the training takes seconds for a large model, one part a fraction of that.
+    """
+    from torch import Tensor
+
+    def before(*_: Any) -> None:
+        give_way()
+
+    def after(_module: Any, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(before)
+
+    for name, module in sam.named_modules():
+        if name.endswith((".attn", ".self_attn", ".mlp")):
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
 
 
 # --- the run --------------------------------------------------------------------------
@@ -192,7 +221,7 @@ class DocumentRun(FinetuningRun):
 
     def __init__(self, workspace: Workspace, config: TrainingConfig) -> None:
         self._prepare: Callable[[], TrainingJob] | None = workspace.prepare_training(config)
-        self.before = workspace.adapters.live.name
+        self.before = workspace.live.name
         self.entry: AdapterEntry | None = None
         self._is_dropped = False
         self._workspace, self._basis = workspace, workspace.basis
@@ -264,7 +293,7 @@ class FinetuneReport:
 
     @property
     def improved(self) -> bool:
-        """Whether the best state beats the model the run started from."""
+        """True if the best state beats the model the run started from."""
         return bool(self.adapter) if self.live else self.val_iou_after > self.val_iou_before
 
     def to_dict(self) -> dict[str, Any]:
@@ -300,44 +329,30 @@ def finetune_document(
     output
         Adapter file to write the best state to, None for none.
 
-    Raises
-    ------
-    PeftSamError
-        See `napari_peftsam.training.finetune`. If the training breaks off, its best state
-        until then becomes live if it is better.
+    If the training breaks off, its best state until then becomes live if it is better.
     """
     from napari_peftsam.peft import save_adapter
 
     run, asked = DocumentRun(workspace, config), threading.Event()
-    report = finish(run.events(workspace.train(run.prepare(), asked.is_set)), watch, asked)
+    job, model = run.prepare(), workspace.engine.bare_copy()  # the live model goes on answering
+    report = finish(run.events(train(job, asked.is_set, model=model)), watch, asked)
     if output is not None:  # in the end: it may not be writable
         save_adapter(report.adapter, output)
     adapter = "" if run.entry is None else run.entry.name
-    return FinetuneReport.of(report, output, adapter, workspace.adapters.live.name)
+    return FinetuneReport.of(report, output, adapter, workspace.live.name)
 
 
 def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
     """Run a training to its end and return its report; an error of `watch` breaks it off.
 
-    Parameters
-    ----------
-    events
-        The training.
-    watch
-        Called with every event; True asks for an early end.
-    asked
-        Set to ask for it.
+    `watch` is called with every event. If it returns True, `asked` is set: an early end.
     """
-    try:
-        event = next(events)
-        while True:
-            try:
-                if watch(event):
-                    asked.set()
-            except Exception as error:  # noqa: BLE001  # thrown into the training
-                event = events.throw(error)
-            else:
-                event = next(events)
-    except StopIteration as end:
-        report: TrainingReport = end.value
-        return report
+    reports: list[TrainingReport | None] = []
+    InlineRunner().start(
+        events,
+        on_event=lambda event: asked.set() if watch(event) else None,
+        on_done=reports.append,
+    )
+    [report] = reports
+    assert report is not None  # nothing cuts it off
+    return report

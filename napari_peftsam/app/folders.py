@@ -142,7 +142,7 @@ def evaluate_folders(
     planes = folder_planes(images, labels)
     engine = (choice or ModelChoice()).open().engine
     pairs = [labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
-    for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
+    for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
         watch(event)
         if isinstance(event, EvaluationReport):
             return event

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._folders import (
     check_not_an_input,
     check_output,
@@ -16,6 +15,7 @@ from napari_peftsam.app._folders import (
 )
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
+from napari_peftsam.app.workspace import annotated_planes
 from napari_peftsam.document import Document, DocumentImage, open_project
 from napari_peftsam.errors import (
     ConfigurationError,
@@ -118,9 +118,8 @@ def evaluate_project(
     with _annotated(project, note) as document:
         choice = choice or ModelChoice(document.live.model or "builtin")
         engine = choice.open(document=document).engine
-        planes = annotated_planes(document, engine)
-        pairs = [labelled(part) for plane in planes for part in plane.read()]
-        for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
+        pairs = [labelled(part) for part in annotated_planes(document, engine)()]
+        for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
             watch(event)
             if isinstance(event, EvaluationReport):
                 return event

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.engine import Engine
     from napari_peftsam.types import Prediction, Prompts, Window
 
-__all__ = ["PromptController", "PromptEvents", "PromptState", "ShownPlane", "WorkspaceHolder"]
+__all__ = [
+    "PromptController",
+    "PromptEvents",
+    "PromptState",
+    "ShownPlane",
+    "WorkspaceHolder",
+]
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,12 @@ class PromptState:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the user waits for an embedding or a mask."""
+        """True while the user waits for an embedding or a mask."""
         return self.kind in {"embedding", "predicting", "accepting"}
 
     @property
     def can_be_cancelled(self) -> bool:
-        """Whether `PromptController.cancel` does anything."""
+        """True while there is something for `PromptController.cancel` to stop."""
         return self.kind == "embedding" or (self.is_awaited and self.tiles > 0)
 
     @property
@@ -95,7 +101,7 @@ class WorkspaceHolder(Protocol):
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a model to answer prompts."""
+        """True while a model is loaded."""
 
 
 class ShownPlane(Protocol):
@@ -132,6 +138,7 @@ class PromptController:
         self.events = PromptEvents()
         self.state = PromptState("none")
         self._target: PlaneKey | None = None
+        self._workspace: Workspace | None = None
         self._engine: Engine | None = None
         self._embedding: PlaneEmbedding | None = None
         self._embedder, self._predictor = Slot(runner), Slot(runner)
@@ -181,7 +188,7 @@ class PromptController:
             name = document.image(plane.image).name
             self.events.hint.emit(f"The prompts are in {name}: show that plane to accept them")
             return
-        version = self._version(embedding)
+        version = engine.version(embedding)
         is_shown = pending.made_by == version and pending.mask is not None
         known = (pending.as_new_object(),) if is_shown else ()
         rest = list(queue[len(known) :])
@@ -249,15 +256,18 @@ class PromptController:
 
     def _embed(self, plane: PlaneKey) -> None:
         self._drop(PromptState("embedding"))
-        self._target, self._engine = plane, self._workspace.engine
+        workspace = self._holder.workspace
+        assert workspace is not None, "there is a model"
+        self._target, self._workspace, self._engine = plane, workspace, workspace.engine
         self._start_embedding()
 
     def _start_embedding(self) -> None:
-        plane = self._target
+        plane, workspace = self._target, self._workspace
         assert plane is not None
+        assert workspace is not None
         visible = self._shown.visible if plane == self._shown.plane else None
         self._embedder.start(
-            _without_report(self._workspace.embed(plane, visible)),
+            workspace.embed(plane, visible),
             on_event=self._embedding_event,
             on_done=self._embedding_ended,
             on_error=self._embedding_failed,
@@ -313,7 +323,7 @@ class PromptController:
         is_ours = pending.plane == self._target and revision != self._failed
         if self._predictor.is_busy or self.state.kind == "stopped" or not is_ours:
             return
-        version = self._version(embedding)
+        version = engine.version(embedding)
         if pending.candidates is not None and pending.made_by == version:
             return
         self._asked, self._accepts = revision, ()
@@ -325,7 +335,7 @@ class PromptController:
                 self._answer()  # newer prompts came, or another adapter
 
         work = engine.predict_steps(
-            embedding, pending.prompts, pending.previous_for(version), adapter=version.decoder
+            embedding, pending.prompts, pending.mask_prompt_for(version), adapter=version.decoder
         )
         self._predict("predicting", work, done)
 
@@ -367,25 +377,12 @@ class PromptController:
             self._set(PromptState("ready", 1.0))
             self.events.idled.emit()
 
-    @property
-    def _workspace(self) -> Workspace:
-        workspace = self._holder.workspace
-        assert workspace is not None, "there is a model"
-        return workspace
-
-    def _version(self, embedding: PlaneEmbedding) -> ModelVersion:
-        return self._workspace.model_version(embedding)
-
     def _set(self, state: PromptState) -> None:
         before, self.state = self.state, state
         if state != before:
             self.events.state_changed.emit(state)
         if state.is_awaited != before.is_awaited:
             self.events.awaited_changed.emit(state.is_awaited)
-
-
-def _without_report(events: Any) -> Generator[Any, None, None]:
-    yield from events
 
 
 def _best(prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:

@@ -23,7 +23,7 @@ class Task(Protocol):
 
     @property
     def is_running(self) -> bool:
-        """Whether the work has not ended yet."""
+        """True until the work has ended."""
 
     def cancel(self) -> None:
         """Ask the work to end after its present event; no callback is called afterwards."""
@@ -66,20 +66,31 @@ class InlineRunner:
         on_done: Callable[[R], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> Task:
-        """Run work to its end; without `on_error` its exception is raised here."""
-        task = _InlineTask()
+        """Run work to its end; without `on_error` its exception is raised here.
+
+        An exception of `on_event` is raised in the work, which may yet save what it has.
+        """
+        generator = work() if callable(work) else work
         try:
-            report = task.run(work, on_event)
+            while True:
+                event = next(generator)
+                while on_event is not None:
+                    try:
+                        on_event(event)
+                    except Exception as error:  # noqa: BLE001 - it ends the work
+                        event = generator.throw(error)
+                    else:
+                        break
+        except StopIteration as end:
+            if on_done is not None:
+                on_done(end.value)
         except Exception as error:
             if on_error is None:
                 raise
             on_error(error)
-            return task
         finally:
-            task.is_running = False
-        if on_done is not None and not task.is_cancelled:
-            on_done(report)
-        return task
+            generator.close()
+        return _ENDED
 
 
 class Slot:
@@ -129,23 +140,11 @@ class Slot:
         self.is_busy, self._task = False, None
 
 
-class _InlineTask:
-    def __init__(self) -> None:
-        self.is_running = True
-        self.is_cancelled = False
+class _EndedTask:
+    is_running = False
 
     def cancel(self) -> None:
-        self.is_cancelled = True
+        """Do nothing: there is nothing left to cancel."""
 
-    def run(self, work: Work[E, R], on_event: Callable[[E], object] | None) -> Any:
-        generator = work() if callable(work) else work
-        try:
-            while not self.is_cancelled:
-                event = next(generator)
-                if on_event is not None:
-                    on_event(event)
-        except StopIteration as end:
-            return end.value
-        finally:
-            generator.close()
-        return None
+
+_ENDED = _EndedTask()

@@ -1,54 +1,49 @@
-"""A document with a model: everything a dock or a command does, without Qt."""
+"""A document with a model: the one place that says what is live. No Qt."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app._annotated import annotated_planes
-from napari_peftsam.app._embedded import EmbeddedPlanes
-from napari_peftsam.app._stored import save_live, store_adapter, store_run, stored_adapters
-from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
-from napari_peftsam.app.exchange import export_model
-from napari_peftsam.app.finetuning import TrainingJob
-from napari_peftsam.document import (
-    Accept,
-    Document,
-    ImageId,
-    ModelVersion,
-    Overlap,
-    PlaneKey,
+from napari_peftsam.app.adapters import (
+    AdapterEntry,
+    AdapterList,
+    save_live,
+    store_adapter,
+    store_run,
+    stored_adapters,
 )
+from napari_peftsam.app.finetuning import TrainingJob
+from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     EmbedEvent,
+    Encoded,
     EncodeFailed,
-    PlaneEmbedding,
+    tile_grid,
 )
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.models import SamModel, build, pick_device
-from napari_peftsam.peft import (
-    Adapter,
-    load_adapter,
-    save_adapter,
-)
-from napari_peftsam.projects import check_not_a_source
-from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.peft import load_adapter
+from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
 from napari_peftsam.training import (
+    AnnotatedPlane,
     Incumbent,
-    TrainEvent,
+    TileReader,
     TrainingConfig,
     TrainingReport,
-    finetune,
+    tiles_with_objects,
 )
-from napari_peftsam.types import Earlier, Prediction, Prompts, Window
+from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 
-__all__ = ["Workspace", "WorkspaceEvents"]
+__all__ = ["Workspace", "WorkspaceEvents", "annotated_planes"]
+
+_Prompts = Mapping[int, Prompts]
 
 
 class WorkspaceEvents(SignalGroup):
@@ -79,24 +74,27 @@ class Workspace:
     ) -> None:
         self.document = document or Document()
         self.events = WorkspaceEvents()
-        self.adapters = AdapterTimeline()
-        self._timelines: dict[str, AdapterTimeline] = {}  # by weights: no model loses its own
+        self.adapters = AdapterList()
+        # Adapters of all weights that were loaded, and which was live: no model loses its own.
+        self._known: dict[str, tuple[AdapterList, LiveAdapter]] = {}
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
-        self._planes = EmbeddedPlanes()
+        self._embedded: dict[PlaneKey, tuple[str, str]] = {}  # by which model and adapter last
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
         self.document.events.closing.connect(self._project_closes)
         self.document.events.opened.connect(self._project_opened)
-        self._source = ""
-        # What is live and what the list says is live change together, from any thread.
+        self.source = ""
+        # The engine, its live adapter and the list change together, from any thread.
         self._lock = threading.RLock()
         self._loads = 0
         self._project = object()  # another one for every project that is opened
 
     def _forget(self, image: str) -> None:
         """Let go of what is known of an image that is gone or has other pixels."""
-        self._planes.forget(image)
+        with self._lock:
+            for plane in [plane for plane in self._embedded if plane.image == image]:
+                del self._embedded[plane]
         if self._engine is not None:
             self._engine.forget(image)
 
@@ -111,14 +109,14 @@ class Workspace:
     def _project_opened(self) -> None:
         """Let go of the adapters of another project; `load_model` brings those of this one."""
         with self._lock:
-            self._timelines.clear()
-            self.adapters = AdapterTimeline()
+            self._known.clear()
+            self.adapters = AdapterList()
             if self._engine is None:
                 return
             self._engine.use(None)
             if not self.document.live.model:  # a new project: the model stays
-                self._timelines[self._engine.model.weights_hash] = self.adapters
-                save_live(self.document, self.adapters, self._source)
+                self._known[self._engine.model.weights_hash] = self.adapters, self.live
+                save_live(self.document, self.live, self.source)
         self.events.adapters_changed.emit()
 
     # --- model and adapters ----------------------------------------------------------
@@ -132,8 +130,13 @@ class Workspace:
 
     @property
     def has_model(self) -> bool:
-        """Whether a model is loaded."""
+        """True while a model is loaded."""
         return self._engine is not None
+
+    @property
+    def live(self) -> LiveAdapter:
+        """The adapter that answers prompts now."""
+        return LiveAdapter() if self._engine is None else self._engine.live
 
     def load_model(
         self, source: str | Path = "builtin", device: str = "auto", precision: str = "auto"
@@ -143,12 +146,7 @@ class Workspace:
         Weights that were loaded before come with the adapters they had.
 
         The model that was live stays so if this fails, or if another one was asked for
-        meanwhile.
-
-        Raises
-        ------
-        ConfigurationError, CheckpointError
-            See `napari_peftsam.models.build`.
+        meanwhile. See `napari_peftsam.models.build`.
         """
         with self._lock:
             self._loads += 1
@@ -157,14 +155,17 @@ class Workspace:
         with self._lock:
             if load != self._loads:
                 return model
-            engine = Engine(model, self._store)
-            adapters = self._timelines.get(model.weights_hash)
-            if adapters is None:
-                adapters = stored_adapters(self.document, model.weights_hash, str(source))
-            engine.use(adapters.live.adapter, adapters.strength)
-            self._engine, self._source, self.adapters = engine, str(source), adapters
-            self._timelines[model.weights_hash] = adapters
-            save_live(self.document, adapters, str(source))
+            before = "" if self._engine is None else self._engine.model.weights_hash
+            if before in self._known:
+                self._known[before] = self.adapters, self.live
+            engine, weights = Engine(model, self._store), model.weights_hash
+            adapters, live = self._known.get(weights) or stored_adapters(
+                self.document, weights, str(source)
+            )
+            engine.use(live.adapter, live.strength, live.name)
+            self._engine, self.source, self.adapters = engine, str(source), adapters
+            self._known[weights] = adapters, live
+            save_live(self.document, live, str(source))
         self.events.model_changed.emit()
         self.events.adapters_changed.emit()
         return model
@@ -184,25 +185,7 @@ class Workspace:
         ConfigurationError
             If there is no such adapter, or its method cannot be weakened.
         """
-        entry = self.adapters[name]
-        return self._go_live(entry.adapter, lambda: entry, strength)
-
-    def _go_live(
-        self,
-        adapter: Adapter | None,
-        list_it: Callable[[], AdapterEntry],
-        strength: float = 1.0,
-    ) -> AdapterEntry:
-        """Swap the adapter in and then list it, for it may be refused."""
-        with self._lock:
-            self.engine.use(adapter, strength)
-            entry = self.adapters.set_live(list_it().name, strength)
-            try:
-                store_adapter(self.document, self.engine.model.weights_hash, entry)
-                save_live(self.document, self.adapters, self._source)
-            finally:  # one that cannot be saved is live all the same, and can be exported
-                self.events.adapters_changed.emit()
-        return entry
+        return self._go_live(lambda adapters: adapters[name], strength)
 
     def load_adapter(self, path: Path) -> AdapterEntry:
         """Read an adapter file, add it to the list and make it live.
@@ -213,97 +196,73 @@ class Workspace:
             If the file is missing or damaged, or belongs to another base; nothing changes.
         """
         adapter = load_adapter(path)
-        return self._go_live(adapter, lambda: self.adapters.add_file(path, adapter))
+        measured = adapter.metrics.get("val_iou")
+        iou = None if measured is None else float(measured)
+        return self._go_live(lambda adapters: adapters.add(path.stem, adapter, iou, True))
 
-    def save_adapter(self, name: str, path: Path) -> Path:
-        """Write an adapter of the list to one self-describing file."""
-        entry = self.adapters[name]
-        if entry.adapter is None:
-            raise ConfigurationError("the base model has no adapter to save: finetune it first")
-        save_adapter(entry.adapter, path)
-        return path
-
-    def export_model(self, name: str, path: Path) -> Path:
-        """Write a plain SAM checkpoint with an adapter of the list merged in; slow.
-
-        The live adapter is merged in at the strength it has.
-        """
+    def _go_live(
+        self, list_it: Callable[[AdapterList], AdapterEntry], strength: float = 1.0
+    ) -> AdapterEntry:
+        """Make a listed adapter live; if it is refused, the list stays as it was."""
         with self._lock:
-            strength = self.adapters.strength if name == self.adapters.live.name else 1.0
-            adapter, model = self.adapters[name].adapter, self.engine.bare_copy()
-        return export_model(model, adapter, path, strength)
+            adapters = self.adapters.copy()
+            entry = list_it(adapters)
+            self.engine.use(entry.adapter, strength, entry.name)
+            self.adapters = adapters
+            try:
+                store_adapter(self.document, self.engine.model.weights_hash, entry)
+                save_live(self.document, self.live, self.source)
+            finally:  # one that cannot be saved is live all the same, and can be exported
+                self.events.adapters_changed.emit()
+        return entry
 
-    # --- prompting -------------------------------------------------------------------
+    # --- embedding -------------------------------------------------------------------
 
-    def embedding(self, plane: PlaneKey) -> PlaneEmbedding | None:
-        """Return the embedding of a plane under the live adapter if it is known.
-
-        That of a large plane always is, see `Engine.embedding`.
-        """
-        return self.engine.embedding(self.document.pixels(plane), plane.image)
-
-    def embed(self, plane: PlaneKey, visible: Window | None = None) -> Iterator[EmbedEvent]:
+    def embed(
+        self, plane: PlaneKey, visible: Window | None = None
+    ) -> Generator[EmbedEvent, None, None]:
         """Embed a plane under the live adapter; slow, closeable between encoder blocks.
 
         Of a large plane, the tiles in the window `visible`, see `Engine.embed`. The document
         is read now, the rest happens while iterating, in any thread.
         """
-        return self._planes.embed(self.engine, plane, self.document.image(plane.image), visible)
+        return self._embed(self.engine, [(plane, self.document.image(plane.image))], visible)
 
-    def reload(self, near: PlaneKey) -> Iterator[EmbedEvent]:
-        """Embed what was embedded before the live adapter went live; planes near `near` first.
+    def reload(self, near: PlaneKey) -> Generator[EmbedEvent, None, None]:
+        """Embed what this model embedded under another adapter, planes near `near` first.
 
-        As `embed`; what was embedded is known since the workspace was made.
+        Planes of its image come first, by their distance from it, then those of other images,
+        by their distance from the same place there. Planes of several tiles wait for prompts.
+        A plane that cannot be embedded any more is forgotten. As `embed`, otherwise.
         """
-        return self._planes.reload(self.engine, self.document.images, near)
+        engine, images = self.engine, self.document.images
+        model, adapter = engine.model.weights_hash, engine.live.encoder
+        with self._lock:
+            found = {p: by for p, (m, by) in self._embedded.items() if m == model}
+        nearest = sorted(found, key=lambda plane: _distance(plane, near))
+        if engine.store is None:  # its memory holds no more, beside the shown plane
+            nearest = nearest[: IN_MEMORY - 1]
+        outdated = [p for p in nearest if found[p] != adapter and p.image in images]
+        planes = [(plane, images[plane.image]) for plane in outdated]
+        at_once = [p for p in planes if len(tile_grid(p[1].plane_shape, engine.model)) == 1]
+        return self._embed(engine, at_once)
 
-    def predict(
+    def _embed(
         self,
-        embedding: PlaneEmbedding,
-        prompts: Prompts,
-        previous: Earlier | None = None,
-    ) -> Prediction | None:
-        """Return the candidates of one object; None if another adapter is live by now."""
-        return self.engine.predict(embedding, prompts, previous)
-
-    def prompt(self) -> Prediction:
-        """Answer the pending prompts at once, embedding first if need be; slow.
-
-        What scripts and the command line use; docks do the same in steps.
-        """
-        current = self.document.current
-        if current is None:
-            raise ConfigurationError("there is no prompt: add a point or a box first")
-        embedding = self._embedded(current.plane)
-        version = self.model_version(embedding)
-        previous = current.previous_for(version)
-        prediction = self.predict(embedding, current.prompts, previous)
-        assert prediction is not None  # nothing swaps adapters meanwhile in one thread
-        self.document.set_candidates(prediction, current.revision, version)
-        return prediction
-
-    def model_version(self, embedding: PlaneEmbedding) -> ModelVersion:
-        """Return what answers prompts on this embedding at present, for the record."""
-        key, engine = embedding.key, self.engine
-        weakened = "" if engine.strength == 1 else f"@{engine.strength:g}"
-        name = f"{self.adapters.live.name}{weakened}"
-        return ModelVersion(engine.model.name, name, key.model, key, engine.adapter)
-
-    def _embedded(self, plane: PlaneKey) -> PlaneEmbedding:
-        known = self.embedding(plane)
-        if known is not None:
-            return known
-        for event in self.embed(plane):
-            if isinstance(event, EncodeFailed):
-                raise event.error
-        embedding = self.embedding(plane)
-        assert embedding is not None
-        return embedding
-
-    def accept(self, overlap: Overlap = "keep") -> int:
-        """Accept the shown candidate with model and adapter on record; return its label."""
-        label: int = self.document.do(Accept(overlap))
-        return label
+        engine: Engine,
+        planes: Sequence[tuple[PlaneKey, DocumentImage]],
+        visible: Window | None = None,
+    ) -> Generator[EmbedEvent, None, None]:
+        for plane, image in planes:
+            for event in engine.embed(plane.image, image.plane_pixels(plane), visible):
+                if isinstance(event, Encoded):
+                    key = event.embedding.key
+                    with self._lock:
+                        self._embedded[plane] = key.model, key.adapter
+                elif isinstance(event, EncodeFailed):
+                    with self._lock:
+                        self._embedded.pop(plane, None)
+                yield event
 
     # --- finetuning ------------------------------------------------------------------
 
@@ -319,30 +278,18 @@ class Workspace:
             Gives everything that the run needs, picklable, for another process. It reads
             images, so it is slow; call it in any thread.
         """
-        live, strength = self.adapters.live.adapter, self.adapters.strength
-        source, model = self._source, self.engine.model
-        annotated = tuple(annotated_planes(self.document, self.engine))
+        live, source, model = self.live, self.source, self.engine.model
+        before = live.adapter
+        read = annotated_planes(self.document, self.engine)
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),
-            planes=tuple(part for plane in annotated for part in plane.read()),
+            planes=tuple(read()),
             config=config,
-            start=live if live is not None and live.config == config.method else None,
-            incumbent=None if live is None else Incumbent(live, strength),
+            start=before if before is not None and before.config == config.method else None,
+            incumbent=None if before is None else Incumbent(before, live.strength),
             precision=model.precision,
         )
-
-    def train(
-        self, job: TrainingJob, stop: Callable[[], bool] = lambda: False
-    ) -> Generator[TrainEvent, None, TrainingReport]:
-        """Train in this process, on a copy of the model; slow.
-
-        The live model goes on answering. Hand the report to `promote`.
-        """
-        return finetune(
-            self.engine.bare_copy(), job.planes, job.config,
-            start=job.start, incumbent=job.incumbent, stop=stop,
-        )  # fmt: skip
 
     @property
     def basis(self) -> tuple[Engine | None, object]:
@@ -377,21 +324,51 @@ class Workspace:
                 return None
             if report.improved:
                 iou = report.iou_after
-                entry = self._go_live(adapter, lambda: self.adapters.add_version(adapter, iou))
-            store_run(self.document, report, entry, curve)
+                entry = self._go_live(lambda adapters: adapters.add_version(adapter, iou))
+            store_run(self.document, report, "" if entry is None else entry.name, curve)
         return entry
 
-    # --- export ----------------------------------------------------------------------
 
-    def export_labels(self, image: ImageId, path: Path, format_name: str | None = None) -> Path:
-        """Write the labels of an image with their provenance, see `napari_peftsam.export`.
+def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterator[AnnotatedPlane]]:
+    """Copy labels and prompts of the planes with objects; return a function that reads pixels.
 
-        A file that an image of the document comes from is never replaced (`ExportError`).
-        """
-        target = path if format_name is None else export_target(path, format_name)
-        check_not_a_source(self.document, target, self.document.store.path)
-        annotated = self.document.image(image)
-        records = tuple(record.to_dict() for record in self.document.records(image))
-        pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
-        context = ExportContext(image_name=annotated.name, pixels=pixels, records=records)
-        return export_labels(annotated.labels, path, format_name, context)
+    It yields the planes, or the tiles with objects of a large one, and is slow. Images whose
+    file is not there are left out.
+    """
+    found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
+    for known in document.images:
+        for record in document.records(known):
+            for each in record.planes:
+                found[PlaneKey(known, each.index)].append(record)
+    copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts]] = []
+    for plane in document.planes_with_objects():
+        image = document.image(plane.image)
+        if image.pixels is None:
+            continue
+        records = found[plane]
+        given = {r.label: r.prompts_in(plane.index) for r in records}
+        prompts = {label: each for label, each in given.items() if each}
+        pixels, labels = document.pixels(plane), document.labels(plane)
+        kept: LabelArray | tuple[TileReader, ...] = ()
+        if len(tile_grid(pixels.shape, engine.model)) > 1:
+            places = {r.label: Window.from_slices(*image.region(r.label)[-2:]) for r in records}
+            tiled = engine.tiled(pixels, plane.image)
+            kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
+        else:
+            kept = labels.copy()
+        name = image.name + str(list(plane.index) if plane.index else "")
+        copied.append((name, plane.image, pixels, kept, prompts))
+
+    def read() -> Iterator[AnnotatedPlane]:
+        for name, of, pixels, labels, prompts in copied:
+            if isinstance(labels, tuple):
+                yield from (read_tile(name, of) for read_tile in labels)
+            else:
+                yield AnnotatedPlane(name, of, np.array(pixels), labels, prompts)
+
+    return read
+
+
+def _distance(plane: PlaneKey, near: PlaneKey) -> tuple[bool, int]:
+    steps = sum(abs(a - b) for a, b in zip(plane.index, near.index, strict=False))
+    return plane.image != near.image, steps

@@ -31,7 +31,7 @@ from napari_peftsam.files import atomic_path
 from napari_peftsam.models import find_architecture
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.segmentation.engine import Engine
-from napari_peftsam.types import Earlier, Prompts, Window
+from napari_peftsam.types import MaskPrompt, Prompts, Window
 
 __all__ = ["segment_large_image"]
 
@@ -170,7 +170,7 @@ def _predict_objects(
 ) -> dict[int, tuple[Window, Path]]:
     """Put the logits of objects into a file; return for each label its window and the file."""
     tiled = engine.tiled(image_of_batch(image), image.name)
-    embedding = PlaneEmbedding(tiled.key(engine.model, engine.encoder_adapter), tiled)
+    embedding = PlaneEmbedding(tiled.key(engine.model, engine.live.encoder), tiled)
     path, stride = scratch / f"{objects[0][0]}.npz", tiled.grid.stride
     windows, arrays = {}, {"stride": np.array(stride)}
     for label, prompts in objects:
@@ -179,7 +179,7 @@ def _predict_objects(
         except PeftSamError as error:
             raise type(error)(f"object {label}: {error}") from error
         assert prediction is not None, "nobody swaps adapters here"
-        best = prediction.earlier(0)
+        best = prediction.mask_prompt(0)
         windows[label] = logits_in_pixels(best, stride)[1], path
         arrays[f"logits{label}"], arrays[f"offset{label}"] = best.logits, np.array(best.offset)
     with atomic_path(path) as temporary:
@@ -211,7 +211,7 @@ def _compose_region(
     for label, path in objects:
         with np.load(path) as file:
             row, col = file[f"offset{label}"].tolist()
-            best = Earlier(file[f"logits{label}"], (row, col))
+            best = MaskPrompt(file[f"logits{label}"], (row, col))
             regions.write(label, *logits_in_pixels(best, int(file["stride"])))
     array = zarr.open_array(labels, mode="r+")
     array[region.slices] = values

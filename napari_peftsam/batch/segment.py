@@ -126,7 +126,7 @@ def _segment_in_parts(
     """
     grid = image.grid
     check_zarr_output(output, image.name, grid.window.shape)
-    embedding = PlaneEmbedding(image.key(engine.model, engine.encoder_adapter), image)
+    embedding = PlaneEmbedding(image.key(engine.model, engine.live.encoder), image)
     try:
         folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-")
     except OSError as error:

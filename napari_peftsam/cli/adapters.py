@@ -20,7 +20,7 @@ def export_model(
     as_json: Json = False,
 ) -> None:
     """Write a plain SAM checkpoint with an adapter merged in, for other SAM software."""
-    from napari_peftsam.app.single import export_model_file
+    from napari_peftsam.app.exchange import export_model_file
 
     written = export_model_file(model, adapter, output)
     emit({"output": str(written)}, as_json, str(written))

@@ -76,7 +76,7 @@ def segment(
     or both.
     """
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.single import segment_file
+    from napari_peftsam.app.exchange import segment_file
 
     report = segment_file(image, prompts, output, ModelChoice(**model))
     if report.empty:

@@ -13,7 +13,7 @@ from ._console import Progress, emit, say
 from ._options import METHOD, Json, Values, grouped, method_options
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.methods import MethodOverview
+    from napari_peftsam.app.choice import MethodOverview
     from napari_peftsam.models import DownloadProgress, ModelEntry, Part
 
 __all__ = ["download", "methods", "models"]
@@ -141,7 +141,7 @@ def methods(
     its line. With --cobot alone, the orchestrated methods are shown.
     """
     given = method_options(method)
-    from napari_peftsam.app.methods import compare_methods
+    from napari_peftsam.app.choice import compare_methods
     from napari_peftsam.models import architecture as find_architecture
 
     entries = compare_methods(find_architecture(architecture), *given)

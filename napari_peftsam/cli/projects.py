@@ -87,8 +87,8 @@ def export(
     Those of a project are written with the provenance of the objects; it may be open in a
     viewer.
     """
+    from napari_peftsam.app.exchange import export_file
     from napari_peftsam.app.project_commands import export_project
-    from napari_peftsam.app.single import export_file
     from napari_peftsam.document import is_project
 
     if is_project(labels):

@@ -108,13 +108,13 @@ class State:
         choice = self.choices.get(pending.revision, 0)
         if candidates is None or choice >= len(candidates):
             choice = 0  # of other candidates, of which there were more
-        previous, weights = None, ""
+        mask_prompt, weights = None, ""
         if pending.refines is not None and pending.refines[0] in self.answers:
             refined, by = self.answers[pending.refines[0]]
-            previous, weights = refined.earlier(pending.refines[1]), by.weights
+            mask_prompt, weights = refined.mask_prompt(pending.refines[1]), by.weights
         return PendingObject(
             pending.plane, pending.queue[0], pending.revision,
-            candidates, made_by, choice, previous, weights,
+            candidates, made_by, choice, mask_prompt, weights,
         )  # fmt: skip
 
     def image(self, image: ImageId) -> DocumentImage:

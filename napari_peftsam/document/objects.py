@@ -8,7 +8,7 @@ from typing import Any, Literal, NewType
 
 from napari_peftsam.document.records import ModelVersion
 from napari_peftsam.errors import PromptError
-from napari_peftsam.types import BoolArray, Box, Earlier, Prediction, Prompts, Window
+from napari_peftsam.types import BoolArray, Box, MaskPrompt, Prediction, Prompts, Window
 
 __all__ = [
     "ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "Pending", "PendingObject",
@@ -268,7 +268,7 @@ class PendingObject:
         The model version that predicted the candidates.
     choice
         Index of the shown candidate.
-    previous, weights
+    mask_prompt, weights
         The candidate to refine, None if there is none, and the `ModelVersion.weights` it is of.
     """
 
@@ -278,7 +278,7 @@ class PendingObject:
     candidates: Prediction | None
     made_by: ModelVersion
     choice: int
-    previous: Earlier | None
+    mask_prompt: MaskPrompt | None
     weights: str
 
     @property
@@ -296,9 +296,9 @@ class PendingObject:
         """Predicted IoU of the shown candidate, None while it is awaited."""
         return None if self.candidates is None else float(self.candidates.scores[self.choice])
 
-    def previous_for(self, version: ModelVersion) -> Earlier | None:
-        """Return `previous` if `version` can refine it, i.e. has the weights that gave it."""
-        return self.previous if self.weights == version.weights else None
+    def mask_prompt_for(self, version: ModelVersion) -> MaskPrompt | None:
+        """Return `mask_prompt` if `version` can refine it, i.e. has the weights that gave it."""
+        return self.mask_prompt if self.weights == version.weights else None
 
     def as_new_object(self) -> NewObject:
         """Return the shown candidate as an object to accept; there must be one."""

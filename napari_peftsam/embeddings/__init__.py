@@ -1,12 +1,5 @@
 """Image embeddings: computed as a stream of events, kept on disk by content."""
 
-from napari_peftsam.embeddings._embedding import (
-    BASE_ADAPTER,
-    Embedding,
-    EmbeddingKey,
-    embedding_key,
-    image_signature,
-)
 from napari_peftsam.embeddings._entries import EntryFolder
 from napari_peftsam.embeddings.activations import ActivationCache, FrozenActivations
 from napari_peftsam.embeddings.encode import (
@@ -19,15 +12,26 @@ from napari_peftsam.embeddings.encode import (
     encode,
     encode_one,
 )
-from napari_peftsam.embeddings.grid import MOST_FRAMES, Tile, TileGrid, is_large, tile_grid
-from napari_peftsam.embeddings.store import DEFAULT_STORE_BYTES, EmbeddingStore, room_for
-from napari_peftsam.embeddings.tiled import (
+from napari_peftsam.embeddings.grid import (
+    MOST_FRAMES,
     EmbedEvent,
     PlaneEmbedding,
     PlaneReady,
+    Tile,
     TiledImage,
-    TileRequests,
+    TileGrid,
+    tile_grid,
     tiled_image,
+)
+from napari_peftsam.embeddings.store import (
+    BASE_ADAPTER,
+    DEFAULT_STORE_BYTES,
+    Embedding,
+    EmbeddingKey,
+    EmbeddingStore,
+    embedding_key,
+    image_signature,
+    room_for,
 )
 
 __all__ = [
@@ -51,13 +55,11 @@ __all__ = [
     "PlaneReady",
     "Tile",
     "TileGrid",
-    "TileRequests",
     "TiledImage",
     "embedding_key",
     "encode",
     "encode_one",
     "image_signature",
-    "is_large",
     "room_for",
     "tile_grid",
     "tiled_image",

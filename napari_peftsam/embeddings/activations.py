@@ -6,16 +6,15 @@ import logging
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
 import xxhash
 from torch import Tensor
 
-from napari_peftsam.embeddings._embedding import EmbeddingKey
 from napari_peftsam.embeddings._entries import Entry, EntryFolder
 from napari_peftsam.embeddings._scratch import ScratchFolder
+from napari_peftsam.embeddings.store import EmbeddingKey
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.lru import Recent
@@ -44,9 +43,9 @@ class ActivationCache:
     entries
         Folder for tensors beyond that budget; None drops them.
     write_through
-        Whether everything is written at once, so that it outlives this object.
+        True to write everything at once, so that it outlives this object.
     pinned
-        Whether memory is locked, so that CUDA devices can read it on their own.
+        True to lock memory, so that CUDA devices can read it on their own.
     """
 
     def __init__(
@@ -85,12 +84,7 @@ class ActivationCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

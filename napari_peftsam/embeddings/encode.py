@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from napari_peftsam.embeddings._embedding import (
+from napari_peftsam.embeddings.activations import FrozenActivations
+from napari_peftsam.embeddings.store import (
     BASE_ADAPTER,
     Embedding,
+    EmbeddingStore,
     embedding_key,
 )
-from napari_peftsam.embeddings.activations import FrozenActivations
-from napari_peftsam.embeddings.store import EmbeddingStore
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
 from napari_peftsam.models.memory import is_out_of_memory
@@ -43,12 +43,12 @@ _log = logging.getLogger(__name__)
 class EncodeRequest:
     """One image plane to embed: ``(H, W)`` or ``(H, W, 3)``, and its name for messages.
 
-    `limits` is the intensity range of the whole image if the plane is a tile of it.
+    `intensity_range` is the one of the whole image if the plane is a tile of it.
     """
 
     name: str
     pixels: PixelArray = field(repr=False)
-    limits: Limits | None = None
+    intensity_range: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ EncodeEvent = EncodeStarted | EncodeProgress | Encoded | EncodeFailed
 
 def encode(
     model: SamModel,
-    requests: Iterable[EncodeRequest],
+    requests: Iterable[EncodeRequest | Callable[[], EncodeRequest]],
     store: EmbeddingStore | None = None,
     adapter: str = BASE_ADAPTER,
     turn: Turn = nullcontext,
@@ -107,7 +107,7 @@ def encode(
     model
         The model, with `adapter` injected.
     requests
-        The images. A sequence is read item by item, so it may load its images lazily.
+        The images, or functions that load them one by one.
     store
         Where embeddings are looked up and kept. If it cannot be written, a warning is
         logged once and the embeddings are yielded all the same.
@@ -126,11 +126,11 @@ def encode(
         Per image an `EncodeStarted`, then `EncodeProgress` events, then one `Encoded`
         or one `EncodeFailed`.
     """
-    pending = requests if isinstance(requests, Sequence) else tuple(requests)
     encoding = _Encoding(model, store, adapter, turn, frozen)
-    for index in range(len(pending)):
+    pending = tuple(requests)
+    for index, each in enumerate(pending):
         try:
-            request = pending[index]
+            request = each() if callable(each) else each
         except PeftSamError as error:
             yield EncodeFailed(f"{index + 1} of {len(pending)}", error)
             continue
@@ -179,7 +179,7 @@ class _Encoding:
         name, pixels = request.name, request.pixels
         if np.ndim(pixels) < 2:
             raise ImageError(f"expected an image plane (H, W) or (H, W, 3), got {np.shape(pixels)}")
-        key = embedding_key(self.model, pixels, self.adapter, request.limits)
+        key = embedding_key(self.model, pixels, self.adapter, request.intensity_range)
         stored = None if self.store is None else self.store.get(key)
         if stored is not None:
             yield EncodeProgress(name, 1.0)
@@ -216,7 +216,7 @@ class _Encoding:
         # `with torch.inference_mode()` would leave its consumer in that mode.
         with torch.inference_mode():
             if tokens is None:
-                x = to_model_input(request.pixels, model, request.limits)
+                x = to_model_input(request.pixels, model, request.intensity_range)
             else:
                 x = tokens.to(model.device)
             steps = encode_steps(model.sam, x, first)

@@ -1,19 +1,42 @@
-"""Grids of overlapping tiles of one size; a small plane is a grid of one tile."""
+"""Image planes on grids of overlapping tiles; a small plane is a grid of one tile."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
+from napari_peftsam.embeddings.encode import EncodeEvent, EncodeRequest
+from napari_peftsam.embeddings.store import (
+    BASE_ADAPTER,
+    Embedding,
+    EmbeddingKey,
+    embedding_key,
+    image_signature,
+)
+from napari_peftsam.errors import PeftSamError
 from napari_peftsam.models import Architecture, SamModel
-from napari_peftsam.types import Point, Window
+from napari_peftsam.normalisation import Limits, sampled_limits
+from napari_peftsam.planes import read_plane, unreadable
+from napari_peftsam.types import PixelArray, Plane, Window
 
-__all__ = ["MOST_FRAMES", "Tile", "TileGrid", "is_large", "tile_grid"]
+__all__ = [
+    "MOST_FRAMES",
+    "EmbedEvent",
+    "PlaneEmbedding",
+    "PlaneReady",
+    "Tile",
+    "TileGrid",
+    "TiledImage",
+    "tile_grid",
+    "tiled_image",
+]
 
 MOST_FRAMES = 3
 """A plane whose longer side is above this many model frames is cut into tiles.
@@ -125,11 +148,6 @@ class TileGrid:
         return rows * cols
 
     @property
-    def tile_shape(self) -> tuple[int, int]:
-        """Height and width of every tile in pixels."""
-        return self._rows.size, self._cols.size
-
-    @property
     def window(self) -> Window:
         """The whole plane."""
         return Window(0, 0, self.height, self.width)
@@ -145,10 +163,6 @@ class TileGrid:
     def tile_at(self, row: float, col: float) -> Tile:
         """Return the tile whose core holds a pixel."""
         return self.tile(self._rows.place(row), self._cols.place(col))
-
-    def tile_of(self, point: Point) -> Tile:
-        """Return the tile whose core holds a point."""
-        return self.tile_at(point.row, point.col)
 
     def tiles_in(self, window: Window) -> tuple[Tile, ...]:
         """Return the tiles whose cores a window touches, row by row."""
@@ -220,6 +234,111 @@ def tile_grid(shape: tuple[int, ...], model: SamModel | Architecture) -> TileGri
     return TileGrid(height, width, side, _rounded_up(side // _HALO, stride), stride)
 
 
-def is_large(shape: tuple[int, ...], model: SamModel | Architecture) -> bool:
-    """Return True if a plane ``(H, W[, 3])`` is processed in several tiles."""
-    return len(tile_grid(shape, model)) > 1
+# --- planes on grids ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TiledImage:
+    """An image plane on a grid of tiles; pixels are read when they are asked for.
+
+    Attributes
+    ----------
+    name
+        For messages.
+    plane
+        ``(H, W)`` or ``(H, W, 3)``, e.g. a zarr array; with several tiles read in parts only.
+    grid
+        Its tiles; one if the plane as a whole is scaled to the model's frame.
+    """
+
+    name: str
+    plane: Plane = field(repr=False)
+    grid: TileGrid
+
+    @cached_property
+    def intensity_range(self) -> Limits | None:
+        """Intensity range of the plane, common to its tiles; None if there is only one.
+
+        Found at the first use, from a sample that is spread over the plane.
+
+        Raises
+        ------
+        ImageError
+            If the plane is constant, has no finite value, or cannot be read.
+        """
+        if len(self.grid) == 1:
+            return None
+        try:
+            return sampled_limits(self.plane)
+        except PeftSamError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+        except Exception as error:  # libraries raise all kinds of errors on damaged files
+            raise unreadable(self.name, error) from error
+
+    def read(self, tile: Tile) -> PixelArray:
+        """Return the pixels of a tile; beyond the image's end, its last pixels are repeated."""
+        inside = tile.window & self.grid.window
+        pixels = read_plane(self.plane, self.name, inside.slices)
+        missing = [n - m for n, m in zip(tile.window.shape, inside.shape, strict=True)]
+        if any(missing):
+            rest = [(0, 0)] * (pixels.ndim - 2)
+            pixels = np.pad(pixels, [(0, missing[0]), (0, missing[1]), *rest], mode="edge")
+        return pixels
+
+    def request(self, tile: Tile) -> EncodeRequest:
+        """Return the request with which `encode` embeds a tile."""
+        place = f" [{tile.row}, {tile.col}]" if len(self.grid) > 1 else ""
+        return EncodeRequest(self.name + place, self.read(tile), self.intensity_range)
+
+    def requests(self, tiles: Sequence[Tile] | None = None) -> list[Callable[[], EncodeRequest]]:
+        """Return what `encode` needs to read and embed tiles one by one; default: all."""
+        tiles = self.grid.ordered() if tiles is None else tiles
+        return [partial(self.request, tile) for tile in tiles]
+
+    @cached_property
+    def signature(self) -> str:
+        """Hash of the pixels; with several tiles, of shape, type, range and middle tile."""
+        if len(self.grid) == 1:
+            return image_signature(self.read(self.grid.tile(0, 0)))
+        middle = self.grid.tile_at(self.grid.height / 2, self.grid.width / 2)
+        known = (self.plane.shape, self.plane.dtype.str, image_signature(self.read(middle)))
+        return xxhash.xxh128_hexdigest(f"{known}{self.intensity_range}".encode())
+
+    def key(self, model: SamModel, adapter: str = BASE_ADAPTER) -> EmbeddingKey:
+        """Return the address of the plane's embedding; that of a single tile is the same."""
+        return embedding_key(model, self.signature, adapter, self.intensity_range)
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneEmbedding:
+    """An image plane as the mask decoder sees it, tile by tile.
+
+    Attributes
+    ----------
+    key
+        Address of the plane, its model and adapter; each of several tiles has its own.
+    image
+        The plane and its tiles.
+    whole
+        Embedding of the only tile; None if there are several, which are embedded on demand.
+    """
+
+    key: EmbeddingKey
+    image: TiledImage = field(repr=False)
+    whole: Embedding | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneReady:
+    """A plane can be prompted: its only tile is embedded, or several are on demand."""
+
+    name: str
+    embedding: PlaneEmbedding
+
+
+EmbedEvent = EncodeEvent | PlaneReady
+
+
+def tiled_image(name: str, plane: Plane, model: SamModel) -> TiledImage:
+    """Return a plane on the grid of tiles in which `model` works on it."""
+    return TiledImage(name, plane, tile_grid(plane.shape, model))

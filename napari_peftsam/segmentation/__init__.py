@@ -2,7 +2,7 @@
 
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.segmentation.predictor import Predictor
-from napari_peftsam.segmentation.region_labels import RegionLabels, logits_in_pixels, segment
+from napari_peftsam.segmentation.region_labels import RegionLabels, logits_in_pixels
 from napari_peftsam.segmentation.tiled import (
     MOST_TILES,
     WantedTile,
@@ -20,5 +20,4 @@ __all__ = [
     "logits_in_pixels",
     "predict_in_tiles",
     "predict_many_in_tiles",
-    "segment",
 ]

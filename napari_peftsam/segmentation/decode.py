@@ -9,13 +9,14 @@ from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_peftsam.segmentation._prompt_tokens import (
+from napari_peftsam.segmentation.two_way import (
     box_tokens,
     dense_positions,
+    layer_norm,
     mask_tokens,
     point_tokens,
+    two_way,
 )
-from napari_peftsam.segmentation._two_way import layer_norm, two_way
 
 __all__ = ["PromptTensors", "decode", "decode_outputs"]
 

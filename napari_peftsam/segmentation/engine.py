@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
+from napari_peftsam.document import ModelVersion
 from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     ActivationCache,
@@ -25,7 +26,6 @@ from napari_peftsam.embeddings import (
     PlaneReady,
     Tile,
     TiledImage,
-    TileRequests,
     embedding_key,
     encode,
     tiled_image,
@@ -35,13 +35,13 @@ from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
 from napari_peftsam.planes import plane_identity
-from napari_peftsam.segmentation._turns import Turns
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
-from napari_peftsam.types import Earlier, FloatArray, Plane, Prediction, Prompts, Window
+from napari_peftsam.segmentation.turns import Turns
+from napari_peftsam.types import FloatArray, MaskPrompt, Plane, Prediction, Prompts, Window
 
-__all__ = ["IN_MEMORY", "Engine"]
+__all__ = ["IN_MEMORY", "Engine", "LiveAdapter"]
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
@@ -59,14 +59,31 @@ class _AdapterSwappedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class _Live:
-    """The live adapter and its strength at one moment, as the switch has them."""
+class LiveAdapter:
+    """The adapter that answers prompts at one moment; by default the bare base model.
 
-    adapter: Adapter | None
-    strength: float
+    Attributes
+    ----------
+    name
+        The name it is listed under.
+    adapter
+        None for the base model.
+    strength
+        Factor on its changes, from 0 to 1; 1 for the base model.
+    """
+
+    name: str = BASE_ADAPTER
+    adapter: Adapter | None = None
+    strength: float = 1.0
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
+        """The name, and a strength below 1: ``v1@0.5``."""
+        return self.name if self.strength == 1 else f"{self.name}@{self.strength:g}"
+
+    @property
+    def decoder(self) -> str:
+        """Content hash (``"base"`` without an adapter), and a strength below 1: ``@0.5``."""
         if self.adapter is None or self.strength == 0:
             return BASE_ADAPTER
         digest = self.adapter.digest
@@ -74,8 +91,9 @@ class _Live:
 
     @property
     def encoder(self) -> str:
+        """Address of embeddings: `decoder`, or the base's if the encoder is unchanged."""
         changes = self.adapter is not None and self.adapter.changes_embeddings
-        return self.name if changes else BASE_ADAPTER
+        return self.decoder if changes else BASE_ADAPTER
 
 
 class Engine:
@@ -89,10 +107,12 @@ class Engine:
     ----------
     model
         The network.
+    live
+        The adapter that answers prompts now; `use` changes it.
     store
         Where embeddings are kept beside the latest ones, which are in memory.
     keeps_activations
-        Whether frozen-block activations of planes in one tile are kept and used: the next
+        True to keep and use frozen-block activations of planes in one tile: the next
         adapter's embedding is then faster, and the same.
     """
 
@@ -102,41 +122,31 @@ class Engine:
         self.keeps_activations = True
         self._predictor = Predictor(model)
         self._turns = Turns()
-        self._switch = AdapterSwitch(model)  # used in turns only, others read `_live`
-        self._live = _Live(None, 1.0)
+        self._switch = AdapterSwitch(model)  # used in turns only, others read `live`
+        self.live = LiveAdapter()
         # Adapters are not known yet when most images are embedded: the recommended placements are.
         self._kept = tuple(Placement(p).blocks(model.architecture.depth)[0] for p in _RECOMMENDED)
-        entries = None if store is None else store.entries
-        self._tokens = ActivationCache(_TOKEN_BYTES, entries, write_through=True)
+        self._tokens = ActivationCache(_TOKEN_BYTES, store, write_through=True)
         self._recent: Recent[EmbeddingKey, Embedding] = Recent(IN_MEMORY)
         self._tiled: Recent[Hashable, TiledImage] = Recent(_TILED_IN_MEMORY)
 
     # --- the live adapter ------------------------------------------------------------
 
-    @property
-    def adapter(self) -> str:
-        """Hash of the live adapter (``"base"`` without one), and a strength below 1: ``@0.5``."""
-        return self._live.name
+    def version(self, embedding: PlaneEmbedding) -> ModelVersion:
+        """Return the model version that answers prompts on this embedding now."""
+        key, live = embedding.key, self.live
+        return ModelVersion(self.model.name, live.label, key.model, key, live.decoder)
 
-    @property
-    def strength(self) -> float:
-        """Factor on the live adapter's changes; 1 for the base model."""
-        return self._live.strength
-
-    @property
-    def encoder_adapter(self) -> str:
-        """Address of embeddings: `adapter`, or the base's if the encoder is unchanged."""
-        return self._live.encoder
-
-    def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
+    def use(self, adapter: Adapter | None, strength: float = 1.0, name: str = "") -> None:
         """Make an adapter live (None: the base model), see `napari_peftsam.peft.AdapterSwitch.use`.
 
         If it does not fit, the live one stays. Encodings under way end without a result if
-        the encoder is another now.
+        the encoder is another now. `name` is the one it is listed under.
         """
         with self._turns.urgent():
             self._switch.use(adapter, strength)
-            self._live = _Live(self._switch.live, self._switch.strength)
+            live = LiveAdapter() if adapter is None else LiveAdapter(name, adapter, strength)
+            self.live = live
 
     def bare_copy(self) -> SamModel:
         """Return an independent copy of the base model without adapter, e.g. to train."""
@@ -173,7 +183,7 @@ class Engine:
         Several are embedded when they are needed.
         """
         image = self.tiled(plane, name)
-        key = image.key(self.model, self.encoder_adapter)
+        key = image.key(self.model, self.live.encoder)
         if len(image.grid) > 1:
             return PlaneEmbedding(key, image)
         found = self._recent.get(key)
@@ -190,41 +200,37 @@ class Engine:
         tile; of several at once, and the tiles in the window `visible` are embedded then,
         unless there are many. Ends early when the adapter is swapped before the last step.
         """
-        image, live = self.tiled(plane, name), self._live
+        image, live = self.tiled(plane, name), self.live
         if len(image.grid) > 1:
             yield PlaneReady(name, PlaneEmbedding(image.key(self.model, live.encoder), image))
             count = 0 if visible is None else len(image.grid.tiles_in(visible))
             if 0 < count <= _MOST_VISIBLE:  # from the middle of the view outwards
-                yield from self._embed(image, image.grid.ordered(visible)[:count], live)
+                yield from self.embed_tiles(image, image.grid.ordered(visible)[:count], live)
             return
-        for event in self._embed(image, image.grid.ordered(), live):
+        for event in self.embed_tiles(image, image.grid.ordered(), live):
             if isinstance(event, Encoded):
                 whole = event.embedding
                 yield PlaneReady(name, PlaneEmbedding(whole.key, image, whole))
             yield event
 
     def embed_tiles(
-        self, image: TiledImage, tiles: Sequence[Tile] | None = None
+        self, image: TiledImage, tiles: Sequence[Tile], live: LiveAdapter | None = None
     ) -> Iterator[EncodeEvent]:
-        """Embed tiles of an image (default: all) into the store, in their order.
+        """Embed tiles of an image under an adapter (default: the live one), in their order.
 
-        Stored ones are not computed again, so an interrupted run goes on where it was.
+        Stored ones are not computed again, so an interrupted run goes on where it was. Ends
+        early once another adapter is live.
         """
-        yield from self._embed(image, image.grid.ordered() if tiles is None else tiles, self._live)
-
-    def _embed(
-        self, image: TiledImage, tiles: Sequence[Tile], live: _Live
-    ) -> Iterator[EncodeEvent]:
-        """Embed with the adapter `live`; end early once it is replaced."""
+        live = live or self.live
         adapter = live.encoder
-        requests: Sequence[EncodeRequest] = TileRequests(image, tiles)
-        if len(requests) == 1:
+        requests: Sequence[EncodeRequest | Callable[[], EncodeRequest]] = image.requests(tiles)
+        if len(tiles) == 1:
             try:
-                requests = [request] = list(requests)  # a tile is read once
+                requests = [request := image.request(tiles[0])]  # a tile is read once
             except ImageError as error:
                 yield EncodeFailed(image.name, error)
                 return
-            key = embedding_key(self.model, request.pixels, adapter, request.limits)
+            key = embedding_key(self.model, request.pixels, adapter, request.intensity_range)
             known = self._recent.get(key)
             if known is not None:
                 yield Encoded(request.name, known, from_store=True)
@@ -244,7 +250,7 @@ class Engine:
         finally:
             events.close()  # type: ignore[attr-defined]  # encode is a generator
 
-    def _frozen(self, live: _Live) -> FrozenActivations | None:
+    def _frozen(self, live: LiveAdapter) -> FrozenActivations | None:
         """Return where an encoding with the live adapter may begin, and what it keeps."""
         arch = self.model.architecture
         if not self.keeps_activations or not arch.adaptable:
@@ -258,7 +264,7 @@ class Engine:
     def _turn(self, adapter: str) -> Iterator[None]:
         """Hold the network for one step with this adapter."""
         with self._turns.patient():
-            if self.encoder_adapter != adapter:
+            if self.live.encoder != adapter:
                 raise _AdapterSwappedError
             yield
 
@@ -268,7 +274,7 @@ class Engine:
         self,
         embedding: PlaneEmbedding,
         prompts: Prompts,
-        mask_prompt: Earlier | None = None,
+        mask_prompt: MaskPrompt | None = None,
         *,
         adapter: str | None = None,
     ) -> Generator[EncodeEvent, None, Prediction | None]:
@@ -281,8 +287,8 @@ class Engine:
         Parameters
         ----------
         adapter
-            Live adapter that must answer (as the property has it), which may differ from
-            the embedding's in the mask decoder alone; default: any.
+            Live adapter that must answer (as `LiveAdapter.decoder`), which may differ from the
+            embedding's in the mask decoder alone; default: any.
 
         Raises
         ------
@@ -309,8 +315,8 @@ class Engine:
         found: Embedding | None = None
         while True:
             with self._turns.urgent():  # nothing is yielded within
-                live = self._live
-                if embedding.key.adapter != live.encoder or adapter not in {None, live.name}:
+                live = self.live
+                if embedding.key.adapter != live.encoder or adapter not in {None, live.decoder}:
                     return None
                 try:
                     wanted = next(work) if found is None else work.send(found)
@@ -322,11 +328,11 @@ class Engine:
                 return None
 
     def _tile(
-        self, image: TiledImage, wanted: WantedTile, live: _Live
+        self, image: TiledImage, wanted: WantedTile, live: LiveAdapter
     ) -> Generator[EncodeEvent, None, Embedding | None]:
         """Embed a tile, or find it."""
         found: Embedding | None = None
-        for event in self._embed(image, [wanted.tile], live):
+        for event in self.embed_tiles(image, [wanted.tile], live):
             if isinstance(event, EncodeFailed):
                 raise event.error
             if isinstance(event, EncodeStarted):
@@ -340,18 +346,17 @@ class Engine:
         self,
         embedding: PlaneEmbedding,
         prompts: Prompts,
-        mask_prompt: Earlier | None = None,
+        mask_prompt: MaskPrompt | None = None,
         *,
         adapter: str | None = None,
     ) -> Prediction | None:
         """Run `predict_steps` to its end; slow if tiles must be embedded first."""
-        return _result(self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter))
-
-    def predict_many(
-        self, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, adapter: str | None = None
-    ) -> list[Prediction] | None:
-        """Run `predict_many_steps` to its end."""
-        return _result(self.predict_many_steps(embedding, prompts, adapter=adapter))
+        steps = self.predict_steps(embedding, prompts, mask_prompt, adapter=adapter)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return cast("Prediction | None", done.value)
 
     def best_logits(
         self, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
@@ -368,14 +373,4 @@ class Engine:
         for one in prompts:
             prediction = self.predict(embedding, one)
             assert prediction is not None, "nobody swaps adapters meanwhile"
-            yield logits_in_pixels(prediction.earlier(0), embedding.image.grid.stride)
-
-
-def _result(steps: Generator[Any, None, R]) -> R:
-    """Run a generator to its end and return what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: R = done.value
-            return result
+            yield logits_in_pixels(prediction.mask_prompt(0), embedding.image.grid.stride)

@@ -12,8 +12,8 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation._resize import object_part, to_image_masks
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
+from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
 from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Decoded", "Predictor"]
@@ -114,8 +114,8 @@ class Predictor:
         They cover the part of the image in which any is above 0.
         """
         for one in self.decode_many(embedding, prompts, keep=1):
-            rows, cols, logits = object_part(one.logits[0].cpu(), embedding.frame)
-            yield logits.numpy(), Window.from_slices(rows, cols)
+            logits, window = object_part(one.logits[0].cpu(), embedding.frame)
+            yield logits.numpy(), window
 
     def decode_many(
         self,

@@ -1,18 +1,147 @@
-"""Label images from the logits of objects."""
+"""The decoder's logits as pixels, masks and label images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from napari_peftsam.embeddings import Embedding
-from napari_peftsam.segmentation._resize import enlarged
-from napari_peftsam.segmentation.predictor import Predictor
-from napari_peftsam.types import Earlier, FloatArray, LabelArray, Prompts, Window
+from napari_peftsam.types import BoolArray, FloatArray, Frame, MaskPrompt, Window
 
-__all__ = ["RegionLabels", "logits_in_pixels", "segment"]
+__all__ = [
+    "RegionLabels",
+    "enlarged",
+    "logits_in_pixels",
+    "object_part",
+    "to_image_logits",
+    "to_image_masks",
+]
+
+_MOST = 0.5  # share of the image from which on it is faster to scale all of it
+
+
+def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
+    """Sample low-resolution logits at the centres of the image's pixels, bilinearly.
+
+    One interpolation from ``4 h`` straight to ``H``, instead of one to the model's input
+    size, a crop and another: the same map, without the large intermediate.
+
+    Parameters
+    ----------
+    logits
+        ``(B, K, 4 h, 4 w)`` over the whole square of the frame.
+    frame
+        Placement of the image in it.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, K, H, W)``.
+    """
+    inner = [n * side / frame.size for n, side in zip(frame.inner, logits.shape[-2:], strict=True)]
+    # One more row and column than the image covers, so that the scaled size, which torch
+    # rounds down, is never too small. At the square's edge they are repeated.
+    rows, cols = (math.ceil(n) + 1 for n in inner)
+    covered = functional.pad(logits, (0, 1, 0, 1), mode="replicate")[..., :rows, :cols]
+    scale = (frame.height / inner[0], frame.width / inner[1])
+    resized = functional.interpolate(
+        covered, scale_factor=scale, mode="bilinear", align_corners=False
+    )
+    return resized[..., : frame.height, : frame.width]
+
+
+def to_image_masks(logits: Tensor, frame: Frame) -> BoolArray:
+    """Return masks ``(K, H, W)`` from logits ``(K, 4 h, 4 w)`` on the CPU."""
+    masks = np.zeros((len(logits), frame.height, frame.width), np.bool_)
+    for mask, one in zip(masks, logits, strict=True):
+        values, window = object_part(one, frame)
+        np.greater(values.numpy(), 0, out=mask[window.slices])
+    return masks
+
+
+def object_part(logits: Tensor, frame: Frame) -> tuple[Tensor, Window]:
+    """Sample logits as `to_image_logits`, but only where any of them can be above 0.
+
+    An interpolated value is above 0 only if one of those around it is.
+
+    Parameters
+    ----------
+    logits
+        ``(4 h, 4 w)`` on the CPU, one mask.
+    frame
+        Placement of the image in the square.
+
+    Returns
+    -------
+    logits, window
+        ``(h, w)`` in pixels of the image, and their place.
+    """
+    positive = logits > 0
+    sides = (frame.height, frame.width)
+    steps = [
+        size / side * inner / frame.size
+        for size, side, inner in zip(logits.shape, sides, frame.inner, strict=True)
+    ]
+    extents = [
+        _reached(positive.any(axis), step, side)
+        for axis, step, side in zip((1, 0), steps, sides, strict=True)
+    ]
+    window = Window.from_slices(*(slice(extent.start, extent.stop) for extent in extents))
+    if len(extents[0]) * len(extents[1]) > _MOST * frame.height * frame.width:
+        return to_image_logits(logits[None, None], frame)[0, 0][window.slices], window
+    sampled = _sampled(_sampled(logits, extents[1], steps[1]).t(), extents[0], steps[0]).t()
+    return sampled, window
+
+
+def _reached(positive: Tensor, step: float, side: int) -> range:
+    """Return the pixels of an axis that interpolate any of the logits that are marked."""
+    [marked] = positive.numpy().nonzero()
+    if not len(marked):
+        return range(0)
+    first = max(0, math.floor((marked[0] - 0.5) / step - 0.5))
+    end = min(side, math.ceil((marked[-1] + 1.5) / step - 0.5) + 1)
+    return range(first, max(first, end))  # nothing, if all marked lie where the square is padded
+
+
+def _sampled(logits: Tensor, pixels: range, step: float) -> Tensor:
+    """Interpolate the last axis at some pixels, which lie `step` logits apart."""
+    last = logits.shape[-1] - 1
+    at = (torch.arange(pixels.start, pixels.stop) + 0.5) * step - 0.5
+    at = at.clamp(0, last)
+    low = at.long()
+    values, following = logits[..., low], logits[..., (low + 1).clamp(max=last)]
+    return torch.lerp(values, following, at - low)
+
+
+def enlarged(logits: FloatArray, factor: int) -> tuple[FloatArray, tuple[int, int]]:
+    """Return logits of pixels from logits that lie `factor` pixels apart, and their corner.
+
+    Only the part that holds anything above 0 is enlarged.
+
+    Parameters
+    ----------
+    logits
+        ``(K, h, w)``.
+
+    Returns
+    -------
+    logits
+        ``(K, H, W)``, a part of ``(K, factor h, factor w)`` with all that is above 0.
+    corner
+        Row and column of its first pixel.
+    """
+    inside = np.nonzero((logits > 0).any(axis=0))
+    # One more on each side, for what lies between the last logit of the mask and the next.
+    low = [max(0, int(i.min()) - 1) if len(i) else 0 for i in inside]
+    high = [int(i.max()) + 2 if len(i) else 1 for i in inside]
+    part = torch.from_numpy(logits[:, low[0] : high[0], low[1] : high[1]])[None]
+    large = functional.interpolate(part, scale_factor=factor, mode="bilinear", align_corners=False)
+    pixels: FloatArray = large[0].numpy()
+    return pixels, (low[0] * factor, low[1] * factor)
 
 
 class RegionLabels:
@@ -64,7 +193,7 @@ class RegionLabels:
         return self._areas.get(label, 0)
 
 
-def logits_in_pixels(decoded: Earlier, stride: int) -> tuple[FloatArray, Window]:
+def logits_in_pixels(decoded: MaskPrompt, stride: int) -> tuple[FloatArray, Window]:
     """Return the part ``(h, w)`` of a candidate's logits that is above 0, and where it is.
 
     It may reach over the end of the plane by less than `stride` pixels.
@@ -72,19 +201,3 @@ def logits_in_pixels(decoded: Earlier, stride: int) -> tuple[FloatArray, Window]
     logits, corner = enlarged(decoded.logits[None], stride)
     row, col = (a + b for a, b in zip(decoded.offset, corner, strict=True))
     return logits[0], Window(row, col, *logits.shape[1:])
-
-
-def segment(predictor: Predictor, embedding: Embedding, prompts: Sequence[Prompts]) -> LabelArray:
-    """Segment prompted objects of one tile into a label image, see `RegionLabels`.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(H, W)`` int32; object ``i`` of the list has label ``i + 1``, 0 is background.
-        The label of an object without a pixel stays unused.
-    """
-    labels = np.zeros((embedding.frame.height, embedding.frame.width), np.int32)
-    regions = RegionLabels(labels, np.zeros(labels.shape, np.float32))
-    for label, best in enumerate(predictor.best_parts(embedding, prompts), start=1):
-        regions.write(label, *best)
-    return labels

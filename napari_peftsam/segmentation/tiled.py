@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 from scipy import ndimage
 
 from napari_peftsam.embeddings import Embedding, Tile, TileGrid
 from napari_peftsam.errors import PromptError
-from napari_peftsam.segmentation._mosaic import NOTHING, Mosaic, lattice
-from napari_peftsam.segmentation._resize import enlarged
 from napari_peftsam.segmentation.predictor import Decoded, Predictor
+from napari_peftsam.segmentation.region_labels import enlarged
 from napari_peftsam.types import (
     BoolArray,
     Box,
-    Earlier,
     FloatArray,
+    MaskPrompt,
     Point,
     Prediction,
     Prompts,
     Window,
 )
 
-__all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles", "predict_many_in_tiles"]
+__all__ = [
+    "MOST_TILES",
+    "Mosaic",
+    "WantedTile",
+    "lattice",
+    "predict_in_tiles",
+    "predict_many_in_tiles",
+]
 
 MOST_TILES = 25
 """Most tiles into which one object is followed, or which a box may span."""
 _AGREEMENT = 0.5  # IoU in the overlap from which on a neighbouring tile is believed
 _OUTPUTS = 4
+_NOTHING = -10.0  # logit of what no tile has seen: surely not the object
+_UNSURE = 0.25  # weight below which a tile's word is not the last: the outer half of its halo
+_SPECK = 4  # logits; fewer that reach over a border do not lead into the next tile
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class WantedTile:
 
 
 def predict_in_tiles(
-    predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: Earlier | None = None
+    predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: MaskPrompt | None = None
 ) -> Generator[WantedTile, Embedding, Prediction]:
     """Predict the candidates for one object of an image plane.
 
@@ -132,7 +143,7 @@ class _Object:
     """One object's candidates while its tiles are decoded one after the other."""
 
     def __init__(
-        self, predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: Earlier | None
+        self, predictor: Predictor, grid: TileGrid, prompts: Prompts, mask_prompt: MaskPrompt | None
     ) -> None:
         self._predictor = predictor
         self._grid = grid
@@ -154,18 +165,20 @@ class _Object:
             prompts = own if not mask.any() else own.with_point(_deepest(mask, self._grid.stride))
             if not _says_where(prompts):
                 continue
-            previous = self._remembered(window, logits, seen)
-            [answer] = self._predictor.decode_many(embedding, [prompts], [previous], keep=_OUTPUTS)
+            remembered = self._remembered(window, logits, seen)
+            [answer] = self._predictor.decode_many(
+                embedding, [prompts], [remembered], keep=_OUTPUTS
+            )
             chosen = _agreeing(answer, mask, seen, trusted=_says_where(own))
             if chosen is not None:
                 mosaic.put(tile, chosen)
 
     def _begin(self, tile: Tile, embedding: Embedding) -> None:
         window = lattice(tile.window, self._grid)
-        nothing = np.full(window.shape, NOTHING, np.float32)
-        previous = self._remembered(window, nothing, nothing > 0)
+        nothing = np.full(window.shape, _NOTHING, np.float32)
+        remembered = self._remembered(window, nothing, nothing > 0)
         prompts = self._prompts.within(tile.window)
-        [answer] = self._predictor.decode_many(embedding, [prompts], [previous])
+        [answer] = self._predictor.decode_many(embedding, [prompts], [remembered])
         self._scores = answer.scores.cpu().numpy()
         for logits in _of_window(answer, window):
             mosaic = Mosaic(self._grid)
@@ -218,7 +231,7 @@ class _Object:
 def _squared(logits: FloatArray) -> FloatArray:
     side = max(logits.shape)
     missing = [(0, side - n) for n in logits.shape]
-    return np.pad(logits, missing, constant_values=NOTHING)
+    return np.pad(logits, missing, constant_values=_NOTHING)
 
 
 def _of_window(decoded: Decoded, window: Window) -> FloatArray:
@@ -256,7 +269,7 @@ def _first_tiles(grid: TileGrid, prompts: Prompts) -> Iterable[Tile]:
         return [middle]
     # What reaches into another core by less than half a halo is seen from here as well.
     margin = grid.halo // 2
-    tiles = {grid.tile_of(p): None for p in prompts.points if p.positive}
+    tiles = {grid.tile_at(p.row, p.col): None for p in prompts.points if p.positive}
     if prompts.box is not None:
         rows = _shrunk(prompts.box.row0, prompts.box.row1, margin)
         cols = _shrunk(prompts.box.col0, prompts.box.col1, margin)
@@ -294,3 +307,92 @@ def _deepest(mask: BoolArray, stride: int) -> Point:
     distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, col = np.unravel_index(distance.argmax(), mask.shape)
     return Point((int(row) + 0.5) * stride - 0.5, (int(col) + 0.5) * stride - 0.5)
+
+
+# --- blending -------------------------------------------------------------------------
+
+
+def lattice(window: Window, grid: TileGrid) -> Window:
+    """Convert a window whose corner is on the lattice from pixels to logits."""
+    stride = grid.stride
+    height, width = (-(-n // stride) for n in window.shape)
+    return Window(window.row // stride, window.col // stride, height, width)
+
+
+class Mosaic:
+    """Logits of one object by tile; together they are blended without a seam.
+
+    A tile's weight is 1 inside and falls off linearly over twice the halo, the overlap
+    with its neighbour, towards its edges (but not towards the edges of the image). Weights
+    are divided by their sum: where only one tile has logits, they are used as they are.
+    All windows here are counted in logits.
+    """
+
+    def __init__(self, grid: TileGrid) -> None:
+        self.grid = grid
+        self._pieces: dict[Tile, FloatArray] = {}
+
+    def put(self, tile: Tile, logits: FloatArray) -> None:
+        """Add the logits ``(h, w)`` of a tile's window."""
+        self._pieces[tile] = logits
+
+    @property
+    def window(self) -> Window:
+        """The smallest window that holds all tiles put here (at least one)."""
+        return reduce(or_, (lattice(tile.window, self.grid) for tile in self._pieces))
+
+    def blend(self, window: Window) -> tuple[FloatArray, BoolArray]:
+        """Return the logits ``(h, w)`` in a window, `_NOTHING` where unseen, and what is seen."""
+        total = np.zeros(window.shape, np.float32)
+        weight = np.zeros(window.shape, np.float32)
+        for here, piece, share in self._parts(window):
+            total[here] += piece * share
+            weight[here] += share
+        seen = weight > 0
+        logits = np.full(window.shape, _NOTHING, np.float32)
+        np.divide(total, weight, out=logits, where=seen)
+        return logits, seen
+
+    def next_tiles(self) -> tuple[Tile, ...]:
+        """Return the tiles that the mask goes on into, as it reaches its tiles' outer edges."""
+        window = self.window
+        logits, _ = self.blend(window)
+        sureness = np.zeros(window.shape, np.float32)
+        for here, _, share in self._parts(window):
+            np.maximum(sureness[here], share, out=sureness[here])
+        rows, cols = np.nonzero((logits > 0) & (sureness < _UNSURE) & (sureness > 0))
+        stride = self.grid.stride
+        rows, cols = (rows + window.row) * stride, (cols + window.col) * stride
+        found = self.grid.count_by_tile(rows, cols)
+        return tuple(t for t, n in found.items() if n >= _SPECK and t not in self._pieces)
+
+    def _parts(self, window: Window) -> list[tuple[tuple[slice, slice], FloatArray, FloatArray]]:
+        """Return where each tile lies in a window, its logits and their weights there."""
+        parts = []
+        for tile, logits in self._pieces.items():
+            own = lattice(tile.window, self.grid)
+            both = own & window
+            if both:
+                inner = both.seen_from(own).slices
+                share = _weights(tile, self.grid)[inner]
+                parts.append((both.seen_from(window).slices, logits[inner], share))
+        return parts
+
+
+def _weights(tile: Tile, grid: TileGrid) -> FloatArray:
+    """Return the weight ``(h, w)`` of each of a tile's logits, above 0."""
+    rows, cols = grid.shape
+    height, width = lattice(tile.window, grid).shape
+    overlap = max(1, 2 * grid.halo // grid.stride)
+    down = _ramp(height, overlap, tile.row > 0, tile.row < rows - 1)
+    along = _ramp(width, overlap, tile.col > 0, tile.col < cols - 1)
+    weights: FloatArray = down[:, None] * along
+    return weights
+
+
+def _ramp(length: int, overlap: int, at_start: bool, at_end: bool) -> FloatArray:
+    steps = (np.arange(length, dtype=np.float32) + 0.5) / overlap
+    rise = np.minimum(1, steps) if at_start else np.ones(length, np.float32)
+    fall = np.minimum(1, steps[::-1]) if at_end else np.ones(length, np.float32)
+    ramp: FloatArray = rise * fall
+    return ramp

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from scipy import ndimage
 
-from napari_peftsam.embeddings import Tile, TiledImage, is_large, tiled_image
+from napari_peftsam.embeddings import Tile, TiledImage, tile_grid, tiled_image
 from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
@@ -181,7 +181,7 @@ def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[A
 
 
 def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
-    if not is_large(plane.pixels.shape, model):
+    if len(tile_grid(plane.pixels.shape, model)) == 1:
         yield plane
         return
     image = tiled_image(plane.name, plane.pixels, model)
@@ -237,5 +237,5 @@ def _read_tile(  # noqa: PLR0913, PLR0917  # all but the names are bound at once
     kept[inside.slices] = np.where(np.isin(labels, [*prompts]), labels, 0)
     return AnnotatedPlane(
         f"{name} [{tile.row}, {tile.col}]", image, source.read(tile), kept,
-        {label: one for label, one in prompts.items() if one}, source.limits,
+        {label: one for label, one in prompts.items() if one}, source.intensity_range,
     )  # fmt: skip

@@ -298,7 +298,9 @@ def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
     with torch.inference_mode():
         for index, targets in held_out.items():
             plane = encoder.planes[index]
-            key = embedding_key(encoder.model, plane.source.pixels, limits=plane.source.limits)
+            key = embedding_key(
+                encoder.model, plane.source.pixels, intensity_range=plane.source.limits
+            )
             features = encoder.features(index)[0].float().cpu().numpy()
             embedding = Embedding(key, plane.frame, features)
             found += box_ious(predictor, embedding, targets).tolist()

@@ -107,9 +107,9 @@ class AnnotateDisplay:
     def _show_adapters(self) -> None:
         workspace, box = self._owner.workspace, self.view.adapter
         entries = workspace.adapters.entries if workspace is not None else ()
-        live = workspace.adapters.live.name if workspace is not None else ""
+        live = workspace.live.name if workspace is not None else ""
         names = [entry.name for entry in entries]
-        strength = 1.0 if workspace is None else workspace.adapters.strength
+        strength = 1.0 if workspace is None else workspace.live.strength
         index = names.index(live) if live in names else -1
         titles = []
         for name, entry in zip(names, entries, strict=True):

@@ -130,14 +130,14 @@ class AdaptersDock(Dock):
         workspace = self.viewer_session.workspace
         if workspace is None:
             return
-        name, ending = workspace.adapters.live.name, ".safetensors"
+        name, ending = workspace.live.name, ".safetensors"
         path = self.ask_save(
             self, f"Save {name}", f"{name}{ending}", _ADAPTERS, with_ending(ending)
         )
         if path is not None:
-            full = " (at full strength)" if workspace.adapters.strength < 1 else ""
+            full = " (at full strength)" if workspace.live.strength < 1 else ""
             message = f"Saved {name}{full} to {path}"
-            self._work(lambda: workspace.save_adapter(name, path), message)
+            self._work(lambda: workspace.adapters[name].save(path), message)
 
     def load_file(self) -> None:
         """Ask for an adapter file, add it to the list and use it."""
@@ -151,13 +151,17 @@ class AdaptersDock(Dock):
         workspace = self.viewer_session.workspace
         if workspace is None:
             return
-        name, percent = workspace.adapters.live.name, round(_FULL * workspace.adapters.strength)
+        live = workspace.live
+        name, percent = live.name, round(_FULL * live.strength)
         weakened, suffix = ("", "") if percent == _FULL else (f" at {percent} %", f"-{percent}")
         title, suggestion = f"Save a checkpoint with {name}{weakened}", f"sam-{name}{suffix}.pth"
         path = self.ask_save(self, title, suggestion, _CHECKPOINTS, with_ending(".pth", ".pt"))
         if path is not None:
+            from napari_peftsam.app.exchange import export_model
+
             message = f"Saved {path}, with {name}{weakened}"
-            self._work(lambda: workspace.export_model(name, path), message)
+            copied = workspace.engine.bare_copy
+            self._work(lambda: export_model(copied(), live.adapter, path, live.strength), message)
 
     def _chosen(self, index: int) -> None:
         workspace = self.viewer_session.workspace
@@ -165,12 +169,12 @@ class AdaptersDock(Dock):
             return
         name = list(self._buttons)[index]
         self._show_entries()  # the dot follows when the adapter is live
-        if name != workspace.adapters.live.name:
+        if name != workspace.live.name:
             self._work(lambda: workspace.activate(name))
 
     def _strength_moved(self, value: int) -> None:
         workspace = self.viewer_session.workspace
-        self._weakened = "" if workspace is None else workspace.adapters.live.name
+        self._weakened = "" if workspace is None else workspace.live.name
         self.strength_text.setText(f"{value} %")
         self._settle.start()
 
@@ -178,19 +182,19 @@ class AdaptersDock(Dock):
         """Use the adapter whose slider was moved at that strength, if it still is the live one."""
         workspace, name = self.viewer_session.workspace, self._weakened
         strength = self.strength.value() / _FULL
-        if workspace is None or name != workspace.adapters.live.name:
+        if workspace is None or name != workspace.live.name:
             self._show_strength()
             return
-        if strength == workspace.adapters.strength:
+        if strength == workspace.live.strength:
             return
         self._work(lambda: workspace.activate(name, strength))
 
     def _show_strength(self) -> None:
         workspace = self.viewer_session.workspace
-        live = None if workspace is None else workspace.adapters.live
-        can = self.viewer_session.has_model and live is not None and live.scalable
+        live = None if workspace is None else workspace.live
+        can = live is not None and live.adapter is not None and live.adapter.scalable
         self.strength.setEnabled(can)
-        value = _FULL if workspace is None else round(_FULL * workspace.adapters.strength)
+        value = _FULL if live is None else round(_FULL * live.strength)
         if not self.strength.isSliderDown() and not self._settle.isActive():
             blocked = self.strength.blockSignals(True)
             self.strength.setValue(value)
@@ -215,7 +219,7 @@ class AdaptersDock(Dock):
     def _show_entries(self) -> None:
         workspace = self.viewer_session.workspace
         entries = () if workspace is None else workspace.adapters.entries
-        live = "" if workspace is None else workspace.adapters.live.name
+        live = "" if workspace is None else workspace.live.name
         if [entry.name for entry in entries] != list(self._buttons):
             self._rebuild(entries)
         for row, entry in enumerate(entries):
@@ -228,9 +232,11 @@ class AdaptersDock(Dock):
         self.hint.setVisible(len(entries) < 2)
         self.save.setEnabled(has_model and live != "base")
         self.load.setEnabled(has_model)
-        adapters = None if workspace is None else workspace.adapters
-        self.merge.setEnabled(has_model and adapters is not None and adapters.live.mergeable)
-        self.merge.setToolTip(explain_merging(adapters))
+        now = None if workspace is None else workspace.live
+        self.merge.setEnabled(
+            has_model and now is not None and (now.adapter is None or now.adapter.mergeable)
+        )
+        self.merge.setToolTip(explain_merging(now))
 
     def _rebuild(self, entries: tuple[AdapterEntry, ...]) -> None:
         while (item := self.rows.takeAt(0)) is not None:

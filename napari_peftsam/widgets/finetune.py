@@ -104,7 +104,7 @@ class FinetuneDock(Dock):
         workspace, training = self.viewer_session.workspace, self.training
         if workspace is None or not training.after or training.is_running:
             return
-        shows_after = workspace.adapters.live.name == training.after
+        shows_after = workspace.live.name == training.after
         name = training.before if shows_after else training.after
         run(lambda: workspace.activate(name), group=self.viewer_session.workers)
 
@@ -167,7 +167,7 @@ class FinetuneDock(Dock):
 
     def _show_compare(self) -> None:
         workspace, training = self.viewer_session.workspace, self.training
-        live = "" if workspace is None else workspace.adapters.live.name
+        live = "" if workspace is None else workspace.live.name
         after = "" if training.is_running else training.after
         self.view.show_compare(live, training.before, after)
 

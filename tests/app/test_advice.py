@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from napari_peftsam.app.adapters import AdapterEntry, AdapterTimeline
+from napari_peftsam.app.adapters import AdapterEntry
 from napari_peftsam.app.advice import (
     Outcome,
     Situation,
@@ -26,6 +26,7 @@ from napari_peftsam.app.advice import (
 )
 from napari_peftsam.models import DownloadProgress
 from napari_peftsam.peft import CobotLoraConfig
+from napari_peftsam.segmentation.engine import LiveAdapter
 from napari_peftsam.training import TrainingConfig
 
 # --- the next step -------------------------------------------------------------------------
@@ -202,8 +203,8 @@ def test_values_are_explained_without_the_words_of_pydantic(
 def test_the_base_model_is_neither_weakened_nor_refused_for_merging() -> None:
     base = AdapterEntry("base")
     assert describe_adapter(base) == "the model as it is"
-    assert "no strength" in explain_strength(base) == explain_strength(None)
-    assert explain_merging(AdapterTimeline()).startswith("Write a plain SAM checkpoint")
+    assert "no strength" in explain_strength(LiveAdapter()) == explain_strength(None)
+    assert explain_merging(LiveAdapter()).startswith("Write a plain SAM checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -310,15 +310,15 @@ def test_a_better_version_is_live_and_comes_back_with_the_model(
     report = app.finetune(config=TRAINING)
     assert (report.adapter, report.live, report.steps) == ("v1", "v1", 2)
     assert report.val_iou_after > report.val_iou_before
-    adapter = app.workspace.adapters.live.adapter
+    adapter = app.workspace.live.adapter
     assert adapter is not None
     app.close()
     with ps.App(tmp_path / "cells.peftsam") as app:
         app.load_model(device="cpu")
         assert [e.name for e in app.workspace.adapters.entries] == ["base", "useless", "v1"]
-        live = app.workspace.adapters.live
-        assert (live.name, live.digest) == ("v1", adapter.digest)
-        assert app.workspace.engine.adapter == adapter.digest
+        live = app.workspace.adapters[app.workspace.live.name]
+        assert (live.name, app.workspace.live.decoder) == ("v1", adapter.digest)
+        assert app.workspace.engine.live.decoder == adapter.digest
         app.images["discs"].prompt(points=[(2, 2)])
         assert app.document.current is not None
         assert app.document.current.made_by.adapter == "v1"

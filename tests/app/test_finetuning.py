@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import napari_peftsam as ps
-from napari_peftsam.app.finetuning import DocumentRun
+from napari_peftsam.app.finetuning import DocumentRun, train
 from napari_peftsam.models import build_tiny
 from tests.app._cases import TRAINING
 from tests.training._world import finish, make_plane
@@ -44,7 +44,7 @@ def test_a_result_never_lands_in_what_took_its_place(
 ) -> None:
     workspace, document = annotated.workspace, annotated.document
     run = DocumentRun(workspace, TRAINING)
-    events = run.events(workspace.train(run.prepare()))
+    events = run.events(train(run.prepare()))
     next(events)
     replace(annotated, tmp_path)
     runs, adapters = document.runs, document.adapters
@@ -60,23 +60,23 @@ def test_a_result_never_lands_in_what_took_its_place(
 def test_a_run_that_was_dropped_delivers_nothing(annotated: ps.App) -> None:
     workspace = annotated.workspace
     run = DocumentRun(workspace, TRAINING)
-    events = run.events(workspace.train(run.prepare()))
+    events = run.events(train(run.prepare()))
     next(events)
     run.drop()
     finish(events)
     assert run.entry is None
-    assert workspace.adapters.live.name == "useless"
+    assert workspace.live.name == "useless"
     assert annotated.document.runs == ()
 
 
 def test_a_run_knows_its_way(annotated: ps.App) -> None:
     workspace = annotated.workspace
     run = DocumentRun(workspace, TRAINING)
-    _, report = finish(run.events(workspace.train(run.prepare())))
+    _, report = finish(run.events(train(run.prepare())))
     assert run.result is report
     assert (run.before, run.replaced, run.failure) == ("useless", "", "")
     assert run.entry is not None
-    assert run.entry.name == workspace.adapters.live.name == "v1"
+    assert run.entry.name == workspace.live.name == "v1"
     assert [step for step, _, _ in run.curve] == [0, 1, 2]
 
 

@@ -49,12 +49,12 @@ def check_it_goes_on(project: Path, checkpoint: Path) -> None:
         app.load_model(checkpoint, "cpu")
         document, adapters = app.document, app.workspace.adapters
         assert [e.name for e in adapters.entries[1:]] == [a.name for a in document.adapters]
-        assert adapters.live.name == (document.live.name or "base")
-        assert app.workspace.engine.adapter == adapters.live.digest
+        assert app.workspace.live.name == (document.live.name or "base")
+        assert app.workspace.live.adapter is adapters[app.workspace.live.name].adapter
         image = app.images["discs"]
         image.prompt(points=[(12, 12)])
         assert document.current is not None
-        assert document.current.made_by.adapter == adapters.live.name
+        assert document.current.made_by.adapter == app.workspace.live.name
         image.discard()
         app.document.do(ps.Paint(image.id, np.arange(9), 77))
     with ps.App(project) as app:

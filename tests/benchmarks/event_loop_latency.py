@@ -36,6 +36,7 @@ from napari_peftsam.types import Point
 from napari_peftsam.widgets._runner import start
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.session import session_of
+from tests.workspace._steps import training
 
 _EVENT_MS = 10
 _PROMPT_MS = 500
@@ -220,9 +221,7 @@ def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Meas
             bench.measure("idle", None)
             bench.measure("child, no pauses", lambda: child(polite=False))
             if threads:
-                bench.measure(
-                    "thread", lambda: workspace.train(workspace.prepare_training(config)())
-                )
+                bench.measure("thread", lambda: training(workspace, config))
         viewer.close()
     del bench.found["warm-up"]
     return list(bench.found.values())

@@ -87,7 +87,7 @@ def snapshot(document: Document) -> dict[str, Any]:
             current.prompts,
             current.revision,
             current.choice,
-            None if current.previous is None else current.previous.logits.tobytes(),
+            None if current.mask_prompt is None else current.mask_prompt.logits.tobytes(),
             found and (found.masks.tobytes(), found.scores.tobytes(), found.logits.tobytes()),
         )
     return {

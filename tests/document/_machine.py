@@ -248,7 +248,7 @@ def shown(document: Document) -> tuple[Any, ...]:
     current = document.current
     if current is None:
         return ()
-    found, refined = current.candidates, current.previous
+    found, refined = current.candidates, current.mask_prompt
     return (
         current.plane,
         current.prompts,

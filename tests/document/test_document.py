@@ -420,11 +420,11 @@ def test_a_further_point_refines_the_shown_candidate(document: Document) -> None
     logits = document.current.candidates.logits[1]
     document.do(AddPoint(CELLS, Point(6, 6)))
     assert document.current.candidates is None
-    np.testing.assert_array_equal(document.current.previous.logits, logits)
+    np.testing.assert_array_equal(document.current.mask_prompt.logits, logits)
     document.do(AddPoint(CELLS, Point(7, 7)))  # before the answer: still the last mask seen
-    np.testing.assert_array_equal(document.current.previous.logits, logits)
+    np.testing.assert_array_equal(document.current.mask_prompt.logits, logits)
     document.do(SetPrompts(CELLS, Prompts((Point(1, 1),))))  # a moved point starts afresh
-    assert document.current.previous is None
+    assert document.current.mask_prompt is None
 
 
 def test_an_image_whose_labels_do_not_fit_is_refused_with_a_way_out() -> None:

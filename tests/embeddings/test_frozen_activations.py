@@ -164,7 +164,7 @@ def test_embeddings_and_activations_share_one_budget(tmp_path: Path) -> None:
     store = EmbeddingStore(tmp_path, budget=40_000)
     model = build_tiny()
     rng = np.random.default_rng(0)
-    with ActivationCache(BYTES, store.entries, write_through=True) as cache:
+    with ActivationCache(BYTES, store, write_through=True) as cache:
         for _ in range(12):
             image = EncodeRequest("a", rng.random((20, 30)))
             list(encode(model, [image], store, frozen=FrozenActivations(cache, DEPTH, (2, 3))))

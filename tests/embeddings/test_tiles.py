@@ -17,10 +17,8 @@ from napari_peftsam.embeddings import (
     Tile,
     TiledImage,
     TileGrid,
-    TileRequests,
     embedding_key,
     encode,
-    is_large,
     tile_grid,
     tiled_image,
 )
@@ -58,7 +56,7 @@ def test_cores_cover_the_image_once_and_windows_hold_their_halo(
     assert sum(t.core.height * t.core.width for t in tiles) == height * width
     ends = grid.window
     for tile in tiles:
-        assert tile.window.shape == grid.tile_shape
+        assert tile.window.shape == grid.tile(0, 0).window.shape
         assert tile.window.row % stride == tile.window.col % stride == 0
         assert tile.window & tile.core == tile.core
         for start, stop, low, high, end in zip(
@@ -104,7 +102,7 @@ def test_visible_tiles_come_first_then_the_nearest() -> None:
 def test_only_what_is_above_three_frames_is_cut(
     tiny_model: SamModel, shape: tuple[int, ...], large: bool
 ) -> None:
-    assert is_large(shape, tiny_model) is large
+    assert (len(tile_grid(shape, tiny_model)) > 1) is large
 
 
 def test_tiles_keep_the_resolution_of_the_image(tiny_model: SamModel) -> None:
@@ -122,9 +120,9 @@ def test_tiles_are_normalised_as_parts_of_one_image(tiny_model: SamModel) -> Non
     pixels = picture(400, 400)
     pixels[:, 200:] //= 4  # one half is dim: on its own it would be stretched
     image = tiled_image("slide", pixels, tiny_model)
-    whole = normalise(pixels, image.limits)
+    whole = normalise(pixels, image.intensity_range)
     for tile in (image.grid.tile(0, 0), image.grid.tile(2, 6)):
-        part = normalise(image.read(tile), image.limits)
+        part = normalise(image.read(tile), image.intensity_range)
         assert np.array_equal(part, whole[tile.window.slices])
 
 
@@ -188,7 +186,7 @@ def test_planes_without_contrast_are_refused(
     tiny_model: SamModel, pixels: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ImageError, match=rf"slide: .*{message}"):
-        _ = tiled_image("slide", pixels, tiny_model).limits
+        _ = tiled_image("slide", pixels, tiny_model).intensity_range
 
 
 # --- embedding as a stream -----------------------------------------------------------------
@@ -202,7 +200,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
     image = tiled_image("slide", lazy(tmp_path / "slide.zarr", picture()), tiny_model)
     store = EmbeddingStore(tmp_path / "store")
     done = 0
-    events = encode(tiny_model, TileRequests(image), store)
+    events = encode(tiny_model, image.requests(), store)
     for event in events:
         done += isinstance(event, Encoded)
         if done == 5:
@@ -210,7 +208,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
     events.close()
     again = [
         event.from_store
-        for event in encode(tiny_model, TileRequests(image), store)
+        for event in encode(tiny_model, image.requests(), store)
         if isinstance(event, Encoded)
     ]
     assert again == [True] * 5 + [False] * (len(image.grid) - 5)
@@ -219,7 +217,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tiny_model: SamModel, t
 def test_progress_counts_tiles_and_visible_ones_come_first(tiny_model: SamModel) -> None:
     image = tiled_image("slide", picture(), tiny_model)
     seen = Window(150, 200, 10, 10)
-    requests = TileRequests(image, image.grid.ordered(seen)[:6])
+    requests = image.requests(image.grid.ordered(seen)[:6])
     started = [e for e in encode(tiny_model, requests) if isinstance(e, EncodeStarted)]
     first = image.grid.tile_at(155, 205)
     assert started[0] == EncodeStarted(f"slide [{first.row}, {first.col}]", 0, 6)
@@ -235,7 +233,7 @@ def test_equal_content_has_one_address(tiny_model: SamModel) -> None:
 
     def address(of: TiledImage, at: Tile) -> EmbeddingKey:
         request = of.request(at)
-        return embedding_key(tiny_model, request.pixels, limits=request.limits)
+        return embedding_key(tiny_model, request.pixels, intensity_range=request.intensity_range)
 
     assert address(image, tile) == address(other, tile)
     assert address(image, tile) != address(image, image.grid.tile(1, 2))
@@ -260,7 +258,7 @@ class _HalfBroken(_Broken):
 
 def failures(model: SamModel, image: TiledImage) -> list[EncodeFailed]:
     """Return what failed; all tiles have an end."""
-    events = list(encode(model, TileRequests(image)))
+    events = list(encode(model, image.requests()))
     ends = [e for e in events if isinstance(e, (Encoded, EncodeFailed))]
     assert len(ends) == len(image.grid)
     return [e for e in ends if isinstance(e, EncodeFailed)]

@@ -17,7 +17,7 @@ import tifffile
 import torch
 from torch import Tensor
 
-from napari_peftsam.app.single import export_model_file
+from napari_peftsam.app.exchange import export_model_file
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import (
     ModelEntry,

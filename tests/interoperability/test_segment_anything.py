@@ -8,7 +8,7 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
-from napari_peftsam.app.single import export_model_file
+from napari_peftsam.app.exchange import export_model_file
 from napari_peftsam.models import build, to_model_input
 from napari_peftsam.peft import MethodConfig
 from tests.interoperability._cases import (

@@ -22,8 +22,8 @@ from napari_peftsam.errors import ConfigurationError, TrainingError
 from napari_peftsam.models import build, build_random, checkpoint_state
 from napari_peftsam.pretraining import PretrainingConfig, pretrain
 from napari_peftsam.pretraining.data import CropStream
-from napari_peftsam.segmentation._two_way import two_way
 from napari_peftsam.segmentation.decode import PromptTensors, decode
+from napari_peftsam.segmentation.two_way import two_way
 from tests.training._world import make_plane
 
 # torch thinks little of more workers than cores.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
@@ -12,8 +13,8 @@ from torch.nn import functional
 from napari_peftsam.embeddings import Embedding, encode_one
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import build_tiny
-from napari_peftsam.segmentation import Predictor, PromptTensors, decode, segment
-from napari_peftsam.segmentation._resize import object_part, to_image_logits, to_image_masks
+from napari_peftsam.segmentation import Predictor, PromptTensors, RegionLabels, decode
+from napari_peftsam.segmentation.region_labels import object_part, to_image_logits, to_image_masks
 from napari_peftsam.types import Box, Frame, Point, Prediction, Prompts
 
 MODEL = build_tiny()
@@ -225,11 +226,22 @@ def test_only_the_part_that_holds_the_mask_is_scaled(
     [mask] = to_image_masks(logits[None], frame)
     sure = (expected.abs() > 1e-4).numpy()
     np.testing.assert_array_equal(mask[sure], (expected > 0).numpy()[sure])
-    rows, cols, values = object_part(logits, frame)
-    torch.testing.assert_close(values, expected[rows, cols], rtol=1e-5, atol=1e-4)
+    values, window = object_part(logits, frame)
+    torch.testing.assert_close(values, expected[window.slices], rtol=1e-5, atol=1e-4)
 
 
-def test_segment_gives_each_pixel_to_the_highest_logit(
+def segment(
+    predictor: Predictor, embedding: Embedding, prompts: list[Prompts]
+) -> npt.NDArray[np.int32]:
+    """Write the best candidate of each object into a label image."""
+    labels = np.zeros(SHAPE, np.int32)
+    regions = RegionLabels(labels, np.zeros(SHAPE, np.float32))
+    for label, best in enumerate(predictor.best_parts(embedding, prompts), start=1):
+        regions.write(label, *best)
+    return labels
+
+
+def test_labels_give_each_pixel_to_the_highest_logit(
     predictor: Predictor, embedding: Embedding
 ) -> None:
     prompts = [BOX, POINT, BOTH, POINTS]
@@ -246,5 +258,5 @@ def test_segment_gives_each_pixel_to_the_highest_logit(
     assert (renumbered != labels).mean() < 1e-2
 
 
-def test_segment_without_prompts_is_empty(predictor: Predictor, embedding: Embedding) -> None:
+def test_labels_without_prompts_are_empty(predictor: Predictor, embedding: Embedding) -> None:
     assert not segment(predictor, embedding, []).any()

@@ -22,8 +22,8 @@ from napari_peftsam.embeddings import (
 from napari_peftsam.errors import PromptError
 from napari_peftsam.models import SamModel, build
 from napari_peftsam.segmentation import MOST_TILES, Predictor, predict_in_tiles
-from napari_peftsam.segmentation._mosaic import Mosaic, lattice
-from napari_peftsam.types import BoolArray, Box, Earlier, Point, Prediction, Prompts, Window
+from napari_peftsam.segmentation.tiled import Mosaic, lattice
+from napari_peftsam.types import BoolArray, Box, MaskPrompt, Point, Prediction, Prompts, Window
 from tests.segmentation._slides import Ellipse, Slide
 
 SIDE = 20_000
@@ -54,7 +54,7 @@ class Bench:
             ]
         return self._known[tile]
 
-    def predict(self, prompts: Prompts, earlier: Earlier | None = None) -> Prediction:
+    def predict(self, prompts: Prompts, earlier: MaskPrompt | None = None) -> Prediction:
         work = predict_in_tiles(Predictor(self.model), self.grid, prompts, earlier)
         wanted = next(work)
         while True:
@@ -155,7 +155,7 @@ def test_a_later_point_refines_the_whole_mask(bench: Bench) -> None:
     r, c, a, _ = snapped(bench, 3)
     first = bench.predict(around(snapped(bench, 3)))
     again = bench.predict(
-        around(snapped(bench, 3)).with_point(Point(r + a / 2, c)), first.earlier(0)
+        around(snapped(bench, 3)).with_point(Point(r + a / 2, c)), first.mask_prompt(0)
     )
     assert bench.iou(again, 3) > GOOD
 
@@ -184,7 +184,7 @@ def test_the_mask_of_tiles_is_that_of_a_tile_around_the_object(bench: Bench) -> 
     r, c, *_ = snapped(bench, 2)
     window = Window(int(r) - 192, int(c) - 192, 384, 384)
     pixels = bench.slide[window.slices]
-    request = EncodeRequest("around", pixels, bench.image.limits)
+    request = EncodeRequest("around", pixels, bench.image.intensity_range)
     [alone] = [e.embedding for e in encode(bench.model, [request]) if isinstance(e, Encoded)]
     box = around(snapped(bench, 2)).box
     assert box is not None
@@ -263,7 +263,7 @@ def test_prompts_that_cannot_be_answered(
 def test_an_object_without_end_stops_at_the_limit(tiny_model: SamModel) -> None:
     """A mask that fills every tile: as many tiles as are allowed, then it is cut off."""
     bench = Bench(tiny_model, Slide((SIDE, SIDE), []))
-    everything = Earlier(np.full((400, 400), 9, np.float32), (9_600, 9_600))
+    everything = MaskPrompt(np.full((400, 400), 9, np.float32), (9_600, 9_600))
     bench.predict(Prompts((Point(10_000, 10_000),)), everything)
     assert 1 <= len(bench.encoded) <= MOST_TILES
 

@@ -80,9 +80,9 @@ def test_training_sees_what_prompts_are_answered_from(
     prepared = prepare_planes(tiles, objects_of(0, tiles[0]), tiny_model)
     image = tiled_image("slide", large.pixels, tiny_model)
     request = image.request(image.grid.tile_at(40, 40))
-    used = to_model_input(request.pixels, tiny_model, request.limits)
+    used = to_model_input(request.pixels, tiny_model, request.intensity_range)
     np.testing.assert_array_equal(prepared[0].image.numpy(), used.numpy())
-    assert tiles[0].limits == image.limits
+    assert tiles[0].limits == image.intensity_range
 
 
 def test_finetuning_on_a_large_plane(tiny_model: SamModel, large: AnnotatedPlane) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from napari.utils.notifications import notification_manager
 
-from napari_peftsam.app.adapters import AdapterTimeline
+from napari_peftsam.app.adapters import AdapterList
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import capture, inject
 from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
@@ -22,6 +22,7 @@ from napari_peftsam.widgets.session import session_of
 from tests.training._world import finish
 from tests.widgets._annotate_cases import wait
 from tests.widgets._training_cases import add_images
+from tests.workspace._steps import training
 
 if TYPE_CHECKING:
     import napari
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def _add_version(workspace: Any, seed: int) -> None:
     """Train for a step, in this process, and add the result whether it is better or not."""
     config = TrainingConfig(steps=1, seed=seed, learning_rate=1e-2)
-    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
+    _, finished = finish(training(workspace, config))
     workspace.adapters.add_version(finished.adapter, finished.iou_after)
 
 
@@ -80,21 +81,21 @@ def test_one_click_switches_there_and_back(dock: AdaptersDock) -> None:
     workspace = _workspace(dock)
     for name in ("v1", "base", "v2"):
         dock.button(name).click()
-        wait(lambda name=name: workspace.adapters.live.name == name)
+        wait(lambda name=name: workspace.live.name == name)
         wait(lambda name=name: _shown(dock) == [name])
-        assert workspace.engine.adapter == workspace.adapters[name].digest
+        assert workspace.live.adapter is workspace.adapters[name].adapter
         assert dock.save.isEnabled() == (name != "base")
 
 
 def test_the_live_adapter_can_be_weakened(dock: AdaptersDock) -> None:
-    workspace, digest = _workspace(dock), _workspace(dock).engine.adapter
+    workspace, digest = _workspace(dock), _workspace(dock).engine.live.decoder
     assert (dock.strength.value(), dock.strength_text.text()) == (100, "100 %")
     dock.strength.setValue(40)
-    wait(lambda: workspace.engine.strength == 0.4)
-    assert workspace.engine.adapter == f"{digest}@0.4"
+    wait(lambda: workspace.engine.live.strength == 0.4)
+    assert workspace.engine.live.decoder == f"{digest}@0.4"
     assert _shown(dock) == ["v2"]
     dock.button("v1").click()  # another one comes at its full strength
-    wait(lambda: workspace.adapters.live.name == "v1")
+    wait(lambda: workspace.live.name == "v1")
     wait(lambda: dock.strength_text.text() == "100 %")
     dock.button("base").click()
     wait(lambda: not dock.strength.isEnabled())
@@ -132,16 +133,16 @@ def test_saved_adapters_can_be_loaded(dock: AdaptersDock, tmp_path: Path) -> Non
     dock.save.click()
     wait((tmp_path / "mine.safetensors").exists)
     wait(lambda: _said("Saved v2 to"))
-    digest = workspace.engine.adapter
-    workspace.adapters = AdapterTimeline()  # as in another session
+    digest = workspace.engine.live.decoder
+    workspace.adapters = AdapterList()  # as in another session
     workspace.activate("base")
     wait(lambda: list(dock._buttons) == ["base"])
     dock.ask_open = lambda *_: tmp_path / "mine.safetensors"
     dock.load.click()
     wait(lambda: _shown(dock) == ["mine"])
-    assert workspace.engine.adapter == digest
+    assert workspace.engine.live.decoder == digest
     # Measured on the objects held out then: not comparable with what is measured here.
-    assert dock._ious[-1].text() == f"({workspace.adapters.live.iou:.2f})"
+    assert dock._ious[-1].text() == f"({workspace.adapters[workspace.live.name].iou:.2f})"
     assert "not to be compared" in dock._ious[-1].toolTip()
 
 

@@ -32,6 +32,7 @@ from napari_peftsam.widgets.finetune import FinetuneDock
 from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle, wait
 from tests.widgets._training_cases import add_images, is_alive, stripes
+from tests.workspace._steps import embedding_of
 
 if TYPE_CHECKING:
     import napari
@@ -62,7 +63,7 @@ class Finetuning:
 
     @property
     def live(self) -> str:
-        return str(self.workspace.adapters.live.name)
+        return str(self.workspace.live.name)
 
     def budget(self, steps: int, rate: float | None = None) -> None:
         self.options.unit.setCurrentText("steps")
@@ -309,8 +310,11 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     # Prompts are answered meanwhile, by the old adapter.
     plane = bench.owner.document.planes_with_objects()[0]
     list(bench.workspace.embed(plane))
-    embedding = bench.workspace.embedding(plane)
-    assert bench.workspace.predict(embedding, Prompts(points=(Point(20, 20, True),))) is not None
+    embedding = embedding_of(bench.workspace, plane)
+    assert (
+        bench.workspace.engine.predict(embedding, Prompts(points=(Point(20, 20, True),)))
+        is not None
+    )
     assert bench.live == "base"
 
     bench.until_ended()

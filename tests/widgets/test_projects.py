@@ -34,6 +34,7 @@ from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets.contributions import project_reader
 from tests.training._world import finish
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
+from tests.workspace._steps import training
 
 Open = Callable[..., Bench]
 
@@ -266,14 +267,14 @@ def test_the_adapter_comes_back(bench: Open) -> None:
     wait(lambda: saved(b))
     workspace = b.owner.require()
     config = TrainingConfig(steps=1, learning_rate=1e-2)
-    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
+    _, finished = finish(training(workspace, config))
     entry = workspace.promote(replace(finished, iou_before=0.0, iou_after=0.5))
     workspace.activate(entry.name, 0.5)
     close(b)
     again = bench(ready=False)
     go_on(again)
-    wait(lambda: again.owner.has_model and again.owner.workspace.adapters.live.name == "v1")
-    assert again.owner.workspace.adapters.strength == 0.5
+    wait(lambda: again.owner.has_model and again.owner.workspace.live.name == "v1")
+    assert again.owner.workspace.live.strength == 0.5
     wait(lambda: again.owner.source == b.document.live.model)
     assert len(again.document.runs) == 1
 

@@ -43,7 +43,7 @@ def test_the_space_for_embeddings_is_what_the_user_says(
     monkeypatch.setattr(storage, "embedding_space", 1.5)
     store = session_of(viewer).require()._store
     assert store is not None
-    assert store.entries.budget == 1_500_000_000
+    assert store.budget == 1_500_000_000
 
 
 def test_a_broken_list_of_own_models_does_not_hide_the_others(

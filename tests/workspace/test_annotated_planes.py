@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_peftsam.app._annotated import annotated_planes
 from napari_peftsam.app._folders import folder_planes
-from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.app.app import predict_pending
+from napari_peftsam.app.workspace import Workspace, annotated_planes
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
 from napari_peftsam.types import Point, Prompts
 from tests.training._world import make_plane
+from tests.workspace._steps import accept
 
 SIDE = 64
 
@@ -52,7 +53,7 @@ def test_viewer_and_folders_train_on_the_same_planes(
     image = document.add_image("stack", pixels, labels=labels.copy() if added else None)
     if not added:
         document.do(ImportLabels(image, labels))
-    given = [each for a in annotated_planes(document, workspace.engine) for each in a.read()]
+    given = list(annotated_planes(document, workspace.engine)())
     read = from_folders(tmp_path, pixels, labels)
     assert [p.name for p in given] == [p.name for p in read] == [f"stack[{z}]" for z in planes]
     assert [p.image for p in given] == [p.image for p in read] == ["stack"] * len(planes)
@@ -74,11 +75,11 @@ def test_prompts_go_to_the_plane_they_were_given_in(workspace: Workspace) -> Non
     document = workspace.document
     image = document.add_image("stack", pixels)
     document.do(AddPoint(PlaneKey(image, (1,)), Point(16, 16)))
-    workspace.prompt()
-    label = workspace.accept()
+    predict_pending(workspace)
+    label = accept(workspace)
     inside = np.repeat(document.images[image].labels[1:2] == label, 4, axis=0)
     document.do(ImportLabels(image, inside * label, document.records(image)))
-    prompts = [dict(a.prompts) for a in annotated_planes(document, workspace.engine)]
+    prompts = [dict(a.prompts) for a in annotated_planes(document, workspace.engine)()]
     assert prompts == [{}, {label: Prompts((Point(16, 16),))}, {}, {}]
 
 

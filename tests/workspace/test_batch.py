@@ -17,7 +17,7 @@ import torch
 import zarr
 
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.single import segment_file
+from napari_peftsam.app.exchange import segment_file
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch
 from napari_peftsam.batch.plan import (

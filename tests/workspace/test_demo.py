@@ -11,9 +11,16 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.app._annotator import annotate_object, choose_labels
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.demo import DemoConfig, DemoEvent, DemoReport, DemoStage, demo
+from napari_peftsam.app.demo import (
+    DemoConfig,
+    DemoEvent,
+    DemoReport,
+    DemoStage,
+    annotate_object,
+    choose_labels,
+    demo,
+)
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import ImportLabels, PlaneKey
 from napari_peftsam.embeddings import grid
@@ -23,6 +30,9 @@ from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import apply_adapter, load_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import TrainingConfig, TrainingStep
+from tests.training._world import finish
+
+Finished = tuple[Path, list[DemoEvent], DemoReport]
 
 
 @pytest.fixture(scope="module")
@@ -33,36 +43,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelChoice:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tiny: ModelChoice, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[DemoEvent]]:
-    """Run the demo once; return its folder and events."""
+def finished(tiny: ModelChoice, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Run the demo once; return its folder, events and report."""
     output = tmp_path_factory.mktemp("demo") / "out"
     config = DemoConfig(output, tiny, seconds=1, objects_per_image=2, held_out_objects=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "MOST_FRAMES", 100)  # of 64 pixels: each image fits one
-        return output, list(demo(config))
-
-
-def report_of(events: list[DemoEvent]) -> DemoReport:
-    assert isinstance(events[-1], DemoReport)
-    return events[-1]
+        return (output, *finish(demo(config)))
 
 
 def test_it_says_first_that_the_annotator_is_simulated(
-    finished: tuple[Path, list[DemoEvent]],
+    finished: Finished,
 ) -> None:
-    _, events = finished
+    _, events, report = finished
     assert isinstance(events[0], DemoStage)
     assert "simulated" in events[0].text
-    assert report_of(events).to_dict()["simulated_annotator"] is True
+    assert report.to_dict()["simulated_annotator"] is True
 
 
 def test_it_trains_from_the_session_and_reloads_what_is_better(
-    finished: tuple[Path, list[DemoEvent]], tiny: ModelChoice
+    finished: Finished, tiny: ModelChoice
 ) -> None:
-    output, events = finished
-    report = report_of(events)
+    output, events, report = finished
     steps = [e.step for e in events if isinstance(e, TrainingStep)]
     assert report.annotated_objects == 10
     assert 1 <= report.clicks_per_object <= 4
@@ -73,8 +75,10 @@ def test_it_trains_from_the_session_and_reloads_what_is_better(
     apply_adapter(build(tiny.model), adapter).remove()
 
 
-def test_it_measures_images_it_has_not_seen(finished: tuple[Path, list[DemoEvent]]) -> None:
-    report = report_of(finished[1])
+def test_it_measures_images_it_has_not_seen(
+    finished: Finished,
+) -> None:
+    report = finished[2]
     for figures in (report.before, report.after):
         assert isinstance(figures, EvaluationReport)
         assert figures.objects == 6
@@ -83,9 +87,8 @@ def test_it_measures_images_it_has_not_seen(finished: tuple[Path, list[DemoEvent
         assert report.before.box_iou != report.after.box_iou
 
 
-def test_everything_it_lists_is_written(finished: tuple[Path, list[DemoEvent]]) -> None:
-    output, events = finished
-    report = report_of(events)
+def test_everything_it_lists_is_written(finished: Finished) -> None:
+    output, _, report = finished
     assert all((output / name).exists() for name in report.files)
     for sample in shipped_samples("train"):
         folder = output / "labels"
@@ -97,7 +100,7 @@ def test_everything_it_lists_is_written(finished: tuple[Path, list[DemoEvent]]) 
 
 
 def test_the_report_stands_alone_and_says_what_was_simulated(
-    finished: tuple[Path, list[DemoEvent]],
+    finished: Finished,
 ) -> None:
     page = (finished[0] / "report.html").read_text()
     assert "The annotator is simulated" in page
@@ -106,7 +109,9 @@ def test_the_report_stands_alone_and_says_what_was_simulated(
     assert links == [("src", "data")]
 
 
-def test_the_figure_shows_every_held_out_image(finished: tuple[Path, list[DemoEvent]]) -> None:
+def test_the_figure_shows_every_held_out_image(
+    finished: Finished,
+) -> None:
     from PIL import Image
 
     with Image.open(finished[0] / "figure.png") as figure:
@@ -119,7 +124,7 @@ def test_it_can_be_stopped_at_any_event(tiny: ModelChoice, tmp_path: Path) -> No
     output = tmp_path / "out"
     events = demo(DemoConfig(output, tiny, seconds=60, objects_per_image=2))
     next(events)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     assert [p for p in output.rglob("*") if p.is_file()] == []
 
 

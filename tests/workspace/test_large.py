@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import json
 import weakref
-from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.single import segment_file
+from napari_peftsam.app.exchange import segment_file
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch, embed_plane
@@ -22,7 +22,6 @@ from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImag
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
-    EncodeEvent,
     EncodeStarted,
     PlaneEmbedding,
     PlaneReady,
@@ -36,6 +35,8 @@ from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.types import Box, Plane, Point, Prediction, Prompts, Window
 from tests.segmentation._slides import Slide
+from tests.training._world import finish
+from tests.workspace._steps import accept, embedding_of
 
 SHAPE = (500, 700)
 PLANE = PlaneKey("slide")
@@ -60,27 +61,15 @@ def large(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
-def run_steps(
-    steps: Generator[EncodeEvent, None, Prediction | None],
-) -> tuple[list[EncodeEvent], Prediction | None]:
-    """Return the events and the result of a prediction."""
-    events = []
-    while True:
-        try:
-            events.append(next(steps))
-        except StopIteration as done:
-            return events, done.value
-
-
 # --- prompts -------------------------------------------------------------------------------
 
 
 def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
-    prediction = large.prompt()
+    prediction = predict_pending(large)
     assert prediction.plane_shape == SHAPE
     assert prediction.masks.size < 3 * 300 * 300
-    label = large.accept()
+    label = accept(large)
     window = prediction.window
     found = large.document.labels(PLANE)
     assert (found[window.slices] == label).sum() == prediction.masks[0].sum()
@@ -88,12 +77,12 @@ def test_a_prompt_is_answered_with_a_part_of_the_plane(large: Workspace) -> None
 
 
 def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     prompts = Prompts((Point(100, 100),))
 
     def encoded() -> list[bool]:
-        events, prediction = run_steps(large.engine.predict_steps(embedding, prompts))
+        events, prediction = finish(large.engine.predict_steps(embedding, prompts))
         assert prediction is not None
         assert isinstance(events[0], EncodeStarted | Encoded)
         return [e.from_store for e in events if isinstance(e, Encoded)]
@@ -105,14 +94,14 @@ def test_tiles_are_encoded_when_they_are_needed_and_once(large: Workspace) -> No
 
 def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(300, 420)))
-    large.prompt()
+    predict_pending(large)
     large.document.do(AddPoint(PLANE, Point(310, 408)))
     current = large.document.current
     assert current is not None
-    assert current.previous is not None
-    assert current.previous.offset != (0, 0)
-    again = large.prompt()
-    embedding = large.embedding(PLANE)
+    assert current.mask_prompt is not None
+    assert current.mask_prompt.offset != (0, 0)
+    again = predict_pending(large)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     afresh = large.engine.predict(embedding, current.prompts)
     assert afresh is not None
@@ -120,21 +109,22 @@ def test_refining_goes_on_from_the_shown_mask(large: Workspace) -> None:
 
 
 def test_no_answer_of_an_adapter_that_is_live_no_more(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert isinstance(embedding, PlaneEmbedding)
     model = build_tiny()
     adapter = capture(inject(model, LoraConfig(rank=2)))
     steps = large.engine.predict_steps(embedding, Prompts((Point(100, 100),)))
     next(steps)
     large.engine.use(adapter)
-    _, prediction = run_steps(steps)
+    _, prediction = finish(steps)
     assert prediction is None
-    assert large.engine.predict_many(embedding, [Prompts((Point(100, 100),))]) is None
+    many = large.engine.predict_many_steps(embedding, [Prompts((Point(100, 100),))])
+    assert finish(many) == ([], None)
 
 
 def test_of_several_tiles_no_activations_are_kept(large: Workspace) -> None:
     large.document.do(AddPoint(PLANE, Point(100, 100)))
-    large.prompt()
+    predict_pending(large)
     assert large.engine._tokens.memory_bytes == 0
     list(large.embed(PlaneKey("discs")))
     assert large.engine._tokens.memory_bytes > 0
@@ -146,7 +136,7 @@ def test_tiles_are_embedded_with_what_was_live_at_the_beginning(large: Workspace
     large.engine.use(capture(inject(build_tiny(), LoraConfig(rank=2))))
     assert not any(isinstance(event, Encoded) for event in events)
     again = large.embed(PLANE, Window(90, 90, 20, 20))
-    live = large.engine.adapter
+    live = large.engine.live.decoder
     assert {e.embedding.key.adapter for e in again if isinstance(e, Encoded)} == {live}
 
 
@@ -164,17 +154,17 @@ def test_a_large_plane_is_known_until_it_is_removed(
         searches.append(1)
         return sampled_limits(pixels)
 
-    monkeypatch.setattr("napari_peftsam.embeddings.tiled.sampled_limits", search)
-    first = large.embedding(plane)
+    monkeypatch.setattr("napari_peftsam.embeddings.grid.sampled_limits", search)
+    first = embedding_of(large, plane)
     assert isinstance(first, PlaneEmbedding)
-    again = large.embedding(plane)
+    again = embedding_of(large, plane)
     assert isinstance(again, PlaneEmbedding)
     assert again.image is first.image
     labels = np.zeros(large.document.labels(plane).shape, np.int32)
     labels[90:110, 90:110] = 1
     large.document.do(ImportLabels(plane.image, labels[None] if in_memory else labels))
     (tile,) = large.prepare_training(TrainingConfig(steps=1))().planes
-    assert tile.limits == first.image.limits
+    assert tile.limits == first.image.intensity_range
     assert tile.name.startswith("slides[0] [" if in_memory else "slide [")
     assert len(searches) == 1, "the training has them from the prompts"
     gone = weakref.ref(first.image)
@@ -199,10 +189,10 @@ def test_a_training_is_prepared_without_reading_pixels(
 
 
 def test_several_objects_at_once(large: Workspace) -> None:
-    embedding = large.embedding(PLANE)
+    embedding = embedding_of(large, PLANE)
     assert embedding is not None
     prompts = [Prompts((Point(100, 100),)), Prompts(box=Box(288, 402, 313, 439))]
-    found = large.engine.predict_many(embedding, prompts)
+    _, found = finish(large.engine.predict_many_steps(embedding, prompts))
     assert found is not None
     assert len(found) == 2
 
@@ -321,7 +311,7 @@ def test_where_objects_overlap_the_higher_logit_wins_whatever_the_order() -> Non
         labels, highest = np.zeros((60, 60), np.int32), np.zeros((60, 60), np.float32)
         regions = RegionLabels(labels, highest)
         for label in order:
-            best = (weak, strong)[label - 1].earlier(0)
+            best = (weak, strong)[label - 1].mask_prompt(0)
             regions.write(label, *logits_in_pixels(best, 2))
         shapes.append(labels)
         assert [regions.area(n) for n in (1, 2)] == [(labels == n).sum() for n in (1, 2)]

@@ -11,7 +11,7 @@ import zarr
 from distributed import LocalCluster
 
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.single import segment_file
+from napari_peftsam.app.exchange import segment_file
 from napari_peftsam.batch import embed, large_image
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch

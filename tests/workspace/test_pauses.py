@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_peftsam.app import _pauses
-from napari_peftsam.app._pauses import LONGEST_PAUSE, Pauses, give_way_inside
-from napari_peftsam.app.child import GO_ON, PAUSE, serve
-from napari_peftsam.app.finetuning import TrainingJob
+from napari_peftsam.app import child
+from napari_peftsam.app.child import GO_ON, LONGEST_PAUSE, PAUSE, Pauses, serve
+from napari_peftsam.app.finetuning import TrainingJob, give_way_inside
 from napari_peftsam.models import build_tiny, encode_tensor
 from napari_peftsam.peft import LoraConfig, inject
 from napari_peftsam.training import TrainingConfig, TrainingReport
@@ -61,7 +60,7 @@ def test_a_forgotten_pause_ends_by_itself_and_costs_its_time_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     times = iter([0.0, LONGEST_PAUSE / 2, LONGEST_PAUSE])  # a later look fails
-    monkeypatch.setattr(_pauses, "monotonic", lambda: next(times))
+    monkeypatch.setattr(child, "monotonic", lambda: next(times))
     pauses = Pauses()
     waits: list[float | None] = []
     monkeypatch.setattr(pauses._going, "wait", waits.append)

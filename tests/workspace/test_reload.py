@@ -14,6 +14,7 @@ from napari_peftsam.models import build
 from napari_peftsam.peft import Adapter, FrozenEncoderConfig, LoraConfig, capture, inject
 from napari_peftsam.segmentation.engine import IN_MEMORY
 from tests.peft._cases import perturb
+from tests.workspace._steps import embedding_of
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 4000, (6, 40, 50)).astype(np.uint16)
@@ -64,7 +65,7 @@ def test_planes_of_the_stack_come_before_other_images(
         found[:2] = sorted(found[:2])
     assert found == [*(f"stack {z}" for z in expected), "other"]
     assert planes(opened, near) == []
-    assert all(opened.embedding(PlaneKey("stack", (z,))) is not None for z in (0, 2, 5))
+    assert all(embedding_of(opened, PlaneKey("stack", (z,))) is not None for z in (0, 2, 5))
 
 
 def test_an_adapter_of_the_decoder_leaves_nothing_to_do(
@@ -128,5 +129,5 @@ def test_the_plane_in_use_stays_in_memory(checkpoint: Path) -> None:
     workspace.document.add_image("many", many)
     for z in range(IN_MEMORY + 1):
         list(workspace.embed(PlaneKey("many", (z,))))
-        assert workspace.embedding(PlaneKey("many", (0,))) is not None
-    assert workspace.embedding(PlaneKey("many", (1,))) is None
+        assert embedding_of(workspace, PlaneKey("many", (0,))) is not None
+    assert embedding_of(workspace, PlaneKey("many", (1,))) is None

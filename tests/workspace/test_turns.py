@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
-from napari_peftsam.segmentation._turns import Turns
+from napari_peftsam.segmentation.turns import Turns
 
 
 def test_one_at_a_time_and_the_urgent_before_the_patient() -> None:

@@ -11,7 +11,8 @@ import pytest
 import tifffile
 import torch
 
-from napari_peftsam.app.exchange import export_model
+from napari_peftsam.app.app import predict_pending
+from napari_peftsam.app.exchange import export_image, export_model
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey, SetBox
 from napari_peftsam.embeddings import Encoded, EncodeProgress
@@ -34,6 +35,7 @@ from napari_peftsam.types import Box, Point, Prompts
 from tests.models._mobile_sam import checkpoint
 from tests.peft._cases import perturb
 from tests.training._world import finish, make_plane
+from tests.workspace._steps import accept, embedding_of, exported, training
 
 PLANE = PlaneKey("discs")
 CONFIG = TrainingConfig(
@@ -51,7 +53,7 @@ def _finish(
     workspace: Workspace, iou_before: float, iou_after: float, config: TrainingConfig = CONFIG
 ) -> TrainingReport:
     """Finetune for real, then judge it as the caller wants, and make sure it changes masks."""
-    _, finished = finish(workspace.train(workspace.prepare_training(config)()))
+    _, finished = finish(training(workspace, config))
     tensors = {name: tensor + 0.05 for name, tensor in finished.adapter.tensors.items()}
     return replace(
         finished,
@@ -64,8 +66,8 @@ def _finish(
 def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.document
     document.do(AddPoint(PLANE, Point(12, 12)))
-    workspace.prompt()
-    label = workspace.accept()
+    predict_pending(workspace)
+    label = accept(workspace)
     record = document.records("discs")[-1]
     assert (record.label, record.model, record.adapter) == (label, "tiny", "base")
     _annotate(workspace)
@@ -74,12 +76,12 @@ def test_the_thinnest_thread_through_every_floor(workspace: Workspace, tmp_path:
     entry = workspace.promote(_finish(workspace, 0.5, 0.6))
     assert entry is not None
     assert entry.name == "v1"
-    assert workspace.adapters.live is entry
+    assert workspace.live.name == entry.name
     np.testing.assert_array_equal(document.labels(PLANE), before)
 
     document.do(AddPoint(PLANE, Point(34, 34)))
-    assert len(workspace.prompt()) == 3
-    path = workspace.export_labels("discs", tmp_path / "objects.tif")
+    assert len(predict_pending(workspace)) == 3
+    path = export_image(workspace.document, "discs", tmp_path / "objects.tif")
     np.testing.assert_array_equal(tifffile.imread(path), before)
 
 
@@ -87,7 +89,7 @@ def test_an_adapter_that_is_not_better_does_not_go_live(workspace: Workspace) ->
     _annotate(workspace)
     assert workspace.promote(_finish(workspace, 0.6, 0.6)) is None
     assert [e.name for e in workspace.adapters.entries] == ["base"]
-    assert workspace.adapters.live.name == "base"
+    assert workspace.live.name == "base"
 
 
 def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
@@ -96,14 +98,14 @@ def test_prompts_and_history_survive_the_reload_and_are_answered_anew(
     _annotate(workspace)
     document = workspace.document
     document.do(AddPoint(PLANE, Point(34, 34)))
-    old = workspace.prompt()
+    old = predict_pending(workspace)
     steps = document.steps
     workspace.promote(_finish(workspace, 0.1, 0.9))
     assert document.steps == steps
     assert document.current is not None
     assert document.current.prompts.points == (Point(34, 34),)
-    assert workspace.embedding(PLANE) is None
-    new = workspace.prompt()
+    assert embedding_of(workspace, PLANE) is None
+    new = predict_pending(workspace)
     assert not np.array_equal(new.logits, old.logits)
 
 
@@ -111,25 +113,25 @@ def test_embeddings_outlive_an_adapter_of_the_decoder(workspace: Workspace) -> N
     _annotate(workspace)
     document = workspace.document
     document.do(AddPoint(PLANE, Point(34, 34)))
-    old = workspace.prompt()
-    embedding = workspace.embedding(PLANE)
+    old = predict_pending(workspace)
+    embedding = embedding_of(workspace, PLANE)
     assert embedding is not None
-    before = workspace.model_version(embedding)
+    before = workspace.engine.version(embedding)
     config = CONFIG.model_copy(update={"method": FrozenEncoderConfig(decoder_lora_rank=2)})
     workspace.promote(_finish(workspace, 0.1, 0.9, config))
-    still = workspace.embedding(PLANE)
+    still = embedding_of(workspace, PLANE)
     assert still is not None
     assert still.whole is embedding.whole
-    after = workspace.model_version(embedding)
+    after = workspace.engine.version(embedding)
     assert after != before  # yet its answers are others
     engine, prompts = workspace.engine, Prompts(points=(Point(34, 34),))
     for stale in (
         engine.predict(embedding, prompts, adapter=before.decoder),
-        engine.predict_many(embedding, [prompts], adapter=before.decoder),
+        finish(engine.predict_many_steps(embedding, [prompts], adapter=before.decoder))[1],
     ):
         assert stale is None
     assert engine.predict(embedding, prompts, adapter=after.decoder) is not None
-    assert not np.array_equal(workspace.prompt().logits, old.logits)
+    assert not np.array_equal(predict_pending(workspace).logits, old.logits)
 
 
 def test_a_model_comes_back_with_its_adapter_as_weak_as_it_was(
@@ -138,11 +140,11 @@ def test_a_model_comes_back_with_its_adapter_as_weak_as_it_was(
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.5, 0.6))
     workspace.activate("v1", 0.25)
-    address = workspace.engine.adapter
+    address = workspace.engine.live.decoder
     job = workspace.prepare_training(CONFIG)()
-    assert job.incumbent == Incumbent(workspace.adapters.live.adapter, 0.25)
+    assert job.incumbent == Incumbent(workspace.live.adapter, 0.25)
     workspace.load_model(checkpoint, "cpu")
-    assert (workspace.adapters.live.name, workspace.engine.adapter) == ("v1", address)
+    assert (workspace.live.name, workspace.engine.live.decoder) == ("v1", address)
 
 
 def test_a_model_whose_adapter_cannot_be_used_does_not_become_live(
@@ -155,7 +157,7 @@ def test_a_model_whose_adapter_cannot_be_used_does_not_become_live(
     with pytest.raises(ConfigurationError, match="needs another device"):
         workspace.load_model(checkpoint, "cpu")
     assert workspace.engine is engine
-    assert workspace.engine.adapter == workspace.adapters.live.digest
+    assert workspace.live.name == "v1"
 
 
 def test_a_weakened_adapter_is_exported_and_recorded_as_such(
@@ -164,19 +166,19 @@ def test_a_weakened_adapter_is_exported_and_recorded_as_such(
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.5, 0.6))
     workspace.document.do(AddPoint(PLANE, Point(34, 34)))
-    full = workspace.prompt()
+    full = predict_pending(workspace)
     workspace.document.do(Discard())
     workspace.activate("v1", 0.5)
     document = workspace.document
     document.do(AddPoint(PLANE, Point(34, 34)))
-    half = workspace.prompt()
-    workspace.accept()
+    half = predict_pending(workspace)
+    accept(workspace)
     assert document.records("discs")[-1].adapter == "v1@0.5"
     merged = Workspace()
-    merged.load_model(workspace.export_model("v1", tmp_path / "half.pth"), "cpu")
+    merged.load_model(exported(workspace, tmp_path / "half.pth"), "cpu")
     merged.document.add_image("discs", make_plane("discs").pixels)
     merged.document.do(AddPoint(PLANE, Point(34, 34)))
-    error = np.abs(merged.prompt().logits - half.logits).max()  # embeddings are rounded
+    error = np.abs(predict_pending(merged).logits - half.logits).max()  # embeddings are rounded
     assert error < 0.05 * np.abs(full.logits - half.logits).max()
 
 
@@ -184,36 +186,36 @@ def test_switching_back_restores_the_base_exactly_and_from_memory(workspace: Wor
     _annotate(workspace)
     document = workspace.document
     document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
-    original = workspace.prompt()
+    original = predict_pending(workspace)
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    workspace.prompt()
+    predict_pending(workspace)
     workspace.activate("base")
-    assert workspace.embedding(PLANE) is not None  # still known, nothing to encode
-    np.testing.assert_array_equal(workspace.prompt().logits, original.logits)
+    assert embedding_of(workspace, PLANE) is not None  # still known, nothing to encode
+    np.testing.assert_array_equal(predict_pending(workspace).logits, original.logits)
 
 
 def test_the_live_model_answers_as_before_while_training_runs(workspace: Workspace) -> None:
     _annotate(workspace)
-    document = workspace.document
-    document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
-    original = workspace.prompt().logits
-    run = workspace.train(workspace.prepare_training(CONFIG)())
-    for event in run:
+    list(workspace.embed(PLANE))
+    embedding, box = embedding_of(workspace, PLANE), Prompts(box=Box(4, 4, 20, 20))
+    original = workspace.engine.predict(embedding, box).logits
+    for event in training(workspace, CONFIG):
         if isinstance(event, TrainingStep):
-            np.testing.assert_array_equal(workspace.prompt().logits, original)
-    np.testing.assert_array_equal(workspace.prompt().logits, original)
+            again = workspace.engine.predict(embedding, box)
+            np.testing.assert_array_equal(again.logits, original)
+    np.testing.assert_array_equal(workspace.engine.predict(embedding, box).logits, original)
 
 
 def test_an_answer_under_a_former_adapter_is_not_given(workspace: Workspace) -> None:
     _annotate(workspace)
     document = workspace.document
     document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
-    workspace.prompt()
-    stale = workspace.embedding(PLANE)
+    predict_pending(workspace)
+    stale = embedding_of(workspace, PLANE)
     assert stale is not None
     assert document.current is not None
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    assert workspace.predict(stale, document.current.prompts) is None
+    assert workspace.engine.predict(stale, document.current.prompts) is None
 
 
 def test_an_encoding_is_given_up_when_the_adapter_is_swapped(workspace: Workspace) -> None:
@@ -224,7 +226,7 @@ def test_an_encoding_is_given_up_when_the_adapter_is_swapped(workspace: Workspac
     next(encoding)
     workspace.promote(finished)
     assert not any(isinstance(event, Encoded) for event in encoding)
-    assert workspace.embedding(PLANE) is None
+    assert embedding_of(workspace, PLANE) is None
 
 
 def test_nothing_but_the_network_is_used_under_the_lock(workspace: Workspace) -> None:
@@ -253,30 +255,30 @@ def test_nothing_but_the_network_is_used_under_the_lock(workspace: Workspace) ->
 def test_logits_of_other_weights_are_not_refined(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.document
     document.do(AddPoint(PLANE, Point(12, 12)))
-    workspace.prompt()
+    predict_pending(workspace)
     document.do(AddPoint(PLANE, Point(14, 12)))
-    workspace.prompt()
+    predict_pending(workspace)
     workspace.load_model("builtin", "cpu")  # its logits have another size
-    assert len(workspace.prompt()) == 3
-    workspace.accept()
+    assert len(predict_pending(workspace)) == 3
+    accept(workspace)
     assert document.records("discs")[-1].model == "builtin"
 
 
 def test_a_model_comes_back_with_its_adapters(workspace: Workspace, tmp_path: Path) -> None:
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    source, digest = workspace._source, workspace.engine.adapter
+    source, digest = workspace.source, workspace.engine.live.decoder
     workspace.load_model("builtin", "cpu")
     assert [entry.name for entry in workspace.adapters.entries] == ["base"]
     workspace.load_model(source, "cpu")
     assert [entry.name for entry in workspace.adapters.entries] == ["base", "v1"]
-    assert workspace.engine.adapter == digest
+    assert workspace.engine.live.decoder == digest
 
 
 def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Workspace) -> None:
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    live = workspace.adapters.live.adapter
+    live = workspace.live.adapter
     same = workspace.prepare_training(CONFIG)()
     other = workspace.prepare_training(TrainingConfig(method=FrozenEncoderConfig(), steps=1))()
     assert same.start is live
@@ -288,8 +290,8 @@ def test_training_goes_on_from_the_live_adapter_of_the_same_method(workspace: Wo
 def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:
     document = workspace.document
     document.do(AddPoint(PLANE, Point(12, 12)))
-    workspace.prompt()
-    label = workspace.accept()
+    predict_pending(workspace)
+    label = accept(workspace)
     (plane,) = workspace.prepare_training(TrainingConfig(steps=1))().planes
     assert plane.prompts[label].points == (Point(12, 12),)
     assert plane.labels is not document.labels(PLANE)
@@ -298,10 +300,11 @@ def test_the_users_own_prompts_are_training_data(workspace: Workspace) -> None:
 def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: Path) -> None:
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.1, 0.9))
-    path = workspace.save_adapter("v1", tmp_path / "mine.safetensors")
+    path = tmp_path / "mine.safetensors"
+    workspace.adapters["v1"].save(path)
     again = workspace.load_adapter(path)
     assert again.name == "v1"  # the same content is the same entry
-    merged = workspace.export_model("v1", tmp_path / "merged.pth")
+    merged = exported(workspace, tmp_path / "merged.pth")
 
     fresh = Workspace()
     fresh.load_model(merged, "cpu")
@@ -309,7 +312,7 @@ def test_adapters_are_saved_loaded_and_exported(workspace: Workspace, tmp_path: 
     for one in (workspace, fresh):
         one.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     np.testing.assert_allclose(
-        fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
+        predict_pending(fresh).logits, predict_pending(workspace).logits, rtol=0.05, atol=0.05
     )
 
 
@@ -340,15 +343,15 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
     workspace.load_model(path, "cpu")
     workspace.document.add_image("discs", make_plane("discs").pixels)
     workspace.document.do(AddPoint(PLANE, Point(12, 12)))
-    workspace.prompt()
-    workspace.accept()
+    predict_pending(workspace)
+    accept(workspace)
     _annotate(workspace)
     with pytest.raises(ConfigurationError, match="is not available for vit_t"):
-        next(workspace.train(workspace.prepare_training(CONFIG)()))
+        next(training(workspace, CONFIG))
     frozen = CONFIG.model_copy(update={"method": FrozenEncoderConfig()})
-    _, finished = finish(workspace.train(workspace.prepare_training(frozen)()))
+    _, finished = finish(training(workspace, frozen))
     workspace.promote(replace(finished, iou_before=0.1, iou_after=0.9))
-    merged = torch.load(workspace.export_model("v1", tmp_path / "merged.pth"), weights_only=True)
+    merged = torch.load(exported(workspace, tmp_path / "merged.pth"), weights_only=True)
     assert merged.keys() == state.keys()
     encoder = [name for name in state if name.startswith("image_encoder.")]
     assert all(torch.equal(merged[name], state[name]) for name in encoder)
@@ -359,13 +362,13 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
     for one in (workspace, fresh):
         one.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
     np.testing.assert_allclose(
-        fresh.prompt().logits, workspace.prompt().logits, rtol=0.05, atol=0.05
+        predict_pending(fresh).logits, predict_pending(workspace).logits, rtol=0.05, atol=0.05
     )
 
 
 def test_the_base_has_no_adapter_to_save(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no adapter to save"):
-        workspace.save_adapter("base", tmp_path / "x.safetensors")
+        workspace.adapters["base"].save(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_a_bad_adapter_file_changes_nothing(
     workspace.promote(_finish(workspace, 0.1, 0.9))
     path = tmp_path / "bad.safetensors"
     if kind == "truncated":
-        workspace.save_adapter("v1", path)
+        workspace.adapters["v1"].save(path)
         path.write_bytes(path.read_bytes()[:200])
     elif kind == "other base":
         other = tmp_path / "other.pth"
@@ -393,14 +396,14 @@ def test_a_bad_adapter_file_changes_nothing(
         stranger.document.add_image("discs", make_plane("discs").pixels)
         stranger.document.do(ImportLabels("discs", make_plane("discs").labels))
         stranger.promote(_finish(stranger, 0.1, 0.9))
-        stranger.save_adapter("v1", path)
+        stranger.adapters["v1"].save(path)
     workspace.document.do(SetBox(PLANE, Box(4, 4, 20, 20)))
-    before = workspace.prompt().logits
+    before = predict_pending(workspace).logits
     with pytest.raises(error):
         workspace.load_adapter(path)
     assert [e.name for e in workspace.adapters.entries] == ["base", "v1"]
-    assert workspace.adapters.live.name == "v1"
-    np.testing.assert_array_equal(workspace.prompt().logits, before)
+    assert workspace.live.name == "v1"
+    np.testing.assert_array_equal(predict_pending(workspace).logits, before)
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_old_one(
@@ -419,7 +422,7 @@ def test_without_a_model_or_a_prompt_there_is_advice() -> None:
     with pytest.raises(ConfigurationError, match="choose a model first"):
         _ = workspace.engine
     with pytest.raises(ConfigurationError, match="add a point or a box"):
-        workspace.prompt()
+        predict_pending(workspace)
     with pytest.raises(ConfigurationError, match="choose one of base"):
         workspace.activate("v9")
 
