@@ -9,11 +9,12 @@ import torch
 
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.batch.segment import PromptedImage, SegmentReport
-from napari_peftsam.document import Document, ImageId
+from napari_peftsam.document import Document, DocumentImage, ImageId
 from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
-from napari_peftsam.files import atomic_path, read_labels
+from napari_peftsam.files import atomic_path, open_labels, read_provenance
 from napari_peftsam.files.outputs import check_not_an_input, check_output
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
@@ -44,7 +45,11 @@ __all__ = [
 
 
 def segment_file(
-    image: Path, prompts: Path, output: Path, choice: ModelChoice | None = None
+    image: Path,
+    prompts: Path,
+    output: Path,
+    choice: ModelChoice | None = None,
+    options: ReadOptions = AS_THE_FILE_SAYS,
 ) -> SegmentReport:
     """Segment the objects of a prompts file in one image and write their labels.
 
@@ -58,15 +63,17 @@ def segment_file(
     output
         The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
         into which objects are written one by one.
+    options
+        Axes, channels and the rest of what the image's file leaves open.
     """
-    prompted = PromptedImage.open(image, prompts, output)
+    prompted = PromptedImage.open(image, prompts, output, options)
     engine = (choice or ModelChoice()).engine()
     engine.keeps_activations = False  # no other adapter comes
     return prompted.segment(engine, output)
 
 
 def export_file(labels: Path, output: Path, format_name: str) -> Path:
-    """Write a label file in another format; return what was written.
+    """Write a label file in another format, with pixel size and provenance; return the path.
 
     Raises
     ------
@@ -74,11 +81,18 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
         If it holds no object.
     """
     check_not_an_input(export_target(output, format_name), labels)
-    values = read_labels(labels)
+    values, metadata = open_labels(labels)
     if not values.any():
         raise LabelError(f"{labels} holds no object (all labels are 0): there is nothing to export")
-    context = ExportContext(image_name=labels.name)
+    records = read_provenance(labels)
+    context = ExportContext.of(metadata, image_name=labels.name, records=records)
     return export_labels(values, output, format_name, context)
+
+
+def file_name(image: DocumentImage) -> str:
+    """Return the name of an image's file without folders, or else the image's name."""
+    source = image.info.source
+    return Path(source.path).name if source is not None and source.path else image.name
 
 
 def export_image(
@@ -93,7 +107,9 @@ def export_image(
     annotated = document.image(image)
     records = tuple(record.to_dict() for record in document.records(image))
     pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
-    context = ExportContext(image_name=annotated.name, pixels=pixels, records=records)
+    context = ExportContext.of(
+        annotated.info.metadata, image_name=file_name(annotated), pixels=pixels, records=records
+    )
     return export_labels(annotated.labels, path, format_name, context)
 
 

@@ -29,6 +29,7 @@ from napari_peftsam.evaluation import (
     EvaluationReport,
     evaluate,
 )
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import pick_device
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
 from napari_peftsam.training import (
@@ -43,13 +44,14 @@ from napari_peftsam.training import (
 __all__ = ["evaluate_folders", "finetune_folders"]
 
 
-def finetune_folders(
+def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many options
     images: Path,
     labels: Path,
     output: Path,
     config: TrainingConfig | None = None,
     choice: ModelChoice | None = None,
     watch: Callable[[TrainEvent], bool | None] = lambda _: None,
+    options: ReadOptions = AS_THE_FILE_SAYS,
 ) -> FinetuneReport:
     """Finetune on folders of images and labels and save the best adapter; slow.
 
@@ -72,6 +74,8 @@ def finetune_folders(
         of those in `config` (see `choose_method`).
     watch
         Called with every event; if it returns True the run ends early, with its best state.
+    options
+        Axes, channels and the rest of what the files leave open.
 
     Raises
     ------
@@ -94,7 +98,7 @@ def finetune_folders(
             check_output(output, (".safetensors",))
             check_not_an_input(output, Path(choice.model))
         start = None if choice.adapter is None else load_adapter(choice.adapter)
-        planes = folder_planes(images, labels)
+        planes = folder_planes(images, labels, options)
         job = TrainingJob(
             str(choice.model), device, planes, config, start, precision=choice.precision
         )
@@ -128,6 +132,7 @@ def evaluate_folders(
     config: EvaluationConfig | None = None,
     choice: ModelChoice | None = None,
     watch: Callable[[EvaluationEvent], object] = lambda _: None,
+    options: ReadOptions = AS_THE_FILE_SAYS,
 ) -> EvaluationReport:
     """Measure how well prompts are answered on folders of images and labels; slow.
 
@@ -139,7 +144,7 @@ def evaluate_folders(
     PeftSamError
         If an input cannot be used, see `napari_peftsam.evaluation.evaluate`.
     """
-    planes = folder_planes(images, labels)
+    planes = folder_planes(images, labels, options)
     engine = (choice or ModelChoice()).open().engine
     pairs = [labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
     for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):

@@ -14,6 +14,7 @@ from napari_peftsam.app._folders import (
     labelled,
 )
 from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.exchange import file_name
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.workspace import annotated_planes
 from napari_peftsam.document import Document, DocumentImage, open_project
@@ -175,7 +176,9 @@ def export_project(
         if text:
             note(text)
         records = tuple(record.to_dict() for record in document.records(chosen.id))
-        context = ExportContext(image_name=chosen.name, pixels=pixels, records=records)
+        context = ExportContext.of(
+            chosen.info.metadata, image_name=file_name(chosen), pixels=pixels, records=records
+        )
         return export_labels(chosen.labels, output, format_name, context)
 
 

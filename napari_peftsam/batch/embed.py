@@ -23,11 +23,12 @@ from napari_peftsam.batch.plan import (
 from napari_peftsam.batch.run import TaskFunction
 from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
-from napari_peftsam.files import image_shape, is_zarr, list_images
+from napari_peftsam.files import image_shape, is_zarr, list_fields, list_images
+from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.models import Architecture, find_architecture
-from napari_peftsam.planes import plane_of
+from napari_peftsam.planes import plane_of, read_plane
 from napari_peftsam.segmentation.engine import Engine
-from napari_peftsam.types import Plane
+from napari_peftsam.types import PixelArray, Plane
 
 __all__ = ["embed_batch", "embed_plane"]
 
@@ -86,21 +87,25 @@ def embed_batch(
     """
     plan = plan or BatchPlan()
     model = find_architecture(plan.choice.model)
-    shapes = {path: _shape(path) for path in [path.absolute() for path in _images(images)]}
+    paths = [path.absolute() for path in _images(images)]
+    shapes = {path: _shape(path, plan.options) for path in paths}
     make_folder(plan.folder)
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
-    batch = Batch([Task(part.name, str(part.path), (part,)) for part in parts])
+    batch = Batch([Task(part.name, str(part.path), (part, plan.options)) for part in parts])
     source = replace(plan.source, keeps_activations=True)  # as the docks do
     function = TaskFunction(source, _embed_part)
     tiles = computed = 0
+    blank: list[str] = []
     with open_workers(plan.cluster, len(parts)) as workers:
         for event, result in batch.run(workers, function, stop):
             if result is not None:
                 tiles, computed = tiles + result[0], computed + result[1]
+                blank += result[2]
             yield event
-    yield replace(batch.finished(plan.folder), tiles=tiles, computed=computed)
+    finished = batch.finished(plan.folder)
+    yield replace(finished, tiles=tiles, computed=computed, blank=tuple(blank))
 
 
 def embed_plane(
@@ -122,12 +127,22 @@ def embed_plane(
             yield event
 
 
-def _embed_part(engine: Engine, part: _Part) -> tuple[int, int]:
-    """Store the embeddings of a part; return how many there are and how many are new."""
-    pixels = image_of_batch(part.path)
+def _embed_part(
+    engine: Engine, part: _Part, options: ReadOptions
+) -> tuple[int, int, tuple[str, ...]]:
+    """Store the embeddings of a part; return how many there are and how many are new.
+
+    Planes of a stack without contrast, like the empty ones at its ends, have none: their names
+    come last.
+    """
+    pixels = image_of_batch(part.path, options)
     tiles = computed = 0
+    blank: list[str] = []
     for index in _plane_indices(pixels.shape) if part.index is None else [part.index]:
         name, plane = str(part.path) + str(list(index) or ""), plane_of(pixels, index)
+        if index and part.parts == 1 and _is_blank(read_plane(plane, name)):
+            blank.append(name)
+            continue
         for event in embed_plane(engine, name, plane, part=(part.number, part.parts)):
             tiles, computed = tiles + 1, computed + (not event.from_store)
             if engine.store is not None and not event.kept:
@@ -135,7 +150,12 @@ def _embed_part(engine: Engine, part: _Part) -> tuple[int, int]:
                     f"{engine.store.folder}: the embedding of {name} could not be stored: check "
                     "the free space and the permissions"
                 )
-    return tiles, computed
+    return tiles, computed, tuple(blank)
+
+
+def _is_blank(values: PixelArray) -> bool:
+    finite = values[np.isfinite(values)]
+    return not finite.size or bool(finite.min() == finite.max())
 
 
 def _plane_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -147,17 +167,19 @@ def _plane_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 def _images(sources: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
-        folder = source.is_dir() and not is_zarr(source)
-        inside = list(list_images(source).values()) if folder else [source]
+        if is_zarr(source):
+            inside = [*list_fields(source).values()] or [source]
+        else:
+            inside = list(list_images(source).values()) if source.is_dir() else [source]
         if not inside:
             raise InputFileError(f"{source}: holds no image; name a folder of images, or an image")
         found += inside
     return found
 
 
-def _shape(path: Path) -> tuple[int, ...] | None:
+def _shape(path: Path, options: ReadOptions) -> tuple[int, ...] | None:
     try:
-        return image_shape(path)
+        return image_shape(path, options)
     except PeftSamError:
         return None  # its task will say so
 

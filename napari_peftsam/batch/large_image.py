@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,8 +27,9 @@ from napari_peftsam.batch.run import TaskFunction, Worker, Workers
 from napari_peftsam.batch.segment import PromptedImage, check_zarr_output
 from napari_peftsam.embeddings import PlaneEmbedding, tile_grid
 from napari_peftsam.errors import ConfigurationError, PeftSamError
-from napari_peftsam.export import ExportContext, create_labels
+from napari_peftsam.export import create_labels
 from napari_peftsam.files import atomic_path
+from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.models import find_architecture
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.segmentation.engine import Engine
@@ -86,7 +88,7 @@ def segment_large_image(
         If an input, the output or the workers cannot be used.
     """
     plan = plan or BatchPlan()
-    prompted = PromptedImage.open(image, prompts, output)
+    prompted = PromptedImage.open(image, prompts, output, plan.options)
     height, width = prompted.pixels.shape[:2]
     if len(tile_grid((height, width), find_architecture(plan.choice.model))) == 1:
         raise ConfigurationError(
@@ -94,17 +96,18 @@ def segment_large_image(
         )
     check_zarr_output(output, image.name, (height, width))
     asked, seen = len(prompted.prompts), set[int]()
+    options = replace(plan.options, own_planes=True)
     try:
         with (
             open_workers(plan.cluster, asked) as workers,
             tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-") as scratch,
             atomic_path(output) as temporary,
         ):
-            array = create_labels(temporary, (height, width), ExportContext(image_name=image.name))
+            array = create_labels(temporary, (height, width), prompted.context)
             places: dict[int, tuple[Window, Path]] = {}
             made = Path(scratch).absolute()
             tasks = [
-                Task(f"objects {group[0][0]}, ...", "", (image.absolute(), group, made))
+                Task(f"objects {group[0][0]}, ...", "", (image.absolute(), group, made, options))
                 for group in _neighbours(prompted.prompts)
             ]
             function = TaskFunction(plan.source, _predict_objects)
@@ -166,10 +169,10 @@ def _regions(places: dict[int, tuple[Window, Path]], plane: Window) -> _Regions:
 
 
 def _predict_objects(
-    engine: Engine, image: Path, objects: _Group, scratch: Path
+    engine: Engine, image: Path, objects: _Group, scratch: Path, options: ReadOptions
 ) -> dict[int, tuple[Window, Path]]:
     """Put the logits of objects into a file; return for each label its window and the file."""
-    tiled = engine.tiled(image_of_batch(image), image.name)
+    tiled = engine.tiled(image_of_batch(image, options), image.name)
     embedding = PlaneEmbedding(tiled.key(engine.model, engine.live.encoder), tiled)
     path, stride = scratch / f"{objects[0][0]}.npz", tiled.grid.stride
     windows, arrays = {}, {"stride": np.array(stride)}

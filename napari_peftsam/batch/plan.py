@@ -19,6 +19,7 @@ from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import open_image
 from napari_peftsam.files.outputs import check_output
 from napari_peftsam.folders import embedding_folder
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import build, pick_device
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.planes import LazyImage
@@ -108,9 +109,9 @@ class EngineSource:
         return _opened(self, _stamps(Path(self.source.model), self.source.adapter))
 
 
-def image_of_batch(path: Path) -> PixelArray | LazyImage:
+def image_of_batch(path: Path, options: ReadOptions = AS_THE_FILE_SAYS) -> PixelArray | LazyImage:
     """Open an image; the last one is kept in this process until its file changes."""
-    return _opened_image(path, _stamps(path))
+    return _opened_image(path, options, _stamps(path))
 
 
 def _stamps(*files: Path | None) -> _Stamps:
@@ -126,8 +127,8 @@ def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
 
 
 @lru_cache(maxsize=1)  # the parts of one image mostly come one after the other
-def _opened_image(path: Path, _stamps: _Stamps) -> PixelArray | LazyImage:
-    return open_image(path).pixels
+def _opened_image(path: Path, options: ReadOptions, _stamps: _Stamps) -> PixelArray | LazyImage:
+    return open_image(path, options).pixels
 
 
 @lru_cache(maxsize=1)
@@ -152,12 +153,15 @@ class BatchPlan:
         Disk space of that folder in bytes; what was not used for longest goes first. None:
         a batch removes nothing, since the folder may be shared with programs that have a
         larger budget. Those keep to their own: the docks to their preference.
+    options
+        Axes, channels and the rest of what the image files leave open.
     """
 
     choice: ModelSource = field(default_factory=ModelSource)
     cluster: ClusterChoice = field(default_factory=ClusterChoice)
     store: Path | None = None
     space: int | None = None
+    options: ReadOptions = AS_THE_FILE_SAYS
 
     @property
     def folder(self) -> Path:
@@ -219,6 +223,8 @@ class BatchFinished:
     tiles, computed
         Embeddings there are now (one per plane, or tile of a large plane), and how many of
         them were not in the store before; None where results are labels.
+    blank
+        Names of planes of a stack without any contrast, which have no embedding.
     objects, empty
         Prompted objects, and how many of them have no pixel; None where results are
         embeddings.
@@ -232,10 +238,11 @@ class BatchFinished:
     computed: int | None = None
     objects: int | None = None
     empty: int | None = None
+    blank: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures that apply, ready for JSON."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: v for name, v in asdict(self).items() if v is not None and v != ()}
         return {**values, "output": str(self.output)}
 
 

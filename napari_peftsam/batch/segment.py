@@ -26,6 +26,7 @@ from napari_peftsam.export import (
 )
 from napari_peftsam.files import atomic_path, open_image, pair_prompts
 from napari_peftsam.files.outputs import check_not_an_input, check_output
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.segmentation.engine import Engine
@@ -62,9 +63,12 @@ class PromptedImage:
     path: Path
     pixels: PixelArray | LazyImage = field(repr=False)
     prompts: tuple[Prompts, ...] = field(repr=False)
+    metadata: ImageMetadata = UNKNOWN
 
     @classmethod
-    def open(cls, image: Path, prompts: Path, output: Path) -> PromptedImage:
+    def open(
+        cls, image: Path, prompts: Path, output: Path, options: ReadOptions = AS_THE_FILE_SAYS
+    ) -> PromptedImage:
         """Read prompts and open the image, if its labels can be written to `output`.
 
         Raises
@@ -77,24 +81,31 @@ class PromptedImage:
             check_replaceable(output)
         else:
             check_output(output, (".tif", ".tiff", ".zarr"))
-        asked, pixels = read_prompts(prompts), open_image(image).pixels
-        if pixels.ndim > 2 + (pixels.shape[-1] == 3):  # a stack
-            raise ImageError(f"{image} is a stack of shape {pixels.shape}: save one plane of it")
-        check_prompts_inside(asked, (pixels.shape[0], pixels.shape[1]), prompts)
-        return cls(image, pixels, asked)
+        # Of a set of files, the prompts are for the plane in this one.
+        asked, file = read_prompts(prompts), open_image(image, replace(options, own_planes=True))
+        if len(file.metadata.axes) > 2:
+            shape = file.pixels.shape
+            raise ImageError(f"{image} is a stack of shape {shape}: save one plane of it")
+        check_prompts_inside(asked, (file.pixels.shape[0], file.pixels.shape[1]), prompts)
+        return cls(image, file.pixels, asked, file.metadata)
+
+    @property
+    def context(self) -> ExportContext:
+        """What is known of the image, for the file of its labels."""
+        return ExportContext.of(self.metadata, image_name=self.path.name)
 
     def segment(self, engine: Engine, output: Path) -> SegmentReport:
         """Segment the objects and write their labels; object ``i`` (from 1) gets label ``i``."""
         image = engine.tiled(self.pixels, self.path.name)
         if len(image.grid) > 1:
-            return _segment_in_parts(engine, image, self.prompts, output)
+            return _segment_in_parts(engine, image, self, output)
         [encoded] = embed_plane(engine, str(self.path), self.pixels)
         embedding = PlaneEmbedding(encoded.embedding.key, image, encoded.embedding)
         labels = segment_plane(engine, embedding, self.prompts)
         found = set(labels.ravel().tolist())
         empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
-        context = ExportContext(image_name=self.path.name)
-        return SegmentReport(len(self.prompts), empty, export_labels(labels, output, None, context))
+        written = export_labels(labels, output, None, self.context)
+        return SegmentReport(len(self.prompts), empty, written)
 
 
 def segment_plane(
@@ -118,13 +129,13 @@ def check_zarr_output(output: Path, name: str, shape: tuple[int, int]) -> None:
 
 
 def _segment_in_parts(
-    engine: Engine, image: TiledImage, prompts: Sequence[Prompts], output: Path
+    engine: Engine, image: TiledImage, prompted: PromptedImage, output: Path
 ) -> SegmentReport:
     """Write an OME-Zarr label image, only the parts that hold objects.
 
     Only the tiles around the prompts are embedded.
     """
-    grid = image.grid
+    grid, prompts = image.grid, prompted.prompts
     check_zarr_output(output, image.name, grid.window.shape)
     embedding = PlaneEmbedding(image.key(engine.model, engine.live.encoder), image)
     try:
@@ -133,7 +144,7 @@ def _segment_in_parts(
         raise ExportError(f"cannot write {output}: {error.strerror or error}") from error
     with folder as scratch, atomic_path(output) as temporary:
         shape = grid.window.shape
-        labels = create_labels(temporary, shape, ExportContext(image_name=image.name))
+        labels = create_labels(temporary, shape, prompted.context)
         highest = zarr.create_array(
             Path(scratch, "highest.zarr"), shape=shape, chunks=(_CHUNK, _CHUNK),
             dtype="float32", fill_value=0,
@@ -203,7 +214,8 @@ def segment_batch(
             Task(
                 name,
                 name,
-                (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr", Path(made)),
+                (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr", Path(made),
+                 plan.options),
             )
             for name, image, asked in pairs
         ])  # fmt: skip
@@ -215,13 +227,14 @@ def segment_batch(
 
 
 def _segment_image(
-    engine: Engine, image: Path, prompts: Path, output: Path, scratch: Path
+    engine: Engine, image: Path, prompts: Path, output: Path, scratch: Path, options: ReadOptions
 ) -> SegmentReport:
     """Make the labels of one image in the folder `scratch`, then move them to `output`.
 
     The maker of `scratch`, on the same disk, removes what a process that died left there.
     """
-    made = PromptedImage.open(image, prompts, output).segment(engine, scratch / output.name)
+    prompted = PromptedImage.open(image, prompts, output, options)
+    made = prompted.segment(engine, scratch / output.name)
     with atomic_path(output) as temporary:
         made.output.rename(temporary)
     return replace(made, output=output)

@@ -18,12 +18,16 @@ from napari_peftsam.errors import ConfigurationError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from napari_peftsam.metadata import ReadOptions
+
     ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 __all__ = [
     "BATCH",
     "METHOD",
     "MODEL",
+    "NUMBER_PIECES",
+    "READING",
     "SEED",
     "SOURCE",
     "Json",
@@ -37,6 +41,7 @@ __all__ = [
     "option",
     "options_of",
     "project_model_options",
+    "read_options",
     "seconds",
 ]
 
@@ -180,6 +185,39 @@ BATCH = (
         "have this program and see the files under the same paths.",
     ),
 )
+READING = (
+    option(
+        "axes",
+        str,
+        "",
+        help="Axes of the files where they do not say, one letter each: T, Z, C, Y, X, and S for "
+        "colours, like ZYX or YXC.",
+    ),
+    option(
+        "channels",
+        str,
+        "",
+        help="Channels by number or name, up to three for red, green and blue, with weights: 2, "
+        "DAPI, 0,2 or DAPI:0.5,2:0.5.",
+    ),
+    option(
+        "series", int | None, None, min=0, help="Number of the image in files that hold several."
+    ),
+    option(
+        "allow_missing",
+        bool,
+        False,
+        "--allow-missing",
+        help="Read OME-TIFF sets of which files are missing; their planes are black.",
+    ),
+)
+NUMBER_PIECES = option(
+    "number_pieces",
+    bool,
+    False,
+    "--number-pieces",
+    help="Of masks with one number for all objects, take each connected piece as an object.",
+)
 # The limits of a method's options and their defaults are the method's, so None is "not given".
 METHOD = (
     option("method", str | None, help="Name of a method, as `napari-peftsam methods` lists them."),
@@ -250,6 +288,14 @@ def folders_of(
     raise ConfigurationError(
         f"got {named or 'no input'}: give either --project or both --images and --labels"
     )
+
+
+def read_options(given: Values) -> ReadOptions:
+    """Take the values of `READING` out of those of a group: the options to read files with."""
+    from napari_peftsam.metadata import ReadOptions
+
+    names = [each.name for each in (*READING, NUMBER_PIECES)]
+    return ReadOptions(**{name: given.pop(name) for name in names if name in given})
 
 
 def seconds(text: str) -> float:

@@ -21,15 +21,16 @@ from ._console import (
     graceful_interrupt,
     say,
 )
-from ._options import BATCH, MODEL, Json, Values, grouped
+from ._options import BATCH, MODEL, READING, Json, Values, grouped, read_options
 
 if TYPE_CHECKING:
     from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
+    from napari_peftsam.metadata import ReadOptions
 
 __all__ = ["embed", "segment", "segment_batch"]
 
 
-@grouped(model=MODEL, batch=BATCH)
+@grouped(model=MODEL, batch=(*BATCH, *READING))
 def embed(
     *,
     images: Annotated[
@@ -46,7 +47,7 @@ def embed(
     An interrupted run goes on where it was. The viewer finds the embeddings when the
     images are opened with the same model and adapter.
     """
-    plan = _plan(model, **batch)
+    plan = _plan(model, read_options(batch), **batch)
     from napari_peftsam.batch.embed import embed_batch
 
     def text(finished: BatchFinished) -> str:
@@ -58,7 +59,7 @@ def embed(
     _run(lambda stop: embed_batch(images, plan, stop), text, as_json)
 
 
-@grouped(model=MODEL)
+@grouped(model=MODEL, reading=READING)
 def segment(
     *,
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
@@ -66,6 +67,7 @@ def segment(
     output: Annotated[
         Path, typer.Option(help="Label image to write: .tif, or .zarr, which a large image needs.")
     ],
+    reading: Values,
     model: Values,
     as_json: Json = False,
 ) -> None:
@@ -78,14 +80,14 @@ def segment(
     from napari_peftsam.app.choice import ModelChoice
     from napari_peftsam.app.exchange import segment_file
 
-    report = segment_file(image, prompts, output, ModelChoice(**model))
+    report = segment_file(image, prompts, output, ModelChoice(**model), read_options(reading))
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")
     emit(report.to_dict(), as_json, f"{counted(report.objects, 'object')}: {report.output}")
 
 
-@grouped(model=MODEL, batch=BATCH)
+@grouped(model=MODEL, batch=(*BATCH, *READING))
 def segment_batch(
     *,
     images: Annotated[
@@ -113,7 +115,7 @@ def segment_batch(
     Object number i of an image's prompts file gets label i. Images that fail are left out
     and listed; a second run finds the embeddings of the first.
     """
-    plan = _plan(model, **batch)
+    plan = _plan(model, read_options(batch), **batch)
     from napari_peftsam.batch.large_image import segment_large_image
     from napari_peftsam.batch.segment import segment_batch as segment_folder
     from napari_peftsam.files import is_zarr
@@ -135,6 +137,7 @@ def _images(finished: BatchFinished) -> str:
 
 def _plan(
     model: Values,
+    reading: ReadOptions,
     store: Path | None,
     space: float | None,
     workers: int | None,
@@ -152,6 +155,7 @@ def _plan(
         ClusterChoice(scheduler, workers),
         store,
         None if space is None else round(space * 1e9),
+        reading,
     )
 
 
@@ -180,6 +184,8 @@ def _run(
             elif isinstance(event, BatchFinished):
                 finished = event
     assert finished is not None, "a batch ends with its report"
+    for name in finished.blank:
+        say(f"note: {name} is blank and has no embedding")
     emit(finished.to_dict(), as_json, text(finished))
     if finished.failed:
         name, reason = next(iter(finished.failed.items()))

@@ -8,6 +8,8 @@ from napari_peftsam.configs import EvaluationConfig
 
 from ._console import Progress, counted, emit, say
 from ._options import (
+    NUMBER_PIECES,
+    READING,
     SOURCE,
     Json,
     Values,
@@ -16,6 +18,7 @@ from ._options import (
     grouped,
     options_of,
     project_model_options,
+    read_options,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ __all__ = ["evaluate"]
 
 
 @grouped(
-    source=SOURCE,
+    source=(*SOURCE, *READING, NUMBER_PIECES),
     model=project_model_options(),
     sample=options_of(EvaluationConfig, "max_objects", "seed"),
 )
@@ -36,6 +39,7 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
     and noc90 are the mean clicks to 80 and 90 % IoU, at most 10. Objects under 25 pixels are
     left out and counted.
     """
+    reading = read_options(source)
     folders, project = folders_of(**source), source["project"]
     from napari_peftsam.app.choice import ModelChoice
     from napari_peftsam.app.folders import evaluate_folders
@@ -54,7 +58,7 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
         if folders is None:
             report = evaluate_project(project, config, choice, watch, say)
         else:
-            report = evaluate_folders(*folders, config, choice, watch)
+            report = evaluate_folders(*folders, config, choice, watch, reading)
     emit(report.to_dict(), as_json, _text(report))
 
 

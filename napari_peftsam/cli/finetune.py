@@ -14,6 +14,8 @@ from napari_peftsam.errors import ConfigurationError
 from ._console import INTERRUPTED, Progress, counted, emit, graceful_interrupt, leads, say
 from ._options import (
     METHOD,
+    NUMBER_PIECES,
+    READING,
     SOURCE,
     Json,
     Values,
@@ -24,6 +26,7 @@ from ._options import (
     option,
     options_of,
     project_model_options,
+    read_options,
     seconds,
 )
 
@@ -59,7 +62,7 @@ _TRAINING = options_of(
 
 
 @grouped(
-    source=SOURCE,
+    source=(*SOURCE, *READING, NUMBER_PIECES),
     model=project_model_options("Adapter file to go on from."),
     method=(option("recipe", str | None, help=_RECIPE), *METHOD),
     training=(option("budget", str | None, help=_BUDGET), *_TRAINING),
@@ -80,6 +83,7 @@ def finetune(
     was live. Ctrl-C ends the training and keeps the best state so far. With several
     GPUs: torchrun --nproc-per-node 4 -m napari_peftsam finetune ...
     """
+    reading = read_options(source)
     folders, project = folders_of(**source), source["project"]
     if folders and output is None:
         raise ConfigurationError("there is no output: name the adapter file to write by --output")
@@ -101,7 +105,7 @@ def finetune(
 
     def train(watch: Callable[[TrainEvent], bool]) -> FinetuneReport:
         if folders is not None and output is not None:
-            return finetune_folders(*folders, output, config, choice, watch)
+            return finetune_folders(*folders, output, config, choice, watch, reading)
         return finetune_project(project, config, choice, output, watch, say)
 
     _show(train, preface, as_json)
