@@ -13,7 +13,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
-	test-interoperability screenshots methods-page pretrain samples study bench bench-document bench-scaling bench-gpu \
+	test-interoperability screenshots methods-page formats-page pretrain samples study bench bench-document bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
 	@echo "make methods-page write the tables of docs/methods.md again"
+	@echo "make formats-page write the tables of docs/formats.md again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
 	@echo "make samples      draw the synthetic samples of the package again"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
@@ -88,6 +89,9 @@ screenshots: display-packages $(VENV)/.installed-dev
 
 methods-page: $(VENV)/.installed
 	$(BIN)/python docs/make_methods.py
+
+formats-page: $(VENV)/.installed
+	$(BIN)/python docs/make_formats.py
 
 # How the shipped weights were made, each version from the one before, see the model card. A
 # second call goes on where the first was stopped; without a run folder it starts from the last

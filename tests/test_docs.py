@@ -25,6 +25,12 @@ def test_the_page_of_methods_is_up_to_date() -> None:
     assert script["filled"](page) == page, "run: make methods-page"
 
 
+def test_the_page_of_formats_is_up_to_date() -> None:
+    script = runpy.run_path(str(DOCS / "make_formats.py"))
+    page = (DOCS / "formats.md").read_text(encoding="utf-8")
+    assert script["filled"](page) == page, "run: make formats-page"
+
+
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     script = runpy.run_path(str(DOCS / "make_methods.py"))
     with pytest.raises(ValueError, match="no place for the table lora"):

@@ -38,4 +38,11 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)
 
 
-FORMAT = ExportFormat("cellpose", "Cellpose", ("_seg.npy",), _write)
+FORMAT = ExportFormat(
+    "cellpose",
+    "Cellpose",
+    ("_seg.npy",),
+    _write,
+    holds="planes of z; objects are numbered without gaps",
+    library="numpy",
+)

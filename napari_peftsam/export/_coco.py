@@ -89,4 +89,12 @@ def _run_lengths(plane: LabelArray) -> Iterator[tuple[int, list[int]]]:
         yield label, np.diff(edges, prepend=0, append=flat.size).tolist()
 
 
-FORMAT = ExportFormat("coco", "COCO JSON", (".json",), _write, _write_set)
+FORMAT = ExportFormat(
+    "coco",
+    "COCO JSON",
+    (".json",),
+    _write,
+    _write_set,
+    holds="one image per plane; provenance",
+    library="pycocotools",
+)

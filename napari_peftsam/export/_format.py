@@ -91,6 +91,10 @@ class ExportFormat:
         file of its own.
     per_plane
         True for formats that hold one plane.
+    holds
+        What it holds beside the labels or outlines, for the documentation.
+    library
+        The packages that write it.
     """
 
     name: str
@@ -99,6 +103,8 @@ class ExportFormat:
     write: Callable[[Path, LabelArray, ExportContext], None]
     write_all: Callable[[Path, Iterable[Labelled]], None] | None = None
     per_plane: bool = False
+    holds: str = ""
+    library: str = ""
 
 
 def smallest_unsigned(labels: LabelArray) -> LabelArray:

@@ -287,5 +287,14 @@ def _complete_metadata(
 
 
 _SUFFIXES = (".ome.zarr", ".zarr")
-FORMAT = ExportFormat("ome-zarr", "OME-Zarr labels", _SUFFIXES, _write)
-OLDER_FORMAT = ExportFormat("ome-zarr-0.4", "OME-Zarr 0.4 labels", _SUFFIXES, _write_older)
+_LIBRARY = "zarr, ome-zarr"
+_HOLDS = (
+    "t, z; pixel size, unit, interval; provenance; the image itself. To an image of another "
+    "program a label image is added"
+)
+FORMAT = ExportFormat(
+    "ome-zarr", "OME-Zarr labels", _SUFFIXES, _write, holds=_HOLDS, library=_LIBRARY
+)
+OLDER_FORMAT = ExportFormat(
+    "ome-zarr-0.4", "OME-Zarr 0.4 labels", _SUFFIXES, _write_older, holds=_HOLDS, library=_LIBRARY
+)

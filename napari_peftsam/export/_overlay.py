@@ -53,4 +53,12 @@ def _colours(labels: LabelArray) -> npt.NDArray[np.float64]:
     return np.stack(parts, -1) * 255
 
 
-FORMAT = ExportFormat("overlay", "Picture with objects", (".png",), _write, per_plane=True)
+FORMAT = ExportFormat(
+    "overlay",
+    "Picture with objects",
+    (".png",),
+    _write,
+    per_plane=True,
+    holds="one plane",
+    library="Pillow",
+)

@@ -88,4 +88,11 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
         writer.writerows(rows)
 
 
-FORMAT = ExportFormat("csv", "Table of measurements", (".csv",), _write)
+FORMAT = ExportFormat(
+    "csv",
+    "Table of measurements",
+    (".csv",),
+    _write,
+    holds="planes of t and z; pixels and unit; intensities of each channel; source, score, corrected",
+    library="scikit-image",
+)

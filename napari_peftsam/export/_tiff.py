@@ -110,4 +110,12 @@ def _write_ome(
     )
 
 
-FORMAT = ExportFormat("tiff", "TIFF label image", (".tif", ".tiff"), _write)
+FORMAT = ExportFormat(
+    "tiff",
+    "TIFF label image",
+    (".tif", ".tiff"),
+    _write,
+    holds="t, z; pixel size, unit, interval; provenance. 16 bits for ImageJ; OME-TIFF for "
+    "`.ome.tif` and above 65,535 objects",
+    library="tifffile",
+)

@@ -60,7 +60,14 @@ def _roi(roifile: Any, outline: Any) -> Any:
     return roi
 
 
-ROI = ExportFormat("roi", "ImageJ ROIs", (".zip",), _write_roi)
+ROI = ExportFormat(
+    "roi",
+    "ImageJ ROIs",
+    (".zip",),
+    _write_roi,
+    holds="position in z and t; several parts and holes as composites",
+    library="roifile, shapely",
+)
 
 
 # --- QuPath -------------------------------------------------------------------------
@@ -95,7 +102,14 @@ def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> No
     path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
-GEOJSON = ExportFormat("geojson", "GeoJSON for QuPath", (".geojson",), _write_geojson)
+GEOJSON = ExportFormat(
+    "geojson",
+    "GeoJSON for QuPath",
+    (".geojson",),
+    _write_geojson,
+    holds="position in z and t; several parts and holes; score",
+    library="shapely",
+)
 
 
 # --- YOLO ---------------------------------------------------------------------------
@@ -152,4 +166,13 @@ def _save_png(path: Path, pixels: Any) -> None:
     Image.fromarray(in_bytes(np.asarray(pixels))).save(path)
 
 
-YOLO = ExportFormat("yolo", "YOLO segmentation folder", (".yolo",), _write_yolo, _write_yolo_set)
+YOLO = ExportFormat(
+    "yolo",
+    "YOLO segmentation folder",
+    (".yolo",),
+    _write_yolo,
+    _write_yolo_set,
+    holds="one image per plane, as 8-bit PNG; every fifth for validation; holes and parts by "
+    "lines of no width",
+    library="shapely, Pillow",
+)

@@ -6,6 +6,7 @@ from ._atomic import atomic_path
 from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
 from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
 from ._read import (
+    FILE_KINDS,
     IMAGE_SUFFIXES,
     ImageFile,
     image_name,
@@ -19,6 +20,7 @@ from ._read import (
 from ._zarr import is_zarr, list_fields, settle_zarr
 
 __all__ = [
+    "FILE_KINDS",
     "IMAGE_SUFFIXES",
     "OBJECT_SUFFIXES",
     "ImageFile",
