@@ -93,6 +93,7 @@ FORMAT = ExportFormat(
     "Table of measurements",
     (".csv",),
     _write,
-    holds="planes of t and z; pixels and unit; intensities of each channel; source, score, corrected",
+    holds="planes of t and z; pixels and unit; intensities of each channel; source, score, "
+    "corrected",
     library="scikit-image",
 )
