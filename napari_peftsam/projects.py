@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from napari_peftsam.document import (
     ImageSource,
     ImportLabels,
     LocateImage,
+    ObjectRecord,
     Store,
     create_project,
     describe_source,
@@ -28,16 +30,18 @@ from napari_peftsam.document import (
     store_pixels,
 )
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
-from napari_peftsam.files import atomic_path, image_name, open_image
+from napari_peftsam.files import atomic_path, image_name, open_image, read_objects
 from napari_peftsam.folders import configuration_folder, project_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
+from napari_peftsam.types import LabelArray
 
 __all__ = [
     "Imported",
     "add_image",
     "attach_images",
     "check_not_a_source",
+    "import_label_file",
     "import_objects",
     "is_rgb",
     "keep_pixels",
@@ -206,7 +210,7 @@ def keep_pixels(store: Store, pixels: Any, rgb: bool, path: Path | None) -> Imag
 
 @dataclass(frozen=True)
 class Imported:
-    """Objects of another project for an image of this one.
+    """Objects of another project or a file for an image of this project.
 
     Attributes
     ----------
@@ -223,25 +227,59 @@ class Imported:
     covered: int = 0
 
 
-def import_objects(own: DocumentImage, other: DocumentImage) -> Imported:
-    """Add the objects of another image of the same shape; own objects keep their pixels; slow."""
+def import_objects(
+    own: DocumentImage, labels: LabelArray, records: Mapping[int, ObjectRecord]
+) -> Imported:
+    """Add objects to an image; its own objects keep their pixels. Slow.
+
+    Labels keep their numbers in an image without objects; else they follow the present ones.
+
+    Parameters
+    ----------
+    own
+        The image.
+    labels
+        ``(..., H, W)`` of the image's shape.
+    records
+        Provenance by label; objects without one count as imported.
+    """
     own.read()
-    free = own.labels == 0
-    labels, first = own.labels.copy(), own.next_label
-    taken = np.unique(other.labels[free & (other.labels > 0)]).tolist()
-    if not taken:
-        return Imported(covered=len(other.records))
-    own.check_label_range(first + len(taken) - 1)
-    table = np.zeros(int(other.labels.max()) + 1, labels.dtype)
-    table[taken] = np.arange(first, first + len(taken))
-    labels[free] = table[other.labels[free]]
-    records = tuple(
-        replace(other.records[label], label=int(table[label]))
-        for label in taken
-        if label in other.records
-    )
-    covered = len(other.records) - len(taken)
-    return Imported(ImportLabels(own.id, labels, records), len(taken), covered)
+    every = np.unique(labels[labels > 0])
+    free = (own.labels == 0) & (labels > 0)
+    taken = np.unique(labels[free])
+    if not len(taken):
+        return Imported(covered=len(every))
+    numbers = taken
+    if own.records:
+        numbers = np.arange(own.next_label, own.next_label + len(taken))
+    own.check_label_range(int(numbers[-1]))
+    new = own.labels.copy()
+    new[free] = numbers[np.searchsorted(taken, labels[free])]
+    pairs = zip(taken.tolist(), numbers.tolist(), strict=True)
+    kept = tuple(replace(records[old], label=n) for old, n in pairs if old in records)
+    covered = len(every) - len(taken)
+    return Imported(ImportLabels(own.id, new, kept), len(taken), covered)
+
+
+def import_label_file(document: Document, image: ImageId, path: str | Path) -> tuple[int, str]:
+    """Add the objects of a file to an image, see `napari_peftsam.files.read_objects`; slow.
+
+    Return their number, and a note about those of which a part, or all, was covered.
+    """
+    own = document.image(image)
+    source = own.info.source
+    name = own.name if source is None or not source.path else Path(source.path).name
+    file = read_objects(path, own.shape, name)
+    records = {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
+    found = import_objects(own, file.labels, records)
+    if found.action is not None:
+        document.do(found.action)
+    notes = []
+    if file.overlapping:
+        notes.append(f"{file.overlapping} overlap with earlier ones, which keep the pixels")
+    if found.covered:
+        notes.append(f"{found.covered} are covered by objects that were there")
+    return found.objects, "; ".join(notes)
 
 
 def check_not_a_source(document: Document, path: Path, project: Path | None) -> None:

@@ -26,7 +26,13 @@ from napari_peftsam.document import (
     SetPrompts,
 )
 from napari_peftsam.errors import ConfigurationError, PromptError
-from napari_peftsam.projects import add_image, locate_image, open_document
+from napari_peftsam.metadata import ImageMetadata, ReadOptions
+from napari_peftsam.projects import (
+    add_image,
+    import_label_file,
+    locate_image,
+    open_document,
+)
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
@@ -97,7 +103,9 @@ class App:
         """The images by name, in the order in which they were added."""
         return {i.name: ProjectImage(self, i.id) for i in self.document.images.values()}
 
-    def add_image(self, given: Any, name: str | None = None) -> ProjectImage:
+    def add_image(
+        self, given: Any, name: str | None = None, *, axes: str = "", channels: str = ""
+    ) -> ProjectImage:
         """Add an image file or an array; one that is there already is returned.
 
         Parameters
@@ -106,8 +114,11 @@ class App:
             Path of a file, or pixels ``(..., H, W)`` or ``(..., H, W, 3)``, which are stored.
         name
             What people call it; default: the file's name without suffix, or ``"image"``.
+        axes, channels
+            Of a file that leaves them open, see `napari_peftsam.metadata.ReadOptions`.
         """
-        return ProjectImage(self, add_image(self.document, given, name))
+        options = ReadOptions(axes, channels)
+        return ProjectImage(self, add_image(self.document, given, name, options))
 
     def undo(self) -> str | None:
         """Undo the last step and return what it was, None if there is none."""
@@ -233,6 +244,19 @@ class ProjectImage:
             predict_pending(self._app.workspace)
         label: int = self._app.document.do(Accept(overlap))
         return label
+
+    def import_labels(self, path: str | Path) -> str:
+        """Add the objects of a file of labels, outlines or ROIs; existing ones keep their pixels.
+
+        Return a note about objects that were covered; nothing if all is well. Files are as of
+        `napari_peftsam.files.read_objects`.
+        """
+        return import_label_file(self._app.document, self.id, path)[1]
+
+    @property
+    def metadata(self) -> ImageMetadata:
+        """Axes, pixel size and channels."""
+        return self._app.document.image(self.id).info.metadata
 
     def locate(self, path: str | Path) -> str:
         """Say where the image's file is now; return what differs, nothing if all is well."""

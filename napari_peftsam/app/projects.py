@@ -198,7 +198,7 @@ def read_objects(document: Document, path: Path) -> ObjectImport:
             if own is None or own.shape != other.shape:
                 skipped.append(other.name)
             else:
-                found.append(import_objects(own, other))
+                found.append(import_objects(own, other.labels, other.records))
     finally:
         store.close()
     objects, covered = (sum(getattr(i, n) for i in found) for n in ("objects", "covered"))

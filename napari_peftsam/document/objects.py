@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NewType
 
 from napari_peftsam.document.records import ModelVersion
-from napari_peftsam.errors import PromptError
-from napari_peftsam.types import BoolArray, Box, MaskPrompt, Prediction, Prompts, Window
+from napari_peftsam.errors import LabelError, PromptError
+from napari_peftsam.types import BoolArray, Box, MaskPrompt, Point, Prediction, Prompts, Window
 
 __all__ = [
     "ImageId", "NewObject", "ObjectPlane", "ObjectRecord", "Overlap", "Pending", "PendingObject",
@@ -131,8 +131,20 @@ class ObjectRecord:
             ],
             "source": self.source,
         }
-        names = ("model", "adapter", "score", "candidate", "corrected", "created", "modified")
-        return record | {name: getattr(self, name) for name in names}
+        return record | {name: getattr(self, name) for name in _KEPT_AS_THEY_ARE}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ObjectRecord:
+        """Return the record that `to_dict` gave; `LabelError` if it is none."""
+        try:
+            planes = tuple(
+                ObjectPlane(tuple(map(int, each["index"])), _prompts_of(each["prompts"]))
+                for each in record["planes"]
+            )
+            known = {name: record[name] for name in _KEPT_AS_THEY_ARE if name in record}
+            return cls(int(record["label"]), planes, **known)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise LabelError(f"the provenance of an object cannot be read ({error!r})") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +214,17 @@ def _union(prompts: list[Prompts]) -> Prompts:
 def _prompts_dict(prompts: Prompts) -> dict[str, Any]:
     box = None if prompts.box is None else asdict(prompts.box)
     return {"points": [asdict(point) for point in prompts.points], "box": box}
+
+
+def _prompts_of(given: Mapping[str, Any]) -> Prompts:
+    box = given["box"]
+    points = tuple(Point(**point) for point in given["points"])
+    return Prompts(points, None if box is None else Box(**box))
+
+
+_KEPT_AS_THEY_ARE = (
+    "model", "adapter", "score", "candidate", "corrected", "created", "modified"
+)  # fmt: skip
 
 
 # --- the pending object -------------------------------------------------------------
