@@ -22,8 +22,8 @@ from napari_peftsam.batch.plan import (
 )
 from napari_peftsam.batch.run import TaskFunction
 from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
-from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
-from napari_peftsam.files import image_shape, is_zarr, list_fields, list_images
+from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
+from napari_peftsam.files import find_images, image_shape
 from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.models import Architecture, find_architecture
 from napari_peftsam.planes import plane_of, read_plane
@@ -87,7 +87,7 @@ def embed_batch(
     """
     plan = plan or BatchPlan()
     model = find_architecture(plan.choice.model)
-    paths = [path.absolute() for path in _images(images)]
+    paths = [path.absolute() for path in find_images(images)]
     shapes = {path: _shape(path, plan.options) for path in paths}
     make_folder(plan.folder)
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
@@ -162,19 +162,6 @@ def _plane_indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Return the places of the planes of an image or stack ``(..., H, W[, 3])``."""
     colours = len(shape) > 2 and shape[-1] == 3
     return np.ndindex(shape[: len(shape) - 2 - colours])
-
-
-def _images(sources: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for source in sources:
-        if is_zarr(source):
-            inside = [*list_fields(source).values()] or [source]
-        else:
-            inside = list(list_images(source).values()) if source.is_dir() else [source]
-        if not inside:
-            raise InputFileError(f"{source}: holds no image; name a folder of images, or an image")
-        found += inside
-    return found
 
 
 def _shape(path: Path, options: ReadOptions) -> tuple[int, ...] | None:

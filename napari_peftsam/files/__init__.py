@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
-from ._pairs import ImagePair, check_pair, check_shapes, list_images, pair_folders, pair_prompts
+from ._pairs import (
+    ImagePair,
+    check_pair,
+    check_shapes,
+    find_images,
+    list_images,
+    pair_folders,
+    pair_prompts,
+)
 from ._read import (
     FILE_KINDS,
     IMAGE_SUFFIXES,
@@ -29,6 +37,7 @@ __all__ = [
     "atomic_path",
     "check_pair",
     "check_shapes",
+    "find_images",
     "image_name",
     "image_shape",
     "is_zarr",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,17 @@ from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.types import LabelArray, PixelArray
 
 from ._read import IMAGE_SUFFIXES, image_name, read_image, read_labels
+from ._zarr import is_zarr, list_fields
 
-__all__ = ["ImagePair", "check_pair", "check_shapes", "list_images", "pair_folders", "pair_prompts"]
+__all__ = [
+    "ImagePair",
+    "check_pair",
+    "check_shapes",
+    "find_images",
+    "list_images",
+    "pair_folders",
+    "pair_prompts",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +146,33 @@ def list_images(folder: str | Path) -> dict[str, Path]:
         If it is no folder, or two of its images have the same name.
     """
     return _by_name(Path(folder), IMAGE_SUFFIXES, image_name)
+
+
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
+    """Return the images that files, folders, patterns and plates stand for, in their order.
+
+    A folder stands for its images by name, a plate (OME-Zarr) for its fields of view, and a
+    pattern like ``"cells*.tif"``, which some shells leave alone, for the files that it fits.
+
+    Raises
+    ------
+    InputFileError
+        If there is nothing of a name, or a folder has no image.
+    """
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if is_zarr(source):
+            inside = [*list_fields(source).values()] or [source]
+        elif source.is_dir():
+            inside = list(list_images(source).values())
+        elif not source.exists() and set("*?[") & set(source.name) and source.parent.is_dir():
+            inside = sorted(source.parent.glob(source.name))
+        else:
+            inside = [source]
+        if not inside:
+            raise InputFileError(f"{source}: holds no image; name a folder of images, or an image")
+        found += inside
+    return found
 
 
 def _warn_of_lonely(first: Collection[str], second: Collection[str]) -> None:

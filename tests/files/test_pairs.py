@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.files import check_pair, check_shapes, pair_folders
+from napari_peftsam.files import check_pair, check_shapes, find_images, pair_folders
 from napari_peftsam.metadata import ReadOptions
 
 PLANE = np.arange(600, dtype=np.uint8).reshape(20, 30)
@@ -87,6 +87,16 @@ def test_one_folder_for_both(tmp_path: Path) -> None:
     images = write(tmp_path / "images", "a.tif")
     with pytest.raises(InputFileError, match="put them into two"):
         pair_folders(images, tmp_path / "images" / ".." / "images")
+
+
+def test_what_stands_for_several_images(tmp_path: Path) -> None:
+    folder = write(tmp_path / "images", "b.tif", "a.png", "notes.txt")
+    single = write(tmp_path, "c.tif") / "c.tif"
+    found = find_images([single, folder, folder / "*.png"])
+    assert [p.name for p in found] == ["c.tif", "a.png", "b.tif", "a.png"]
+    for nothing in (folder / "*.zarr", write(tmp_path / "empty", "notes.txt")):
+        with pytest.raises(InputFileError, match="holds no image"):
+            find_images([nothing])
 
 
 def test_names_in_two_forms_of_unicode_are_one(tmp_path: Path) -> None:
