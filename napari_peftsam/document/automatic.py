@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,22 +116,16 @@ def prune_automatic(kept: int = _KEPT) -> None:
 
 
 def _describe(path: Path) -> AutomaticProject:
-    wal = path.with_name(f"{path.name}-wal")
     is_open = is_open_elsewhere(path)
-    is_interrupted = not is_open and wal.exists()
+    is_interrupted = not is_open and path.with_name(f"{path.name}-wal").exists()
     time = ""
     try:
         time = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat("T", "milliseconds")
-        store = open_project(path, read_only=True)
+        with closing(open_project(path, read_only=True)) as store:
+            found = summary(store)
+            names = tuple(info.name for info in store.images().values() if not info.is_removed)
+            time = (store.times() or (time,))[-1]
     except (ProjectError, OSError) as error:
         return AutomaticProject(path, time, is_open=is_open, problem=str(error))
-    try:
-        found = summary(store)
-        names = tuple(info.name for info in store.images().values() if not info.is_removed)
-        time = (store.times() or (time,))[-1]
-    except ProjectError as error:
-        return AutomaticProject(path, time, is_open=is_open, problem=str(error))
-    finally:
-        store.close()
     numbers = int(found["objects"]), int(found["actions"])
     return AutomaticProject(path, time, names, *numbers, is_open, is_interrupted)

@@ -181,18 +181,9 @@ def rows_of(state: State, touched: Touched) -> list[Row]:
 
 @dataclass(frozen=True, eq=False)
 class LabelChange:
-    """Set pixels of one image; holds only the pixels that change.
+    """Set pixels of one image, at ``(R,)`` runs of flat positions without overlap; R >= 1.
 
-    Attributes
-    ----------
-    image
-        The image's id.
-    starts, lengths
-        ``(R,)`` runs of flat positions; R >= 1, without overlap.
-    old, new
-        The label(s) before and after: one for all pixels or one each.
-    label_set
-        The label set the pixels are in.
+    `old` and `new` are the label(s) before and after: one for all pixels or one each.
     """
 
     image: ImageId

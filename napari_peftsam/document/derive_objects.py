@@ -202,20 +202,10 @@ def _import(action: act.ImportLabels, state: State) -> Derived:
     check_labels(image.name, action.labels, image.shape)
     image.check_label_range(int(action.labels.max()))
     given = own_records(image, action.records)
-
-    def record(label: int) -> ObjectRecord:
-        return given.get(label) or _made(state, label, IMPORTED)
-
     where = np.flatnonzero(image.labels != action.labels)
-    changes: tuple[Change, ...] = ()
-    touched: set[int] = set()
-    if len(where):
-        old = np.take(image.labels, where)
-        new = np.take(action.labels, where).astype(image.labels.dtype)
-        touched = set(image.index.after(where, old, new))
-        changes = pixel_changes(
-            state, image, (where, old, new), lambda known: record(known.label), record
-        )
+    old, new = np.take(image.labels, where), np.take(action.labels, where)
+    changes = _imported(state, image, (where, old, new), given)
+    touched = set(np.union1d(old, new).tolist())
     changed = {
         label: each.in_planes(image.index.planes(label))
         for label, each in given.items()
@@ -230,19 +220,30 @@ def _add_image(action: act.AddImage, state: State) -> Derived:
     image = state.images[action.image]
     check_name(state, action.info.name)
     changes: tuple[Change, ...] = ()
-    if action.labels is not None and action.labels.any():
-        given = own_records(image, action.records)
-        where = np.flatnonzero(action.labels)
-        new = np.take(action.labels, where).astype(image.labels.dtype)
-        changes = pixel_changes(
-            state,
-            image,
-            (where, np.zeros_like(new), new),
-            lambda known: known,
-            lambda label: given.get(label) or _made(state, label, IMPORTED),
-        )
+    if action.labels is not None:
+        given, where = own_records(image, action.records), np.flatnonzero(action.labels)
+        new = np.take(action.labels, where)
+        changes = _imported(state, image, (where, np.zeros_like(new), new), given)
     changes += set_field(state, "is_removed", False, image.id)
     return Derived(changes, image=image.id, result=image.id)
+
+
+def _imported(
+    state: State,
+    image: DocumentImage,
+    pixels: tuple[Integers, Any, Any],
+    given: dict[int, ObjectRecord],
+) -> tuple[Change, ...]:
+    """Return the changes by labels from elsewhere with the records that are given."""
+    where, old, new = pixels
+    if not len(where):
+        return ()
+
+    def record(label: int) -> ObjectRecord:
+        return given.get(label) or _made(state, label, IMPORTED)
+
+    pixels = where, old, new.astype(image.labels.dtype)
+    return pixel_changes(state, image, pixels, lambda known: record(known.label), record)
 
 
 def pixel_changes(

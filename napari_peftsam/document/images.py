@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_peftsam import geometry
 from napari_peftsam.document.actions import Paint
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
@@ -286,17 +287,14 @@ def empty_labels(name: str, shape: tuple[int, ...], kind: str = "int32") -> Labe
 
 def check_labels(name: str, labels: LabelArray, shape: tuple[int, ...]) -> None:
     """Raise `LabelError` unless `labels` are non-negative integers of this shape."""
-    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+    if not isinstance(labels, np.ndarray) or labels.dtype == np.bool_:
         kind = getattr(labels, "dtype", type(labels).__name__)
         raise LabelError(f"the labels of {name!r} are {kind}: pass a numpy array of integers")
+    geometry.check_labels(labels, name)
     if labels.shape != shape:
         raise LabelError(
             f"the labels of {name!r} have shape {labels.shape}, its spatial shape is {shape}: "
             "pass labels of the same height and width (and leading axes)"
-        )
-    if np.issubdtype(labels.dtype, np.signedinteger) and labels.min() < 0:
-        raise LabelError(
-            f"the labels of {name!r} go down to {labels.min()}: labels start at 0 (unlabelled)"
         )
 
 

@@ -178,16 +178,16 @@ def _working_copy(path: Path, folder: Path) -> Path:
 
 def _rebuild(found: Salvage, store: Store) -> Recovery:
     """Do the readable actions again, then import the stored state where it differs."""
-    report = Recovery(lost_blobs=found.lost_blobs)
+    report, last = Recovery(lost_blobs=found.lost_blobs), max(found.actions, default=0)
     document = Document(store)
     with suppress(PeftSamError):
-        for number in range(1, found.last_number + 1):
+        for number in range(1, last + 1):
             if number not in found.actions:
                 break
             play(document, found.actions[number])
     report.actions = store.last_number
     is_log_whole = "actions" not in found.incomplete
-    report.is_history_whole = is_log_whole and report.actions == found.last_number
+    report.is_history_whole = is_log_whole and report.actions == last
     document.clock = utc_now  # what is done from here on happens now
     _bring_back(document, found)
     infos = found.added | store.images() | found.images

@@ -45,11 +45,6 @@ class Salvage:
     incomplete: set[str] = field(default_factory=set)
     lost_blobs: tuple[str, ...] = ()
 
-    @property
-    def last_number(self) -> int:
-        """The number of the last action that can be read."""
-        return max(self.actions, default=0)
-
 
 def salvage(file: Path) -> Salvage:
     """Read the readable rows of a project; the file, a working copy, may be modified."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numcodecs import Zstd
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.regions import Integers
@@ -255,7 +255,8 @@ def decode(hint: Any, text: str, payload: bytes = b"") -> Any:
         arrays = _arrays(payload) if payload else []
         return from_json(hint, json.loads(text, object_hook=_placing(arrays) if arrays else None))
     except _UNREADABLE as error:
-        raise ProjectError(f"a part of the project cannot be read ({error!r})") from error
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+        raise ProjectError(f"a part of the project cannot be read ({why})") from error
 
 
 def _arrays(payload: bytes) -> list[Array]:

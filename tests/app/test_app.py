@@ -191,7 +191,7 @@ def test_a_second_call_adds_to_the_pending_object(app: ps.App) -> None:
     assert app.document.queue == (ps.Prompts((POINT, NEGATIVE)),)
     current = app.document.current
     assert current is not None
-    assert current.refined is not None  # its mask is refined, as after a click
+    assert current.previous is not None  # its mask is refined, as after a click
     image.prompt(box=(4, 4, 20, 20))
     assert app.document.queue == (ps.Prompts((POINT, NEGATIVE), BOX),)
 

@@ -163,5 +163,6 @@ def test_fields_of_a_newer_version_are_left_out() -> None:
     ],
 )
 def test_damaged_actions_are_told(kind: str, text: str, payload: bytes) -> None:
-    with pytest.raises(ProjectError, match="part of the project"):
+    with pytest.raises(ProjectError, match="part of the project") as told:
         act.decode_action(kind, text, payload)
+    assert "\n" not in str(told.value)

@@ -83,7 +83,7 @@ def test_spatial_shape(
         pytest.param(np.zeros((3, 4)), "float64", id="float"),
         pytest.param(np.zeros((3, 4), bool), "bool", id="bool"),
         pytest.param(np.zeros((4, 4), int), "shape", id="shape"),
-        pytest.param(np.full((3, 4), -1), "start at 0", id="negative"),
+        pytest.param(np.full((3, 4), -1), "must not be negative", id="negative"),
         pytest.param(np.broadcast_to(np.int32(0), (3, 4)), "read-only", id="read-only"),
     ],
 )
