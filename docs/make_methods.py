@@ -44,13 +44,13 @@ def all_methods() -> str:
         "lllrrll",
         (
             (
-                f"`{one.info.name}`",
-                one.info.changes,
+                f"`{one.name}`",
+                one.method.changes,
                 size(one),
                 f"{one.counts.encoder:,}",
                 f"{other.counts.encoder:,}",
-                "yes" if one.info.mergeable else "no",
-                one.info.use_when,
+                "yes" if one.method.mergeable else "no",
+                one.method.use_when,
             )
             for one, other in zip(large, small, strict=True)
             if one.counts and other.counts

@@ -23,10 +23,8 @@ from napari_peftsam.peft import (
     METHODS,
     CobotLoraConfig,
     MethodConfig,
-    MethodInfo,
     ParameterCounts,
     count_parameters,
-    describe_methods,
     load_adapter,
     parse_method_config,
     with_cobot,
@@ -143,8 +141,10 @@ class MethodOverview:
 
     Attributes
     ----------
-    info
-        Its description; its obstacle is that of this computer's device.
+    method
+        The class of its options, with its texts.
+    unavailable
+        Why it cannot be used on this computer's device; empty if it can.
     options
         Name → value, as JSON has them.
     counts
@@ -153,7 +153,9 @@ class MethodOverview:
         The reason why it cannot be trained with these options in this architecture, or empty.
     """
 
-    info: MethodInfo
+    name: str
+    method: type[MethodConfig]
+    unavailable: str
     options: Mapping[str, Any]
     counts: ParameterCounts | None
     problem: str = ""
@@ -161,16 +163,16 @@ class MethodOverview:
     def to_dict(self) -> dict[str, Any]:
         """Return a description of JSON values only."""
         return {
-            "name": self.info.name,
-            "title": self.info.title,
+            "name": self.name,
+            "title": self.method.title,
             "trainable_encoder_parameters": self.counts.encoder if self.counts else None,
             "trainable_parameters": self.counts.total if self.counts else None,
-            "mergeable": self.info.mergeable,
+            "mergeable": self.method.mergeable,
             "options": dict(self.options),
-            "description": self.info.description,
-            "changes": self.info.changes,
-            "use_when": self.info.use_when,
-            "unavailable": self.info.obstacle or None,
+            "description": self.method.description,
+            "changes": self.method.changes,
+            "use_when": self.method.use_when,
+            "unavailable": self.unavailable or None,
             "problem": self.problem or None,
         }
 
@@ -201,28 +203,32 @@ def compare_methods(
         If the method is unknown or its options do not fit; without a name, if an option or
         its value fits no method.
     """
-    infos = {info.name: info for info in describe_methods(pick_device())}
     given = dict(options or {})
     if name is not None:
         config = choose_method(name, given, cobot=cobot)
         counts = count_parameters(architecture, config)
-        return (MethodOverview(infos[config.method], _values(config), counts),)
+        return (_entry(config.method, _values(config), counts),)
     listed = {m.cobot for m in METHODS.values()} if cobot else METHODS.keys()
-    entries = [_overview(i, given, architecture) for i in infos.values() if i.name in listed]
+    entries = [_overview(key, given, architecture) for key in METHODS if key in listed]
     _check_every_option_fits_some(entries, given)
     return tuple(entries)
 
 
-def _overview(
-    info: MethodInfo, given: Mapping[str, Any], architecture: Architecture
-) -> MethodOverview:
-    defaults = {option.name: option.default for option in info.options}
+def _overview(method: str, given: Mapping[str, Any], architecture: Architecture) -> MethodOverview:
+    defaults = _values(METHODS[method](method=method))
     own = {name: value for name, value in given.items() if name in defaults}
     try:
-        config = choose_method(info.name, own)
-        return MethodOverview(info, _values(config), count_parameters(architecture, config))
+        config = choose_method(method, own)
+        return _entry(method, _values(config), count_parameters(architecture, config))
     except ConfigurationError as error:
-        return MethodOverview(info, defaults | own, None, str(error))
+        return _entry(method, defaults | own, None, str(error))
+
+
+def _entry(
+    name: str, options: Mapping[str, Any], counts: ParameterCounts | None, problem: str = ""
+) -> MethodOverview:
+    method = METHODS[name]
+    return MethodOverview(name, method, method.obstacle(pick_device()), options, counts, problem)
 
 
 def _check_every_option_fits_some(entries: list[MethodOverview], given: Mapping[str, Any]) -> None:

@@ -160,8 +160,8 @@ def _table(entries: tuple[MethodOverview, ...], architecture: str) -> str:
 
 
 def _row(entry: MethodOverview) -> tuple[str, ...]:
-    info, counts = entry.info, entry.counts
+    counts = entry.counts
     numbers = (f"{counts.encoder:,}", f"{counts.total:,}") if counts else ("-", "-")
-    note = f" (not here: {info.obstacle})" if info.obstacle else ""
-    words = entry.problem or info.changes + note
-    return (info.name, *numbers, "yes" if info.mergeable else "no", words)
+    note = f" (not here: {entry.unavailable})" if entry.unavailable else ""
+    words = entry.problem or entry.method.changes + note
+    return (entry.name, *numbers, "yes" if entry.method.mergeable else "no", words)

@@ -21,9 +21,6 @@ from napari_peftsam.peft.merge import merge
 from napari_peftsam.peft.methods import (
     METHODS,
     MethodField,
-    MethodInfo,
-    OptionInfo,
-    describe_methods,
     first_changed_block,
     parse_method_config,
     with_cobot,
@@ -31,7 +28,7 @@ from napari_peftsam.peft.methods import (
 from napari_peftsam.peft.methods.lora import CobotLoraConfig, LoraConfig
 from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
 from napari_peftsam.peft.placement import Placement
-from napari_peftsam.peft.protocol import MethodConfig, ParameterHint, PeftMethod, PlacedConfig
+from napari_peftsam.peft.protocol import MethodConfig, PlacedConfig
 from napari_peftsam.peft.switch import AdapterSwitch
 
 __all__ = [
@@ -47,11 +44,7 @@ __all__ = [
     "LoraConfig",
     "MethodConfig",
     "MethodField",
-    "MethodInfo",
-    "OptionInfo",
     "ParameterCounts",
-    "ParameterHint",
-    "PeftMethod",
     "PlacedConfig",
     "Placement",
     "adapter_bytes",
@@ -61,7 +54,6 @@ __all__ = [
     "check_method",
     "check_replaceable",
     "count_parameters",
-    "describe_methods",
     "export_hf_peft",
     "first_changed_block",
     "import_adapter",

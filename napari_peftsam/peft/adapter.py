@@ -16,7 +16,6 @@ from napari_peftsam.errors import AdapterMismatchError
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.inject import Injection, inject
-from napari_peftsam.peft.methods import method_of
 from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = [
@@ -83,17 +82,17 @@ class Adapter:
     @property
     def changes_embeddings(self) -> bool:
         """True if it changes the image encoder."""
-        return method_of(self.config).adapts_encoder
+        return self.config.adapts_encoder
 
     @property
     def mergeable(self) -> bool:
         """True if it can be folded into plain weights."""
-        return method_of(self.config).mergeable
+        return self.config.mergeable
 
     @property
     def scalable(self) -> bool:
         """True if it can be used at a strength between 0 and 1."""
-        return method_of(self.config).scalable
+        return self.config.scalable
 
 
 def content_digest(adapter: Adapter, config: Mapping[str, Any]) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft.low_rank import RankMixer
-from napari_peftsam.peft.protocol import ParameterHint
+from napari_peftsam.peft.protocol import ParameterHint, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "CobotInit",
     "CobotMixer",
     "CobotOptions",
-    "coefficient_hint",
     "install_hub",
 ]
 
@@ -31,7 +29,7 @@ CobotInit = Literal["neutral", "official"]
 _HUB_PATH = "image_encoder.cobot_hub"
 
 
-class CobotOptions(BaseModel):
+class CobotOptions(PlacedConfig):
     """Options of all methods that COBOT orchestrates."""
 
     init: CobotInit = Field(
@@ -46,6 +44,12 @@ class CobotOptions(BaseModel):
         description="Factor on the learning rate of the orchestrating coefficients, which "
         "are of order 1 where other weights are of order 0.01.",
     )
+
+    def hint(self, parameter: str) -> ParameterHint:
+        """Give coefficients their own group; decay would pull S from the identity to 0."""
+        if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
+            return ParameterHint("coefficients", self.coefficient_lr_multiplier, decay=False)
+        return super().hint(parameter)
 
 
 class CobotHub(nn.Module):
@@ -65,7 +69,7 @@ class CobotHub(nn.Module):
         return (self.C * self.S[:, slot]).sum(dim=1)
 
 
-class CobotMixer(RankMixer):
+class CobotMixer(nn.Module):
     """One slot's map of rank space: ``M^T diag(gamma + lambda)``.
 
     Parameters
@@ -119,13 +123,3 @@ def install_hub(
     reference = next(surgery.encoder.parameters())
     surgery.add(_HUB_PATH, hub.to(reference.device, reference.dtype))
     return lambda slot: CobotMixer(hub, slot, init)
-
-
-def coefficient_hint(parameter: str, config: CobotOptions) -> ParameterHint | None:
-    """Give coefficients their own group; decay would pull S from the identity to 0.
-
-    None for other parameters.
-    """
-    if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
-        return ParameterHint("coefficients", config.coefficient_lr_multiplier, decay=False)
-    return None

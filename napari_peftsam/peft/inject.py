@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.low_rank import LowRankUpdate, install_low_rank
-from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.placement import Target
 from napari_peftsam.peft.protocol import MethodConfig, ParameterHint
 from napari_peftsam.peft.surgery import Surgery
@@ -71,7 +71,7 @@ def operate(
 
     Without `running`, the device need not be able to compute with the method.
     """
-    sam, method = model.sam, method_of(config)
+    sam = model.sam
     check_not_adapted(sam)
     check_architecture(model, config)
     if running:
@@ -80,16 +80,16 @@ def operate(
     sam.requires_grad_(False)
     surgery = Surgery(sam, loading)
     try:
-        method.install(surgery, config)
-        if method.adapts_encoder and not surgery.changed:
+        config.install(surgery)
+        if config.adapts_encoder and not surgery.changed:
             raise ConfigurationError(
-                f"{method.title} found nothing to adapt in this encoder: choose another "
+                f"{config.title} found nothing to adapt in this encoder: choose another "
                 "placement or method"
             )
         _install_decoder(surgery, config)
         if not surgery.changed:
             raise ConfigurationError(
-                f"{method.title} with mask decoder and prompt encoder both fixed leaves "
+                f"{config.title} with mask decoder and prompt encoder both fixed leaves "
                 "nothing to train: let one of them be trained"
             )
     except BaseException:
@@ -97,7 +97,7 @@ def operate(
         for parameter in trainable:
             parameter.requires_grad_(True)
         raise
-    setattr(sam, _MARK, method.title)
+    setattr(sam, _MARK, config.title)
     return surgery
 
 
@@ -109,22 +109,21 @@ def check_method(model: SamModel, config: MethodConfig) -> None:
 
 def check_architecture(model: SamModel, config: MethodConfig) -> None:
     """Raise `ConfigurationError` if a method does not fit the model's network."""
-    method, architecture = method_of(config), model.architecture
-    if method.adapts_encoder and not architecture.adaptable:
-        names = " or ".join(m.name for m in METHODS.values() if not m.adapts_encoder)
+    architecture = model.architecture
+    if config.adapts_encoder and not architecture.adaptable:
+        names = " or ".join(name for name, m in METHODS.items() if not m.adapts_encoder)
         raise ConfigurationError(
-            f"{method.title} is not available for {architecture.name}, into whose image encoder "
+            f"{config.title} is not available for {architecture.name}, into whose image encoder "
             f"no adapters fit: choose the method {names}, or another model"
         )
 
 
 def check_device(model: SamModel, config: MethodConfig) -> None:
     """Raise `ConfigurationError` if a method cannot be computed on the model's device."""
-    method = method_of(config)
     # The device of the weights: to count parameters they are on torch's meta device.
-    obstacle = method.obstacle(next(model.sam.parameters()).device.type)
+    obstacle = config.obstacle(next(model.sam.parameters()).device.type)
     if obstacle:
-        raise ConfigurationError(f"{method.title} {obstacle}")
+        raise ConfigurationError(f"{config.title} {obstacle}")
 
 
 def check_not_adapted(sam: nn.Module) -> None:
@@ -178,7 +177,7 @@ class Injection:
     @property
     def starts_as_base(self) -> bool:
         """True if it computes what the base computes until it is trained."""
-        return method_of(self.config).starts_as_base
+        return self.config.starts_as_base
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's own parameters by public name."""
@@ -198,10 +197,9 @@ class Injection:
             raise ConfigurationError(
                 f"an adapter is trained at strength 1, not at {self._strength:g}: set that first"
             )
-        method = method_of(self.config)
         groups: dict[ParameterHint, dict[str, Any]] = {}
         for name, parameter in self.trainable_parameters().items():
-            hint = method.hint(name, self.config)
+            hint = self.config.hint(name)
             group = groups.setdefault(
                 hint,
                 {
@@ -264,19 +262,18 @@ class Injection:
             If it is not within [0, 1], the method's update cannot be weakened, the injection
             was removed, or the model carries another adapter by now.
         """
-        method = method_of(self.config)
         self.trainable_parameters()
         check_strength(strength)
-        if 0 < strength < 1 and not method.scalable:
+        if 0 < strength < 1 and not self.config.scalable:
             raise ConfigurationError(
-                f"{method.title} is not linear in its update and cannot be weakened: "
+                f"{self.config.title} is not linear in its update and cannot be weakened: "
                 "use strength 0 or 1"
             )
         self._take_out()
         if strength > 0:
             check_not_adapted(self.model.sam)
             self._surgery.redo(strength)
-            setattr(self.model.sam, _MARK, method.title)
+            setattr(self.model.sam, _MARK, self.config.title)
         self._strength = strength
 
     def remove(self) -> None:

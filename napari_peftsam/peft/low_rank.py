@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.peft.cobot import CobotMixer
 from napari_peftsam.peft.placement import Target
-from napari_peftsam.peft.surgery import Surgery
+from napari_peftsam.peft.surgery import Replacement, Surgery
 
 __all__ = [
     "AdaptedLinear",
     "Factors",
     "LowRankUpdate",
-    "RankMixer",
     "RowUpdate",
     "TargetSite",
     "add_to_rows",
@@ -29,14 +29,6 @@ __all__ = [
     "plain",
     "random_start",
 ]
-
-
-class RankMixer(nn.Module):
-    """A learnable linear map of rank space."""
-
-    def matrix(self) -> Tensor:
-        """Return the ``(r, r)`` matrix that multiplies ``A x`` from the left."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +89,7 @@ class LowRankUpdate(RowUpdate):
         shape: tuple[int, int],
         rank: int,
         alpha: float,
-        mixer: RankMixer | None = None,
+        mixer: CobotMixer | None = None,
     ) -> None:
         super().__init__()
         out_features, in_features = shape
@@ -142,7 +134,7 @@ class FrozenLinear(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-class AdaptedLinear(nn.Module):
+class AdaptedLinear(Replacement):
     """A frozen linear layer plus one update per chosen range of its output rows.
 
     Parameters
@@ -165,7 +157,6 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.slots = nn.ModuleDict(updates)
         self.rows = dict(rows)
-        self.strength = 1.0
         self.slots.to(device=base.weight.device, dtype=base.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import Adapter, check_base
 from napari_peftsam.peft.inject import Injection, check_architecture, check_not_adapted, operate
-from napari_peftsam.peft.methods import METHODS, method_of
-from napari_peftsam.peft.protocol import Foldable, MethodConfig
+from napari_peftsam.peft.methods import METHODS
+from napari_peftsam.peft.protocol import MethodConfig
 from napari_peftsam.peft.surgery import Surgery
 
 __all__ = ["adapted_twin", "merge"]
@@ -43,11 +43,11 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
     AdapterMismatchError
         If the adapter belongs to another base or its tensors do not fit.
     """
-    method = method_of(adapter.config)
+    method = adapter.config
     check_not_adapted(model.sam)
     check_architecture(model, adapter.config)
     if not method.mergeable:
-        known = ", ".join(m.name for m in METHODS.values() if m.mergeable)
+        known = ", ".join(name for name, m in METHODS.items() if m.mergeable)
         raise ConfigurationError(
             f"{method.title} cannot be merged into plain weights: keep its adapter file, or "
             f"train one of {known}"
@@ -68,7 +68,6 @@ def _changes(model: SamModel, adapter: Adapter, strength: float) -> dict[str, Te
     for path, value in surgery.tuned(strength).items():
         changes[path] = value.detach().cpu()
     for path, module in surgery.replacements.items():
-        assert isinstance(module, Foldable)  # as `PeftMethod.mergeable` promises
         changes.update({f"{path}.{key}": value for key, value in module.folded_state().items()})
     return changes
 
@@ -79,7 +78,7 @@ def adapted_twin(
     """Put an adapter into a copy of the network that shares its storage.
 
     The model is never changed, so another thread may go on predicting with it. `config` defaults
-    to the adapter's own; see `PeftMethod.over_plain_layers`.
+    to the adapter's own; see `MethodConfig.over_plain_layers`.
     """
     twin = replace(model, sam=_structural_copy(model.sam), dense_head=None)
     config = config or adapter.config

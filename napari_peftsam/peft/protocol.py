@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    ClassVar,
-    Generic,
-    Protocol,
-    Self,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_peftsam.peft.placement import Placement, PlacementField
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from napari_peftsam.peft.surgery import Surgery
 
-__all__ = [
-    "ConfigT",
-    "Foldable",
-    "MethodConfig",
-    "ParameterHint",
-    "PeftMethod",
-    "PlacedConfig",
-    "Scalable",
-]
+__all__ = ["MethodConfig", "ParameterHint", "PlacedConfig"]
+
+
+@dataclass(frozen=True)
+class ParameterHint:
+    """Treatment of a parameter by the optimiser; equal hints share one group.
+
+    Attributes
+    ----------
+    group
+        Name of the parameter group.
+    lr_multiplier
+        Factor on the learning rate.
+    decay
+        Whether weight decay may act on it.
+    """
+
+    group: str = "main"
+    lr_multiplier: float = 1.0
+    decay: bool = True
 
 
 class MethodConfig(BaseModel):
-    """Options of all methods.
+    """A finetuning method with its options.
 
-    A derived class narrows `method` to the names of its methods; `parse_method_config` finds
-    the class by it.
+    A derived class is one method. It narrows `method` to its key in `METHODS` and in adapter
+    files; `parse_method_config` finds the class by it.
+
+    Attributes
+    ----------
+    title, description
+        Texts of lists in the interface; the description is one sentence.
+    changes, use_when
+        Short phrases of the table of methods: what it trains in a block, and when to take it.
+    mergeable
+        Whether the trained result can be written as a plain SAM checkpoint. If so, every
+        `Replacement` must have a `folded_state`.
+    scalable
+        Whether its update can be weakened by a factor. If so, every `Replacement` must multiply
+        its update by its `strength`.
+    low_rank
+        Whether it changes the encoder by low-rank updates of linear layers only. If so, every
+        `Replacement` must be an `AdaptedLinear`; such adapters can be written for HF peft.
+    starts_as_base
+        Whether it computes what the base computes until it is trained.
+    adapts_encoder
+        Whether injecting it must change the encoder.
+    cobot
+        Name of the method that is this one orchestrated by COBOT; empty if there is none.
+    undecayed
+        Regular expression of the parameters that weight decay must not touch, and their group.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    title: ClassVar[str]
+    description: ClassVar[str]
+    changes: ClassVar[str]
+    use_when: ClassVar[str]
+    mergeable: ClassVar[bool] = True
+    scalable: ClassVar[bool] = True
+    low_rank: ClassVar[bool] = False
+    starts_as_base: ClassVar[bool] = True
+    adapts_encoder: ClassVar[bool] = True
+    cobot: ClassVar[str] = ""
+    undecayed: ClassVar[tuple[str, str] | None] = None
 
     method: str
     tune_mask_decoder: bool = Field(
@@ -72,6 +108,34 @@ class MethodConfig(BaseModel):
             )
         return self
 
+    def install(self, surgery: Surgery) -> None:
+        """Put new modules into the encoder, or choose encoder weights to tune."""
+
+    def hint(self, parameter: str) -> ParameterHint:
+        """Return how to optimise the adapter parameter called `parameter`."""
+        if self.undecayed and re.search(self.undecayed[0], parameter):
+            return ParameterHint(self.undecayed[1], decay=False)
+        return ParameterHint()
+
+    def first_changed_block(self, depth: int) -> int:
+        """Return the first encoder block whose output differs from the base model's.
+
+        `depth` when no block changes, -1 when what precedes the blocks changes.
+        """
+        return depth
+
+    def over_plain_layers(self) -> MethodConfig:
+        """Return the options under which the same tensors act on layers in full precision.
+
+        They differ only where a method quantises the frozen layers, which not every machine can do.
+        """
+        return self
+
+    @staticmethod
+    def obstacle(device: str) -> str:  # noqa: ARG004
+        """Return why it cannot be used on this kind of torch device; empty if it can."""
+        return ""
+
 
 class PlacedConfig(MethodConfig):
     """Options of the methods that act on chosen blocks of the encoder."""
@@ -83,119 +147,6 @@ class PlacedConfig(MethodConfig):
         "early-50%, first, or a list such as 0,3,5-7. Later blocks need less memory.",
     )
 
-
-ConfigT = TypeVar("ConfigT", bound=MethodConfig)
-
-
-@dataclass(frozen=True)
-class ParameterHint:
-    """Treatment of a parameter by the optimiser; equal hints share one group.
-
-    Attributes
-    ----------
-    group
-        Name of the parameter group.
-    lr_multiplier
-        Factor on the learning rate.
-    decay
-        Whether weight decay may act on it.
-    """
-
-    group: str = "main"
-    lr_multiplier: float = 1.0
-    decay: bool = True
-
-
-class PeftMethod(ABC, Generic[ConfigT]):
-    """One way of adapting SAM.
-
-    Attributes
-    ----------
-    name
-        The key in the registry and in adapter files, e.g. ``lora``.
-    title, description
-        Texts of lists in the interface; the description is one sentence.
-    changes, use_when
-        Short phrases of the table of methods: what it trains in a block, and when to take it.
-    mergeable
-        Whether the trained result can be written as a plain SAM checkpoint. If so,
-        every module passed to `Surgery.replace` must be `Foldable`.
-    scalable
-        Whether its update can be weakened by a factor. If so, every module passed to
-        `Surgery.replace` must be `Scalable`.
-    low_rank
-        Whether it changes the encoder by low-rank updates of linear layers only. If so, every
-        module passed to `Surgery.replace` must be an `AdaptedLinear` whose updates implement
-        `RowUpdate.low_rank`; such adapters can be written for HF peft.
-    starts_as_base
-        Whether it computes what the base computes until it is trained.
-    adapts_encoder
-        Whether injecting it must change the encoder.
-    cobot
-        Name of the method that is this one orchestrated by COBOT; empty if there is none.
-    undecayed
-        Endings of the names of parameters that weight decay must not touch, with their groups.
-    config
-        The class of its options.
-    """
-
-    name: str
-    title: str
-    description: str
-    changes: str
-    use_when: str
-    mergeable: ClassVar[bool] = True
-    scalable: ClassVar[bool] = True
-    low_rank: bool = False
-    starts_as_base: ClassVar[bool] = True
-    adapts_encoder: bool = True
-    cobot: ClassVar[str] = ""
-    undecayed: ClassVar[Mapping[str, str]] = {}
-    config: type[ConfigT]
-
-    @abstractmethod
-    def install(self, surgery: Surgery, config: ConfigT) -> None:
-        """Put new modules into the encoder, or choose encoder weights to tune."""
-
-    def hint(self, parameter: str, config: ConfigT) -> ParameterHint:
-        """Return how to optimise the adapter parameter called `parameter`."""
-        found = (group for end, group in self.undecayed.items() if parameter.endswith(end))
-        group = next(found, None)
-        return ParameterHint() if group is None else ParameterHint(group, decay=False)
-
-    def first_changed_block(self, config: ConfigT, depth: int) -> int:
-        """Return the first block whose output differs from the base model's.
-
-        `depth` when no block changes, -1 when what precedes the blocks changes.
-        """
-        return config.placement.blocks(depth)[0] if isinstance(config, PlacedConfig) else depth
-
-    def over_plain_layers(self, config: ConfigT) -> MethodConfig:
-        """Return the options under which the same tensors act on layers in full precision.
-
-        They differ from `config` only where a method quantises the frozen layers, which not
-        every machine can do.
-        """
-        return config
-
-    def obstacle(self, device: str) -> str:
-        """Return why it cannot be used on this kind of torch device; empty if it can."""
-        return ""
-
-
-@runtime_checkable
-class Foldable(Protocol):
-    """A module that can be written back as the module it replaced."""
-
-    def folded_state(self) -> dict[str, Tensor]:
-        """Return the replaced module's state dict with the adapter folded in, on CPU."""
-
-
-@runtime_checkable
-class Scalable(Protocol):
-    """A module whose update is multiplied by `strength`, 1 at first.
-
-    The update must vanish linearly: at 0 the module would be the one it replaced.
-    """
-
-    strength: float
+    def first_changed_block(self, depth: int) -> int:
+        """Return the first of the chosen blocks."""
+        return self.placement.blocks(depth)[0]

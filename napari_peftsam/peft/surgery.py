@@ -15,9 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft.protocol import Scalable
 
-__all__ = ["Surgery"]
+__all__ = ["Replacement", "Surgery"]
+
+
+class Replacement(nn.Module):
+    """A module that takes the place of another one.
+
+    Attributes
+    ----------
+    strength
+        Factor on its update, which must vanish linearly: at 0 the module would be the one it
+        replaced. Of methods that cannot be weakened it stays 1.
+    """
+
+    strength: float = 1.0
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """Return the replaced module's state dict with the adapter folded in, on CPU."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,9 @@ class Surgery:
         return len(cast("nn.ModuleList", self.encoder.get_submodule("blocks")))
 
     @property
-    def replacements(self) -> dict[str, nn.Module]:
+    def replacements(self) -> dict[str, Replacement]:
         """The new modules that stand in for old ones, by path."""
-        return {
-            s.path: s.new for s in self._swaps if s.old is not None and isinstance(s.new, nn.Module)
-        }
+        return {s.path: s.new for s in self._swaps if isinstance(s.new, Replacement)}
 
     @property
     def constants(self) -> dict[str, Tensor]:
@@ -104,7 +118,7 @@ class Surgery:
             )
         return found
 
-    def replace(self, path: str, module: nn.Module, park: bool = False) -> None:
+    def replace(self, path: str, module: Replacement, park: bool = False) -> None:
         """Put `module` in the place of the module at `path`.
 
         With `park`, the method `park` moves the old one to the CPU to spare device memory.
@@ -145,7 +159,7 @@ class Surgery:
             if isinstance(swap.new, nn.Parameter):
                 _put(self.root, swap.path, _weakened(swap, strength))
                 continue
-            if isinstance(swap.new, Scalable):
+            if isinstance(swap.new, Replacement):
                 swap.new.strength = strength
             _put(self.root, swap.path, swap.new)
         self.park()

@@ -184,7 +184,7 @@ class FinetuneOptions(QWidget):
         from napari_peftsam.training import TrainingConfig
 
         self.method.setToolTip(METHODS[name].description)
-        fields, common = fields_of(METHODS[name].config), MethodConfig.model_fields
+        fields, common = fields_of(METHODS[name]), MethodConfig.model_fields
 
         def rank(name: str) -> tuple[bool, bool, bool]:
             is_boolean = fields[name].get("type") == "boolean"
@@ -232,7 +232,7 @@ class FinetuneOptions(QWidget):
         from napari_peftsam.peft import METHODS
         from napari_peftsam.training import TrainingConfig
 
-        method, values = METHODS[self.method.currentData()].config, self.form.values()
+        method, values = METHODS[self.method.currentData()], self.form.values()
         options = {n: values.pop(n) for n in method.model_fields if n in values}
         budget = {self.unit.currentText(): self.amount.value()}
         chosen = method.model_validate(options)

@@ -31,10 +31,10 @@ def main() -> None:
         embedding = perf_counter() - began
     print(f"one pass of the encoder of {name}: {embedding:.2f} s")
     print(f"{'method':20} {'first':>8} {'later':>8} {'passes':>8}")
-    for method in METHODS.values():
+    for name, method in METHODS.items():
         if method.obstacle(model.device.type):
             continue
-        with inject(model, parse_method_config({"method": method.name})) as injection:
+        with inject(model, parse_method_config({"method": name})) as injection:
             adapter = capture(injection)
         switch = AdapterSwitch(model)
         times = []
@@ -44,7 +44,7 @@ def main() -> None:
                 switch.use(live)
                 times.append(perf_counter() - began)
         first, later = times[0], median(times[2:])
-        print(f"{method.name:20} {first:8.4f} {later:8.4f} {embedding / later:8.0f}")
+        print(f"{name:20} {first:8.4f} {later:8.4f} {embedding / later:8.0f}")
 
 
 if __name__ == "__main__":

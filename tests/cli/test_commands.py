@@ -177,7 +177,7 @@ def test_every_method_can_be_trained(
 ) -> None:
     output = tmp_path / "a.safetensors"
     fitting = {"rank": "4", "bottleneck": "4"}  # the model is 16 wide
-    fields = METHODS[method].config.model_fields
+    fields = METHODS[method].model_fields
     options = [f"--{n}={value}" for n, value in fitting.items() if n in fields]
     assert program(*finetune(shared, output, "--method", method, *options)).code == 0
     assert load_adapter(output).config.method == method

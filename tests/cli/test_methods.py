@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from napari_peftsam.peft import METHODS, describe_methods
+from napari_peftsam.peft import METHODS
 from tests.cli._cases import Program
 
 KEYS = [
@@ -30,11 +30,11 @@ def listed(program: Program, *options: str) -> dict[str, dict[str, Any]]:
 def test_all_methods(architecture: str, program: Program) -> None:
     entries = listed(program, "--architecture", architecture)
     assert list(entries) == list(METHODS)
-    for info in describe_methods():
-        entry = entries[info.name]
+    for name, method in METHODS.items():
+        entry = entries[name]
         assert list(entry) == KEYS
-        assert entry["options"] == {option.name: option.default for option in info.options}
-        assert entry["mergeable"] is (info.name not in ("adaptformer", "cobot-adaptformer"))
+        assert entry["options"] == method().model_dump(mode="json", exclude={"method"})
+        assert entry["mergeable"] is (name not in ("adaptformer", "cobot-adaptformer"))
         assert entry["problem"] is None
     assert entries["frozen-encoder"]["trainable_encoder_parameters"] == 0
     beside = entries["frozen-encoder"]["trainable_parameters"]
@@ -93,7 +93,7 @@ def test_an_option_applies_to_the_methods_that_have_it(program: Program) -> None
     entries = listed(program, *VIT_B, "--rank", "32", "--bottleneck", "128")
     assert list(entries) == list(METHODS)
     for name, entry in entries.items():
-        fields = METHODS[name].config.model_fields
+        fields = METHODS[name].model_fields
         if "rank" in fields or "bottleneck" in fields:
             assert entry["options"].get("rank", 32) == 32
             assert entry["options"].get("bottleneck", 128) == 128

@@ -42,7 +42,7 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
-from napari_peftsam.peft.methods.qlora import QLora
+from napari_peftsam.peft.methods.qlora import QLoraConfig
 from tests.peft._cases import CASES, METHOD_OPTIONS, UNPLACED, image, outputs, perturb, tiny
 from tests.peft._exchange import (
     BLOCK,
@@ -261,7 +261,7 @@ def test_qlora_is_written_without_a_gpu_and_is_exact_over_the_same_four_bits(
     pytest.importorskip("bitsandbytes")
     config = parse_method_config({"method": "qlora", "rank": 4, "placement": "2-3"})
     with monkeypatch.context() as patch:
-        patch.setattr(QLora, "obstacle", lambda self, device: "")
+        patch.setattr(QLoraConfig, "obstacle", staticmethod(lambda device: ""))
         adapter, expected = trained(config)
         model = tiny()
         untrained = capture(inject(model, config))

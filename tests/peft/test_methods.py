@@ -19,6 +19,7 @@ from napari_peftsam.peft import (
     Injection,
     LoraConfig,
     MethodConfig,
+    PlacedConfig,
     apply_adapter,
     capture,
     count_parameters,
@@ -30,8 +31,6 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.peft.methods.ssf import ScaledShifted
-from napari_peftsam.peft.protocol import PlacedConfig
-from napari_peftsam.peft.surgery import Surgery
 from tests.peft._cases import (
     CASES,
     METHOD_OPTIONS,
@@ -398,11 +397,7 @@ def test_nothing_to_train_is_refused() -> None:
 
 
 def test_a_method_that_changes_nothing_is_refused(monkeypatch) -> None:
-    class Idle(type(METHODS["lora"])):
-        def install(self, surgery: Surgery, config: LoraConfig) -> None:
-            """Change nothing."""
-
-    monkeypatch.setitem(METHODS, "lora", Idle())
+    monkeypatch.setattr(LoraConfig, "install", lambda self, surgery: None)
     with pytest.raises(ConfigurationError, match="found nothing to adapt"):
         inject(tiny(), LoraConfig())
 

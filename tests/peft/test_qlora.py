@@ -10,12 +10,12 @@ import torch
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.peft import (
+    METHODS,
     capture,
-    describe_methods,
     inject,
     merge,
 )
-from napari_peftsam.peft.methods.qlora import QLora, QLoraConfig
+from napari_peftsam.peft.methods.qlora import QLoraConfig
 from tests.peft._cases import image, outputs, perturb, same, snapshot, step, tiny
 
 pytest.importorskip("bitsandbytes")
@@ -24,7 +24,7 @@ CONFIG = QLoraConfig(rank=4, matrices="q,v,lin1", placement="2-3")
 
 @pytest.fixture
 def on_any_device(monkeypatch) -> None:
-    monkeypatch.setattr(QLora, "obstacle", lambda self, device: "")
+    monkeypatch.setattr(QLoraConfig, "obstacle", staticmethod(lambda device: ""))
 
 
 def test_it_is_refused_without_cuda() -> None:
@@ -34,15 +34,15 @@ def test_it_is_refused_without_cuda() -> None:
     with pytest.raises(ConfigurationError, match=message):
         inject(model, CONFIG)
     assert same(snapshot(model), base)
-    reasons = {info.name: info.obstacle for info in describe_methods("cpu")}
+    reasons = {name: method.obstacle("cpu") for name, method in METHODS.items()}
     assert reasons.pop("qlora").startswith("needs an NVIDIA GPU")
     assert not any(reasons.values())
-    assert not any(info.obstacle for info in describe_methods("cuda"))
+    assert not any(method.obstacle("cuda") for method in METHODS.values())
 
 
 def test_it_is_refused_without_bitsandbytes(monkeypatch) -> None:
     monkeypatch.setattr("napari_peftsam.peft.methods.qlora.find_spec", lambda name: None)
-    assert "pip install 'napari-peftsam[qlora]'" in QLora().obstacle("cuda")
+    assert "pip install 'napari-peftsam[qlora]'" in QLoraConfig.obstacle("cuda")
 
 
 @pytest.mark.usefixtures("on_any_device")
@@ -86,7 +86,7 @@ def test_resting_layers_share_nothing_with_the_live_model() -> None:
 def test_it_is_merged_without_a_gpu(monkeypatch) -> None:
     model = tiny()
     with monkeypatch.context() as patch:
-        patch.setattr(QLora, "obstacle", lambda self, device: "")
+        patch.setattr(QLoraConfig, "obstacle", staticmethod(lambda device: ""))
         with inject(model, CONFIG) as injection:
             perturb(injection.trainable_parameters())
             adapter = capture(injection)

@@ -15,7 +15,7 @@ from napari_peftsam.app.adapters import AdapterList
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import capture, inject
 from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
-from napari_peftsam.peft.methods.dora import DoraConfig
+from napari_peftsam.peft.methods.lora import DoraConfig
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets.adapters import AdaptersDock
 from napari_peftsam.widgets.session import session_of

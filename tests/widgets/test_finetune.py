@@ -170,7 +170,7 @@ def test_other_fields_keep_what_was_entered(qtbot: Any) -> None:
     form = Form(fields_of(CobotLoraConfig))
     qtbot.addWidget(form)
     form.set_value("rank", 12)
-    form.set_fields(fields_of(METHODS["late-finetuning"].config))
+    form.set_fields(fields_of(METHODS["late-finetuning"]))
     assert form.values()["placement"] == "late-50%"  # its own default, for "all" was one
     form.set_fields(fields_of(LoraConfig))
     assert form.values()["rank"] == LoraConfig().rank
@@ -289,7 +289,7 @@ def test_every_method_can_be_chosen_but_what_the_device_lacks(
         assert items.item(index).isEnabled() == (name != "qlora")
         options.method.setCurrentIndex(index)
         assert options.config is not None, name
-        assert options.config.method == METHODS[name].config()
+        assert options.config.method == METHODS[name]()
     tip = options.method.itemData(list(METHODS).index("qlora"), Qt.ItemDataRole.ToolTipRole)
     assert "needs an NVIDIA GPU" in tip
 

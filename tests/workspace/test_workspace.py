@@ -24,7 +24,6 @@ from napari_peftsam.errors import (
 )
 from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, capture, inject
-from napari_peftsam.peft.methods.lora import Lora
 from napari_peftsam.training import (
     Incumbent,
     TrainingConfig,
@@ -153,7 +152,7 @@ def test_a_model_whose_adapter_cannot_be_used_does_not_become_live(
     _annotate(workspace)
     workspace.promote(_finish(workspace, 0.5, 0.6))
     engine = workspace.engine
-    monkeypatch.setattr(Lora, "obstacle", lambda self, device: "needs another device")
+    monkeypatch.setattr(LoraConfig, "obstacle", staticmethod(lambda device: "needs another device"))
     with pytest.raises(ConfigurationError, match="needs another device"):
         workspace.load_model(checkpoint, "cpu")
     assert workspace.engine is engine

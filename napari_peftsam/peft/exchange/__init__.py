@@ -1,6 +1,6 @@
 """Adapters to and from folders of HF `peft`.
 
-Low-rank methods (those with `PeftMethod.low_rank`) become one LoRA or DoRA of HF, exactly: fused
+Low-rank methods (those with `MethodConfig.low_rank`) become one LoRA or DoRA of HF, exactly: fused
 there and separate here is the same product. QLoRA is written as LoRA: load the base there in 4
 bits, too, or expect the difference that quantisation makes. Tuned mask decoder and prompt encoder
 go along as ``modules_to_save``, buffers included. A method without update of the encoder has no

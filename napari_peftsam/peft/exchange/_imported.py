@@ -17,8 +17,7 @@ from napari_peftsam.peft.inject import decoder_layers, public_name
 from napari_peftsam.peft.low_rank import Factors, random_start
 from napari_peftsam.peft.merge import adapted_twin
 from napari_peftsam.peft.methods import parse_method_config
-from napari_peftsam.peft.methods.dora import DoraConfig
-from napari_peftsam.peft.methods.lora import LoraConfig
+from napari_peftsam.peft.methods.lora import DoraConfig, LoraConfig
 from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
 from napari_peftsam.peft.placement import Placement, Target
 from napari_peftsam.peft.protocol import MethodConfig, PlacedConfig

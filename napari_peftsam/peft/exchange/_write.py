@@ -27,7 +27,7 @@ from napari_peftsam.peft.files import assemble_adapter, describe_adapter, read_t
 from napari_peftsam.peft.inject import check_not_adapted, public_name
 from napari_peftsam.peft.low_rank import AdaptedLinear, Factors, RowUpdate, exact
 from napari_peftsam.peft.merge import adapted_twin
-from napari_peftsam.peft.methods import METHODS, method_of
+from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.placement import Target
 from napari_peftsam.peft.surgery import Surgery
 
@@ -179,10 +179,10 @@ def row_lengths(weight: Tensor, factors: Factors) -> Tensor:
 
 
 def _check_method(adapter: Adapter) -> None:
-    method = method_of(adapter.config)
+    method = adapter.config
     if method.low_rank:
         return
-    known = ", ".join(m.name for m in METHODS.values() if m.low_rank)
+    known = ", ".join(name for name, m in METHODS.items() if m.low_rank)
     instead = (
         "merge it into a plain checkpoint (export-model)"
         if method.mergeable
@@ -195,7 +195,7 @@ def _check_method(adapter: Adapter) -> None:
 
 
 def _contents(model: SamModel, adapter: Adapter) -> _Contents:
-    config = method_of(adapter.config).over_plain_layers(adapter.config)
+    config = adapter.config.over_plain_layers()
     injection, surgery = adapted_twin(model, adapter, config)
     layers = {path: _updates(layer) for path, layer in surgery.replacements.items()}
     with_lengths = any(layer.lengths() is not None for layer, _ in layers.values())
@@ -222,7 +222,7 @@ def _contents(model: SamModel, adapter: Adapter) -> _Contents:
 
 
 def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
-    assert isinstance(layer, AdaptedLinear)  # as `PeftMethod.low_rank` promises
+    assert isinstance(layer, AdaptedLinear)  # as `MethodConfig.low_rank` promises
     parts = {}
     for name, update in layer.slots.items():
         assert isinstance(update, RowUpdate)

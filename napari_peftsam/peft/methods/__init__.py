@@ -1,123 +1,51 @@
-"""The finetuning methods by name. A new one is a file here and one line in `_ALL`."""
+"""The finetuning methods by name. A new one is a class here and one line in `_ALL`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft.methods.adaptformer import AdaptFormer, CobotAdaptFormer
-from napari_peftsam.peft.methods.dora import Dora
-from napari_peftsam.peft.methods.fact import Fact
-from napari_peftsam.peft.methods.lora import CobotLora, Lora, RsLora
-from napari_peftsam.peft.methods.pissa import Pissa
-from napari_peftsam.peft.methods.qlora import QLora
+from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig, CobotAdaptFormerConfig
+from napari_peftsam.peft.methods.fact import FactConfig
+from napari_peftsam.peft.methods.lora import (
+    CobotLoraConfig,
+    DoraConfig,
+    LoraConfig,
+    PissaConfig,
+    RsLoraConfig,
+)
+from napari_peftsam.peft.methods.qlora import QLoraConfig
 from napari_peftsam.peft.methods.selective import SELECTIVE_METHODS
-from napari_peftsam.peft.methods.ssf import Ssf
-from napari_peftsam.peft.protocol import MethodConfig, PeftMethod
+from napari_peftsam.peft.methods.ssf import SsfConfig
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = [
     "METHODS",
     "MethodField",
-    "MethodInfo",
-    "OptionInfo",
-    "describe_methods",
     "first_changed_block",
-    "method_of",
     "parse_method_config",
     "with_cobot",
 ]
 
-_ALL: tuple[PeftMethod[Any], ...] = (
-    Lora(),
-    CobotLora(),
-    RsLora(),
-    Dora(),
-    Pissa(),
-    QLora(),
-    Fact(),
-    Ssf(),
-    AdaptFormer(),
-    CobotAdaptFormer(),
+_ALL: tuple[type[MethodConfig], ...] = (
+    LoraConfig,
+    CobotLoraConfig,
+    RsLoraConfig,
+    DoraConfig,
+    PissaConfig,
+    QLoraConfig,
+    FactConfig,
+    SsfConfig,
+    AdaptFormerConfig,
+    CobotAdaptFormerConfig,
     *SELECTIVE_METHODS,
 )
-METHODS: dict[str, PeftMethod[Any]] = {method.name: method for method in _ALL}
-
-
-@dataclass(frozen=True)
-class OptionInfo:
-    """One option of a method, as forms and command lines show it.
-
-    Attributes
-    ----------
-    default
-        As JSON has it: a placement is its text.
-    choices
-        The only values allowed, empty if not enumerable.
-    minimum
-        The smallest value allowed, None without limit.
-    above
-        The value must be larger than this, None without limit.
-    step
-        The value must be divisible by this, None if any will do.
-    """
-
-    name: str
-    title: str
-    description: str
-    default: str | float | bool
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    above: float | None = None
-    step: float | None = None
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    """One method, as lists in the interface show it; texts as in `PeftMethod`.
-
-    Attributes
-    ----------
-    obstacle
-        Why it cannot be used on this device; empty if it can.
-    """
-
-    name: str
-    title: str
-    description: str
-    changes: str
-    use_when: str
-    mergeable: bool
-    obstacle: str
-    options: tuple[OptionInfo, ...]
-
-
-def method_of(config: MethodConfig) -> PeftMethod[Any]:
-    """Return the method that `config` configures."""
-    return METHODS[config.method]
-
-
-def describe_methods(device: str = "cpu") -> tuple[MethodInfo, ...]:
-    """Return all methods with their options, in the order of the registry.
-
-    `device` is a kind of torch device, see `napari_peftsam.models.pick_device`.
-    """
-    return tuple(
-        MethodInfo(
-            name=method.name,
-            title=method.title,
-            description=method.description,
-            changes=method.changes,
-            use_when=method.use_when,
-            mergeable=method.mergeable,
-            obstacle=method.obstacle(device),
-            options=_options(method.config),
-        )
-        for method in METHODS.values()
-    )
+METHODS: dict[str, type[MethodConfig]] = {
+    method.model_fields["method"].default: method for method in _ALL
+}
 
 
 def first_changed_block(config: MethodConfig, depth: int) -> int:
@@ -126,7 +54,7 @@ def first_changed_block(config: MethodConfig, depth: int) -> int:
     Outputs before it are the same for every adapter of this configuration. `depth` means that the
     whole encoder stays as it is, -1 that the input of the blocks changes, too.
     """
-    return method_of(config).first_changed_block(config, depth)
+    return config.first_changed_block(depth)
 
 
 def with_cobot(name: str) -> str:
@@ -137,7 +65,7 @@ def with_cobot(name: str) -> str:
     ConfigurationError
         If there is none.
     """
-    forms = {method.name: method.cobot for method in METHODS.values() if method.cobot}
+    forms = {key: method.cobot for key, method in METHODS.items() if method.cobot}
     if name not in forms and name not in forms.values():
         raise ConfigurationError(
             f"method {name} cannot be combined with COBOT: choose one of {', '.join(forms)}"
@@ -159,13 +87,12 @@ def parse_method_config(options: Mapping[str, Any]) -> MethodConfig:
         known = ", ".join(METHODS)
         found = f"unknown method {name!r}" if "method" in options else "no method is given"
         raise ConfigurationError(f"{found}: choose one of {known}")
-    config = METHODS[name].config
+    config = METHODS[name]
     try:
-        parsed: MethodConfig = config.model_validate(dict(options))
+        return config.model_validate(dict(options))
     except ValidationError as error:
         problems = "; ".join(_explain(e, config) for e in error.errors(include_url=False))
         raise ConfigurationError(f"method {name}: {problems}") from None
-    return parsed
 
 
 def _explain(error: Mapping[str, Any], config: type[MethodConfig]) -> str:
@@ -188,24 +115,6 @@ def _explain(error: Mapping[str, Any], config: type[MethodConfig]) -> str:
         cause = str(limits["error"]) if "error" in limits else str(error["msg"])
         return f"option {option!r} is {error['input']!r}: {cause}"
     return f"option {option!r} is {error['input']!r}, allowed is {limit.format(**limits)}"
-
-
-def _options(config: type[MethodConfig]) -> tuple[OptionInfo, ...]:
-    schema = config.model_json_schema(mode="serialization")["properties"]
-    return tuple(
-        OptionInfo(
-            name=name,
-            title=str(field["title"]),
-            description=str(field["description"]),
-            default=field["default"],
-            choices=tuple(field.get("enum", ())),
-            minimum=field.get("minimum"),
-            above=field.get("exclusiveMinimum"),
-            step=field.get("multipleOf"),
-        )
-        for name, field in schema.items()
-        if name != "method"
-    )
 
 
 def _coerce(value: Any) -> Any:

@@ -6,7 +6,6 @@ COBOT orchestrates it on request (Peng et al. 2024).
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -15,23 +14,56 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft.cobot import CobotOptions, coefficient_hint, install_hub
-from napari_peftsam.peft.low_rank import RankMixer
-from napari_peftsam.peft.protocol import ParameterHint, PeftMethod, PlacedConfig
-from napari_peftsam.peft.surgery import Surgery
+from napari_peftsam.peft.cobot import CobotMixer, CobotOptions, install_hub
+from napari_peftsam.peft.protocol import PlacedConfig
+from napari_peftsam.peft.surgery import Replacement, Surgery
 
 __all__ = [
-    "AdaptFormer",
     "AdaptFormerConfig",
-    "CobotAdaptFormer",
     "CobotAdaptFormerConfig",
 ]
 
-_SCALES = MappingProxyType({".mlp.scale": "scales"})
+
+class _ParallelAdapter(Replacement):
+    """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
+
+    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it adds 0.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        width: int,
+        config: _BottleneckConfig,
+        mixer: CobotMixer | None = None,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.norm = nn.LayerNorm(width, device="cpu") if config.input_norm else None
+        self.down = nn.Linear(width, config.bottleneck, device="cpu")
+        self.up = nn.Linear(config.bottleneck, width, device="cpu")
+        self.mixer = mixer
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        scale = torch.tensor(config.scale, device="cpu")
+        self.scale = nn.Parameter(scale) if config.learn_scale else scale.item()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``(..., D)`` to ``(..., D)``."""
+        inner: Tensor = self.down(z if self.norm is None else self.norm(z))
+        if self.mixer is not None:
+            inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
+        branch: Tensor = self.up(F.relu(inner))
+        out: Tensor = self.base(z)
+        return out + branch * self.scale * self.strength
 
 
 class _BottleneckConfig(PlacedConfig):
-    """Options of all methods with a bottleneck beside the MLP."""
+    """Options of the methods with a bottleneck beside the MLP."""
+
+    mergeable = False
+    undecayed = (r"\.mlp\.scale$", "scales")
 
     bottleneck: int = Field(
         default=64,
@@ -51,49 +83,40 @@ class _BottleneckConfig(PlacedConfig):
         description="Put a layer norm before the bottleneck.",
     )
 
+    def install(self, surgery: Surgery) -> None:
+        """Put a branch beside each chosen MLP."""
+        self.put_beside(surgery)
+
+    def put_beside(
+        self, surgery: Surgery, mixer: Callable[[int], CobotMixer] | None = None
+    ) -> None:
+        """Put a branch beside each chosen MLP; `mixer` makes the map of slot ``t``."""
+        for slot, block in enumerate(self.placement.blocks(surgery.depth)):
+            path = f"image_encoder.blocks.{block}.mlp"
+            first = surgery.layer(f"{path}.lin1")
+            if self.bottleneck > first.in_features:
+                raise ConfigurationError(
+                    f"the bottleneck {self.bottleneck} is wider than the {first.in_features} "
+                    f"channels of {path}: choose at most {first.in_features}"
+                )
+            adapter = _ParallelAdapter(
+                surgery.root.get_submodule(path),
+                first.in_features,
+                self,
+                None if mixer is None else mixer(slot),
+            )
+            for name, child in adapter.named_children():
+                if name != "base":
+                    child.to(first.weight.device, first.weight.dtype)
+            if isinstance(adapter.scale, nn.Parameter):
+                scale = adapter.scale.detach().to(first.weight.device, first.weight.dtype)
+                adapter.scale = nn.Parameter(scale)
+            surgery.replace(path, adapter)
+
 
 class AdaptFormerConfig(_BottleneckConfig):
-    """Options of `AdaptFormer`."""
-
-    method: Literal["adaptformer"] = "adaptformer"
-
-
-class _ParallelAdapter(nn.Module):
-    """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
-
-    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it adds 0.
-    """
-
-    def __init__(
-        self, base: nn.Module, width: int, config: _BottleneckConfig, mixer: RankMixer | None = None
-    ) -> None:
-        super().__init__()
-        self.base = base
-        self.norm = nn.LayerNorm(width, device="cpu") if config.input_norm else None
-        self.down = nn.Linear(width, config.bottleneck, device="cpu")
-        self.up = nn.Linear(config.bottleneck, width, device="cpu")
-        self.mixer = mixer
-        for tensor in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(tensor)
-        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
-        scale = torch.tensor(config.scale, device="cpu")
-        self.scale = nn.Parameter(scale) if config.learn_scale else scale.item()
-        self.strength = 1.0
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Map ``(..., D)`` to ``(..., D)``."""
-        inner: Tensor = self.down(z if self.norm is None else self.norm(z))
-        if self.mixer is not None:
-            inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
-        branch: Tensor = self.up(F.relu(inner))
-        out: Tensor = self.base(z)
-        return out + branch * self.scale * self.strength
-
-
-class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     """A small branch beside each MLP."""
 
-    name = "adaptformer"
     title = "AdaptFormer"
     description = (
         "A small branch beside each block's MLP; ahead of LoRA in the SAM-COBOT paper, but it "
@@ -101,18 +124,21 @@ class AdaptFormer(PeftMethod[AdaptFormerConfig]):
     )
     changes = "a bottleneck beside the MLP"
     use_when = "instead of LoRA, if nothing must be merged"
-    mergeable = False
     cobot = "cobot-adaptformer"
-    undecayed = _SCALES
-    config = AdaptFormerConfig
 
-    def install(self, surgery: Surgery, config: AdaptFormerConfig) -> None:
-        """Put a branch beside each chosen MLP."""
-        _install_bottlenecks(surgery, config)
+    method: Literal["adaptformer"] = "adaptformer"
 
 
 class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
-    """Options of `AdaptFormer + COBOT`."""
+    """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
+
+    title = "AdaptFormer + COBOT"
+    description = (
+        "AdaptFormer whose branches are related across blocks by few shared coefficients; "
+        "gains on microscopy are unproven."
+    )
+    changes = "as AdaptFormer, with coefficients shared across blocks"
+    use_when = "instead of AdaptFormer of the same bottleneck"
 
     method: Literal["cobot-adaptformer"] = "cobot-adaptformer"
     bottleneck: int = Field(
@@ -123,57 +149,7 @@ class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
         description="Inner width of the adapter; divisible by 4, the parts of a quaternion.",
     )
 
-
-class CobotAdaptFormer(PeftMethod[CobotAdaptFormerConfig]):
-    """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
-
-    name = "cobot-adaptformer"
-    title = "AdaptFormer + COBOT"
-    description = (
-        "AdaptFormer whose branches are related across blocks by few shared coefficients; "
-        "gains on microscopy are unproven."
-    )
-    changes = "as AdaptFormer, with coefficients shared across blocks"
-    use_when = "instead of AdaptFormer of the same bottleneck"
-    mergeable = False
-    undecayed = _SCALES
-    config = CobotAdaptFormerConfig
-
-    def install(self, surgery: Surgery, config: CobotAdaptFormerConfig) -> None:
+    def install(self, surgery: Surgery) -> None:
         """Add the hub to the encoder and a branch beside each chosen MLP."""
-        blocks = config.placement.blocks(surgery.depth)
-        mixer = install_hub(surgery, config.bottleneck, len(blocks), config.init)
-        _install_bottlenecks(surgery, config, mixer)
-
-    def hint(self, parameter: str, config: CobotAdaptFormerConfig) -> ParameterHint:
-        """Coefficients get their own group, and the scale does not decay."""
-        return coefficient_hint(parameter, config) or super().hint(parameter, config)
-
-
-def _install_bottlenecks(
-    surgery: Surgery,
-    config: _BottleneckConfig,
-    mixer: Callable[[int], RankMixer] | None = None,
-) -> None:
-    """Put a `_ParallelAdapter` beside each chosen MLP; `mixer` makes the map of slot ``t``."""
-    for slot, block in enumerate(config.placement.blocks(surgery.depth)):
-        path = f"image_encoder.blocks.{block}.mlp"
-        first = surgery.layer(f"{path}.lin1")
-        if config.bottleneck > first.in_features:
-            raise ConfigurationError(
-                f"the bottleneck {config.bottleneck} is wider than the {first.in_features} "
-                f"channels of {path}: choose at most {first.in_features}"
-            )
-        adapter = _ParallelAdapter(
-            surgery.root.get_submodule(path),
-            first.in_features,
-            config,
-            None if mixer is None else mixer(slot),
-        )
-        for name, child in adapter.named_children():
-            if name != "base":
-                child.to(first.weight.device, first.weight.dtype)
-        if isinstance(adapter.scale, nn.Parameter):
-            scale = adapter.scale.detach().to(first.weight.device, first.weight.dtype)
-            adapter.scale = nn.Parameter(scale)
-        surgery.replace(path, adapter)
+        slots = len(self.placement.blocks(surgery.depth))
+        self.put_beside(surgery, install_hub(surgery, self.bottleneck, slots, self.init))

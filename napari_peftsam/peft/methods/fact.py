@@ -19,37 +19,12 @@ from napari_peftsam.peft.low_rank import (
     random_start,
 )
 from napari_peftsam.peft.placement import ATTENTION, targets
-from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
+from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["Fact", "FactConfig"]
+__all__ = ["FactConfig"]
 
 _FACTORS_PATH = "image_encoder.fact"
-
-
-class FactConfig(PlacedConfig):
-    """Options of `FacT-TT`."""
-
-    method: Literal["fact"] = "fact"
-    rank: int = Field(
-        default=16,
-        ge=1,
-        title="Rank",
-        description="Inner dimension of the update; more can learn more and weighs more.",
-    )
-    alpha: float = Field(default=1.0, gt=0, title="Alpha", description="Factor on the update.")
-    dropout: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        title="Dropout",
-        description="Share of the inner dimensions left out at random in each training step.",
-    )
-    shared: bool = Field(
-        default=True,
-        title="Share factors",
-        description="One pair of outer factors for all blocks, as in the paper; else one a block.",
-    )
 
 
 class _FactFactors(nn.Module):
@@ -94,29 +69,48 @@ class _FactUpdate(RowUpdate):
         return Factors(plain(self.factors.U), up, self.alpha)
 
 
-class Fact(PeftMethod[FactConfig]):
+class FactConfig(PlacedConfig):
     """Tensor-train updates of q and v."""
 
-    name = "fact"
     title = "FacT-TT"
     description = "Updates of q and v built from factors that all blocks share; small files."
     changes = "an update of q and v from factors that blocks share"
     use_when = "small files"
     low_rank = True
-    config = FactConfig
 
-    def install(self, surgery: Surgery, config: FactConfig) -> None:
+    method: Literal["fact"] = "fact"
+    rank: int = Field(
+        default=16,
+        ge=1,
+        title="Rank",
+        description="Inner dimension of the update; more can learn more and weighs more.",
+    )
+    alpha: float = Field(default=1.0, gt=0, title="Alpha", description="Factor on the update.")
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        description="Share of the inner dimensions left out at random in each training step.",
+    )
+    shared: bool = Field(
+        default=True,
+        title="Share factors",
+        description="One pair of outer factors for all blocks, as in the paper; else one a block.",
+    )
+
+    def install(self, surgery: Surgery) -> None:
         """Add the factors to the encoder and replace the attention projections."""
-        blocks = config.placement.blocks(surgery.depth)
+        blocks = self.placement.blocks(surgery.depth)
         factors: dict[str, _FactFactors] = {}
 
         def make(site: TargetSite) -> _FactUpdate:
             block = blocks[site.number // len(ATTENTION.parts)]
-            path = _FACTORS_PATH if config.shared else f"image_encoder.blocks.{block}.fact"
+            path = _FACTORS_PATH if self.shared else f"image_encoder.blocks.{block}.fact"
             if path not in factors:
                 weight = site.base.weight
-                factors[path] = _FactFactors(site.base.in_features, config.rank)
+                factors[path] = _FactFactors(site.base.in_features, self.rank)
                 surgery.add(path, factors[path].to(weight.device, weight.dtype))
-            return _FactUpdate(factors[path], config.rank, config.alpha, config.dropout)
+            return _FactUpdate(factors[path], self.rank, self.alpha, self.dropout)
 
-        install_low_rank(surgery, targets(blocks, ATTENTION), config.rank, make)
+        install_low_rank(surgery, targets(blocks, ATTENTION), self.rank, make)

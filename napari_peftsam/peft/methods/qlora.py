@@ -10,23 +10,17 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.peft.low_rank import install_low_rank
-from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig, LowRankMethod
+from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig
 from napari_peftsam.peft.placement import targets
-from napari_peftsam.peft.surgery import Surgery
+from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = ["QLora", "QLoraConfig"]
+__all__ = ["QLoraConfig"]
 
 _MISSING = "needs bitsandbytes: pip install 'napari-peftsam[qlora]'"
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
 
 
-class QLoraConfig(LowRankConfig):
-    """Options of `QLoRA`."""
-
-    method: Literal["qlora"] = "qlora"
-
-
-class _QuantisedLinear(nn.Module):
+class _QuantisedLinear(Replacement):
     """A frozen linear layer in 4 bits: NF4 with double quantisation."""
 
     def __init__(self, base: nn.Linear) -> None:
@@ -65,10 +59,9 @@ def _functional() -> ModuleType:
     return cast("ModuleType", functional)
 
 
-class QLora(LowRankMethod[QLoraConfig]):
+class QLoraConfig(LowRankConfig):
     """LoRA in blocks whose linear layers are held in 4 bits."""
 
-    name = "qlora"
     title = "QLoRA"
     description = (
         "LoRA over blocks held in 4 bits; needs an NVIDIA GPU, and saves memory for weights "
@@ -79,34 +72,30 @@ class QLora(LowRankMethod[QLoraConfig]):
     # At strength 0 it would still be the 4-bit model.
     scalable = False
     starts_as_base = False
-    config = QLoraConfig
 
-    def obstacle(self, device: str) -> str:
+    method: Literal["qlora"] = "qlora"
+
+    @staticmethod
+    def obstacle(device: str) -> str:
         """Ask for CUDA and bitsandbytes; on torch's meta device parameters are only counted."""
         if device == "meta":
             return ""
         if device != "cuda":
             return f"needs an NVIDIA GPU (CUDA) for its 4-bit layers, found {device}: choose lora"
-        if find_spec("bitsandbytes") is None:
-            return _MISSING
-        return ""
+        return _MISSING if find_spec("bitsandbytes") is None else ""
 
-    def install(self, surgery: Surgery, config: QLoraConfig) -> None:
+    def install(self, surgery: Surgery) -> None:
         """Hold the linear layers of the chosen blocks in 4 bits, and adapt some of them."""
-        counting = next(surgery.encoder.parameters()).is_meta
-        blocks = config.placement.blocks(surgery.depth)
-        install_low_rank(
-            surgery,
-            targets(blocks, config.matrices),
-            config.rank,
-            lambda site: self.update(site, config),
-            hold=None if counting else _QuantisedLinear,
-        )
-        paths = [f"image_encoder.blocks.{block}.{name}" for block in blocks for name in _LINEAR]
-        if not counting:
-            for path in set(paths) - surgery.replacements.keys():
-                surgery.replace(path, _QuantisedLinear(surgery.layer(path)), park=True)
+        if next(surgery.encoder.parameters()).is_meta:
+            super().install(surgery)
+            return
+        blocks = self.placement.blocks(surgery.depth)
+        chosen = targets(blocks, self.matrices)
+        install_low_rank(surgery, chosen, self.rank, self.update, hold=_QuantisedLinear)
+        paths = {f"image_encoder.blocks.{block}.{name}" for block in blocks for name in _LINEAR}
+        for path in paths - surgery.replacements.keys():
+            surgery.replace(path, _QuantisedLinear(surgery.layer(path)), park=True)
 
-    def over_plain_layers(self, config: QLoraConfig) -> LoraConfig:
-        """LoRA with the same options."""
-        return LoraConfig(**config.model_dump(exclude={"method"}))
+    def over_plain_layers(self) -> LoraConfig:
+        """Return LoRA with the same options."""
+        return LoraConfig(**self.model_dump(exclude={"method"}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -10,26 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.peft.low_rank import exact
-from napari_peftsam.peft.protocol import PeftMethod, PlacedConfig
-from napari_peftsam.peft.surgery import Surgery
+from napari_peftsam.peft.protocol import PlacedConfig
+from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = ["ScaledShifted", "Ssf", "SsfConfig"]
+__all__ = ["ScaledShifted", "SsfConfig"]
 
 _SITES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
 
 
-class SsfConfig(PlacedConfig):
-    """Options of `SSF`."""
-
-    method: Literal["ssf"] = "ssf"
-    patch_embedding: bool = Field(
-        default=True,
-        title="Patch embedding, too",
-        description="Scale and shift the patch embedding as well where the first block is chosen.",
-    )
-
-
-class ScaledShifted(nn.Module):
+class ScaledShifted(Replacement):
     """``y = gamma * f(x) + beta`` per channel, gamma = 1 and beta = 0 at first.
 
     Parameters
@@ -45,7 +33,6 @@ class ScaledShifted(nn.Module):
         self.gamma = nn.Parameter(torch.ones(len(weight), device="cpu"))
         self.beta = nn.Parameter(torch.zeros(len(weight), device="cpu"))
         self.to(weight.device, weight.dtype)
-        self.strength = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled and shifted answer of the frozen layer."""
@@ -72,35 +59,36 @@ class ScaledShifted(nn.Module):
         return 1 + self.strength * (gamma - 1), self.strength * beta
 
 
-class Ssf(PeftMethod[SsfConfig]):
+class SsfConfig(PlacedConfig):
     """A scale and a shift per channel after every layer of the chosen blocks."""
 
-    name = "ssf"
     title = "SSF"
     description = "Scales and shifts the features after each layer; small, mild, hard to overdo."
     changes = "a scale and a shift after every layer"
     use_when = "small files, a mild change of contrast or stain"
     # Decay would pull scales from 1 to 0.
-    undecayed = MappingProxyType({".gamma": "scales", ".beta": "scales"})
-    config = SsfConfig
+    undecayed = (r"\.(gamma|beta)$", "scales")
 
-    def install(self, surgery: Surgery, config: SsfConfig) -> None:
+    method: Literal["ssf"] = "ssf"
+    patch_embedding: bool = Field(
+        default=True,
+        title="Patch embedding, too",
+        description="Scale and shift the patch embedding as well where the first block is chosen.",
+    )
+
+    def install(self, surgery: Surgery) -> None:
         """Put a scale and a shift after each layer."""
-        blocks = config.placement.blocks(surgery.depth)
+        blocks = self.placement.blocks(surgery.depth)
         paths = [f"image_encoder.blocks.{block}.{site}" for block in blocks for site in _SITES]
-        if self._scales_patches(config, blocks[0]):
+        if self.first_changed_block(surgery.depth) == -1:
             paths.insert(0, _last_convolution(surgery))
         for path in paths:
             surgery.replace(path, ScaledShifted(surgery.root.get_submodule(path)))
 
-    def first_changed_block(self, config: SsfConfig, depth: int) -> int:
+    def first_changed_block(self, depth: int) -> int:
         """Return the first chosen block; the patch embedding precedes them all."""
-        first = config.placement.blocks(depth)[0]
-        return -1 if self._scales_patches(config, first) else first
-
-    @staticmethod
-    def _scales_patches(config: SsfConfig, first_block: int) -> bool:
-        return config.patch_embedding and first_block == 0
+        first = super().first_changed_block(depth)
+        return -1 if self.patch_embedding and first == 0 else first
 
 
 def _last_convolution(surgery: Surgery) -> str:
