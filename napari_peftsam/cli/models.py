@@ -26,10 +26,10 @@ def models(as_json: Json = False) -> None:
     memory = device_memory()
     chosen = {kind: recommend(kind, memory) for kind in IMAGE_KINDS}
     values = [
-        _values(entry, [kind for kind, choice in chosen.items() if choice.name == entry.name])
+        _values(entry, [kind for kind, (name, _) in chosen.items() if name == entry.name])
         for entry in entries
     ]
-    advice = (f"{IMAGE_KINDS[kind]}: {choice.name}" for kind, choice in chosen.items())
+    advice = (f"{IMAGE_KINDS[kind]}: {name}" for kind, (name, _) in chosen.items())
     text = [*map(_text, entries), f"recommended on this computer for {'; '.join(advice)}"]
     emit({"models": values}, as_json, "\n".join(text))
 
