@@ -31,7 +31,7 @@ def models(as_json: Json = False) -> None:
     from napari_peftsam.models import IMAGE_KINDS, available_models, device_memory, recommend
 
     memory = device_memory()
-    chosen = {kind: recommend(kind, memory).name for kind in IMAGE_KINDS}
+    chosen = {kind: recommend(kind, memory)[0] for kind in IMAGE_KINDS}
     entries = available_models()
     values = [
         _values(entry)

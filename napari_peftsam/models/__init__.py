@@ -25,7 +25,6 @@ from napari_peftsam.models.device import (
 )
 from napari_peftsam.models.download import DownloadProgress, download
 from napari_peftsam.models.entry import ModelEntry, Part
-from napari_peftsam.models.image_encoder import reference_attention
 from napari_peftsam.models.model import (
     SamModel,
     checkpoint_state,
@@ -34,15 +33,16 @@ from napari_peftsam.models.model import (
     encode_steps,
     encode_suffix,
     encode_tensor,
+    frame_of,
     hash_weights,
     network_state,
+    standardise,
+    to_model_input,
 )
-from napari_peftsam.models.parts import ConvStem, DenseHead, PromptDrawing
-from napari_peftsam.models.preprocess import frame_of, standardise, to_model_input
+from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.recommendation import (
     IMAGE_KINDS,
     ImageKind,
-    Recommendation,
     guess_image_kind,
     recommend,
 )
@@ -56,15 +56,12 @@ __all__ = [
     "PRECISIONS",
     "REGISTRY",
     "Architecture",
-    "ConvStem",
     "DenseHead",
     "DownloadProgress",
     "ImageKind",
     "ModelEntry",
     "Part",
     "PlainVit",
-    "PromptDrawing",
-    "Recommendation",
     "SamModel",
     "TinyVit",
     "architecture",
@@ -93,7 +90,6 @@ __all__ = [
     "pick_precision",
     "read_state_dict",
     "recommend",
-    "reference_attention",
     "standardise",
     "to_model_input",
 ]

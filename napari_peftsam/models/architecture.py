@@ -21,11 +21,11 @@ class PlainVit:
     global_blocks, window_size
         Blocks not in `global_blocks` attend in windows of `window_size` tokens.
     absolute_positions
-        Whether an absolute position embedding is added. Without it (the built-in model)
-        positions enter through relative positions only, so that an encoder trained on
-        crops carries over to the whole frame.
+        Add an absolute position embedding. Without it (the built-in model) positions enter
+        through relative positions only, so that an encoder trained on crops carries over to
+        the whole frame.
     convolutional_stem
-        Whether small strided convolutions replace the patch embedding.
+        Replace the patch embedding by small strided convolutions, see `ConvStem`.
     """
 
     adaptable: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class PlainVit:
 
     @property
     def takes_crops(self) -> bool:
-        """Whether it sees a crop as a part of the frame, see `encode_tensor`."""
+        """True if it sees a crop as a part of the frame, see `encode_tensor`."""
         return not self.absolute_positions
 
 
@@ -78,7 +78,7 @@ class TinyVit:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything needed to build a SAM.
+    """Sizes and variants of the parts of a SAM.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Architecture:
     decoder_heads, decoder_mlp_width
         The two-way transformer of the mask decoder.
     drawn_prompts
-        Whether prompts also reach the decoder as maps, see `PromptDrawing`.
+        Give prompts to the decoder as maps, too, see `PromptDrawing`.
     position_scale
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
@@ -127,16 +127,12 @@ class Architecture:
 
     @property
     def adaptable(self) -> bool:
-        """Whether adapters fit into the encoder's blocks."""
+        """True if adapters fit into the encoder's blocks."""
         return self.encoder.adaptable
 
     @property
     def training_side(self) -> int:
-        """Side of the crops to train on, in model pixels.
-
-        Half the frame where the encoder allows for it: a quarter of the cost, for the
-        same objects.
-        """
+        """Side of the crops to train on, in model pixels: half the frame if it takes crops."""
         return self.image_size // 2 if self.encoder.takes_crops else self.image_size
 
     @property
@@ -174,13 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def architecture(name: str) -> Architecture:
-    """Return the architecture called `name`.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is none; the message lists those there are.
-    """
+    """Return the architecture called `name`, or raise `ConfigurationError`."""
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ConfigurationError(f"unknown architecture {name!r}: choose one of {known}")

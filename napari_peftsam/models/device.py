@@ -30,11 +30,8 @@ def pick_device(device: str = "auto") -> str:
     """
     if device not in DEVICES:
         raise ConfigurationError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
-    found = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    mps = torch.backends.mps.is_available()
+    found = {"cuda": torch.cuda.is_available(), "mps": mps, "cpu": True}
     if device == "auto":
         return next(name for name, there in found.items() if there)
     if not found[device]:
@@ -43,13 +40,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def device_memory(device: str = "auto") -> int | None:
-    """Return the bytes of memory that a GPU has, in all; None for the CPU.
-
-    Raises
-    ------
-    ConfigurationError
-        As `pick_device`.
-    """
+    """Return the bytes of memory of a GPU, used ones included; None for the CPU."""
     kind = pick_device(device)
     if kind == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
@@ -91,7 +82,7 @@ def _native(kind: str) -> str:
 
 
 def _multiplies(device: str) -> bool:
-    """Whether a device computes in bfloat16 at all, by trying."""
+    """Return True if a device computes in bfloat16, by trying."""
     ones = torch.ones(8, 8, device=device)
     try:
         with torch.autocast(device, torch.bfloat16):

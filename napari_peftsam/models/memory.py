@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
-    "LiveBytes",
     "MemoryPeak",
     "free_memory",
     "is_out_of_memory",
@@ -50,7 +49,7 @@ def readable_bytes(count: int) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on whatever device."""
+    """Return True for an error of any device that says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY)
@@ -59,8 +58,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def free_memory(device: torch.device) -> int:
     """Return the bytes that this process can still take on a device.
 
-    On the CPU this is what is available without swapping, within the limits of the
-    container that the process runs in.
+    On the CPU these are available without swapping, within the limits of its container.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -129,45 +127,26 @@ def tensor_bytes(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside the ``with`` block and alive.
-
-    What kernels take for themselves is not seen, nor are tensors made before.
-
-    Attributes
-    ----------
-    now, peak
-        Bytes at present, and at most so far.
-    """
+class _LiveBytes(TorchDispatchMode):
+    """Counter of the bytes of all tensors made inside the ``with`` block; kernels' own not seen."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = self.peak = 0  # bytes at present, and at most so far
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and note its results."""
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._note(leaf)
+        for storage in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, Tensor)):
+            key = id(storage)  # one per storage, however many tensors look at it
+            if key not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self.now += self._sizes[key]
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, key).atexit = False
         return out
-
-    def _note(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)  # one per storage, however many tensors look at it
-        if key in self._sizes:
-            return
-        self._sizes[key] = storage.nbytes()
-        self.now += self._sizes[key]
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key).atexit = False
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
@@ -175,24 +154,19 @@ class LiveBytes(TorchDispatchMode):
 
 @dataclass
 class MemoryPeak:
-    """Result of `measure_peak`, once its block has ended.
-
-    Attributes
-    ----------
-    rise
-        Bytes at the highest point above those before the block.
-    """
+    """Result of `measure_peak`, once its block has ended."""
 
     rise: int = 0
+    """Bytes at the highest point above those before the block."""
 
 
 @contextmanager
 def measure_peak(device: torch.device) -> Iterator[MemoryPeak]:
     """Measure the highest memory inside the ``with`` block.
 
-    On CUDA torch's allocator is asked; on the CPU the operating system is, if it can tell
-    (Linux), otherwise the tensors are counted. The first two forget the highest memory of the
-    process before: whoever watches it over a longer time must look at it before.
+    The source is torch's allocator on CUDA, and on the CPU the operating system if it can
+    (Linux), else a count of the tensors. The first two forget the highest memory of the
+    process so far: read it before if you need it.
     """
     peak = MemoryPeak()
     _release_caches()
@@ -206,7 +180,7 @@ def measure_peak(device: torch.device) -> Iterator[MemoryPeak]:
         yield peak
         peak.rise = max(0, _status("VmHWM") - before)
     else:
-        with LiveBytes() as live:
+        with _LiveBytes() as live:
             yield peak
         peak.rise = live.peak
 

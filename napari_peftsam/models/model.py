@@ -1,4 +1,4 @@
-"""A SAM with what the rest of the project must know about it."""
+"""A SAM ready to use, the input it takes and its image embeddings."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from dataclasses import dataclass, field
 
 import torch
 import xxhash
-from segment_anything.modeling import (
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, to_mobile_sam, to_timm
+from napari_peftsam.normalisation import Limits, normalise
+from napari_peftsam.types import Frame, PixelArray
 
 __all__ = [
     "SamModel",
@@ -29,8 +27,11 @@ __all__ = [
     "encode_steps",
     "encode_suffix",
     "encode_tensor",
+    "frame_of",
     "hash_weights",
     "network_state",
+    "standardise",
+    "to_model_input",
 ]
 
 
@@ -51,8 +52,8 @@ class SamModel:
     dense_head
         Instance head of the built-in model, None for the others.
     precision
-        What it computes in, ``fp32``, ``bf16`` or ``fp16``; ``auto`` becomes what suits its
-        device, see `pick_precision`.
+        Arithmetic of its networks, ``fp32``, ``bf16`` or ``fp16``; ``auto`` becomes the one
+        that suits its device, see `pick_precision`.
     """
 
     name: str
@@ -118,11 +119,7 @@ def construct(arch: Architecture) -> Sam:
 
 
 def checkpoint_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of a network under the names that checkpoint files use.
-
-    These are other names only where the encoder comes from another library than that of
-    the published checkpoints.
-    """
+    """Return the state dict of a network under the names of the published checkpoints."""
     return to_mobile_sam(state) if isinstance(arch.encoder, TinyVit) else dict(state)
 
 
@@ -152,19 +149,15 @@ def encode_steps(sam: Sam, x: Tensor, first: int = 0) -> Iterator[tuple[float, T
 
     Parameters
     ----------
-    sam
-        The network, with or without adapters.
-    x
-        Model input ``(B, 3, S, S)``, see `to_model_input`; if `first` is not 0, the tokens
-        that enter that block, see `encode_prefix`.
-    first
-        The first block to run. Only the encoder of an adaptable architecture can start later.
+    x, first
+        See `ImageEncoder.forward`; only the encoder of an adaptable architecture can start
+        at a later block than 0.
 
     Yields
     ------
     tuple
-        Fraction done in (0, 1], and what the step gave: the tokens that enter the next
-        block; with the last step (fraction 1) the image embedding
+        Fraction done in (0, 1] and the step's output: the tokens that enter the next block;
+        with the last step (fraction 1) the image embedding
         ``(B, C, S / patch_size, S / patch_size)``.
     """
     encoder = sam.image_encoder
@@ -185,34 +178,49 @@ def encode_tensor(sam: Sam, x: Tensor) -> Tensor:
 
 
 def encode_prefix(sam: Sam, x: Tensor, blocks: int) -> Tensor:
-    """Return the tokens ``(B, h, w, width)`` that enter block `blocks`.
+    """Return the tokens ``(B, h, w, width)`` that enter block `blocks` from model input `x`.
 
-    Parameters
-    ----------
-    sam
-        The network; its encoder must be that of an adaptable architecture.
-    x
-        Model input ``(B, 3, s, s)``.
-    blocks
-        How many blocks to run, after the patch embedding.
+    The architecture must be adaptable, also for `encode_suffix`.
     """
     tokens: Tensor = sam.image_encoder.prefix(x, blocks)
     return tokens
 
 
 def encode_suffix(sam: Sam, x: Tensor, first: int, checkpointing: bool = False) -> Tensor:
-    """Return the image embedding from what enters block `first`, see `encode_prefix`.
+    """Return the image embedding from the input of block `first`, see `ImageEncoder.forward`."""
+    embedding: Tensor = sam.image_encoder(x, first, checkpointing)
+    return embedding
+
+
+def frame_of(pixels: PixelArray, model: SamModel) -> Frame:
+    """Return the place of an image plane ``(H, W[, C])`` in the input of `model`."""
+    return Frame(pixels.shape[0], pixels.shape[1], model.image_size)
+
+
+def to_model_input(pixels: PixelArray, model: SamModel, limits: Limits | None = None) -> Tensor:
+    """Normalise, resize and pad pixels to model input ``(1, 3, S, S)``, float32, on its device.
 
     Parameters
     ----------
-    sam
-        The network; its encoder must be that of an adaptable architecture.
-    x
-        Tokens ``(B, h, w, width)``; if `first` is 0, model input ``(B, 3, s, s)``.
-    first
-        The first block to run; the number of blocks runs the neck only.
-    checkpointing
-        Whether blocks are run again in the backward pass instead of keeping what it needs.
+    limits
+        Intensity range of the whole image if `pixels` are a tile of it.
+
+    Raises
+    ------
+    ImageError
+        If the image cannot be normalised, see `napari_peftsam.normalisation.normalise`.
     """
-    embedding: Tensor = sam.image_encoder(x, first, checkpointing)
-    return embedding
+    height, width = frame_of(pixels, model).inner
+    rgb = torch.from_numpy(normalise(pixels, limits)).permute(2, 0, 1)[None].to(model.device)
+    x = standardise(rgb, model)
+    if x.shape[-2:] != (height, width):
+        x = functional.interpolate(
+            x, (height, width), mode="bilinear", antialias=True, align_corners=False
+        )
+    return functional.pad(x, (0, model.image_size - width, 0, model.image_size - height))
+
+
+def standardise(rgb: Tensor, model: SamModel) -> Tensor:
+    """Subtract SAM's channel means and divide by its deviations; ``(B, 3, H, W)``."""
+    standardised: Tensor = (rgb - model.sam.pixel_mean) / model.sam.pixel_std
+    return standardised

@@ -71,10 +71,9 @@ class DenseHead(nn.Module):
 class PromptDrawing(nn.Module):
     """Prompts drawn as maps, added to SAM's mask prompt.
 
-    SAM tells its decoder positions through Fourier features alone, which a large model
-    learns to read from a billion masks. Maps of the box and of the distances to clicks,
-    as in click-based segmentation networks, say the same in a form that a small model
-    reads at once. Starts as zero, that is as SAM without it.
+    SAM gives its decoder positions as Fourier features only, which a large model learns to
+    read from a billion masks. A small model learns faster from maps of the box and of the
+    distances to clicks, as in click-based segmentation networks. Starts as zero.
     """
 
     reaches = (4.0, 16.0, 64.0)
@@ -93,11 +92,8 @@ class PromptDrawing(nn.Module):
             nn.GELU(),
             nn.Conv2d(2 * hidden, embedding_width, kernel_size=1),
         )
-        last = self.layers[-1]
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -106,15 +102,7 @@ class PromptDrawing(nn.Module):
         boxes: torch.Tensor | None,
         window: tuple[int, int, int, int],
     ) -> torch.Tensor:
-        """Return ``(B, C, h, w)``.
-
-        Parameters
-        ----------
-        points, labels, boxes
-            As SAM's prompt encoder takes them, see `napari_peftsam.segmentation.decode`.
-        window
-            Top, left, height and width of the embedding in the frame, in tokens.
-        """
+        """Return ``(B, C, h, w)``, see `maps`."""
         maps = self.maps(points, labels, boxes, window)
         drawn: torch.Tensor = self.layers(nn.functional.pixel_shuffle(maps.flatten(1, 3), 2))
         return drawn
@@ -126,9 +114,16 @@ class PromptDrawing(nn.Module):
         boxes: torch.Tensor | None,
         window: tuple[int, int, int, int],
     ) -> torch.Tensor:
-        """Return what `forward` convolves, as ``(B, 9, 2, 2, 2 h, 2 w)``.
+        """Return the maps that `layers` convolve, ``(B, 9, 2, 2, 2 h, 2 w)``.
 
         The pixels ``(2 y + i, 2 x + j)`` of a map are in its part ``[i, j]``.
+
+        Parameters
+        ----------
+        points, labels, boxes
+            As SAM's prompt encoder takes them, see `napari_peftsam.segmentation.decode`.
+        window
+            Top, left, height and width of the embedding in the frame, in tokens.
         """
         given = boxes if points is None else points
         assert given is not None
@@ -145,7 +140,7 @@ class PromptDrawing(nn.Module):
         return torch.stack(maps, dim=1)
 
     def _centres(self, first: int, count: int, device: torch.device) -> torch.Tensor:
-        """Return where pixels of a map are, in model pixels, even ones and odd ones ``(2, n)``."""
+        """Return the centres of a map's even and odd pixels, in model pixels ``(2, n)``."""
         pixels = torch.arange(first, first + count, device=device) * self.stride
         return (pixels + (self.stride - 1) / 2).view(-1, 2).t()
 
@@ -153,7 +148,7 @@ class PromptDrawing(nn.Module):
     def _box_maps(
         boxes: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Return whether there is a box, how deep inside it, how deep in its ellipse."""
+        """Return maps of ones, of the depth inside the box and of that inside its ellipse."""
         x0, y0, x1, y1 = (edge.view(-1, 1, 1, 1, 1) for edge in boxes.unbind(1))
         depth = torch.minimum(torch.minimum(x - x0, x1 - x), torch.minimum(y - y0, y1 - y))
         across = (2 * x - x0 - x1) / (x1 - x0).clamp(min=1)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from napari_peftsam.types import PixelArray
 
-__all__ = ["IMAGE_KINDS", "ImageKind", "Recommendation", "guess_image_kind", "recommend"]
+__all__ = ["IMAGE_KINDS", "ImageKind", "guess_image_kind", "recommend"]
 
 ImageKind = Literal["light", "electron", "colour"]
 """The kinds of images that models differ in: light microscopy (fluorescence, phase contrast,
 brightfield), electron microscopy, colour images (stained tissue, photographs)."""
 
-IMAGE_KINDS: dict[ImageKind, str] = dict(
-    zip(
-        get_args(ImageKind),
-        ("light microscopy", "electron microscopy", "histology, colour"),
-        strict=True,
-    )
-)
+IMAGE_KINDS: dict[ImageKind, str] = {
+    "light": "light microscopy", "electron": "electron microscopy", "colour": "histology, colour",
+}  # fmt: skip
 """Their names for people."""
 
 # The larger and the smaller real checkpoint for each kind, names of the registry.
@@ -40,58 +35,35 @@ _COLOURED = 6.0  # of 255: a mean difference between channels that is no compres
 _DARK = 0.25  # fluorescence leaves most of the image in this share of its range
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """A name of the registry, and why it is recommended, in one sentence."""
-
-    name: str
-    reason: str
-
-
-def recommend(kind: ImageKind, gpu_memory: int | None) -> Recommendation:
-    """Return the model to start with.
+def recommend(kind: ImageKind, gpu_memory: int | None) -> tuple[str, str]:
+    """Return the name of the model to start with, and the reason in one sentence.
 
     Parameters
     ----------
-    kind
-        What the images are.
     gpu_memory
         Bytes of the GPU that it will run on, see `napari_peftsam.models.device_memory`;
         None for the CPU.
     """
-    what = IMAGE_KINDS[kind]
+    what, base = IMAGE_KINDS[kind], _BASE[kind]
     if gpu_memory is None:
-        return Recommendation(
-            _OFFLINE,
+        return _OFFLINE, (
             "without a GPU the others take about ten seconds per image, and minutes for a few "
-            f"steps of finetuning; to annotate only, {_BASE[kind]} is worth the wait",
+            f"steps of finetuning; to annotate only, {base} is worth the wait"
         )
     gigabytes = f"{gpu_memory / 1e9:.0f} GB"
     if gpu_memory < _BASE_BYTES:
-        return Recommendation(
-            _OFFLINE,
-            f"{gigabytes} are little to finetune the others with; to annotate only, "
-            f"{_BASE[kind]} is better for {what}",
-        )
+        reason = f"{gigabytes} are little to finetune the others with; to annotate only, "
+        return _OFFLINE, f"{reason}{base} is better for {what}"
     if gpu_memory < _LARGE_BYTES:
-        return Recommendation(
-            _BASE[kind], f"for {what}; finetuning the larger ones wants more than {gigabytes}"
-        )
-    return Recommendation(_LARGE[kind], f"the best there is for {what}, for which {gigabytes} do")
+        return base, f"for {what}; finetuning the larger ones wants more than {gigabytes}"
+    return _LARGE[kind], f"the best there is for {what}, for which {gigabytes} do"
 
 
 def guess_image_kind(pixels: PixelArray, rgb: bool = False) -> ImageKind | None:
-    """Guess what an image is from a sample of its pixels; None if that cannot be told.
+    """Guess the kind of an image ``(H, W)``, with `rgb` ``(H, W, 3 or 4)``, from a sample.
 
     Colour, and the dark background of fluorescence, are recognised. Grey images in the
-    middle of their range may be phase contrast or electron microscopy: only the user knows.
-
-    Parameters
-    ----------
-    pixels
-        ``(H, W)``, or ``(H, W, 3 or 4)`` with `rgb`.
-    rgb
-        Whether the last axis is colour.
+    middle of their range may be phase contrast or electron microscopy: None, ask the user.
     """
     steps = tuple(max(1, side // _SAMPLED) for side in pixels.shape[:2])
     sample = np.asarray(pixels[:: steps[0], :: steps[1]], np.float32)

@@ -32,7 +32,7 @@ _BEGINNINGS = (
     ("image_encoder.norm_head.", "image_encoder.head.norm."),
     ("image_encoder.head.", "image_encoder.head.fc."),
 )
-_ENDINGS = ((".c.weight", ".conv.weight"),)
+_ENDINGS = (".c.weight", ".conv.weight")
 
 _CLASSES = 1000  # of the classifier, which is in the checkpoints and not used
 
@@ -42,8 +42,6 @@ class TinyVitEncoder(nn.Module):
 
     Parameters
     ----------
-    spec
-        Sizes of its stages.
     image_size
         Side of the square model input, in pixels.
     channels
@@ -107,23 +105,20 @@ def _backbone(spec: TinyVit) -> Any:
 
 
 def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of MobileSAM under the names that a network has here."""
+    """Return a state dict of MobileSAM under the names of `TinyVitEncoder`."""
     return {_renamed(name, 0, 1): tensor for name, tensor in state.items()}
 
 
 def to_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of a network under the names of MobileSAM."""
+    """Return a state dict of `TinyVitEncoder` under the names of MobileSAM."""
     return {_renamed(name, 1, 0): tensor for name, tensor in state.items()}
 
 
 def _renamed(name: str, source: int, target: int) -> str:
-    for pair in _BEGINNINGS:
-        if name.startswith(pair[source]):
-            name = pair[target] + name.removeprefix(pair[source])
-            break
-    else:
+    begin = next((pair for pair in _BEGINNINGS if name.startswith(pair[source])), None)
+    if begin is None:
         return name  # outside the encoder, or the same in both
-    for pair in _ENDINGS:
-        if name.endswith(pair[source]):
-            name = name.removesuffix(pair[source]) + pair[target]
+    name = begin[target] + name.removeprefix(begin[source])
+    if name.endswith(_ENDINGS[source]):
+        name = name.removesuffix(_ENDINGS[source]) + _ENDINGS[target]
     return name

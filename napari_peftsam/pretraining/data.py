@@ -24,10 +24,9 @@ __all__ = ["Batch", "CropStream"]
 _PART, _WHOLE, _GROUP = range(3)
 _LEVEL_SHARES = (0.35, 0.4, 0.25)  # how often each level of nested objects is prompted
 _SMALLEST = 16  # pixels of a crop: smaller objects are not prompted
-# What a whole image looks like in the model's frame: native pixels are enlarged up to so
-# much, and objects are about so large. Larger ones, which fill a crop, teach a click to
-# spread over neighbours.
-_LEAST, _MOST = np.log((0.6, 7.0)), np.log((1.8, 80.0))  # zoom, diameter in model pixels
+# Zoom of native pixels, and diameter of objects in model pixels, as in a whole image in the
+# model's frame. Larger objects, which fill a crop, teach a click to spread over neighbours.
+_LEAST, _MOST = np.log((0.6, 7.0)), np.log((1.8, 80.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +61,8 @@ class Batch:
 class CropStream(IterableDataset[Batch]):
     """Batches without end; options as in `PretrainingConfig`.
 
-    Every batch depends on the seed and its own number only, so that a resumed run sees
-    what an uninterrupted one would have seen. Workers of a `DataLoader` take turns, as it
-    does when it collects their batches: the sequence is the same for any number of them.
+    Every batch depends only on the seed and its own number, so that a resumed run sees the
+    same batches as an uninterrupted one, with any number of workers of a `DataLoader`.
     Larger crops are fewer per batch, for an equal area.
     """
 
@@ -172,7 +170,7 @@ def _dihedral(
 
 
 def _jitter(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vary gamma, contrast and polarity: what normalisation leaves different."""
+    """Vary gamma, contrast and polarity, which normalisation leaves different."""
     unit = rgb / 255
     if rng.random() < 0.5:
         unit = unit ** np.exp(rng.uniform(-0.6, 0.6))

@@ -63,8 +63,6 @@ def pretrain(
 
     Parameters
     ----------
-    config
-        The run.
     real
         Pixels ``(H, W)`` or ``(H, W, 3)`` and labels ``(H, W)`` of images to mix in.
     validation
@@ -84,46 +82,59 @@ def pretrain(
         If a real image is a stack.
     """
     real = [_checked(pair, f"real image {number}") for number, pair in enumerate(real, start=1)]
-    device = pick_device(config.device)
+    state, device = _begun(config, real), pick_device(config.device)
+    first = state.resume()
+    stream = CropStream(
+        config.sides, config.images, config.objects, config.seed, real, config.real_share, first
+    )
+    batches = iter(DataLoader(stream, batch_size=None, num_workers=config.workers))
+    config.folder.mkdir(parents=True, exist_ok=True)
+    if validation and not first:
+        yield PretrainingStep(0, 0.0, {}, 0.0, state.validate(validation, 0))
+    for step in range(first, config.steps):
+        began = time.perf_counter()
+        loss, parts = _train(state, step, next(batches).to(device))
+        done = PretrainingStep(step + 1, loss, parts, time.perf_counter() - began)
+        if validation and _is_due(done.step, config.validate_every, config):
+            done = replace(done, validation=state.validate(validation, done.step))
+        if _is_due(done.step, config.save_every, config):
+            state.save(done.step)
+        yield done
+
+
+def _begun(config: PretrainingConfig, real: Sequence[tuple[PixelArray, LabelArray]]) -> RunState:
+    """Return the state of a run before its first step, on the run's device."""
     torch.manual_seed(config.seed)
     model = _initial_model(config)  # on the CPU: random weights are the same for every device
     recipe = make_recipe(config, model, real)
     assert model.dense_head is not None
-    network = torch.nn.ModuleList([model.sam, model.dense_head]).to(device)
+    network = torch.nn.ModuleList([model.sam, model.dense_head]).to(pick_device(config.device))
     network.train().requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
     )
-    state = RunState(config, recipe, network, average, optimiser, _chain(config))
-    first = state.resume()
-    stream = CropStream(
-        config.sides, config.images, config.objects, config.seed, real, config.real_share, first
-    )
-    loader = DataLoader(stream, batch_size=None, num_workers=config.workers)
-    batches: Iterator[Batch] = iter(loader)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    if validation and not first:
-        yield PretrainingStep(0, 0.0, {}, 0.0, state.validate(validation, model, 0))
-    for step in range(first, config.steps):
-        began = time.perf_counter()
-        # Prompts are drawn on the CPU, the same for every device.
-        generator = torch.Generator().manual_seed(config.seed * _SEED_STRIDE + step)
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, config)
-        with autocast(device):
-            loss, parts = pretraining_loss(model, next(batches).to(device), generator)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        _update(average, network, min(config.average, (step + 1) / (step + 10)))
-        done = PretrainingStep(step + 1, loss.item(), parts, time.perf_counter() - began)
-        if validation and _is_due(done.step, config.validate_every, config):
-            done = replace(done, validation=state.validate(validation, model, done.step))
-        if _is_due(done.step, config.save_every, config):
-            state.save(done.step)
-        yield done
+    return RunState(config, recipe, model, network, average, optimiser, _chain(config))
+
+
+def _train(state: RunState, step: int, batch: Batch) -> tuple[float, dict[str, float]]:
+    """Take a step, numbered from 0, and return the loss and its terms."""
+    config, network, optimiser = state.config, state.network, state.optimiser
+    # Prompts are drawn on the CPU, the same for every device.
+    generator = torch.Generator().manual_seed(config.seed * _SEED_STRIDE + step)
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * _rate(step, config)
+    with autocast(batch.images.device.type):
+        loss, parts = pretraining_loss(state.model, batch, generator)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
+    decay = min(config.average, (step + 1) / (step + 10))
+    with torch.no_grad():
+        for mean, value in zip(state.average.parameters(), network.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+    return loss.item(), parts
 
 
 def _is_due(step: int, every: int, config: PretrainingConfig) -> bool:
@@ -186,9 +197,3 @@ def _rate(step: int, config: PretrainingConfig) -> float:
     progress = step / max(1, config.steps)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return warm * (config.final_share + (1 - config.final_share) * cosine)
-
-
-@torch.no_grad()
-def _update(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_peftsam.models import SamModel, encode_tensor
-from napari_peftsam.models.preprocess import standardise
+from napari_peftsam.models import SamModel, encode_tensor, standardise
 from napari_peftsam.pretraining.data import Batch
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import mask_iou

@@ -128,7 +128,7 @@ class PretrainingConfig:
 def make_recipe(
     config: PretrainingConfig, model: SamModel, real: Sequence[tuple[PixelArray, LabelArray]]
 ) -> Recipe:
-    """Return what the result depends on, to be kept with it."""
+    """Return the options and digests on which the result depends, to be kept with it."""
     chosen: Recipe = {
         name: value if isinstance(value, (int, float)) else str(value)
         for name, value in asdict(config).items()
@@ -166,7 +166,8 @@ class RunState:
 
     config: PretrainingConfig
     recipe: Recipe  # a run is only resumed with the one it was begun with
-    network: torch.nn.ModuleList  # a SAM and a dense head
+    model: SamModel
+    network: torch.nn.ModuleList  # the model's SAM and dense head
     average: torch.nn.ModuleList  # of the network's weights
     optimiser: torch.optim.Optimizer
     chain: list[dict[str, object]]  # see `read_chain`, of the weights to start from
@@ -227,12 +228,12 @@ class RunState:
         temporary.replace(self.config.state)
         self._write_weights(self.config.weights, step)
 
-    def validate(self, validation: Validation, model: SamModel, step: int) -> dict[str, Figures]:
+    def validate(self, validation: Validation, step: int) -> dict[str, Figures]:
         """Return the figures of the averaged weights and keep the weights if they are the best."""
         sam, head = self.average
         assert isinstance(head, DenseHead)
         self.average.eval()
-        figures = validation.run(replace(model, sam=sam, dense_head=head))
+        figures = validation.run(replace(self.model, sam=sam, dense_head=head))
         found, best = quality(figures), 0.0
         if self.config.best.is_file():
             with safe_open(self.config.best, "pt") as file:

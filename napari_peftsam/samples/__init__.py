@@ -29,7 +29,7 @@ _SPLITS: tuple[SplitName, ...] = ("train", "held_out")
 
 @dataclass(frozen=True)
 class ShippedSample:
-    """A sample image with its labels; `samples/data/README.md` says where it is from.
+    """A sample image with its labels; `samples/data/README.md` describes its source.
 
     Attributes
     ----------
@@ -47,24 +47,12 @@ class ShippedSample:
     label_path: Path
 
     def read(self) -> tuple[PixelArray, LabelArray]:
-        """Return ``(H, W, 3)`` uint8 pixels and ``(H, W)`` uint8 labels, 0 is background.
-
-        Raises
-        ------
-        InputFileError
-            If the package's files are damaged.
-        """
+        """Return ``(H, W, 3)`` uint8 pixels and ``(H, W)`` uint8 labels, 0 is background."""
         return _read(self.image_path), _read(self.label_path)
 
 
 def shipped_samples(split: SplitName | None = None) -> tuple[ShippedSample, ...]:
-    """Return the samples of one part, or all with those to train on first, by name.
-
-    Raises
-    ------
-    InputFileError
-        If the package was installed without them.
-    """
+    """Return the samples of a split by name, or all, ``train`` first."""
     samples = tuple(
         ShippedSample(path.stem, part, path, _FOLDER / part / "labels" / path.name)
         for part in _SPLITS
@@ -77,13 +65,7 @@ def shipped_samples(split: SplitName | None = None) -> tuple[ShippedSample, ...]
 
 
 def shipped_synthetic(name: SyntheticName) -> PixelArray:
-    """Return a synthetic image, ``(256, 256)`` uint8.
-
-    Raises
-    ------
-    InputFileError
-        If the package's file is missing or damaged.
-    """
+    """Return a synthetic image, ``(256, 256)`` uint8."""
     return _read(_FOLDER / "synthetic" / f"{name}.png")
 
 

@@ -131,9 +131,9 @@ class ModelsDock(Dock):
             return
         from napari_peftsam.models import recommend
 
-        advice = recommend(self.kind.currentData(), self.viewer_session.gpu_memory)
-        self._recommended = advice.name
-        self.advice.setText(f"★ <b>{advice.name}</b>: {advice.reason}.")
+        kind, memory = self.kind.currentData(), self.viewer_session.gpu_memory
+        self._recommended, reason = recommend(kind, memory)
+        self.advice.setText(f"★ <b>{self._recommended}</b>: {reason}.")
         self.place.setText(f"Downloads are kept in {model_folder()}, see napari's preferences.")
         for name in self._rows:
             self._show_row(name)

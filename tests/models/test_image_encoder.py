@@ -18,10 +18,8 @@ from napari_peftsam.models import (
     encode_prefix,
     encode_suffix,
     encode_tensor,
-    reference_attention,
 )
-from napari_peftsam.models.attention import position_attention
-from napari_peftsam.models.image_encoder import ImageEncoder
+from napari_peftsam.models.image_encoder import ImageEncoder, position_attention
 
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -99,17 +97,6 @@ def test_answers_and_gradients_are_those_of_sam(
     assert _error(*together) <= BOUNDS[dtype]
 
 
-@pytest.mark.parametrize(("window", "global_blocks"), WINDOWS)
-def test_the_reference_can_be_switched_on(window: int, global_blocks: tuple[int, ...]) -> None:
-    ours, theirs = _pair(window, global_blocks)
-    x = torch.randn(1, 3, 112, 112)
-    with torch.inference_mode():
-        with reference_attention(ours):
-            reference = ours(x)
-        assert _error(reference, theirs(x)) <= 1e-6
-        assert _error(ours(x), reference) <= 1e-5
-
-
 def test_names_shapes_and_order_of_the_state_dict_are_those_of_sam() -> None:
     ours, theirs = _pair(5, (1,))
     shapes = {name: value.shape for name, value in theirs.state_dict().items()}
@@ -128,17 +115,17 @@ def test_names_shapes_and_order_of_the_state_dict_are_those_of_sam() -> None:
 def test_attention_in_parts_and_in_fused_kernels_is_the_written_out_one(
     grid: tuple[int, int], batch: int
 ) -> None:
-    from napari_peftsam.models import attention
+    from napari_peftsam.models import image_encoder
 
     torch.manual_seed(0)
     tokens = grid[0] * grid[1]
     q, k, v = (torch.randn(batch, tokens, 8).requires_grad_() for _ in range(3))
     tables = [torch.randn(n, n, 8).requires_grad_() for n in grid]
-    bias = attention._biases(q, *tables)
+    bias = image_encoder._biases(q, *tables)
     logits = (q * 8**-0.5) @ k.transpose(1, 2)
     pairs = logits.unflatten(2, grid) + bias[0][..., None] + bias[1][..., None, :]
     expected = pairs.flatten(2).softmax(-1) @ v
-    folded = attention._folded(q * 8**-0.5, k, *bias)
+    folded = image_encoder._folded(q * 8**-0.5, k, *bias)
     fused = scaled_dot_product_attention(*folded, v, scale=1.0)
     found = position_attention(q, k, v, *tables)
     seed = torch.randn_like(expected)

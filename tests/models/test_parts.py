@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napari_peftsam.models import (
-    ConvStem,
-    DenseHead,
-    PromptDrawing,
-    build_random,
-    encode_tensor,
-)
+from napari_peftsam.models import DenseHead, build_random, encode_tensor
+from napari_peftsam.models.parts import ConvStem, PromptDrawing
 
 WINDOW = (0, 0, 48, 48)
 

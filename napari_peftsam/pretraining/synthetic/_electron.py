@@ -26,7 +26,7 @@ def _sheaths(rng: Rng, fibre: Scene, share: float) -> tuple[Scene, FloatArray]:
     uneven = smooth_noise(rng, fibre.labels.shape, max(2.0, fibre.diameter * 0.12))
     axon = inward > thickness * np.clip(1 + uneven * rng.uniform(0, 0.3), 0.5, 2)
     labels = tidy(np.where(axon, fibre.labels, 0).astype(np.int32))
-    # What `tidy` dropped turns into myelin, lest it look like an axon.
+    # The pieces that `tidy` dropped become myelin, since they look like axons.
     myelin = ((fibre.labels > 0) & (labels == 0)).astype(np.float32)
     return Scene(labels, fibre.depth * (labels > 0), fibre.diameter * (1 - share)), myelin
 
@@ -84,7 +84,7 @@ def _surroundings(rng: Rng, shape: Shape, diameter: float) -> FloatArray:
         bed = bed + ridges(net, rng.uniform(0.1, 0.4)) * rng.uniform(0.2, 0.8)
     vesicles = smooth_noise(rng, shape, max(1.5, diameter * 0.08))
     bed = bed + (np.abs(vesicles - 1.6) < 0.25) * rng.uniform(0, 0.7)
-    return bed.astype(np.float32)
+    return np.asarray(bed, np.float32)
 
 
 def _inside(rng: Rng, scene: Scene) -> FloatArray:

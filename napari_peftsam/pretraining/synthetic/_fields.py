@@ -58,7 +58,7 @@ def texture(rng: Rng, shape: Shape, coarse: float) -> FloatArray:
     weight = np.float32(rng.uniform(0.3, 0.95))
     fine = max(coarse * rng.uniform(0.2, 0.5), 1.0)
     rough = smooth_noise(rng, shape, fine) * np.sqrt(1 - weight**2)
-    return smooth_noise(rng, shape, coarse) * weight + rough
+    return np.asarray(smooth_noise(rng, shape, coarse) * weight + rough, np.float32)
 
 
 def ridges(field: FloatArray, width: float) -> FloatArray:
@@ -81,7 +81,7 @@ def fibres(rng: Rng, shape: Shape, period: float) -> FloatArray:
     v = y * np.cos(angle) - x * np.sin(angle) + bend + size / 2
     u = y * np.sin(angle) + x * np.cos(angle) + size / 2
     rows, columns = (np.clip(w, 0, size - 1).astype(np.int32) for w in (v, u))
-    return lines[rows, columns]
+    return np.asarray(lines[rows, columns], np.float32)
 
 
 def blur(image: FloatArray, sigma: float) -> FloatArray:
@@ -89,8 +89,10 @@ def blur(image: FloatArray, sigma: float) -> FloatArray:
     if sigma < 0.25:
         return image
     if sigma <= 3.0:
-        return ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest")
+        return np.asarray(
+            ndimage.gaussian_filter(image, sigma, truncate=2.5, mode="nearest"), np.float32
+        )
     # Two box filters have the same variance at a cost free of sigma.
     size = 2 * round((np.sqrt(6 * sigma**2 + 1) - 1) / 2) + 1
     soft = ndimage.uniform_filter(image, size, mode="nearest")
-    return ndimage.uniform_filter(soft, size, mode="nearest")
+    return np.asarray(ndimage.uniform_filter(soft, size, mode="nearest"), np.float32)

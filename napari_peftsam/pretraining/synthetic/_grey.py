@@ -36,7 +36,7 @@ def _staining(rng: Rng, scene: Scene) -> FloatArray:
     if rng.random() < 0.3 and scene.diameter > 12:  # nucleoli or bright foci
         spots = smooth_noise(rng, shape, scene.diameter * rng.uniform(0.06, 0.12)) > 1.4
         stain = stain * np.where(spots, np.float32(rng.choice([0.5, 1.6, 2.2])), 1)
-    return stain * per_object(rng, scene, rng.choice([1.2, 2.0, 5.0]))
+    return np.asarray(stain * per_object(rng, scene, rng.choice([1.2, 2.0, 5.0])), np.float32)
 
 
 def _separate(rng: Rng, scene: Scene, image: FloatArray) -> FloatArray:
@@ -45,7 +45,7 @@ def _separate(rng: Rng, scene: Scene, image: FloatArray) -> FloatArray:
         return image
     width = max(0.6, 0.06 * scene.diameter)
     near_rim = np.clip(scene.depth * np.float32(0.5 * scene.diameter / width), 0, 1)
-    return image * (0.4 + 0.6 * near_rim)
+    return np.asarray(image * (0.4 + 0.6 * near_rim), np.float32)
 
 
 def fluorescence(rng: Rng, shape: Shape, diameter: float) -> Rendered:

@@ -47,7 +47,7 @@ def _stain(rng: Rng, scene: Scene, inside: FloatArray) -> FloatArray:
     cytoplasm = cytoplasm * (0.5 + 0.5 * per_object(rng, scene, 2.0)) * scene.mask
     edge = np.clip(inside * np.float32(rng.uniform(4, 12)), 0, 1)
     level = rng.uniform(0.5, 1.5) * rng.choice([1.0, 1.0, 1.0, -0.45])  # or a hole in the stain
-    return (cytoplasm * log_uniform(rng, 0.25, 0.6) * (1 + level * 2 * edge)).astype(np.float32)
+    return np.asarray(cytoplasm * log_uniform(rng, 0.25, 0.6) * (1 + level * 2 * edge), np.float32)
 
 
 def nested(rng: Rng, shape: Shape, diameter: float) -> Rendered:

@@ -28,7 +28,7 @@ def _waves(rng: Rng, count: int, theta: FloatArray, amount: float) -> FloatArray
     basis = np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32)
     size = np.tile(amount / (_HARMONICS - 1), 2)
     weights = (rng.standard_normal((count, size.size)) * size).astype(np.float32)
-    return np.clip(1 + weights @ basis, 0.35, 2.5)
+    return np.asarray(np.clip(1 + weights @ basis, 0.35, 2.5), np.float32)
 
 
 # Of each family of smooth outlines: length / width, power of the superellipse (above 2 the ends
@@ -104,7 +104,7 @@ class Blobs:
     def reach(self) -> FloatArray:
         """Farthest distance of an outline from its centre, (n,)."""
         far = self.table.max(axis=1)
-        return self.radius * (far + np.abs(self.bend) * far**2) + 1.5
+        return np.asarray(self.radius * (far + np.abs(self.bend) * far**2) + 1.5, np.float32)
 
 
 def _candidates(
@@ -136,7 +136,7 @@ def _relative_distance(
     bins = blobs.table.shape[1]
     turn = np.arctan2(v, u) * np.float32(bins / (2 * np.pi)) + np.float32(bins)
     outline = blobs.table[which, turn.astype(np.int32) & (bins - 1)]
-    return np.sqrt(u * u + v * v) / outline
+    return np.asarray(np.sqrt(u * u + v * v) / outline, np.float32)
 
 
 def paint(

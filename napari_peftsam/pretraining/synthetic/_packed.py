@@ -125,7 +125,7 @@ def _walls(rng: Rng, tiling: Tiling) -> FloatArray:
     if rng.random() < 0.3:  # two membranes with a gap
         line = line - 0.9 * np.exp(-((tiling.wall / np.float32(0.4 * width)) ** 2)) * tiling.tissue
     fade = smooth_noise(rng, line.shape, max(2.0, tiling.scene.diameter * rng.uniform(0.2, 0.7)))
-    return (line * np.clip(1 + fade * rng.uniform(0, 0.6), 0.05, 2)).astype(np.float32)
+    return np.asarray(line * np.clip(1 + fade * rng.uniform(0, 0.6), 0.05, 2), np.float32)
 
 
 def _colours(
@@ -137,7 +137,8 @@ def _colours(
     density = sum(layer[..., None] * vector for layer, vector in zip(layers, vectors, strict=True))
     light = np.exp(-np.asarray(density, np.float32))
     flat = sensor_noise(rng, light.reshape(len(light), -1), log_uniform(rng, 0.003, 0.03))
-    return np.clip(flat.reshape(light.shape) * rng.uniform(200, 255), 0, 255).astype(np.uint8)
+    lit = flat.reshape(light.shape) * rng.uniform(200, 255)
+    return np.asarray(np.clip(lit, 0, 255), np.uint8)
 
 
 def tissue(rng: Rng, shape: Shape, diameter: float) -> Rendered:
@@ -168,7 +169,7 @@ def _wall_light(rng: Rng, tiling: Tiling) -> FloatArray:
     width = tiling.wall_width * rng.uniform(0.7, 1.2)
     profile = np.exp(-((tiling.wall / np.float32(0.5 * width)) ** 2)) * tiling.tissue
     uneven = smooth_noise(rng, shape, max(2.0, tiling.scene.diameter * rng.uniform(0.2, 0.8)))
-    return (profile * np.clip(1 + uneven * rng.uniform(0, 0.45), 0.15, 2)).astype(np.float32)
+    return np.asarray(profile * np.clip(1 + uneven * rng.uniform(0, 0.45), 0.15, 2), np.float32)
 
 
 def membranes(rng: Rng, shape: Shape, diameter: float) -> Rendered:

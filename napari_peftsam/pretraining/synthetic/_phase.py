@@ -24,7 +24,7 @@ def _cell_bodies(rng: Rng, scene: Scene) -> FloatArray:
         grains = smooth_noise(rng, shape, max(1.2, size * rng.uniform(0.02, 0.06)))
         grains = (grains > 1.3 + core) * rng.choice([-1.0, -1.0, 0.8])
         body = body + blur(grains.astype(np.float32), 0.5) * rng.uniform(0.3, 1.5)
-    return (body * (0.4 + per_object(rng, scene, 2.5)) * scene.mask).astype(np.float32)
+    return np.asarray(body * (0.4 + per_object(rng, scene, 2.5)) * scene.mask, np.float32)
 
 
 def _edges(rng: Rng, scene: Scene) -> FloatArray:
@@ -41,7 +41,7 @@ def _edges(rng: Rng, scene: Scene) -> FloatArray:
         1 + 0.6 * smooth_noise(rng, scene.labels.shape, scene.diameter * 0.4), 0.2, 2.5
     )
     fringe = outside * log_uniform(rng, 0.6, 5.0) + inside * rng.uniform(-0.5, 3.0)
-    return fringe * uneven
+    return np.asarray(fringe * uneven, np.float32)
 
 
 def _thickness(rng: Rng, scene: Scene) -> FloatArray:
@@ -53,7 +53,7 @@ def _thickness(rng: Rng, scene: Scene) -> FloatArray:
     nucleus = np.clip(rng.uniform(0.4, 0.8) - core, 0, 1)
     height = height + nucleus * rng.uniform(0, 1.5)
     height[contact_lines(scene.labels)] *= np.float32(rng.uniform(0.2, 1))
-    return (height * per_object(rng, scene, 3.0)).astype(np.float32)
+    return np.asarray(height * per_object(rng, scene, 3.0), np.float32)
 
 
 def _phase_ring(rng: Rng, scene: Scene) -> FloatArray:
@@ -115,7 +115,7 @@ def _fringes(rng: Rng, scene: Scene) -> FloatArray:
     halo = halo + np.clip(wide, 0, None) * rng.uniform(0, 0.8)
     dark = np.clip(step, None, 0) * rng.uniform(0.5, 3.0)
     attached = smooth_noise(rng, scene.labels.shape, scene.diameter * rng.uniform(0.2, 0.6))
-    return (halo + dark) * np.clip(0.8 + 0.6 * attached, 0.05, 2.5)
+    return np.asarray((halo + dark) * np.clip(0.8 + 0.6 * attached, 0.05, 2.5), np.float32)
 
 
 def flat_phase(rng: Rng, shape: Shape, diameter: float) -> Rendered:

@@ -25,7 +25,7 @@ def per_object(rng: Rng, scene: Scene, spread: float) -> FloatArray:
 def illumination(rng: Rng, shape: Shape, strength: float) -> FloatArray:
     """Slowly varying factor around 1, (H, W); `strength` 0.3 is a strong slope."""
     field = smooth_noise(rng, shape, max(shape) * rng.uniform(0.4, 1.5))
-    return np.exp(field * np.float32(strength * rng.random()))
+    return np.asarray(np.exp(field * np.float32(strength * rng.random())), np.float32)
 
 
 def _points(rng: Rng, shape: Shape, count: float) -> FloatArray:
@@ -76,12 +76,13 @@ def sensor_noise(rng: Rng, image: FloatArray, level: float) -> FloatArray:
         noise = blur(noise, sigma) * np.float32(3.2 * sigma)
     shot = np.float32(rng.random())
     variance = (1 - shot) + shot * np.clip(image, 0, 2) * 2
-    return image + noise * np.sqrt(variance) * np.float32(level)
+    return np.asarray(image + noise * np.sqrt(variance) * np.float32(level), np.float32)
 
 
 def _quantised(values: NDArray[np.floating], dtype: type[np.uint8] | type[np.uint16]) -> Pixels:
     """Round to the integers of `dtype` and clip to its range, (H, W)."""
-    return np.clip(values + 0.5, 0, np.iinfo(dtype).max).astype(dtype)
+    pixels: Pixels = np.clip(values + 0.5, 0, np.iinfo(dtype).max).astype(dtype)
+    return pixels
 
 
 def camera(
@@ -118,7 +119,8 @@ def imperfect(rng: Rng, image: Pixels) -> Pixels:
     faults = rng.choice(len(_FAULTS), int(rng.integers(1, 3)), replace=False)
     for fault in sorted(faults.tolist()):
         unit = _FAULTS[fault](rng, unit)
-    return np.clip(low + unit * (high - low) + 0.5, 0, most).astype(image.dtype)
+    faulty: Pixels = np.clip(low + unit * (high - low) + 0.5, 0, most).astype(image.dtype)
+    return faulty
 
 
 def _over_channels(image: FloatArray, field: FloatArray) -> FloatArray:

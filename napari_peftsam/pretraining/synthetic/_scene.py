@@ -58,7 +58,7 @@ def tidy(labels: IntArray, *, min_area: int = MIN_AREA) -> IntArray:
     kept = largest[largest > 0]
     renumber = np.zeros(area.size, np.int32)
     renumber[kept] = np.arange(1, kept.size + 1)
-    return renumber[pieces]
+    return np.asarray(renumber[pieces], np.int32)
 
 
 def core_distance(rng: Rng, scene: Scene) -> FloatArray:
@@ -143,7 +143,7 @@ def _scatter(rng: Rng, shape: Shape, diameter: float, style: BlobStyle) -> Float
     if not inside.any():  # an empty image would teach nothing
         kept = np.concatenate([kept, rng.uniform(0.3, 0.7, (1, 2)) * shape])
     rng.shuffle(kept)
-    return kept.astype(np.float32)
+    return np.asarray(kept, np.float32)
 
 
 def _make_blobs(rng: Rng, centres: FloatArray, diameter: float, style: BlobStyle) -> Blobs:

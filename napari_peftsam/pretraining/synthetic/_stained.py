@@ -35,7 +35,7 @@ def _tissue_bed(rng: Rng, scene: Scene) -> FloatArray:
         gaps = smooth_noise(rng, shape, scene.diameter * rng.uniform(0.5, 2))
         empty = (gaps > rng.uniform(0.5, 1.5)).astype(np.float32)
         bed = bed * (1 - blur(empty, 1.0))
-    return bed.astype(np.float32)
+    return np.asarray(bed, np.float32)
 
 
 def _chromatin(rng: Rng, scene: Scene) -> FloatArray:
@@ -48,7 +48,7 @@ def _chromatin(rng: Rng, scene: Scene) -> FloatArray:
         stain = stain * np.where(grains, np.float32(rng.uniform(1.2, 2.0)), 1)
     rim = np.exp(-scene.depth * np.float32(rng.uniform(4, 10)))  # vesicular nuclei
     stain = stain * (rng.uniform(0.5, 1.0) + rim * rng.uniform(0, 0.8))
-    return stain * per_object(rng, scene, rng.choice([1.3, 2.0, 3.5]))
+    return np.asarray(stain * per_object(rng, scene, rng.choice([1.3, 2.0, 3.5])), np.float32)
 
 
 def _stain_vectors(rng: Rng) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
