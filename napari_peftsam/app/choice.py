@@ -146,7 +146,7 @@ class MethodOverview:
     info
         Its description; its obstacle is that of this computer's device.
     options
-        Name → value, as JSON has them.
+        Values by name, as JSON has them.
     counts
         Numbers of trainable parameters; None if there is a `problem`.
     problem
