@@ -58,8 +58,7 @@ class TrainingProcess:
     Parameters
     ----------
     prepare
-        Returns what to train; called in the thread of `events`. See
-        `napari_peftsam.app.workspace.Workspace.prepare_training`.
+        Returns the job, see `Workspace.prepare_training`; called in the thread of `events`.
     """
 
     def __init__(self, prepare: Callable[[], TrainingJob]) -> None:

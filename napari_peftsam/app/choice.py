@@ -146,7 +146,7 @@ class MethodOverview:
     unavailable
         Why it cannot be used on this computer's device; empty if it can.
     options
-        Name → value, as JSON has them.
+        Values by name, as JSON has them.
     counts
         Numbers of trainable parameters; None if there is a `problem`.
     problem

@@ -19,7 +19,7 @@ from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import DocumentRun, train
-from napari_peftsam.app.runner import InlineRunner
+from napari_peftsam.app.runner import run as run_inline
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -48,7 +48,6 @@ from napari_peftsam.types import BoolArray, LabelArray, PixelArray
 __all__ = [
     "DemoConfig",
     "DemoEvent",
-    "DemoProgress",
     "DemoReport",
     "DemoStage",
     "annotate_object",
@@ -92,17 +91,10 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoStage:
-    """A stage of the demo begins, or has a result."""
+    """A stage of the demo begins or has a result; or a fraction of it, in [0, 1], is done."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class DemoProgress:
-    """A fraction in [0, 1] of the present stage is done."""
-
-    fraction: float
-    text: str
+    fraction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,16 +139,14 @@ class DemoReport:
         return values | {"curve": [list(point) for point in self.curve], "files": list(self.files)}
 
 
-DemoEvent = DemoStage | DemoProgress | TrainEvent
+DemoEvent = DemoStage | TrainEvent
 
 
 def run_demo(
     config: DemoConfig | None = None, watch: Callable[[DemoEvent], object] = lambda _: None
 ) -> DemoReport:
     """Run `demo`, handing every event to `watch`, and return its report; slow."""
-    reports: list[DemoReport] = []
-    InlineRunner().start(demo(config), on_event=watch, on_done=reports.append)
-    return reports[0]
+    return run_inline(demo(config), watch)
 
 
 def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoReport]:
@@ -264,7 +254,7 @@ def _measure(
         if isinstance(event, EvaluationReport):
             report = event
         else:
-            yield DemoProgress(getattr(event, "fraction", 0.0), "measuring")
+            yield DemoStage("measuring", getattr(event, "fraction", 0.0))
     labels = [segment_from_clicks(engine, pixels, truth) for _, pixels, truth in images]
     yield DemoStage(
         f"IoU from a box {report.box_iou:.3f}, from a point {report.point_iou:.3f}; "
@@ -282,7 +272,7 @@ def _annotate(
         labels = choose_labels(truth, config.objects_per_image, config.seed)
         for number, label in enumerate(labels):
             share = (index + number / len(labels)) / len(images)
-            yield DemoProgress(share, f"annotating {name}, object {number + 1}")
+            yield DemoStage(f"annotating {name}, object {number + 1}", share)
             one = annotate_object(workspace, PlaneKey(ImageId(name)), truth == label)
             made += [] if one is None else [one]
     clicks = sum(one.clicks for one in made) / len(made)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_peftsam.app.runner import InlineRunner
+from napari_peftsam.app.runner import run as run_inline
 from napari_peftsam.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -347,12 +347,6 @@ def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingRe
 
     `watch` is called with every event. If it returns True, `asked` is set: an early end.
     """
-    reports: list[TrainingReport | None] = []
-    InlineRunner().start(
-        events,
-        on_event=lambda event: asked.set() if watch(event) else None,
-        on_done=reports.append,
-    )
-    [report] = reports
+    report = run_inline(events, lambda event: asked.set() if watch(event) else None)
     assert report is not None  # nothing cuts it off
     return report

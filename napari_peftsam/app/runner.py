@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work"]
+__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work", "run"]
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -66,31 +66,40 @@ class InlineRunner:
         on_done: Callable[[R], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
     ) -> Task:
-        """Run work to its end; without `on_error` its exception is raised here.
-
-        An exception of `on_event` is raised in the work, which may yet save what it has.
-        """
-        generator = work() if callable(work) else work
+        """Run work to its end; without `on_error` its exception is raised here."""
         try:
-            while True:
-                event = next(generator)
-                while on_event is not None:
-                    try:
-                        on_event(event)
-                    except Exception as error:  # noqa: BLE001 - it ends the work
-                        event = generator.throw(error)
-                    else:
-                        break
-        except StopIteration as end:
-            if on_done is not None:
-                on_done(end.value)
+            report = run(work, on_event)
         except Exception as error:
             if on_error is None:
                 raise
             on_error(error)
-        finally:
-            generator.close()
+        else:
+            if on_done is not None:
+                on_done(report)
         return _ENDED
+
+
+def run(work: Work[E, R], on_event: Callable[[E], object] | None = None) -> R:
+    """Run work to its end here and return its report.
+
+    An exception of `on_event` is raised in the work, which may yet save what it has.
+    """
+    generator = work() if callable(work) else work
+    try:
+        event = next(generator)
+        while True:
+            try:
+                if on_event is not None:
+                    on_event(event)
+            except Exception as error:  # noqa: BLE001 - thrown into the work
+                event = generator.throw(error)
+            else:
+                event = next(generator)
+    except StopIteration as end:
+        report: R = end.value
+        return report
+    finally:
+        generator.close()
 
 
 class Slot:

@@ -80,6 +80,7 @@ class Workspace:
         self._store = EmbeddingStore(store) if isinstance(store, Path) else store
         self._engine: Engine | None = None
         self._embedded: dict[PlaneKey, tuple[str, str]] = {}  # by which model and adapter last
+        self._embedded_lock = threading.Lock()  # the document may hold its own when it calls
         for signal in (self.document.events.image_removed, self.document.events.pixels_changed):
             signal.connect(self._forget)
         self.document.events.closing.connect(self._project_closes)
@@ -92,7 +93,7 @@ class Workspace:
 
     def _forget(self, image: str) -> None:
         """Let go of what is known of an image that is gone or has other pixels."""
-        with self._lock:
+        with self._embedded_lock:
             for plane in [plane for plane in self._embedded if plane.image == image]:
                 del self._embedded[plane]
         if self._engine is not None:
@@ -237,7 +238,7 @@ class Workspace:
         """
         engine, images = self.engine, self.document.images
         model, adapter = engine.model.weights_hash, engine.live.encoder
-        with self._lock:
+        with self._embedded_lock:
             found = {p: by for p, (m, by) in self._embedded.items() if m == model}
         nearest = sorted(found, key=lambda plane: _distance(plane, near))
         if engine.store is None:  # its memory holds no more, beside the shown plane
@@ -257,10 +258,10 @@ class Workspace:
             for event in engine.embed(plane.image, image.plane_pixels(plane), visible):
                 if isinstance(event, Encoded):
                     key = event.embedding.key
-                    with self._lock:
+                    with self._embedded_lock:
                         self._embedded[plane] = key.model, key.adapter
                 elif isinstance(event, EncodeFailed):
-                    with self._lock:
+                    with self._embedded_lock:
                         self._embedded.pop(plane, None)
                 yield event
 

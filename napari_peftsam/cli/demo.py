@@ -61,20 +61,20 @@ def _run(
     time = None if budget is None else seconds(budget)
 
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.demo import DemoConfig, DemoProgress, DemoStage, run_demo
+    from napari_peftsam.app.demo import DemoConfig, DemoStage, run_demo
 
     choice = ModelChoice(model, None, device)
     with Progress() as progress:
         training = TrainingProgress(progress)
 
         def watch(event: DemoEvent) -> None:
-            if isinstance(event, DemoStage):
+            if not isinstance(event, DemoStage):
+                training.show(event)
+            elif event.fraction is None:
                 progress.end()
                 say(event.text)
-            elif isinstance(event, DemoProgress):
-                progress.show(event.fraction, event.text)
             else:
-                training.show(event)
+                progress.show(event.fraction, event.text)
 
         report = run_demo(DemoConfig(output, choice, time, seed=seed), watch)
     emit(report.to_dict(), as_json, _text(report, output))

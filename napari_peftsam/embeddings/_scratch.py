@@ -18,17 +18,8 @@ _PATIENCE_SECONDS = 5.0
 class ScratchFolder:
     """A new folder in `parent`; what dead processes left there is removed first.
 
-    A system lock says that the owner lives; it ends with its process.
-
-    Parameters
-    ----------
-    parent
-        Made if it is not there.
-
-    Raises
-    ------
-    OSError
-        If nothing can be written there.
+    A system lock says that the owner lives; it ends with its process. `OSError` is raised if
+    nothing can be written there.
     """
 
     def __init__(self, parent: Path) -> None:

@@ -161,18 +161,7 @@ class MaskOutputs:
     grid: tuple[int, int]
 
     def logits(self, outputs: Tensor | None = None) -> Tensor:
-        """Compute the mask logits of some outputs.
-
-        Parameters
-        ----------
-        outputs
-            ``(B, K)`` of each object; default: all four, in their order.
-
-        Returns
-        -------
-        torch.Tensor
-            Logits ``(B, K, 4 h, 4 w)``, float32.
-        """
+        """Return float32 logits ``(B, K, 4 h, 4 w)`` of outputs ``(B, K)``; default: all four."""
         queries = self.queries
         if outputs is not None:
             queries = queries.take_along_dim(outputs[..., None], dim=1)

@@ -25,22 +25,11 @@ _MOST = 0.5  # share of the image from which on it is faster to scale all of it
 
 
 def to_image_logits(logits: Tensor, frame: Frame) -> Tensor:
-    """Sample low-resolution logits at the centres of the image's pixels, bilinearly.
+    """Sample logits ``(B, K, 4 h, 4 w)`` at the centres of the image's pixels, bilinearly.
 
+    The logits cover the whole square of the frame, the result ``(B, K, H, W)`` the image in it.
     One interpolation from ``4 h`` straight to ``H``, instead of one to the model's input
     size, a crop and another: the same map, without the large intermediate.
-
-    Parameters
-    ----------
-    logits
-        ``(B, K, 4 h, 4 w)`` over the whole square of the frame.
-    frame
-        Placement of the image in it.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, K, H, W)``.
     """
     inner = [n * side / frame.size for n, side in zip(frame.inner, logits.shape[-2:], strict=True)]
     # One more row and column than the image covers, so that the scaled size, which torch
@@ -64,21 +53,10 @@ def to_image_masks(logits: Tensor, frame: Frame) -> BoolArray:
 
 
 def object_part(logits: Tensor, frame: Frame) -> tuple[Tensor, Window]:
-    """Sample logits as `to_image_logits`, but only where any of them can be above 0.
+    """Sample one mask's logits as `to_image_logits`, but only where any can be above 0.
 
-    An interpolated value is above 0 only if one of those around it is.
-
-    Parameters
-    ----------
-    logits
-        ``(4 h, 4 w)`` on the CPU, one mask.
-    frame
-        Placement of the image in the square.
-
-    Returns
-    -------
-    logits, window
-        ``(h, w)`` in pixels of the image, and their place.
+    An interpolated value is above 0 only if one of those around it is. Takes ``(4 h, 4 w)`` on
+    the CPU; returns ``(h, w)`` in pixels of the image, and their place.
     """
     positive = logits > 0
     sides = (frame.height, frame.width)
@@ -118,21 +96,10 @@ def _sampled(logits: Tensor, pixels: range, step: float) -> Tensor:
 
 
 def enlarged(logits: FloatArray, factor: int) -> tuple[FloatArray, tuple[int, int]]:
-    """Return logits of pixels from logits that lie `factor` pixels apart, and their corner.
+    """Return logits of pixels from logits ``(K, h, w)`` that lie `factor` pixels apart.
 
-    Only the part that holds anything above 0 is enlarged.
-
-    Parameters
-    ----------
-    logits
-        ``(K, h, w)``.
-
-    Returns
-    -------
-    logits
-        ``(K, H, W)``, a part of ``(K, factor h, factor w)`` with all that is above 0.
-    corner
-        Row and column of its first pixel.
+    Only the part that holds anything above 0 is enlarged: ``(K, H, W)``, and the row and column
+    of its first pixel.
     """
     inside = np.nonzero((logits > 0).any(axis=0))
     # One more on each side, for what lies between the last logit of the mask and the next.
