@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.app._annotator import Annotated, annotate_object, choose_labels
-from napari_peftsam.app._folders import check_output
 from napari_peftsam.app._report import Comparison, answer, draw_figure, write_report
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.finetuning import DocumentRun
@@ -23,6 +22,7 @@ from napari_peftsam.errors import ExportError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, evaluate
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import atomic_path
+from napari_peftsam.files.outputs import check_output
 from napari_peftsam.peft import CobotLoraConfig, save_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import (

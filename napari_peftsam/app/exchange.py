@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from napari_peftsam.app._folders import check_not_an_input, check_output
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from napari_peftsam.app._folders import (
-    check_not_an_input,
-    check_output,
-    folder_planes,
-    labelled,
-)
+import numpy as np
+
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.finetuning import (
     DEFAULT_BUDGET,
@@ -22,16 +18,21 @@ from napari_peftsam.app.finetuning import (
     finish,
     train,
 )
-from napari_peftsam.errors import ConfigurationError, ExportError
+from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
     EvaluationReport,
     evaluate,
 )
+from napari_peftsam.files import ImagePair, pair_folders
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.models import pick_device
+from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
+    AnnotatedPlane,
     TrainEvent,
     TrainingConfig,
     TrainingReport,
@@ -40,7 +41,31 @@ from napari_peftsam.training import (
     team_size,
 )
 
-__all__ = ["evaluate_folders", "finetune_folders"]
+__all__ = ["evaluate_folders", "finetune_folders", "folder_planes", "measure"]
+
+
+def folder_planes(images: Path, labels: Path) -> tuple[AnnotatedPlane, ...]:
+    """Read all pairs of two folders; a stack gives one plane per slice with objects.
+
+    Raises
+    ------
+    InputFileError, LabelError, ImageError
+        If a folder or file cannot be used; the message names it.
+    """
+    return tuple(plane for pair in pair_folders(images, labels) for plane in _planes(pair))
+
+
+def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
+    pixels, labels = pair.read()
+    for index in np.ndindex(labels.shape[:-2]):
+        if not labels[index].any():
+            continue
+        name = f"{pair.name}{list(index)}" if index else pair.name
+        try:
+            check_normalisable(pixels[index])  # better found now, with its name
+        except PeftSamError as error:
+            raise type(error)(f"{pair.image_path}: {error}") from error
+        yield AnnotatedPlane(name, pair.name, pixels[index], labels[index])
 
 
 def finetune_folders(
@@ -141,9 +166,24 @@ def evaluate_folders(
     """
     planes = folder_planes(images, labels)
     engine = (choice or ModelChoice()).open().engine
-    pairs = [labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
+    return measure(engine, cut_into_tiles(planes, engine.model), config, watch)
+
+
+def measure(
+    engine: Engine,
+    planes: Iterable[AnnotatedPlane],
+    config: EvaluationConfig | None,
+    watch: Callable[[EvaluationEvent], object],
+) -> EvaluationReport:
+    """Measure how well a model answers prompts on annotated planes; slow."""
+    pairs = [
+        (plane.name, plane.pixels, plane.labels)
+        if plane.limits is None
+        else (plane.name, plane.pixels, plane.labels, plane.limits)
+        for plane in planes
+    ]
+    event: EvaluationEvent | None = None
     for event in evaluate(engine.model, pairs, config, adapter=engine.encoder_adapter):
         watch(event)
-        if isinstance(event, EvaluationReport):
-            return event
-    raise AssertionError("an evaluation ends with its report")
+    assert isinstance(event, EvaluationReport), "it is the last event"
+    return event

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from napari_peftsam.app._annotated import annotated_planes
-from napari_peftsam.app._folders import folder_planes
+from napari_peftsam.app.folders import folder_planes
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
