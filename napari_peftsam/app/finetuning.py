@@ -160,8 +160,6 @@ class FinetuningRun:
         TrainingError
             If the training breaks off. Its best state until then is delivered.
         """
-        from napari_peftsam.app._folders import why_ended
-
         try:
             with closing(training):
                 while True:
@@ -171,7 +169,7 @@ class FinetuningRun:
         except StopIteration as end:  # of the training
             self.result = end.value or self._best_state()
         except (RuntimeError, MemoryError, TrainingError) as error:
-            self.failure = why_ended(error, self._source, self._device)
+            self.failure = _why_ended(error, self._source, self._device)
             self.result = self._best_state()
             where = "" if self.result is None else self._deliver(self.result)
             ending = f"; the best state until then{where}" if where else ""
@@ -350,3 +348,17 @@ def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingRe
     report = run_inline(events, lambda event: asked.set() if watch(event) else None)
     assert report is not None  # nothing cuts it off
     return report
+
+
+def _why_ended(error: Exception, model: str, device: str) -> str:
+    """Return why a training broke off; raise `error` again if the program is at fault."""
+    from napari_peftsam.models.memory import is_out_of_memory
+
+    if isinstance(error, TrainingError):
+        return str(error)
+    if not is_out_of_memory(error):
+        raise error
+    return (
+        f"not enough memory on {device} to train {model}: adapt fewer blocks "
+        "(placement late-25%), or choose a smaller model or the device 'cpu'"
+    )

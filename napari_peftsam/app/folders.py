@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from napari_peftsam.app._folders import (
-    check_not_an_input,
-    check_output,
-    folder_planes,
-    labelled,
-)
+import numpy as np
+
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.finetuning import (
     FinetuneReport,
@@ -22,17 +19,22 @@ from napari_peftsam.app.finetuning import (
     train,
 )
 from napari_peftsam.configs import DEFAULT_BUDGET
-from napari_peftsam.errors import ConfigurationError, ExportError
+from napari_peftsam.errors import ConfigurationError, ExportError, LabelError, PeftSamError
 from napari_peftsam.evaluation import (
     EvaluationConfig,
     EvaluationEvent,
     EvaluationReport,
     evaluate,
 )
+from napari_peftsam.files import ImagePair, pair_folders
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import pick_device
+from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.peft import Adapter, load_adapter, save_adapter
+from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
+    AnnotatedPlane,
     TrainEvent,
     TrainingConfig,
     TrainingReport,
@@ -41,7 +43,49 @@ from napari_peftsam.training import (
     team_size,
 )
 
-__all__ = ["evaluate_folders", "finetune_folders"]
+_log = logging.getLogger(__name__)
+_NAMED = 5  # files in a message
+
+__all__ = ["evaluate_folders", "finetune_folders", "folder_planes", "measure"]
+
+
+def folder_planes(
+    images: Path, labels: Path, options: ReadOptions = AS_THE_FILE_SAYS
+) -> tuple[AnnotatedPlane, ...]:
+    """Read all pairs of two folders; a stack gives one plane per slice with objects.
+
+    Images without any object are left out, which the log says.
+
+    Raises
+    ------
+    InputFileError, LabelError, ImageError
+        If a folder or file cannot be used, or no image has an object; the message names it.
+    """
+    planes: list[AnnotatedPlane] = []
+    empty: list[str] = []
+    for pair in pair_folders(images, labels, options):
+        found = list(_planes(pair))
+        planes += found
+        empty += [] if found else [pair.label_path.name]
+    if not planes:
+        raise LabelError(f"{labels}: no label image holds an object (all are 0): annotate some")
+    if empty:
+        named = ", ".join(empty[:_NAMED]) + (", ..." if len(empty) > _NAMED else "")
+        _log.warning("left out %d images without objects: %s", len(empty), named)
+    return tuple(planes)
+
+
+def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
+    pixels, labels = pair.read()
+    for index in np.ndindex(labels.shape[:-2]):
+        if not labels[index].any():
+            continue
+        name = f"{pair.name}{list(index)}" if index else pair.name
+        try:
+            check_normalisable(pixels[index])  # better found now, with its name
+        except PeftSamError as error:
+            raise type(error)(f"{pair.image_path}: {error}") from error
+        yield AnnotatedPlane(name, pair.name, pixels[index], labels[index])
 
 
 def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many options
@@ -146,9 +190,24 @@ def evaluate_folders(
     """
     planes = folder_planes(images, labels, options)
     engine = (choice or ModelChoice()).open().engine
-    pairs = [labelled(plane) for plane in cut_into_tiles(planes, engine.model)]
+    return measure(engine, cut_into_tiles(planes, engine.model), config, watch)
+
+
+def measure(
+    engine: Engine,
+    planes: Iterable[AnnotatedPlane],
+    config: EvaluationConfig | None,
+    watch: Callable[[EvaluationEvent], object],
+) -> EvaluationReport:
+    """Measure how well a model answers prompts on annotated planes; slow."""
+    pairs = [
+        (plane.name, plane.pixels, plane.labels)
+        if plane.limits is None
+        else (plane.name, plane.pixels, plane.labels, plane.limits)
+        for plane in planes
+    ]
+    event: EvaluationEvent | None = None
     for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
         watch(event)
-        if isinstance(event, EvaluationReport):
-            return event
-    raise AssertionError("an evaluation ends with its report")
+    assert isinstance(event, EvaluationReport), "it is the last event"
+    return event

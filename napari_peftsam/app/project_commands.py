@@ -8,14 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_peftsam.app._folders import (
-    check_not_an_input,
-    check_output,
-    labelled,
-)
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import file_name
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
+from napari_peftsam.app.folders import measure
 from napari_peftsam.app.workspace import annotated_planes
 from napari_peftsam.document import Document, DocumentImage, open_project
 from napari_peftsam.errors import (
@@ -24,13 +20,9 @@ from napari_peftsam.errors import (
     LabelError,
     PeftSamError,
 )
-from napari_peftsam.evaluation import (
-    EvaluationConfig,
-    EvaluationEvent,
-    EvaluationReport,
-    evaluate,
-)
+from napari_peftsam.evaluation import EvaluationConfig, EvaluationEvent, EvaluationReport
 from napari_peftsam.export import ExportContext, export_labels, export_target
+from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.projects import attach_images, check_not_a_source, read_image_of
 from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
 
@@ -119,12 +111,8 @@ def evaluate_project(
     with _annotated(project, note) as document:
         choice = choice or ModelChoice(document.live.model or "builtin")
         engine = choice.open(document=document).engine
-        pairs = [labelled(part) for part in annotated_planes(document, engine)()]
-        for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
-            watch(event)
-            if isinstance(event, EvaluationReport):
-                return event
-    raise AssertionError("an evaluation ends with its report")
+        parts = annotated_planes(document, engine)()
+        return measure(engine, parts, config, watch)
 
 
 # --- export -------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,17 +18,16 @@ from napari_peftsam.document import (
     ImageSource,
     ImportLabels,
     Store,
-    list_automatic,
     open_project,
 )
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.projects import import_objects, read_image_of, read_located
 
 __all__ = [
     "ObjectImport",
     "ReadImage",
     "describe_offer",
     "explain_offer",
-    "known_projects",
     "project_note",
     "project_title",
     "read_images",
@@ -37,16 +36,6 @@ __all__ = [
 ]
 
 _IN_MEMORY = 2_000_000_000  # bytes of an image that the viewer holds in memory
-_LISTED = 10  # of the projects without a name
-
-
-def known_projects() -> tuple[list[AutomaticProject], tuple[Path, ...]]:
-    """Return projects without a name that hold something, and those opened last; slow."""
-    from napari_peftsam.projects import recent_projects
-
-    full = [p for p in list_automatic() if p.actions and not p.problem]
-    return full[:_LISTED], recent_projects()
-
 
 # --- sentences -----------------------------------------------------------------------------
 
@@ -125,10 +114,8 @@ class ReadImage:
     source: ImageSource | None = None
 
 
-def read_images(document: Document, images: Sequence[DocumentImage]) -> Iterator[ReadImage]:
+def read_images(document: Document, images: Sequence[DocumentImage]) -> Generator[ReadImage]:
     """Read images with their objects, so that showing them needs no disk."""
-    from napari_peftsam.projects import read_image_of
-
     for number, image in enumerate(images, start=1):
         try:
             image.read()
@@ -147,8 +134,6 @@ def read_located_image(document: Document, image: DocumentImage, path: Path) -> 
     InputFileError
         If the file cannot be read.
     """
-    from napari_peftsam.projects import read_located
-
     pixels, source, note = read_located(document, image, path)
     return ReadImage(image, _in_memory(pixels), note, source=source)
 
@@ -188,8 +173,6 @@ def read_objects(document: Document, path: Path) -> ObjectImport:
     ProjectError
         If the other project cannot be read.
     """
-    from napari_peftsam.projects import import_objects
-
     found, skipped = [], []
     store = open_project(path, read_only=True)
     try:

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work", "run"]
+__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work", "call", "run"]
 
 E = TypeVar("E")
 R = TypeVar("R")
 
 Work = Generator[E, None, R] | Callable[[], Generator[E, None, R]]
 """A generator, or a function that returns one and is called where the generator runs."""
+
+
+def call(function: Callable[[], R]) -> Generator[Any, None, R]:
+    """Call a function as work that emits no events and reports what it returns."""
+    yield from ()
+    return function()
 
 
 class Task(Protocol):
@@ -27,6 +33,9 @@ class Task(Protocol):
 
     def cancel(self) -> None:
         """Ask the work to end after its present event; no callback is called afterwards."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds; return True if the work has ended."""
 
 
 class Runner(Protocol):
@@ -115,7 +124,7 @@ class Slot:
         self,
         work: Generator[Any, None, Any],
         *,
-        on_event: Callable[[Any], object],
+        on_event: Callable[[Any], object] = lambda _: None,
         on_done: Callable[[Any], object],
         on_error: Callable[[Exception], object],
     ) -> None:
@@ -141,11 +150,12 @@ class Slot:
         if number == self._number and self.is_busy:
             self._task = task
 
-    def stop(self) -> None:
-        """Cancel the task, if there is one."""
+    def stop(self, patience: float = 0.0) -> None:
+        """Cancel the task, if there is one, and wait at most `patience` seconds for its end."""
         self._number += 1
         if self._task is not None:
             self._task.cancel()
+            self._task.wait(patience)
         self.is_busy, self._task = False, None
 
 
@@ -154,6 +164,10 @@ class _EndedTask:
 
     def cancel(self) -> None:
         """Do nothing: there is nothing left to cancel."""
+
+    def wait(self, timeout: float) -> bool:
+        """Return True: it ended before `start` returned."""
+        return True
 
 
 _ENDED = _EndedTask()

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._objects_table import ObjectsTable
-from napari_peftsam.widgets._project_menu import ProjectRow
+from napari_peftsam.widgets._project_menu import ProjectMenu
 
 __all__ = ["AnnotateView", "fill_combo"]
 
@@ -29,8 +29,8 @@ __all__ = ["AnnotateView", "fill_combo"]
 class AnnotateView:
     """The parts of the dock, by name, and their layout in a parent widget."""
 
-    def __init__(self, parent: QWidget, table: ObjectsTable) -> None:
-        self.project = ProjectRow()
+    def __init__(self, parent: QWidget, table: ObjectsTable, project: ProjectMenu) -> None:
+        self.project = project
         self.image, self.model, self.adapter = _combo(), _combo(), _combo()
         self.image_status, self.model_status = QLabel(), QLabel()
         self.cancel = _tool("✕", "Stop embedding this image")

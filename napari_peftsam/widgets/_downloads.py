@@ -11,7 +11,7 @@ from napari.utils.notifications import show_info
 from psygnal import Signal
 
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._runner import WorkerGroup, notify, start
+from napari_peftsam.widgets._runner import ThreadRunner, notify
 from napari_peftsam.widgets._settings import use_preferred_model_folder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Downloads:
     def __init__(self) -> None:
         self.progress: dict[str, DownloadProgress | None] = {}
         self.failures: dict[str, str] = {}
-        self._group = WorkerGroup()
+        self._runner = ThreadRunner()
         self._stopping: set[str] = set()
 
     def is_stopping(self, name: str) -> bool:
@@ -67,12 +67,11 @@ class Downloads:
                         return
                     yield event
 
-        start(
+        self._runner.start(
             events,
             on_event=partial(self._received, name),
             on_error=partial(self._failed, name),
             on_done=partial(self._finished, name),
-            group=self._group,
         )
         self.changed.emit(name)
 
@@ -91,7 +90,7 @@ class Downloads:
         """Stop all downloads; return whether they have ended within `timeout` seconds."""
         for name in tuple(self.progress):
             self.stop(name)
-        return self._group.stop(timeout)
+        return self._runner.stop(timeout)
 
     def _received(self, name: str, event: DownloadProgress) -> None:
         if name in self.progress:
@@ -106,7 +105,7 @@ class Downloads:
         self.changed.emit(name)
         notify(error)
 
-    def _finished(self, name: str) -> None:
+    def _finished(self, name: str, _: object) -> None:
         if not self._ended(name):
             self.arrived.emit(name)
             show_info(f"{name} is on this computer now")

@@ -12,7 +12,7 @@ from superqt import QCollapsible
 
 from napari_peftsam.widgets._form import Form, fields_of
 from napari_peftsam.widgets._parts import beside, combo_box, form_layout, stacked, text_label, timer
-from napari_peftsam.widgets._runner import Worker, run
+from napari_peftsam.widgets._runner import Worker
 
 if TYPE_CHECKING:
     from napari_peftsam.models import SamModel
@@ -51,7 +51,7 @@ class FinetuneOptions(QWidget):
         self._owner = owner
         self.config: TrainingConfig | None = None
         self._amounts = dict(_BUDGETS)
-        self._counting: Worker[Any] | None = None
+        self._counting: Worker | None = None
         self._applied: dict[str, Any] = {}
         self.recipe = combo_box("Settings that belong together; change any of them below")
         self.method, self.form = combo_box(), Form()
@@ -76,7 +76,7 @@ class FinetuneOptions(QWidget):
         """Do not count any more."""
         self._timer.stop()
         if self._counting is not None:
-            self._counting.stop()
+            self._counting.cancel()
 
     def _lay_out(self) -> None:
         self.amount.setRange(1, 1_000_000)
@@ -246,13 +246,12 @@ class FinetuneOptions(QWidget):
         from napari_peftsam.peft import count_parameters
 
         if self._counting is not None:
-            self._counting.stop()
+            self._counting.cancel()
         architecture, method = model.architecture, config.method
-        self._counting = run(
+        self._counting = self._owner.workers.run(
             lambda: count_parameters(architecture, method),
             on_result=self._show_parameters,
             on_error=self._refuse,
-            group=self._owner.workers,
         )
 
     def _show_parameters(self, counts: ParameterCounts) -> None:

@@ -1,4 +1,4 @@
-"""Generators of events and single calls, run in a thread; the only place with threads.
+"""Threads of the viewer, for generators of events and single calls.
 
 Own threads instead of `superqt.utils.create_worker`: that one takes every RuntimeError
 for "widget deleted" and falls silent (running out of GPU memory is a RuntimeError),
@@ -12,57 +12,21 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QCoreApplication, QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
+from napari_peftsam.app.runner import call
 from napari_peftsam.errors import PeftSamError
 
-__all__ = ["ThreadRunner", "Worker", "WorkerGroup", "notify", "run", "start"]
+__all__ = ["ThreadRunner", "Worker", "notify"]
 
 _log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 R = TypeVar("R")
-
-
-class WorkerGroup:
-    """Workers that are stopped together, e.g. when their viewer closes."""
-
-    def __init__(self) -> None:
-        self._workers: set[Worker[Any]] = set()
-        self._is_closed = False
-
-    def __len__(self) -> int:
-        """Return how many are running."""
-        return sum(worker.is_running for worker in self._workers)
-
-    def add(self, worker: Worker[Any]) -> None:
-        """Add a worker; it leaves by itself when it has ended."""
-        self._workers.add(worker)
-        if self._is_closed:
-            worker.stop()
-
-    def discard(self, worker: Worker[Any]) -> None:
-        """Forget a worker."""
-        self._workers.discard(worker)
-
-    def close(self, timeout: float = 5.0) -> bool:
-        """Stop all, and those that are started later; as `stop`."""
-        self._is_closed = True
-        return self.stop(timeout)
-
-    def stop(self, timeout: float = 5.0) -> bool:
-        """Stop all and wait for at most `timeout` seconds; return whether all have ended."""
-        workers = tuple(self._workers)
-        for worker in workers:
-            worker.stop()
-        deadline = monotonic() + timeout
-        for worker in workers:
-            worker.wait(max(0.0, deadline - monotonic()))
-        return not any(worker.is_running for worker in workers)
 
 
 class _Relay(QObject):
@@ -71,21 +35,19 @@ class _Relay(QObject):
     message = QtSignal(object, object)
 
 
-class Worker(Generic[E]):
-    """One generator being run; make it with `start` or `run`, in the GUI thread."""
+class Worker:
+    """One generator being run in a thread; see `ThreadRunner.start`."""
 
     def __init__(
         self,
-        work: Callable[[], Iterator[E]] | Iterator[E],
-        on_event: Callable[[E], object],
-        on_error: Callable[[Exception], object] | None,
+        work: Callable[[], Iterator[Any]] | Iterator[Any],
+        on_event: Callable[[Any], object],
+        on_error: Callable[[Exception], object],
         on_done: Callable[[Any], object] | None,
-        group: WorkerGroup | None,
+        group: set[Worker],
     ) -> None:
         self._work = work
-        self._on_event = on_event
-        self._on_error = on_error or notify
-        self._on_done = on_done
+        self._on_event, self._on_error, self._on_done = on_event, on_error, on_done
         self._group = group
         self._stop = threading.Event()
         self._report: Any = None
@@ -95,29 +57,29 @@ class Worker(Generic[E]):
             raise RuntimeError("workers are started in the GUI thread")
         self._relay.message.connect(self._receive)
         self._thread = threading.Thread(target=self._run, name="napari-peftsam", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
         _unfinished.add(self)
-        if group is not None:
-            group.add(self)
+        self._group.add(self)
         self._thread.start()
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread still works, be it on its way to a stop."""
+        """True while the thread works, be it on its way to a stop."""
         return self._thread.is_alive()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether `stop` was called."""
+        """True once `cancel` was called."""
         return self._stop.is_set()
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         """Ask for an end after the present event; none of the callbacks is called again."""
         self._stop.set()
 
-    cancel = stop
-
     def wait(self, timeout: float) -> bool:
-        """Block for at most `timeout` seconds; return whether the thread has ended."""
+        """Block for at most `timeout` seconds; return True if the thread has ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -145,7 +107,7 @@ class Worker(Generic[E]):
             if close is not None:
                 close()
 
-    def _send(self, message: E | Exception | None, last: bool) -> None:
+    def _send(self, message: Any, last: bool) -> None:
         try:
             self._relay.message.emit(message, last)
         except RuntimeError:  # Qt was shut down under a thread that was too slow to stop
@@ -156,8 +118,7 @@ class Worker(Generic[E]):
     def _receive(self, message: Any, last: bool) -> None:
         if last:
             _unfinished.discard(self)
-            if self._group is not None:
-                self._group.discard(self)
+            self._group.discard(self)
         if self.is_stopped:
             if isinstance(message, Exception):
                 _log.debug("a stopped worker failed", exc_info=message)
@@ -171,14 +132,19 @@ class Worker(Generic[E]):
 
 # Keeps workers (and thereby the Qt objects their messages wait for) until the last
 # message has arrived, even if their starter has let go of them.
-_unfinished: set[Worker[Any]] = set()
+_unfinished: set[Worker] = set()
 
 
 class ThreadRunner:
-    """Runs work in threads of a group; a `napari_peftsam.app.runner.Runner`."""
+    """Runs work in threads that are stopped together; a `napari_peftsam.app.runner.Runner`."""
 
-    def __init__(self, group: WorkerGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
+        self._workers: set[Worker] = set()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        """Return the number of running threads."""
+        return sum(worker.is_running for worker in self._workers)
 
     def start(
         self,
@@ -187,51 +153,43 @@ class ThreadRunner:
         on_event: Callable[[E], object] | None = None,
         on_done: Callable[[Any], object] | None = None,
         on_error: Callable[[Exception], object] | None = None,
-    ) -> Worker[E]:
-        """Start a thread; the callbacks are called in the GUI thread."""
-        return Worker(work, on_event or (lambda _: None), on_error, on_done, self._group)
+    ) -> Worker:
+        """Start a thread; the callbacks are called in the GUI thread, see `Runner.start`.
 
+        None of them is called after `Worker.cancel`. Errors go to `notify` by default.
+        """
+        worker = Worker(
+            work, on_event or (lambda _: None), on_error or notify, on_done, self._workers
+        )
+        if self._is_closed:
+            worker.cancel()
+        worker.start()
+        return worker
 
-def start(
-    work: Callable[[], Iterator[E]] | Iterator[E],
-    *,
-    on_event: Callable[[E], object],
-    on_error: Callable[[Exception], object] | None = None,
-    on_done: Callable[[], object] | None = None,
-    group: WorkerGroup | None = None,
-) -> Worker[E]:
-    """Run a generator of events in a thread of its own.
+    def run(
+        self,
+        function: Callable[[], R],
+        *,
+        on_result: Callable[[R], object] | None = None,
+        on_error: Callable[[Exception], object] | None = None,
+    ) -> Worker:
+        """Call a function in a thread of its own; callbacks as in `start`."""
+        return self.start(call(function), on_done=on_result, on_error=on_error)
 
-    Parameters
-    ----------
-    work
-        The generator or, called in the thread, what returns it. It is closed in any case.
-    on_event
-        Called for every event, in order. As all callbacks, in the GUI thread, and never
-        after `Worker.stop`.
-    on_error
-        Called if the generator fails; default: `notify`.
-    on_done
-        Called after the last event, unless it failed.
-    group
-        Stops this worker together with others.
-    """
-    return Worker(work, on_event, on_error, on_done and (lambda _: on_done()), group)
+    def close(self, timeout: float = 5.0) -> bool:
+        """Stop all threads, and those that are started later; as `stop`."""
+        self._is_closed = True
+        return self.stop(timeout)
 
-
-def run(
-    function: Callable[[], R],
-    *,
-    on_result: Callable[[R], object] | None = None,
-    on_error: Callable[[Exception], object] | None = None,
-    group: WorkerGroup | None = None,
-) -> Worker[R]:
-    """Call a function in a thread of its own; callbacks as in `start`."""
-
-    def work() -> Iterator[R]:
-        yield function()
-
-    return Worker(work, on_result or (lambda _: None), on_error, None, group)
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Stop all and wait for at most `timeout` seconds; return True if all have ended."""
+        workers = tuple(self._workers)
+        for worker in workers:
+            worker.cancel()
+        deadline = monotonic() + timeout
+        for worker in workers:
+            worker.wait(max(0.0, deadline - monotonic()))
+        return not any(worker.is_running for worker in workers)
 
 
 def notify(error: Exception) -> None:

@@ -15,7 +15,7 @@ from napari_peftsam.app.advice import Outcome, verdict
 from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.widgets._runner import notify, start
+from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets.session import ViewerSession
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ class TrainingRun:
         self._process = process = TrainingProcess(run.prepare)
         self.message, self.before, self.after = "", run.before, ""
         self._placement = str(getattr(config.method, "placement", ""))
-        start(
+        owner.workers.start(
             lambda: run.events(process.events()),
             on_event=self._receive,
             on_error=self._failed,
-            on_done=lambda *_: self._ended(),
-            group=owner.workers,
+            on_done=lambda _: self._ended(),
         )
         self._set_phase(Phase.STARTING)
 

@@ -33,7 +33,7 @@ from napari_peftsam.widgets._parts import (
     text_label,
     timer,
 )
-from napari_peftsam.widgets._runner import notify, run
+from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._training import training_of
 
 if TYPE_CHECKING:
@@ -207,11 +207,10 @@ class AdaptersDock(Dock):
             notify(error)
             self._show_entries()
 
-        run(
+        self.viewer_session.workers.run(
             action,
             on_result=lambda _: show_info(message) if message else None,
             on_error=failed,
-            group=self.viewer_session.workers,
         )
 
     # --- what there is -----------------------------------------------------------------

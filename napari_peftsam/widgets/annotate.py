@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.app.prompting import PromptController
+from napari_peftsam.app.reload import Reload
 from napari_peftsam.document import (
     Accept,
     DeleteObjects,
@@ -24,8 +25,7 @@ from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
-from napari_peftsam.widgets._reload import Reload
-from napari_peftsam.widgets._runner import ThreadRunner, notify, run
+from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["AnnotateDock"]
 
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
+_QUIET = 400  # ms without anything the user waits for
 _LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
 _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
@@ -53,24 +54,27 @@ class AnnotateDock(Dock):
         super().__init__(napari_viewer)
         owner = self.viewer_session
         self.document, self.layers = owner.document, owner.layers
-        self.view = AnnotateView(self, ObjectsTable(self.document))
+        self.project = ProjectMenu(owner)
+        self.view = AnnotateView(self, ObjectsTable(self.document), self.project)
         self.layers.open_prompts()
-        self.prompting = PromptController(owner, self.layers, ThreadRunner(owner.workers))
-        self.reload = Reload(owner, self.layers, self.prompting)
+        self.prompting = PromptController(owner, self.layers, owner.workers)
+        self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
         self.display = AnnotateDisplay(self.view, owner, self.prompting)
-        self.project = ProjectMenu(self.view.project, owner)
         self._keys = KeyBindings()
         self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
+        self._idle = timer(None, _QUIET)
         self._choose_later = timer(None, 0)  # it may be one of many layers that are being removed
         for clock, slot in (
             (self._settle, self.prompting.follow),
             (self._look, self.prompting.look_around),
+            (self._idle, self.reload.begin),
             (self._choose_later, self._choose_image),
         ):
             clock.timeout.connect(slot)
         self._connect_view()
         self._bind_keys()
         self.listen(*self._outside())
+        self._reload_later()
         self._choose_image()
         self.prompting.follow()
 
@@ -90,16 +94,22 @@ class AnnotateDock(Dock):
             (prompting.events.hint, self.display.show_hint),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
+            (self.viewer_session.projects.events.changed, self.project.show_project),
+            (self.viewer_session.projects.events.saved, self.project.show_project),
+            (prompting.events.awaited_changed, self._reload_later),
+            (owner.adapters_changed, self._reload_later),
+            (owner.model_changed, self._reload_later),
+            (layers.plane_changed, self._reload_later),
+            (self.document.events.prompts_changed, self._reload_later),
         )
 
     def release(self) -> None:
         """Give keys and prompt layers back; images, objects and history stay."""
-        for clock in (self._settle, self._look, self._choose_later):
+        for clock in (self._settle, self._look, self._idle, self._choose_later):
             clock.stop()
         self._keys.release()
         self.display.release()
-        self.project.release()
-        self.reload.release()
+        self.reload.stop()
         self.prompting.release()
         if self.viewer_session.is_closed:
             return
@@ -170,6 +180,11 @@ class AnnotateDock(Dock):
     def _look_soon(self) -> None:
         self._look.start()
 
+    def _reload_later(self) -> None:
+        """Let the user go first; embed again after a moment of quiet."""
+        self.reload.stop()
+        self._idle.start()
+
     def _tell_awaited(self, awaited: bool) -> None:
         self.viewer_session.events.awaited_changed.emit(awaited)
 
@@ -210,7 +225,7 @@ class AnnotateDock(Dock):
         workspace = self.viewer_session.workspace
         if workspace is not None:
             name = self.view.adapter.itemData(index)
-            run(lambda: workspace.activate(name), group=self.viewer_session.workers)
+            self.viewer_session.workers.run(lambda: workspace.activate(name))
 
     def _cancel_or_resume(self) -> None:
         if self.prompting.state.can_be_cancelled:

@@ -23,7 +23,7 @@ from napari_peftsam.widgets._parts import (
     stacked,
     text_label,
 )
-from napari_peftsam.widgets._runner import notify, run
+from napari_peftsam.widgets._runner import notify
 
 if TYPE_CHECKING:
     import napari
@@ -60,7 +60,7 @@ class ExportDock(Dock):
             (events.objects_changed, self._show_images),
             (events.image_removed, self._show_images),
             (events.image_renamed, self._show_images),
-            (owner.projects.images.loaded, self._show_images),
+            (owner.projects.events.loaded, self._show_images),
         )
         self._show_images()
 
@@ -108,8 +108,8 @@ class ExportDock(Dock):
 
         self._is_writing = True
         self._show_status("Writing…")
-        group = self.viewer_session.workers
-        run(write, on_result=self._written, on_error=self._failed, group=group)
+        workers = self.viewer_session.workers
+        workers.run(write, on_result=self._written, on_error=self._failed)
 
     def _written(self, path: Path) -> None:
         self._is_writing = False

@@ -11,7 +11,7 @@ from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._parts import stacked, timer
-from napari_peftsam.widgets._runner import Worker, notify, run
+from napari_peftsam.widgets._runner import Worker, notify
 from napari_peftsam.widgets._training import Phase, training_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FinetuneDock(Dock):
         self.view = FinetuneView(self.options, napari_viewer.theme)
         stacked(self.view, inside=self)
         self._split: Split | None = None
-        self._splitting: Worker[Any] | None = None
+        self._splitting: Worker | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
         self._keys.bind(
@@ -59,7 +59,7 @@ class FinetuneDock(Dock):
             (events.objects_changed, self._data_changed),
             (events.image_removed, self._data_changed),
             (events.image_renamed, self._data_changed),
-            (owner.projects.images.loaded, self._data_changed),
+            (owner.projects.events.loaded, self._data_changed),
             (owner.events.model_changed, self._model_changed),
             (owner.events.adapters_changed, self._show_compare),
             (owner.viewer.events.theme, self._theme_changed),
@@ -106,7 +106,7 @@ class FinetuneDock(Dock):
             return
         shows_after = workspace.live.name == training.after
         name = training.before if shows_after else training.after
-        run(lambda: workspace.activate(name), group=self.viewer_session.workers)
+        self.viewer_session.workers.run(lambda: workspace.activate(name))
 
     def _why_not(self) -> str:
         owner = self.viewer_session
@@ -134,12 +134,11 @@ class FinetuneDock(Dock):
 
         planes = _annotated_planes(document)
         if self._splitting is not None:
-            self._splitting.stop()
-        self._splitting = run(
+            self._splitting.cancel()
+        self._splitting = self.viewer_session.workers.run(
             lambda: split_objects(planes, config.held_out, config.seed) if planes else None,
             on_result=self._show_split,
             on_error=lambda error: self.view.summary.setText(f"⚠ {error}"),
-            group=self.viewer_session.workers,
         )
 
     def _show_split(self, split: Split | None) -> None:

@@ -17,8 +17,7 @@ from napari_peftsam.files import image_name, read_image
 from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
-from napari_peftsam.widgets._autosave import PATH
-from napari_peftsam.widgets.session import session_of
+from napari_peftsam.widgets.session import PATH, session_of
 
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from napari.utils.notifications import show_info, show_warning
 from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from napari_peftsam.document import Document
+from napari_peftsam.app.project_controller import ProjectController
+from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.widgets._autosave import Autosave
 from napari_peftsam.widgets._layers import LayerBridge
-from napari_peftsam.widgets._projects import Projects
-from napari_peftsam.widgets._runner import Worker, WorkerGroup, notify, run
+from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
 
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import ModelEntry
 
-__all__ = ["SessionState", "ViewerSession", "session_of", "workspace_of"]
+__all__ = ["PATH", "SessionState", "ViewerSession", "session_of", "workspace_of"]
+
+PATH = "napari-peftsam path"
+"""Key in a layer's metadata under which our own readers note the file."""
+_IDLE = 2000  # ms without an action: time to tidy the project file
 
 
 class SessionState(SignalGroup):
@@ -54,10 +59,20 @@ class SessionState(SignalGroup):
 
 
 class _Relay(QObject):
-    """Brings the workspace's signals into the GUI thread."""
+    """Brings signals of the workspace and the document into the GUI thread."""
 
     model_changed = QtSignal()
     adapters_changed = QtSignal()
+    saved = QtSignal()  # adapters are saved in other threads
+
+
+def _emitting(signal: Any) -> Callable[[], None]:
+    """Return a function that emits a Qt signal: psygnal cannot refer to its `emit` itself."""
+
+    def emit() -> None:
+        signal.emit()
+
+    return emit
 
 
 class ViewerSession:
@@ -69,10 +84,10 @@ class ViewerSession:
         Images, prompts and objects; GUI thread only.
     events
         See `SessionState`.
-    autosave, projects
-        What keeps the document in a file, and what opens other ones.
+    projects
+        Saves the document and opens other projects.
     workers
-        All threads of this viewer's docks; stopped when it closes.
+        Runs all threads of this viewer's docks; stopped when it closes.
     loading
         Name of the model being loaded, empty if there is none.
     error
@@ -86,22 +101,38 @@ class ViewerSession:
         self._viewer = ref(viewer)
         self.document = Document()
         self.events = SessionState()
-        self.workers = WorkerGroup()
+        self.workers = ThreadRunner()
         self.loading = ""
         self.error = ""
         self.models: tuple[ModelEntry, ...] = ()
         self.gpu_memory: int | None = None
         self.is_closed = False
-        self.autosave = Autosave(self)
-        self.projects = Projects(self)
+        self.projects = ProjectController(self, self.workers)
         self._layers: LayerBridge | None = None
         self._workspace: Workspace | None = None
-        self._opening: Worker[Any] | None = None
-        self._loader: Worker[Any] | None = None
+        self._opening: Worker | None = None
+        self._loader: Worker | None = None
         self._source = ""
         self._relay = _Relay()
-        self._relay.model_changed.connect(self.events.model_changed.emit)
-        self._relay.adapters_changed.connect(self.events.adapters_changed.emit)
+        self._soon, self._idle = timer(self._relay, 0), timer(self._relay, _IDLE)
+        autosave, news = self.projects.autosave, self.projects.events
+        for signal, slot in (
+            (self._relay.model_changed, self.events.model_changed.emit),
+            (self._relay.adapters_changed, self.events.adapters_changed.emit),
+            (self._relay.saved, autosave.note_saved),
+            (self._soon.timeout, autosave.keep_next),
+            (self._idle.timeout, autosave.tidy),
+            (news.informed, show_info),
+            (news.warned, show_warning),
+            (news.failed, notify),
+        ):
+            signal.connect(slot)
+        for signal, slot in (
+            (self.document.events.saved, _emitting(self._relay.saved)),
+            (news.pixels_wanted, self._soon.start),
+            (news.saved, self._idle.start),
+        ):
+            signal.connect(slot, max_args=0)
 
     @property
     def viewer(self) -> napari.Viewer:
@@ -115,10 +146,14 @@ class ViewerSession:
     def layers(self) -> LayerBridge:
         """The bridge between the viewer's layers and the session."""
         if self._layers is None:
-            self._layers = LayerBridge(self.viewer, self.document)
-            self._layers.events.failed.connect(self.projects.report)
-            self._layers.events.image_wanted.connect(self.projects.images.load)
+            self._layers = layers = LayerBridge(self.viewer, self.document)
+            layers.events.failed.connect(self.projects.report)
+            layers.events.image_wanted.connect(self.projects.load)
+            self.projects.events.refused.connect(self._show_refusal)
         return self._layers
+
+    def _show_refusal(self, text: str) -> None:
+        self.layers.events.hint.emit(text)
 
     @property
     def workspace(self) -> Workspace | None:
@@ -172,7 +207,7 @@ class ViewerSession:
 
         self.projects.start()
         self._set_status(loading="libraries")
-        self._opening = run(_import, on_result=opened, on_error=failed, group=self.workers)
+        self._opening = self.workers.run(_import, on_result=opened, on_error=failed)
 
     def require(self) -> Workspace:
         """Return the workspace, importing it now if need be; slow the first time."""
@@ -189,7 +224,7 @@ class ViewerSession:
         workspace, settings = self.require(), plugin_settings()
         use_preferred_model_folder()
         if self._loader is not None:
-            self._loader.stop()
+            self._loader.cancel()
 
         def failed(error: Exception) -> None:
             self._set_status(error=str(error))
@@ -203,11 +238,10 @@ class ViewerSession:
             self._set_status()
 
         self._set_status(loading=Path(source).name)
-        self._loader = run(
+        self._loader = self.workers.run(
             lambda: workspace.load_model(source, settings.device, settings.precision),
             on_result=lambda _: loaded(),
             on_error=failed,
-            group=self.workers,
         )
 
     def restore_model(self) -> None:
@@ -215,6 +249,21 @@ class ViewerSession:
         model = self.document.live.model or self._source
         if self._workspace is not None and model:  # else `open` will
             self.load_model(model)
+
+    def show_image(self, image: ImageId, *, first: bool) -> None:
+        """Show an image whose pixels were read; annotate it if it is the first."""
+        layers, pending = self.layers, self.document.pending.plane
+        layers.show(image, visible=first)
+        if first or layers.image is None:
+            layers.select_image(layers.layer_of(image))
+            if pending is not None and pending.image == image:
+                layers.show_plane(pending)
+
+    def file_of(self, image: ImageId) -> Path | None:
+        """Return the file that the layer of an image was read from, if there is one."""
+        layer = self.layers.layer_of(image)
+        path = None if layer is None else layer.metadata.get(PATH) or layer.source.path
+        return Path(path) if path else None
 
     def window_closes(self) -> None:
         """Take note that the viewer's window is closing: what happens now is not the user's."""
@@ -229,7 +278,9 @@ class ViewerSession:
         self.window_closes()
         self.events.closed.emit()
         self.workers.close(timeout)
-        self.autosave.finish()
+        self.projects.autosave.finish()
+        self._soon.stop()
+        self._idle.stop()
 
     def _connect(self, found: _Found) -> None:
         """Make the workspace; its module is imported by now."""
@@ -241,8 +292,8 @@ class ViewerSession:
         settings = plugin_settings()
         space = round(settings.embedding_space * 1e9)
         workspace = Workspace(self.document, EmbeddingStore(settings.embedding_folder, space))
-        workspace.events.model_changed.connect(self._tell_model)
-        workspace.events.adapters_changed.connect(self._tell_adapters)
+        workspace.events.model_changed.connect(_emitting(self._relay.model_changed))
+        workspace.events.adapters_changed.connect(_emitting(self._relay.adapters_changed))
         self._workspace = workspace
         self.models, self.gpu_memory = found.models, found.gpu_memory
         self.events.ready.emit()
@@ -250,12 +301,6 @@ class ViewerSession:
     def _first_model(self) -> str:
         """Return the first model that is on this computer, empty without one."""
         return next((model.name for model in self.models if model.available), "")
-
-    def _tell_model(self) -> None:
-        self._relay.model_changed.emit()  # in any thread; Qt carries it over
-
-    def _tell_adapters(self) -> None:
-        self._relay.adapters_changed.emit()
 
     def _set_status(self, loading: str = "", error: str = "") -> None:
         self.loading, self.error = loading, error

@@ -33,7 +33,7 @@ from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.document import AddPoint, Discard, ImportLabels, PlaneKey
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.types import Point
-from napari_peftsam.widgets._runner import start
+from napari_peftsam.widgets._runner import ThreadRunner
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.session import session_of
 from tests.workspace._steps import training
@@ -156,7 +156,9 @@ class Bench:
             probe.start()
             QTimer.singleShot(round(self.seconds * 1e3), loop.quit)
         else:
-            start(work, on_event=receive, on_error=failed, on_done=loop.quit)
+            ThreadRunner().start(
+                work, on_event=receive, on_error=failed, on_done=lambda _: loop.quit()
+            )
         loop.exec()
         probe.stop()
         into.steps, into.seconds = into.steps + into.last[0], into.seconds + into.last[1]

@@ -10,7 +10,7 @@ import napari.utils.notifications as notifications
 import pytest
 
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._runner import WorkerGroup, notify, run, start
+from napari_peftsam.widgets._runner import ThreadRunner, notify
 from tests.widgets._annotate_cases import PATIENCE, settle, wait
 
 
@@ -27,7 +27,9 @@ def test_events_arrive_in_order_in_the_gui_thread_then_done() -> None:
         threads.add(threading.current_thread())
         seen.append(event)
 
-    start(lambda: iter(range(50)), on_event=note, on_done=lambda: seen.append("done"))
+    ThreadRunner().start(
+        lambda: iter(range(50)), on_event=note, on_done=lambda _: seen.append("done")
+    )
     wait(lambda: seen[-1:] == ["done"])
     assert seen == [*range(50), "done"]
     assert threads == {threading.main_thread()}
@@ -42,9 +44,7 @@ def test_every_error_is_reported(error: Exception) -> None:
         raise error
 
     done: list[str] = []
-    worker = start(
-        work, on_event=lambda _: None, on_error=errors.append, on_done=lambda: done.append("x")
-    )
+    worker = ThreadRunner().start(work, on_error=errors.append, on_done=lambda _: done.append("x"))
     wait(lambda: errors)
     assert errors == [error]
     assert not done
@@ -65,9 +65,9 @@ def test_a_stopped_worker_is_silent_and_closes_its_generator() -> None:
         finally:
             closed.set()
 
-    worker = start(work, on_event=seen.append, on_done=lambda: seen.append(-1))
+    worker = ThreadRunner().start(work, on_event=seen.append, on_done=lambda _: seen.append(-1))
     wait(lambda: seen == [0])
-    worker.stop()
+    worker.cancel()
     go.set()
     assert worker.wait(PATIENCE)
     settle()
@@ -76,8 +76,8 @@ def test_a_stopped_worker_is_silent_and_closes_its_generator() -> None:
     assert not worker.is_running
 
 
-def test_a_group_stops_all_and_waits() -> None:
-    group = WorkerGroup()
+def test_a_runner_stops_all_and_waits() -> None:
+    runner = ThreadRunner()
     go = threading.Event()
 
     def work() -> Iterator[int]:
@@ -86,15 +86,15 @@ def test_a_group_stops_all_and_waits() -> None:
             yield i
 
     for _ in range(3):
-        start(work, on_event=lambda _: None, group=group)
-    assert len(group) == 3
-    assert group.stop(PATIENCE)
-    assert len(group) == 0
+        runner.start(work)
+    assert len(runner) == 3
+    assert runner.stop(PATIENCE)
+    assert len(runner) == 0
 
 
 def test_run_hands_over_the_result() -> None:
     results: list[int] = []
-    run(lambda: 42, on_result=results.append)
+    ThreadRunner().run(lambda: 42, on_result=results.append)
     wait(lambda: results)
     assert results == [42]
 
@@ -139,13 +139,11 @@ viewer.close()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=250, cwd=root)
 
 
-def test_what_is_started_in_a_closed_group_does_not_run() -> None:
-    group = WorkerGroup()
-    assert group.close(PATIENCE)
+def test_what_is_started_by_a_closed_runner_does_not_run() -> None:
+    runner = ThreadRunner()
+    assert runner.close(PATIENCE)
     called: list[str] = []
-    worker = run(
-        lambda: called.append("ran"), on_result=lambda _: called.append("heard"), group=group
-    )
+    worker = runner.run(lambda: called.append("ran"), on_result=lambda _: called.append("heard"))
     assert worker.wait(PATIENCE)
     settle()
     assert called == []

@@ -59,7 +59,7 @@ def test_what_ends_after_the_viewer_reaches_no_dock(
     settle()
     viewer.close()
     settle()
-    owner._tell_model()  # as a thread does that still loads one
-    owner._tell_adapters()
+    owner.events.model_changed.emit()  # as a thread does that still loads one
+    owner.events.adapters_changed.emit()
     settle()
     assert owner.is_closed

@@ -334,7 +334,7 @@ def test_opening_over_another_project_replaces_it(bench: Open, file: Path, tmp_p
     assert layers(b.viewer) == ["image0"]
     assert len(b.document.queue) == 1
     assert "RemoveImage" not in [action.kind for action in b.document.store.actions()]
-    wait(lambda: other in b.dock.project.recent)
+    wait(lambda: other in b.owner.projects.recent)
 
 
 def test_new_and_close(bench: Open, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_a_missing_image_is_told_of_and_located(
     assert layers(b.viewer) == []
     assert len(b.document.records("cells")) == 2
     b.dock.project.ask_open = lambda *_: moved
-    [missing] = b.owner.projects.images.missing
+    [missing] = b.owner.projects.missing
     b.dock.project.locate(missing)
     wait(lambda: loaded(b))
     assert b.view.project.note.text() == ""
@@ -626,7 +626,7 @@ def test_the_menu_lists_recent_projects(bench: Open, file: Path, tmp_path: Path)
     for path in paths:
         open_path(b, path)
     paths[0].unlink()
-    wait(lambda: len(b.dock.project.recent) == 3)
+    wait(lambda: len(b.owner.projects.recent) == 3)
     menu = entries(b.view.project.menu)
     assert list(menu) == [
         "New…", "Open…", "Go on with", "Recent projects", "Delete", "Save project as…",

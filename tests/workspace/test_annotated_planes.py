@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_peftsam.app._folders import folder_planes
 from napari_peftsam.app.app import predict_pending
+from napari_peftsam.app.folders import folder_planes
 from napari_peftsam.app.workspace import Workspace, annotated_planes
 from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
