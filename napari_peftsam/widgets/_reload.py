@@ -9,7 +9,7 @@ from napari_peftsam.widgets._runner import Worker, start
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompting import PromptController
-    from napari_peftsam.widgets._layers import LayerBridge
+    from napari_peftsam.widgets.layers import LayerBridge
     from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["Reload"]
