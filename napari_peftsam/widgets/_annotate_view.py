@@ -1,37 +1,76 @@
-"""The widgets of the annotate dock, laid out; they decide nothing."""
+"""The widgets of the annotate dock, and the state that they show; they change none of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QComboBox,
     QFrame,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
-    QLayout,
     QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_peftsam.app.advice import Situation, next_step
+from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._objects_table import ObjectsTable
+from napari_peftsam.widgets._parts import (
+    MARGINS,
+    beside,
+    combo_box,
+    fill_combo,
+    push_button,
+    stacked,
+    timer,
+)
 from napari_peftsam.widgets._project_menu import ProjectMenu
 
-__all__ = ["AnnotateView", "fill_combo"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_peftsam.app.prompting import PromptController
+    from napari_peftsam.widgets._dock import Dock
+
+__all__ = ["AnnotateView", "ModelAction"]
+
+_HINT_TIME = 4000  # ms
+_READY = "● ready"
+_MARKS = {
+    "none": "",
+    "loading": "◌",
+    "ready": _READY,
+    "predicting": _READY,
+    "accepting": _READY,
+    "stopped": "◌ stopped",
+    "failed": "⚠",
+}
+
+
+class ModelAction(Enum):
+    """Entries of the list of models that are no models."""
+
+    MORE = "More models…"
+    BROWSE = "Browse checkpoint…"
 
 
 class AnnotateView:
-    """The parts of the dock, by name, and their layout in a parent widget."""
+    """The parts of the dock, by name, laid out in the dock and kept up to date."""
 
-    def __init__(self, parent: QWidget, table: ObjectsTable, project: ProjectMenu) -> None:
+    def __init__(self, dock: Dock, prompting: PromptController, project: ProjectMenu) -> None:
+        self._owner = owner = dock.viewer_session
+        self._prompting = prompting
+        self._document, self._layers = owner.document, owner.layers
+        self._hint, self._objects = "", 0
+        self._hint_timer = timer(None, _HINT_TIME)
         self.project = project
-        self.image, self.model, self.adapter = _combo(), _combo(), _combo()
+        self.image, self.model, self.adapter = combo_box(), combo_box(), combo_box()
         self.image_status, self.model_status = QLabel(), QLabel()
         self.cancel = _tool("✕", "Stop embedding this image")
         self.next_step = QLabel()
@@ -42,8 +81,10 @@ class AnnotateView:
         for tool in (self.point, self.box):
             tool.setCheckable(True)
         self.sign = _button("+", "sign", "Flip the sign of the next points")
-        self.previous = _tool("◂", f"Previous candidate ({KEYS['previous_candidate'].shown})")
-        self.next = _tool("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
+        self.previous_candidate = _tool(
+            "◂", f"Previous candidate ({KEYS['previous_candidate'].shown})"
+        )
+        self.next_candidate = _tool("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
         self.candidate, self.score = QLabel(), QLabel()
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
         self.discard = _button("✕ Discard", "discard", "Throw the prompts and the mask away")
@@ -51,79 +92,236 @@ class AnnotateView:
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
         self.count = QLabel()
-        self.table = table
-        self.merge = QPushButton("Merge")
-        self.merge.setToolTip("Make the selected objects one")
-        self.delete = QPushButton("Delete")
-        self.delete.setToolTip("Remove the selected objects")
-        for button in (self.merge, self.delete):
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self._lay_out(parent)
+        self.table = ObjectsTable(self._document)
+        self.merge = push_button("Merge", "Make the selected objects one")
+        self.delete = push_button("Delete", "Remove the selected objects")
+        self._lay_out(dock)
+        self._hint_timer.timeout.connect(self._forget_hint)
+        dock.listen(*self._connections())
+        self.show_all()
+
+    def release(self) -> None:
+        """Forget the hint."""
+        self._hint_timer.stop()
 
     def _lay_out(self, parent: QWidget) -> None:
-        layout = QVBoxLayout(parent)
-        layout.setContentsMargins(8, 6, 8, 6)
-        layout.setSpacing(5)
-        layout.addWidget(self.project)
-        layout.addLayout(self._sources())
-        layout.addWidget(_line())
-        layout.addWidget(self.next_step)
-        layout.addLayout(_row(self.point, self.box, self.sign))
-        mask = _row(QLabel("Mask"), self.previous, self.candidate, self.next, self.score)
+        rows = [
+            beside(*parts, stretch=-1)
+            for parts in (
+                (self.point, self.box, self.sign),
+                (
+                    QLabel("Mask"),
+                    self.previous_candidate,
+                    self.candidate,
+                    self.next_candidate,
+                    self.score,
+                ),
+                (self.accept, self.discard),
+                (self.undo, self.redo),
+                (self.merge, self.delete),
+            )
+        ]
+        tools, mask, answer, history, correct = rows
         mask.addStretch(1)
-        layout.addLayout(mask)
-        layout.addLayout(_row(self.accept, self.discard))
-        layout.addWidget(self.accept_all)
-        layout.addLayout(_row(self.undo, self.redo))
-        layout.addWidget(_line())
-        layout.addWidget(self.count)
-        layout.addWidget(self.table, 1)
-        layout.addLayout(_row(self.merge, self.delete))
+        layout = stacked(
+            self.project, self._sources(), _line(), self.next_step, tools, mask, answer,
+            self.accept_all, history, _line(), self.count, self.table, correct,
+            inside=parent, spacing=5,
+        )  # fmt: skip
+        layout.setContentsMargins(*MARGINS)
+        layout.setStretchFactor(self.table, 1)
 
-    def _sources(self) -> QLayout:
+    def _sources(self) -> QGridLayout:
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(1, 1)
         status = QWidget()
-        status.setLayout(_row(self.image_status, self.cancel))
-        beside = (status, self.model_status, None)
-        names = (("Image", self.image), ("Model", self.model), ("Adapter", self.adapter))
-        for row, ((name, combo), extra) in enumerate(zip(names, beside, strict=True)):
+        status.setLayout(beside(self.image_status, self.cancel, stretch=-1))
+        rows = (
+            ("Image", self.image, status),
+            ("Model", self.model, self.model_status),
+            ("Adapter", self.adapter, None),
+        )
+        for row, (name, combo, extra) in enumerate(rows):
             grid.addWidget(QLabel(name), row, 0)
             grid.addWidget(combo, row, 1, 1, 1 if extra else 2)
             if extra is not None:
                 grid.addWidget(extra, row, 2)
         return grid
 
+    def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
+        owner, document, layers = self._owner.events, self._document.events, self._layers.events
+        return (
+            (owner.ready, self.show_sources),
+            (owner.status_changed, self.show_sources),
+            (owner.model_changed, self.show_sources),
+            (downloads().arrived, self.show_sources),
+            (owner.adapters_changed, self.show_sources),
+            (layers.images_changed, self.show_sources),
+            (layers.image_changed, self.show_all),
+            (layers.tool_changed, self.show_tool),
+            (layers.hint, self.show_hint),
+            (document.prompts_changed, self.show_current),
+            (document.candidates_changed, self.show_current),
+            (document.choice_changed, self.show_current),
+            (document.image_removed, self.show_current),
+            (document.opened, self.show_all),
+            (document.history_changed, self.show_history),
+            (document.objects_changed, self.show_objects),
+            (self._prompting.events.state_changed, self.show_status),
+        )
 
-def fill_combo(combo: QComboBox, items: Sequence[tuple[str, object]], current: int) -> None:
-    """Replace a combo's items (text and data) and choice without it telling anyone."""
-    blocked = combo.blockSignals(True)
-    if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count())] != list(items):
-        combo.clear()
-        for text, data in items:
-            combo.addItem(text, data)
-    combo.setCurrentIndex(current)
-    combo.blockSignals(blocked)
+    def show_all(self) -> None:
+        """Show everything anew."""
+        self.show_sources()
+        self.show_status()
+        self.show_tool()
+        self.show_current()
+        self.show_history()
+        self.show_objects()
 
+    def show_sources(self) -> None:
+        """Show which images, models and adapters there are, and which are chosen."""
+        images, shown = self._layers.image_layers, self._layers.image
+        chosen = images.index(shown) if shown in images else -1
+        fill_combo(self.image, [(layer.name, None) for layer in images], chosen)
+        self._show_models()
+        self._show_adapters()
 
-def _combo() -> QComboBox:
-    combo = QComboBox()
-    combo.setSizeAdjustPolicy(
-        QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-    )  # long names do not widen the dock
-    combo.setMinimumContentsLength(8)
-    combo.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the keys to the canvas
-    return combo
+    def _show_adapters(self) -> None:
+        workspace = self._owner.workspace
+        entries = workspace.adapters.entries if workspace is not None else ()
+        live = workspace.live.name if workspace is not None else ""
+        names = [entry.name for entry in entries]
+        strength = 1.0 if workspace is None else workspace.live.strength
+        index = names.index(live) if live in names else -1
+        titles = []
+        for name, entry in zip(names, entries, strict=True):
+            weakened = f"{strength:.0%}" if name == live and strength < 1 else ""
+            method = entry.method if entry.method != name else ""
+            titles.append(" · ".join(filter(None, (name, weakened, method))))
+        fill_combo(self.adapter, list(zip(titles, names, strict=True)), index)
+        self.adapter.setEnabled(len(names) > 1)
+
+    def _show_models(self) -> None:
+        owner, status = self._owner, self.model_status
+        live = owner.source
+        items: list[tuple[str, object]] = [(m.name, m.name) for m in owner.models if m.available]
+        if live and live not in [data for _, data in items]:
+            items.append((Path(live).name, live))
+        sources = [data for _, data in items]
+        actions = [(action.value, action) for action in ModelAction]
+        fill_combo(self.model, [*items, *actions], sources.index(live) if live in sources else -1)
+        self.model.setEnabled(owner.workspace is not None)
+        text = "◌ loading" if owner.loading else "⚠" if owner.error else owner.device.upper()
+        status.setText(text)
+        status.setToolTip(f"Loading {owner.loading}" if owner.loading else owner.error)
+
+    def show_status(self) -> None:
+        """Show how far the embedding is."""
+        state = self._prompting.state
+        is_mark = state.kind in _MARKS and not state.tiles
+        self.image_status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
+        self.image_status.setToolTip(state.reason or "Embedding of the shown plane")
+        can_cancel = state.can_be_cancelled
+        self.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
+        self.cancel.setText("✕" if can_cancel else "↻")
+        self.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
+        self.show_next_step()
+
+    def show_tool(self) -> None:
+        """Show the active tool and the sign of the next points."""
+        tools = self._layers.tools
+        self.point.setChecked(tools.tool == "point")
+        self.box.setChecked(tools.tool == "box")
+        sign = "+ add" if tools.positive else "\N{MINUS SIGN} remove"
+        self.sign.setText(f"{sign}  {KEYS['sign'].shown}")
+        for button in (self.point, self.box, self.sign):
+            button.setEnabled(self._layers.image is not None)
+        self.show_next_step()
+
+    def show_current(self) -> None:
+        """Show the candidates of the object being made."""
+        current = self._document.current
+        candidates = None if current is None else current.candidates
+        number = 0 if candidates is None else len(candidates)
+        choice = 0 if current is None else current.choice
+        self.candidate.setText(f"{choice + 1} of {number}" if number else "none")
+        score = None if current is None else current.score
+        self.score.setText("" if score is None else f"score {score:.2f}")
+        for button in (self.previous_candidate, self.next_candidate):
+            button.setEnabled(number > 1)
+        self.accept.setEnabled(number > 0)
+        self.discard.setEnabled(current is not None)
+        queued = len(self._document.queue)
+        self.accept_all.setVisible(queued > 1)
+        self.accept_all.setText(f"✓✓ Accept all {queued}  {KEYS['accept_all'].shown}")
+        self.show_next_step()
+
+    def show_history(self) -> None:
+        """Show whether there is something to undo and to redo, and what."""
+        document = self._document
+        for button, verb, label in (
+            (self.undo, "undo", document.undo_label),
+            (self.redo, "redo", document.redo_label),
+        ):
+            button.setEnabled(label is not None)
+            key = KEYS[verb].shown
+            button.setToolTip(f"{verb.title()} {label} ({key})" if label else f"Nothing to {verb}")
+
+    def show_objects(self, image: str | None = None) -> None:
+        """Show the objects of the chosen image."""
+        shown = self._layers.image_id
+        if image is None or image == shown:
+            self.table.objects.show_image(shown)
+            self._objects = self.table.objects.rowCount()
+            self.count.setText(f"Objects  {self._objects}")
+            self.show_buttons()
+            self.show_next_step()
+
+    def show_buttons(self) -> None:
+        """Show what can be done to the selected objects."""
+        selected = len(self.table.selected_labels())
+        self.merge.setEnabled(selected > 1)
+        self.delete.setEnabled(selected > 0)
+
+    def show_hint(self, hint: str) -> None:
+        """Show for some seconds why something was not done."""
+        self._hint = hint
+        self._hint_timer.start()
+        self.show_next_step()
+
+    def show_next_step(self) -> None:
+        """Show the hint if there is one, else what to do next."""
+        current = self._document.current
+        mask = None if current is None else current.mask
+        state = self._prompting.state
+        situation = Situation(
+            state.kind,
+            state.reason,
+            state.progress,
+            has_image=self._layers.image is not None,
+            prompts=len(self._document.queue),
+            has_mask=mask is not None,
+            is_empty=mask is not None and not mask.any(),
+            tool=self._layers.tools.tool,
+            objects=self._objects,
+            painting=self._layers.tools.painting,
+            point_key=KEYS["point"].shown,
+        )
+        text = f"⚠ {self._hint}" if self._hint else next_step(situation)
+        if text != self.next_step.text():
+            self.next_step.setText(text)
+
+    def _forget_hint(self) -> None:
+        self._hint = ""
+        self.show_next_step()
 
 
 def _button(text: str, action: str, tip: str) -> QPushButton:
     key = KEYS[action].shown
-    button = QPushButton(f"{text}  {key}")
-    button.setToolTip(f"{tip} ({key})".strip())
-    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-    return button
+    return push_button(f"{text}  {key}", f"{tip} ({key})".strip())
 
 
 def _tool(text: str, tip: str) -> QToolButton:
@@ -133,15 +331,6 @@ def _tool(text: str, tip: str) -> QToolButton:
     button.setAutoRaise(True)
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return button
-
-
-def _row(*widgets: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(4)
-    for widget in widgets:
-        row.addWidget(widget)
-    return row
 
 
 def _line() -> QFrame:

@@ -11,7 +11,15 @@ from qtpy.QtWidgets import QComboBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
 from napari_peftsam.widgets._form import Form, fields_of
-from napari_peftsam.widgets._parts import beside, combo_box, form_layout, stacked, text_label, timer
+from napari_peftsam.widgets._parts import (
+    beside,
+    combo_box,
+    fill_combo,
+    form_layout,
+    stacked,
+    text_label,
+    timer,
+)
 from napari_peftsam.widgets._runner import Worker
 
 if TYPE_CHECKING:
@@ -92,10 +100,8 @@ class FinetuneOptions(QWidget):
         for inner in (self.collapsible.layout(), self.collapsible.content().layout()):
             assert inner is not None
             inner.setContentsMargins(0, 0, 0, 0)
-        recipe, budget_row = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
-        stacked(
-            recipe, self.advice, self.parameters, budget_row, self.collapsible, inside=self
-        )  # fmt: skip
+        rows = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
+        stacked(rows[0], self.advice, self.parameters, rows[1], self.collapsible, inside=self)
 
     # --- what there is to choose -------------------------------------------------------
 
@@ -109,11 +115,7 @@ class FinetuneOptions(QWidget):
             (self.method, [(method.title, name) for name, method in METHODS.items()]),
             (self.recipe, [("Recommended", RECOMMENDED), *recipes, ("Own choice", _OWN)]),
         ):
-            blocked = box.blockSignals(True)
-            box.clear()
-            for title, name in items:
-                box.addItem(title, name)
-            box.blockSignals(blocked)
+            fill_combo(box, items, 0)
         self._fill({"method": TrainingConfig(steps=1).method, "learning_rate": None})
         self.model_changed()
 
@@ -132,22 +134,12 @@ class FinetuneOptions(QWidget):
             assert item is not None
             item.setToolTip(obstacle or method.description)
             item.setEnabled(not obstacle)
-        self._show_automatic_rate()
+        self._show_fields(self.method.currentData())
         self._apply_recipe()
 
     def _model(self) -> SamModel | None:
         workspace = self._owner.workspace
-        if workspace is None or not workspace.has_model:
-            return None
-        return workspace.engine.model
-
-    def _show_automatic_rate(self) -> None:
-        model = self._model()
-        if model is not None:
-            from napari_peftsam.training import recommended_learning_rate
-
-            rate = recommended_learning_rate(model.architecture)
-            self.form.set_placeholder("learning_rate", f"automatic ({rate:g})")
+        return workspace.engine.model if workspace and workspace.has_model else None
 
     def _apply_recipe(self) -> None:
         """Fill the forms with the settings of the recipe, if there is one."""
@@ -163,8 +155,7 @@ class FinetuneOptions(QWidget):
 
     def _fill(self, settings: dict[str, Any]) -> None:
         """Show the settings of a recipe in the forms."""
-        self._applied = settings
-        method = settings["method"]
+        self._applied, method = settings, settings["method"]
         _choose(self.method, method.method)
         self._show_fields(method.method)
         rate = settings["learning_rate"]
@@ -181,7 +172,7 @@ class FinetuneOptions(QWidget):
     def _show_fields(self, name: str) -> None:
         """Show the method's placement, its own options, those of all methods, and the rate."""
         from napari_peftsam.peft import METHODS, MethodConfig
-        from napari_peftsam.training import TrainingConfig
+        from napari_peftsam.training import TrainingConfig, recommended_learning_rate
 
         self.method.setToolTip(METHODS[name].description)
         fields, common = fields_of(METHODS[name]), MethodConfig.model_fields
@@ -192,7 +183,10 @@ class FinetuneOptions(QWidget):
 
         fields = {name: fields[name] for name in sorted(fields, key=rank)}
         self.form.set_fields({**fields, **fields_of(TrainingConfig, ["learning_rate"])})
-        self._show_automatic_rate()
+        model = self._model()
+        if model is not None:
+            rate = recommended_learning_rate(model.architecture)
+            self.form.set_placeholder("learning_rate", f"automatic ({rate:g})")
 
     def _unit_changed(self, unit: str) -> None:
         self.amount.setValue(self._amounts[unit])

@@ -19,8 +19,6 @@ class Key:
 
     Attributes
     ----------
-    action
-        What it does, as the docks call it.
     binding
         As napari spells it.
     shown
@@ -29,7 +27,6 @@ class Key:
         napari's actions that it replaces on the plugin's own prompt layers, on purpose.
     """
 
-    action: str
     binding: str
     shown: str
     overrides: tuple[str, ...] = ()
@@ -37,38 +34,23 @@ class Key:
 
 # Letters that napari 0.9 leaves free on the viewer and on image, labels, points and
 # shapes layers: G, H, J, K, N, Q, U, W. Tab moves Qt's focus before napari sees it.
-_ALL = (
-    Key("point", "Q", "Q"),
-    Key("box", "W", "W"),
-    Key("sign", "N", "N"),
-    Key("next_candidate", "G", "G"),
-    Key("previous_candidate", "Shift-G", "⇧G"),
-    Key(
-        "accept",
-        "Enter",
-        "↵",
-        overrides=("napari:finish_drawing_shape", "napari:complete_polygon"),
-    ),
-    Key("accept_all", "Shift-Enter", "⇧↵"),
-    Key(
-        "discard",
-        "Escape",
-        "Esc",
-        overrides=("napari:finish_drawing_shape", "napari:reset_polygon"),
-    ),
-    Key(
-        "remove_last",
-        "Delete",
-        "Del",
-        overrides=("napari:delete_selected_points", "napari:delete_selected_shapes"),
-    ),
-    Key("undo", "Control-Z", "Ctrl+Z"),
-    Key("redo", "Control-Shift-Z", "Ctrl+⇧Z"),
-    Key("finetune", "K", "K"),
-    Key("before", "H", "H"),
-)
-
-KEYS: Mapping[str, Key] = {key.action: key for key in _ALL}
+_FINISH = "napari:finish_drawing_shape"
+_DELETE = ("napari:delete_selected_points", "napari:delete_selected_shapes")
+KEYS: Mapping[str, Key] = {
+    "point": Key("Q", "Q"),
+    "box": Key("W", "W"),
+    "sign": Key("N", "N"),
+    "next_candidate": Key("G", "G"),
+    "previous_candidate": Key("Shift-G", "⇧G"),
+    "accept": Key("Enter", "↵", (_FINISH, "napari:complete_polygon")),
+    "accept_all": Key("Shift-Enter", "⇧↵"),
+    "discard": Key("Escape", "Esc", (_FINISH, "napari:reset_polygon")),
+    "remove_last": Key("Delete", "Del", _DELETE),
+    "undo": Key("Control-Z", "Ctrl+Z"),
+    "redo": Key("Control-Shift-Z", "Ctrl+⇧Z"),
+    "finetune": Key("K", "K"),
+    "before": Key("H", "H"),
+}
 """The keys by action; `finetune` and `before` belong to the finetuning dock."""
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "MARGINS",
     "beside",
     "combo_box",
+    "fill_combo",
     "form_layout",
     "label_of",
     "push_button",
@@ -72,6 +73,17 @@ def combo_box(tip: str = "") -> QComboBox:
     return box
 
 
+def fill_combo(combo: QComboBox, items: Sequence[tuple[str, object]], current: int) -> None:
+    """Replace a combo's items (text and data) and choice without a signal."""
+    blocked = combo.blockSignals(True)
+    if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count())] != list(items):
+        combo.clear()
+        for text, data in items:
+            combo.addItem(text, data)
+    combo.setCurrentIndex(current)
+    combo.blockSignals(blocked)
+
+
 def form_layout(*rows: tuple[str, QWidget | QLayout]) -> QFormLayout:
     """Return a form whose labels are as wide as those of other forms."""
     form = QFormLayout()
@@ -79,10 +91,7 @@ def form_layout(*rows: tuple[str, QWidget | QLayout]) -> QFormLayout:
     form.setVerticalSpacing(4)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     for title, editor in rows:
-        if isinstance(editor, QWidget):
-            form.addRow(label_of(title), editor)
-        else:
-            form.addRow(label_of(title), editor)
+        form.addRow(label_of(title), editor)
     return form
 
 

@@ -74,7 +74,7 @@ class TrainingRun:
 
     @property
     def is_running(self) -> bool:
-        """Whether a run is under way, from its start until its adapter is live."""
+        """True from the start of a run until its adapter is live."""
         return self.phase is not Phase.IDLE
 
     @property
@@ -89,8 +89,6 @@ class TrainingRun:
         ------
         TrainingError
             If one is running.
-        ConfigurationError
-            If no model is loaded.
         """
         if self.is_running:
             raise TrainingError("a training is running: stop it first, or wait until it has ended")
@@ -123,7 +121,7 @@ class TrainingRun:
             self._process.cancel()
 
     def _give_way(self, awaited: bool) -> None:
-        """Leave the processor to what the user waits for."""
+        """Leave the processor to the work that the user waits for."""
         if self._process is not None and self.is_running:
             (self._process.pause if awaited else self._process.go_on)()
 

@@ -17,12 +17,9 @@ from napari_peftsam.document import (
     MergeObjects,
     RemoveLastPrompt,
 )
-from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._annotate_display import AnnotateDisplay, ModelAction
-from napari_peftsam.widgets._annotate_view import AnnotateView
+from napari_peftsam.widgets._annotate_view import AnnotateView, ModelAction
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
-from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._runner import notify
@@ -32,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import napari
+    from napari.layers import Image
 
-__all__ = ["AnnotateDock"]
+__all__ = ["AnnotateDock", "ModelAction"]
 
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
 _QUIET = 400  # ms without anything the user waits for
@@ -55,11 +53,10 @@ class AnnotateDock(Dock):
         owner = self.viewer_session
         self.document, self.layers = owner.document, owner.layers
         self.project = ProjectMenu(owner)
-        self.view = AnnotateView(self, ObjectsTable(self.document), self.project)
-        self.layers.open_prompts()
+        self.layers.tools.open()
         self.prompting = PromptController(owner, self.layers, owner.workers)
         self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
-        self.display = AnnotateDisplay(self.view, owner, self.prompting)
+        self.view = AnnotateView(self, self.prompting, self.project)
         self._keys = KeyBindings()
         self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
         self._idle = timer(None, _QUIET)
@@ -91,7 +88,7 @@ class AnnotateDock(Dock):
             (layers.prompt_layers_changed, self._bind_keys),
             (prompting.events.awaited_changed, self._tell_awaited),
             (prompting.events.idled, self._look_soon),
-            (prompting.events.hint, self.display.show_hint),
+            (prompting.events.hint, self.view.show_hint),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
             (self.viewer_session.projects.events.changed, self.project.show_project),
@@ -108,13 +105,13 @@ class AnnotateDock(Dock):
         for clock in (self._settle, self._look, self._idle, self._choose_later):
             clock.stop()
         self._keys.release()
-        self.display.release()
+        self.view.release()
         self.reload.stop()
         self.prompting.release()
         if self.viewer_session.is_closed:
             return
         self.viewer_session.events.awaited_changed.emit(False)
-        self.layers.close_prompts()
+        self.layers.tools.close()
 
     # --- connections ----------------------------------------------------------------
 
@@ -127,31 +124,20 @@ class AnnotateDock(Dock):
         view.table.object_clicked.connect(self.layers.go_to)
         selection = view.table.selectionModel()
         assert selection is not None
-        selection.selectionChanged.connect(self.display.show_buttons)
-        view.table.objects.modelReset.connect(self.display.show_buttons)
+        selection.selectionChanged.connect(self.view.show_buttons)
+        view.table.objects.modelReset.connect(self.view.show_buttons)
         view.merge.clicked.connect(self._merge)
         view.delete.clicked.connect(self._delete)
-        buttons = {
-            "point": view.point,
-            "box": view.box,
-            "sign": view.sign,
-            "previous_candidate": view.previous,
-            "next_candidate": view.next,
-            "accept": view.accept,
-            "accept_all": view.accept_all,
-            "discard": view.discard,
-            "undo": view.undo,
-            "redo": view.redo,
-        }
-        for action, button in buttons.items():
-            button.clicked.connect(_ignore_checked(actions[action]))
+        for name, action in actions.items():
+            if hasattr(view, name):  # the others have keys only
+                getattr(view, name).clicked.connect(lambda _, action=action: action())
 
     def _actions(self) -> dict[str, Callable[[], object]]:
-        layers, document = self.layers, self.document
+        tools, document = self.layers.tools, self.document
         actions: dict[str, Callable[[], object]] = {
-            "point": lambda: layers.show_tool("" if layers.tool == "point" else "point"),
-            "box": lambda: layers.show_tool("" if layers.tool == "box" else "box"),
-            "sign": lambda: layers.set_sign(not layers.positive),
+            "point": lambda: tools.choose("" if tools.tool == "point" else "point"),
+            "box": lambda: tools.choose("" if tools.tool == "box" else "box"),
+            "sign": tools.flip_sign,
             "next_candidate": lambda: document.cycle(1),
             "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
@@ -161,11 +147,11 @@ class AnnotateDock(Dock):
             "undo": document.undo,
             "redo": document.redo,
         }
-        return {name: partial(self._tried, action) for name, action in actions.items()}
+        return {name: partial(self.layers.attempt, action) for name, action in actions.items()}
 
     def _bind_keys(self) -> None:
         self._keys.release()
-        prompts = self.layers.prompt_layers
+        prompts = self.layers.tools.layers
         own = () if prompts is None else prompts.layers
         self._keys.bind(self.viewer_session.viewer, own, self._actions())
 
@@ -186,6 +172,7 @@ class AnnotateDock(Dock):
         self._idle.start()
 
     def _tell_awaited(self, awaited: bool) -> None:
+        # Not the `emit` itself: psygnal calls one that it is connected to with "1", as a test.
         self.viewer_session.events.awaited_changed.emit(awaited)
 
     def _refused(self, error: Exception) -> None:
@@ -198,13 +185,10 @@ class AnnotateDock(Dock):
             active = self.viewer_session.viewer.layers.selection.active
             visible = [layer for layer in images if layer.visible]
             self._select_image(active if active in visible else [*images, *visible][-1])
-        self.layers.raise_prompts()
+        self.layers.tools.raise_layers()
 
-    def _select_image(self, layer: Any) -> None:
-        try:
-            self.layers.select_image(layer)
-        except PeftSamError as error:
-            self.layers.events.failed.emit(error)
+    def _select_image(self, layer: Image) -> None:
+        self.layers.attempt(lambda: self.layers.select_image(layer))
 
     def _image_chosen(self, index: int) -> None:
         self._select_image(self.layers.image_layers[index])
@@ -219,7 +203,7 @@ class AnnotateDock(Dock):
             source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
         if source and source != owner.source:  # again would only end what is under way
             owner.load_model(source)
-        self.display.show_sources()
+        self.view.show_sources()
 
     def _adapter_chosen(self, index: int) -> None:
         workspace = self.viewer_session.workspace
@@ -236,15 +220,15 @@ class AnnotateDock(Dock):
     def _accept(self) -> None:
         current = self.document.current
         if current is None or current.mask is None:
-            self.display.show_hint("There is no mask to accept yet")
+            self.view.show_hint("There is no mask to accept yet")
             return
         self.view.table.select(self.document.do(Accept()))
 
     def _accept_all(self) -> None:
-        self.prompting.accept_all(self.display.show_current)
+        self.prompting.accept_all(self.view.show_current)
 
     def _remove_last(self) -> None:
-        layer = self.layers.prompt_layers
+        layer = self.layers.tools.layers
         points = None if layer is None else layer.points
         if points is not None and points.selected_data:
             points.remove_selected()
@@ -254,28 +238,15 @@ class AnnotateDock(Dock):
     def _merge(self) -> None:
         labels = self.view.table.selected_labels()
         image = self._image()
-        self._tried(
+        self.layers.attempt(
             lambda: self.view.table.select(self.document.do(MergeObjects(image, tuple(labels))))
         )
 
     def _delete(self) -> None:
         labels = self.view.table.selected_labels()
-        self._tried(lambda: self.document.do(DeleteObjects(self._image(), tuple(labels))))
+        self.layers.attempt(lambda: self.document.do(DeleteObjects(self._image(), tuple(labels))))
 
     def _image(self) -> ImageId:
         image = self.layers.image_id
         assert image is not None, "the table shows its objects"
         return image
-
-    def _tried(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except PeftSamError as error:
-            self.layers.events.failed.emit(error)
-
-
-def _ignore_checked(action: Callable[[], object]) -> Callable[[bool], None]:
-    def clicked(_: bool) -> None:
-        action()
-
-    return clicked

@@ -20,11 +20,11 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.widgets._layers import LayerBridge
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
+from napari_peftsam.widgets.layers import LayerBridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -77,7 +77,7 @@ class Bench:
 
     @property
     def prompts(self) -> Any:
-        return self.layers.prompt_layers
+        return self.layers.tools.layers
 
     def click(self, row: float, col: float, *modifiers: str, button: int = 1) -> None:
         """Click at a position in the world of the last two axes."""

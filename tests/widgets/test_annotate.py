@@ -19,7 +19,7 @@ def test_without_an_image_the_dock_says_how_to_get_one(bench: Open) -> None:
     b.viewer.add_image(blobs(), name="late")
     wait(lambda: b.layers.image is not None)
     assert b.view.next_step.text() == "Click on an object to segment it."
-    assert b.layers.tool == "point"
+    assert b.layers.tools.tool == "point"
 
 
 def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
@@ -118,7 +118,7 @@ def test_keys_for_candidates_discard_and_removal(bench: Open) -> None:
 def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
     b = bench(blobs())
     b.press("W")
-    assert b.layers.tool == "box"
+    assert b.layers.tools.tool == "box"
     for top, left in ((2, 2), (2, 32), (26, 2)):
         b.drag((top, left), (top + 18, left + 20))
     assert len(b.document.queue) == 3

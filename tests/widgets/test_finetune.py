@@ -27,8 +27,7 @@ from napari_peftsam.peft import (
 from napari_peftsam.training import RECIPES, TrainingConfig, TrainingStep, split_objects
 from napari_peftsam.types import Point, Prompts
 from napari_peftsam.widgets._form import Form, fields_of
-from napari_peftsam.widgets._training import Phase, training_of
-from napari_peftsam.widgets.finetune import FinetuneDock
+from napari_peftsam.widgets.finetune import FinetuneDock, Phase, training_of
 from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle, wait
 from tests.widgets._training_cases import add_images, is_alive, stripes

@@ -59,7 +59,7 @@ def test_the_same_key_turns_a_tool_off(bench: Open) -> None:
     tools = []
     for key in "WWQQ":
         b.press(key)
-        tools.append(b.layers.tool)
+        tools.append(b.layers.tools.tool)
     assert tools == ["box", "", "point", ""]
 
 

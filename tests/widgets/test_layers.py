@@ -92,7 +92,7 @@ def test_another_slice_is_embedded_when_it_is_shown(bench: Open) -> None:
 def test_prompts_need_the_2d_view(bench: Open) -> None:
     b = bench(blobs((3, 48, 60)), ready=False)
     b.viewer.dims.ndisplay = 3
-    b.layers.add_point((1, 20, 30), True)
+    b.layers.tools.add_point((1, 20, 30), True)
     assert b.document.current is None
     assert "switch the 3D view off" in b.view.next_step.text()
 
@@ -131,7 +131,7 @@ def test_prompts_in_a_hidden_layer_are_answered(bench: Open) -> None:
     b.answered()
     b.prompts.points.visible = False
     b.press("Escape")
-    b.layers.show_tool("point")
+    b.layers.tools.choose("point")
     b.click(40, 40)
     b.answered()
     b.prompts.points.visible = True
@@ -145,7 +145,7 @@ def test_a_prompt_layer_that_was_removed_comes_back_with_its_tool(bench: Open) -
     b.viewer.layers.remove(boxes)
     settle()
     b.press("W")
-    assert b.layers.tool == "box"
+    assert b.layers.tools.tool == "box"
     b.drag((2, 2), (20, 22))
     assert len(b.document.queue) == 1
 
@@ -192,7 +192,7 @@ def test_a_stroke_corrects_the_object_and_is_one_step_of_the_history(
     objects = b.layers.objects
     b.viewer.layers.selection.active = objects
     objects.mode, objects.selected_label, objects.brush_size = mode, 9 if mode == "fill" else 4, 6
-    assert b.layers.tool == ""
+    assert b.layers.tools.tool == ""
     assert "by hand" in b.view.next_step.text()
     before = objects.data.copy()
     b.drag((12, 28), (20, 34))
@@ -552,8 +552,8 @@ def test_accepting_all_in_a_large_image_can_be_cancelled(
 def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
     bench: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_peftsam.widgets._objects_layer._LARGEST_FLAT", 500)
-    monkeypatch.setattr("napari_peftsam.widgets._objects_layer._SMALLEST", 100)
+    monkeypatch.setattr("napari_peftsam.widgets.layers.objects._LARGEST_FLAT", 500)
+    monkeypatch.setattr("napari_peftsam.widgets.layers.objects._SMALLEST", 100)
     b = bench(Slide((700, 900), [(300, 300, 10, 12)])[0:700, 0:900])
     objects = b.layers.objects
     labels = b.document.image("image0").labels

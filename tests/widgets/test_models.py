@@ -16,8 +16,7 @@ from qtpy.QtGui import QGuiApplication
 
 from napari_peftsam.models import REGISTRY, build_tiny
 from napari_peftsam.pretraining.synthetic import generate
-from napari_peftsam.widgets._annotate_display import ModelAction
-from napari_peftsam.widgets.annotate import AnnotateDock
+from napari_peftsam.widgets.annotate import AnnotateDock, ModelAction
 from napari_peftsam.widgets.models import ModelsDock
 from napari_peftsam.widgets.session import session_of
 from tests.models._server import Server, serve

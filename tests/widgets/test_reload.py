@@ -13,7 +13,7 @@ from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import PlaneKey
 from napari_peftsam.models import build
 from napari_peftsam.peft import LoraConfig, capture, inject
-from napari_peftsam.widgets._training import Phase, training_of
+from napari_peftsam.widgets.finetune import Phase, training_of
 from tests.peft._cases import perturb
 from tests.widgets._annotate_cases import Bench, settle, wait
 

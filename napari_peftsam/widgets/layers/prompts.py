@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils import DirectLabelColormap
-from qtpy.QtCore import QTimer
 
 from napari_peftsam.types import BoolArray, Box, Point, Prompts
+from napari_peftsam.widgets._parts import timer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ _DONE = {"added", "removed", "changed"}
 class PromptLayers:
     """Points, boxes and mask as 2D layers, which napari shows in every plane.
 
-    They only show what the session holds. What the user changes in them is handed on,
+    They only show what the document holds. What the user changes in them is handed on,
     as all prompts of the queue, to `on_edit`.
 
     Parameters
@@ -40,7 +40,8 @@ class PromptLayers:
     viewer
         Gets the layers.
     on_edit
-        Called with the edited prompts: of the object being made, then of the queue.
+        Called with the edited prompts, of the object being made, then of the queue; with
+        None if the layers may show something else than the document.
     sign
         Returns whether a point added with napari's own tool is positive.
     """
@@ -48,22 +49,18 @@ class PromptLayers:
     def __init__(
         self,
         viewer: napari.Viewer,
-        on_edit: Callable[[tuple[Prompts, ...]], None],
+        on_edit: Callable[[tuple[Prompts, ...] | None], None],
         sign: Callable[[], bool],
     ) -> None:
         self._on_edit = on_edit
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
         self._shown: tuple[object, object] = ((), False), ((), False)
-        self._waiting = self._busy = False
+        self._showing = self._held = False
         self._camera = viewer.scene.camera
         self._pixel_size = 1.0
-        self._later = QTimer()
-        self._later.setSingleShot(True)
-        self._later.timeout.connect(self._catch_up)
         self._edit: tuple[Prompts, ...] | None = None
-        self._missed: tuple[tuple[Prompts, ...], bool] | None = None
-        self._held = False
+        self._later = timer(None, 0)
         self.mask = Labels(
             np.zeros((1, 1), np.uint8),
             name="mask",
@@ -82,24 +79,27 @@ class PromptLayers:
         )
         self.layers: tuple[Layer, ...] = (self.mask, self.boxes, self.points)
         self.mask.editable = False
-        self.points.events.data.connect(self._points_edited)
-        self.boxes.events.data.connect(self._boxes_edited)
+        self._connections: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (self._later.timeout, self._catch_up),
+            (self._camera.events.zoom, self._rescale),
+            (self.points.events.data, self._points_edited),
+            (self.boxes.events.data, self._boxes_edited),
+            (self.points.events.visible, self._catch_up),
+            (self.boxes.events.visible, self._catch_up),
+        )
+        for signal, slot in self._connections:
+            signal.connect(slot)
         for layer in (self.points, self.boxes):
             layer.mouse_drag_callbacks.append(self._hold)
-            layer.events.visible.connect(self._visible_again)
         viewer.layers.extend(self.layers)
         for layer in self.layers:
             layer.locked = True
-        self._camera.events.zoom.connect(self._rescale)
 
     def release(self, viewer: napari.Viewer) -> None:
         """Take the layers out of the viewer."""
         self._later.stop()
-        self._camera.events.zoom.disconnect(self._rescale)
-        self.points.events.data.disconnect(self._points_edited)
-        self.boxes.events.data.disconnect(self._boxes_edited)
-        for layer in (self.points, self.boxes):
-            layer.events.visible.disconnect(self._visible_again)
+        for signal, slot in self._connections:
+            signal.disconnect(slot)
         for layer in self.layers:
             layer.locked = False
             if layer in viewer.layers:
@@ -114,14 +114,13 @@ class PromptLayers:
 
     def show_prompts(self, prompts: tuple[Prompts, ...], waiting: bool) -> None:
         """Show these prompts: of the object being made, then of the queue."""
-        self._missed = (prompts, waiting) if self._held else None
         if self._held:
-            return
+            return  # until the mouse is released
         points = prompts[0].points if prompts else ()
         boxes = tuple(p.box for p in prompts if p.box is not None)
         active = bool(prompts) and prompts[0].box is not None and not waiting
         wanted = (points, waiting and bool(points)), (boxes, active and bool(boxes))
-        self._prompts, self._waiting = prompts, waiting
+        self._prompts = prompts
         # napari 0.9 fails on changes of a hidden layer: they are shown when the layer is.
         shown = [
             new if layer.visible else old
@@ -133,9 +132,6 @@ class PromptLayers:
             if shown[1] != self._shown[1]:
                 self._show_boxes(boxes, active)
         self._shown = shown[0], shown[1]
-
-    def _visible_again(self) -> None:
-        self.show_prompts(self._prompts, self._waiting)
 
     def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
         """Show a mask ``(h, w)`` at this row and column of the plane, or none."""
@@ -153,7 +149,7 @@ class PromptLayers:
         layer.data = np.array([(p.row, p.col) for p in points], float).reshape(-1, 2)
         if not points:
             return
-        layer.size = self._point_size()
+        layer.size = _SIZE / self._screen_pixels()
         layer.symbol = ["disc" if p.positive else "ring" for p in points]
         layer.face_color = [_POSITIVE if p.positive else _NEGATIVE for p in points]
         layer.border_color = _WAITING if waiting else "black"
@@ -168,30 +164,25 @@ class PromptLayers:
             layer.add_rectangles(
                 [_corners(box) for box in boxes],
                 edge_color=[first, *[_WAITING] * (len(boxes) - 1)],
-                edge_width=self._edge_width(),
+                edge_width=_EDGE / self._screen_pixels(),
             )
 
     def _rescale(self) -> None:
         """Keep the marks' size on the screen when the user zooms."""
+        pixels = self._screen_pixels()
         if len(self.points.data):
-            self.points.size = self._point_size()
+            self.points.size = _SIZE / pixels
         with self._quietly():
-            self.boxes.edge_width = [self._edge_width()] * len(self.boxes.data)
+            self.boxes.edge_width = [_EDGE / pixels] * len(self.boxes.data)
 
-    def _point_size(self) -> float:
-        return _SIZE / self._pixels()
-
-    def _edge_width(self) -> float:
-        return _EDGE / self._pixels()
-
-    def _pixels(self) -> float:
+    def _screen_pixels(self) -> float:
         """Return how many pixels of the screen an image pixel fills."""
         return max(1e-6, float(self._camera.zoom) * self._pixel_size)
 
     # --- editing --------------------------------------------------------------------
 
     def _points_edited(self, event: Any) -> None:
-        if self._busy or event.action.value not in _DONE:
+        if self._showing or event.action.value not in _DONE:
             return
         first = self._prompts[0] if self._prompts else Prompts()
         signs = _signs(event, first.points, self._sign())
@@ -202,7 +193,7 @@ class PromptLayers:
         self._hand_on((Prompts(points, first.box), *self._prompts[1:]))
 
     def _boxes_edited(self, event: Any) -> None:
-        if self._busy or event.action.value not in _DONE:
+        if self._showing or event.action.value not in _DONE:
             return
         prompts = list(self._prompts)
         shown = [i for i, p in enumerate(prompts) if p.box is not None]
@@ -237,18 +228,16 @@ class PromptLayers:
 
     def _catch_up(self) -> None:
         edit, self._edit = self._edit, None
-        if edit is not None:
-            self._on_edit(edit)  # shows what came of it
-        elif self._missed is not None:
-            self.show_prompts(*self._missed)
+        self._on_edit(edit)  # shows what came of it
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        before, self._busy = self._busy, True
+        """Take what happens in the layers meanwhile for no edit of the user's."""
+        self._showing = True
         try:
             yield
         finally:
-            self._busy = before
+            self._showing = False
 
 
 def _corners(box: Box) -> npt.NDArray[np.float64]:

@@ -1,0 +1,395 @@
+"""napari's image layers and the images of a document, kept in step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
+
+import numpy as np
+from napari.layers import Image
+from psygnal import Signal, SignalGroup
+
+from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, RenameImage
+from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets.layers.objects import ObjectsLayer
+from napari_peftsam.widgets.layers.tools import PromptTools
+from napari_peftsam.widgets.layers.view import ImageView, is_same_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari
+    from napari.layers import Labels, Layer
+
+    from napari_peftsam.document import Action, DocumentImage
+    from napari_peftsam.types import PixelArray, Window
+
+__all__ = ["BridgeEvents", "LayerBridge"]
+
+_T = TypeVar("_T")
+
+
+class BridgeEvents(SignalGroup):
+    """Signals of a `LayerBridge`."""
+
+    images_changed = Signal()
+    """Image layers came, went or were renamed."""
+    image_changed = Signal()
+    """Another image is being annotated."""
+    plane_changed = Signal()
+    """Another plane of it is shown."""
+    view_moved = Signal()
+    """Another part of the plane is shown."""
+    tool_changed = Signal()
+    """Another prompt tool is active, or prompts have another sign."""
+    prompt_layers_changed = Signal()
+    """There are other layers for prompts and mask."""
+    hint = Signal(str)
+    """Something the user tried cannot be done; says what can."""
+    failed = Signal(object)
+    """An action was refused or could not be saved: the error."""
+    image_wanted = Signal(str)
+    """An image came back whose pixels were not read yet: its id."""
+
+
+class LayerBridge:
+    """The images of a viewer that are annotated, each with a layer for its objects.
+
+    Layers are known by reference: renaming and reordering them changes nothing.
+
+    Parameters
+    ----------
+    viewer
+        The owner of the layers; it is not kept alive.
+    document
+        The images and objects that the layers show.
+
+    Attributes
+    ----------
+    events
+        See `BridgeEvents`.
+    tools
+        Tools and layers for prompts.
+    plane
+        The plane of the annotated image which is shown; None if none is.
+    """
+
+    def __init__(self, viewer: napari.Viewer, document: Document) -> None:
+        self._viewer = ref(viewer)
+        self.document = document
+        self.events = BridgeEvents()
+        self.plane: PlaneKey | None = None
+        self._shown: dict[Layer, ObjectsLayer] = {}
+        self._current: ObjectsLayer | None = None
+        # Removed images, whose objects stay with the user, and a sample of their pixels,
+        # which tells them from others of the same name and shape.
+        self._left: dict[ImageId, tuple[ObjectsLayer, PixelArray | None]] = {}
+        # Images whose layers went since the event loop last turned: if the viewer closes
+        # in the same turn, napari removed them and not the user.
+        self._removed: list[ImageId] = []
+        self._soon = timer(None, 0)
+        self._are_locked = False
+        layers, dims, camera = viewer.layers, viewer.dims, viewer.scene.camera
+        for signal, slot in (
+            (self._soon.timeout, self._remove_images),
+            (layers.events.inserted, self._layer_added),
+            (layers.events.removed, self._layer_removed),
+            (layers.events.renamed, self._layer_renamed),
+            (layers.selection.events.active, self.tool_may_differ),
+            (dims.events.point, self._update_plane),
+            (dims.events.ndisplay, self._update_plane),
+            (dims.events.order, self._update_plane),
+            (camera.events.center, self._view_moved),
+            (camera.events.zoom, self._view_moved),
+            (document.events.image_added, self._document_added),
+            (document.events.image_removed, self._document_removed),
+            (document.events.image_renamed, self._document_renamed),
+            (document.events.closing, self._project_closes),
+        ):
+            signal.connect(slot)
+        self.tools = PromptTools(self)
+
+    @property
+    def viewer(self) -> napari.Viewer:
+        """The viewer."""
+        viewer = self._viewer()
+        assert viewer is not None, "its layers cannot outlive it"
+        return viewer
+
+    def attempt(self, action: Callable[[], _T]) -> _T | None:
+        """Call a function; report it if the document refuses the action or cannot save it."""
+        try:
+            return action()
+        except PeftSamError as error:
+            self.events.failed.emit(error)
+            return None
+
+    # --- the annotated image ------------------------------------------------------------
+
+    @property
+    def image_layers(self) -> tuple[Image, ...]:
+        """The layers that can be annotated, as they are ordered in the viewer."""
+        return tuple(layer for layer in self.viewer.layers if isinstance(layer, Image))
+
+    @property
+    def view(self) -> ImageView | None:
+        """The image being annotated, as it lies in the viewer."""
+        return None if self._current is None else self._current.view
+
+    @property
+    def image(self) -> Image | None:
+        """The image layer being annotated."""
+        return None if self._current is None else self._current.view.layer
+
+    @property
+    def image_id(self) -> ImageId | None:
+        """Id of that image in the document."""
+        return None if self._current is None else self._current.view.image
+
+    @property
+    def objects(self) -> Labels | None:
+        """The layer with that image's objects."""
+        return None if self._current is None else self._current.layer
+
+    @property
+    def visible(self) -> Window | None:
+        """The part of the shown plane which the canvas shows; None if it shows none."""
+        return None if self._current is None or self.plane is None else self._current.view.visible
+
+    def select_image(self, layer: Image | None) -> None:
+        """Annotate another image; it gets a layer for its objects the first time."""
+        before = self._current
+        if layer is self.image:
+            return
+        if layer is not None and layer not in self._shown:
+            self._add_image(layer)
+        after = self._current = None if layer is None else self._shown[layer]
+        if after is not None and not after.view.layer.visible:  # the other would cover it
+            for objects, visible in ((before, False), (after, True)):
+                if objects is not None:
+                    objects.view.layer.visible = objects.layer.visible = visible
+        self._update_plane()
+        self.events.image_changed.emit()
+
+    def go_to(self, label: int) -> None:
+        """Show an object: its plane, the camera on it, its label ready to paint with."""
+        if self._current is None:
+            return
+        image = self._current.image
+        record = image.records.get(label)
+        if record is None:
+            return
+        middle = [(s.start + s.stop - 1) / 2 for s in image.region(label)[-2:]]
+        world = self.show_plane(PlaneKey(image.id, record.index), *middle)
+        self.viewer.scene.camera.center = (0.0, *world[-2:])
+        self._current.layer.selected_label = label
+
+    def show_plane(self, plane: PlaneKey, row: float = 0, col: float = 0) -> tuple[float, ...]:
+        """Show a plane of the image and return where a position in it lies in the world."""
+        assert self._current is not None, "a plane of an image"
+        world = self._current.view.to_world(plane, row, col)
+        dims = self.viewer.dims
+        leading = dims.ndim - len(world)
+        for axis, value in enumerate(world[:-2]):
+            dims.set_point(leading + axis, value)
+        return world
+
+    # --- all images -----------------------------------------------------------------------
+
+    def layer_of(self, image: ImageId) -> Image | None:
+        """Return the layer of an image of the document, None if it has none."""
+        return next((o.view.layer for o in self._shown.values() if o.image.id == image), None)
+
+    def scale_of(self, image: ImageId) -> tuple[float, ...] | None:
+        """Return the size of a pixel along each spatial axis of an image, None if unknown."""
+        layer = self.layer_of(image)
+        return layer and tuple(abs(float(s)) for s in layer.scale)  # negative: mirrored
+
+    def show(self, image: ImageId, *, visible: bool = True) -> None:
+        """Give an image of the document, whose pixels are read, its layers.
+
+        A layer that shows the same pixels under the same name is taken.
+        """
+        if self.layer_of(image) is not None:
+            return
+        entry = self.document.image(image)
+        free = (layer for layer in self.image_layers if layer not in self._shown)
+        same = (each for each in free if each.name == entry.name and each.rgb == entry.rgb)
+        layer = next((each for each in same if is_same_image(ImageView(each), entry)), None)
+        if layer is None:
+            layer = self.viewer.add_image(
+                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible
+            )
+        view = ImageView(layer)
+        view.image = image
+        self._show_image(view)
+        self._shown[layer].layer.visible = layer.visible
+
+    def lock_objects(self, *, locked: bool) -> None:
+        """Keep the user from removing the layers with objects, or allow it."""
+        self._are_locked = locked
+        for objects in self._shown.values():
+            objects.layer.locked = locked
+
+    def viewer_closes(self) -> None:
+        """Keep the images whose layers napari has just removed from its closing viewer."""
+        self._soon.stop()
+        self._removed.clear()
+
+    def _add_image(self, layer: Image) -> None:
+        self._remove_images()
+        view = ImageView(layer)
+        left = self._same_image(view)  # the image is back
+        view.image = self.document.add_image(
+            layer.name,
+            view.pixels,
+            rgb=bool(layer.rgb),
+            labels=None if left is None else left.labels.copy(),
+            records=() if left is None else tuple(left.records.values()),
+        )
+        if left is not None:
+            self._drop_left(left.id)
+        self._show_image(view)
+
+    def _same_image(self, view: ImageView) -> DocumentImage | None:
+        """Return the removed image that a layer shows again, None if there is none."""
+        for objects, sample in self._left.values():
+            image = objects.image
+            known = image.name == view.layer.name and image.shape == view.shape
+            if known and sample is not None and np.array_equal(sample, view.sample()):
+                return image
+        return None
+
+    def _show_image(self, view: ImageView) -> None:
+        """Give an image of the document a layer for its objects, above its own layer."""
+        layer = view.layer
+        name = f"objects ({self.document.image(view.image).name})" if self._shown else "objects"
+        self._shown[layer] = objects = ObjectsLayer(self, view, name)
+        layer.events.data.connect(self._pixels_replaced)
+        self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, objects.layer)
+        objects.layer.locked = self._are_locked
+
+    def _let_go(self, layer: Layer) -> ObjectsLayer:
+        """Follow the layers of an image no more."""
+        if layer is self.image:
+            self.select_image(None)
+        layer.events.data.disconnect(self._pixels_replaced)
+        objects = self._shown.pop(layer)
+        objects.release()
+        return objects
+
+    def _forget(self, objects: ObjectsLayer) -> None:
+        """Remove an image; the layer with its objects, if still there, stays with the user."""
+        self._let_go(objects.view.layer)
+        image = objects.image.id
+        self._left[image] = objects, objects.view.sample() if objects.image.records else None
+        if image in self.document.images:
+            self._removed.append(image)
+            self._soon.start()
+
+    def _remove_images(self) -> None:
+        """Remove the images from the document whose layers the user removed."""
+        self._soon.stop()
+        removed, self._removed = self._removed, []
+        for image in removed:
+            if image in self.document.images:
+                self._do(RemoveImage(image))
+
+    def _drop_left(self, image: ImageId) -> ObjectsLayer | None:
+        """Forget a removed image, and take the layer out in which its objects stayed."""
+        objects, _ = self._left.pop(image, (None, None))
+        if objects is not None and objects.layer in self.viewer.layers:
+            self._take_out(objects.layer)
+        return objects
+
+    def _take_out(self, *layers: Layer) -> None:
+        for layer in layers:
+            layer.locked = False
+            self.viewer.layers.remove(layer)
+
+    # --- from the viewer to the document ---------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        self.attempt(lambda: self.document.do(action))
+
+    def _layer_added(self, event: Any) -> None:
+        if isinstance(event.value, Image):
+            self.events.images_changed.emit()
+
+    def _layer_removed(self, event: Any) -> None:
+        layer = event.value
+        owners = (o for i, o in self._shown.items() if layer is i or layer is o.layer)
+        objects = next(owners, None)
+        if objects is not None:
+            self._forget(objects)
+        if isinstance(layer, Image):
+            self.events.images_changed.emit()
+
+    def _layer_renamed(self, event: Any) -> None:
+        layer = self.viewer.layers[event.index]
+        if layer in self._shown:
+            self._do(RenameImage(self._shown[layer].image.id, layer.name))
+        if isinstance(layer, Image):
+            self.events.images_changed.emit()
+
+    def _pixels_replaced(self, event: Any) -> None:
+        """Follow a layer to other pixels; objects that no longer fit them stay as they are."""
+        view = self._shown[event.source].view
+        if view.fits:
+            self.attempt(lambda: self.document.replace_pixels(view.image, view.pixels))
+        elif view is self.view:
+            self.events.hint.emit(view.why_not(self.viewer.dims))
+        self._update_plane()
+
+    def _update_plane(self) -> None:
+        """Follow the viewer to another plane."""
+        view = self.view
+        plane = None if view is None else view.shown_plane(self.viewer.dims)
+        if plane != self.plane:
+            self.plane = plane
+            self.events.plane_changed.emit()
+
+    def _view_moved(self) -> None:
+        self.events.view_moved.emit()
+
+    def tool_may_differ(self) -> None:
+        """Report that the user may have chosen another tool or label."""
+        self.events.tool_changed.emit()
+
+    # --- from the document to the viewer ---------------------------------------------------
+
+    def _document_added(self, image: str) -> None:
+        """Show an image again whose removal was undone."""
+        objects = self._drop_left(ImageId(image))
+        if objects is not None:
+            layer = objects.view.layer
+            if layer not in self.viewer.layers:
+                self.viewer.layers.append(layer)
+            self._show_image(objects.view)
+            self.select_image(layer)
+        elif self.document.image(ImageId(image)).pixels is None:
+            self.events.image_wanted.emit(image)
+
+    def _document_removed(self, image: str) -> None:
+        """Take the layers of an image out of the viewer whose removal was done again."""
+        layer = self.layer_of(ImageId(image))
+        if layer is not None:
+            objects = self._shown[layer]
+            self._forget(objects)
+            self._take_out(objects.layer, layer)
+
+    def _document_renamed(self, image: str, name: str) -> None:
+        layer = self.layer_of(ImageId(image))
+        if layer is not None and layer.name != name:
+            layer.name = name
+
+    def _project_closes(self) -> None:
+        """Take the layers of a project out; images without any work stay for the next one."""
+        self._remove_images()
+        store = self.document.store
+        is_worked_on = store.path is not None or store.last_step() is not None
+        for layer in list(self._shown):
+            objects = self._let_go(layer).layer
+            self._take_out(*((objects, layer) if is_worked_on else (objects,)))
+        self._left.clear()

@@ -1,0 +1,121 @@
+"""The labels layer that shows and edits the objects of one image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_peftsam.document import ImportLabels, PaintAtom, paint
+from napari_peftsam.errors import PeftSamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_peftsam.types import LabelArray
+    from napari_peftsam.widgets.layers.bridge import LayerBridge
+    from napari_peftsam.widgets.layers.view import ImageView
+
+__all__ = ["ObjectsLayer"]
+
+_LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
+_SMALLEST = 512  # ... down to about this
+# napari's own undo knows strokes only; two histories of one array contradict each other.
+_UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
+
+
+class ObjectsLayer:
+    """A labels layer that shares its array with the document, and reports its strokes.
+
+    The layer of a large image is a pyramid of views of the array, of which napari reads what
+    is visible: showing all of it at once takes a minute and gigabytes. napari does not paint
+    in pyramids, so objects there are corrected by prompts, not by the brush.
+
+    Parameters
+    ----------
+    bridge
+        Has the document, and reports refused actions.
+    view
+        The image; its layer gives scale, translation and so on.
+    name
+        The layer's name; the user may change it.
+    """
+
+    def __init__(self, bridge: LayerBridge, view: ImageView, name: str) -> None:
+        self._bridge, self.view = bridge, view
+        self.image = bridge.document.image(view.image)
+        labels, source = self.image.labels, view.layer
+        is_pyramid = max(labels.shape[-2:]) > _LARGEST_FLAT
+        self.layer = layer = Labels(
+            _pyramid(labels) if is_pyramid else labels,
+            multiscale=is_pyramid,
+            name=name,
+            opacity=0.6,
+            affine=source.affine,
+            rotate=source.rotate,
+            scale=source.scale,
+            shear=source.shear,
+            translate=source.translate,
+            units=source.units,
+            axis_labels=source.axis_labels,
+        )
+        shown = layer.data[0] if is_pyramid else layer.data
+        assert shown is labels, "the document would write into another array"
+        self._connections: list[tuple[Any, Callable[..., None]]] = [
+            (bridge.document.events.labels_changed, self._refresh),
+            (layer.events.mode, bridge.tool_may_differ),
+            (layer.events.selected_label, bridge.tool_may_differ),
+        ]
+        if not is_pyramid:
+            self._connections.append((layer.events.paint, self._record))
+            self._connections.append((layer.events.data, self._take_over))
+        for signal, slot in self._connections:
+            signal.connect(slot)
+        for key, step in _UNDO_KEYS.items():
+            action = getattr(bridge.document, step)
+            layer.bind_key(key, lambda _, action=action: bridge.attempt(action), overwrite=True)
+
+    def release(self) -> None:
+        """Leave the layer to the user as an ordinary one."""
+        for signal, slot in self._connections:
+            signal.disconnect(slot)
+        for key in _UNDO_KEYS:
+            self.layer.bind_key(key, None)
+        self.layer.locked = False
+
+    def _record(self, event: Any) -> None:
+        action = paint(self.image, [_atom(each) for each in event.value])
+        if action is None:
+            return
+        try:
+            self._bridge.document.do(action)
+        except PeftSamError as error:  # a stroke that cannot be saved is not done
+            assert action.old is not None, "a stroke knows what it painted over"
+            np.put(self.image.labels, action.where, action.old)
+            self._refresh(self.image.id)
+            self._bridge.events.failed.emit(error)
+
+    def _take_over(self) -> None:
+        """Copy what replaced the layer's array (napari converts types so) into the shared one."""
+        given, labels = self.layer.data, self.image.labels
+        if given is not labels:
+            action = ImportLabels(self.image.id, np.asarray(given))
+            self._bridge.attempt(lambda: self._bridge.document.do(action))
+            self.layer.data = labels
+
+    def _refresh(self, image: str) -> None:
+        if image == self.image.id:
+            self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+
+
+def _pyramid(labels: LabelArray) -> list[LabelArray]:
+    """Return views of the labels at ever lower resolution; nothing is copied."""
+    steps = [4**level for level in range(6) if max(labels.shape[-2:]) // 4**level > _SMALLEST]
+    return [labels] + [labels[..., ::step, ::step] for step in steps[1:]]
+
+
+def _atom(atom: Any) -> PaintAtom:
+    if hasattr(atom, "slice_key"):
+        return PaintAtom.from_region(atom.slice_key, atom.mask, atom.old_values, atom.new_value)
+    return PaintAtom(*atom)

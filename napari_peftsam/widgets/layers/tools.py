@@ -1,0 +1,230 @@
+"""Tools that make prompts in the canvas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_peftsam.document import AddPoint, QueuePrompts, SetQueue
+from napari_peftsam.types import Box, Point, Prompts
+from napari_peftsam.widgets.layers.prompts import PromptLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from napari.layers import Layer
+
+    from napari_peftsam.document import Action
+    from napari_peftsam.widgets.layers.bridge import LayerBridge
+
+__all__ = ["PromptTools", "Tool"]
+
+Tool = Literal["point", "box", ""]
+_DRAG = 4  # px on the screen; a longer way is a drag and moves the view
+_PAINTING = {"paint", "polygon", "fill", "erase"}
+_FLIP_SIGN = {"Shift", "Control"}
+
+
+class PromptTools:
+    """Tools that turn clicks and boxes in the canvas into prompts, and the layers for them.
+
+    Attributes
+    ----------
+    layers
+        The layers for prompts and mask, None while they are closed.
+    positive
+        True while the next points are positive.
+    """
+
+    def __init__(self, bridge: LayerBridge) -> None:
+        self._bridge, self._document = bridge, bridge.document
+        self.layers: PromptLayers | None = None
+        self.positive = True
+        self._is_open = False
+        events = bridge.document.events
+        for signal, slot in (
+            (bridge.events.plane_changed, self._place),
+            (bridge.events.image_changed, self._image_changed),
+            (events.opened, self._show),
+            (events.prompts_changed, self._show),
+            (events.candidates_changed, self._show),
+            (events.choice_changed, self._show),
+        ):
+            signal.connect(slot, max_args=0)
+
+    # --- layers ---------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Add the layers for prompts and mask as soon as there is an image, and keep them."""
+        self._is_open = True
+        self._bridge.lock_objects(locked=True)
+        if self._bridge.image is not None:
+            self._need_layers()
+
+    def close(self) -> None:
+        """Undo `open`; images and objects stay as they are."""
+        self._is_open = False
+        self._bridge.lock_objects(locked=False)
+        self._drop_layers()
+
+    def raise_layers(self) -> None:
+        """Put the prompt layers above all others, which would hide them."""
+        layers = self._bridge.viewer.layers
+        if self.layers is not None and tuple(layers[-3:]) != self.layers.layers:
+            for layer in self.layers.layers:
+                if layer in layers:
+                    layers.move(layers.index(layer), len(layers))
+
+    def _need_layers(self) -> PromptLayers:
+        """Return the prompt layers above all others; they are made anew if one is missing."""
+        made = self.layers
+        if made is None or self._is_incomplete(made):
+            self._drop_layers()
+            viewer = self._bridge.viewer
+            made = self.layers = PromptLayers(viewer, self._edited, lambda: self.positive)
+            made.points.mouse_drag_callbacks.append(self._clicked)
+            for layer in (made.points, made.boxes):
+                layer.events.mode.connect(self._bridge.tool_may_differ)
+            self._place()
+            self._bridge.events.prompt_layers_changed.emit()
+        self.raise_layers()
+        return made
+
+    def _is_incomplete(self, made: PromptLayers) -> bool:
+        return any(layer not in self._bridge.viewer.layers for layer in made.layers)
+
+    def _drop_layers(self) -> None:
+        layers, self.layers = self.layers, None
+        if layers is not None:
+            layers.release(self._bridge.viewer)
+
+    # --- tools ----------------------------------------------------------------------------
+
+    @property
+    def tool(self) -> Tool:
+        """The prompt tool a click or drag in the canvas uses: napari's active layer decides."""
+        layers = self.layers
+        if layers is None:
+            return ""
+        active = self._bridge.viewer.layers.selection.active
+        if active is layers.points and layers.points.mode in ("pan_zoom", "add"):
+            return "point"
+        return "box" if active is layers.boxes and layers.boxes.mode == "add_rectangle" else ""
+
+    @property
+    def painting(self) -> int | None:
+        """The label that the user paints, erases or fills with, None if none."""
+        objects = self._bridge.objects
+        if objects is None or self._bridge.viewer.layers.selection.active is not objects:
+            return None
+        return int(objects.selected_label) if objects.mode in _PAINTING else None
+
+    def choose(self, tool: Tool) -> None:
+        """Activate a prompt tool; none puts the mouse back to moving the view."""
+        layers = self.layers
+        if layers is None:
+            return
+        if self._is_incomplete(layers):  # the user has removed one
+            layers = self._need_layers()
+        layer = layers.boxes if tool == "box" else layers.points
+        layer.mode = "add_rectangle" if tool == "box" else "pan_zoom"
+        self._bridge.viewer.layers.selection.active = layer if tool else self._bridge.image
+        if tool == "point":
+            layer.cursor = "crosshair"
+        self._bridge.tool_may_differ()
+
+    def flip_sign(self) -> None:
+        """Make the next points negative, or positive again."""
+        self.positive = not self.positive
+        self._bridge.tool_may_differ()
+
+    # --- from the layers to the document ----------------------------------------------------
+
+    def add_point(self, world: Sequence[float], positive: bool) -> None:
+        """Add a point prompt at a position in the world; gives a hint where that fails."""
+        bridge, view = self._bridge, self._bridge.view
+        if bridge.plane is None or view is None:
+            bridge.events.hint.emit(self._why_no_plane())
+            return
+        row, col = view.position(bridge.plane, world)
+        if view.contains(row, col):
+            self._do(AddPoint(bridge.plane, Point(row, col, positive)))
+        else:
+            bridge.events.hint.emit(f"That is outside {view.layer.name}: click on the image")
+
+    def _do(self, action: Action) -> None:
+        self._bridge.attempt(lambda: self._document.do(action))
+
+    def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
+        """Tell a click from a drag, which moves the view."""
+        if layer.mode != "pan_zoom" or event.button not in (1, 2):
+            return
+        start = np.asarray(event.pos)
+        yield
+        while event.type == "mouse_move":
+            if np.linalg.norm(event.pos - start) < _DRAG:
+                event.handled = True  # the view does not tremble
+            yield
+        if np.linalg.norm(event.pos - start) < _DRAG:
+            flipped = event.button == 2 or bool(_FLIP_SIGN & {str(m) for m in event.modifiers})
+            self.add_point(event.position, self.positive != flipped)
+
+    def _edited(self, prompts: tuple[Prompts, ...] | None) -> None:
+        """Take over what the user changed in the prompt layers, and show what came of it."""
+        plane, view = self._bridge.plane, self._bridge.view
+        if prompts is None:
+            pass
+        elif plane is None or view is None:
+            self._bridge.events.hint.emit(self._why_no_plane())
+        else:
+            fitted = tuple(_fitted(each, *view.shape[-2:]) for each in prompts)
+            current = self._document.current
+            queue = self._document.queue if current is not None and current.plane == plane else ()
+            if fitted[: len(queue)] == queue:  # what is new only, for a telling history
+                self._do(QueuePrompts(plane, fitted[len(queue) :]))
+            else:
+                self._do(SetQueue(plane, fitted))
+        self._show()
+
+    def _why_no_plane(self) -> str:
+        view = self._bridge.view
+        if view is None:
+            return "Open an image first"
+        return view.why_not(self._bridge.viewer.dims) or f"{view.layer.name} is not in this slice"
+
+    # --- from the document to the layers ----------------------------------------------------
+
+    def _image_changed(self) -> None:
+        if self._is_open and self._bridge.image is not None:
+            self._need_layers()
+            self.choose("point")
+
+    def _place(self) -> None:
+        """Place the prompt layers in the shown plane."""
+        plane, view = self._bridge.plane, self._bridge.view
+        if plane is not None and view is not None and self.layers is not None:
+            self.layers.place(view.plane_affine(plane), view.layer.units[-2:])
+        self._show()
+
+    def _show(self) -> None:
+        """Show prompts and mask of the object being made, if they lie in the shown plane."""
+        if self.layers is None:
+            return
+        current = self._document.current
+        if current is None or current.plane != self._bridge.plane:
+            self.layers.show_prompts((), waiting=True)
+            self.layers.show_mask(None)
+        else:
+            mask = current.mask
+            self.layers.show_prompts(self._document.queue, waiting=mask is None)
+            self.layers.show_mask(mask, current.offset)
+
+
+def _fitted(prompts: Prompts, height: int, width: int) -> Prompts:
+    """Return prompts with a box cut off at the edges of the image."""
+    box = prompts.box
+    if box is None or box.row1 <= 0 or box.col1 <= 0 or box.row0 >= height or box.col0 >= width:
+        return prompts  # the document says why that is none
+    edges = np.clip(box.as_tuple(), 0, (height, width, height, width))
+    return prompts.with_box(Box(*edges.tolist()))
