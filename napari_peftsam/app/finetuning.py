@@ -67,16 +67,9 @@ def train(
     give_way: Callable[[], object] | None = None,
     team: Team | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Build the job's model and finetune it.
+    """Build the job's model and finetune it; `give_way` is called between small steps.
 
-    Parameters
-    ----------
-    job
-        The model, its data and the configuration.
-    give_way
-        Called between small steps.
-    stop, team
-        As of `napari_peftsam.training.finetune`.
+    `stop` and `team` are as of `napari_peftsam.training.finetune`.
     """
     from napari_peftsam.app._pauses import give_way_inside
     from napari_peftsam.models import build
@@ -107,7 +100,7 @@ class FinetuningRun:
 
     Attributes
     ----------
-    started, step, validated
+    started, validated
         The latest event of each kind.
     curve
         Step, loss and held-out IoU at each validation.
@@ -119,10 +112,10 @@ class FinetuningRun:
     """
 
     def __init__(self, source: str, device: str, deliver: Callable[[TrainingReport], str]) -> None:
-        self._source, self._device, self._deliver = source, device, deliver
+        self._place, self._deliver = (source, device), deliver
         self.started: TrainingStarted | None = None
-        self.step: TrainingStep | None = None
         self.validated: Validated | None = None
+        self._step: TrainingStep | None = None
         self._best: Validated | None = None
         self.curve: list[tuple[int, float, float]] = []
         self.failure = ""
@@ -147,7 +140,7 @@ class FinetuningRun:
         except StopIteration as end:  # of the training
             self.result = end.value or self._best_state()
         except (RuntimeError, MemoryError, TrainingError) as error:
-            self.failure = why_ended(error, self._source, self._device)
+            self.failure = why_ended(error, *self._place)
             self.result = self._best_state()
             where = "" if self.result is None else self._deliver(self.result)
             ending = f"; the best state until then{where}" if where else ""
@@ -162,22 +155,21 @@ class FinetuningRun:
         if isinstance(event, TrainingStarted):
             self.started = event
         elif isinstance(event, TrainingStep):
-            self.step = event
+            self._step = event
         elif isinstance(event, Validated):
             self.validated = event
             self._best = event if event.adapter is not None else self._best
-            self.curve.append((event.step, self.step.loss if self.step else 0.0, event.iou))
+            self.curve.append((event.step, self._step.loss if self._step else 0.0, event.iou))
 
     def _best_state(self) -> TrainingReport | None:
         from napari_peftsam.training import TrainingReport
 
-        best, started, step = self._best, self.started, self.step
+        best, started, step = self._best, self.started, self._step
         if best is None or best.adapter is None or started is None:
             return None
-        steps, seconds = (step.step, step.seconds) if step else (0, 0.0)
         return TrainingReport(
-            best.adapter, steps, seconds, started.trainable_parameters,
-            started.validation_iou, best.iou, best.step,
+            best.adapter, step.step if step else 0, step.seconds if step else 0.0,
+            started.trainable_parameters, started.validation_iou, best.iou, best.step,
         )  # fmt: skip
 
 
@@ -269,14 +261,14 @@ class FinetuneReport:
 
     @property
     def improved(self) -> bool:
-        """Whether the best state beats the model the run started from."""
+        """True if the best state beats the model the run started from."""
         return bool(self.adapter) if self.live else self.val_iou_after > self.val_iou_before
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON."""
         values = asdict(self)
         output = values.pop("output")
-        if not self.live:
+        if not values["live"]:
             del values["live"]
             return {**values, "adapter": str(output)}
         return {**values, "output": None if output is None else str(output)}
@@ -293,23 +285,15 @@ def finetune_document(
 ) -> FinetuneReport:
     """Train on a workspace's objects and make the best state live if it is better; slow.
 
+    The run goes on from the live adapter if that has the same method and options. If it breaks
+    off, its best state until then becomes live if it is better.
+
     Parameters
     ----------
-    workspace
-        With a model.
-    config
-        Method, budget and the rest. The run goes on from the live adapter if that has the
-        same method and options.
     watch
         Called with every event; if it returns True the run ends early, with its best state.
     output
         Adapter file to write the best state to, None for none.
-
-    Raises
-    ------
-    PeftSamError
-        See `napari_peftsam.training.finetune`. If the training breaks off, its best state
-        until then becomes live if it is better.
     """
     from napari_peftsam.peft import save_adapter
 
@@ -324,14 +308,7 @@ def finetune_document(
 def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
     """Run a training to its end and return its report; an error of `watch` breaks it off.
 
-    Parameters
-    ----------
-    events
-        The training.
-    watch
-        Called with every event; True asks for an early end.
-    asked
-        Set to ask for it.
+    `watch` is called with every event; if it returns True, `asked` is set to end the run early.
     """
     try:
         event = next(events)
