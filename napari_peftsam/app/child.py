@@ -52,13 +52,8 @@ _NICENESS = 5  # below the viewer's own work, so that it stays responsive on few
 class TrainingProcess:
     """One finetuning run in a child process.
 
-    Iterate `events` in a worker thread; the other methods may be called from any thread,
-    at any time, more than once, and return at once.
-
-    Parameters
-    ----------
-    prepare
-        Returns the job, see `Workspace.prepare_training`; called in the thread of `events`.
+    Iterate `events` in a worker thread, where `prepare` is called. The other methods may be
+    called from any thread, at any time, more than once, and return at once.
     """
 
     def __init__(self, prepare: Callable[[], TrainingJob]) -> None:
@@ -96,11 +91,10 @@ class TrainingProcess:
         self._command(GO_ON)
 
     def _command(self, command: bytes) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # of a child that has ended
             if self._commands is not None and not self._commands.closed:
-                with suppress(BrokenPipeError, OSError):
-                    self._commands.write(command)
-                    self._commands.flush()
+                self._commands.write(command)
+                self._commands.flush()
 
     def events(self) -> Generator[TrainEvent, None, TrainingReport | None]:
         """Start the child, yield its events and return its report; once only.
@@ -111,8 +105,7 @@ class TrainingProcess:
         Raises
         ------
         PeftSamError
-            Whatever `prepare` or the child raised; `TrainingError` if the child died without
-            a result.
+            An error of `prepare` or the child; `TrainingError` if the child died without a result.
         """
         assert self._prepare is not None
         job, self._prepare = self._prepare(), None
@@ -123,16 +116,15 @@ class TrainingProcess:
             try:
                 self._send(job, child)
                 del job  # it holds model and images
-                report = None
-                while report is None and (answer := _answer(child)) is not None:
+                while (answer := _answer(child)) is not None:
                     message, is_report = answer
                     if is_report:
-                        report = message
-                    else:
-                        yield message
-                if report is None and not self._cancelled:
+                        report: TrainingReport = message
+                        return report
+                    yield message
+                if not self._cancelled:
                     raise _death(_reap(child, _EXIT_SECONDS), log)
-                return report
+                return None
             finally:
                 self._end(child)
 
@@ -153,7 +145,7 @@ class TrainingProcess:
     def _send(self, job: TrainingJob, child: subprocess.Popen[bytes]) -> None:
         assert child.stdin is not None
         # A child that died already is noticed when its answers end.
-        with suppress(BrokenPipeError, OSError):
+        with suppress(OSError):
             pickle.dump(job, child.stdin, pickle.HIGHEST_PROTOCOL)
             child.stdin.flush()
         with self._lock:
@@ -163,7 +155,7 @@ class TrainingProcess:
 
     def _close_commands(self) -> None:
         if self._commands is not None:
-            with suppress(BrokenPipeError, OSError):
+            with suppress(OSError):
                 self._commands.close()
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
@@ -171,7 +163,7 @@ class TrainingProcess:
         _reap(child)
         assert child.stdout is not None
         child.stdout.close()
-        with self._lock, suppress(BrokenPipeError, OSError):
+        with self._lock, suppress(OSError):
             assert child.stdin is not None
             child.stdin.close()
 
@@ -271,23 +263,21 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
         pauses.end()
 
     threading.Thread(target=watch, daemon=True).start()
+
+    def answer(message: object, is_report: bool = False) -> None:
+        pickle.dump((message, is_report), answers)
+        answers.flush()
+
     try:
         InlineRunner().start(
             train(job, stopping.is_set, pauses.wait),
-            on_event=lambda event: _send(answers, event),
-            on_done=lambda report: _send(answers, report, True),
+            on_event=answer,
+            on_done=lambda report: answer(report, True),
         )
     except PeftSamError as error:
-        _send(answers, error)
+        answer(error)
     except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is
-        _send(answers, TrainingError(f"training failed: {type(error).__name__}: {error}"))
-
-
-def _send(
-    answers: BinaryIO, message: TrainEvent | TrainingReport | PeftSamError, is_report: bool = False
-) -> None:
-    pickle.dump((message, is_report), answers)
-    answers.flush()
+        answer(TrainingError(f"training failed: {type(error).__name__}: {error}"))
 
 
 def _give_way() -> None:

@@ -68,18 +68,10 @@ def train(
     team: Team | None = None,
     model: SamModel | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Finetune the job's model; slow.
+    """Build the job's model and finetune it; `give_way` is called between small steps.
 
-    Parameters
-    ----------
-    job
-        The model, its data and the configuration.
-    give_way
-        Called between small steps.
-    stop, team
-        As of `napari_peftsam.training.finetune`.
-    model
-        A copy of the job's model that nobody else uses; None builds one.
+    `stop` and `team` are as of `napari_peftsam.training.finetune`; `model` is a copy of the
+    job's model that nobody else uses, None builds one.
     """
     from napari_peftsam.models import build
     from napari_peftsam.training import finetune
@@ -131,7 +123,7 @@ class FinetuningRun:
 
     Attributes
     ----------
-    started, step, validated
+    started, validated
         The latest event of each kind.
     curve
         Step, loss and held-out IoU at each validation.
@@ -143,10 +135,10 @@ class FinetuningRun:
     """
 
     def __init__(self, source: str, device: str, deliver: Callable[[TrainingReport], str]) -> None:
-        self._source, self._device, self._deliver = source, device, deliver
+        self._place, self._deliver = (source, device), deliver
         self.started: TrainingStarted | None = None
-        self.step: TrainingStep | None = None
         self.validated: Validated | None = None
+        self._step: TrainingStep | None = None
         self._best: Validated | None = None
         self.curve: list[tuple[int, float, float]] = []
         self.failure = ""
@@ -169,7 +161,7 @@ class FinetuningRun:
         except StopIteration as end:  # of the training
             self.result = end.value or self._best_state()
         except (RuntimeError, MemoryError, TrainingError) as error:
-            self.failure = _why_ended(error, self._source, self._device)
+            self.failure = _why_ended(error, *self._place)
             self.result = self._best_state()
             where = "" if self.result is None else self._deliver(self.result)
             ending = f"; the best state until then{where}" if where else ""
@@ -184,22 +176,21 @@ class FinetuningRun:
         if isinstance(event, TrainingStarted):
             self.started = event
         elif isinstance(event, TrainingStep):
-            self.step = event
+            self._step = event
         elif isinstance(event, Validated):
             self.validated = event
             self._best = event if event.adapter is not None else self._best
-            self.curve.append((event.step, self.step.loss if self.step else 0.0, event.iou))
+            self.curve.append((event.step, self._step.loss if self._step else 0.0, event.iou))
 
     def _best_state(self) -> TrainingReport | None:
         from napari_peftsam.training import TrainingReport
 
-        best, started, step = self._best, self.started, self.step
+        best, started, step = self._best, self.started, self._step
         if best is None or best.adapter is None or started is None:
             return None
-        steps, seconds = (step.step, step.seconds) if step else (0, 0.0)
         return TrainingReport(
-            best.adapter, steps, seconds, started.trainable_parameters,
-            started.validation_iou, best.iou, best.step,
+            best.adapter, step.step if step else 0, step.seconds if step else 0.0,
+            started.trainable_parameters, started.validation_iou, best.iou, best.step,
         )  # fmt: skip
 
 
@@ -298,7 +289,7 @@ class FinetuneReport:
         """Return the figures, ready for JSON."""
         values = asdict(self)
         output = values.pop("output")
-        if not self.live:
+        if not values["live"]:
             del values["live"]
             return {**values, "adapter": str(output)}
         return {**values, "output": None if output is None else str(output)}
@@ -315,19 +306,15 @@ def finetune_document(
 ) -> FinetuneReport:
     """Train on a workspace's objects and make the best state live if it is better; slow.
 
+    The run goes on from the live adapter if that has the same method and options. If it breaks
+    off, its best state until then becomes live if it is better.
+
     Parameters
     ----------
-    workspace
-        With a model.
-    config
-        Method, budget and the rest. The run goes on from the live adapter if that has the
-        same method and options.
     watch
         Called with every event; if it returns True the run ends early, with its best state.
     output
         Adapter file to write the best state to, None for none.
-
-    If the training breaks off, its best state until then becomes live if it is better.
     """
     from napari_peftsam.peft import save_adapter
 
@@ -343,7 +330,7 @@ def finetune_document(
 def finish(events: Training, watch: Watch, asked: threading.Event) -> TrainingReport:
     """Run a training to its end and return its report; an error of `watch` breaks it off.
 
-    `watch` is called with every event. If it returns True, `asked` is set: an early end.
+    `watch` is called with every event; if it returns True, `asked` is set to end the run early.
     """
     report = run_inline(events, lambda event: asked.set() if watch(event) else None)
     assert report is not None  # nothing cuts it off

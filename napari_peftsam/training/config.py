@@ -13,6 +13,7 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import Architecture
 from napari_peftsam.peft import (
     CobotLoraConfig,
+    FrozenEncoderConfig,
     MethodConfig,
     MethodField,
     Placement,
@@ -79,8 +80,10 @@ class Recipe:
         return {"method": self.method, "learning_rate": self.learning_rate}
 
 
-def _lora(placement: str) -> dict[str, Any]:
-    return {"method": "lora", "rank": 32, "matrices": "all-linear", "placement": placement}
+def _lora(placement: str) -> MethodConfig:
+    return parse_method_config(
+        {"method": "lora", "rank": 32, "matrices": "all-linear", "placement": placement}
+    )
 
 
 # The paper's settings; its small one is "frozen encoder, or the last block".
@@ -93,7 +96,7 @@ RECIPES: Mapping[str, Recipe] = {
             "PEFT-SAM",
             "LoRA in all linear layers of the last half of the encoder: the best setting of the "
             "PEFT-SAM study (Teuber et al.), at its low learning rate.",
-            parse_method_config(_lora("late-50%")),
+            _lora("late-50%"),
             _PEFT_SAM_RATE,
         ),
         Recipe(
@@ -101,7 +104,7 @@ RECIPES: Mapping[str, Recipe] = {
             "PEFT-SAM, small GPU",
             "Mask decoder only, as the PEFT-SAM study (Teuber et al.) advises for little memory; "
             "embeddings stay valid.",
-            parse_method_config({"method": "frozen-encoder"}),
+            FrozenEncoderConfig(),
             _PEFT_SAM_RATE,
         ),
         Recipe(
@@ -109,9 +112,7 @@ RECIPES: Mapping[str, Recipe] = {
             "SAM-COBOT",
             "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024); coefficients "
             "learn 100 times as fast, as C and S do in the published code.",
-            parse_method_config(
-                {"method": "cobot-lora", "rank": 4, "coefficient_lr_multiplier": 100.0}
-            ),
+            CobotLoraConfig(rank=4, coefficient_lr_multiplier=100.0),
         ),
     )
 }
@@ -129,16 +130,9 @@ _PLACEMENTS = {
 
 
 def recipe(name: str, architecture: Architecture, gpu_memory: int | None) -> Recipe:
-    """Return a recipe.
+    """Return a recipe of `RECIPES`, or the one `RECOMMENDED` for a model.
 
-    Parameters
-    ----------
-    name
-        Of `RECIPES`, or `RECOMMENDED`.
-    architecture
-        Of the model to finetune.
-    gpu_memory
-        Bytes of the GPU, see `napari_peftsam.models.device_memory`; None for the CPU.
+    `gpu_memory` is in bytes, see `napari_peftsam.models.device_memory`; None for the CPU.
 
     Raises
     ------
@@ -157,7 +151,7 @@ def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
     def made(explanation: str, method: MethodConfig) -> Recipe:
         return Recipe(RECOMMENDED, "Recommended", explanation, method)
 
-    frozen = parse_method_config({"method": "frozen-encoder"})
+    frozen = FrozenEncoderConfig()
     if not architecture.adaptable:
         return made(f"Mask decoder only: no adapters fit into {architecture.name}.", frozen)
     if architecture.width < _SMALL_WIDTH:
@@ -179,6 +173,6 @@ def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
             return made(
                 f"PEFT-SAM's LoRA in {where}: about {needed:.0f} of the "
                 f"{gib:.0f} GiB of this GPU, by the figures of its paper.",
-                parse_method_config(_lora(placement)),
+                _lora(placement),
             )
     return made(f"Mask decoder only: {gib:.0f} GiB are little for training the encoder.", frozen)

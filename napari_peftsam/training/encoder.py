@@ -111,19 +111,16 @@ class PlaneEncoder:
         """Return the input of the first changed block, or the embedding if none changes."""
         key = f"{self.first} {plane} {turn} {crop}"
         known = None if self.cache is None else self.cache.get(key)
-        if known is None:
-            known = self._compute(self.planes[plane].picture(turn, crop))
-            if self.cache is not None:
-                self.cache.put(key, known)
-        return known
-
-    def _compute(self, picture: Tensor) -> Tensor:
-        model = self.model
-        with torch.no_grad(), model.autocast():
-            if self.first == model.architecture.depth:
-                known = encode_tensor(model.sam, picture)
+        if known is not None:
+            return known
+        sam, picture = self.model.sam, self.planes[plane].picture(turn, crop)
+        with torch.no_grad(), self.model.autocast():
+            if self.first == self.model.architecture.depth:
+                known = encode_tensor(sam, picture)
             else:
-                known = encode_prefix(model.sam, picture, self.first)
+                known = encode_prefix(sam, picture, self.first)
         # As the cache gives it back: other strides are multiplied in another order.
-        known = known.contiguous()
-        return known.to(self.kept_type)
+        known = known.contiguous().to(self.kept_type)
+        if self.cache is not None:
+            self.cache.put(key, known)
+        return known

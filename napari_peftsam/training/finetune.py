@@ -219,7 +219,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         config.objects_per_step, config.seed, limit,
     )  # fmt: skip
     yield preflight(trainer, config, encoder, views)
-    yield from trainer.memory.take_adjustments()
+    yield from trainer.take_adjustments()
     training, held_out = len(data.split.training), len(data.split.held_out)
     yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, run.before)
     began, upcoming = perf_counter(), iter(views)
@@ -235,7 +235,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs = batch[-1][0]
         loss = trainer.step(step, [view for _, view in batch], _learning_rate(progress))
-        yield from trainer.memory.take_adjustments()
+        yield from trainer.take_adjustments()
         step += 1
         seconds = perf_counter() - began
         progress = run.progress(seconds, step, epochs)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from napari_peftsam.errors import TrainingError
 from napari_peftsam.models.memory import (
     free_memory,
-    is_out_of_memory,
     measure_peak,
     readable_bytes,
-    release_memory,
     tensor_bytes,
 )
 from napari_peftsam.training.config import TrainingConfig
@@ -28,7 +23,7 @@ from napari_peftsam.training.team import processes_here
 if TYPE_CHECKING:
     from napari_peftsam.training.step import Trainer
 
-__all__ = ["StepMemory", "StepPlan", "possible_plans", "preflight"]
+__all__ = ["StepPlan", "possible_plans", "preflight"]
 
 # Of the free memory. The rest is for memory in pieces too small to be used, and for what other
 # programs take meanwhile.
@@ -55,53 +50,8 @@ class StepPlan:
         """Return a text for people, such as "with 4 objects at once"."""
         names = {None: "all objects", 1: "one object"}
         objects = names.get(self.objects_at_once, f"{self.objects_at_once} objects")
-        return f"with {objects} at once" + (
-            " and activation checkpointing" if self.checkpoint else ""
-        )
-
-
-class StepMemory:
-    """Plans of the steps, the present one first and then smaller ones to back off to.
-
-    Parameters
-    ----------
-    drop_gradients
-        Called before a step is computed again.
-    """
-
-    def __init__(self, drop_gradients: Callable[[], object]) -> None:
-        self.plans: tuple[StepPlan, ...] = (StepPlan(),)
-        self._drop_gradients = drop_gradients
-        self._adjustments: list[MemoryPlanned] = []
-
-    def fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
-        """Compute something, with smaller and smaller plans while memory runs out."""
-        while True:
-            try:
-                return compute(self.plans[0])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = str(error)
-            # Only now have the error and the frames with the activations gone.
-            self.back_off(reason)
-
-    def back_off(self, reason: str) -> None:
-        """Go on with the next smaller plan; `TrainingError` if there is none."""
-        self._drop_gradients()
-        release_memory()
-        if len(self.plans) == 1:
-            raise TrainingError(
-                f"not enough memory for a training step, even {self.plans[0].describe()}: choose a "
-                "later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
-            )
-        self.plans = self.plans[1:]
-        self._adjustments.append(MemoryPlanned(self.plans[0].describe(), reason=reason))
-
-    def take_adjustments(self) -> list[MemoryPlanned]:
-        """Return the back-offs since the last call."""
-        taken, self._adjustments = self._adjustments, []
-        return taken
+        ending = " and activation checkpointing" if self.checkpoint else ""
+        return f"with {objects} at once{ending}"
 
 
 def possible_plans(config: TrainingConfig, objects: int) -> tuple[StepPlan, ...]:
@@ -130,20 +80,20 @@ def preflight(
     For the trial, the peaks of memory that the system and torch note are reset, see
     `napari_peftsam.models.memory.measure_peak`.
     """
-    model, memory = encoder.model, trainer.memory
+    model = encoder.model
     largest = max((v for _, v in islice(views, _LOOKED_AT)), key=lambda v: len(v.objects))
-    memory.plans = possible_plans(config, len(largest.objects))
+    trainer.plans = possible_plans(config, len(largest.objects))
     free = max(0, _free(model.device) - _promised(encoder, config.views))
     loaded = tensor_bytes(model.sam)
     while True:
-        plans = memory.plans
+        plans = trainer.plans
         with measure_peak(model.device) as peak:
             trainer.try_out(largest)
-        if memory.plans is not plans:
+        if trainer.plans is not plans:
             continue  # memory ran out, and the peak is that of the plan before
         if peak.rise <= _USABLE * free:
             return MemoryPlanned(plans[0].describe(), loaded + peak.rise, free)
-        memory.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
+        trainer.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
 
 
 def _free(device: torch.device) -> int:

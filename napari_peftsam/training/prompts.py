@@ -72,14 +72,8 @@ class PromptSimulator:
     def first(self, masks: Tensor, tight: Tensor | None = None) -> PromptTensors:
         """Give every object of the batch a click, or every one a box.
 
-        The kind is drawn per batch: SAM's prompt encoder takes one layout at a time.
-
-        Parameters
-        ----------
-        masks
-            ``(B, H, W)`` boolean.
-        tight
-            ``(B, 4)`` bounding boxes in model pixels; default: those of the masks.
+        The kind is drawn per batch: SAM's prompt encoder takes one layout at a time. `tight` are
+        bounding boxes ``(B, 4)`` in model pixels; default: those of the masks.
         """
         if torch.rand((), generator=self.generator) < _CLICKS_FIRST:
             points = self.clicks(masks)
@@ -93,14 +87,8 @@ class PromptSimulator:
 
         Besides clicks and boxes there are clicks with a second, negative one next to the
         object, on what touches it if anything does; and some clicks hit the background
-        beside an object, where an empty mask is right.
-
-        Parameters
-        ----------
-        masks
-            ``(B, H, W)`` boolean.
-        foreground
-            ``(B, H, W)`` boolean: all objects of each mask's image.
+        beside an object, where an empty mask is right. `foreground` ``(B, H, W)`` holds all
+        objects of each mask's image.
         """
         kind = float(torch.rand((), generator=self.generator))
         if kind < _DENYING_FIRST:
@@ -134,11 +122,7 @@ class PromptSimulator:
         return PromptTensors(points, labels)
 
     def correct(
-        self,
-        prompts: PromptTensors,
-        answer: Tensor,
-        low_resolution: Tensor,
-        masks: Tensor,
+        self, prompts: PromptTensors, answer: Tensor, low_resolution: Tensor, masks: Tensor
     ) -> PromptTensors:
         """Add clicks on each object's larger kind of error; often feed the answer back.
 
@@ -147,13 +131,13 @@ class PromptSimulator:
         Parameters
         ----------
         prompts
-            What was said so far.
+            Prompts so far.
         answer
             ``(B, H, W)`` logits of the mask that the user sees.
         low_resolution
             ``(B, 1, 4 h, 4 w)`` the same as the decoder gave it; it may be on another device.
         masks
-            ``(B, H, W)`` the truth.
+            ``(B, H, W)`` true masks.
         """
         missed, excess = masks & (answer <= 0), ~masks & (answer > 0)
         positive = missed.flatten(1).sum(1) >= excess.flatten(1).sum(1)
@@ -201,12 +185,7 @@ def dilated(masks: Tensor, radius: int) -> Tensor:
 def depth(masks: Tensor, deepest: int) -> Tensor:
     """Return how many erosions each pixel survives, plus one; 0 outside of the masks.
 
-    Parameters
-    ----------
-    masks
-        ``(..., H, W)`` boolean; what is beyond the edge counts as background.
-    deepest
-        Largest value.
+    Pixels beyond the edge of masks ``(..., H, W)`` count as background; values end at `deepest`.
     """
     inside = masks.bool()
     found = inside.float()

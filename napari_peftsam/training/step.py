@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
+from napari_peftsam.models.memory import is_out_of_memory, release_memory
 from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.encoder import PlaneEncoder
+from napari_peftsam.training.events import MemoryPlanned
 from napari_peftsam.training.losses import promptable_loss
-from napari_peftsam.training.memory import StepMemory, StepPlan
+from napari_peftsam.training.memory import StepPlan
 from napari_peftsam.training.prompts import PromptSimulator
 from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
@@ -51,11 +53,13 @@ class MicroBatch:
 class Trainer:
     """An adapter with its optimiser.
 
+    When memory runs out, a step is computed again with a smaller plan: nothing is changed before
+    all of its gradients are there.
+
     Attributes
     ----------
-    memory
-        Computes a step again with a smaller plan when memory runs out: nothing is changed
-        before all of its gradients are there.
+    plans
+        The present plan and smaller ones to back off to.
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class Trainer:
         groups = injection.parameter_groups(rate, config.weight_decay)
         self._peaks = [float(group["lr"]) for group in groups]
         self._optimiser = torch.optim.AdamW(groups, fused=True)
-        self.memory = StepMemory(self._optimiser.zero_grad)
+        self.plans: tuple[StepPlan, ...] = (StepPlan(),)
+        self._adjustments: list[MemoryPlanned] = []
         self._parameters = [p for group in groups for p in group["params"]]
         # Half precision has too few exponents for small gradients.
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
@@ -79,7 +84,7 @@ class Trainer:
         """
         device = self._model.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self.memory.fit(lambda plan: self._with_moments(view, plan))
+            self._fit(lambda plan: self._with_moments(view, plan))
         self._optimiser.zero_grad()
 
     def _with_moments(self, view: View, plan: StepPlan) -> Tensor:
@@ -109,7 +114,7 @@ class Trainer:
             If the loss is no longer finite, or the memory is too small for every plan.
         """
         share = self._team.share(len(views))
-        loss = self.memory.fit(lambda plan: self._gradients(number, views, share, plan))
+        loss = self._fit(lambda plan: self._gradients(number, views, share, plan))
         self._team.add_up(loss)
         self._team.add_up_gradients(self._parameters)
         if not torch.isfinite(loss):
@@ -124,6 +129,35 @@ class Trainer:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         return loss.item()
+
+    def _fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
+        """Compute something, with smaller and smaller plans while memory runs out."""
+        while True:
+            try:
+                return compute(self.plans[0])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Only now have the error and the frames with the activations gone.
+            self.back_off(reason)
+
+    def back_off(self, reason: str) -> None:
+        """Go on with the next smaller plan; `TrainingError` if there is none."""
+        self._optimiser.zero_grad()
+        release_memory()
+        if len(self.plans) == 1:
+            raise TrainingError(
+                f"not enough memory for a training step, even {self.plans[0].describe()}: choose a "
+                "later placement (late-25%), the method frozen-encoder, a smaller model, or the CPU"
+            )
+        self.plans = self.plans[1:]
+        self._adjustments.append(MemoryPlanned(self.plans[0].describe(), reason=reason))
+
+    def take_adjustments(self) -> list[MemoryPlanned]:
+        """Return the back-offs since the last call."""
+        taken, self._adjustments = self._adjustments, []
+        return taken
 
     def _gradients(
         self, number: int, views: Sequence[View], share: Sequence[int], plan: StepPlan

@@ -95,7 +95,7 @@ class Team:
     Attributes
     ----------
     leads
-        Whether this process decides, prints and writes for all.
+        True in the process that decides, prints and writes for all.
     """
 
     leads: bool = True
@@ -122,20 +122,12 @@ class Team:
 class _ProcessTeam(Team):
     """The processes of the default group of `torch.distributed`.
 
-    It does by hand what `torch.nn.parallel.DistributedDataParallel` does: every process
-    has the whole model, and gradients are added up by ``all_reduce`` in buckets, once per
-    step. That class itself does not fit our steps. It must see every forward pass as a
-    call of one module and hooks into the one backward pass that follows, whereas a step
-    runs parts of the encoder from cached activations, then several backward passes against
-    a detached embedding and one through the encoder; which parameters take part differs
-    from process to process and from step to step. With its hooks off (``no_sync``) but for
-    the last pass, it would wait for parameters that this pass does not reach. What it would
-    gain, communication during the backward pass, is little for adapters of a few MB.
-
-    Parameters
-    ----------
-    device
-        On which its tensors are.
+    Every process has the whole model, and gradients are added up by ``all_reduce`` in buckets,
+    once per step. `torch.nn.parallel.DistributedDataParallel` does not fit: it hooks into one
+    backward pass after one forward pass of one module. A step here runs parts of the encoder
+    from cached activations, then several backward passes against a detached embedding and one
+    through the encoder; the parameters that take part differ by process and step. Its gain,
+    communication during the backward pass, is little for adapters of a few MB.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -157,16 +149,12 @@ class _ProcessTeam(Team):
             distributed.all_reduce(has, op=distributed.ReduceOp.MAX)
         used = [p for p, any_has in zip(parameters, has.tolist(), strict=True) if any_has]
         for bucket in _buckets(used):
-            self._add_up_bucket(bucket)
-
-    def _add_up_bucket(self, parameters: Sequence[Tensor]) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        self.add_up(flat)
-        for parameter, part in zip(
-            parameters, flat.split([g.numel() for g in gradients]), strict=True
-        ):
-            parameter.grad = part.view_as(parameter)
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            self.add_up(flat)
+            parts = flat.split([p.numel() for p in bucket])
+            for parameter, part in zip(bucket, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
 
     def broadcast(self, value: float) -> float:
         shared = torch.tensor(value, dtype=torch.float64, device=self._device)
