@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.plan import ModelSource
-from napari_peftsam.document import Document
-from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import device_memory, find_architecture, find_model
 from napari_peftsam.peft import (
@@ -22,6 +19,11 @@ from napari_peftsam.peft import (
     with_cobot,
 )
 from napari_peftsam.training import RECIPES, Recipe, recipe
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.document import Document
+    from napari_peftsam.embeddings import EmbeddingStore
 
 __all__ = ["ModelChoice", "absolute_model", "choose_method", "choose_recipe"]
 
@@ -48,6 +50,8 @@ class ModelChoice(ModelSource):
         ConfigurationError, CheckpointError, InputFileError, AdapterMismatchError
             See `Workspace.load_model` and `Workspace.load_adapter`.
         """
+        from napari_peftsam.app.workspace import Workspace
+
         workspace = Workspace(document, store)
         workspace.load_model(absolute_model(self.model), self.device, self.precision)
         if self.adapter is not None:

@@ -12,15 +12,15 @@ import numpy as np
 
 from napari_peftsam.batch.cluster import open_workers
 from napari_peftsam.batch.plan import (
-    Batch,
     BatchEvent,
     BatchPlan,
     Stop,
-    Task,
+    computed,
+    finished,
     image_of_batch,
     make_folder,
 )
-from napari_peftsam.batch.run import TaskFunction
+from napari_peftsam.batch.run import Task, TaskFunction
 from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
 from napari_peftsam.files import image_shape, is_zarr, list_images
@@ -71,7 +71,7 @@ def embed_batch(
     Yields
     ------
     BatchEvent
-        `BatchStarted`, then `TaskDone` or `TaskFailed`, at last `BatchFinished`.
+        `TaskDone` for each task, at last `BatchFinished`.
 
     Raises
     ------
@@ -91,16 +91,12 @@ def embed_batch(
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
-    batch = Batch([Task(part.name, str(part.path), (part,)) for part in parts])
+    tasks = [Task(part.name, (part,), str(part.path)) for part in parts]
     source = replace(plan.source, keeps_activations=True)  # as the docks do
-    function = TaskFunction(source, _embed_part)
-    tiles = computed = 0
-    with open_workers(plan.cluster, len(parts)) as workers:
-        for event, result in batch.run(workers, function, stop):
-            if result is not None:
-                tiles, computed = tiles + result[0], computed + result[1]
-            yield event
-    yield replace(batch.finished(plan.folder), tiles=tiles, computed=computed)
+    with open_workers(plan.cluster, len(tasks)) as workers:
+        done = yield from computed(workers, TaskFunction(source, _embed_part), tasks, stop)
+    tiles, new = (sum(event.result[i] for event in done if event.result) for i in (0, 1))
+    yield finished(tasks, done, plan.folder, tiles=tiles, computed=new)
 
 
 def embed_plane(

@@ -31,6 +31,7 @@ __all__ = [
     "ProjectFile",
     "Values",
     "configure",
+    "default_model",
     "folders_of",
     "grouped",
     "method_options",
@@ -250,6 +251,15 @@ def folders_of(
     raise ConfigurationError(
         f"got {named or 'no input'}: give either --project or both --images and --labels"
     )
+
+
+def default_model(project: Path | None) -> str:
+    """Return the model that a project was last used with; of folders the built-in one."""
+    if project is None:
+        return "builtin"
+    from napari_peftsam.app.project_commands import project_model
+
+    return project_model(project)
 
 
 def seconds(text: str) -> float:
