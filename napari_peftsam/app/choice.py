@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.plan import ModelSource
-from napari_peftsam.document import Document
-from napari_peftsam.embeddings import EmbeddingStore
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import (
     Architecture,
@@ -30,6 +27,11 @@ from napari_peftsam.peft import (
     with_cobot,
 )
 from napari_peftsam.training import RECIPES, Recipe, recipe
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.document import Document
+    from napari_peftsam.embeddings import EmbeddingStore
 
 __all__ = [
     "MethodOverview",
@@ -58,6 +60,8 @@ class ModelChoice(ModelSource):
             What the workspace is for; default: an empty one. The adapters that it holds for
             the model are there, and without `adapter` its live one is live.
         """
+        from napari_peftsam.app.workspace import Workspace
+
         workspace = Workspace(document, store)
         workspace.load_model(absolute_model(self.model), self.device, self.precision)
         if self.adapter is not None:

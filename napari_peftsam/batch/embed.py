@@ -12,15 +12,15 @@ import numpy as np
 
 from napari_peftsam.batch.cluster import open_workers
 from napari_peftsam.batch.plan import (
-    Batch,
     BatchEvent,
     BatchPlan,
     Stop,
-    Task,
+    computed,
+    finished,
     image_of_batch,
     make_folder,
 )
-from napari_peftsam.batch.run import TaskFunction
+from napari_peftsam.batch.run import Task, TaskFunction
 from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
 from napari_peftsam.files import find_images, image_shape
@@ -72,7 +72,7 @@ def embed_batch(
     Yields
     ------
     BatchEvent
-        `BatchStarted`, then `TaskDone` or `TaskFailed`, at last `BatchFinished`.
+        `TaskDone` for each task, at last `BatchFinished`.
 
     Raises
     ------
@@ -93,19 +93,14 @@ def embed_batch(
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
-    batch = Batch([Task(part.name, str(part.path), (part, plan.options)) for part in parts])
+    tasks = [Task(part.name, (part, plan.options), str(part.path)) for part in parts]
     source = replace(plan.source, keeps_activations=True)  # as the docks do
-    function = TaskFunction(source, _embed_part)
-    tiles = computed = 0
-    blank: list[str] = []
-    with open_workers(plan.cluster, len(parts)) as workers:
-        for event, result in batch.run(workers, function, stop):
-            if result is not None:
-                tiles, computed = tiles + result[0], computed + result[1]
-                blank += result[2]
-            yield event
-    finished = batch.finished(plan.folder)
-    yield replace(finished, tiles=tiles, computed=computed, blank=tuple(blank))
+    with open_workers(plan.cluster, len(tasks)) as workers:
+        done = yield from computed(workers, TaskFunction(source, _embed_part), tasks, stop)
+    tiles = sum(event.result[0] for event in done if event.result)
+    new = sum(event.result[1] for event in done if event.result)
+    blank = tuple(name for event in done if event.result for name in event.result[2])
+    yield finished(tasks, done, plan.folder, tiles=tiles, computed=new, blank=blank)
 
 
 def embed_plane(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,16 +14,13 @@ import zarr
 
 from napari_peftsam.batch.cluster import open_workers
 from napari_peftsam.batch.plan import (
-    Batch,
     BatchEvent,
     BatchFinished,
     BatchPlan,
     Stop,
-    Task,
-    TaskFailed,
     image_of_batch,
 )
-from napari_peftsam.batch.run import TaskFunction, Worker, Workers
+from napari_peftsam.batch.run import Task, TaskDone, TaskFunction, Worker, Workers
 from napari_peftsam.batch.segment import PromptedImage, check_zarr_output
 from napari_peftsam.embeddings import PlaneEmbedding, tile_grid
 from napari_peftsam.errors import ConfigurationError, PeftSamError
@@ -42,7 +39,6 @@ _TOGETHER = 32  # objects per task at most
 _REGION = 2048  # pixels; a multiple of the chunks, so that no two tasks write one chunk
 
 _Group = tuple[tuple[int, Prompts], ...]
-_Regions = list[tuple[Window, tuple[tuple[int, Path], ...]]]
 R = TypeVar("R")
 
 
@@ -78,7 +74,7 @@ def segment_large_image(
     Yields
     ------
     BatchEvent
-        `BatchStarted`, `TaskDone`, at last `BatchFinished`.
+        `TaskDone` for each task of two stages, at last `BatchFinished`.
 
     Raises
     ------
@@ -95,8 +91,7 @@ def segment_large_image(
             f"{image} fits one frame of the model: use `segment`, or name a folder of images"
         )
     check_zarr_output(output, image.name, (height, width))
-    asked, seen = len(prompted.prompts), set[int]()
-    options = replace(plan.options, own_planes=True)
+    asked, plane = len(prompted.prompts), Window(0, 0, height, width)
     try:
         with (
             open_workers(plan.cluster, asked) as workers,
@@ -104,42 +99,41 @@ def segment_large_image(
             atomic_path(output) as temporary,
         ):
             array = create_labels(temporary, (height, width), prompted.context)
-            places: dict[int, tuple[Window, Path]] = {}
-            made = Path(scratch).absolute()
-            tasks = [
-                Task(f"objects {group[0][0]}, ...", "", (image.absolute(), group, made, options))
-                for group in _neighbours(prompted.prompts)
-            ]
-            function = TaskFunction(plan.source, _predict_objects)
-            for event, found in _run(workers, function, tasks, stop, image):
-                places |= found or {}
-                yield event
-            path = Path(temporary, array.path).absolute()
-            tasks = [
-                Task(f"labels at {region.row}, {region.col}", "", (path, region, objects))
-                for region, objects in _regions(places, Window(0, 0, height, width))
-            ]
+            tasks = _predictions(prompted, Path(scratch).absolute(), plan.options)
+            predicting = TaskFunction(plan.source, _predict_objects)
+            found = yield from _run(workers, predicting, tasks, stop, image)
+            places = {label: place for one in found for label, place in one.items()}
+            tasks = _compositions(places, plane, Path(temporary, array.path).absolute())
             composing = TaskFunction(_nothing, _compose_region)
-            for event, labels in _run(workers, composing, tasks, stop, image):
-                seen |= labels or set()
-                yield event
+            seen = yield from _run(workers, composing, tasks, stop, image)
     except _StoppedError:
         yield BatchFinished(1, 0, {}, output)
         return
-    yield BatchFinished(1, 1, {}, output, objects=asked, empty=asked - len(seen))
+    yield BatchFinished(1, 1, {}, output, objects=asked, empty=asked - len(set().union(*seen)))
 
 
 def _run(
     workers: Workers, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop, image: Path
-) -> Iterator[tuple[BatchEvent, R | None]]:
-    """Run one stage; the first failure, or a stop, ends it."""
-    batch = Batch(tasks)
-    for event, result in batch.run(workers, function, stop):
-        if isinstance(event, TaskFailed):
+) -> Generator[TaskDone[R], None, list[R]]:
+    """Run one stage and return its results; the first failure, or a stop, ends it."""
+    results: list[R] = []
+    for event in workers.run(function, tasks, stop):
+        if event.error is not None:
             raise type(event.error)(f"{image}: {event.error}") from event.error
-        yield event, result
-    if not batch.complete:
+        results += [event.result] if event.result is not None else []
+        yield event
+    if len(results) < len(tasks):
         raise _StoppedError
+    return results
+
+
+def _predictions(prompted: PromptedImage, scratch: Path, options: ReadOptions) -> list[Task]:
+    """Return the tasks of the first stage: objects whose prompts share tiles."""
+    image, options = prompted.path.absolute(), replace(options, own_planes=True)
+    return [
+        Task(f"objects {group[0][0]}, ...", (image, group, scratch, options))
+        for group in _neighbours(prompted.prompts)
+    ]
 
 
 def _neighbours(prompts: Sequence[Prompts]) -> list[_Group]:
@@ -155,17 +149,24 @@ def _neighbours(prompts: Sequence[Prompts]) -> list[_Group]:
     ]
 
 
-def _regions(places: dict[int, tuple[Window, Path]], plane: Window) -> _Regions:
-    """Return the regions that hold objects, with these in the order of labels."""
+def _compositions(
+    places: dict[int, tuple[Window, Path]], plane: Window, labels: Path
+) -> list[Task]:
+    """Return the tasks of the second stage: regions, with their objects in the order of labels."""
     regions: dict[tuple[int, int], list[tuple[int, Path]]] = defaultdict(list)
     for label, (window, path) in sorted(places.items()):
         inside = window & plane
         bottom, right = inside.stop
         for row in range(inside.row // _REGION, -(-bottom // _REGION)):
             for col in range(inside.col // _REGION, -(-right // _REGION)):
-                regions[row, col].append((label, path))
-    whole = {at: Window(at[0] * _REGION, at[1] * _REGION, _REGION, _REGION) for at in regions}
-    return [(whole[at] & plane, tuple(regions[at])) for at in sorted(regions)]
+                regions[row * _REGION, col * _REGION].append((label, path))
+    return [
+        Task(
+            f"labels at {row}, {col}",
+            (labels, Window(row, col, _REGION, _REGION) & plane, tuple(objects)),
+        )
+        for (row, col), objects in sorted(regions.items())
+    ]
 
 
 def _predict_objects(

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-import torch
-
 from napari_peftsam.batch.cluster import ClusterChoice
-from napari_peftsam.batch.run import TaskFunction, Worker, Workers
-from napari_peftsam.embeddings import EmbeddingStore
-from napari_peftsam.errors import ExportError, PeftSamError
-from napari_peftsam.files import open_image
-from napari_peftsam.files.outputs import check_output
+from napari_peftsam.batch.run import Task, TaskDone, TaskFunction, Worker, Workers
+from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import embedding_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
-from napari_peftsam.models import build, pick_device
-from napari_peftsam.peft import load_adapter
-from napari_peftsam.planes import LazyImage
-from napari_peftsam.segmentation.engine import Engine
-from napari_peftsam.types import PixelArray
+
+if TYPE_CHECKING:
+    from napari_peftsam.embeddings import EmbeddingStore
+    from napari_peftsam.planes import LazyImage
+    from napari_peftsam.segmentation.engine import Engine
+    from napari_peftsam.types import PixelArray
 
 __all__ = [
-    "Batch",
     "BatchEvent",
     "BatchFinished",
     "BatchPlan",
-    "BatchStarted",
     "EngineSource",
     "ModelSource",
     "Stop",
-    "Task",
-    "TaskDone",
-    "TaskFailed",
+    "computed",
+    "finished",
     "image_of_batch",
     "make_folder",
 ]
@@ -70,6 +63,10 @@ class ModelSource:
 
     def engine(self, store: EmbeddingStore | None = None) -> Engine:
         """Return the model with its adapter live; slow."""
+        from napari_peftsam.models import build, pick_device
+        from napari_peftsam.peft import load_adapter
+        from napari_peftsam.segmentation.engine import Engine
+
         model = build(self.model, pick_device(self.device), precision=self.precision)
         engine = Engine(model, store)
         if self.adapter is not None:
@@ -101,6 +98,8 @@ class EngineSource:
 
     def __call__(self, worker: Worker) -> Engine:
         """Return the model with its adapter; slow the first time, and when a file changed."""
+        import torch
+
         if worker.threads is not None:
             torch.set_num_threads(worker.threads)
         if worker.number is not None and torch.cuda.is_available():
@@ -121,6 +120,8 @@ def _stamps(*files: Path | None) -> _Stamps:
 
 @lru_cache(maxsize=1)
 def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
+    from napari_peftsam.embeddings import EmbeddingStore
+
     engine = source.source.engine(EmbeddingStore(*source.store))
     engine.keeps_activations = source.keeps_activations
     return engine
@@ -128,6 +129,8 @@ def _opened(source: EngineSource, _stamps: _Stamps) -> Engine:
 
 @lru_cache(maxsize=1)  # the parts of one image mostly come one after the other
 def _opened_image(path: Path, options: ReadOptions, _stamps: _Stamps) -> PixelArray | LazyImage:
+    from napari_peftsam.files import open_image
+
     return open_image(path, options).pixels
 
 
@@ -183,32 +186,6 @@ class BatchPlan:
 
 
 @dataclass(frozen=True)
-class BatchStarted:
-    """A stage of `total` tasks begins; each is an image or a part of one."""
-
-    total: int
-
-
-@dataclass(frozen=True)
-class TaskDone:
-    """One more task is finished: `done` of `total`, failed ones included."""
-
-    name: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class TaskFailed:
-    """A task failed; the others go on."""
-
-    name: str
-    done: int
-    total: int
-    error: PeftSamError
-
-
-@dataclass(frozen=True)
 class BatchFinished:
     """All images are done, or the batch was asked to stop.
 
@@ -246,59 +223,39 @@ class BatchFinished:
         return {**values, "output": str(self.output)}
 
 
-BatchEvent = BatchStarted | TaskDone | TaskFailed | BatchFinished
+BatchEvent = TaskDone[Any] | BatchFinished
 
 
-# --- tasks ---------------------------------------------------------------------------
+def computed(
+    workers: Workers, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop
+) -> Generator[TaskDone[R], None, list[TaskDone[R]]]:
+    """Compute tasks; yield their results as they come and return them all."""
+    done = []
+    for event in workers.run(function, tasks, stop):
+        done.append(event)
+        yield event
+    return done
 
 
-@dataclass(frozen=True)
-class Task:
-    """Work on an image, or on a part of it, and its name for messages."""
-
-    name: str
-    image: str
-    arguments: tuple[Any, ...]
-
-
-class Batch:
-    """Tasks, one or several per image, and their results."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = tasks
-        self._done = 0
-        self._left = Counter(task.image for task in tasks)
-        self._failed: dict[str, str] = {}
-
-    def run(
-        self, workers: Workers, function: TaskFunction[R], stop: Stop
-    ) -> Iterator[tuple[BatchEvent, R | None]]:
-        """Yield an event per task, with its result if it has one."""
-        total = len(self._tasks)
-        yield BatchStarted(total), None
-        for each in workers.run(function, [task.arguments for task in self._tasks], stop):
-            task = self._tasks[each.index]
-            self._done += 1
-            if each.error is None:
-                self._left[task.image] -= 1
-                yield TaskDone(task.name, self._done, total), each.result
-            else:
-                self._failed.setdefault(task.image, str(each.error))
-                yield TaskFailed(task.name, self._done, total, each.error), None
-
-    @property
-    def complete(self) -> bool:
-        """True if no task is left."""
-        return self._done == len(self._tasks)
-
-    def finished(self, output: Path) -> BatchFinished:
-        """Return the report so far."""
-        done = sum(left == 0 for left in self._left.values())
-        return BatchFinished(len(self._left), done, dict(self._failed), output)
+def finished(
+    tasks: Sequence[Task], done: Sequence[TaskDone[Any]], output: Path, **figures: Any
+) -> BatchFinished:
+    """Return the report of a batch; an image is finished when all of its tasks are."""
+    left = Counter(task.image for task in tasks)
+    failed: dict[str, str] = {}
+    for event in done:
+        if event.error is None:
+            left[event.task.image] -= 1
+        else:
+            failed.setdefault(event.task.image, str(event.error))
+    images = sum(number == 0 for number in left.values())
+    return BatchFinished(len(left), images, failed, output, **figures)
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder for results; raise `ExportError` if it is not writable."""
+    from napari_peftsam.files.outputs import check_output
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

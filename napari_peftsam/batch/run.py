@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,7 +14,7 @@ from napari_peftsam.errors import ClusterError, PeftSamError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["TaskFunction", "TaskResult", "Worker", "Workers", "reason_of"]
+__all__ = ["Task", "TaskDone", "TaskFunction", "Worker", "Workers", "reason_of"]
 
 _DEADLY = (
     "the workers that computed it died, the last time with nothing else to do, perhaps for want of "
@@ -75,19 +76,28 @@ class TaskFunction(Generic[R]):
 
 
 @dataclass(frozen=True)
-class TaskResult(Generic[R]):
-    """The result of task number `index`, or the error that it ended with."""
+class Task:
+    """Work on an image, or on a part of it, and its name for messages."""
 
-    index: int
+    name: str
+    arguments: Arguments
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class TaskDone(Generic[R]):
+    """The end of one more task, `done` of `total`: its result, or its error."""
+
+    task: Task
+    done: int
+    total: int
     result: R | None = None
     error: PeftSamError | None = None
 
-    @classmethod
-    def of(cls, index: int, answer: R | PeftSamError) -> TaskResult[R]:
-        """Return what `TaskFunction.attempt` gave."""
-        if isinstance(answer, PeftSamError):
-            return cls(index, error=answer)
-        return cls(index, answer)
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
 
 
 @dataclass(frozen=True)
@@ -106,9 +116,9 @@ class Workers:
     threads: int | None = None
 
     def run(
-        self, function: TaskFunction[R], tasks: Sequence[Arguments], stop: Stop = lambda: False
-    ) -> Iterator[TaskResult[R]]:
-        """Compute tasks, given by their arguments, and yield their results as they come.
+        self, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop = lambda: False
+    ) -> Iterator[TaskDone[R]]:
+        """Compute tasks and yield their results as they come.
 
         A task whose worker died is computed again by another one; a local worker that died
         is started again. A task at which workers die repeatedly ends with a `ClusterError`.
@@ -126,22 +136,35 @@ class Workers:
         PeftSamError
             Raised by `function.prepare`.
         """
-        if self.client is not None:
-            yield from _on_cluster(self.client, function, tasks, self.threads, stop)
+        answers: Generator[tuple[Task, Any]]
+        if self.client is None:
+            answers = _here(function, tasks, stop)
+        else:
+            answers = _on_cluster(self.client, function, tasks, self.threads, stop)
+        with closing(answers):
+            for done, (task, answer) in enumerate(answers, start=1):
+                if isinstance(answer, PeftSamError):
+                    yield TaskDone(task, done, len(tasks), error=answer)
+                else:
+                    yield TaskDone(task, done, len(tasks), answer)
+
+
+def _here(
+    function: TaskFunction[Any], tasks: Sequence[Task], stop: Stop
+) -> Generator[tuple[Task, Any]]:
+    for task in tasks:
+        if stop():
             return
-        for index, task in enumerate(tasks):
-            if stop():
-                return
-            yield TaskResult.of(index, function.attempt(task, Worker()))
+        yield task, function.attempt(task.arguments, Worker())
 
 
 def _on_cluster(
     client: Client,
-    function: TaskFunction[R],
-    tasks: Sequence[Arguments],
+    function: TaskFunction[Any],
+    tasks: Sequence[Task],
     threads: int | None,
     stop: Stop,
-) -> Iterator[TaskResult[R]]:
+) -> Generator[tuple[Task, Any]]:
     """Give the workers no more tasks than they can compute at once.
 
     dask holds a worker's death against all tasks that the worker was given, not only against
@@ -155,17 +178,18 @@ def _on_cluster(
     try:
         while not stop():
             for index in _next_tasks(waiting, suspects, len(running), client):
-                answer = client.submit(_attempt, function, tasks[index], threads, pure=False)
+                arguments = tasks[index].arguments
+                answer = client.submit(_attempt, function, arguments, threads, pure=False)
                 running[answer] = index
             if not running:
                 return
             for future in _finished(running):
                 index = running.pop(future)
                 try:
-                    yield TaskResult.of(index, _answer(future))
+                    yield tasks[index], _answer(future)
                 except KilledWorker:
                     if index in suspected:
-                        yield TaskResult(index, error=ClusterError(_DEADLY))
+                        yield tasks[index], ClusterError(_DEADLY)
                     else:
                         suspected.add(index)
                         suspects.append(index)

@@ -13,9 +13,16 @@ import zarr
 
 from napari_peftsam.batch.cluster import open_workers
 from napari_peftsam.batch.embed import embed_plane
-from napari_peftsam.batch.plan import Batch, BatchEvent, BatchPlan, Stop, Task, make_folder
+from napari_peftsam.batch.plan import (
+    BatchEvent,
+    BatchPlan,
+    Stop,
+    computed,
+    finished,
+    make_folder,
+)
 from napari_peftsam.batch.prompts_file import check_prompts_inside, read_prompts
-from napari_peftsam.batch.run import TaskFunction
+from napari_peftsam.batch.run import Task, TaskFunction
 from napari_peftsam.embeddings import PlaneEmbedding, TiledImage
 from napari_peftsam.errors import ConfigurationError, ExportError, ImageError
 from napari_peftsam.export import (
@@ -203,27 +210,23 @@ def segment_batch(
         read_prompts(asked)
     make_folder(output)
     folder = output.absolute()
-    objects = empty = 0
     with (
+        # Of this run alone: others may write into the folder, too.
         tempfile.TemporaryDirectory(
             dir=folder, prefix=".tmp-", ignore_cleanup_errors=True
-        ) as made,  # of this run alone: others may write into the folder, too
+        ) as scratch,
         open_workers(plan.cluster, len(pairs)) as workers,
     ):
-        batch = Batch([
-            Task(
-                name,
-                name,
-                (image.absolute(), asked.absolute(), folder / f"{name}.ome.zarr", Path(made),
-                 plan.options),
-            )
-            for name, image, asked in pairs
-        ])  # fmt: skip
-        for event, report in batch.run(workers, TaskFunction(plan.source, _segment_image), stop):
-            if report is not None:
-                objects, empty = objects + report.objects, empty + len(report.empty)
-            yield event
-    yield replace(batch.finished(output), objects=objects, empty=empty)
+        tasks = []
+        for name, *paths in pairs:
+            image, asked = (path.absolute() for path in paths)
+            arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), plan.options
+            tasks.append(Task(name, arguments, name))
+        done = yield from computed(workers, TaskFunction(plan.source, _segment_image), tasks, stop)
+    reports = [event.result for event in done if event.result]
+    objects = sum(report.objects for report in reports)
+    empty = sum(len(report.empty) for report in reports)
+    yield finished(tasks, done, output, objects=objects, empty=empty)
 
 
 def _segment_image(

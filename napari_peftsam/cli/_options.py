@@ -35,6 +35,7 @@ __all__ = [
     "ProjectFile",
     "Values",
     "configure",
+    "default_model",
     "folders_of",
     "grouped",
     "method_options",
@@ -296,6 +297,15 @@ def read_options(given: Values) -> ReadOptions:
 
     names = [each.name for each in (*READING, NUMBER_PIECES)]
     return ReadOptions(**{name: given.pop(name) for name in names if name in given})
+
+
+def default_model(project: Path | None) -> str:
+    """Return the model that a project was last used with; of folders the built-in one."""
+    if project is None:
+        return "builtin"
+    from napari_peftsam.app.project_commands import project_model
+
+    return project_model(project)
 
 
 def seconds(text: str) -> float:

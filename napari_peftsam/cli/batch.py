@@ -168,21 +168,19 @@ def _run(
 
     If images failed, one line names the first, and the exit code is 2.
     """
-    from napari_peftsam.batch.plan import BatchFinished, TaskDone, TaskFailed
+    from napari_peftsam.batch.plan import BatchFinished
 
     finished = None
     message = "stopping; what is finished is kept"
     with graceful_interrupt(message) as stop, Progress() as progress:
         for event in batch(stop.is_set):
-            if isinstance(event, TaskFailed) and event.total > 1:  # a single one follows at the end
+            if isinstance(event, BatchFinished):
+                finished = event
+                continue
+            if event.error is not None and event.total > 1:  # a single one follows at the end
                 progress.end()
                 say(f"left out {event.name}: {' '.join(str(event.error).split())}")
-            if isinstance(event, TaskDone | TaskFailed):
-                progress.show(
-                    event.done / event.total, f"{event.done} of {event.total}: {event.name}"
-                )
-            elif isinstance(event, BatchFinished):
-                finished = event
+            progress.show(event.done / event.total, f"{event.done} of {event.total}: {event.name}")
     assert finished is not None, "a batch ends with its report"
     for name in finished.blank:
         say(f"note: {name} is blank and has no embedding")

@@ -14,6 +14,7 @@ from ._options import (
     Json,
     Values,
     configure,
+    default_model,
     folders_of,
     grouped,
     options_of,
@@ -43,7 +44,7 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
     folders, project = folders_of(**source), source["project"]
     from napari_peftsam.app.choice import ModelChoice
     from napari_peftsam.app.folders import evaluate_folders
-    from napari_peftsam.app.project_commands import evaluate_project, project_model
+    from napari_peftsam.app.project_commands import evaluate_project
     from napari_peftsam.evaluation import EvaluationProgress
 
     config = configure(EvaluationConfig, **sample)
@@ -53,7 +54,7 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
             if isinstance(event, EvaluationProgress):
                 progress.show(event.fraction, event.name)
 
-        model["model"] = model["model"] or (project_model(project) if project else "builtin")
+        model["model"] = model["model"] or default_model(project)
         choice = ModelChoice(**model)
         if folders is None:
             report = evaluate_project(project, config, choice, watch, say)

@@ -20,6 +20,7 @@ from ._options import (
     Json,
     Values,
     configure,
+    default_model,
     folders_of,
     grouped,
     method_options,
@@ -91,11 +92,9 @@ def finetune(
     recipe, options = method.pop("recipe"), method_options(method)
 
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.folders import finetune_folders
-    from napari_peftsam.app.project_commands import finetune_project, project_model
     from napari_peftsam.training import TrainingConfig, team_size
 
-    model["model"] = model["model"] or (project_model(project) if project else "builtin")
+    model["model"] = model["model"] or default_model(project)
     choice = ModelChoice(**model)
     settings, preface = _method_or_recipe(choice, recipe, options)
     given = {name: value for name, value in training.items() if value is not None}
@@ -105,7 +104,11 @@ def finetune(
 
     def train(watch: Callable[[TrainEvent], bool]) -> FinetuneReport:
         if folders is not None and output is not None:
+            from napari_peftsam.app.folders import finetune_folders
+
             return finetune_folders(*folders, output, config, choice, watch, reading)
+        from napari_peftsam.app.project_commands import finetune_project
+
         return finetune_project(project, config, choice, output, watch, say)
 
     _show(train, preface, as_json)

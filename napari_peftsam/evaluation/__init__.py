@@ -1,5 +1,6 @@
 """Simulated annotators, and agreement of instance segmentations."""
 
+from napari_peftsam.configs import EvaluationConfig
 from napari_peftsam.evaluation.clicks import (
     BatchPredictor,
     Candidates,
@@ -9,11 +10,9 @@ from napari_peftsam.evaluation.clicks import (
     first_candidates,
 )
 from napari_peftsam.evaluation.evaluate import (
-    EvaluationConfig,
     EvaluationEvent,
     EvaluationProgress,
     EvaluationReport,
-    EvaluationStarted,
     evaluate,
 )
 from napari_peftsam.evaluation.metrics import (
@@ -33,7 +32,6 @@ __all__ = [
     "EvaluationEvent",
     "EvaluationProgress",
     "EvaluationReport",
-    "EvaluationStarted",
     "LabelledImage",
     "Matching",
     "Target",

@@ -13,6 +13,7 @@ from napari_peftsam.embeddings import (
     Embedding,
     EmbeddingStore,
     Encoded,
+    EncodeEvent,
     EncodeFailed,
     EncodeProgress,
     EncodeRequest,
@@ -33,11 +34,9 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
 
 __all__ = [
-    "EvaluationConfig",
     "EvaluationEvent",
     "EvaluationProgress",
     "EvaluationReport",
-    "EvaluationStarted",
     "evaluate",
 ]
 
@@ -45,15 +44,6 @@ __all__ = [
 # images.
 _MASK_BYTES = 2**27
 _EMBEDDING_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class EvaluationStarted:
-    """The objects are chosen."""
-
-    images: int
-    objects: int
-    skipped_small: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ class EvaluationReport:
         return {**asdict(self), "iou_at_clicks": list(self.iou_at_clicks)}
 
 
-EvaluationEvent = EvaluationStarted | EvaluationProgress | EvaluationReport
+EvaluationEvent = EvaluationProgress | EvaluationReport
 
 
 def evaluate(
@@ -132,7 +122,7 @@ def evaluate(
     Yields
     ------
     EvaluationEvent
-        `EvaluationStarted`, then `EvaluationProgress`, and last the `EvaluationReport`.
+        `EvaluationProgress`, and last the `EvaluationReport`.
 
     Raises
     ------
@@ -145,14 +135,13 @@ def evaluate(
     images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
     selected, small = select_objects(images, config.min_area, config.max_objects, config.seed)
     objects = sum(map(len, selected.values()))
-    yield EvaluationStarted(len(selected), objects, small)
     measured: list[_Measured] = []
     done = 0
     for index, chosen in selected.items():
         name, pixels, labels, *limits = images[index]
         span = _Span(name, done / objects, len(chosen) / objects)
         request = EncodeRequest(name, pixels, *limits)
-        embedding = yield from _embed(model, request, adapter, store, span)
+        embedding = yield from _embed(encode(model, [request], store, adapter), span)
         targets = targets_of(labels, chosen)
         measured += yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
         done += len(chosen)
@@ -181,13 +170,9 @@ class _Span:
 
 
 def _embed(
-    model: SamModel,
-    request: EncodeRequest,
-    adapter: str,
-    store: EmbeddingStore | None,
-    span: _Span,
+    events: Iterable[EncodeEvent], span: _Span
 ) -> Generator[EvaluationProgress, None, Embedding]:
-    for event in encode(model, [request], store, adapter):
+    for event in events:
         if isinstance(event, EncodeProgress):
             yield span.at(_EMBEDDING_SHARE * event.fraction)
         elif isinstance(event, EncodeFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,37 +13,8 @@ from ._format import ExportContext
 __all__ = ["write_labels_coco", "write_labels_ome_zarr", "write_labels_tiff"]
 
 
-def write_labels_tiff(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write one labels layer as TIFF; see `export_labels` for the errors.
-
-    Parameters
-    ----------
-    path
-        Target file.
-    data
-        The layer's ``(H, W)`` or ``(..., H, W)`` labels, or the levels of a pyramid.
-    meta
-        Its attributes, of which name, scale and units are used.
-
-    Returns
-    -------
-    list of str
-        The path written.
-    """
-    return _write(path, data, meta, "tiff")
-
-
-def write_labels_ome_zarr(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write one labels layer as OME-Zarr; see `write_labels_tiff`."""
-    return _write(path, data, meta, "ome-zarr")
-
-
-def write_labels_coco(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write one labels layer as COCO JSON; see `write_labels_tiff`."""
-    return _write(path, data, meta, "coco")
-
-
 def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list[str]:
+    """Write a layer's labels, or the levels of their pyramid; return the path written."""
     labels = np.asarray(data[0] if meta.get("multiscale") else data)
     name = str(meta.get("name") or "objects")
     scale = meta.get("scale")
@@ -50,3 +22,11 @@ def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list
     units = tuple(str(unit) for unit in meta.get("units") or ())
     context = ExportContext(name=name, scale=sizes, units=units)
     return [str(export_labels(labels, path, format_name, context))]
+
+
+write_labels_tiff = partial(_write, format_name="tiff")
+"""Write one labels layer as TIFF; takes path, data and attributes of the layer."""
+write_labels_ome_zarr = partial(_write, format_name="ome-zarr")
+"""Write one labels layer as OME-Zarr; takes path, data and attributes of the layer."""
+write_labels_coco = partial(_write, format_name="coco")
+"""Write one labels layer as COCO JSON; takes path, data and attributes of the layer."""

@@ -98,38 +98,24 @@ def _check_kinds(temporary: Path, target: Path) -> None:
 
 def _replace_folder(new: Path, target: Path) -> None:
     for attempt in range(_ATTEMPTS):
-        aside = _move_aside(target)
+        aside = _sibling(target)
+        with suppress(FileNotFoundError):
+            target.rename(aside)
         try:
             new.rename(target)
         except OSError as error:
             # Another process may have put its own folder there in the meantime.
             if error.errno not in _TAKEN or attempt == _ATTEMPTS - 1:
-                _restore(aside, target)
-                raise
+                with suppress(OSError):
+                    aside.rename(target)
+                raise  # `aside` stays if it could not be put back: it is the only copy
+            _discard(aside)
         else:
             _discard(aside)
             return
-        _discard(aside)
 
 
-def _move_aside(target: Path) -> Path | None:
-    aside = _sibling(target)
-    try:
-        target.rename(aside)
-    except FileNotFoundError:
-        return None
-    return aside
-
-
-def _restore(aside: Path | None, target: Path) -> None:
-    if aside is not None:
-        with suppress(OSError):
-            aside.rename(target)
-
-
-def _discard(path: Path | None) -> None:
-    if path is None:
-        return
+def _discard(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,13 +99,12 @@ def pair_folders(
             f"{image_folder}: images and labels are in one folder; put them into two, an image "
             "and its labels under the same name"
         )
-    common = sorted(image_files.keys() & label_files.keys())
-    if not common:
-        raise InputFileError(
-            f"no image of {image_folder} ({_examples(image_files)}) has labels of the same name "
-            f"in {label_folder} ({_examples(label_files)}); rename the files so that they match"
-        )
-    _warn_of_lonely(image_files, label_files)
+    common = _common_names(
+        image_files,
+        label_files,
+        f"no image of {image_folder} ({_examples(image_files)}) has labels of the same name "
+        f"in {label_folder} ({_examples(label_files)})",
+    )
     return tuple(ImagePair(n, image_files[n], label_files[n], options) for n in common)
 
 
@@ -126,14 +125,12 @@ def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Pa
     """
     image_files = list_images(images)
     prompt_files = _by_name(Path(prompts), (".json",), lambda path: path.stem)
-    common = sorted(image_files.keys() & prompt_files.keys())
-    if not common:
-        raise InputFileError(
-            f"no image of {images} ({_examples(image_files)}) has prompts of the same name in "
-            f"{prompts} ({_examples(prompt_files, ('.json',))}); rename the files so that they "
-            "match"
-        )
-    _warn_of_lonely(image_files, prompt_files)
+    common = _common_names(
+        image_files,
+        prompt_files,
+        f"no image of {images} ({_examples(image_files)}) has prompts of the same name in "
+        f"{prompts} ({_examples(prompt_files, ('.json',))})",
+    )
     return tuple((n, image_files[n], prompt_files[n]) for n in common)
 
 
@@ -175,10 +172,13 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def _warn_of_lonely(first: Collection[str], second: Collection[str]) -> None:
-    alone = sorted(set(first) ^ set(second))
-    if alone:
+def _common_names(first: dict[str, Path], second: dict[str, Path], problem: str) -> list[str]:
+    """Return the names of both, sorted; name the others in the log."""
+    if not (common := first.keys() & second.keys()):
+        raise InputFileError(f"{problem}; rename the files so that they match")
+    if alone := sorted(first.keys() ^ second.keys()):
         _log.warning("left out, no partner of the same name: %s", ", ".join(alone))
+    return sorted(common)
 
 
 def _by_name(

@@ -16,7 +16,9 @@ import tifffile
 import torch
 import zarr
 from pycocotools.coco import COCO
+from pydantic import BaseModel
 
+from napari_peftsam.configs import EvaluationConfig, TrainingOptions
 from napari_peftsam.models import REGISTRY, build
 from napari_peftsam.peft import METHODS, apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
@@ -83,6 +85,22 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "names"),
+    [
+        ("finetune", TrainingOptions, ["steps", "epochs", "learning_rate", "seed"]),
+        ("evaluate", EvaluationConfig, ["max_objects", "seed"]),
+    ],
+)
+def test_options_are_described_as_the_fields_of_their_configuration(
+    command: str, config: type[BaseModel], names: list[str], program: Program
+) -> None:
+    shown = " ".join(program(command, "--help").out.split())
+    for name in names:
+        assert f"--{name.replace('_', '-')} <" in shown
+        assert str(config.model_fields[name].description) in shown
 
 
 # --- models --------------------------------------------------------------------------
@@ -169,6 +187,8 @@ def test_training_goes_on_from_an_adapter(shared: Inputs, program: Program, tmp_
     after = program(*finetune(shared, second, "--adapter", str(first))).json
     assert load_adapter(second).config == load_adapter(first).config
     assert after["val_iou_before"] == before["val_iou_after"]
+    onto_itself = program(*finetune(shared, second, "--adapter", str(second)))
+    assert f"{second} is replaced by its continuation" in onto_itself.err
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "qlora"])
@@ -294,6 +314,16 @@ def test_segment(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert outcome.json["objects"] == 2
     assert set(outcome.json["empty"]) == {1, 2} - found
     assert outcome.json["output"] == str(output)
+
+
+def test_one_object_is_no_plural(shared: Inputs, program: Program, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "prompts.json", tmp_path / "out.tif"
+    prompts.write_text('[{"box": [2, 3, 30, 40]}]')
+    outcome = program(
+        "segment", str(shared / "image.tif"), "--prompts", str(prompts), *shared.model(),
+        "--output", str(output),
+    )  # fmt: skip
+    assert outcome.out == f"1 object: {output}\n"
 
 
 def test_segment_answers_like_python(shared: Inputs, program: Program, tmp_path: Path) -> None:

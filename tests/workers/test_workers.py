@@ -18,7 +18,7 @@ import torch
 from napari_peftsam.batch import _local
 from napari_peftsam.batch import cluster as cluster_module
 from napari_peftsam.batch.cluster import ClusterChoice, open_workers
-from napari_peftsam.batch.run import TaskFunction, TaskResult
+from napari_peftsam.batch.run import Task, TaskDone, TaskFunction
 from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
 from tests.workers._tasks import compute, not_ready, ready
 
@@ -29,9 +29,9 @@ WORK = TaskFunction(ready, compute)
 def run_tasks(
     work: TaskFunction[str], tasks: Sequence[Sequence[Any]], choice: ClusterChoice | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[TaskResult[str]]:  # fmt: skip
+) -> Iterator[TaskDone[str]]:  # fmt: skip
     with open_workers(choice or ClusterChoice(workers=1), len(tasks)) as workers:
-        yield from workers.run(work, tasks, stop)
+        yield from workers.run(work, [Task(str(each[0]), each) for each in tasks], stop)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,9 @@ def test_refused_choices(choice: dict[str, object], message: str) -> None:
 
 def test_without_workers_tasks_are_computed_here_in_their_order(tmp_path: Path) -> None:
     outcomes = list(run_tasks(WORK, [("a", tmp_path), ("bad", tmp_path), ("b", tmp_path)], HERE))
-    assert [(o.index, o.result) for o in outcomes] == [(0, "shared a"), (1, None), (2, "shared b")]
+    assert [(o.name, o.result) for o in outcomes] == [
+        ("a", "shared a"), ("bad", None), ("b", "shared b"),
+    ]  # fmt: skip
     assert isinstance(outcomes[1].error, ImageError)
 
 
@@ -103,7 +105,7 @@ def test_stopping_ends_before_the_next_task(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskResult[str]]:
+def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskDone[str]]:
     """Run tasks of which one kills its first worker and one every worker."""
     folder, before = tmp_path_factory.mktemp("seen"), set(multiprocessing.active_children())
     with pytest.MonkeyPatch.context() as patch:
@@ -113,17 +115,16 @@ def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskResult
     return outcomes
 
 
-def run_all(folder: Path) -> dict[str, TaskResult[str]]:
-    names = ["fine", "unlucky", "bad", "deadly", "late"]
-    tasks = [(name, folder) for name in names]
+def run_all(folder: Path) -> dict[str, TaskDone[str]]:
+    tasks = [(name, folder) for name in ("fine", "unlucky", "bad", "deadly", "late")]
     outcomes = list(run_tasks(WORK, tasks, ClusterChoice(workers=2)))
     assert len(outcomes) == len(tasks)
-    return {names[o.index]: o for o in outcomes}
+    return {o.name: o for o in outcomes}
 
 
 @pytest.mark.parametrize("name", ["fine", "unlucky", "late"])
 def test_dead_workers_are_replaced_and_their_tasks_computed_again(
-    name: str, deadly_run: dict[str, TaskResult[str]]
+    name: str, deadly_run: dict[str, TaskDone[str]]
 ) -> None:
     assert deadly_run[name].result == f"shared {name}"
 
@@ -136,7 +137,7 @@ def test_dead_workers_are_replaced_and_their_tasks_computed_again(
     ],
 )
 def test_what_ends_one_task_leaves_the_others_alone(
-    name: str, kind: type[PeftSamError], message: str, deadly_run: dict[str, TaskResult[str]]
+    name: str, kind: type[PeftSamError], message: str, deadly_run: dict[str, TaskDone[str]]
 ) -> None:
     error = deadly_run[name].error
     assert isinstance(error, kind)
@@ -159,9 +160,9 @@ def scheduler() -> Iterator[str]:
 def test_a_scheduler_is_used_and_left_as_it_was(scheduler: str, tmp_path: Path) -> None:
     for _ in range(2):
         tasks = [("a", tmp_path), ("bad", tmp_path)]
-        outcomes = {o.index: o for o in run_tasks(WORK, tasks, ClusterChoice(scheduler))}
-        assert outcomes[0].result == "shared a"
-        assert str(outcomes[1].error) == "a bad one"
+        outcomes = {o.name: o for o in run_tasks(WORK, tasks, ClusterChoice(scheduler))}
+        assert outcomes["a"].result == "shared a"
+        assert str(outcomes["bad"].error) == "a bad one"
 
 
 def test_a_worker_without_a_model_ends_all_tasks(scheduler: str, tmp_path: Path) -> None:

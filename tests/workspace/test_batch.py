@@ -20,14 +20,8 @@ from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import segment_file
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch
-from napari_peftsam.batch.plan import (
-    BatchEvent,
-    BatchFinished,
-    BatchPlan,
-    BatchStarted,
-    TaskDone,
-    TaskFailed,
-)
+from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
+from napari_peftsam.batch.run import TaskDone
 from napari_peftsam.batch.segment import segment_batch
 from napari_peftsam.embeddings import EmbeddingStore, Encoded
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
@@ -118,11 +112,10 @@ def test_workers_store_what_one_process_does(
     expected: dict[str, bytes],
 ) -> None:  # fmt: skip
     plan = BatchPlan(choice, there, tmp_path / "store")
-    first, *done, finished = embed_batch([images], plan)
-    assert first == BatchStarted(5)
-    names = {event.name for event in done if isinstance(event, TaskDone)}
-    assert names == {"a.tif", "b.tif", "c.tif", "d.tif[0]", "d.tif[1]"}
-    assert [event.done for event in done if isinstance(event, TaskDone)] == [1, 2, 3, 4, 5]
+    *done, finished = embed_batch([images], plan)
+    tasks = [event for event in done if isinstance(event, TaskDone)]
+    assert {task.name for task in tasks} == {"a.tif", "b.tif", "c.tif", "d.tif[0]", "d.tif[1]"}
+    assert [(task.done, task.total) for task in tasks] == [(n, 5) for n in range(1, 6)]
     assert finished == BatchFinished(4, 4, {}, tmp_path / "store", tiles=5, computed=5)
     assert stored(tmp_path / "store") == expected
 
@@ -155,7 +148,8 @@ def test_images_without_a_plane_to_embed_are_told_and_left_out(
     (images / "b.tif").write_bytes(b"nothing")
     tifffile.imwrite(images / "c.tif", np.zeros((40, 48), np.uint8))
     events = list(embed_batch([images], BatchPlan(choice, HERE, tmp_path / "store")))
-    failed = {str(images / e.name): str(e.error) for e in events if isinstance(e, TaskFailed)}
+    tasks = [event for event in events if isinstance(event, TaskDone)]
+    failed = {str(images / each.name): str(each.error) for each in tasks if each.error}
     assert failed.keys() == {str(images / name) for name in ("b.tif", "c.tif")}
     assert all(path in reason for path, reason in failed.items())
     assert events[-1] == BatchFinished(4, 2, failed, tmp_path / "store", tiles=3, computed=3)

@@ -16,7 +16,8 @@ from napari_peftsam.batch import embed, large_image
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch
 from napari_peftsam.batch.large_image import segment_large_image
-from napari_peftsam.batch.plan import BatchFinished, BatchPlan, BatchStarted, TaskDone
+from napari_peftsam.batch.plan import BatchFinished, BatchPlan
+from napari_peftsam.batch.run import TaskDone
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.files import read_labels
 from tests.segmentation._slides import Slide
@@ -67,10 +68,11 @@ def test_labels_are_those_of_one_process(
     assert finished == BatchFinished(
         1, 1, {}, output, objects=expected.objects, empty=len(expected.empty)
     )
-    predicting, composing = (e.total for e in events if isinstance(e, BatchStarted))
+    tasks = [event for event in events if isinstance(event, TaskDone)]
+    predicting, composing = (task.total for task in tasks if task.done == 1)
     assert predicting >= 4
     assert composing >= 4
-    assert sum(isinstance(e, TaskDone) for e in events) == predicting + composing
+    assert len(tasks) == predicting + composing
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -125,9 +127,9 @@ def test_workers_share_the_tiles_of_a_large_image(
     zarr.create_array(path, data=planes, chunks=(1, 128, 128))
     choice = ModelChoice(checkpoint, device="cpu")
     plan = BatchPlan(choice, ClusterChoice(cluster.scheduler_address), tmp_path / "store")
-    started, *done, finished = embed_batch([path], plan)
-    assert started == BatchStarted(12)
+    *done, finished = embed_batch([path], plan)
     assert isinstance(done[0], TaskDone)
+    assert len(done) == done[0].total == 12
     assert "large.zarr[" in done[0].name
     assert " of 6" in done[0].name
     assert isinstance(finished, BatchFinished)
