@@ -1,7 +1,15 @@
 """Parameter-efficient finetuning: methods, placement, injection, adapter files, merging."""
 
-from napari_peftsam.peft.adapter import Adapter, BaseIdentity, apply_adapter, capture
-from napari_peftsam.peft.counts import ParameterCounts, count_parameters
+from napari_peftsam.peft.adapter import (
+    Adapter,
+    BaseIdentity,
+    adapter_bytes,
+    adapter_from_bytes,
+    apply_adapter,
+    capture,
+    load_adapter,
+    save_adapter,
+)
 from napari_peftsam.peft.exchange import (
     EXCHANGE_FORMATS,
     ExpectedAdapter,
@@ -10,13 +18,13 @@ from napari_peftsam.peft.exchange import (
     import_adapter,
     restore_adapter,
 )
-from napari_peftsam.peft.files import (
-    adapter_bytes,
-    adapter_from_bytes,
-    load_adapter,
-    save_adapter,
+from napari_peftsam.peft.inject import (
+    Injection,
+    ParameterCounts,
+    check_method,
+    count_parameters,
+    inject,
 )
-from napari_peftsam.peft.inject import Injection, check_method, inject
 from napari_peftsam.peft.merge import merge
 from napari_peftsam.peft.methods import (
     METHODS,

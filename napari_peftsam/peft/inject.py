@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import Architecture, SamModel, construct
 from napari_peftsam.peft.low_rank import LowRankUpdate, install_low_rank
 from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.placement import Target
@@ -20,10 +20,11 @@ from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
     "Injection",
-    "check_architecture",
+    "ParameterCounts",
     "check_method",
     "check_not_adapted",
     "check_strength",
+    "count_parameters",
     "decoder_layers",
     "inject",
     "operate",
@@ -73,9 +74,7 @@ def operate(
     """
     sam = model.sam
     check_not_adapted(sam)
-    check_architecture(model, config)
-    if running:
-        check_device(model, config)
+    check_method(model, config, running=running)
     trainable = [parameter for parameter in sam.parameters() if parameter.requires_grad]
     sam.requires_grad_(False)
     surgery = Surgery(sam, loading)
@@ -101,14 +100,11 @@ def operate(
     return surgery
 
 
-def check_method(model: SamModel, config: MethodConfig) -> None:
-    """Raise `ConfigurationError` if a method does not fit the model's network or device."""
-    check_architecture(model, config)
-    check_device(model, config)
+def check_method(model: SamModel, config: MethodConfig, *, running: bool = True) -> None:
+    """Raise `ConfigurationError` if a method does not fit the model's network or device.
 
-
-def check_architecture(model: SamModel, config: MethodConfig) -> None:
-    """Raise `ConfigurationError` if a method does not fit the model's network."""
+    Without `running`, the device need not be able to compute with the method.
+    """
     architecture = model.architecture
     if config.adapts_encoder and not architecture.adaptable:
         names = " or ".join(name for name, m in METHODS.items() if not m.adapts_encoder)
@@ -116,13 +112,9 @@ def check_architecture(model: SamModel, config: MethodConfig) -> None:
             f"{config.title} is not available for {architecture.name}, into whose image encoder "
             f"no adapters fit: choose the method {names}, or another model"
         )
-
-
-def check_device(model: SamModel, config: MethodConfig) -> None:
-    """Raise `ConfigurationError` if a method cannot be computed on the model's device."""
     # The device of the weights: to count parameters they are on torch's meta device.
     obstacle = config.obstacle(next(model.sam.parameters()).device.type)
-    if obstacle:
+    if running and obstacle:
         raise ConfigurationError(f"{config.title} {obstacle}")
 
 
@@ -303,12 +295,7 @@ class Injection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
@@ -368,3 +355,30 @@ def _check_same(own: Mapping[str, torch.Size], given: Mapping[str, torch.Size]) 
 def _some(names: list[str], shown: int = 3) -> str:
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of trainable parameters.
+
+    Attributes
+    ----------
+    encoder
+        In the image encoder.
+    total
+        Together with the mask decoder and prompt encoder, where these are trained.
+    """
+
+    encoder: int
+    total: int
+
+
+def count_parameters(architecture: Architecture, config: MethodConfig) -> ParameterCounts:
+    """Count the trainable parameters by an injection on torch's meta device (no memory)."""
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            sam = construct(architecture)
+        injection = inject(SamModel(architecture.name, architecture, sam, ""), config)
+    sizes = {name: p.numel() for name, p in injection.trainable_parameters().items()}
+    encoder = sum(size for name, size in sizes.items() if name.startswith("encoder."))
+    return ParameterCounts(encoder, sum(sizes.values()))

@@ -105,16 +105,12 @@ class LowRankUpdate(RowUpdate):
             inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
         return F.linear(inner * self.alpha, self.B.to(inner.dtype))
 
-    def delta(self) -> Tensor:
-        """Return the ``(out, in)`` float64 CPU matrix that `forward` multiplies by."""
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the frozen rows plus the update."""
         inner = exact(self.A)
         if self.mixer is not None:
             inner = exact(self.mixer.matrix()) @ inner
-        return self.alpha * (exact(self.B) @ inner)
-
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the frozen rows plus the update."""
-        return weight + self.delta()
+        return weight + self.alpha * (exact(self.B) @ inner)
 
     def low_rank(self) -> Factors:
         """Return A and B, the mixer multiplied into A."""

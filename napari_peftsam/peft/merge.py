@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.inject import Injection, check_architecture, check_not_adapted, operate
+from napari_peftsam.peft.inject import Injection, check_method, check_not_adapted, operate
 from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.protocol import MethodConfig
 from napari_peftsam.peft.surgery import Surgery
@@ -45,7 +45,7 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
     """
     method = adapter.config
     check_not_adapted(model.sam)
-    check_architecture(model, adapter.config)
+    check_method(model, adapter.config, running=False)
     if not method.mergeable:
         known = ", ".join(name for name, m in METHODS.items() if m.mergeable)
         raise ConfigurationError(

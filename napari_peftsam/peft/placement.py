@@ -13,12 +13,11 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from napari_peftsam.errors import ConfigurationError
 
 __all__ = [
-    "ATTENTION",
     "Placement",
     "PlacementField",
     "Target",
-    "TargetModules",
     "TargetModulesField",
+    "parse_target_modules",
     "targets",
 ]
 
@@ -65,6 +64,12 @@ class Placement:
         if share and 1 <= int(share[2]) <= 100:
             return cls(f"{share[1]}-{int(share[2])}%")
         return cls(_canonical(_parse_blocks(name, text)))
+
+    @classmethod
+    def of(cls, blocks: Iterable[int], depth: int = 0) -> Placement:
+        """Return the placement of some blocks: ``all`` if they are all `depth` of an encoder."""
+        chosen = tuple(sorted(blocks))
+        return cls("all" if chosen == tuple(range(depth)) else _canonical(chosen))
 
     def blocks(self, depth: int) -> tuple[int, ...]:
         """Return the sorted block indices in an encoder of `depth` blocks.
@@ -117,50 +122,28 @@ def _canonical(blocks: tuple[int, ...]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
-@dataclass(frozen=True)
-class TargetModules:
-    """The weight matrices to adapt in every chosen block.
+def parse_target_modules(text: str) -> str:
+    """Return the canonical text for the weight matrices to adapt in every chosen block.
 
-    Attributes
-    ----------
-    name
-        Canonical text: ``attention`` (q and v), ``all-linear`` (q, k, v and both layers of
-        the MLP) or a list such as ``q,k,v,lin1``. Make one with `parse`, which checks it.
+    It is ``attention`` (q and v), ``all-linear`` (q, k, v and both layers of the MLP) or a list
+    such as ``q,k,v,lin1``.
+
+    Raises
+    ------
+    ConfigurationError
+        If `text` is none of the known forms.
     """
-
-    name: str = "attention"
-
-    @classmethod
-    def parse(cls, text: str) -> TargetModules:
-        """Return the target modules that a text names.
-
-        Raises
-        ------
-        ConfigurationError
-            If `text` is none of the known forms.
-        """
-        name = text.strip().lower().replace(" ", "")
-        if name in _NAMED:
-            return cls(name)
-        given = name.split(",")
-        if not set(given) <= _LAYERS.keys():
-            raise ConfigurationError(
-                f"matrices {text!r} are not known: use {', '.join(_NAMED)}, or a list of "
-                f"{', '.join(_LAYERS)} such as q,k,v"
-            )
-        parts = tuple(part for part in _LAYERS if part in given)
-        return cls(next((n for n, named in _NAMED.items() if named == parts), ",".join(parts)))
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Their names in the order q, k, v, lin1, lin2."""
-        return _NAMED.get(self.name) or tuple(self.name.split(","))
-
-    def __str__(self) -> str:
-        return self.name
-
-
-ATTENTION = TargetModules("attention")
+    name = text.strip().lower().replace(" ", "")
+    if name in _NAMED:
+        return name
+    given = name.split(",")
+    if not set(given) <= _LAYERS.keys():
+        raise ConfigurationError(
+            f"matrices {text!r} are not known: use {', '.join(_NAMED)}, or a list of "
+            f"{', '.join(_LAYERS)} such as q,k,v"
+        )
+    parts = tuple(part for part in _LAYERS if part in given)
+    return next((n for n, named in _NAMED.items() if named == parts), ",".join(parts))
 
 
 @dataclass(frozen=True)
@@ -187,12 +170,13 @@ class Target:
         return start, start + third
 
 
-def targets(blocks: Iterable[int], modules: TargetModules) -> tuple[Target, ...]:
-    """Return all targets, ordered by block, then q, k, v, lin1, lin2."""
+def targets(blocks: Iterable[int], modules: str) -> tuple[Target, ...]:
+    """Return all targets in `modules`, by block, then in the order q, k, v, lin1, lin2."""
+    parts = _NAMED.get(modules) or modules.split(",")
     return tuple(
         Target(f"image_encoder.blocks.{block}.{_LAYERS[part]}", part if part in "qkv" else "all")
         for block in blocks
-        for part in modules.parts
+        for part in parts
     )
 
 
@@ -218,9 +202,8 @@ PlacementField = Annotated[
 """`Placement` as a field of a pydantic model: read from its text or a list, written as text."""
 
 TargetModulesField = Annotated[
-    TargetModules,
-    _read_from_text(TargetModules.parse),
-    PlainSerializer(str, return_type=str),
+    str,
+    _read_from_text(parse_target_modules),
     WithJsonSchema({"type": "string", "examples": ["attention", "all-linear", "q,k,v"]}),
 ]
-"""`TargetModules` as a field of a pydantic model: read from its text or a list, written as text."""
+"""Target modules as a field of a pydantic model: canonical text, read from a list, too."""

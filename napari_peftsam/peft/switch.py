@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
+from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import Adapter, apply_adapter
 from napari_peftsam.peft.inject import Injection, check_strength
@@ -25,7 +24,7 @@ class AdapterSwitch:
     def __init__(self, model: SamModel) -> None:
         self.model = model
         self._live: Adapter | None = None
-        self._injections: OrderedDict[str, Injection] = OrderedDict()
+        self._injections: Recent[str, Injection] = Recent(_PREPARED)
 
     @property
     def live(self) -> Adapter | None:
@@ -35,7 +34,7 @@ class AdapterSwitch:
     @property
     def injection(self) -> Injection | None:
         """The injection of the live adapter; None for the bare base."""
-        return None if self._live is None else self._injections[self._live.digest]
+        return None if self._live is None else self._injections.get(self._live.digest)
 
     @property
     def strength(self) -> float:
@@ -82,9 +81,8 @@ class AdapterSwitch:
             return
         injection = self._injections.get(adapter.digest)
         if injection is None:
-            injection = self._injections[adapter.digest] = apply_adapter(self.model, adapter)
-        self._injections.move_to_end(adapter.digest)
+            injection = apply_adapter(self.model, adapter)
+            for unused in self._injections.put(adapter.digest, injection).values():
+                unused.remove()
         self._live = adapter
         injection.set_strength(strength)
-        while len(self._injections) > _PREPARED:
-            self._injections.popitem(last=False)[1].remove()

@@ -16,14 +16,15 @@ Images are not part of an adapter: another program must normalise them as this o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
-from napari_peftsam.models import SamModel
-from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.exchange._imported import ExpectedAdapter, check_expected
+from napari_peftsam.models import SamModel, architecture
+from napari_peftsam.peft.adapter import METADATA_KEY, Adapter, check_base, read_tensors
 from napari_peftsam.peft.exchange._read import read_folder
 from napari_peftsam.peft.exchange._write import (
     CONFIG_FILE,
@@ -32,7 +33,8 @@ from napari_peftsam.peft.exchange._write import (
     export_hf_peft,
     restore,
 )
-from napari_peftsam.peft.files import METADATA_KEY, read_tensors
+from napari_peftsam.peft.placement import Placement
+from napari_peftsam.peft.protocol import PlacedConfig
 
 __all__ = [
     "EXCHANGE_FORMATS",
@@ -45,6 +47,25 @@ __all__ = [
 
 EXCHANGE_FORMATS = ("hf-peft",)
 """Formats that adapters can be exported to."""
+
+
+@dataclass(frozen=True)
+class ExpectedAdapter:
+    """Properties that the user expects of an imported adapter; None accepts any value.
+
+    Attributes
+    ----------
+    rank
+        Inner dimension of the updates.
+    placement
+        The adapted blocks.
+    alpha
+        Factor on the updates: HF's ``lora_alpha / r``.
+    """
+
+    rank: int | None = None
+    placement: Placement | None = None
+    alpha: float | None = None
 
 
 def restore_adapter(source: str | Path, expected: ExpectedAdapter | None = None) -> Adapter | None:
@@ -60,7 +81,7 @@ def restore_adapter(source: str | Path, expected: ExpectedAdapter | None = None)
     source = _located(Path(source))
     adapter = _restored(source)
     if adapter is not None:
-        check_expected(source.name, adapter, expected or ExpectedAdapter())
+        _check_expected(source.name, adapter, expected or ExpectedAdapter())
     return adapter
 
 
@@ -95,10 +116,10 @@ def import_adapter(
     source, expected = _located(Path(source)), expected or ExpectedAdapter()
     adapter = _restored(source)
     if adapter is None:
-        adapter = read_folder(source, model, expected)
+        adapter = read_folder(source, model, expected.placement)
     else:
         check_base(model, adapter)
-    check_expected(source.name, adapter, expected)
+    _check_expected(source.name, adapter, expected)
     return adapter
 
 
@@ -142,3 +163,28 @@ def _restored(folder: Path) -> Adapter | None:
             f"a file in {folder} is damaged or not a safetensors file ({error}): copy or download "
             "it again"
         ) from error
+
+
+def _check_expected(source: str, adapter: Adapter, expected: ExpectedAdapter) -> None:
+    """Raise `ConfigurationError` if an adapter differs from what the user expects."""
+    config = adapter.config
+    depth = architecture(adapter.base.architecture).depth
+    blocks = config.placement.blocks(depth) if isinstance(config, PlacedConfig) else None
+    found: dict[str, Any] = {
+        "rank": getattr(config, "rank", None),
+        "alpha": getattr(config, "alpha", None),
+    }
+    for option, value in found.items():
+        wanted = getattr(expected, option)
+        if wanted is not None and (value is None or abs(value - wanted) > 1e-6 * wanted):
+            raise ConfigurationError(
+                f"{source} has {option} {'none' if value is None else f'{value:g}'}, but "
+                f"{wanted:g} was given: give that one, or leave it out"
+            )
+    wanted_blocks = expected.placement.blocks(depth) if expected.placement else None
+    if wanted_blocks is not None and wanted_blocks != blocks:
+        placement = config.placement if isinstance(config, PlacedConfig) else "no"
+        raise ConfigurationError(
+            f"{source} adapts {placement} blocks, but the placement {expected.placement} "
+            f"({Placement.of(wanted_blocks)}) was given: give that one, or leave it out"
+        )

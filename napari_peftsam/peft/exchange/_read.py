@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft.adapter import Adapter
-from napari_peftsam.peft.exchange._imported import (
-    ExpectedAdapter,
-    ImportedLora,
-    assemble_imported,
-)
+from napari_peftsam.peft.adapter import Adapter, BaseIdentity, read_tensors
 from napari_peftsam.peft.exchange._write import (
     CONFIG_FILE,
     PREFIX,
@@ -28,10 +23,14 @@ from napari_peftsam.peft.exchange._write import (
     read_config,
     row_lengths,
 )
-from napari_peftsam.peft.files import read_tensors
-from napari_peftsam.peft.inject import decoder_layers
-from napari_peftsam.peft.low_rank import Factors
-from napari_peftsam.peft.placement import Target
+from napari_peftsam.peft.inject import decoder_layers, public_name
+from napari_peftsam.peft.low_rank import Factors, random_start
+from napari_peftsam.peft.merge import adapted_twin
+from napari_peftsam.peft.methods import parse_method_config
+from napari_peftsam.peft.methods.lora import DoraConfig, LoraConfig
+from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
+from napari_peftsam.peft.placement import Placement, Target
+from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = ["read_folder"]
 
@@ -55,17 +54,20 @@ _UNKNOWN_HERE: dict[str, Any] = {
     "velora_config": None,
 }
 _SAME_LENGTH = 1e-5  # relative; float32 norms of float32 rows
+_Updates = dict[Target, Factors]
 
 
-def read_folder(folder: Path, model: SamModel, expected: ExpectedAdapter) -> Adapter:
+def read_folder(folder: Path, model: SamModel, placement: Placement | None) -> Adapter:
     """Read a folder; see `napari_peftsam.peft.exchange.import_adapter`."""
     config = read_config(folder)
     _check_options(folder, config)
     lora, whole = _sorted_out(folder, read_tensors(folder / WEIGHTS_FILE)[1])
     layers = {path: _factors(folder, config, model, path, lora[path]) for path in lora}
-    updates = [update for path in layers for update in _updates(folder, model, path, layers[path])]
+    updates: _Updates = {}
+    for path, factors in layers.items():
+        updates |= _updates(folder, model, path, factors)
     updates = _without_idle(updates)
-    return assemble_imported(folder.name, model, updates, _tuned(folder, model, whole), expected)
+    return _assembled(folder.name, model, updates, _tuned(folder, model, whole), placement)
 
 
 def _check_options(folder: Path, config: Mapping[str, Any]) -> None:
@@ -173,12 +175,11 @@ def _scale(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> flo
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iterable[ImportedLora]:
+def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> _Updates:
     if path.endswith(".qkv"):
-        for part in "qkv":
-            rows = slice(*Target(path, part).rows(len(factors.up)))
-            yield ImportedLora(Target(path, part), replace(factors, up=factors.up[rows]))
-        return
+        parts = [Target(path, part) for part in "qkv"]
+        rows = [slice(*target.rows(len(factors.up))) for target in parts]
+        return {t: replace(factors, up=factors.up[r]) for t, r in zip(parts, rows, strict=True)}
     if factors.magnitude is not None and not _ENCODER_LAYER.fullmatch(path):
         weight = model.sam.get_parameter(f"{path}.weight")
         if not _close(factors.magnitude, row_lengths(weight, factors)):
@@ -187,31 +188,24 @@ def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> Iter
                 "train it with LoRA, or merge it into the weights there and use these as a model"
             )
         factors = replace(factors, magnitude=None)
-    yield ImportedLora(Target(path, "all"), factors)
+    return {Target(path, "all"): factors}
 
 
-def _without_idle(updates: list[ImportedLora]) -> list[ImportedLora]:
+def _without_idle(updates: _Updates) -> _Updates:
     """Drop parts of fused layers that act in no block, and unused directions of rank space."""
-    fused = [u for u in updates if u.target.part != "all"]
-    active = {u.matrix for u in fused if _used(u).any()}
+    used = {t: (f.up != 0).any(dim=0) for t, f in updates.items() if t.part != "all"}
+    active = {target.part for target, directions in used.items() if directions.any()}
     if not active:  # untrained
         return updates
-    rank = max(int(_used(u).sum()) for u in fused)
-    return [
-        u if u.target.part == "all" else ImportedLora(u.target, _reduced(u, rank))
-        for u in updates
-        if u.target.part == "all" or u.matrix in active
-    ]
-
-
-def _used(update: ImportedLora) -> Tensor:
-    return (update.factors.up != 0).any(dim=0)
-
-
-def _reduced(update: ImportedLora, rank: int) -> Factors:
-    order = torch.argsort(~_used(update), stable=True)[: max(rank, 1)]
-    factors = update.factors
-    return replace(factors, down=factors.down[order], up=factors.up[:, order])
+    rank = max(1, *(int(directions.sum()) for directions in used.values()))
+    kept: _Updates = {}
+    for target, factors in updates.items():
+        if target.part == "all":
+            kept[target] = factors
+        elif target.part in active:
+            order = torch.argsort(~used[target], stable=True)[:rank]
+            kept[target] = replace(factors, down=factors.down[order], up=factors.up[:, order])
+    return kept
 
 
 def _close(first: Tensor, second: Tensor) -> bool:
@@ -236,3 +230,110 @@ def _tuned(folder: Path, model: SamModel, whole: Mapping[str, Tensor]) -> dict[s
                 "model it was trained on"
             )
     return tuned
+
+
+def _assembled(
+    source: str,
+    model: SamModel,
+    updates: _Updates,
+    whole: Mapping[str, Tensor],
+    placement: Placement | None,
+) -> Adapter:
+    """Return an adapter of `model` from updates and tuned weights (`whole`, by path).
+
+    All updates get the largest of their ranks. The added directions start as LoRA does: B is zero,
+    so that the output stays the same, and A is drawn, so that it can be trained. `source` is for
+    messages and the provenance; `placement` names the adapted blocks if it fits.
+    """
+    encoder = {t: f for t, f in updates.items() if t.layer.startswith("image_encoder.")}
+    decoder = {t: f for t, f in updates.items() if t not in encoder}
+    options: dict[str, Any] = {
+        # LoRA trains the mask decoder as well.
+        "tune_mask_decoder": bool(decoder) or any(p.startswith("mask_decoder.") for p in whole),
+        "tune_prompt_encoder": any(p.startswith("prompt_encoder.") for p in whole),
+    }
+    method: type[MethodConfig] = FrozenEncoderConfig
+    if decoder:
+        _check_decoder(source, model, decoder)
+        options["decoder_lora_rank"] = _largest_rank(decoder)
+    if encoder:
+        first, blocks = next(iter(encoder.values())), _check_encoder(source, encoder)
+        depth = model.architecture.depth
+        if placement is None or placement.blocks(depth) != blocks:
+            placement = Placement.of(blocks, depth)
+        method = LoraConfig if first.magnitude is None else DoraConfig
+        options |= {
+            "rank": _largest_rank(encoder),
+            "alpha": first.scale,
+            "placement": placement,
+            "matrices": sorted(set(map(_matrix, encoder))),
+        }
+    config = parse_method_config({"method": method.model_fields["method"].default, **options})
+    tensors = {public_name(path): tensor for path, tensor in whole.items()}
+    tensors |= _tensors(decoder, 1.0) | _tensors(encoder, options.get("alpha", 1.0))
+    tensors |= _lengths(encoder)
+    adapter = Adapter(config, BaseIdentity.of(model), tensors, provenance={"imported_from": source})
+    adapted_twin(model, adapter)
+    return adapter
+
+
+def _matrix(target: Target) -> str:
+    """Return q, k, v, lin1 or lin2."""
+    return target.layer.rpartition(".")[2] if target.part == "all" else target.part
+
+
+def _check_encoder(source: str, updates: _Updates) -> tuple[int, ...]:
+    """Return the adapted blocks, if it is the same matrices in each."""
+    placed: dict[str, set[int]] = {}
+    for target in updates:
+        placed.setdefault(_matrix(target), set()).add(int(target.layer.split(".")[2]))
+    (first, blocks), *others = placed.items()
+    for matrix, own in others:
+        if own != blocks:
+            raise ConfigurationError(
+                f"{source} adapts {first} in the blocks {Placement.of(blocks)} and {matrix} in "
+                f"{Placement.of(own)}, but adapters here act on the same matrices of every block "
+                "they are placed in: merge it into the weights where it was made, and use these "
+                "as a model"
+            )
+    return tuple(sorted(blocks))
+
+
+def _check_decoder(source: str, model: SamModel, updates: _Updates) -> None:
+    expected = set(decoder_layers(model.sam))
+    found = {target.layer for target in updates}
+    if found != expected:
+        raise ConfigurationError(
+            f"{source} adapts {len(found)} layers of the mask decoder ({min(found)}, …), but "
+            f"adapters here act on q_proj and v_proj of all its {len(expected) // 2} attention "
+            "layers or on none: merge it into the weights where it was made, and use these as a "
+            "model"
+        )
+
+
+def _largest_rank(updates: _Updates) -> int:
+    return max((factors.rank for factors in updates.values()), default=0)
+
+
+def _tensors(updates: _Updates, scale: float) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rank, tensors = _largest_rank(updates), {}
+    for target, factors in updates.items():
+        name = f"{public_name(target.layer)}.slots.{target.part}."
+        missing = rank - factors.rank
+        # Of a fused layer, q, k and v have the same A; here each has its own.
+        down, up = factors.down.float().clone(), factors.up.float() * (factors.scale / scale)
+        if missing:
+            fresh = random_start(missing, down.shape[1], generator)
+            down, up = torch.cat([down, fresh]), nn.functional.pad(up, (0, missing))
+        tensors[f"{name}A"], tensors[f"{name}B"] = down.contiguous(), up.contiguous()
+    return tensors
+
+
+def _lengths(updates: _Updates) -> dict[str, Tensor]:
+    """Return DoRA's lengths of the rows of each layer."""
+    return {
+        f"{public_name(target.layer)}.magnitude": factors.magnitude.float()
+        for target, factors in updates.items()
+        if factors.magnitude is not None
+    }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,13 @@ from torch import Tensor, nn
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, ExportError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft.adapter import Adapter, check_base
-from napari_peftsam.peft.files import assemble_adapter, describe_adapter, read_tensors
+from napari_peftsam.peft.adapter import (
+    Adapter,
+    assemble_adapter,
+    check_base,
+    describe_adapter,
+    read_tensors,
+)
 from napari_peftsam.peft.inject import check_not_adapted, public_name
 from napari_peftsam.peft.low_rank import AdaptedLinear, Factors, RowUpdate, exact
 from napari_peftsam.peft.merge import adapted_twin
@@ -55,13 +60,7 @@ _DESCRIPTION, _CONTENTS = "napari_peftsam_adapter", "napari_peftsam_export"
 _NO_TARGETS = "dummy-target-modules"
 
 
-@dataclass(frozen=True, eq=False)
-class _Contents:
-    """The content of a folder; `slots` are the names and ranks of the updates of each layer."""
-
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-    slots: dict[str, list[tuple[str, int]]]
+_Slots = Mapping[str, list[tuple[str, int]]]  # names and ranks of the updates of each layer
 
 
 def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> None:
@@ -90,8 +89,8 @@ def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> Non
     _check_method(adapter)
     check_base(model, adapter)
     check_replaceable(folder)
-    contents = _contents(model, adapter)
-    found = _separated(contents.tensors, contents.slots)
+    config, tensors, slots = _contents(model, adapter)
+    found = _separated(tensors, slots)
     rest = {
         name: tensor
         for name, tensor in adapter.tensors.items()
@@ -100,8 +99,8 @@ def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> Non
     own = {
         "tensors": sorted(adapter.tensors),
         "elsewhere": sorted(rest),
-        "slots": contents.slots,
-        "adapter_config": contents.config,
+        "slots": slots,
+        "adapter_config": config,
     }
     metadata = {
         "format": "pt",
@@ -110,8 +109,8 @@ def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> Non
     }
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        (temporary / CONFIG_FILE).write_text(json.dumps(contents.config, indent=2) + "\n")
-        (temporary / WEIGHTS_FILE).write_bytes(save(contents.tensors, metadata=metadata))
+        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / WEIGHTS_FILE).write_bytes(save(tensors, metadata=metadata))
         if rest:
             (temporary / _OWN_FILE).write_bytes(save(rest))
 
@@ -194,7 +193,10 @@ def _check_method(adapter: Adapter) -> None:
     )
 
 
-def _contents(model: SamModel, adapter: Adapter) -> _Contents:
+def _contents(
+    model: SamModel, adapter: Adapter
+) -> tuple[dict[str, Any], dict[str, Tensor], _Slots]:
+    """Return configuration, tensors and slots of the folder."""
     config = adapter.config.over_plain_layers()
     injection, surgery = adapted_twin(model, adapter, config)
     layers = {path: _updates(layer) for path, layer in surgery.replacements.items()}
@@ -218,7 +220,7 @@ def _contents(model: SamModel, adapter: Adapter) -> _Contents:
     slots = {
         path: [(part, f.rank) for part, f in parts.items()] for path, (_, parts) in layers.items()
     }
-    return _Contents(_config(fused, whole), tensors, slots)
+    return _config(fused, whole), tensors, slots
 
 
 def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
@@ -288,9 +290,7 @@ def _number(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def _separated(
-    tensors: Mapping[str, Tensor], slots: Mapping[str, list[tuple[str, int]]]
-) -> dict[str, Tensor]:
+def _separated(tensors: Mapping[str, Tensor], slots: _Slots) -> dict[str, Tensor]:
     """Return the adapter's tensors from those of a folder: the inverse of `_fused`."""
     found = {
         public_name(k.removeprefix(PREFIX)): v for k, v in tensors.items() if ".lora_" not in k

@@ -8,15 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig, CobotAdaptFormerConfig
+from napari_peftsam.peft.methods.adaptformer import ADAPTFORMER_METHODS
 from napari_peftsam.peft.methods.fact import FactConfig
-from napari_peftsam.peft.methods.lora import (
-    CobotLoraConfig,
-    DoraConfig,
-    LoraConfig,
-    PissaConfig,
-    RsLoraConfig,
-)
+from napari_peftsam.peft.methods.lora import LORA_METHODS
 from napari_peftsam.peft.methods.qlora import QLoraConfig
 from napari_peftsam.peft.methods.selective import SELECTIVE_METHODS
 from napari_peftsam.peft.methods.ssf import SsfConfig
@@ -31,16 +25,11 @@ __all__ = [
 ]
 
 _ALL: tuple[type[MethodConfig], ...] = (
-    LoraConfig,
-    CobotLoraConfig,
-    RsLoraConfig,
-    DoraConfig,
-    PissaConfig,
+    *LORA_METHODS,
     QLoraConfig,
     FactConfig,
     SsfConfig,
-    AdaptFormerConfig,
-    CobotAdaptFormerConfig,
+    *ADAPTFORMER_METHODS,
     *SELECTIVE_METHODS,
 )
 METHODS: dict[str, type[MethodConfig]] = {

@@ -19,8 +19,8 @@ from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
 __all__ = [
+    "ADAPTFORMER_METHODS",
     "AdaptFormerConfig",
-    "CobotAdaptFormerConfig",
 ]
 
 
@@ -129,7 +129,7 @@ class AdaptFormerConfig(_BottleneckConfig):
     method: Literal["adaptformer"] = "adaptformer"
 
 
-class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
+class _CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
     """AdaptFormer whose bottlenecks are orchestrated by COBOT."""
 
     title = "AdaptFormer + COBOT"
@@ -153,3 +153,6 @@ class CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
         """Add the hub to the encoder and a branch beside each chosen MLP."""
         slots = len(self.placement.blocks(surgery.depth))
         self.put_beside(surgery, install_hub(surgery, self.bottleneck, slots, self.init))
+
+
+ADAPTFORMER_METHODS: tuple[type[PlacedConfig], ...] = (AdaptFormerConfig, _CobotAdaptFormerConfig)

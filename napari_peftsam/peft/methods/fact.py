@@ -18,7 +18,7 @@ from napari_peftsam.peft.low_rank import (
     plain,
     random_start,
 )
-from napari_peftsam.peft.placement import ATTENTION, targets
+from napari_peftsam.peft.placement import targets
 from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
@@ -105,7 +105,7 @@ class FactConfig(PlacedConfig):
         factors: dict[str, _FactFactors] = {}
 
         def make(site: TargetSite) -> _FactUpdate:
-            block = blocks[site.number // len(ATTENTION.parts)]
+            block = blocks[site.number // 2]  # q and v
             path = _FACTORS_PATH if self.shared else f"image_encoder.blocks.{block}.fact"
             if path not in factors:
                 weight = site.base.weight
@@ -113,4 +113,4 @@ class FactConfig(PlacedConfig):
                 surgery.add(path, factors[path].to(weight.device, weight.dtype))
             return _FactUpdate(factors[path], self.rank, self.alpha, self.dropout)
 
-        install_low_rank(surgery, targets(blocks, ATTENTION), self.rank, make)
+        install_low_rank(surgery, targets(blocks, "attention"), self.rank, make)

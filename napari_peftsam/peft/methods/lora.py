@@ -31,17 +31,16 @@ from napari_peftsam.peft.low_rank import (
     install_low_rank,
     plain,
 )
-from napari_peftsam.peft.placement import ATTENTION, TargetModulesField, targets
+from napari_peftsam.peft.placement import TargetModulesField, targets
 from napari_peftsam.peft.protocol import ParameterHint, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
 __all__ = [
+    "LORA_METHODS",
     "CobotLoraConfig",
     "DoraConfig",
     "LoraConfig",
     "LowRankConfig",
-    "PissaConfig",
-    "RsLoraConfig",
 ]
 
 
@@ -68,7 +67,7 @@ class LowRankConfig(PlacedConfig):
         description="Factor on the update (1 here equals lora_alpha = rank elsewhere).",
     )
     matrices: TargetModulesField = Field(
-        default=ATTENTION,
+        default="attention",
         title="Matrices",
         description="attention: q and v; all-linear: q, k, v and both layers of the MLP; or a "
         "list of q, k, v, lin1, lin2.",
@@ -117,7 +116,7 @@ class LoraConfig(LowRankConfig):
     method: Literal["lora"] = "lora"
 
 
-class RsLoraConfig(LowRankConfig):
+class _RsLoraConfig(LowRankConfig):
     """LoRA with rank-stabilised scaling."""
 
     title = "rsLoRA"
@@ -289,7 +288,7 @@ def _principal(site: TargetSite, rank: int, alpha: float) -> tuple[Tensor, Tenso
     return down.float().contiguous(), up.float().contiguous()
 
 
-class PissaConfig(LowRankConfig):
+class _PissaConfig(LowRankConfig):
     """LoRA on the most important directions of the weights themselves."""
 
     title = "PiSSA"
@@ -311,3 +310,12 @@ class PissaConfig(LowRankConfig):
         hint = super().hint(parameter)
         own = parameter.startswith("encoder.")
         return replace(hint, group=f"principal {hint.group}", decay=False) if own else hint
+
+
+LORA_METHODS: tuple[type[LowRankConfig], ...] = (
+    LoraConfig,
+    CobotLoraConfig,
+    _RsLoraConfig,
+    DoraConfig,
+    _PissaConfig,
+)
