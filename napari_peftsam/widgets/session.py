@@ -88,6 +88,8 @@ class ViewerSession:
         Saves the document and opens other projects.
     workers
         Runs all threads of this viewer's docks; stopped when it closes.
+    workspace
+        None while torch is being imported.
     loading
         Name of the model being loaded, empty if there is none.
     error
@@ -109,7 +111,7 @@ class ViewerSession:
         self.is_closed = False
         self.projects = ProjectController(self, self.workers)
         self._layers: LayerBridge | None = None
-        self._workspace: Workspace | None = None
+        self.workspace: Workspace | None = None
         self._opening: Worker | None = None
         self._loader: Worker | None = None
         self._source = ""
@@ -156,11 +158,6 @@ class ViewerSession:
         self.layers.events.hint.emit(text)
 
     @property
-    def workspace(self) -> Workspace | None:
-        """The workspace, None while torch is being imported."""
-        return self._workspace
-
-    @property
     def source(self) -> str:
         """Registry name or checkpoint path of the live model, empty without one."""
         return self._source if self.has_model else ""
@@ -168,18 +165,18 @@ class ViewerSession:
     @property
     def device(self) -> str:
         """Device of the live model, empty without one."""
-        if self._workspace is None or not self._workspace.has_model:
+        if self.workspace is None or not self.workspace.has_model:
             return ""
-        return str(self._workspace.engine.model.device).split(":")[0]
+        return str(self.workspace.engine.model.device).split(":")[0]
 
     @property
     def has_model(self) -> bool:
         """Whether there is a model to answer prompts."""
-        return self._workspace is not None and self._workspace.has_model
+        return self.workspace is not None and self.workspace.has_model
 
     def when_ready(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the workspace is there, now if it is."""
-        if self._workspace is not None:
+        if self.workspace is not None:
             callback()
         else:
             self.events.ready.connect(callback, max_args=0)
@@ -193,7 +190,7 @@ class ViewerSession:
             The model to load: registry name or checkpoint path; None takes the first
             of the registry that is on this computer.
         """
-        if self._opening is not None or self._workspace is not None:
+        if self._opening is not None or self.workspace is not None:
             return
 
         def opened(found: _Found) -> None:
@@ -211,10 +208,10 @@ class ViewerSession:
 
     def require(self) -> Workspace:
         """Return the workspace, importing it now if need be; slow the first time."""
-        if self._workspace is None:
+        if self.workspace is None:
             self._connect(_import())
-        assert self._workspace is not None
-        return self._workspace
+        assert self.workspace is not None
+        return self.workspace
 
     def load_model(self, source: str | Path) -> None:
         """Load a model in a thread; the one that is live answers until then."""
@@ -247,7 +244,7 @@ class ViewerSession:
     def restore_model(self) -> None:
         """Load the model that a project was used with last, and the project's adapters."""
         model = self.document.live.model or self._source
-        if self._workspace is not None and model:  # else `open` will
+        if self.workspace is not None and model:  # else `open` will
             self.load_model(model)
 
     def show_image(self, image: ImageId, *, first: bool) -> None:
@@ -284,7 +281,7 @@ class ViewerSession:
 
     def _connect(self, found: _Found) -> None:
         """Make the workspace; its module is imported by now."""
-        if self._workspace is not None or self.is_closed:
+        if self.workspace is not None or self.is_closed:
             return
         from napari_peftsam.app.workspace import Workspace
         from napari_peftsam.embeddings import EmbeddingStore
@@ -294,7 +291,7 @@ class ViewerSession:
         workspace = Workspace(self.document, EmbeddingStore(settings.embedding_folder, space))
         workspace.events.model_changed.connect(_emitting(self._relay.model_changed))
         workspace.events.adapters_changed.connect(_emitting(self._relay.adapters_changed))
-        self._workspace = workspace
+        self.workspace = workspace
         self.models, self.gpu_memory = found.models, found.gpu_memory
         self.events.ready.emit()
 
