@@ -41,6 +41,7 @@ __all__ = [
     "add_image",
     "attach_images",
     "check_not_a_source",
+    "file_name",
     "import_label_file",
     "import_objects",
     "is_rgb",
@@ -49,6 +50,7 @@ __all__ = [
     "note_recent",
     "open_document",
     "read_image_of",
+    "read_label_file",
     "read_located",
     "recent_projects",
 ]
@@ -261,25 +263,35 @@ def import_objects(
     return Imported(ImportLabels(own.id, new, kept), len(taken), covered)
 
 
+def file_name(image: DocumentImage) -> str:
+    """Return the name of an image's file without folders, or else the image's name."""
+    source = image.info.source
+    return Path(source.path).name if source is not None and source.path else image.name
+
+
 def import_label_file(document: Document, image: ImageId, path: str | Path) -> tuple[int, str]:
     """Add the objects of a file to an image, see `napari_peftsam.files.read_objects`; slow.
 
     Return their number, and a note about those of which a part, or all, was covered.
     """
     own = document.image(image)
-    source = own.info.source
-    name = own.name if source is None or not source.path else Path(source.path).name
-    file = read_objects(path, own.shape, name)
-    records = {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
-    found = import_objects(own, file.labels, records)
+    found, note = read_label_file(own, path)
     if found.action is not None:
         document.do(found.action)
+    return found.objects, note
+
+
+def read_label_file(own: DocumentImage, path: str | Path) -> tuple[Imported, str]:
+    """Read the objects of a file for an image, with a note as of `import_label_file`; slow."""
+    file = read_objects(path, own.shape, file_name(own))
+    records = {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
+    found = import_objects(own, file.labels, records)
     notes = []
     if file.overlapping:
         notes.append(f"{file.overlapping} overlap with earlier ones, which keep the pixels")
     if found.covered:
         notes.append(f"{found.covered} are covered by objects that were there")
-    return found.objects, "; ".join(notes)
+    return found, "; ".join(notes)
 
 
 def check_not_a_source(document: Document, path: Path, project: Path | None) -> None:

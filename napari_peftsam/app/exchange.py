@@ -9,7 +9,7 @@ import torch
 
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.batch.segment import PromptedImage, SegmentReport
-from napari_peftsam.document import Document, DocumentImage, ImageId
+from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import atomic_path, open_labels, read_provenance
@@ -28,7 +28,7 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
-from napari_peftsam.projects import check_not_a_source
+from napari_peftsam.projects import check_not_a_source, file_name
 
 __all__ = [
     "export_adapter_folder",
@@ -87,12 +87,6 @@ def export_file(labels: Path, output: Path, format_name: str) -> Path:
     records = read_provenance(labels)
     context = ExportContext.of(metadata, image_name=labels.name, records=records)
     return export_labels(values, output, format_name, context)
-
-
-def file_name(image: DocumentImage) -> str:
-    """Return the name of an image's file without folders, or else the image's name."""
-    source = image.info.source
-    return Path(source.path).name if source is not None and source.path else image.name
 
 
 def export_image(

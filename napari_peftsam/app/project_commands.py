@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from napari_peftsam.app.choice import ModelChoice
-from napari_peftsam.app.exchange import file_name
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.folders import measure
 from napari_peftsam.app.workspace import annotated_planes
@@ -23,7 +22,12 @@ from napari_peftsam.errors import (
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationEvent, EvaluationReport
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files.outputs import check_not_an_input, check_output
-from napari_peftsam.projects import attach_images, check_not_a_source, read_image_of
+from napari_peftsam.projects import (
+    attach_images,
+    check_not_a_source,
+    file_name,
+    read_image_of,
+)
 from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
 
 __all__ = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
+from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.autosave import Autosave, ProjectEvents, ProjectOwner
 from napari_peftsam.app.projects import (
     ObjectImport,
@@ -32,7 +33,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.folders import project_folder
-from napari_peftsam.projects import note_recent, recent_projects
+from napari_peftsam.projects import Imported, note_recent, read_label_file, recent_projects
 
 __all__ = ["ProjectController"]
 
@@ -309,6 +310,23 @@ class ProjectController:
             self.events.informed.emit(found.report)
 
         self._work(f"Importing {path.name}…", lambda: read_objects(document, path), done)
+
+    def import_labels(self, image: ImageId, path: Path) -> None:
+        """Add the objects of a file of labels to an image; returns at once."""
+        document, number = self._document, self._document.store.next_number
+
+        def done(read: tuple[Imported, str]) -> None:
+            found, note = read
+            if number != document.store.next_number:  # objects have changed meanwhile
+                self.import_labels(image, path)
+                return
+            if found.action is not None:
+                document.do(found.action)
+            text = f"{count_text(found.objects, 'object')} imported from {path.name}"
+            self.events.informed.emit(f"{text}; {note}" if note else text)
+
+        entry = document.image(image)
+        self._work(f"Importing {path.name}…", lambda: read_label_file(entry, path), done)
 
     # --- errors -------------------------------------------------------------------------
 

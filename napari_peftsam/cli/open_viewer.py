@@ -6,27 +6,39 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from napari_peftsam.errors import ConfigurationError
 
+from ._options import READING, Values, grouped, read_options
+
 __all__ = ["check_display", "open_images", "start_viewer"]
 
 
+@grouped(reading=READING)
 def open_images(
+    *,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="A project (.peftsam), or images: TIFF, PNG, JPEG or zarr."),
+        typer.Argument(
+            help="A project (.peftsam), images (TIFF, PNG, zarr, ...; see docs/formats.md), "
+            "folders of them, or an OME-Zarr plate."
+        ),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Objects of the image: labels, outlines or ROIs of any program."),
+    ] = None,
+    reading: Values,
 ) -> None:
     """Open images or a project in napari with the docks."""
-    start_viewer(images or [])
+    start_viewer(images or [], options=read_options(reading), labels=labels)
 
 
-def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
-    """Open napari and wait until it is closed.
+def start_viewer(paths: Sequence[Path], sample: str | None = None, **given: Any) -> None:
+    """Open napari and wait until it is closed; takes the arguments of `open_viewer`.
 
     Raises
     ------
@@ -38,7 +50,7 @@ def start_viewer(paths: Sequence[Path], sample: str | None = None) -> None:
     check_display()
     from napari_peftsam.widgets.launch import open_viewer
 
-    open_viewer(paths, sample)
+    open_viewer(paths, sample, **given)
 
 
 def check_display() -> None:

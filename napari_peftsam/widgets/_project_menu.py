@@ -17,6 +17,7 @@ from napari_peftsam.app.projects import (
     project_note,
     project_title,
 )
+from napari_peftsam.files import IMAGE_SUFFIXES, OBJECT_SUFFIXES
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
 from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label
 
@@ -30,6 +31,9 @@ __all__ = ["ProjectMenu"]
 
 _FILES = "Projects (*.peftsam)"
 _ENDING = ".peftsam"
+_LABELS = (
+    f"Labels ({' '.join(f'*{s}' for s in (*IMAGE_SUFFIXES, *OBJECT_SUFFIXES))});;All files (*)"
+)
 
 
 class ProjectMenu(QWidget):
@@ -56,6 +60,7 @@ class ProjectMenu(QWidget):
         super().__init__()
         self.ask_open, self.ask_save, self.ask_yes = ask_open, ask_save, ask_yes
         self._projects, self._document = owner.projects, owner.document
+        self._layers = owner.layers
         self.menu = QMenu(self)
         self.button = QToolButton()
         self.button.setText("Project ▾")
@@ -109,6 +114,15 @@ class ProjectMenu(QWidget):
         if path is not None:
             self._projects.import_from(path)
 
+    def import_labels(self) -> None:
+        """Ask for a file of labels and add its objects to the shown image."""
+        image = self._layers.image_id
+        if image is None:
+            return
+        path = self.ask_open(self, "Import labels", _LABELS)
+        if path is not None:
+            self._projects.import_labels(image, path)
+
     def locate(self, image: DocumentImage) -> None:
         """Ask for the file of a missing image."""
         path = self.ask_open(self, f"Where is {image.name}?", "Images (*)")
@@ -136,6 +150,7 @@ class ProjectMenu(QWidget):
         _add(menu, "Save project as…", self.save_as, has_images)
         _add(menu, "Save with images…", partial(self.save_as, with_images=True), has_images)
         _add(menu, "Import project…", self.import_project, has_images)
+        _add(menu, "Import labels…", self.import_labels, self._layers.image_id is not None)
         listed = _add_menu(menu, "Locate image")
         for image in missing:
             _add(listed, f"{image.name}…", partial(self.locate, image))

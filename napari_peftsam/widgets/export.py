@@ -11,7 +11,7 @@ from qtpy.QtCore import QSize
 
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
-from napari_peftsam.projects import check_not_a_source
+from napari_peftsam.projects import check_not_a_source, file_name
 from napari_peftsam.widgets._dialogs import ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
@@ -96,13 +96,13 @@ class ExportDock(Dock):
             return
         image = document.image(chosen_id)
         labels = image.labels.copy()  # the user goes on annotating while the file is written
-        pixels, scale = image.pixels, self.viewer_session.layers.scale_of(image.id)
+        pixels, metadata = image.pixels, self.viewer_session.layers.metadata_of(image.id)
         records = tuple(record.to_dict() for record in document.records(image.id))
 
         def write() -> Path:
             plain = None if pixels is None else np.asarray(pixels)
-            context = ExportContext(
-                image_name=image.name, pixels=plain, records=records, scale=scale
+            context = ExportContext.of(
+                metadata, image_name=file_name(image), pixels=plain, records=records
             )
             return export_labels(labels, path, chosen.name, context)
 

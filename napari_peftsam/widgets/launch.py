@@ -13,10 +13,13 @@ import qtpy.QtWidgets
 
 from napari_peftsam.document import is_project, open_project
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.files import image_name, read_image
+from napari_peftsam.files import ImageFile, find_images, image_name, open_image, read_objects
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
+from napari_peftsam.planes import LazyImage
 from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
+from napari_peftsam.widgets.layers.view import layer_options
 from napari_peftsam.widgets.session import PATH, session_of
 
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
@@ -26,52 +29,94 @@ _DOCKS_SETTLE = 300  # ms
 
 
 def open_viewer(
-    paths: Sequence[Path] = (), sample: str | None = None, block: bool = True
+    paths: Sequence[Path] = (),
+    sample: str | None = None,
+    block: bool = True,
+    *,
+    options: ReadOptions = AS_THE_FILE_SAYS,
+    labels: Path | None = None,
 ) -> napari.Viewer:
     """Open images, or a sample, in a new viewer with all docks.
 
     Parameters
     ----------
     paths
-        Image files, see `napari_peftsam.files.read_image`, and at most one project.
+        Image files, folders of them, patterns or plates (see `napari_peftsam.files.open_image`
+        and `find_images`), and at most one project.
     sample
         One of `SAMPLES`, opened besides the files.
     block
         Whether to run the event loop until the viewer is closed.
+    options
+        Axes, channels and the rest of what the files leave open.
+    labels
+        File with the objects of the only image.
 
     Raises
     ------
-    InputFileError, ProjectError
+    InputFileError, LabelError, ProjectError
         If a file cannot be read; no viewer is opened then.
     ConfigurationError
-        If the sample is unknown, or there are two projects.
+        If the sample is unknown, there are two projects, or labels for more than one image.
     """
     projects = [path for path in paths if is_project(path)]
     if len(projects) > 1:
         raise ConfigurationError("a viewer shows one project: give one, and import the other there")
     for path in projects:
         open_project(path, read_only=True).close()
-    images: list[tuple[str, PixelArray, Path | None]] = [
-        (image_name(path), read_image(path), Path(path)) for path in paths if path not in projects
-    ]
-    images += _sample(sample) if sample is not None else []
+    found = find_images(path for path in paths if path not in projects)
+    files = [(path, open_image(path, options)) for path in found]
+    if labels is not None:
+        _check_labels(labels, files if not projects else [])
+    samples = _sample(sample) if sample is not None else []
     viewer = napari.Viewer(title="napari-peftsam")
-    for index, (name, pixels, origin) in enumerate(images):
-        # One image at a time: the others would hide it.
-        shown = index == 0 and not projects
-        metadata = {} if origin is None else {PATH: str(origin.absolute())}
-        rgb = is_rgb(pixels)
-        viewer.add_image(pixels, name=name, rgb=rgb, visible=shown, metadata=metadata)
-    if images:
-        viewer.layers.selection.active = viewer.layers[0]
+    session = session_of(viewer)
+    for path, file in files:
+        _add_file(viewer, path, file)
+    for name, pixels in samples:
+        viewer.add_image(pixels, name=name, rgb=is_rgb(pixels))
+    _show_first(viewer, hidden=bool(projects))
     if projects:
-        session_of(viewer).projects.open(projects[0])
+        session.projects.open(projects[0])
     add_docks(viewer)
+    if labels is not None and session.layers.image_id is not None:
+        session.projects.import_labels(session.layers.image_id, labels)
     # The docks take their room from the canvas, so the image is fitted once they have it.
     qtpy.QtCore.QTimer.singleShot(_DOCKS_SETTLE, viewer.reset_view)
     if block:
         napari.run()
     return viewer
+
+
+def _check_labels(labels: Path, files: Sequence[tuple[Path, ImageFile]]) -> None:
+    """Raise an error that would come once the viewer is there."""
+    if len(files) != 1:
+        raise ConfigurationError("--labels are those of one image: open just that one with them")
+    path, image = files[0]
+    read_objects(labels, tuple(image.pixels.shape[: len(image.metadata.axes)]), path.name)
+
+
+def _show_first(viewer: napari.Viewer, *, hidden: bool) -> None:
+    """Show one image at a time: the others would hide it."""
+    for number, layer in enumerate(viewer.layers):
+        layer.visible = not (number or hidden)
+    if len(viewer.layers):
+        viewer.layers.selection.active = viewer.layers[0]
+
+
+def _add_file(viewer: napari.Viewer, path: Path, file: ImageFile) -> None:
+    """Add an image with what its file says of it; of a large one all resolutions."""
+    shown = layer_options(file.metadata)
+    shown["metadata"] |= {PATH: str(path.absolute())}
+    levels = [file.pixels, *file.levels] if file.levels else None
+    is_large = isinstance(file.pixels, LazyImage)
+    viewer.add_image(
+        levels if levels is not None and is_large else file.pixels,
+        multiscale=levels is not None and is_large,
+        name=image_name(path),
+        rgb=file.rgb,
+        **shown,
+    )
 
 
 def add_docks(viewer: napari.Viewer) -> None:
@@ -94,7 +139,7 @@ def add_docks(viewer: napari.Viewer) -> None:
     qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)
 
 
-def _sample(name: str) -> list[tuple[str, PixelArray, Path | None]]:
+def _sample(name: str) -> list[tuple[str, PixelArray]]:
     if name not in SAMPLES:
         raise ConfigurationError(f"unknown sample {name!r}: choose one of {', '.join(SAMPLES)}")
-    return [(sample.name, sample.read()[0], None) for sample in shipped_samples("train")]
+    return [(sample.name, sample.read()[0]) for sample in shipped_samples("train")]

@@ -14,7 +14,7 @@ from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
 from napari_peftsam.widgets.layers.tools import PromptTools
-from napari_peftsam.widgets.layers.view import ImageView, is_same_image
+from napari_peftsam.widgets.layers.view import ImageView, is_same_image, layer_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer
 
     from napari_peftsam.document import Action, DocumentImage
+    from napari_peftsam.metadata import ImageMetadata
     from napari_peftsam.types import PixelArray, Window
 
 __all__ = ["BridgeEvents", "LayerBridge"]
@@ -201,10 +202,14 @@ class LayerBridge:
         """Return the layer of an image of the document, None if it has none."""
         return next((o.view.layer for o in self._shown.values() if o.image.id == image), None)
 
-    def scale_of(self, image: ImageId) -> tuple[float, ...] | None:
-        """Return the size of a pixel along each spatial axis of an image, None if unknown."""
+    def metadata_of(self, image: ImageId) -> ImageMetadata:
+        """Return axes, pixel size and channels of an image: of its layer, else as stored."""
         layer = self.layer_of(image)
-        return layer and tuple(abs(float(s)) for s in layer.scale)  # negative: mirrored
+        return (
+            self.document.image(image).info.metadata
+            if layer is None
+            else (self._shown[layer].view.metadata)
+        )
 
     def show(self, image: ImageId, *, visible: bool = True) -> None:
         """Give an image of the document, whose pixels are read, its layers.
@@ -219,8 +224,9 @@ class LayerBridge:
         layer = next((each for each in same if is_same_image(ImageView(each), entry)), None)
         if layer is None:
             layer = self.viewer.add_image(
-                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible
-            )
+                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible,
+                **layer_options(entry.info.metadata),
+            )  # fmt: skip
         view = ImageView(layer)
         view.image = image
         self._show_image(view)
@@ -247,6 +253,7 @@ class LayerBridge:
             rgb=bool(layer.rgb),
             labels=None if left is None else left.labels.copy(),
             records=() if left is None else tuple(left.records.values()),
+            metadata=view.metadata,
         )
         if left is not None:
             self._drop_left(left.id)

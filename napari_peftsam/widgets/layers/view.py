@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam.document import ImageId, PlaneKey
+from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import Window
 
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.types import PixelArray
 
-__all__ = ["ImageView", "is_same_image"]
+__all__ = ["METADATA", "ImageView", "is_same_image", "layer_options"]
 
+METADATA = "napari-peftsam metadata"
+"""Key of a layer's metadata: the `ImageMetadata` of its file."""
+_NAMED = 4  # axes that have a name by their order
 _SQUARES = 8  # along each axis, by which an image is recognised ...
 _SIDE = 256  # ... of so many pixels: of planes up to 2048 pixels all of it
 
@@ -49,6 +54,27 @@ class ImageView:
     def pixels(self) -> Any:
         """``(..., H, W[, 3|4])``; of a multiscale image the finest level."""
         return self.layer.data[0] if self.layer.multiscale else self.layer.data
+
+    @property
+    def metadata(self) -> ImageMetadata:
+        """Pixel size, units and names of the axes as the layer has them now.
+
+        Channels, and how the file was read, are those that the layer was opened with.
+        """
+        layer, count = self.layer, len(self.shape)
+        names = [str(name).lower() for name in layer.axis_labels]
+        # napari calls axes without a name by their distance from the last one.
+        named = [name if name.isalpha() else "" for name in names]
+        letters = "tzyx"[-count:] if not any(named) and count <= _NAMED else ""
+        found = ImageMetadata.of(
+            [abs(float(s)) for s in layer.scale],  # negative: mirrored
+            [str(unit) for unit in layer.units],
+            named if any(named) else letters or [""] * count,
+        )
+        given = layer.metadata.get(METADATA)
+        if isinstance(given, ImageMetadata):
+            return replace(found, channels=given.channels, read_with=given.read_with)
+        return found
 
     def sample(self) -> PixelArray:
         """Return ``(N, h, w[, 3|4])``: squares spread over the middle plane to its corners.
@@ -122,6 +148,17 @@ class ImageView:
         matrix = np.eye(3)
         matrix[:2, 0], matrix[:2, 1], matrix[:2, 2] = down - origin, right - origin, origin
         return matrix
+
+
+def layer_options(metadata: ImageMetadata) -> dict[str, Any]:
+    """Return the options of `napari.Viewer.add_image` that show what is known of an image."""
+    options: dict[str, Any] = {"metadata": {METADATA: metadata}}
+    if metadata.axes:
+        options["scale"] = metadata.scale
+        options["units"] = [axis.unit or "pixel" for axis in metadata.axes]
+        if all(axis.name for axis in metadata.axes):
+            options["axis_labels"] = [axis.name for axis in metadata.axes]
+    return options
 
 
 def is_same_image(view: ImageView, image: DocumentImage) -> bool:

@@ -1,0 +1,152 @@
+"""Files keep their axes, pixel size and units on the way through the viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_peftsam.errors import ConfigurationError, LabelError
+from napari_peftsam.export import export_labels
+from napari_peftsam.files import open_labels
+from napari_peftsam.metadata import ReadOptions
+from napari_peftsam.widgets.export import ExportDock
+from napari_peftsam.widgets.launch import open_viewer
+from napari_peftsam.widgets.session import session_of
+from tests.widgets._annotate_cases import wait
+
+
+def squares() -> np.ndarray:
+    labels = np.zeros((40, 50), np.int32)
+    labels[2:8, 2:8] = 5
+    labels[20:30, 20:30] = 9
+    return labels
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    path = tmp_path / "cells.tif"
+    details = {"axes": "ZYX", "unit": "um", "spacing": 2.0}
+    tifffile.imwrite(path, noise(5, 40, 50), imagej=True, resolution=(4, 4), metadata=details)
+    return path
+
+
+@pytest.fixture
+def opened(qtbot: Any) -> Any:  # which makes the application
+    viewers: list[napari.Viewer] = []
+
+    def open_it(*paths: Path, **options: Any) -> napari.Viewer:
+        viewers.append(open_viewer(paths, block=False, **options))
+        return viewers[-1]
+
+    yield open_it
+    for viewer in viewers:
+        viewer.close()
+
+
+def test_layers_have_the_pixel_size_of_their_file(cells: Path, opened: Callable) -> None:
+    layer = opened(cells).layers["cells"]
+    assert layer.scale.tolist() == [2, 0.25, 0.25]
+    assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
+    assert list(layer.axis_labels) == ["z", "y", "x"]
+
+
+def test_a_folder_opens_its_images(tmp_path: Path, cells: Path, opened: Callable) -> None:
+    tifffile.imwrite(tmp_path / "b.tif", noise(40, 50))
+    viewer = opened(tmp_path)
+    names = [layer.name for layer in viewer.layers if isinstance(layer, napari.layers.Image)]
+    assert names == ["b", "cells"]
+
+
+def test_a_large_zarr_is_not_read(tmp_path: Path, opened: Callable) -> None:
+    path = tmp_path / "slide.zarr"
+    array = zarr.create_array(
+        path, shape=(20000, 20000), dtype="uint8", chunks=(1000, 1000), fill_value=0
+    )
+    array[:1000, :1000] = np.random.default_rng(0).integers(0, 255, (1000, 1000))
+    layer = opened(path).layers["slide"]
+    assert not isinstance(layer.data, np.ndarray)
+    assert layer.data.shape == (20000, 20000)
+
+
+def test_channels_are_chosen_on_opening(tmp_path: Path, opened: Callable) -> None:
+    path = tmp_path / "x.ome.tif"
+    pixels = noise(2, 40, 50)
+    details = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=details)
+    viewer = opened(path, options=ReadOptions(channels="GFP"))
+    np.testing.assert_array_equal(viewer.layers["x"].data, pixels[1])
+    session = session_of(viewer)
+    session.layers.select_image(viewer.layers["x"])
+    (image,) = session.document.images.values()
+    assert image.info.metadata.read_with.channels == "GFP"
+    assert image.info.metadata.channels[1].name == "GFP"
+
+
+def test_labels_open_with_their_image(tmp_path: Path, opened: Callable) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise(40, 50))
+    labels = export_labels(squares(), tmp_path / "objects.geojson")
+    viewer = opened(path, labels=labels)
+    document = session_of(viewer).document
+    wait(lambda: any(image.records for image in document.images.values()))
+    (image,) = document.images.values()
+    np.testing.assert_array_equal(image.labels > 0, squares() > 0)
+
+
+def test_labels_that_do_not_fit_open_no_viewer(tmp_path: Path, cells: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", noise(40, 50))
+    path = export_labels(squares()[:30], tmp_path / "labels.tif")
+    with pytest.raises(LabelError, match="choose the labels of this image"):
+        open_viewer([tmp_path / "x.tif"], block=False, labels=path)
+    with pytest.raises(ConfigurationError, match="those of one image"):
+        open_viewer([tmp_path / "x.tif", cells], block=False, labels=path)
+
+
+@pytest.mark.parametrize("name", ["tiff", "ome-zarr"])
+def test_exports_have_the_pixel_size(
+    cells: Path, tmp_path: Path, opened: Callable, name: str
+) -> None:
+    viewer = opened(cells)
+    session = session_of(viewer)
+    layer = viewer.layers["cells"]
+    session.layers.select_image(layer)
+    objects = session.layers.objects
+    objects.selected_label = 1
+    objects.paint((2, 10, 10), 1)
+    dock = ExportDock(viewer)
+    dock.format.setCurrentIndex(dock.format.findData(name))
+    written = tmp_path / ("out.tif" if name == "tiff" else "out.ome.zarr")
+    dock.ask_save = lambda *_: written
+    dock.export.click()
+    wait(lambda: dock.status.text().startswith("Wrote"))
+    labels, metadata = open_labels(written)
+    assert labels.shape == (5, 40, 50)
+    assert metadata.names == "zyx"
+    assert metadata.scale == pytest.approx((2, 0.25, 0.25))
+    assert metadata.units == ("micrometer",) * 3
+    dock.close()
+
+
+def test_a_project_shows_the_pixel_size_again(
+    cells: Path, tmp_path: Path, opened: Callable
+) -> None:
+    from napari_peftsam.app.app import App
+
+    with App(tmp_path / "a.peftsam") as app:
+        app.add_image(cells)
+    viewer = opened(tmp_path / "a.peftsam")
+    wait(lambda: "cells" in viewer.layers)
+    layer = viewer.layers["cells"]
+    assert layer.scale.tolist() == [2, 0.25, 0.25]
+    assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
