@@ -180,7 +180,9 @@ def _image_called(document: Document, name: str | None, project: Path) -> Docume
         raise ConfigurationError(f"{project} holds no image: there is nothing to export")
     known = ", ".join(image.name for image in images)
     if name is None and len(images) > 1:
-        raise ConfigurationError(f"{project} holds {len(images)} images: choose one of {known}")
+        raise ConfigurationError(
+            f"{project} holds {len(images)} images: choose one of {known}, or name a folder for all"
+        )
     for image in images:
         if name in (None, image.name):
             return image

@@ -12,10 +12,12 @@ import typer
 
 from napari_peftsam.errors import ConfigurationError, ExportError
 
-from ._console import emit, say
+from ._console import INTERRUPTED, Progress, counted, emit, graceful_interrupt, say
 from ._options import Json, ProjectFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari_peftsam.document import Document, Store
 
 __all__ = ["export", "info", "label_file_names", "recover", "replay"]
@@ -74,23 +76,40 @@ def export(
     labels: Annotated[
         Path, typer.Argument(help="Label image (TIFF, PNG or zarr), or project (.peftsam).")
     ],
-    output: Annotated[Path, typer.Option(help="File or zarr folder to write.")],
-    format_name: Annotated[str, typer.Option("--format", help="tiff, ome-zarr or coco.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="File or zarr folder to write; of a project with several images, or in "
+            "several formats, a folder for all of them."
+        ),
+    ],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="tiff, ome-zarr, ome-zarr-0.4, coco, yolo, roi, geojson, cellpose, csv or overlay "
+            "(see docs/formats.md); of a project several, as tiff,csv.",
+        ),
+    ],
     image: Annotated[
         str | None,
         typer.Option(help="Name of the image, for a project that holds several."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write labels as compressed TIFF, OME-Zarr or COCO JSON.
+    """Write labels in the format of another program.
 
     Those of a project are written with the provenance of the objects; it may be open in a
-    viewer.
+    viewer. An export of all images goes on where it was interrupted.
     """
     from napari_peftsam.app.exchange import export_file
     from napari_peftsam.app.project_commands import export_project
     from napari_peftsam.document import is_project
 
+    formats = [name.strip() for name in format_name.split(",")]
+    if is_project(labels) and image is None and _is_of_all(labels, output, formats):
+        _export_all(labels, output, formats, as_json)
+        return
     if is_project(labels):
         written = export_project(labels, image, output, format_name, say)
     elif image is not None:
@@ -98,6 +117,51 @@ def export(
     else:
         written = export_file(labels, output, format_name)
     emit({"output": str(written), "format": format_name}, as_json, str(written))
+
+
+def _is_of_all(project: Path, output: Path, formats: Sequence[str]) -> bool:
+    """Return True for several formats, or where `output` is, or can only be, a folder."""
+    from napari_peftsam.document import open_project
+    from napari_peftsam.export import FORMATS
+
+    suffixes = tuple(suffix for known in FORMATS.values() for suffix in known.suffixes)
+    if len(formats) > 1:
+        return True
+    if output.exists() or output.name.lower().endswith(suffixes):
+        return output.is_dir() and not output.name.lower().endswith(suffixes)
+    with closing(open_project(project, read_only=True)) as store:
+        return sum(not info.is_removed for info in store.images().values()) > 1
+
+
+def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bool) -> None:
+    from napari_peftsam.app.export_all import export_all, images_to_export
+    from napari_peftsam.document import Document, open_project
+    from napari_peftsam.files.outputs import check_not_an_input
+
+    check_not_an_input(folder, project)
+    message = "stopping; what is written stays"
+    with (
+        closing(open_project(project, read_only=True)) as store,
+        graceful_interrupt(message) as stop,
+        Progress() as progress,
+    ):
+        document = Document(store)
+        work = export_all(document, images_to_export(document), folder, formats)
+        report = None
+        while report is None:
+            try:
+                event = next(work)
+                progress.show(event.done / event.total, f"{event.done} of {event.total}")
+            except StopIteration as end:
+                report = end.value
+            if report is None and stop.is_set():
+                raise typer.Exit(INTERRUPTED)
+    for note in report.notes:
+        say(note)
+    files = [str(path) for path in report.written]
+    values = {"output": str(folder), "written": files, "kept": report.kept, "format": formats}
+    kept = f", {report.kept} were there" if report.kept else ""
+    emit(values, as_json, f"{counted(len(files), 'file')} written{kept}: {folder}")
 
 
 def replay(

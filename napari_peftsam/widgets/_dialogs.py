@@ -7,12 +7,18 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
-__all__ = ["ask_open", "ask_save", "ask_yes", "with_ending"]
+__all__ = ["ask_folder", "ask_open", "ask_save", "ask_yes", "with_ending"]
 
 
 def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
     """Let the user choose an existing file; None if they change their mind."""
     chosen, _ = QFileDialog.getOpenFileName(parent, title, "", filters)
+    return Path(chosen) if chosen else None
+
+
+def ask_folder(parent: QWidget, title: str) -> Path | None:
+    """Let the user choose a folder; None if they change their mind."""
+    chosen = QFileDialog.getExistingDirectory(parent, title)
     return Path(chosen) if chosen else None
 
 

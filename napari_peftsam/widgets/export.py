@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,18 @@ import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
 
+from napari_peftsam.app.advice import count_text
+from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
+from napari_peftsam.app.runner import Slot
 from napari_peftsam.errors import ConfigurationError, ExportError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
 from napari_peftsam.projects import check_not_a_source, file_name
-from napari_peftsam.widgets._dialogs import ask_save
+from napari_peftsam.widgets._dialogs import ask_folder, ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
+    beside,
     combo_box,
     form_layout,
     push_button,
@@ -44,16 +49,22 @@ class ExportDock(Dock):
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
-        self.ask_save = ask_save
+        self.ask_save, self.ask_folder = ask_save, ask_folder
         self.image = combo_box("Whose objects to write")
         self.format = combo_box("The kind of file; all of them keep the objects' provenance")
         for name, known in FORMATS.items():
             self.format.addItem(known.title, name)
         self.export = push_button("Export…")
+        self.export_all = push_button("Export all…", "Write all images into one folder")
+        self.stop = push_button("Stop", "Keep what is written; the next export goes on there")
+        self.stop.hide()
         self.status = text_label()
         self._is_writing = False
+        self._all = Slot(self.viewer_session.workers)
         self._lay_out()
         self.export.clicked.connect(self.export_file)
+        self.export_all.clicked.connect(self.export_images)
+        self.stop.clicked.connect(self._stop)
         owner, events = self.viewer_session, self.viewer_session.document.events
         self.listen(
             (events.opened, self._forget_images),
@@ -70,7 +81,8 @@ class ExportDock(Dock):
 
     def _lay_out(self) -> None:
         rows = form_layout(("Objects of", self.image), ("Format", self.format))
-        layout = stacked(rows, self.export, self.status, inside=self)
+        buttons = beside(self.export, self.export_all, self.stop)
+        layout = stacked(rows, buttons, self.status, inside=self)
         layout.setContentsMargins(*MARGINS)
         layout.addStretch(1)
 
@@ -111,6 +123,37 @@ class ExportDock(Dock):
         workers = self.viewer_session.workers
         workers.run(write, on_result=self._written, on_error=self._failed)
 
+    def export_images(self) -> None:
+        """Ask for a folder and write the objects of all images; returns at once."""
+        folder = None if self._is_writing else self.ask_folder(self, "Export all images to")
+        if folder is None:
+            return
+        document, layers = self.viewer_session.document, self.viewer_session.layers
+        images = images_to_export(document, layers.metadata_of)
+        self._is_writing = True
+        self.stop.show()
+        self._show_status("Writing…")
+        self._all.start(
+            export_all(document, images, folder, [self.format.currentData()]),
+            on_event=lambda event: self._show_status(f"Writing {event.done} of {event.total}…"),
+            on_done=partial(self._all_written, folder),
+            on_error=self._failed,
+        )
+
+    def _stop(self) -> None:
+        self._all.stop()
+        self._is_writing = False
+        self.stop.hide()
+        self._show_status("Stopped. What was written stays; export again to go on.")
+
+    def _all_written(self, folder: Path, report: ExportReport) -> None:
+        self.stop.hide()
+        kept = f", {report.kept} were there" if report.kept else ""
+        files = count_text(len(report.written), "file")
+        self._is_writing = False
+        self._show_status("\n".join([f"Wrote {files} to {folder}{kept}", *report.notes]))
+        show_info(f"Wrote {files} to {folder}{kept}")
+
     def _written(self, path: Path) -> None:
         self._is_writing = False
         self._show_status(f"Wrote {path}")
@@ -118,6 +161,7 @@ class ExportDock(Dock):
 
     def _failed(self, error: Exception) -> None:
         self._is_writing = False
+        self.stop.hide()
         self._show_status("Nothing was written.")
         notify(error)
 
@@ -141,4 +185,5 @@ class ExportDock(Dock):
         text = text if text != _EMPTY else ""
         self.status.setText(text if has_objects or text else _EMPTY)
         self.export.setEnabled(has_objects and not self._is_writing)
+        self.export_all.setEnabled(self.export.isEnabled())
         self.export.setToolTip("Choose a file and write it" if has_objects else _EMPTY)

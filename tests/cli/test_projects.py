@@ -338,6 +338,18 @@ def test_a_project_that_is_open_elsewhere_is_exported(
     assert (tifffile.imread(output).ravel()[:5] == 11).all()
 
 
+def test_all_images_are_exported_into_a_folder(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    arguments = ("export", project, "--format", "tiff,csv", "--output", inputs / "out", "--json")
+    outcome = program(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    names = [Path(path).name for path in outcome.json["written"]]
+    assert names == ["a0.tif", "a1.tif", "a0.csv", "a1.csv"]
+    again = program(*arguments).json
+    assert (again["written"], again["kept"]) == ([], 4)
+
+
 # --- recover ------------------------------------------------------------------------
 
 

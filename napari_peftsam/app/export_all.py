@@ -1,0 +1,222 @@
+"""Export of all images of a project into one folder; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from napari_peftsam.document import Document, DocumentImage, ImageId
+from napari_peftsam.errors import ConfigurationError, LabelError, PeftSamError
+from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
+from napari_peftsam.files import atomic_path, image_name
+from napari_peftsam.metadata import ImageMetadata
+from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
+
+__all__ = ["ExportProgress", "ExportReport", "export_all", "images_to_export"]
+
+_MEMORY = ".napari-peftsam-export.json"
+Read = Callable[[], tuple[np.ndarray[Any, Any] | None, str]]
+
+
+@dataclass(frozen=True)
+class ExportProgress:
+    """One more file is written, or found as it would be written: `done` of `total`."""
+
+    name: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Files that were written, files that an earlier run had written, and notes for the user."""
+
+    written: tuple[Path, ...]
+    kept: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ExportImage:
+    """A copy of the objects of one image, and what reads its pixels when they are needed."""
+
+    name: str
+    labels: np.ndarray[Any, Any]
+    context: ExportContext
+    read: Read
+
+    def with_pixels(self) -> tuple[ExportContext, str]:
+        """Return the context with the image's pixels, and a note if there is a problem; slow."""
+        pixels, note = self.read()
+        c = self.context
+        return ExportContext(
+            c.name, c.image_name, pixels, c.records, c.scale, c.units, c.axes
+        ), note
+
+    def digest(self, format_name: str) -> str:
+        """Return a hash of what would be written."""
+        c = self.context
+        parts = (format_name, c.image_name, c.scale, c.units, c.axes, c.records, self.labels.shape)
+        found = xxhash.xxh128(repr(parts).encode())
+        found.update(np.ascontiguousarray(self.labels).tobytes())
+        return found.hexdigest()
+
+
+def images_to_export(
+    document: Document, metadata_of: Callable[[ImageId], ImageMetadata] | None = None
+) -> list[ExportImage]:
+    """Return copies of all images with objects; call it where the document is used.
+
+    `metadata_of` returns the present axes and pixel size of an image; default: the stored ones.
+    """
+    found: list[ExportImage] = []
+    taken: set[str] = set()
+    for image in document.images.values():
+        if not image.records:
+            continue
+        stem = image_name(file_name(image))
+        name = next(n for n in (stem, image.name, str(image.id)) if n not in taken)
+        taken.add(name)
+        records = tuple(record.to_dict() for record in document.records(image.id))
+        metadata = image.info.metadata if metadata_of is None else metadata_of(image.id)
+        context = ExportContext.of(metadata, image_name=file_name(image), records=records)
+        labels = image.labels.copy()
+        found.append(ExportImage(name, labels, context, _reader(document, image)))
+    return found
+
+
+def _reader(document: Document, image: DocumentImage) -> Read:
+    present = image.pixels
+
+    def read() -> tuple[np.ndarray[Any, Any] | None, str]:
+        try:
+            pixels, note = (present, "") if present is not None else read_image_of(document, image)
+            return np.asarray(pixels), note
+        except PeftSamError as error:
+            return None, f"{image.name}: {error}"
+
+    return read
+
+
+def export_all(
+    document: Document, images: Sequence[ExportImage], folder: Path, formats: Iterable[str]
+) -> Generator[ExportProgress, None, ExportReport]:
+    """Write all images in some formats into one folder; slow, can be closed between files.
+
+    Files are called like the images; COCO and YOLO are one data set of all images. What an
+    earlier run wrote, and is the same now, is not written again.
+
+    Parameters
+    ----------
+    document
+        The project, of whose own images none is replaced.
+    images
+        Of `images_to_export`.
+    folder
+        Where to write; made if need be.
+    formats
+        Keys of `napari_peftsam.export.FORMATS`.
+
+    Raises
+    ------
+    LabelError
+        If no image has an object.
+    ConfigurationError, ExportError
+        See `napari_peftsam.export.export_labels`; files that are written stay.
+    """
+    chosen = [_format(name) for name in dict.fromkeys(formats)]
+    if not images:
+        raise LabelError("no image has an object: there is nothing to export")
+    _make(folder)
+    memory = _remembered(folder)
+    written: list[Path] = []
+    notes: list[str] = []
+    jobs = [job for each in chosen for job in _jobs(each, images)]
+    for done, (target_name, part, format_) in enumerate(jobs, start=1):
+        target = folder / target_name
+        check_not_a_source(document, target, document.store.path)
+        digest = "-".join(image.digest(format_.name) for image in part)
+        if memory.get(target_name) != digest or not target.exists():
+            notes += [note for note in _write(target, part, format_) if note not in notes]
+            written.append(target)
+            _remember(folder, memory | {target_name: digest})
+            memory[target_name] = digest
+        yield ExportProgress(target_name, done, len(jobs))
+    return ExportReport(tuple(written), len(jobs) - len(written), tuple(notes))
+
+
+def _format(name: str) -> ExportFormat:
+    if name not in FORMATS:
+        raise ConfigurationError(
+            f"unknown export format {name!r}: choose one of {', '.join(FORMATS)}"
+        )
+    return FORMATS[name]
+
+
+def _jobs(
+    format_: ExportFormat, images: Sequence[ExportImage]
+) -> list[tuple[str, Sequence[ExportImage], ExportFormat]]:
+    """Return the files of a format: name, images."""
+    suffix = format_.suffixes[0]
+    if format_.write_all is not None:
+        return [(f"objects{suffix}", images, format_)]
+    jobs: list[tuple[str, Sequence[ExportImage], ExportFormat]] = []
+    for image in images:
+        if format_.per_plane and image.labels.ndim > 2:
+            jobs += [(f"{name}{suffix}", [plane], format_) for name, plane in _planes(image)]
+        else:
+            jobs.append((f"{image.name}{suffix}", [image], format_))
+    return jobs
+
+
+def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
+    """Yield the planes of a stack that hold objects."""
+    c = image.context
+    for index in np.ndindex(image.labels.shape[:-2]):
+        if image.labels[index].any():
+
+            def read(index: tuple[int, ...] = index) -> tuple[np.ndarray[Any, Any] | None, str]:
+                pixels, note = image.read()
+                return None if pixels is None else pixels[index], note
+
+            context = ExportContext(c.name, c.image_name, records=c.records)
+            name = "_".join([image.name, *map(str, index)])
+            yield name, ExportImage(name, image.labels[index], context, read)
+
+
+def _write(target: Path, images: Sequence[ExportImage], format_: ExportFormat) -> list[str]:
+    """Write one file and return notes for the user."""
+    pairs = [(image.labels, *image.with_pixels()) for image in images]
+    if format_.write_all is not None:
+        with atomic_path(target) as temporary:
+            format_.write_all(temporary, [(labels, context) for labels, context, _ in pairs])
+    else:
+        for labels, context, _ in pairs:
+            export_labels(labels, target, format_.name, context)
+    return [note for *_, note in pairs if note]
+
+
+def _make(folder: Path) -> None:
+    from napari_peftsam.batch.plan import make_folder
+
+    make_folder(folder)
+
+
+def _remembered(folder: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / _MEMORY).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {str(name): str(digest) for name, digest in found.items()}
+    return {}
+
+
+def _remember(folder: Path, memory: dict[str, str]) -> None:
+    with atomic_path(folder / _MEMORY) as temporary:
+        temporary.write_text(json.dumps(memory), encoding="utf-8")
