@@ -97,7 +97,9 @@ def _reader(document: Document, image: DocumentImage) -> Read:
 
     def read() -> tuple[np.ndarray[Any, Any] | None, str]:
         try:
-            pixels, note = (present, "") if present is not None else read_image_of(document, image)
+            if present is not None:
+                return np.asarray(present), ""
+            pixels, note = read_image_of(document, image)
             return np.asarray(pixels), note
         except PeftSamError as error:
             return None, f"{image.name}: {error}"

@@ -306,7 +306,7 @@ def test_the_provenance_goes_with_the_export(
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.json == {"output": str(inputs / "out.json"), "format": "coco"}
     found = json.loads((inputs / "out.json").read_text())
-    assert found["images"][0]["file_name"] == "a0"
+    assert found["images"][0]["file_name"] == "a0.tif"
     with ps.App(project) as app:
         viewer = json.loads(app.images["a0"].export(inputs / "viewer.json").read_text())
         expected = [record.to_dict() for record in app.images["a0"].objects]

@@ -100,12 +100,12 @@ def test_all_images_are_exported_into_one_folder(dock: ExportDock, tmp_path: Pat
     dock.format.setCurrentIndex(dock.format.findData("tiff"))
     dock.ask_folder = lambda *_: tmp_path / "out"
     dock.export_all.click()
-    wait(lambda: dock.export_all.isEnabled())
+    wait(dock.export_all.isEnabled)
     assert dock.status.text() == f"Wrote 2 files to {tmp_path / 'out'}"
     for name in ("i0.tif", "i1.tif"):
         assert np.array_equal(tifffile.imread(tmp_path / "out" / name), stripes()[1])
     dock.export_all.click()
-    wait(lambda: dock.export_all.isEnabled())
+    wait(dock.export_all.isEnabled)
     assert dock.status.text() == f"Wrote 0 files to {tmp_path / 'out'}, 2 were there"
 
 
