@@ -29,6 +29,7 @@ __all__ = ["decoder_state_dict", "fitted", "read_state_dict"]
 
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")
+_ENCODER = "image_encoder."
 _DEEPEST = 16  # wrappers in each other; a mapping may also contain itself
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch raises for files that are no checkpoints depends on their first bytes.
@@ -59,8 +60,8 @@ _LORA_UP = re.compile(r"(.+\.(?:attn\.qkv|mlp))\.w_b_linear_([qkv12])\.weight")
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running any code that a file may contain.
 
-    Wrappers of training frameworks (``model_state``, ``state_dict``, ``model``) and the
-    prefixes ``module.`` and ``sam.`` are removed, in any order and depth. Objects that a
+    Wrappers of training frameworks and prefixes that all names share (``module.``, ``model.``,
+    ``_orig_mod.``, ...) are removed, in any order and depth. Objects that a
     trainer saved beside the wrapped weights are ignored and never made. LoRA layers of
     micro-sam are folded into the weights that they adapt.
 
@@ -176,25 +177,54 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError(f"{path} holds no tensors")
-    while prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), ""):
+    while prefix := _common_prefix(state):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
+def _common_prefix(state: Mapping[str, Tensor]) -> str:
+    """Return a first part that all names share and a trainer added, empty if there is none."""
+    first = next(iter(state))
+    prefix = first[: first.find(".") + 1]
+    if not prefix or not all(name.startswith(prefix) for name in state):
+        return ""
+    holds_network = any(f".{_ENCODER}" in name for name in state)
+    return prefix if prefix in _PREFIXES or holds_network else ""
+
+
 def _unwrapped(content: object, path: Path) -> object:
-    """Remove the wrappers; a state dict itself has no mapping in it."""
+    """Remove the wrappers; a state dict itself has no mapping in it.
+
+    Without one of the usual names, the mapping with most tensors is taken.
+    """
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             return content
-        inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping))
-        wrapped = next(inner, None)
-        if wrapped is None:
-            return content
-        content = wrapped
+        inner = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+        name = next((key for key in _WRAPPERS if key in inner), None)
+        if name is None:
+            counts = {key: _count(value, _DEEPEST) for key, value in inner.items()}
+            most = max(counts.values(), default=0)
+            if not most or any(isinstance(value, Tensor) for value in content.values()):
+                return content
+            name, *others = (key for key, count in counts.items() if count == most)
+            if others:
+                named = ", ".join(map(str, (name, *others)))
+                raise CheckpointError(
+                    f"{path} holds several state dicts ({named}): save the one to use alone"
+                )
+        content = inner[name]
     raise CheckpointError(
         f"{path} holds more than {_DEEPEST} mappings in each other, or one that contains itself: "
         "save its state dict alone, with the program it comes from"
     )
+
+
+def _count(content: Mapping[Any, object], depth: int) -> int:
+    """Return the number of tensors in the fullest mapping of some in each other."""
+    inner = [v for v in content.values() if isinstance(v, Mapping)] if depth else []
+    own = sum(isinstance(value, Tensor) for value in content.values())
+    return max([own, *(_count(each, depth - 1) for each in inner)])
 
 
 def _with_folded_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:

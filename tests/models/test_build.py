@@ -105,11 +105,26 @@ WRAPPERS: dict[str, Callable[[State], object]] = {
     "module.sam.": lambda s: prefixed("module.sam.", s),
     "sam.module.": lambda s: prefixed("sam.module.", s),
     "module.module.": lambda s: prefixed("module.module.", s),
+    "torch.compile": lambda s: prefixed("_orig_mod.", s),
+    "torch.compile in DDP": lambda s: prefixed("module._orig_mod.", s),
+    "Lightning": lambda s: {"state_dict": prefixed("model.", s), "global_step": 2},
+    "model_state_dict": lambda s: {
+        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []},
+        "model_state_dict": s,
+    },
+    "any name": lambda s: {"trained": {"net": s}, "epoch": 3},
     "wrapped and prefixed": lambda s: {"model_state": prefixed("module.sam.", s)},
     "parameters": lambda s: {k: torch.nn.Parameter(v) for k, v in s.items()},
     "with other values": lambda s: {**s, "epoch": 3, "name": "tiny"},
     "a training program's": training_state,
 }
+
+
+def test_several_state_dicts_in_one_file_are_refused(tmp_path: Path) -> None:
+    state = build_tiny().sam.state_dict()
+    torch.save({"student": state, "teacher": state}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"several state dicts \(student, teacher\)"):
+        build(tmp_path / "x.pt", "cpu")
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
