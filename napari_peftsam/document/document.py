@@ -41,8 +41,6 @@ from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document"]
 
-_ANYONE = ModelVersion()
-
 
 class Document:
     """Images being annotated, with everything that was done to them.
@@ -237,10 +235,8 @@ class Document:
             objects it holds are taken over. None makes an empty int32 array.
         records
             Provenance of objects in `labels`; the others count as imported.
-        source
-            Origin of the pixels.
-        metadata
-            Axes, pixel size and channels.
+        source, metadata
+            Origin of the pixels; axes, pixel size and channels.
         """
         info, array = describe_image(name, pixels, rgb, labels)
         with self._lock:
@@ -366,7 +362,7 @@ class Document:
         return self._state.shown
 
     def set_candidates(
-        self, prediction: Prediction, revision: int, made_by: ModelVersion = _ANYONE
+        self, prediction: Prediction, revision: int, made_by: ModelVersion | None = None
     ) -> bool:
         """Show the answer to the pending object's prompts; it is not part of the project.
 
@@ -391,7 +387,7 @@ class Document:
         # A choice made before the project was closed comes back, one for other masks does not.
         choice = self._state.choices.get(revision, 0)
         is_kept = answers.get(revision) is None and choice < len(prediction)
-        self._state.keep_answer(prediction, made_by)
+        self._state.keep_answer(prediction, made_by or ModelVersion())
         if not is_kept:
             self.do(act.ChooseCandidate(0))
         self.events.candidates_changed.emit()

@@ -86,8 +86,7 @@ class LayerBridge:
         # Removed images, whose objects stay with the user, and a sample of their pixels,
         # which tells them from others of the same name and shape.
         self._left: dict[ImageId, tuple[ObjectsLayer, PixelArray | None]] = {}
-        # Images whose layers went since the event loop last turned: if the viewer closes
-        # in the same turn, napari removed them and not the user.
+        # Images whose layers went in this turn of the event loop; not by the user if it closes.
         self._removed: list[ImageId] = []
         self._soon = timer(None, 0)
         self._are_locked = False
@@ -205,11 +204,8 @@ class LayerBridge:
     def metadata_of(self, image: ImageId) -> ImageMetadata:
         """Return axes, pixel size and channels of an image: of its layer, else as stored."""
         layer = self.layer_of(image)
-        return (
-            self.document.image(image).info.metadata
-            if layer is None
-            else (self._shown[layer].view.metadata)
-        )
+        stored = self.document.image(image).info.metadata
+        return stored if layer is None else self._shown[layer].view.metadata
 
     def show(self, image: ImageId, *, visible: bool = True) -> None:
         """Give an image of the document, whose pixels are read, its layers.
