@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
 
 __all__ = ["check_labels", "deepest_pixel", "iou"]
-
-_log = logging.getLogger(__name__)
-_LARGEST_WHOLE = 2.0**53  # above, floats skip whole numbers
 
 
 def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
@@ -59,7 +54,7 @@ def deepest_pixel(mask: BoolArray) -> tuple[int, int]:
 
 
 def check_labels(array: PixelArray, name: str) -> LabelArray:
-    """Return an array of any shape as labels: booleans as 0 and 1, whole floats as integers.
+    """Return an array of any shape as labels (booleans as 0 and 1).
 
     Parameters
     ----------
@@ -75,9 +70,6 @@ def check_labels(array: PixelArray, name: str) -> LabelArray:
     """
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    if array.dtype.kind == "f" and _is_whole(array):
-        _log.warning("%s: labels are saved as %s; its whole numbers are used", name, array.dtype)
-        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise LabelError(
             f"{name}: labels must be whole numbers, got {array.dtype}: save them as an integer "
@@ -88,8 +80,3 @@ def check_labels(array: PixelArray, name: str) -> LabelArray:
             f"{name}: labels must not be negative, got {array.min()}: use 0 where there is none"
         )
     return array
-
-
-def _is_whole(array: PixelArray) -> bool:
-    with np.errstate(invalid="ignore"):
-        return bool(np.all((array == np.rint(array)) & (np.abs(array) < _LARGEST_WHOLE)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ FILE_KINDS = (
 
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes
+_LARGEST_WHOLE = 2.0**53  # above, floats skip whole numbers
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,16 @@ def read_labels(path: str | Path) -> LabelArray:
 def open_labels(path: str | Path) -> tuple[LabelArray, ImageMetadata]:
     """Read instance labels and their metadata; see `read_labels`."""
     file = _open(Path(path), AS_THE_FILE_SAYS, labels=True, above=float("inf"))
-    return check_labels(np.asarray(file.pixels), str(path)), file.metadata
+    labels = np.asarray(file.pixels)
+    if labels.dtype.kind == "f" and _is_whole(labels):
+        _log.warning("%s: labels are saved as %s; its whole numbers are used", path, labels.dtype)
+        labels = labels.astype(np.int64)
+    return check_labels(labels, str(path)), file.metadata
+
+
+def _is_whole(array: PixelArray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool(np.all((array == np.rint(array)) & (np.abs(array) < _LARGEST_WHOLE)))
 
 
 def image_name(path: str | Path) -> str:

@@ -191,7 +191,7 @@ def test_a_second_call_adds_to_the_pending_object(app: ps.App) -> None:
     assert app.document.queue == (ps.Prompts((POINT, NEGATIVE)),)
     current = app.document.current
     assert current is not None
-    assert current.previous is not None  # its mask is refined, as after a click
+    assert current.mask_prompt is not None  # its mask is refined, as after a click
     image.prompt(box=(4, 4, 20, 20))
     assert app.document.queue == (ps.Prompts((POINT, NEGATIVE), BOX),)
 
@@ -377,7 +377,7 @@ def test_exports_carry_the_provenance(app: ps.App, tmp_path: Path) -> None:
     written = image.export(tmp_path / "out", "coco")
     assert written == tmp_path / "out.json"
     content = json.loads(written.read_text())
-    assert content["images"][0]["file_name"] == "discs"
+    assert content["images"][0]["file_name"] == "discs.tif"
     np.testing.assert_array_equal(tifffile.imread(image.export(tmp_path / "o.tif")), image.labels)
     with pytest.raises(ConfigurationError, match="no export format"):
         image.export(tmp_path / "out.bmp")

@@ -112,6 +112,11 @@ def rename_labels(i: Inputs) -> None:
         path.rename(path.with_name(f"other-{path.name}"))
 
 
+def empty_labels(i: Inputs) -> None:
+    for path in (i / "labels").iterdir():
+        tifffile.imwrite(path, EMPTY)
+
+
 def wrong_architecture(i: Inputs) -> None:
     state = build_tiny().sam.state_dict()
     torch.save({k: v for k, v in state.items() if ".blocks.3." not in k}, i / "tiny.pth")
@@ -142,8 +147,8 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "float labels": (write_image("labels/a1.tif", NAN), finetune, (), "whole numbers"),
     "float labels to evaluate": (write_image("labels/a0.tif", NAN), evaluate, (), "whole numbers"),
     "float labels to export": (write_image("labels.tif", NAN), export, (), "whole numbers"),
-    "empty labels": (write_image("labels/a1.tif", EMPTY), finetune, (), "no object"),
-    "empty labels to evaluate": (write_image("labels/a1.tif", EMPTY), evaluate, (), "no object"),
+    "empty labels": (empty_labels, finetune, (), "no label image holds an object"),
+    "empty labels to evaluate": (empty_labels, evaluate, (), "no label image holds an object"),
     "empty labels to export": (write_image("labels.tif", EMPTY), export, (), "no object"),
     "NaN image": (write_image("images/a1.tif", NAN), finetune, (), "a1.tif: the image has no fin"),
     "NaN image to evaluate": (write_image("images/a1.tif", NAN), evaluate, (), "no finite value"),

@@ -308,7 +308,7 @@ def test_segment(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert outcome.code == 0
     labels = tifffile.imread(output)
     assert labels.shape == (40, 48)
-    assert labels.dtype == np.uint8
+    assert labels.dtype == np.uint16
     found = set(np.unique(labels).tolist()) - {0}
     assert found <= {1, 2}
     assert outcome.json["objects"] == 2

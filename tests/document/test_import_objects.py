@@ -7,7 +7,7 @@ import pytest
 
 from napari_peftsam.document import Document, DocumentImage, PlaneKey
 from napari_peftsam.errors import LabelError
-from napari_peftsam.projects import import_objects
+from napari_peftsam.projects import Imported, import_objects
 from napari_peftsam.types import Prompts
 from tests.document._cases import SHAPE, check_invariants, new_objects, rectangle
 
@@ -22,11 +22,15 @@ def image_with(kind: str, objects: int, *, first_row: int, label: int = 1) -> Do
     return document.image(image)
 
 
+def import_from(own: DocumentImage, other: DocumentImage) -> Imported:
+    return import_objects(own, other.labels, other.records)
+
+
 def test_own_objects_keep_their_pixels_and_the_others_get_new_labels() -> None:
     document = Document()
     key = PlaneKey(document.add_image("cells", np.zeros(SHAPE)))
     document.do(new_objects((Prompts(), rectangle(0, 0, 3, 9), 0.5), plane=key, model="tiny"))
-    found = import_objects(document.image(key.image), image_with("int32", 5, first_row=1))
+    found = import_from(document.image(key.image), image_with("int32", 5, first_row=1))
     assert (found.objects, found.covered) == (5, 0)
     assert found.action is not None
     document.do(found.action)
@@ -38,11 +42,9 @@ def test_own_objects_keep_their_pixels_and_the_others_get_new_labels() -> None:
 
 
 def test_objects_that_own_ones_cover_are_counted() -> None:
-    found = import_objects(image_with("int32", 2, first_row=0), image_with("int32", 3, first_row=1))
+    found = import_from(image_with("int32", 2, first_row=0), image_with("int32", 3, first_row=1))
     assert (found.objects, found.covered) == (2, 1)
-    nothing = import_objects(
-        image_with("int32", 2, first_row=0), image_with("int32", 2, first_row=0)
-    )
+    nothing = import_from(image_with("int32", 2, first_row=0), image_with("int32", 2, first_row=0))
     assert (nothing.action, nothing.covered) == (None, 2)
 
 
@@ -54,9 +56,9 @@ def test_labels_are_taken_up_to_the_largest_of_their_type(label: int, fits: bool
         image_with("uint8", 2, first_row=5),
     )
     if fits:
-        action = import_objects(own, other).action
+        action = import_from(own, other).action
         assert action is not None
         assert action.labels.max() == 255
     else:
         with pytest.raises(LabelError, match="cannot hold label 256"):
-            import_objects(own, other)
+            import_from(own, other)

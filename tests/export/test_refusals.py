@@ -70,7 +70,7 @@ def test_names_that_do_not_fit(tmp_path: Path, given: str, name: str | None, mes
     ("labels", "context", "error", "message"),
     [
         (LABELS - 1, {}, LabelError, "cells: labels must not be negative"),
-        (LABELS * 0.5, {}, LabelError, "cells: labels must be whole"),
+        (LABELS.astype("float32"), {}, LabelError, "cells: labels must be whole"),
         (np.zeros(9, int), {}, LabelError, r"got \(9,\)"),
         (np.zeros((0, 9), int), {}, LabelError, r"got \(0, 9\)"),
         (np.zeros((1,) * 5, int), {}, LabelError, "choose the planes"),

@@ -169,7 +169,7 @@ def test_shapes_that_do_not_fit(pixels: tuple, labels: tuple) -> None:
     ("labels", "message"),
     [
         (ONES * 0, "x: the labels hold no object"),
-        (ONES * 0.5, "x: labels must be whole numbers"),
+        (ONES.astype(float), "x: labels must be whole numbers"),
         (-ONES.astype(int), "x: labels must not be negative"),
     ],
     ids=["empty", "float", "negative"],

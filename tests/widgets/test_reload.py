@@ -47,7 +47,9 @@ def show(bench: Bench, z: int) -> None:
 
 def known(bench: Bench) -> list[int]:
     planes = [PlaneKey("image0", (z,)) for z in range(len(STACK))]
-    return [z for z, plane in enumerate(planes) if workspace(bench).embedding(plane) is not None]
+    engine, document = workspace(bench).engine, bench.document
+    found = (engine.embedding(document.pixels(plane), plane.image) for plane in planes)
+    return [z for z, embedding in enumerate(found) if embedding is not None]
 
 
 def test_what_was_visited_is_embedded_again_without_being_shown(visited: Bench) -> None:

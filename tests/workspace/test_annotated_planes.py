@@ -32,7 +32,9 @@ def stack(*planes: int, number: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def from_folders(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> list[AnnotatedPlane]:
     for name, array in (("images", pixels), ("labels", labels)):
         (folder / name).mkdir()
-        tifffile.imwrite(folder / name / "stack.tif", array, photometric="minisblack")
+        axes = "ZYX"[-array.ndim :]
+        path = folder / name / "stack.tif"
+        tifffile.imwrite(path, array, photometric="minisblack", metadata={"axes": axes})
     return list(folder_planes(folder / "images", folder / "labels"))
 
 
