@@ -16,6 +16,8 @@ from ._raw import RawImage
 
 __all__ = ["outline_plain", "read_plain"]
 
+# Pillow goes by the content and has readers that start other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _PNG_DEPTH, _PNG_KIND = 24, 25  # positions of the bit depth and the colour type in a PNG
 _WITH_COLOUR_OR_ALPHA = (2, 4, 6)
@@ -29,7 +31,7 @@ def read_plain(path: Path, *, labels: bool) -> RawImage:
     """
     from PIL import Image, ImageOps
 
-    with _large_allowed(), Image.open(path) as opened:
+    with _large_allowed(), Image.open(path, formats=_FORMATS) as opened:
         if labels and opened.format in _LOSSY and not _is_lossless(path):
             raise LabelError(
                 f"{path}: {opened.format} changes label numbers, so objects are lost and appear: "
@@ -56,7 +58,7 @@ def outline_plain(path: Path) -> RawImage:
     """Return an image of the right height and width, of which no pixels are read."""
     from PIL import Image
 
-    with _large_allowed(), Image.open(path) as image:
+    with _large_allowed(), Image.open(path, formats=_FORMATS) as image:
         sides = image.size[::-1]
         if image.getexif().get(_ORIENTATION, 1) >= _TURNED:
             sides = sides[::-1]

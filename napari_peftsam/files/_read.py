@@ -258,6 +258,8 @@ def _reader(
         raise InputFileError(
             f"{path}: is {kind}; images are read from {', '.join(IMAGE_SUFFIXES)} files"
         )
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise InputFileError(f"{path}: is no regular file; copy it to one first")
     if suffix in _TIFF:
         return lambda: read_tiff(path, options, labels=labels, above=above)
     if suffix in VENDORS:

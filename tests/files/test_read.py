@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,14 @@ def line(path: Path) -> None:
     zarr.create_array(path, data=ramp(9))
 
 
+def postscript(path: Path) -> None:
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
 def damaged_zarr(path: Path) -> None:
     path.mkdir()
     (path / "zarr.json").write_text("{")
@@ -296,6 +305,8 @@ UNREADABLE = [
     (text, "x.jpg", "cannot be read"),
     (text, "x.zarr", "unknown kind|cannot be read"),
     (cut(png), "x.png", "cannot be read"),
+    (postscript, "x.png", "cannot be read"),
+    (pipe, "x.tif", "no regular file"),
     (cut(stack), "x.tif", "breaks off|cannot be read"),
     (cut(plane), "x.tif", "cannot be read"),
     (cut(tiles), "x.tif", "cannot be read"),
