@@ -30,7 +30,7 @@ def _write_roi(path: Path, labels: LabelArray, context: ExportContext) -> None:
         place = {f"{a}_position": i + 1 for a, i in zip(names, index, strict=False) if a in "tz"}
         for label, outline in outlines(labels[index]):
             roi = _roi(roifile, outline)
-            roi.name = "-".join([f"{label:05d}", *map(str, index)])
+            roi.name = f"{context.name} {label}" + (f" {list(index)}" if index else "")
             for name, value in place.items():
                 setattr(roi, name, value)
             rois.append(roi)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,11 @@ from ._read import image_name, open_labels, read_provenance
 
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "read_objects"]
 
+_HIGHEST = 2**31
 Ring = Any  # (N, 2) numbers, as arrays or lists
-_Found = tuple[tuple[int, ...], tuple[int, int], BoolArray]  # plane, first pixel, mask
+# Plane, first pixel, mask, and the label that our own export gave the object (0: none).
+_Found = tuple[tuple[int, ...], tuple[int, int], BoolArray, int]
+_OUR_NAME = re.compile(r".* (\d+)(?: \[[\d, ]+\])?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +99,15 @@ def _checked_shape(labels: LabelArray, shape: tuple[int, ...], path: Path) -> La
 
 
 def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> LabelFile:
-    """Draw objects with numbers from 1 on, where nothing is drawn yet."""
+    """Draw objects where nothing is drawn yet.
+
+    They get numbers from 1 on, or where all have one, and no two of a plane the same, their own:
+    so the pieces of an object in several planes stay together.
+    """
+    found = list(objects)
+    places = {(index, label) for index, _, _, label in found if label}
     labels, overlapping, number = np.zeros(shape, np.int32), 0, 0
-    for index, (row, col), mask in objects:
+    for index, (row, col), mask, label in found:
         if len(index) != len(shape) - 2 or any(
             i >= n for i, n in zip(index, shape[:-2], strict=True)
         ):
@@ -107,13 +117,13 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
         free = inside & (part == 0)
         overlapping += bool((inside & (part > 0)).any())
         if free.any():
-            number += 1
+            number = label if len(places) == len(found) else number + 1
             part[free] = number
     return LabelFile(labels, overlapping=overlapping)
 
 
 def _filled(
-    index: tuple[int, ...], rings: Sequence[Ring], shape: tuple[int, ...]
+    index: tuple[int, ...], rings: Sequence[Ring], shape: tuple[int, ...], label: int = 0
 ) -> Iterator[_Found]:
     """Fill rings of ``(x, y)`` along pixel edges by the even-odd rule."""
     from skimage.draw import polygon2mask
@@ -132,7 +142,13 @@ def _filled(
     inside = np.zeros((height, width), np.bool_)
     for ring in arrays:
         inside ^= polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
-    yield index, (int(low[1]), int(low[0])), inside
+    yield index, (int(low[1]), int(low[0])), inside, label
+
+
+def _label_in(name: object) -> int:
+    """Return the label in a name like ``"objects 3"`` or ``"objects 3 [1, 0]"``, else 0."""
+    match = _OUR_NAME.fullmatch(str(name))
+    return int(match[1]) if match and int(match[1]) < _HIGHEST else 0
 
 
 # --- formats ------------------------------------------------------------------------
@@ -164,7 +180,8 @@ def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
                 runs = shaped
                 if isinstance(shaped["counts"], list):
                     runs = mask.frPyObjects(shaped, height, width)
-                yield index, (0, 0), mask.decode(runs).astype(bool)
+                label = _label_in(f"label {each.get('label')}")
+                yield index, (0, 0), mask.decode(runs).astype(bool), label
             else:
                 rings = [np.reshape(ring, (-1, 2)) for ring in shaped]
                 yield from _filled(index, rings, shape)
@@ -184,7 +201,9 @@ def _read_geojson(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
                 continue
             rings = corners if kind == "Polygon" else [ring for part in corners for ring in part]
             plane = geometry.get("plane") or {}
-            yield from _filled(_place(plane.get("z", 0), plane.get("t", 0), shape), rings, shape)
+            place = _place(plane.get("z", 0), plane.get("t", 0), shape)
+            label = _label_in((feature.get("properties") or {}).get("name", ""))
+            yield from _filled(place, rings, shape, label)
 
     return _drawn(objects(), shape, path)
 
@@ -208,7 +227,7 @@ def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
             z, t = max(roi.z_position - 1, 0), max(roi.t_position - 1, 0)
             if not z and not t and len(shape) == 3:
                 z = max(roi.position - 1, 0)
-            yield from _filled(_place(z, t, shape), rings, shape)
+            yield from _filled(_place(z, t, shape), rings, shape, _label_in(roi.name))
 
     return _drawn(objects(), shape, path)
 

@@ -41,7 +41,7 @@ def filled(shape: tuple[int, int], rings: list[np.ndarray]) -> np.ndarray:
 
 def test_rois_of_imagej(tmp_path: Path) -> None:
     path = export_labels(objects(), tmp_path / "x.zip")
-    rois = {int(roi.name): roi for roi in roifile.roiread(path)}
+    rois = {int(roi.name.split()[1]): roi for roi in roifile.roiread(path)}
     assert list(rois) == [1, 2, 3, 7, 90000]
     for label, roi in rois.items():
         rings = (

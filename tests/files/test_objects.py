@@ -39,6 +39,29 @@ def test_our_own_exports_come_back(tmp_path: Path, name: str, leading: tuple[int
     assert found.overlapping == 0
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.geojson", "x.zip", "x_seg.npy"])
+def test_an_object_through_several_planes_stays_one(tmp_path: Path, name: str) -> None:
+    labels = np.zeros((3, 40, 50), np.int32)
+    labels[:, 5:9, 5:9] = 2
+    labels[1, 20:25, 20:25] = 1
+    path = export_labels(labels, tmp_path / name, context=ExportContext("cells", "a.tif"))
+    np.testing.assert_array_equal(read_objects(path, labels.shape, "a.tif").labels, labels)
+
+
+def test_names_that_say_nothing_are_no_labels(tmp_path: Path) -> None:
+    ring = [[[2, 2], [6, 2], [6, 6], [2, 6], [2, 2]], [[10, 2], [16, 2], [16, 6], [10, 6], [10, 2]]]
+    features = [
+        {
+            "geometry": {"type": "Polygon", "coordinates": [each]},
+            "properties": {"name": "Tumor 1"},
+        }
+        for each in ring
+    ]
+    (tmp_path / "x.geojson").write_text(json.dumps({"features": features}))
+    found = read_objects(tmp_path / "x.geojson", (40, 50))
+    assert np.unique(found.labels).tolist() == [0, 1, 2]
+
+
 def test_the_provenance_comes_back_with_them(tmp_path: Path) -> None:
     context = ExportContext(records=[{"label": 2, "source": "point"}])
     path = export_labels(objects(), tmp_path / "x.tif", context=context)

@@ -55,7 +55,10 @@ def opened(qtbot: Any) -> Any:  # which makes the application
 
 
 def test_layers_have_the_pixel_size_of_their_file(cells: Path, opened: Callable) -> None:
-    layer = opened(cells).layers["cells"]
+    viewer = opened(cells)
+    layer = viewer.layers["cells"]
+    wait(lambda: "prompt points" in viewer.layers)
+    assert {str(each.units[-1]) for each in viewer.layers} == {"micrometer"}
     assert layer.scale.tolist() == [2, 0.25, 0.25]
     assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
     assert list(layer.axis_labels) == ["z", "y", "x"]

@@ -44,6 +44,8 @@ class PromptLayers:
         None if the layers may show something else than the document.
     sign
         Returns whether a point added with napari's own tool is positive.
+    units
+        Of the rows and columns of the shown image: napari compares those of all layers.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PromptLayers:
         viewer: napari.Viewer,
         on_edit: Callable[[tuple[Prompts, ...] | None], None],
         sign: Callable[[], bool],
+        units: Sequence[Any] | None = None,
     ) -> None:
         self._on_edit = on_edit
         self._sign = sign
@@ -64,18 +67,25 @@ class PromptLayers:
         self.mask = Labels(
             np.zeros((1, 1), np.uint8),
             name="mask",
+            units=units,
             opacity=0.55,
             colormap=DirectLabelColormap(color_dict={None: "transparent", 1: _MASK}),
         )
         self.boxes = Shapes(
             ndim=2,
             name="prompt boxes",
+            units=units,
             face_color="transparent",
             edge_color=_POSITIVE,
             edge_width=1,
         )
         self.points = Points(
-            ndim=2, name="prompt points", size=_SIZE, face_color=_POSITIVE, border_color="black"
+            ndim=2,
+            name="prompt points",
+            units=units,
+            size=_SIZE,
+            face_color=_POSITIVE,
+            border_color="black",
         )
         self.layers: tuple[Layer, ...] = (self.mask, self.boxes, self.points)
         self.mask.editable = False

@@ -81,8 +81,9 @@ class PromptTools:
         made = self.layers
         if made is None or self._is_incomplete(made):
             self._drop_layers()
-            viewer = self._bridge.viewer
-            made = self.layers = PromptLayers(viewer, self._edited, lambda: self.positive)
+            viewer, view = self._bridge.viewer, self._bridge.view
+            units = None if view is None else view.layer.units[-2:]
+            made = self.layers = PromptLayers(viewer, self._edited, lambda: self.positive, units)
             made.points.mouse_drag_callbacks.append(self._clicked)
             for layer in (made.points, made.boxes):
                 layer.events.mode.connect(self._bridge.tool_may_differ)
