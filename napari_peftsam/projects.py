@@ -30,7 +30,7 @@ from napari_peftsam.document import (
     store_pixels,
 )
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
-from napari_peftsam.files import atomic_path, image_name, open_image, read_objects
+from napari_peftsam.files import atomic_path, image_name, open_image, read_objects, split_pieces
 from napari_peftsam.folders import configuration_folder, project_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
@@ -269,24 +269,36 @@ def file_name(image: DocumentImage) -> str:
     return Path(source.path).name if source is not None and source.path else image.name
 
 
-def import_label_file(document: Document, image: ImageId, path: str | Path) -> tuple[int, str]:
+def import_label_file(
+    document: Document, image: ImageId, path: str | Path, number_pieces: bool = False
+) -> tuple[int, str]:
     """Add the objects of a file to an image, see `napari_peftsam.files.read_objects`; slow.
 
-    Return their number, and a note about those of which a part, or all, was covered.
+    With `number_pieces`, each connected piece of a mask with one number is an object. Return
+    the number of objects, and a note about those that were covered or left out.
     """
     own = document.image(image)
-    found, note = read_label_file(own, path)
+    found, note = read_label_file(own, path, number_pieces)
     if found.action is not None:
         document.do(found.action)
     return found.objects, note
 
 
-def read_label_file(own: DocumentImage, path: str | Path) -> tuple[Imported, str]:
+def read_label_file(
+    own: DocumentImage, path: str | Path, number_pieces: bool = False
+) -> tuple[Imported, str]:
     """Read the objects of a file for an image, with a note as of `import_label_file`; slow."""
     file = read_objects(path, own.shape, file_name(own))
+    labels, notes = file.labels, []
+    pieces, problem = split_pieces(labels)
+    if problem and number_pieces:
+        labels = pieces
+    elif problem:
+        notes.append(problem)
     records = {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
-    found = import_objects(own, file.labels, records)
-    notes = []
+    found = import_objects(own, labels, records)
+    if file.skipped:
+        notes.append(f"{file.skipped} have no area in the image and are left out")
     if file.overlapping:
         notes.append(f"{file.overlapping} overlap with earlier ones, which keep the pixels")
     if found.covered:

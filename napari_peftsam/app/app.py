@@ -245,13 +245,14 @@ class ProjectImage:
         label: int = self._app.document.do(Accept(overlap))
         return label
 
-    def import_labels(self, path: str | Path) -> str:
+    def import_labels(self, path: str | Path, *, number_pieces: bool = False) -> str:
         """Add the objects of a file of labels, outlines or ROIs; existing ones keep their pixels.
 
-        Return a note about objects that were covered; nothing if all is well. Files are as of
-        `napari_peftsam.files.read_objects`.
+        Return a note about objects that were covered or left out; nothing if all is well. Files
+        are as of `napari_peftsam.files.read_objects`. With `number_pieces`, each connected piece
+        of a mask with one number is an object.
         """
-        return import_label_file(self._app.document, self.id, path)[1]
+        return import_label_file(self._app.document, self.id, path, number_pieces)[1]
 
     @property
     def metadata(self) -> ImageMetadata:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from napari_peftsam.document import Document, DocumentImage, ImageId
+from napari_peftsam.document import Document, DocumentImage, ImageId, find_source
 from napari_peftsam.errors import ConfigurationError, LabelError, PeftSamError
 from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
 from napari_peftsam.files import atomic_path, image_name
@@ -51,6 +52,7 @@ class ExportImage:
     labels: np.ndarray[Any, Any]
     context: ExportContext
     read: Read
+    fingerprint: str = ""  # of the file with its pixels
 
     def with_pixels(self) -> tuple[ExportContext, str]:
         """Return the context with the image's pixels, and a note if there is a problem; slow."""
@@ -63,7 +65,8 @@ class ExportImage:
     def digest(self, format_name: str) -> str:
         """Return a hash of what would be written."""
         c = self.context
-        parts = (format_name, c.image_name, c.scale, c.units, c.axes, c.records, self.labels.shape)
+        about = (c.image_name, c.scale, c.units, c.axes, c.records)
+        parts = (format_name, self.fingerprint, *about, self.labels.shape)
         found = xxhash.xxh128(repr(parts).encode())
         found.update(np.ascontiguousarray(self.labels).tobytes())
         return found.hexdigest()
@@ -81,15 +84,34 @@ def images_to_export(
     for image in document.images.values():
         if not image.records:
             continue
-        stem = image_name(file_name(image))
-        name = next(n for n in (stem, image.name, str(image.id)) if n not in taken)
+        stem, file = image_name(file_name(image)), file_name(image)
+        names = chain((stem, image.name), (f"{stem}~{number}" for number in count(2)))
+        name = next(each for each in names if each not in taken)
         taken.add(name)
+        file = file if name == stem else name  # a data set tells its images apart by it
         records = tuple(record.to_dict() for record in document.records(image.id))
         metadata = image.info.metadata if metadata_of is None else metadata_of(image.id)
-        context = ExportContext.of(metadata, image_name=file_name(image), records=records)
+        context = ExportContext.of(metadata, image_name=file, records=records)
         labels = image.labels.copy()
-        found.append(ExportImage(name, labels, context, _reader(document, image)))
+        read = _reader(document, image)
+        found.append(ExportImage(name, labels, context, read, _fingerprint(document, image)))
     return found
+
+
+def _fingerprint(document: Document, image: DocumentImage) -> str:
+    """Return what tells whether an image has the same pixels as before, without reading them."""
+    found = find_source(image.info.source, document.store.path)
+    stamp = _stamp(found.path) if found.path is not None else ""
+    return repr((image.info.source, found.state, stamp, image.info.metadata.read_with))
+
+
+def _stamp(path: Path) -> str:
+    """Return size and time of a file or folder, empty if there is none."""
+    try:
+        known = path.stat()
+    except OSError:
+        return ""
+    return f"{known.st_size}:{known.st_mtime_ns}"
 
 
 def _reader(document: Document, image: DocumentImage) -> Read:
@@ -145,11 +167,11 @@ def export_all(
         target = folder / target_name
         check_not_a_source(document, target, document.store.path)
         digest = "-".join(image.digest(format_.name) for image in part)
-        if memory.get(target_name) != digest or not target.exists():
+        if memory.get(target_name) != f"{digest} {_stamp(target)}" or not target.exists():
             notes += [note for note in _write(target, part, format_) if note not in notes]
             written.append(target)
-            _remember(folder, memory | {target_name: digest})
-            memory[target_name] = digest
+            memory[target_name] = f"{digest} {_stamp(target)}"
+            _remember(folder, memory)
         yield ExportProgress(target_name, done, len(jobs))
     return ExportReport(tuple(written), len(jobs) - len(written), tuple(notes))
 
@@ -169,13 +191,14 @@ def _jobs(
     suffix = format_.suffixes[0]
     if format_.write_all is not None:
         return [(f"objects{suffix}", images, format_)]
-    jobs: list[tuple[str, Sequence[ExportImage], ExportFormat]] = []
+    jobs: dict[str, tuple[str, Sequence[ExportImage], ExportFormat]] = {}
     for image in images:
-        if format_.per_plane and image.labels.ndim > 2:
-            jobs += [(f"{name}{suffix}", [plane], format_) for name, plane in _planes(image)]
-        else:
-            jobs.append((f"{image.name}{suffix}", [image], format_))
-    return jobs
+        is_stack = format_.per_plane and image.labels.ndim > 2
+        for name, part in _planes(image) if is_stack else [(image.name, image)]:
+            names = chain((name,), (f"{name}~{number}" for number in count(2)))
+            free = next(each for each in names if each not in jobs)
+            jobs[free] = f"{free}{suffix}", [part], format_
+    return list(jobs.values())
 
 
 def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
@@ -190,7 +213,8 @@ def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
 
             context = ExportContext(c.name, c.image_name, records=c.records)
             name = "_".join([image.name, *map(str, index)])
-            yield name, ExportImage(name, image.labels[index], context, read)
+            fingerprint = image.fingerprint
+            yield name, ExportImage(name, image.labels[index], context, read, fingerprint)
 
 
 def _write(target: Path, images: Sequence[ExportImage], format_: ExportFormat) -> list[str]:

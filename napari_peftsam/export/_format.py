@@ -63,7 +63,7 @@ class ExportContext:
         Names are unique: what the image does not name is called by its position.
         """
         names = self.axes if len(self.axes) == ndim else ""
-        if not names or "q" in names or len(set(names)) < ndim or "c" in names:
+        if not set(names) <= set(AXES) or len(set(names)) < ndim:
             names = AXES[-ndim:]
         return ImageMetadata.of(self.scale or (1.0,) * ndim, self.units, names)
 

@@ -15,7 +15,7 @@ from napari_peftsam.errors import ExportError
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._format import ExportContext, ExportFormat, smallest_unsigned
+from ._format import AXES, ExportContext, ExportFormat, smallest_unsigned
 
 if TYPE_CHECKING:
     import zarr
@@ -71,6 +71,7 @@ def _write_version(
 
     writer = _import_writer()
     fmt = _format(version)
+    labels, context = _in_order(labels, context)
     group = zarr.create_group(path, zarr_format=fmt.zarr_format)
     group.attrs[_MARK] = {"image": context.image_name}
     calibration = context.calibration(labels.ndim)
@@ -83,6 +84,25 @@ def _write_version(
     name = _plain(context.name)
     _complete_metadata(writer, group, name, fmt, with_image=context.pixels is not None)
     _set_units(group, calibration)
+
+
+def _in_order(labels: LabelArray, context: ExportContext) -> tuple[LabelArray, ExportContext]:
+    """Return labels and image with time before depth, as OME-Zarr wants them."""
+    calibration = context.calibration(labels.ndim)
+    order = sorted(range(labels.ndim), key=lambda axis: AXES.index(calibration.names[axis]))
+    if order == list(range(labels.ndim)):
+        return labels, context
+    pixels = context.pixels
+    if pixels is not None:
+        pixels = np.transpose(pixels, (*order, *range(labels.ndim, np.ndim(pixels))))
+    axes = [calibration.axes[axis] for axis in order]
+    return np.transpose(labels, order), replace(
+        context,
+        pixels=pixels,
+        axes="".join(axis.name for axis in axes),
+        scale=[axis.scale for axis in axes],
+        units=[axis.unit for axis in axes],
+    )
 
 
 def _format(version: str | None) -> Any:
@@ -143,6 +163,7 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     while name in known or name in inner:
         number += 1
         name = f"{_plain(context.name)}_{number}"
+    labels, context = _in_order(labels, context)
     fmt = _format("0.4" if group.metadata.zarr_format == _OLDER_ZARR else None)
     context = replace(context, name=name, pixels=None)
     with atomic_path(path / "labels" / name) as temporary:
@@ -263,7 +284,10 @@ def _write_image(
 
 
 def _colours(pixels: PixelArray) -> dict[str, Any]:
-    top = float(np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else pixels.max())
+    if pixels.dtype.kind in "iu":
+        top = float(np.iinfo(pixels.dtype).max)
+    else:
+        top = float(np.max(pixels[np.isfinite(pixels)], initial=0.0)) or 1.0
     window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
     named = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
     channels = [

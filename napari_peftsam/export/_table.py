@@ -52,15 +52,17 @@ def _of_plane(plane: LabelArray, pixels: Any, metadata: ImageMetadata) -> Iterat
     names = (*_PROPERTIES, "intensity_mean") if pixels is not None else _PROPERTIES
     if not plane.any():
         return
-    signed = plane.astype(np.int64)
-    table = regionprops_table(signed, pixels, properties=names)
+    # Numbered anew: memory is taken for all numbers up to the highest.
+    numbers = np.unique(plane[plane > 0])
+    dense = np.where(plane > 0, np.searchsorted(numbers, plane) + 1, 0)
+    table = regionprops_table(dense, pixels, properties=names)
     (row_size, col_size), unit = metadata.scale[-2:], metadata.axes[-1].unit
     is_calibrated = bool(unit) and metadata.axes[-2].unit == unit
     channels = [name for name in table if name.startswith("intensity_mean")]
     for i in range(len(table["label"])):
         area, perimeter = float(table["area"][i]), float(table["perimeter"][i])
         row, col = float(table["centroid-0"][i]), float(table["centroid-1"][i])
-        found: dict[str, Any] = {"label": int(table["label"][i]), "area_px": int(area)}
+        found: dict[str, Any] = {"label": int(numbers[table["label"][i] - 1]), "area_px": int(area)}
         if is_calibrated:
             found[f"area_{unit}2"] = area * row_size * col_size
         found |= {"row_px": row, "col_px": col}

@@ -54,6 +54,8 @@ def _write_imagej(path: Path, labels: LabelArray, calibration: ImageMetadata, te
         metadata["spacing"] = _in_unit(axes["z"], unit)
     if "t" in axes:
         metadata["finterval"] = axes["t"].scale
+        if axes["t"].unit not in ("", "second"):
+            metadata["tunit"] = SYMBOLS.get(axes["t"].unit, axes["t"].unit).replace("µ", "u")
     tifffile.imwrite(
         path,
         labels,

@@ -6,6 +6,7 @@ import json
 import uuid
 import zipfile
 from collections.abc import Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,15 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
 
     Every fifth image is for validation; a single one is for both.
     """
-    planes = [
-        (_file_name(context.image_name, index), labels[index], context, index)
-        for labels, context in images
-        for index in np.ndindex(labels.shape[:-2])
-    ]
+    planes, taken = [], set[str]()
+    for labels, context in images:
+        for index in np.ndindex(labels.shape[:-2]):
+            own = _file_name(context.image_name, index)
+            name = next(
+                n for n in chain((own,), (f"{own}~{k}" for k in count(2))) if n not in taken
+            )
+            taken.add(name)
+            planes.append((name, labels[index], context, index))
     parts = ["val" if i % _VALIDATION == _VALIDATION - 1 else "train" for i in range(len(planes))]
     if "val" not in parts:
         parts[-1] = "val"

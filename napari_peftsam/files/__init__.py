@@ -12,6 +12,7 @@ from ._pairs import (
     list_images,
     pair_folders,
     pair_prompts,
+    split_pieces,
 )
 from ._read import (
     FILE_KINDS,
@@ -52,4 +53,5 @@ __all__ = [
     "read_objects",
     "read_provenance",
     "settle_zarr",
+    "split_pieces",
 ]

@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ._read import image_name, open_labels, read_provenance
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "read_objects"]
 
 _HIGHEST = 2**31
+_WITH_AREA = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
 Ring = Any  # (N, 2) numbers, as arrays or lists
 # Plane, first pixel, mask, and the label that our own export gave the object (0: none).
 _Found = tuple[tuple[int, ...], tuple[int, int], BoolArray, int]
@@ -39,11 +40,14 @@ class LabelFile:
         The provenance that our own export wrote, by label; none from other programs.
     overlapping
         Number of objects of which earlier ones cover a part.
+    skipped
+        Number of entries without an area, like points and lines.
     """
 
     labels: LabelArray
     records: tuple[dict[str, Any], ...] = field(default=())
     overlapping: int = 0
+    skipped: int = 0
 
 
 def read_objects(path: str | Path, shape: tuple[int, ...], name: str = "") -> LabelFile:
@@ -104,7 +108,8 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     They get numbers from 1 on, or where all have one, and no two of a plane the same, their own:
     so the pieces of an object in several planes stay together.
     """
-    found = list(objects)
+    every = list(objects)
+    found = [each for each in every if each[2].size]
     places = {(index, label) for index, _, _, label in found if label}
     labels, overlapping, number = np.zeros(shape, np.int32), 0, 0
     for index, (row, col), mask, label in found:
@@ -119,17 +124,27 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
         if free.any():
             number = label if len(places) == len(found) else number + 1
             part[free] = number
-    return LabelFile(labels, overlapping=overlapping)
+    return LabelFile(labels, overlapping=overlapping, skipped=len(every) - len(found))
 
 
 def _filled(
-    index: tuple[int, ...], rings: Sequence[Ring], shape: tuple[int, ...], label: int = 0
+    index: tuple[int, ...],
+    rings: Sequence[Ring],
+    shape: tuple[int, ...],
+    label: int = 0,
+    *,
+    together: bool = False,
 ) -> Iterator[_Found]:
-    """Fill rings of ``(x, y)`` along pixel edges by the even-odd rule."""
+    """Fill rings of ``(x, y)`` along pixel edges by the even-odd rule, or all `together`.
+
+    Without an area inside the image the mask has no pixels.
+    """
     from skimage.draw import polygon2mask
 
     arrays = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) > 2]
+    nothing = index, (0, 0), np.zeros((0, 0), np.bool_), label
     if not arrays:
+        yield nothing
         return
     every = np.concatenate(arrays)
     if not np.isfinite(every).all():
@@ -138,10 +153,12 @@ def _filled(
     high = np.minimum(np.ceil(every.max(0)).astype(int), [shape[-1], shape[-2]])
     width, height = high - low
     if width < 1 or height < 1:
+        yield nothing
         return
     inside = np.zeros((height, width), np.bool_)
     for ring in arrays:
-        inside ^= polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
+        part = polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
+        inside = inside | part if together else inside ^ part
     yield index, (int(low[1]), int(low[0])), inside, label
 
 
@@ -158,13 +175,7 @@ def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
     from pycocotools import mask
 
     content = json.loads(path.read_text(encoding="utf-8"))
-    images = content["images"]
-    mine = [i for i in images if image_name(Path(i["file_name"]).name) == image_name(name)]
-    if not mine:
-        mine = images
-        if len({image["file_name"] for image in images}) > 1:
-            known = ", ".join(str(image["file_name"]) for image in images[:5])
-            raise InputFileError(f"{path}: has no image {name!r}; it holds {known}")
+    mine = _coco_images(content["images"], shape, path, name)
     indices = {image["id"]: tuple(image.get("index", ())) for image in mine}
     if len(indices) > 1 and not any(indices.values()):
         raise InputFileError(f"{path}: holds the image {name!r} more than once")
@@ -184,22 +195,46 @@ def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
                 yield index, (0, 0), mask.decode(runs).astype(bool), label
             else:
                 rings = [np.reshape(ring, (-1, 2)) for ring in shaped]
-                yield from _filled(index, rings, shape)
+                label = _label_in(f"label {each.get('label')}")
+                yield from _filled(index, rings, shape, label, together=True)
 
-    return _drawn(objects(), shape, path)
+    drawn = _drawn(objects(), shape, path)
+    records = {a["label"]: a for a in content["annotations"] if a.get("planes") and "label" in a}
+    kept = tuple(records[n] for n in np.unique(drawn.labels).tolist() if n in records)
+    return replace(drawn, records=kept)
+
+
+def _coco_images(
+    images: Sequence[dict[str, Any]], shape: tuple[int, ...], path: Path, name: str
+) -> list[dict[str, Any]]:
+    """Return the entries of one image, the only one if none has its name."""
+    mine = [i for i in images if image_name(Path(i["file_name"]).name) == image_name(name)]
+    if not mine:
+        mine = list(images)
+        if len({image["file_name"] for image in images}) > 1:
+            known = ", ".join(str(image["file_name"]) for image in images[:5])
+            raise InputFileError(f"{path}: has no image {name!r}; it holds {known}")
+    for image in mine:
+        sides = image.get("height", shape[-2]), image.get("width", shape[-1])
+        if sides != shape[-2:]:
+            raise LabelError(
+                f"{path}: the image {image['file_name']} has {sides[0]} x {sides[1]} pixels, this "
+                f"one {shape[-2]} x {shape[-1]}: choose the labels of this image"
+            )
+    return mine
 
 
 def _read_geojson(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
     content = json.loads(path.read_text(encoding="utf-8"))
-    features = content["features"] if isinstance(content, dict) else content
+    features = content.get("features", [content]) if isinstance(content, dict) else content
 
     def objects() -> Iterator[_Found]:
         for feature in features:
-            geometry = feature["geometry"]
+            geometry = feature["geometry"] or {"type": ""}
             kind, corners = geometry["type"], geometry.get("coordinates", [])
-            if kind not in ("Polygon", "MultiPolygon"):
-                continue
-            rings = corners if kind == "Polygon" else [ring for part in corners for ring in part]
+            rings = corners if kind == "Polygon" else []
+            if kind == "MultiPolygon":
+                rings = [ring for part in corners for ring in part]
             plane = geometry.get("plane") or {}
             place = _place(plane.get("z", 0), plane.get("t", 0), shape)
             label = _label_in((feature.get("properties") or {}).get("name", ""))
@@ -212,7 +247,7 @@ def _place(z: int, t: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the plane of a position in depth and time, of which a stack may have one."""
     if len(shape) == 3:  # (Z, H, W) or (T, H, W)
         return (int(z or t),)
-    return () if len(shape) == 2 else (int(t), int(z))
+    return () if len(shape) == 2 and not (z or t) else (int(t), int(z))
 
 
 def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
@@ -224,6 +259,7 @@ def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
         for roi in found if isinstance(found, list) else [found]:
             rings = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
             rings = rings if isinstance(rings, list) else [rings]
+            rings = rings if roi.composite or roi.roitype.name in _WITH_AREA else []
             z, t = max(roi.z_position - 1, 0), max(roi.t_position - 1, 0)
             if not z and not t and len(shape) == 3:
                 z = max(roi.position - 1, 0)

@@ -26,6 +26,7 @@ __all__ = [
     "list_images",
     "pair_folders",
     "pair_prompts",
+    "split_pieces",
 ]
 
 _log = logging.getLogger(__name__)
@@ -47,29 +48,31 @@ class ImagePair:
         """
         pixels, labels = read_image(self.image_path, self.options), read_labels(self.label_path)
         check_shapes(pixels, labels, self.name)
-        return pixels, _pieces(labels, self.name, self.options.number_pieces)
+        pieces, problem = split_pieces(labels)
+        if problem and self.options.number_pieces:
+            return pixels, pieces
+        if problem:
+            _log.warning("%s: %s: use --number-pieces if each is an object", self.name, problem)
+        return pixels, labels
 
 
-def _pieces(labels: LabelArray, name: str, number_pieces: bool) -> LabelArray:
-    """Return labels; where one number marks several pieces, number those or say so in the log."""
+def split_pieces(labels: LabelArray) -> tuple[LabelArray, str]:
+    """Return labels with a number for each piece, and the problem, where all have one number.
+
+    The problem is empty, and the labels are the same, where there are several numbers or one
+    piece.
+    """
     from scipy import ndimage
 
     highest = int(labels.max(initial=0))
     if not highest or not np.isin(labels, (0, highest)).all():
-        return labels
+        return labels, ""
     neighbours = np.zeros((3,) * labels.ndim, bool)  # in the plane only
     neighbours[(1,) * (labels.ndim - 2)] = True
     pieces, count = ndimage.label(labels, neighbours)
     if count < 2:
-        return labels
-    if number_pieces:
-        numbered: LabelArray = pieces
-        return numbered
-    _log.warning(
-        "%s: all %d separate pieces have the number %d, so they are one object: use "
-        "--number-pieces if each is an object", name, count, highest,
-    )  # fmt: skip
-    return labels
+        return labels, ""
+    return pieces, f"all {count} separate pieces have the number {highest}, so they are one object"
 
 
 def pair_folders(

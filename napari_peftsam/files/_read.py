@@ -147,7 +147,7 @@ def image_shape(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> tu
     Accepts the files and raises the errors of `open_image`; damaged pixels go unnoticed.
     """
     path = Path(path)
-    outline = path.suffix.lower() in _PLAIN and path.is_file()
+    outline = path.suffix.lower() in _PLAIN and path.is_file() and not options.channels
     file = _open(path, options, outline=outline, above=-1.0)
     return tuple(file.pixels.shape[: len(file.metadata.axes)])
 

@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _LOSSY = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.OJPEG)
+_PERHAPS_LOSSY = (
+    "JPEG2000", "APERIO_JP2000_RGB", "APERIO_JP2000_YCBC", "JPEGXL", "JPEGXL_DNG", "JPEGXR",
+    "JPEGXR_NDPI", "WEBP", "PNG_LOSSY",
+)  # fmt: skip
 _LARGEST_PLAUSIBLE = 100.0  # micrometers; larger "pixels per centimetre" are of a printer
 
 
@@ -54,6 +58,10 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
             raise LabelError(
                 f"{path}: JPEG compression changes label numbers: save the labels without loss"
             )
+        method = getattr(series.keyframe.compression, "name", "")
+        if labels and method in _PERHAPS_LOSSY:
+            problem = "may have changed label numbers: save labels without loss"
+            _log.warning("%s: %s %s", path, method, problem)
         own = _check_members(tiff, series, path, options)
         lazily = series.nbytes > above and not own and not _is_converted(series, labels, tiff)
         if own:
@@ -149,7 +157,9 @@ def _is_converted(series: tifffile.TiffPageSeries, labels: bool, tiff: tifffile.
     page = series.keyframe
     is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
     is_premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
-    return not labels and (is_inverted or is_premultiplied or _has_colours(page, tiff))
+    is_foreign = page.photometric in _FOREIGN
+    is_converted = is_inverted or is_premultiplied or is_foreign or _has_colours(page, tiff)
+    return not labels and is_converted
 
 
 def _has_colours(page: Any, tiff: tifffile.TiffFile) -> bool:
@@ -176,15 +186,25 @@ def _meaning(
         return np.moveaxis(page.colormap[:, array], 0, -1), axes + "S"
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         array = _inverted(array, page.bitspersample)
+    if page.photometric == tifffile.PHOTOMETRIC.SEPARATED and "S" in axes:
+        array = _from_inks(array, axes.index("S"))
+    elif page.photometric in (tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.ICCLAB):
+        raise InputFileError("the colours are in CIELAB: save them as RGB")
     if "S" in axes and tifffile.EXTRASAMPLE.ASSOCALPHA in extra:
         array = _without_alpha(array, axes.index("S"))
     return array, axes
 
 
+_FOREIGN = (
+    tifffile.PHOTOMETRIC.SEPARATED, tifffile.PHOTOMETRIC.CIELAB, tifffile.PHOTOMETRIC.ICCLAB,
+)  # fmt: skip
 _COLOURED = (
     tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR, tifffile.PHOTOMETRIC.CIELAB,
     tifffile.PHOTOMETRIC.ICCLAB, tifffile.PHOTOMETRIC.SEPARATED,
 )  # fmt: skip
+
+
+_INKS = 4
 
 
 def _inverted(array: PixelArray, bits: int) -> PixelArray:
@@ -193,6 +213,16 @@ def _inverted(array: PixelArray, bits: int) -> PixelArray:
     if array.dtype.kind == "u":
         return np.asarray((2**bits - 1) - array, array.dtype)
     return np.asarray(array.max() - array, array.dtype)
+
+
+def _from_inks(array: PixelArray, at: int) -> PixelArray:
+    """Return red, green and blue of cyan, magenta, yellow and black."""
+    if array.shape[at] != _INKS or array.dtype.kind != "u":
+        raise InputFileError(f"expected four inks, got {array.shape[at]}: save the image as RGB")
+    top = float(np.iinfo(array.dtype).max)
+    inks = np.moveaxis(array, at, -1).astype(np.float64)
+    colours = (top - inks[..., :3]) * (top - inks[..., 3:]) / top
+    return np.asarray(np.rint(np.moveaxis(colours, -1, at)), array.dtype)
 
 
 def _without_alpha(array: PixelArray, at: int) -> PixelArray:

@@ -110,6 +110,28 @@ def test_what_has_changed_is_written_again(app: App, tmp_path: Path) -> None:
     assert (read_labels(folder / "b.tif") == 1).all()
 
 
+def test_an_image_that_came_back_is_measured_again(app: App, tmp_path: Path) -> None:
+    path, folder = tmp_path / "a.tif", tmp_path / "out"
+    entry = app.document.image(app.images["a"].id)
+    pixels, entry.pixels = entry.pixels, None
+    kept = path.read_bytes()
+    path.unlink()
+    run(app, folder, "csv")
+    path.write_bytes(kept)
+    entry.pixels = pixels
+    report = run(app, folder, "csv")
+    assert report is not None
+    assert [p.name for p in report.written] == ["a.csv"]
+
+
+def test_a_file_that_was_replaced_is_written_again(app: App, tmp_path: Path) -> None:
+    run(app, tmp_path / "out", "tiff")
+    (tmp_path / "out" / "a.tif").write_bytes(b"junk")
+    report = run(app, tmp_path / "out", "tiff")
+    assert report is not None
+    assert [path.name for path in report.written] == ["a.tif"]
+
+
 def test_images_of_the_project_are_never_replaced(app: App, tmp_path: Path) -> None:
     before = (tmp_path / "a.tif").read_bytes()
     with pytest.raises(ExportError, match="is an image of the project"):

@@ -84,6 +84,16 @@ def test_labels_of_another_shape_are_refused(app: App, tmp_path: Path) -> None:
     assert app.images["cells"].objects == ()
 
 
+def test_a_mask_of_one_number_is_said_to_be_one_object(app: App, tmp_path: Path) -> None:
+    image = app.images["cells"]
+    path = export_labels((squares() > 0).astype(np.uint8), tmp_path / "x.tif")
+    assert "all 2 separate pieces have the number 1" in image.import_labels(path)
+    assert len(image.objects) == 1
+    app.undo()
+    assert image.import_labels(path, number_pieces=True) == ""
+    assert len(image.objects) == 2
+
+
 def test_chosen_channels_are_remembered(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4000, (2, 40, 50)).astype(np.uint16)
     details = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}

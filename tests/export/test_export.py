@@ -111,6 +111,22 @@ def test_pixel_sizes_come_back(tmp_path: Path, path: str, many: bool) -> None:
     assert metadata.units == ("second", "micrometer", "micrometer", "micrometer")
 
 
+@pytest.mark.parametrize("path", ["x.tif", "x.ome.tif", "x.ome.zarr"])
+def test_time_keeps_its_unit(tmp_path: Path, path: str) -> None:
+    context = ExportContext(scale=(5.0, 1.0, 1.0), units=("minute", "um", "um"), axes="tyx")
+    metadata = open_labels(export_labels(squares(3, 20, 30), tmp_path / path, context=context))[1]
+    assert (metadata.axes[0].scale, metadata.axes[0].unit) == (5.0, "minute")
+
+
+def test_depth_before_time_is_put_in_order(tmp_path: Path) -> None:
+    labels = squares(2, 3, 20, 30)
+    context = ExportContext(scale=(2.0, 30.0, 1.0, 1.0), axes="ztyx", pixels=labels)
+    read, metadata = open_labels(export_labels(labels, tmp_path / "x.zarr", context=context))
+    np.testing.assert_array_equal(read, labels.transpose(1, 0, 2, 3))
+    assert metadata.names == "tzyx"
+    assert metadata.scale == (30, 2, 1, 1)
+
+
 def test_depth_in_another_unit_than_width(tmp_path: Path) -> None:
     context = ExportContext(scale=(2.0, 250.0, 250.0), units=("um", "nm", "nm"))
     path = export_labels(squares(3, 20, 30), tmp_path / "x.tif", context=context)

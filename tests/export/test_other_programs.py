@@ -127,6 +127,14 @@ def test_sets_of_several_images(tmp_path: Path) -> None:
     assert len({a["id"] for a in content["annotations"]}) == 30
 
 
+def test_images_of_one_name_are_all_in_a_yolo_set(tmp_path: Path) -> None:
+    images = [(objects(), ExportContext(image_name="a.tif"))] * 2
+    write_all = FORMATS["yolo"].write_all
+    assert write_all is not None
+    write_all(tmp_path / "yolo", images)
+    assert sorted(f.stem for f in (tmp_path / "yolo").rglob("*.txt")) == ["a", "a~2"]
+
+
 def test_cellpose(tmp_path: Path) -> None:
     path = export_labels(objects(), tmp_path / "a", "cellpose", ExportContext(image_name="a.tif"))
     assert path.name == "a_seg.npy"
@@ -175,6 +183,12 @@ def test_measurements(tmp_path: Path) -> None:
     assert float(row["integrated_intensity"]) == 12000
     assert float(row["perimeter_micrometer"]) == float(row["perimeter_px"]) / 2
     assert (row["source"], row["score"], row["corrected"]) == ("point", "0.75", "True")
+
+
+def test_a_label_of_millions_takes_no_memory(tmp_path: Path) -> None:
+    labels = objects().astype(np.int64)
+    labels[labels == 7] = 3_000_000_000
+    assert rows(export_labels(labels, tmp_path / "x.csv"))[-1]["label"] == "3000000000"
 
 
 def test_measurements_of_colours_and_planes(tmp_path: Path) -> None:

@@ -97,6 +97,24 @@ def test_colours_are_divided_by_the_alpha_that_they_were_multiplied_by(tmp_path:
     np.testing.assert_array_equal(read_image(path), expected)
 
 
+def test_inks_become_colours(tmp_path: Path) -> None:
+    inks = np.zeros((4, 4, 4), np.uint8)
+    inks[0, 0] = (255, 0, 0, 0)
+    inks[1, 1] = (0, 0, 0, 255)
+    path = tiff(tmp_path / "x.tif", inks, photometric="separated")
+    read = read_image(path)
+    assert read[0, 0].tolist() == [0, 255, 255]
+    assert read[1, 1].tolist() == [0, 0, 0]
+    assert read[2, 2].tolist() == [255, 255, 255]
+
+
+def test_label_numbers_that_compression_may_have_changed_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_labels(tiff(tmp_path / "x.tif", ramp(32, 32), compression="jpeg2000"))
+    assert "may have changed label numbers" in caplog.text
+
+
 def png(path: Path, array: np.ndarray, kind: int) -> Path:
     """Write a PNG of 16 bits, which Pillow cannot."""
 

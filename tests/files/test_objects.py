@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import roifile
 
 from napari_peftsam.errors import InputFileError, LabelError
 from napari_peftsam.export import ExportContext, export_labels
@@ -138,3 +139,33 @@ def test_nothing_to_draw_is_no_object(tmp_path: Path) -> None:
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [3, 4]}}
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [point]}))
     assert not read_objects(path, (40, 50)).labels.any()
+
+
+def test_what_has_no_area_is_counted(tmp_path: Path) -> None:
+    points = roifile.ImagejRoi.frompoints([[3, 4], [20, 4], [20, 30]])
+    points.roitype = roifile.ROI_TYPE.POINT
+    square = roifile.ImagejRoi.frompoints([[3, 4], [8, 4], [8, 9], [3, 9]])
+    roifile.roiwrite(tmp_path / "x.zip", [points, square])
+    found = read_objects(tmp_path / "x.zip", (40, 50))
+    assert (np.count_nonzero(found.labels), found.skipped) == (25, 1)
+
+
+def test_coco_of_another_image_is_refused(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "x.png", "height": 400, "width": 500}
+    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": []}))
+    with pytest.raises(LabelError, match="has 400 x 500 pixels, this one 40 x 50"):
+        read_objects(tmp_path / "x.json", (40, 50), "x.tif")
+
+
+def test_outlines_of_a_stack_are_none_of_a_plane(tmp_path: Path) -> None:
+    path = export_labels(objects(3), tmp_path / "x.geojson")
+    with pytest.raises(LabelError, match="an object lies in plane"):
+        read_objects(path, (40, 50))
+
+
+def test_coco_keeps_the_provenance(tmp_path: Path) -> None:
+    records = [{"label": 2, "source": "point", "planes": [{"index": []}]}]
+    context = ExportContext(image_name="a.tif", records=records)
+    path = export_labels(objects(), tmp_path / "x.json", context=context)
+    (record,) = read_objects(path, (40, 50), "a.tif").records
+    assert (record["label"], record["source"]) == (2, "point")
