@@ -19,7 +19,7 @@ from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.widgets.export import ExportDock
 from napari_peftsam.widgets.launch import open_viewer
 from napari_peftsam.widgets.session import session_of
-from tests.widgets._annotate_cases import wait
+from tests.widgets._annotate_cases import Bench, wait
 
 
 def squares() -> np.ndarray:
@@ -104,6 +104,16 @@ def test_labels_open_with_their_image(tmp_path: Path, opened: Callable) -> None:
     document = session_of(viewer).document
     wait(lambda: any(image.records for image in document.images.values()))
     (image,) = document.images.values()
+    np.testing.assert_array_equal(image.labels > 0, squares() > 0)
+
+
+def test_the_menu_imports_labels(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    b = bench(noise(40, 50))
+    menu = b.view.project
+    menu.ask_open = lambda *_: export_labels(squares(), tmp_path / "objects.zip")
+    menu.import_labels()
+    (image,) = b.document.images.values()
+    wait(lambda: len(image.records) == 2)
     np.testing.assert_array_equal(image.labels > 0, squares() > 0)
 
 

@@ -630,7 +630,8 @@ def test_the_menu_lists_recent_projects(bench: Open, file: Path, tmp_path: Path)
     menu = entries(b.view.project.menu)
     assert list(menu) == [
         "New…", "Open…", "Go on with", "Recent projects", "Delete", "Save project as…",
-        "Save with images…", "Import project…", "Locate image", "Close project",
+        "Save with images…", "Import project…", "Import labels…", "Locate image",
+        "Close project",
     ]  # fmt: skip
     recent = {a.text(): a for a in menu["Recent projects"].menu().actions()}
     assert {text: action.isEnabled() for text, action in recent.items()} == {
