@@ -98,7 +98,7 @@ class PromptedImage:
 
     @property
     def context(self) -> ExportContext:
-        """What is known of the image, for the file of its labels."""
+        """Name, axes and pixel size of the image, for the file of its labels."""
         return ExportContext.of(self.metadata, image_name=self.path.name)
 
     def segment(self, engine: Engine, output: Path) -> SegmentReport:

@@ -96,7 +96,7 @@ class Dock(QWidget):
 
 
 class _Life:
-    """Whether a dock was released, and whether its window is watched; outlives the dock."""
+    """State of a dock that outlives it: released or not, its window watched or not."""
 
     def __init__(self, dock: Dock) -> None:
         self._dock = ref(dock)

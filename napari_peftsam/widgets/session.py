@@ -171,7 +171,7 @@ class ViewerSession:
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a model to answer prompts."""
+        """True while there is a model to answer prompts."""
         return self.workspace is not None and self.workspace.has_model
 
     def when_ready(self, callback: Callable[[], object]) -> None:
@@ -306,7 +306,7 @@ class ViewerSession:
 
 @dataclass(frozen=True)
 class _Found:
-    """What importing torch makes known, see `ViewerSession`."""
+    """Result of the search for a model, which imports torch; see `ViewerSession`."""
 
     models: tuple[ModelEntry, ...]
     gpu_memory: int | None

@@ -96,7 +96,7 @@ class ImageView:
 
     @property
     def fits(self) -> bool:
-        """Whether the layer's pixels still have the shape of what was annotated."""
+        """True while the layer's pixels have the shape of what was annotated."""
         return self._present_shape() == self.shape
 
     def _present_shape(self) -> tuple[int, ...]:
