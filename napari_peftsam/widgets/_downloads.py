@@ -46,7 +46,7 @@ class Downloads:
         self._stopping: set[str] = set()
 
     def is_stopping(self, name: str) -> bool:
-        """True while a stopped download waits for its server."""
+        """Return True while a stopped download waits for its server."""
         return name in self._stopping
 
     def start(self, entry: ModelEntry) -> None:

@@ -306,7 +306,7 @@ class ViewerSession:
 
 @dataclass(frozen=True)
 class _Found:
-    """Result of the search for a model, which imports torch; see `ViewerSession`."""
+    """Models and GPU memory, known once torch is imported; see `ViewerSession`."""
 
     models: tuple[ModelEntry, ...]
     gpu_memory: int | None
