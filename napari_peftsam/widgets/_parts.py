@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from qtpy.QtCore import QObject, Qt, QTimer
@@ -32,6 +33,7 @@ __all__ = [
     "push_button",
     "scrolled",
     "stacked",
+    "stop_timers",
     "text_label",
     "timer",
 ]
@@ -120,6 +122,13 @@ def timer(parent: QObject | None, milliseconds: int) -> QTimer:
     clock.setSingleShot(True)
     clock.setInterval(milliseconds)
     return clock
+
+
+def stop_timers(*timers: QTimer) -> None:
+    """Stop timers; Qt has deleted them where the program ends with the window."""
+    for clock in timers:
+        with suppress(RuntimeError):
+            clock.stop()
 
 
 def beside(*parts: QWidget | QLayout, stretch: int | None = None, spacing: int = 4) -> QHBoxLayout:

@@ -20,7 +20,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
@@ -276,8 +276,7 @@ class ViewerSession:
         self.events.closed.emit()
         self.workers.close(timeout)
         self.projects.autosave.finish()
-        self._soon.stop()
-        self._idle.stop()
+        stop_timers(self._soon, self._idle)
 
     def _connect(self, found: _Found) -> None:
         """Make the workspace; its module is imported by now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,14 @@ def test_a_project_shows_the_pixel_size_again(
     layer = viewer.layers["cells"]
     assert layer.scale.tolist() == [2, 0.25, 0.25]
     assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
+
+
+def test_a_script_without_an_event_loop_ends_cleanly(cells: Path) -> None:
+    script = (
+        "import sys; from napari_peftsam.widgets.launch import open_viewer; "
+        "open_viewer([sys.argv[1]], block=False).close()"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, str(cells)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, RenameImage
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
 from napari_peftsam.widgets.layers.tools import PromptTools
 from napari_peftsam.widgets.layers.view import ImageView, is_same_image, layer_options
@@ -236,8 +236,8 @@ class LayerBridge:
 
     def viewer_closes(self) -> None:
         """Keep the images whose layers napari has just removed from its closing viewer."""
-        self._soon.stop()
         self._removed.clear()
+        stop_timers(self._soon)
 
     def _add_image(self, layer: Image) -> None:
         self._remove_images()
