@@ -44,7 +44,7 @@ def cells(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(qtbot: Any) -> Any:  # which makes the application
+def opened(make_napari_viewer: Any) -> Any:  # which keeps other plugins out
     viewers: list[napari.Viewer] = []
 
     def open_it(*paths: Path, **options: Any) -> napari.Viewer:
