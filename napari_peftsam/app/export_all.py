@@ -101,8 +101,9 @@ def images_to_export(
 def _fingerprint(document: Document, image: DocumentImage) -> str:
     """Return what tells whether an image has the same pixels as before, without reading them."""
     found = find_source(image.info.source, document.store.path)
+    has_pixels = image.pixels is not None or found.state != "missing"
     stamp = _stamp(found.path) if found.path is not None else ""
-    return repr((image.info.source, found.state, stamp, image.info.metadata.read_with))
+    return repr((has_pixels, stamp, image.info.metadata.read_with))
 
 
 def _stamp(path: Path) -> str:
