@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from napari_peftsam.batch.plan import make_folder
 from napari_peftsam.document import Document, DocumentImage, ImageId, find_source
 from napari_peftsam.errors import ConfigurationError, LabelError, PeftSamError
 from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
@@ -57,10 +58,7 @@ class ExportImage:
     def with_pixels(self) -> tuple[ExportContext, str]:
         """Return the context with the image's pixels, and a note if there is a problem; slow."""
         pixels, note = self.read()
-        c = self.context
-        return ExportContext(
-            c.name, c.image_name, pixels, c.records, c.scale, c.units, c.axes
-        ), note
+        return replace(self.context, pixels=pixels), note
 
     def digest(self, format_name: str) -> str:
         """Return a hash of what would be written."""
@@ -159,7 +157,7 @@ def export_all(
     chosen = [_format(name) for name in dict.fromkeys(formats)]
     if not images:
         raise LabelError("no image has an object: there is nothing to export")
-    _make(folder)
+    make_folder(folder)
     memory = _remembered(folder)
     written: list[Path] = []
     notes: list[str] = []
@@ -228,12 +226,6 @@ def _write(target: Path, images: Sequence[ExportImage], format_: ExportFormat) -
         for labels, context, _ in pairs:
             export_labels(labels, target, format_.name, context)
     return [note for *_, note in pairs if note]
-
-
-def _make(folder: Path) -> None:
-    from napari_peftsam.batch.plan import make_folder
-
-    make_folder(folder)
 
 
 def _remembered(folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ._options import Json, ProjectFile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from napari_peftsam.app.export_all import ExportProgress
     from napari_peftsam.document import Document, Store
 
 __all__ = ["export", "info", "label_file_names", "recover", "replay"]
@@ -135,6 +136,7 @@ def _is_of_all(project: Path, output: Path, formats: Sequence[str]) -> bool:
 
 def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bool) -> None:
     from napari_peftsam.app.export_all import export_all, images_to_export
+    from napari_peftsam.app.runner import run
     from napari_peftsam.document import Document, open_project
     from napari_peftsam.files.outputs import check_not_an_input
 
@@ -146,16 +148,14 @@ def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bo
         Progress() as progress,
     ):
         document = Document(store)
-        work = export_all(document, images_to_export(document), folder, formats)
-        report = None
-        while report is None:
-            try:
-                event = next(work)
-                progress.show(event.done / event.total, f"{event.done} of {event.total}")
-            except StopIteration as end:
-                report = end.value
-            if report is None and stop.is_set():
+
+        def watch(event: ExportProgress) -> None:
+            progress.show(event.done / event.total, f"{event.done} of {event.total}")
+            if stop.is_set():
                 raise typer.Exit(INTERRUPTED)
+
+        images = images_to_export(document)
+        report = run(export_all(document, images, folder, formats), watch)
     for note in report.notes:
         say(note)
     files = [str(path) for path in report.written]
