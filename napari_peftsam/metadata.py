@@ -57,6 +57,9 @@ class ReadOptions:
     channels
         The channels to use, by number or name, with weights: ``"2"``, ``"DAPI"``, ``"0,2"``,
         ``"DAPI:0.5,2:0.5"``. One gives a grey image; two or three give red, green and blue.
+    default_channels
+        The same for files with several channels of which none is chosen; those that an adapter
+        was trained with.
     series
         Number of the image in a file that holds several, None for the first.
     allow_missing
@@ -69,6 +72,7 @@ class ReadOptions:
 
     axes: str = ""
     channels: str = ""
+    default_channels: str = ""
     series: int | None = None
     allow_missing: bool = False
     own_planes: bool = False

@@ -66,8 +66,9 @@ def segment_file(
     options
         Axes, channels and the rest of what the image's file leaves open.
     """
-    prompted = PromptedImage.open(image, prompts, output, options)
-    engine = (choice or ModelChoice()).engine()
+    choice = choice or ModelChoice()
+    prompted = PromptedImage.open(image, prompts, output, choice.reading(options))
+    engine = choice.engine()
     engine.keeps_activations = False  # no other adapter comes
     return prompted.segment(engine, output)
 

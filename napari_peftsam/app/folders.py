@@ -77,6 +77,7 @@ def folder_planes(
 
 def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
     pixels, labels = pair.read()
+    channels = pair.options.channels or pair.options.default_channels
     for index in np.ndindex(labels.shape[:-2]):
         if not labels[index].any():
             continue
@@ -85,7 +86,7 @@ def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
             check_normalisable(pixels[index])  # better found now, with its name
         except PeftSamError as error:
             raise type(error)(f"{pair.image_path}: {error}") from error
-        yield AnnotatedPlane(name, pair.name, pixels[index], labels[index])
+        yield AnnotatedPlane(name, pair.name, pixels[index], labels[index], channels=channels)
 
 
 def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many options
@@ -142,7 +143,7 @@ def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many optio
             check_output(output, (".safetensors",))
             check_not_an_input(output, Path(choice.model))
         start = None if choice.adapter is None else load_adapter(choice.adapter)
-        planes = folder_planes(images, labels, options)
+        planes = folder_planes(images, labels, choice.reading(options))
         job = TrainingJob(
             str(choice.model), device, planes, config, start, precision=choice.precision
         )
@@ -188,8 +189,9 @@ def evaluate_folders(
     PeftSamError
         If an input cannot be used, see `napari_peftsam.evaluation.evaluate`.
     """
-    planes = folder_planes(images, labels, options)
-    engine = (choice or ModelChoice()).open().engine
+    choice = choice or ModelChoice()
+    planes = folder_planes(images, labels, choice.reading(options))
+    engine = choice.open().engine
     return measure(engine, cut_into_tiles(planes, engine.model), config, watch)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -341,7 +342,7 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
         for record in document.records(known):
             for each in record.planes:
                 found[PlaneKey(known, each.index)].append(record)
-    copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts]] = []
+    copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts, str]] = []
     for plane in document.planes_with_objects():
         image = document.image(plane.image)
         if image.pixels is None:
@@ -358,14 +359,17 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
         else:
             kept = labels.copy()
         name = image.name + str(list(plane.index) if plane.index else "")
-        copied.append((name, plane.image, pixels, kept, prompts))
+        channels = image.info.metadata.read_with.channels
+        copied.append((name, plane.image, pixels, kept, prompts, channels))
 
     def read() -> Iterator[AnnotatedPlane]:
-        for name, of, pixels, labels, prompts in copied:
+        for name, of, pixels, labels, prompts, shown in copied:
             if isinstance(labels, tuple):
-                yield from (read_tile(name, of) for read_tile in labels)
+                for read_tile in labels:
+                    yield replace(read_tile(name, of), channels=shown)
             else:
-                yield AnnotatedPlane(name, of, np.array(pixels), labels, prompts)
+                whole = np.array(pixels)
+                yield AnnotatedPlane(name, of, whole, labels, prompts, channels=shown)
 
     return read
 

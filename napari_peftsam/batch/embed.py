@@ -88,12 +88,13 @@ def embed_batch(
     plan = plan or BatchPlan()
     model = find_architecture(plan.choice.model)
     paths = [path.absolute() for path in find_images(images)]
-    shapes = {path: _shape(path, plan.options) for path in paths}
+    options = plan.reading
+    shapes = {path: _shape(path, options) for path in paths}
     make_folder(plan.folder)
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
-    tasks = [Task(part.name, (part, plan.options), str(part.path)) for part in parts]
+    tasks = [Task(part.name, (part, options), str(part.path)) for part in parts]
     source = replace(plan.source, keeps_activations=True)  # as the docks do
     with open_workers(plan.cluster, len(tasks)) as workers:
         done = yield from computed(workers, TaskFunction(source, _embed_part), tasks, stop)

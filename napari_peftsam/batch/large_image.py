@@ -84,7 +84,8 @@ def segment_large_image(
         If an input, the output or the workers cannot be used.
     """
     plan = plan or BatchPlan()
-    prompted = PromptedImage.open(image, prompts, output, plan.options)
+    options = plan.reading
+    prompted = PromptedImage.open(image, prompts, output, options)
     height, width = prompted.pixels.shape[:2]
     if len(tile_grid((height, width), find_architecture(plan.choice.model))) == 1:
         raise ConfigurationError(
@@ -99,7 +100,7 @@ def segment_large_image(
             atomic_path(output) as temporary,
         ):
             array = create_labels(temporary, (height, width), prompted.context)
-            tasks = _predictions(prompted, Path(scratch).absolute(), plan.options)
+            tasks = _predictions(prompted, Path(scratch).absolute(), options)
             predicting = TaskFunction(plan.source, _predict_objects)
             found = yield from _run(workers, predicting, tasks, stop, image)
             places = {label: place for one in found for label, place in one.items()}

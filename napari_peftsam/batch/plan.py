@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,6 +36,7 @@ __all__ = [
     "make_folder",
 ]
 
+_log = logging.getLogger(__name__)
 R = TypeVar("R")
 Stop = Callable[[], bool]
 _Stamps = tuple[tuple[str, int, int], ...]
@@ -60,6 +62,18 @@ class ModelSource:
     adapter: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+
+    def reading(self, options: ReadOptions) -> ReadOptions:
+        """Return options that read the adapter's own channels where none are chosen."""
+        from napari_peftsam.peft import load_adapter
+
+        channels = "" if self.adapter is None else load_adapter(self.adapter).channels
+        if channels and options.channels not in ("", channels):
+            _log.warning(
+                "%s was trained with the channels %s, not with %s",
+                self.adapter, channels, options.channels,
+            )  # fmt: skip
+        return replace(options, default_channels=channels)
 
     def engine(self, store: EmbeddingStore | None = None) -> Engine:
         """Return the model with its adapter live; slow."""
@@ -165,6 +179,11 @@ class BatchPlan:
     store: Path | None = None
     space: int | None = None
     options: ReadOptions = AS_THE_FILE_SAYS
+
+    @property
+    def reading(self) -> ReadOptions:
+        """The options, with the adapter's own channels where none are chosen."""
+        return self.choice.reading(self.options)
 
     @property
     def folder(self) -> Path:

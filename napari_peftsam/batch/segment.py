@@ -203,7 +203,7 @@ def segment_batch(
         If `output` cannot be written.
     """
     plan = plan or BatchPlan()
-    pairs = pair_prompts(images, prompts)
+    pairs, options = pair_prompts(images, prompts), plan.reading
     if output.exists() and output.samefile(images):
         raise ConfigurationError(f"{output} is the folder of the images: choose another one")
     for _, _, asked in pairs:
@@ -220,7 +220,7 @@ def segment_batch(
         tasks = []
         for name, *paths in pairs:
             image, asked = (path.absolute() for path in paths)
-            arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), plan.options
+            arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), options
             tasks.append(Task(name, arguments, name))
         done = yield from computed(workers, TaskFunction(plan.source, _segment_image), tasks, stop)
     reports = [event.result for event in done if event.result]

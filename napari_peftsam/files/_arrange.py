@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,6 +48,7 @@ def arrange(
         If there is no plane, or several channels of which none was chosen.
     """
     array, axes = raw.array, _axes(raw, options, shown, labels)
+    options = _settled(options, dict(zip(axes, array.shape, strict=True)))
     sizes = dict(enumerate(array.shape))
     left = {i: a for i, a in enumerate(axes) if a in "YX" or sizes[i] > 1}
     if sorted(a for a in left.values() if a in "YX") != ["X", "Y"]:
@@ -136,6 +138,13 @@ def guess_axes(shape: tuple[int, ...]) -> str:
 
 
 # --- channels -----------------------------------------------------------------------
+
+
+def _settled(options: ReadOptions, sizes: Mapping[str, int]) -> ReadOptions:
+    """Return options whose `channels` are the ones to read, of what is chosen or the default."""
+    is_open = sizes.get("C", 1) > 1 and not options.channels
+    channels = options.default_channels if is_open else options.channels
+    return replace(options, channels=channels, default_channels="")
 
 
 Picks = tuple[tuple[int, float], ...]

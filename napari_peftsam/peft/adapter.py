@@ -102,6 +102,11 @@ class Adapter:
         return self.config.adapts_encoder
 
     @property
+    def channels(self) -> str:
+        """The channels it was trained with, as of `ReadOptions`; empty if they are not known."""
+        return str(self.provenance.get("channels", ""))
+
+    @property
     def mergeable(self) -> bool:
         """True if it can be folded into plain weights."""
         return self.config.mergeable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
 from types import MappingProxyType
@@ -53,6 +53,9 @@ class AnnotatedPlane:
         The user's own prompts by label.
     limits
         Intensity range of the whole image if the plane is a tile, None otherwise.
+    channels
+        The channels of the file that the pixels show, as of `napari_peftsam.metadata.ReadOptions`;
+        empty if the file has no others.
     """
 
     name: str
@@ -61,6 +64,7 @@ class AnnotatedPlane:
     labels: LabelArray
     prompts: Mapping[int, Prompts] = field(default_factory=dict)
     limits: Limits | None = None
+    channels: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", check_labels(self.labels, self.name))
@@ -190,7 +194,7 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
         for o in objects_of(0, plane)
     }
     for read in tiles_with_objects(image, plane.labels, places, plane.prompts):
-        yield read(plane.name, plane.image)
+        yield replace(read(plane.name, plane.image), channels=plane.channels)
 
 
 def tiles_with_objects(

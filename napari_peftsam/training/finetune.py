@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,7 @@ __all__ = ["HeldOut", "Incumbent", "draw_held_out", "finetune", "validation_iou"
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
+_log = logging.getLogger(__name__)
 _HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
 # A model that answers the first click well and corrections badly costs the user clicks, so
 # corrections count too; only three of them, since a validation takes time from the training.
@@ -145,6 +147,7 @@ class _Data:
     planes: Mapping[int, ModelPlane]
     held_out: HeldOut
     trained: TrainedObjects  # what the result and the adapters before it were trained on
+    channels: str
 
 
 def _prepare(
@@ -175,7 +178,15 @@ def _prepare(
     held_out = draw_held_out(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
     for item in visible:
         trained.setdefault(planes[item.plane].name, set()).add(item.label)
-    return _Data(replace(split, training=visible), prepared, held_out, trained)
+    return _Data(replace(split, training=visible), prepared, held_out, trained, _channels(planes))
+
+
+def _channels(planes: Sequence[AnnotatedPlane]) -> str:
+    """Return the channels that all planes show, empty if they differ."""
+    found = sorted({plane.channels for plane in planes} - {""})
+    if len(found) > 1:
+        _log.warning("the images show different channels: %s", "; ".join(found))
+    return found[0] if len(found) == 1 else ""
 
 
 # --- the loop ---------------------------------------------------------------------
@@ -272,6 +283,8 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         "held_out_by": split.by,
         "trained_on": {name: sorted(labels) for name, labels in run.data.trained.items()},
     }
+    if run.data.channels:
+        provenance["channels"] = run.data.channels
     return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})
 
 
