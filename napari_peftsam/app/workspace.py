@@ -365,8 +365,7 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
     def read() -> Iterator[AnnotatedPlane]:
         for name, of, pixels, labels, prompts, shown in copied:
             if isinstance(labels, tuple):
-                for read_tile in labels:
-                    yield replace(read_tile(name, of), channels=shown)
+                yield from (replace(read_tile(name, of), channels=shown) for read_tile in labels)
             else:
                 whole = np.array(pixels)
                 yield AnnotatedPlane(name, of, whole, labels, prompts, channels=shown)
