@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = [
     "AdapterMismatchError",
-    "AmbiguousAxesError",
     "CheckpointError",
     "ClusterError",
     "ConfigurationError",
@@ -21,6 +20,7 @@ __all__ = [
     "ProjectError",
     "PromptError",
     "TrainingError",
+    "UndecidedError",
 ]
 
 
@@ -32,8 +32,24 @@ class InputFileError(PeftSamError):
     """A file or folder is missing, unreadable or of an unknown kind."""
 
 
-class AmbiguousAxesError(InputFileError):
-    """Nothing says what the axes of a file are, and they can be read in more than one way."""
+class UndecidedError(InputFileError):
+    """A file can be read in more than one way, and nothing says which one is meant.
+
+    Attributes
+    ----------
+    option
+        The field of `napari_peftsam.metadata.ReadOptions` that decides it.
+    answers
+        Its likely values.
+    """
+
+    def __init__(self, message: str, option: str = "", answers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.option, self.answers = option, answers
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """Keep the attributes on the way between processes."""
+        return type(self), (str(self), self.option, self.answers)
 
 
 class ImageError(PeftSamError):

@@ -7,7 +7,7 @@ import numpy as np
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
 
-__all__ = ["check_labels", "deepest_pixel", "iou"]
+__all__ = ["check_labels", "deepest_pixel", "iou", "object_windows"]
 
 
 def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
@@ -51,6 +51,16 @@ def deepest_pixel(mask: BoolArray) -> tuple[int, int]:
     offsets = ((ties - ties.mean(axis=0)) ** 2).sum(axis=1)
     row, col = ties[int(np.argmin(np.round(offsets, 6)))]
     return int(row), int(col)
+
+
+def object_windows(plane: LabelArray) -> dict[int, tuple[slice, slice]]:
+    """Return the rows and columns around each object of a plane ``(H, W)``, by ascending label."""
+    from scipy import ndimage
+
+    # find_objects makes a list of all numbers up to the highest, so they are counted anew.
+    numbers = np.unique(plane[plane > 0])
+    dense = np.where(plane > 0, np.searchsorted(numbers, plane) + 1, 0)
+    return dict(zip(numbers.tolist(), ndimage.find_objects(dense), strict=True))
 
 
 def check_labels(array: PixelArray, name: str) -> LabelArray:

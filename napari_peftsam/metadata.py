@@ -133,6 +133,20 @@ class ImageMetadata:
         return tuple(axis.unit for axis in self.axes)
 
     @property
+    def plane_scale(self) -> tuple[tuple[float, float], str]:
+        """Height and width of a pixel and their unit: that of the width.
+
+        The unit is empty where there is none, or one that the height cannot be converted to.
+        """
+        if not self.axes:
+            return (1.0, 1.0), ""
+        rows, cols = self.axes[-2:]
+        height, width = in_micrometers(rows), in_micrometers(cols)
+        if height is not None and width is not None:
+            return (cols.scale * height / width, cols.scale), cols.unit
+        return (rows.scale, cols.scale), cols.unit if rows.unit == cols.unit else ""
+
+    @property
     def is_calibrated(self) -> bool:
         """True if a size is known for the pixels of a plane."""
         return any(axis.unit or axis.scale != 1 for axis in self.axes[-2:])

@@ -288,7 +288,7 @@ def read_label_file(
     own: DocumentImage, path: str | Path, number_pieces: bool = False
 ) -> tuple[Imported, str]:
     """Read the objects of a file for an image, with a note as of `import_label_file`; slow."""
-    file = read_objects(path, own.shape, file_name(own))
+    file = read_objects(path, own.shape, file_name(own), own.info.metadata.names)
     labels, notes = file.labels, []
     pieces, problem = split_pieces(labels)
     if problem and number_pieces:

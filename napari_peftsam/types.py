@@ -153,6 +153,12 @@ class Box:
                 "give its top-left corner first"
             )
 
+    @classmethod
+    def around(cls, window: tuple[slice, slice]) -> Box:
+        """Return the box of these rows and columns."""
+        rows, cols = window
+        return cls(float(rows.start), float(cols.start), float(rows.stop), float(cols.stop))
+
     def as_tuple(self) -> tuple[float, float, float, float]:
         """Return ``(row0, col0, row1, col1)``."""
         return self.row0, self.col0, self.row1, self.col1

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from napari_peftsam.app.choice import absolute_model
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
-from napari_peftsam.app.runner import InlineRunner
+from napari_peftsam.app.refine import predict_centres, refine_objects
+from napari_peftsam.app.runner import InlineRunner, run
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -26,6 +29,7 @@ from napari_peftsam.document import (
     SetPrompts,
 )
 from napari_peftsam.errors import ConfigurationError, PromptError
+from napari_peftsam.files import read_centres
 from napari_peftsam.metadata import ImageMetadata, ReadOptions
 from napari_peftsam.projects import (
     add_image,
@@ -103,8 +107,15 @@ class App:
         """The images by name, in the order in which they were added."""
         return {i.name: ProjectImage(self, i.id) for i in self.document.images.values()}
 
-    def add_image(
-        self, given: Any, name: str | None = None, *, axes: str = "", channels: str = ""
+    def add_image(  # what a file may leave open
+        self,
+        given: Any,
+        name: str | None = None,
+        *,
+        axes: str = "",
+        channels: str = "",
+        series: int | None = None,
+        allow_missing: bool = False,
     ) -> ProjectImage:
         """Add an image file or an array; one that is there already is returned.
 
@@ -114,10 +125,10 @@ class App:
             Path of a file, or pixels ``(..., H, W)`` or ``(..., H, W, 3)``, which are stored.
         name
             What people call it; default: the file's name without suffix, or ``"image"``.
-        axes, channels
-            Of a file that leaves them open, see `napari_peftsam.metadata.ReadOptions`.
+        axes, channels, series, allow_missing
+            Answers to what a file leaves open, see `napari_peftsam.metadata.ReadOptions`.
         """
-        options = ReadOptions(axes, channels)
+        options = ReadOptions(axes, channels, series=series, allow_missing=allow_missing)
         return ProjectImage(self, add_image(self.document, given, name, options))
 
     def undo(self) -> str | None:
@@ -253,6 +264,28 @@ class ProjectImage:
         of a mask with one number is an object.
         """
         return import_label_file(self._app.document, self.id, path, number_pieces)[1]
+
+    def import_centres(self, path: str | Path) -> int:
+        """Predict and accept an object at each centre of a table; return how many; slow.
+
+        The table is as of `napari_peftsam.files.read_centres`. Existing objects keep their
+        pixels.
+        """
+        entry, document = self._app.document.image(self.id), self._app.document
+        centres = read_centres(path, entry.shape, self.metadata.names)
+        _need_model(self._app)
+        actions = run(predict_centres(self._app.workspace, self.id, centres))
+        return sum(int(np.count_nonzero(document.do(action))) for action in actions)
+
+    def refine(self, labels: Sequence[int] = ()) -> tuple[int, ...]:
+        """Predict objects, all by default, anew from the boxes around them; slow.
+
+        Return the labels for which the model found no pixel: they stay as they are.
+        """
+        _need_model(self._app)
+        found = run(refine_objects(self._app.workspace, self.id, labels))
+        self._app.document.do(found.action)
+        return found.kept
 
     @property
     def metadata(self) -> ImageMetadata:

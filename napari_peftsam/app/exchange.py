@@ -58,7 +58,7 @@ def segment_file(
     image
         One plane, ``(H, W)`` or ``(H, W, 3)``; a large one is read and segmented in tiles.
     prompts
-        A JSON file, see `napari_peftsam.batch.prompts_file.read_prompts`; its object ``i``
+        A file, see `napari_peftsam.batch.prompts_file.read_prompts_for`; its object ``i``
         (from 1) gets label ``i``.
     output
         The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app.runner import Runner, Slot
-from napari_peftsam.document import AcceptObjects, Document, ModelVersion, NewObject, PlaneKey
+from napari_peftsam.document import AcceptObjects, Document, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ class PromptController:
                 self._answer()  # the user went on meanwhile: these are answers to older prompts
             else:
                 pairs = zip(rest, predictions, strict=True)
-                objects = (*known, *(_best(each, found, version) for each, found in pairs))
+                new = (NewObject.best_of(each, found, version) for each, found in pairs)
+                objects = (*known, *new)
                 try:
                     document.do(AcceptObjects(plane, objects))
                 except PeftSamError as error:
@@ -383,9 +384,3 @@ class PromptController:
             self.events.state_changed.emit(state)
         if state.is_awaited != before.is_awaited:
             self.events.awaited_changed.emit(state.is_awaited)
-
-
-def _best(prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
-    best = prediction.trimmed()
-    score = float(best.scores[0])
-    return NewObject(prompts, best.masks[0], score, best.offset, 0, by.model, by.adapter)

@@ -1,4 +1,4 @@
-"""Prompts of many objects as a JSON file."""
+"""Prompts of many objects: a JSON file, a table of centres, or old labels."""
 
 from __future__ import annotations
 
@@ -7,13 +7,48 @@ from pathlib import Path
 from typing import Any
 
 from napari_peftsam.errors import InputFileError, PromptError
+from napari_peftsam.files import read_centres, read_objects
+from napari_peftsam.geometry import object_windows
 from napari_peftsam.types import Box, Point, Prompts
 
-__all__ = ["check_prompts_inside", "read_prompts"]
+__all__ = ["check_prompts_inside", "read_prompts", "read_prompts_for"]
 
 _KEYS = ("points", "labels", "box")
 _BOX_LENGTH = 4
 _LARGEST = 1e9  # pixels
+
+
+def read_prompts_for(shape: tuple[int, int], name: str, path: str | Path) -> tuple[Prompts, ...]:
+    """Read the prompts of an image's objects from a file of any kind.
+
+    JSON is as of `read_prompts`, a table (``.csv``) as of `napari_peftsam.files.read_centres`. Of
+    labels or outlines (see `napari_peftsam.files.read_objects`), the boxes around the objects are
+    the prompts, by ascending label.
+
+    Parameters
+    ----------
+    shape, name
+        ``(H, W)`` and name of the image.
+    path
+        The file.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        return tuple(Prompts((Point(*at),)) for at in read_centres(path, shape)[()])
+    if path.suffix.lower() == ".json" and not _is_coco(path):
+        return read_prompts(path)
+    boxes = object_windows(read_objects(path, shape, name).labels).values()
+    if not boxes:
+        raise PromptError(f"{path} holds no object: there is nothing to prompt")
+    return tuple(Prompts(box=Box.around(window)) for window in boxes)
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):  # which reading the prompts will tell
+        return False
+    return isinstance(content, dict) and "annotations" in content
 
 
 def read_prompts(path: str | Path) -> tuple[Prompts, ...]:

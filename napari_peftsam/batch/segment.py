@@ -21,7 +21,11 @@ from napari_peftsam.batch.plan import (
     finished,
     make_folder,
 )
-from napari_peftsam.batch.prompts_file import check_prompts_inside, read_prompts
+from napari_peftsam.batch.prompts_file import (
+    check_prompts_inside,
+    read_prompts,
+    read_prompts_for,
+)
 from napari_peftsam.batch.run import Task, TaskFunction
 from napari_peftsam.embeddings import PlaneEmbedding, TiledImage
 from napari_peftsam.errors import ConfigurationError, ExportError, ImageError
@@ -89,11 +93,13 @@ class PromptedImage:
         else:
             check_output(output, (".tif", ".tiff", ".zarr"))
         # Of a set of files, the prompts are for the plane in this one.
-        asked, file = read_prompts(prompts), open_image(image, replace(options, own_planes=True))
+        file = open_image(image, replace(options, own_planes=True))
         if len(file.metadata.axes) > 2:
             shape = file.pixels.shape
             raise ImageError(f"{image} is a stack of shape {shape}: save one plane of it")
-        check_prompts_inside(asked, (file.pixels.shape[0], file.pixels.shape[1]), prompts)
+        size = file.pixels.shape[0], file.pixels.shape[1]
+        asked = read_prompts_for(size, image.name, prompts)
+        check_prompts_inside(asked, size, prompts)
         return cls(image, file.pixels, asked, file.metadata)
 
     @property

@@ -63,7 +63,13 @@ def embed(
 def segment(
     *,
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
-    prompts: Annotated[Path, typer.Option(help="JSON file: a list of objects, as above.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(
+            help="JSON file: a list of objects, as above; or centres (.csv), or rough labels or "
+            "outlines, of which the boxes are taken."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option(help="Label image to write: .tif, or .zarr, which a large image needs.")
     ],

@@ -115,6 +115,10 @@ def export(
         written = export_project(labels, image, output, format_name, say)
     elif image is not None:
         raise ConfigurationError(f"{labels} is no project: leave out --image")
+    elif len(formats) > 1:
+        raise ConfigurationError(
+            f"got --format {format_name}: only a project is written in several formats at once"
+        )
     else:
         written = export_file(labels, output, format_name)
     emit({"output": str(written), "format": format_name}, as_json, str(written))

@@ -249,11 +249,14 @@ class ImportLabels:
     records
         Provenance of its objects. Without one, objects whose pixels stay the same keep
         their record and the others count as imported.
+    step
+        What undo calls it.
     """
 
     image: ImageId
     labels: LabelArray = field(compare=False)
     records: tuple[ObjectRecord, ...] = ()
+    step: str = "import labels"
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def _import(action: act.ImportLabels, state: State) -> Derived:
         for label, each in given.items()
         if label in image.records and label not in touched
     }
-    return Derived((*changes, *set_records(state, image.id, changed)), "import labels", image.id)
+    return Derived((*changes, *set_records(state, image.id, changed)), action.step, image.id)
 
 
 @derive.register

@@ -175,6 +175,13 @@ class NewObject:
     model: str = ""
     adapter: str = ""
 
+    @classmethod
+    def best_of(cls, prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
+        """Return the best candidate of a prediction."""
+        best = prediction.trimmed()
+        score = float(best.scores[0])
+        return cls(prompts, best.masks[0], score, best.offset, 0, by.model, by.adapter)
+
     def record(self, label: int, index: tuple[int, ...], now: str) -> ObjectRecord:
         """Return the record of the object once it is accepted in one plane."""
         return ObjectRecord(

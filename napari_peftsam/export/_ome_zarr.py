@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_peftsam.errors import ExportError
+from napari_peftsam.errors import ExportError, LabelError
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -156,6 +156,8 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
 
     writer = _import_writer()
     group = zarr.open_group(path, mode="r+")
+    labels, context = _in_order(labels, context)
+    _check_fits(group, labels, context, path)
     inner = group.require_group("labels")
     ome = dict(inner.attrs).get("ome", dict(inner.attrs))
     known = [str(name) for name in ome.get("labels", ())] if isinstance(ome, dict) else []
@@ -163,7 +165,6 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     while name in known or name in inner:
         number += 1
         name = f"{_plain(context.name)}_{number}"
-    labels, context = _in_order(labels, context)
     fmt = _format("0.4" if group.metadata.zarr_format == _OLDER_ZARR else None)
     context = replace(context, name=name, pixels=None)
     with atomic_path(path / "labels" / name) as temporary:
@@ -177,6 +178,22 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
             shutil.rmtree(scratch, ignore_errors=True)
     writer.add_metadata(inner, {"labels": [*known, name]}, fmt=fmt)
     return path / "labels" / name
+
+
+def _check_fits(group: zarr.Group, labels: LabelArray, context: ExportContext, path: Path) -> None:
+    """Raise `LabelError` unless labels have the size of the image that they are added to."""
+    attributes = dict(group.attrs)
+    about: Any = attributes.get("ome", attributes)
+    multiscale = about["multiscales"][0]
+    level: Any = group[multiscale["datasets"][0]["path"]]
+    axes = [a["name"] if isinstance(a, dict) else a for a in multiscale.get("axes", "tczyx")]
+    image = {a: n for a, n in zip(axes, level.shape, strict=True) if a != "c" and n > 1}
+    own = zip(context.calibration(labels.ndim).names, labels.shape, strict=True)
+    if image != {name: n for name, n in own if n > 1}:
+        raise LabelError(
+            f"{path} has an image of {' x '.join(map(str, image.values()))} pixels, the labels are "
+            f"{' x '.join(map(str, labels.shape))}: choose the image that they were drawn on"
+        )
 
 
 def _set_units(group: zarr.Group, calibration: ImageMetadata) -> None:

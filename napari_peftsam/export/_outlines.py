@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_peftsam.geometry import object_windows
 from napari_peftsam.types import BoolArray, LabelArray
 
 __all__ = ["outlines", "path_through_holes", "polygons_of", "rings_of"]
@@ -18,14 +19,9 @@ def outlines(plane: LabelArray) -> Iterator[tuple[int, Any]]:
     The outline is a shapely polygon, or several, whose ``(x, y)`` run along the edges of
     pixels: the pixel in row 0 and column 0 covers 0 to 1.
     """
-    from scipy import ndimage
-
-    # find_objects makes a list of all numbers up to the highest, so they are counted anew.
-    numbers = np.unique(plane[plane > 0])
-    dense = np.where(plane > 0, np.searchsorted(numbers, plane) + 1, 0)
-    for number, window in enumerate(ndimage.find_objects(dense)):
+    for label, window in object_windows(plane).items():
         row, col = (part.start for part in window)
-        yield int(numbers[number]), _outline(dense[window] == number + 1, row, col)
+        yield label, _outline(plane[window] == label, row, col)
 
 
 def _outline(mask: BoolArray, row: int, col: int) -> Any:

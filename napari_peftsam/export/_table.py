@@ -56,8 +56,8 @@ def _of_plane(plane: LabelArray, pixels: Any, metadata: ImageMetadata) -> Iterat
     numbers = np.unique(plane[plane > 0])
     dense = np.where(plane > 0, np.searchsorted(numbers, plane) + 1, 0)
     table = regionprops_table(dense, pixels, properties=names)
-    (row_size, col_size), unit = metadata.scale[-2:], metadata.axes[-1].unit
-    is_calibrated = bool(unit) and metadata.axes[-2].unit == unit
+    (row_size, col_size), unit = metadata.plane_scale
+    is_calibrated = bool(unit)
     channels = [name for name in table if name.startswith("intensity_mean")]
     for i in range(len(table["label"])):
         area, perimeter = float(table["area"][i]), float(table["perimeter"][i])

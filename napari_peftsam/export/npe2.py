@@ -10,7 +10,14 @@ import numpy as np
 from ._export import export_labels
 from ._format import ExportContext
 
-__all__ = ["write_labels_coco", "write_labels_ome_zarr", "write_labels_tiff"]
+__all__ = [
+    "write_labels_coco",
+    "write_labels_csv",
+    "write_labels_geojson",
+    "write_labels_ome_zarr",
+    "write_labels_roi",
+    "write_labels_tiff",
+]
 
 
 def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list[str]:
@@ -20,7 +27,8 @@ def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list
     scale = meta.get("scale")
     sizes = None if scale is None else tuple(abs(float(s)) for s in scale)  # negative: mirrored
     units = tuple(str(unit) for unit in meta.get("units") or ())
-    context = ExportContext(name=name, scale=sizes, units=units)
+    axes = "".join(str(label)[:1].lower() for label in meta.get("axis_labels") or ())
+    context = ExportContext(name=name, scale=sizes, units=units, axes=axes)
     return [str(export_labels(labels, path, format_name, context))]
 
 
@@ -30,3 +38,9 @@ write_labels_ome_zarr = partial(_write, format_name="ome-zarr")
 """Write one labels layer as OME-Zarr; takes path, data and attributes of the layer."""
 write_labels_coco = partial(_write, format_name="coco")
 """Write one labels layer as COCO JSON; takes path, data and attributes of the layer."""
+write_labels_geojson = partial(_write, format_name="geojson")
+"""Write one labels layer as GeoJSON; takes path, data and attributes of the layer."""
+write_labels_roi = partial(_write, format_name="roi")
+"""Write one labels layer as ROIs of ImageJ; takes path, data and attributes of the layer."""
+write_labels_csv = partial(_write, format_name="csv")
+"""Write measurements of one labels layer; takes path, data and attributes of the layer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._atomic import atomic_path
+from ._centres import read_centres
 from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
 from ._pairs import (
     ImagePair,
@@ -48,6 +49,7 @@ __all__ = [
     "open_labels",
     "pair_folders",
     "pair_prompts",
+    "read_centres",
     "read_image",
     "read_labels",
     "read_objects",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from napari_peftsam.errors import AmbiguousAxesError, InputFileError
+from napari_peftsam.errors import InputFileError, UndecidedError
 from napari_peftsam.metadata import Axis, Channel, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 
@@ -42,10 +42,11 @@ def arrange(
 
     Raises
     ------
-    AmbiguousAxesError
-        If nothing says what the axes are, and more than one reading is plausible.
+    UndecidedError
+        If nothing says what the axes are, and more than one reading is plausible, or of several
+        channels none was chosen.
     InputFileError
-        If there is no plane, or several channels of which none was chosen.
+        If there is no plane.
     """
     array, axes = raw.array, _axes(raw, options, shown, labels)
     options = _settled(options, dict(zip(axes, array.shape, strict=True)))
@@ -91,14 +92,20 @@ def _axes(raw: RawImage, options: ReadOptions, shown: str, labels: bool) -> str:
         letters = "".join(a for a, _ in here)
         sizes = tuple(n for _, n in here)
         if sizes[-1] == 2 or (sizes[-1] in _FEW and letters[-1] == "X"):
-            raise AmbiguousAxesError(
+            last, first = _named(axes, "YXC"), _named(axes, "ZYX")
+            raise UndecidedError(
                 f"{shown}: nothing says what its axes of shape {shape} are; if the last one are "
-                f"channels, say --axes {_named(axes, 'YXC')}, else --axes {_named(axes, 'ZYX')}"
+                f"channels, say --axes {last}, else --axes {first}",
+                "axes",
+                (last, first),
             )
         if sizes[0] in _FEW and letters[1:] == "YX":
-            raise AmbiguousAxesError(
+            channels, stack = _named(axes, "CYX"), _named(axes, "ZYX")
+            raise UndecidedError(
                 f"{shown}: nothing says whether its {sizes[0]} planes are channels or a stack; say "
-                f"--axes {_named(axes, 'CYX')} or --axes {_named(axes, 'ZYX')}"
+                f"--axes {channels} or --axes {stack}",
+                "axes",
+                (channels, stack),
             )
     return axes
 
@@ -171,7 +178,7 @@ def _colours(
             names = [Channel(name) for name in ("red", "green", "blue", "alpha")[:count]]
             return samples, _chosen(options.channels, count, names, shown)
         if several is not None:
-            raise InputFileError(_ask(shown, sizes[several], channels))
+            raise _undecided(shown, sizes[several], channels)
         if count == 2:  # grey and alpha
             return samples, ((0, 1.0),)
         if count not in (_COLOURS, _COLOURS + 1):
@@ -180,17 +187,19 @@ def _colours(
             )
         return samples, _AS_THEY_ARE
     if not options.channels:
-        raise InputFileError(_ask(shown, sizes[several], channels))
+        raise _undecided(shown, sizes[several], channels)
     picks = _chosen(options.channels, sizes[several], channels, shown)
     if samples is not None and len(picks) > 1:
         raise InputFileError(f"{shown}: its channels are in colour: choose one with --channels")
     return several, picks
 
 
-def _ask(shown: str, count: int, channels: Sequence[Channel]) -> str:
-    return (
+def _undecided(shown: str, count: int, channels: Sequence[Channel]) -> UndecidedError:
+    return UndecidedError(
         f"{shown}: holds {count} channels ({_list(count, channels)}): choose one, or up to three "
-        "for red, green and blue, with --channels, like --channels 0 or --channels 0,1"
+        "for red, green and blue, with --channels, like --channels 0 or --channels 0,1",
+        "channels",
+        tuple(map(str, range(count))),
     )
 
 

@@ -50,7 +50,26 @@ class LabelFile:
     skipped: int = 0
 
 
-def read_objects(path: str | Path, shape: tuple[int, ...], name: str = "") -> LabelFile:
+@dataclass(frozen=True)
+class _Image:
+    """The image that objects are read for: shape ``(..., H, W)``, name and names of the axes."""
+
+    shape: tuple[int, ...]
+    name: str
+    axes: str
+
+    def plane(self, z: int, t: int) -> tuple[int, ...]:
+        """Return the plane of a position in depth and time, of which a stack may have one."""
+        if len(self.shape) == 3:  # (Z, H, W) or (T, H, W)
+            return (int(z or t),)
+        if self.axes == "ztyx":
+            return int(z), int(t)
+        return () if len(self.shape) == 2 and not (z or t) else (int(t), int(z))
+
+
+def read_objects(
+    path: str | Path, shape: tuple[int, ...], name: str = "", axes: str = ""
+) -> LabelFile:
     """Read the objects of an image from a file of any kind.
 
     Label images (see `napari_peftsam.files.read_labels`), COCO JSON, GeoJSON, ROIs of ImageJ
@@ -65,6 +84,9 @@ def read_objects(path: str | Path, shape: tuple[int, ...], name: str = "") -> La
         ``(..., H, W)`` of the image.
     name
         Name of the image, by which a COCO file with several finds it.
+    axes
+        One letter per axis of the image, as of `napari_peftsam.metadata.ImageMetadata.names`; of
+        two leading axes, t comes before z by default.
 
     Raises
     ------
@@ -81,7 +103,7 @@ def read_objects(path: str | Path, shape: tuple[int, ...], name: str = "") -> La
     if not path.is_file():
         raise InputFileError(f"{path}: no such file")
     try:
-        return read(path, shape, name)
+        return read(path, _Image(shape, name, axes))
     except PeftSamError:
         raise
     # Files of other programs hold all kinds of surprises, so all errors are caught.
@@ -171,14 +193,14 @@ def _label_in(name: object) -> int:
 # --- formats ------------------------------------------------------------------------
 
 
-def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
+def _read_coco(path: Path, image: _Image) -> LabelFile:
     from pycocotools import mask
 
     content = json.loads(path.read_text(encoding="utf-8"))
-    mine = _coco_images(content["images"], shape, path, name)
-    indices = {image["id"]: tuple(image.get("index", ())) for image in mine}
+    shape, mine = image.shape, _coco_images(content["images"], image, path)
+    indices = {each["id"]: tuple(each.get("index", ())) for each in mine}
     if len(indices) > 1 and not any(indices.values()):
-        raise InputFileError(f"{path}: holds the image {name!r} more than once")
+        raise InputFileError(f"{path}: holds the image {image.name!r} more than once")
 
     def objects() -> Iterator[_Found]:
         for each in content["annotations"]:
@@ -205,52 +227,49 @@ def _read_coco(path: Path, shape: tuple[int, ...], name: str) -> LabelFile:
 
 
 def _coco_images(
-    images: Sequence[dict[str, Any]], shape: tuple[int, ...], path: Path, name: str
+    entries: Sequence[dict[str, Any]], image: _Image, path: Path
 ) -> list[dict[str, Any]]:
     """Return the entries of one image, the only one if none has its name."""
-    mine = [i for i in images if image_name(Path(i["file_name"]).name) == image_name(name)]
+    name, shape = image_name(image.name), image.shape
+    mine = [each for each in entries if image_name(Path(each["file_name"]).name) == name]
     if not mine:
-        mine = list(images)
-        if len({image["file_name"] for image in images}) > 1:
-            known = ", ".join(str(image["file_name"]) for image in images[:5])
-            raise InputFileError(f"{path}: has no image {name!r}; it holds {known}")
-    for image in mine:
-        sides = image.get("height", shape[-2]), image.get("width", shape[-1])
+        mine = list(entries)
+        if len({each["file_name"] for each in entries}) > 1:
+            known = ", ".join(str(each["file_name"]) for each in entries[:5])
+            raise InputFileError(f"{path}: has no image {image.name!r}; it holds {known}")
+    for each in mine:
+        sides = each.get("height", shape[-2]), each.get("width", shape[-1])
         if sides != shape[-2:]:
             raise LabelError(
-                f"{path}: the image {image['file_name']} has {sides[0]} x {sides[1]} pixels, this "
+                f"{path}: the image {each['file_name']} has {sides[0]} x {sides[1]} pixels, this "
                 f"one {shape[-2]} x {shape[-1]}: choose the labels of this image"
             )
     return mine
 
 
-def _read_geojson(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+def _read_geojson(path: Path, image: _Image) -> LabelFile:
     content = json.loads(path.read_text(encoding="utf-8"))
     features = content.get("features", [content]) if isinstance(content, dict) else content
 
     def objects() -> Iterator[_Found]:
-        for feature in features:
-            geometry = feature["geometry"] or {"type": ""}
+        for number, feature in enumerate(features, start=1):
+            geometry = feature.get("geometry", feature) if isinstance(feature, dict) else ""
+            geometry = {"type": ""} if geometry is None else geometry
+            if not (isinstance(geometry, dict) and "type" in geometry):
+                raise InputFileError(f"{path}: object {number} is no GeoJSON feature")
             kind, corners = geometry["type"], geometry.get("coordinates", [])
             rings = corners if kind == "Polygon" else []
             if kind == "MultiPolygon":
                 rings = [ring for part in corners for ring in part]
             plane = geometry.get("plane") or {}
-            place = _place(plane.get("z", 0), plane.get("t", 0), shape)
+            place = image.plane(plane.get("z", 0), plane.get("t", 0))
             label = _label_in((feature.get("properties") or {}).get("name", ""))
-            yield from _filled(place, rings, shape, label)
+            yield from _filled(place, rings, image.shape, label)
 
-    return _drawn(objects(), shape, path)
-
-
-def _place(z: int, t: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the plane of a position in depth and time, of which a stack may have one."""
-    if len(shape) == 3:  # (Z, H, W) or (T, H, W)
-        return (int(z or t),)
-    return () if len(shape) == 2 and not (z or t) else (int(t), int(z))
+    return _drawn(objects(), image.shape, path)
 
 
-def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+def _read_rois(path: Path, image: _Image) -> LabelFile:
     import roifile
 
     found = roifile.roiread(path)
@@ -261,26 +280,26 @@ def _read_rois(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
             rings = rings if isinstance(rings, list) else [rings]
             rings = rings if roi.composite or roi.roitype.name in _WITH_AREA else []
             z, t = max(roi.z_position - 1, 0), max(roi.t_position - 1, 0)
-            if not z and not t and len(shape) == 3:
+            if not z and not t and len(image.shape) == 3:
                 z = max(roi.position - 1, 0)
-            yield from _filled(_place(z, t, shape), rings, shape, _label_in(roi.name))
+            yield from _filled(image.plane(z, t), rings, image.shape, _label_in(roi.name))
 
-    return _drawn(objects(), shape, path)
+    return _drawn(objects(), image.shape, path)
 
 
-def _read_cellpose(path: Path, shape: tuple[int, ...], _: str) -> LabelFile:
+def _read_cellpose(path: Path, image: _Image) -> LabelFile:
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else (np.lib.format.read_array_header_2_0)
-        )
-        read(file)
+        form = np.lib.format
+        first = form.read_magic(file) == (1, 0)
+        header = form.read_array_header_1_0(file) if first else form.read_array_header_2_0(file)
+        if header[2] != np.dtype(object):
+            raise InputFileError(f"{path}: holds a plain array, which Cellpose does not write")
         content = _PlainUnpickler(file).load()
     content = content.item() if isinstance(content, np.ndarray) else content
+    if not (isinstance(content, dict) and "masks" in content):
+        raise InputFileError(f"{path}: has no masks of Cellpose: save them there again")
     labels = check_labels(np.squeeze(np.asarray(content["masks"])), str(path))
-    return LabelFile(_checked_shape(labels, shape, path))
+    return LabelFile(_checked_shape(labels, image.shape, path))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -299,10 +318,12 @@ class _PlainUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         if (module, name) == ("_codecs", "encode"):  # bytes of older pickles
             return super().find_class(module, name)
+        if module.partition(".")[0] == "pathlib" and name.endswith("Path"):  # the image's name
+            return lambda *parts: "/".join(map(str, parts))
         raise InputFileError(f"the file asks for {module}.{name}, which is no plain data")
 
 
-_READERS: dict[str, Callable[[Path, tuple[int, ...], str], LabelFile]] = {
+_READERS: dict[str, Callable[[Path, _Image], LabelFile]] = {
     ".geojson": _read_geojson,
     ".json": _read_coco,
     ".zip": _read_rois,

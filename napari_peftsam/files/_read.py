@@ -122,10 +122,10 @@ def open_image(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> Ima
     Raises
     ------
     InputFileError
-        If the file is missing, damaged, of an unknown kind, has several channels of which none
-        is chosen, or belongs to a set of which files are missing.
-    AmbiguousAxesError
-        If nothing says what its axes are.
+        If the file is missing, damaged, of an unknown kind, or belongs to a set of which files
+        are missing.
+    UndecidedError
+        If nothing says what its axes are, or it has several channels of which none is chosen.
     """
     return _open(Path(path), options)
 

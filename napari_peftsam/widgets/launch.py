@@ -93,7 +93,8 @@ def _check_labels(labels: Path, files: Sequence[tuple[Path, ImageFile]]) -> None
     if len(files) != 1:
         raise ConfigurationError("--labels are those of one image: open just that one with them")
     path, image = files[0]
-    read_objects(labels, tuple(image.pixels.shape[: len(image.metadata.axes)]), path.name)
+    axes = image.metadata.names
+    read_objects(labels, tuple(image.pixels.shape[: len(axes)]), path.name, axes)
 
 
 def _show_first(viewer: napari.Viewer, *, hidden: bool) -> None:

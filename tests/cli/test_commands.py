@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pydantic import BaseModel
 
 from napari_peftsam.configs import EvaluationConfig, TrainingOptions
+from napari_peftsam.export import export_labels
 from napari_peftsam.models import REGISTRY, build
 from napari_peftsam.peft import METHODS, apply_adapter, load_adapter
 from tests.cli._cases import Inputs, Program, scene
@@ -316,6 +317,33 @@ def test_segment(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert outcome.json["objects"] == 2
     assert set(outcome.json["empty"]) == {1, 2} - found
     assert outcome.json["output"] == str(output)
+
+
+PROMPTS = {
+    "centres": ("centres.csv", "row,col\n10,10\n28,36\n"),
+    "outlines": ("old.geojson", None),
+    "COCO": ("old.json", None),
+    "labels": ("old.tif", None),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), PROMPTS.values(), ids=PROMPTS.keys())
+def test_segment_takes_centres_and_old_labels(
+    name: str, text: str | None, shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    prompts, output = tmp_path / name, tmp_path / "out.tif"
+    if text is None:
+        old = tifffile.imread(shared / "labels.tif")
+        export_labels(np.where(old < 5, old, 0), prompts)
+    else:
+        prompts.write_text(text)
+    outcome = program(
+        "segment", shared / "image.tif", "--prompts", prompts, *shared.model(), "--output", output,
+        "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["objects"] == (4 if text is None else 2)
+    assert tifffile.imread(output).shape == (40, 48)
 
 
 def test_one_object_is_no_plural(shared: Inputs, program: Program, tmp_path: Path) -> None:

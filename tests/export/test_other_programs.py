@@ -14,7 +14,7 @@ import shapely
 import zarr
 from skimage.draw import polygon2mask
 
-from napari_peftsam.errors import ExportError
+from napari_peftsam.errors import ExportError, LabelError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels
 from napari_peftsam.files import read_image, read_labels
 
@@ -185,6 +185,16 @@ def test_measurements(tmp_path: Path) -> None:
     assert (row["source"], row["score"], row["corrected"]) == ("point", "0.75", "True")
 
 
+def test_measurements_have_one_unit(tmp_path: Path) -> None:
+    context = ExportContext(scale=(0.5, 250.0), units=("micrometer", "nanometer"))
+    row = rows(export_labels(objects(), tmp_path / "x.csv", context=context))[1]
+    assert float(row["area_nanometer2"]) == 120 * 500 * 250
+    assert float(row["y_nanometer"]) == 5.5 * 500
+    apart = ExportContext(scale=(2.0, 0.5), units=("second", "micrometer"))
+    row = rows(export_labels(objects(), tmp_path / "y.csv", context=apart))[1]
+    assert not [name for name in row if name.startswith("area_") and name != "area_px"]
+
+
 def test_a_label_of_millions_takes_no_memory(tmp_path: Path) -> None:
     labels = objects().astype(np.int64)
     labels[labels == 7] = 3_000_000_000
@@ -243,6 +253,13 @@ def test_labels_are_added_to_an_image(tmp_path: Path, version: int) -> None:
     assert listed.get("ome", listed)["labels"] == ["cells", "cells_2"]
     assert group["labels/cells"].metadata.zarr_format == version
     assert sorted(p.name for p in (path / "labels").iterdir() if p.is_dir()) == ["cells", "cells_2"]
+
+
+def test_labels_of_another_size_are_not_added(tmp_path: Path) -> None:
+    image_of_another(tmp_path / "x.ome.zarr", 3)
+    with pytest.raises(LabelError, match="has an image of 40 x 50 pixels, the labels are 30 x 50"):
+        export_labels(objects()[:30], tmp_path / "x.ome.zarr")
+    assert not (tmp_path / "x.ome.zarr" / "labels").exists()
 
 
 def test_an_older_ome_zarr_is_written_on_request(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tifffile
 import zarr
 from PIL import Image
 
-from napari_peftsam.errors import AmbiguousAxesError, InputFileError, LabelError
+from napari_peftsam.errors import InputFileError, LabelError, UndecidedError
 from napari_peftsam.files import (
     list_fields,
     open_image,
@@ -184,7 +184,7 @@ def test_axes_that_nothing_names_are_asked_for(
     tmp_path: Path, array: np.ndarray, options: dict, axes: str
 ) -> None:
     path = tiff(tmp_path / "x.tif", array, **options)
-    with pytest.raises(AmbiguousAxesError, match=f"--axes {axes}"):
+    with pytest.raises(UndecidedError, match=f"--axes {axes}"):
         read_image(path)
     channel = read_image(path, ReadOptions(axes=axes, channels="1"))
     np.testing.assert_array_equal(channel, np.take(array, 1, axes.index("C")))

@@ -40,6 +40,17 @@ def test_our_own_exports_come_back(tmp_path: Path, name: str, leading: tuple[int
     assert found.overlapping == 0
 
 
+@pytest.mark.parametrize("name", ["x.geojson", "x.zip"])
+@pytest.mark.parametrize("axes", ["tzyx", "ztyx"])
+def test_planes_are_found_by_the_names_of_their_axes(tmp_path: Path, name: str, axes: str) -> None:
+    labels = np.zeros((2, 3, 40, 50), np.int32)
+    labels[1, 2, 5:9, 5:9] = 1
+    labels[0, 1, 5:9, 5:9] = 2
+    path = export_labels(labels, tmp_path / name, context=ExportContext(axes=axes))
+    found = read_objects(path, labels.shape, "a.tif", axes)
+    np.testing.assert_array_equal(found.labels, labels)
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.geojson", "x.zip", "x_seg.npy"])
 def test_an_object_through_several_planes_stays_one(tmp_path: Path, name: str) -> None:
     labels = np.zeros((3, 40, 50), np.int32)
@@ -114,7 +125,7 @@ def test_cellpose_files_of_all_ages(tmp_path: Path, protocol: int) -> None:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|O", "fortran_order": False, "shape": ()}
         )
-        content = {"masks": objects(), "filename": "a.tif", "diameter": np.float64(3), "flows": []}
+        content = {"masks": objects(), "filename": Path("a.tif"), "diameter": np.float64(3)}
         pickle.dump(np.array(content, dtype=object), file, protocol=protocol)
     np.testing.assert_array_equal(read_objects(path, (40, 50)).labels, objects())
 
@@ -126,6 +137,32 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
         read_objects(tmp_path / name, (40, 50))
     with pytest.raises(InputFileError, match="no such file"):
         read_objects(tmp_path / f"missing_{name}", (40, 50))
+
+
+ODD = {
+    "a number": ("x.geojson", "[3]", "object 1 is no GeoJSON feature"),
+    "a text": ("x.geojson", '"cells"', "object 1 is no GeoJSON feature"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "match"), ODD.values(), ids=ODD.keys())
+def test_files_of_another_kind_are_named(tmp_path: Path, name: str, text: str, match: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputFileError, match=match):
+        read_objects(tmp_path / name, (40, 50))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(np.zeros((40, 50), int), "a plain array"), (np.array({"x": 1}, object), "has no masks")],
+    ids=["plain", "no masks"],
+)
+def test_numpy_files_that_are_not_of_cellpose(
+    tmp_path: Path, content: np.ndarray, match: str
+) -> None:
+    np.save(tmp_path / "x_seg.npy", content, allow_pickle=True)
+    with pytest.raises(InputFileError, match=match):
+        read_objects(tmp_path / "x_seg.npy", (40, 50))
 
 
 def test_labels_of_another_image(tmp_path: Path) -> None:

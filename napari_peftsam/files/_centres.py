@@ -1,0 +1,103 @@
+"""Reader of tables with the centre of each object."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from napari_peftsam.errors import InputFileError, PromptError
+
+__all__ = ["read_centres"]
+
+Index = tuple[int, ...]
+Centre = tuple[float, float]
+_COLUMNS = (
+    ("row", "col"), ("row_px", "col_px"), ("y", "x"), ("y_px", "x_px"),
+    ("centroid-0", "centroid-1"),
+)  # fmt: skip
+"""Names of the columns of rows and columns, in pixels; of napari's points the last two axes."""
+
+
+def read_centres(
+    path: str | Path, shape: tuple[int, ...], axes: str = ""
+) -> dict[Index, tuple[Centre, ...]]:
+    """Read a table with a line for each object, separated by commas, semicolons or tabs.
+
+    Positions are in pixels, in columns called ``row`` and ``col``, ``y`` and ``x``, or
+    ``axis-0``, ``axis-1``, ... as napari writes points. Of a stack further columns, called like
+    its axes, say the plane.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        ``(..., H, W)`` of the image.
+    axes
+        One letter per axis of the image.
+
+    Returns
+    -------
+    dict
+        Row and column of the centres in each plane.
+
+    Raises
+    ------
+    InputFileError
+        If the file is missing or no such table.
+    PromptError
+        If a centre is no position in the image; the message names its line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise InputFileError(f"{path}: cannot be read as a table ({reason})") from error
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    names = [name.strip().strip('"').lower() for name in head.split(separator)]
+    places = _places(names, len(shape), axes, path)
+    found: dict[Index, list[Centre]] = {}
+    lines = csv.reader(text.splitlines()[1:], delimiter=separator)
+    for number, line in enumerate(lines, start=2):
+        if any(cell.strip() for cell in line):
+            *index, row, col = _position(line, places, shape, f"{path}: line {number}")
+            found.setdefault(tuple(round(i) for i in index), []).append((row, col))
+    if not found:
+        raise InputFileError(f"{path}: holds no centre: give a line for each object")
+    return {index: tuple(centres) for index, centres in sorted(found.items())}
+
+
+def _places(names: list[str], ndim: int, axes: str, path: Path) -> list[int]:
+    """Return the column of each axis of the image."""
+    numbered = [f"axis-{i}" for i in range(ndim)]
+    if all(name in names for name in numbered):
+        return [names.index(name) for name in numbered]
+    plane = next((pair for pair in _COLUMNS if all(name in names for name in pair)), None)
+    if plane is None:
+        raise InputFileError(
+            f"{path}: has no columns row and col (or y and x), in pixels, got {', '.join(names)}"
+        )
+    leading = (axes if len(axes) == ndim else "tzyx"[-ndim:])[:-2]
+    missing = [name for name in leading if name not in names]
+    if missing:
+        raise InputFileError(f"{path}: has no column {missing[0]}, which tells a centre's plane")
+    return [names.index(name) for name in (*leading, *plane)]
+
+
+def _position(
+    line: list[str], places: list[int], shape: tuple[int, ...], where: str
+) -> list[float]:
+    try:
+        position = [float(line[place]) for place in places]
+    except (ValueError, IndexError) as error:
+        raise PromptError(f"{where} must hold a number for each axis, got {line}") from error
+    for value, length in zip(position, shape, strict=True):
+        if not (math.isfinite(value) and -0.5 <= value <= length - 0.5):
+            raise PromptError(
+                f"{where} lies outside the image of {' x '.join(map(str, shape))} pixels: "
+                "positions are in pixels, and the first pixel is 0"
+            )
+    return position
