@@ -37,19 +37,23 @@ class UndecidedError(InputFileError):
 
     Attributes
     ----------
+    question
+        What is undecided.
+    remedy
+        How to decide it on the command line.
     option
         The field of `napari_peftsam.metadata.ReadOptions` that decides it.
     answers
         Its likely values.
     """
 
-    def __init__(self, message: str, option: str = "", answers: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, question: str, remedy: str, option: str, answers: tuple[str, ...]) -> None:
+        super().__init__(question, remedy, option, answers)  # all, to be sent between processes
+        self.question, self.remedy = question, remedy
         self.option, self.answers = option, answers
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """Keep the attributes on the way between processes."""
-        return type(self), (str(self), self.option, self.answers)
+    def __str__(self) -> str:
+        return f"{self.question}: {self.remedy}"
 
 
 class ImageError(PeftSamError):

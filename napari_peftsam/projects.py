@@ -30,7 +30,14 @@ from napari_peftsam.document import (
     store_pixels,
 )
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
-from napari_peftsam.files import atomic_path, image_name, open_image, read_objects, split_pieces
+from napari_peftsam.files import (
+    ImageFile,
+    atomic_path,
+    image_name,
+    open_image,
+    read_objects,
+    split_pieces,
+)
 from napari_peftsam.folders import configuration_folder, project_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
@@ -53,6 +60,7 @@ __all__ = [
     "read_label_file",
     "read_located",
     "recent_projects",
+    "source_of",
 ]
 
 _COLOURS = 3
@@ -135,14 +143,15 @@ def add_image(
         Axes, channels and the rest of what the file leaves open.
     """
     if isinstance(given, str | Path):
-        source = describe_source(given, document.store.path)
+        path = describe_source(given, document.store.path).path
         for image in document.images.values():
             before = image.info.source
-            if before is not None and before.path == source.path and name in (None, image.name):
+            same = before is not None and before.path == path and name in (None, image.name)
+            if same and image.info.metadata.read_with == options:
                 return image.id
         file, name = open_image(Path(given), options), name or image_name(Path(given))
         pixels, rgb, metadata = file.pixels, file.rgb, file.metadata
-        source = replace(_with_digest(source, pixels, rgb), series=options.series or 0)
+        source = source_of(Path(given), file, document.store.path)
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
         rgb, metadata = is_rgb(pixels), UNKNOWN
@@ -185,28 +194,35 @@ def read_located(
     return pixels, source, f"{path} {changed}"
 
 
-def _find_origin(pixels: Any, rgb: bool, path: Path, project: Path | None) -> ImageSource | None:
-    """Return how a project refers to a file, None if it does not hold these pixels; slow.
+def source_of(path: Path, file: ImageFile, project: Path | None) -> ImageSource:
+    """Return how a project refers to a file that was read; slow."""
+    series = file.metadata.read_with.series or 0
+    source = _with_digest(describe_source(path, project), file.pixels, file.rgb)
+    return replace(source, series=series)
+
+
+def _find_origin(image: DocumentImage, path: Path, project: Path | None) -> ImageSource | None:
+    """Return how a project refers to a file, None if it does not hold an image's pixels; slow.
 
     Another program may have read it in another way, or changed the pixels since.
     """
     try:
-        source, read = describe_source(path, project), open_image(path).pixels
-        source = _with_digest(source, read, rgb)
+        file = open_image(path, image.info.metadata.read_with)
+        source = source_of(path, file, project)
     except PeftSamError:
         return None
-    same = tuple(read.shape) == tuple(pixels.shape) and _has_digest(source, pixels, rgb)
-    return source if same else None
+    same = tuple(file.pixels.shape) == tuple(image.pixels.shape)
+    return source if same and _has_digest(source, image.pixels, image.rgb) else None
 
 
-def keep_pixels(store: Store, pixels: Any, rgb: bool, path: Path | None) -> ImageSource | None:
+def keep_pixels(store: Store, image: DocumentImage, path: Path | None) -> ImageSource | None:
     """Refer to the file that holds an image's pixels, or else keep them in the project; slow.
 
     None if there is neither such a file nor a project.
     """
-    source = None if path is None else _find_origin(pixels, rgb, path, store.path)
+    source = None if path is None else _find_origin(image, path, store.path)
     if source is None and store.path is not None and not store.read_only:
-        return store_pixels(store, pixels)
+        return store_pixels(store, image.pixels)
     return source
 
 
@@ -222,11 +238,14 @@ class Imported:
         How many there are.
     covered
         How many more there would be if existing objects did not cover them.
+    problem
+        Why pieces that are apart are one object, empty if none are.
     """
 
     action: ImportLabels | None = None
     objects: int = 0
     covered: int = 0
+    problem: str = ""
 
 
 def import_objects(
@@ -303,7 +322,7 @@ def read_label_file(
         notes.append(f"{file.overlapping} overlap with earlier ones, which keep the pixels")
     if found.covered:
         notes.append(f"{found.covered} are covered by objects that were there")
-    return found, "; ".join(notes)
+    return replace(found, problem="" if number_pieces else problem), "; ".join(notes)
 
 
 def check_not_a_source(document: Document, path: Path, project: Path | None) -> None:

@@ -12,7 +12,7 @@ from napari_peftsam.app.choice import absolute_model
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
-from napari_peftsam.app.refine import predict_centres, refine_objects
+from napari_peftsam.app.refine import predict_centres, refine_objects, refined
 from napari_peftsam.app.runner import InlineRunner, run
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
@@ -283,7 +283,8 @@ class ProjectImage:
         Return the labels for which the model found no pixel: they stay as they are.
         """
         _need_model(self._app)
-        found = run(refine_objects(self._app.workspace, self.id, labels))
+        predictions = run(refine_objects(self._app.workspace, self.id, labels))
+        found = refined(self._app.document.image(self.id), predictions)
         self._app.document.do(found.action)
         return found.kept
 

@@ -50,6 +50,10 @@ class ProjectEvents(SignalGroup):
     """Show this error as a notification."""
     refused = Signal(str)
     """Show beside the tools why an action was refused."""
+    undecided = Signal(object)
+    """Ask how to read files: an `importing.Undecided`."""
+    pieces_found = Signal(str, object, str)
+    """Ask whether pieces are objects: image id, path of the labels, and the problem."""
 
 
 class ProjectOwner(Protocol):
@@ -188,7 +192,7 @@ class Autosave:
         ]
 
     def _source_of(self, store: Store, image: DocumentImage) -> Callable[[], ImageSource | None]:
-        return partial(keep_pixels, store, image.pixels, image.rgb, self._paths.get(image.id))
+        return partial(keep_pixels, store, image, self._paths.get(image.id))
 
     def _refer(self, store: Store, image: DocumentImage, source: ImageSource | None) -> None:
         is_current = self._document.store is store and image.id in self._document.images

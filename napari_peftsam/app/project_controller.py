@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.autosave import Autosave, ProjectEvents, ProjectOwner
 from napari_peftsam.app.projects import (
-    ObjectImport,
     ReadImage,
     read_images,
     read_located_image,
-    read_objects,
 )
 from napari_peftsam.app.runner import Runner, Slot, call
 from napari_peftsam.document import (
@@ -33,7 +30,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.folders import project_folder
-from napari_peftsam.projects import Imported, note_recent, read_label_file, recent_projects
+from napari_peftsam.projects import note_recent, recent_projects
 
 __all__ = ["ProjectController"]
 
@@ -55,6 +52,8 @@ class ProjectController:
         Projects without a name that hold something, and the projects opened last; see `look`.
     notes
         Problems of images by their id: missing, unreadable, changed.
+    can_stop
+        True if `stop` can stop the present work.
     """
 
     def __init__(self, owner: ProjectOwner, runner: Runner) -> None:
@@ -66,8 +65,9 @@ class ProjectController:
         self.recent: tuple[Path, ...] = ()
         self.notes: dict[ImageId, str] = {}
         self._doing = self._reading = ""
+        self.can_stop = False
         self._is_refusal_shown = False
-        self._loader = Slot(runner)
+        self._loader, self._worker = Slot(runner), Slot(runner)
         self._document.events.closing.connect(self._closing)
         self._document.events.opened.connect(self._opened)
         self._document.events.image_removed.connect(self._removed)
@@ -130,11 +130,11 @@ class ProjectController:
         if path.expanduser().resolve() == self._document.store.path:
             self.events.informed.emit(f"{path.name} is open already")
             return
-        self._work(f"Opening {path.name}…", lambda: open_project(path), self._show)
+        self.work(f"Opening {path.name}…", lambda: open_project(path), self._show)
 
     def create(self, path: Path) -> None:
         """Begin an empty project; returns at once."""
-        self._work(f"Making {path.name}…", lambda: create_project(path), self._show)
+        self.work(f"Making {path.name}…", lambda: create_project(path), self._show)
 
     def close(self) -> None:
         """Leave the project; all of it is saved."""
@@ -174,7 +174,7 @@ class ProjectController:
                 new.close()
                 self.save_as(path, with_images=with_images)
 
-        self._work(f"Saving {path.name}…", copy, copied)
+        self.work(f"Saving {path.name}…", copy, copied)
 
     def _moved(self, automatic: Path | None) -> None:
         """Note that the document is in another file; delete its copy without a name."""
@@ -244,7 +244,7 @@ class ProjectController:
                 self.events.warned.emit(read.note)
 
         entry = document.image(image)
-        self._work(f"Reading {path.name}…", lambda: read_located_image(document, entry, path), show)
+        self.work(f"Reading {path.name}…", lambda: read_located_image(document, entry, path), show)
 
     def _load(self, images: Iterable[DocumentImage]) -> None:
         """Read images, the one with the pending prompts first."""
@@ -295,39 +295,6 @@ class ProjectController:
         if self.notes.pop(ImageId(image), None) is not None:
             self._changed()
 
-    # --- objects of others --------------------------------------------------------------
-
-    def import_from(self, path: Path) -> None:
-        """Add the objects of a colleague's project, image by image; returns at once."""
-        document, number = self._document, self._document.store.next_number
-
-        def done(found: ObjectImport) -> None:
-            if number != document.store.next_number:  # objects have changed meanwhile
-                self.import_from(path)
-                return
-            for action in found.actions:
-                document.do(action)
-            self.events.informed.emit(found.report)
-
-        self._work(f"Importing {path.name}…", lambda: read_objects(document, path), done)
-
-    def import_labels(self, image: ImageId, path: Path) -> None:
-        """Add the objects of a file of labels to an image; returns at once."""
-        document, number = self._document, self._document.store.next_number
-
-        def done(read: tuple[Imported, str]) -> None:
-            found, note = read
-            if number != document.store.next_number:  # objects have changed meanwhile
-                self.import_labels(image, path)
-                return
-            if found.action is not None:
-                document.do(found.action)
-            text = f"{count_text(found.objects, 'object')} imported from {path.name}"
-            self.events.informed.emit(f"{text}; {note}" if note else text)
-
-        entry = document.image(image)
-        self._work(f"Importing {path.name}…", lambda: read_label_file(entry, path), done)
-
     # --- errors -------------------------------------------------------------------------
 
     def report(self, error: PeftSamError) -> None:
@@ -360,10 +327,26 @@ class ProjectController:
             self.events.failed.emit(error)
         self._changed()
 
-    def _work(
-        self, progress: str, work: Callable[[], Any], on_result: Callable[[Any], object]
+    def work(
+        self,
+        progress: str,
+        work: Callable[[], Any] | Generator[Any, None, Any],
+        on_result: Callable[[Any], object],
+        on_event: Callable[[Any], str] = lambda _: "",
     ) -> None:
-        """Do something slow with projects; one at a time."""
+        """Do something slow for the project, one thing at a time; returns at once.
+
+        Parameters
+        ----------
+        progress
+            What is done, in words.
+        work
+            A function, or a generator, which can be stopped.
+        on_result
+            Called with the report.
+        on_event
+            Called with each event of a generator; returns how to go on with `progress`.
+        """
         if self._doing:
             self.events.informed.emit(f"{self._doing} Wait until that is done")
             return
@@ -377,6 +360,20 @@ class ProjectController:
             self.events.failed.emit(error)
             self._changed()
 
-        self._doing = progress
+        def heard(event: Any) -> None:
+            text = on_event(event)
+            if text and f"{progress} {text}" != self._doing:
+                self._doing = f"{progress} {text}"
+                self.events.changed.emit()
+
+        self._doing, self.can_stop = progress, not callable(work)
         self.events.changed.emit()
-        self._runner.start(call(work), on_done=ended, on_error=failed)
+        steps = call(work) if callable(work) else work
+        self._worker.start(steps, on_event=heard, on_done=ended, on_error=failed)
+
+    def stop(self) -> None:
+        """Stop the present work, if it can be stopped; nothing of it is kept."""
+        if self._doing and self.can_stop:
+            self._worker.stop()
+            self._doing = ""
+            self._changed()

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_peftsam.document import (
     AcceptObjects,
+    DocumentImage,
     ImageId,
     ImportLabels,
     NewObject,
@@ -23,10 +24,19 @@ from napari_peftsam.types import Box, LabelArray, Point, Prompts
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
 
-__all__ = ["Refined", "predict_centres", "predict_objects", "refine_objects"]
+__all__ = [
+    "PlanePredicted",
+    "Refined",
+    "predict_centres",
+    "predict_objects",
+    "refine_objects",
+    "refined",
+]
 
 Index = tuple[int, ...]
 Predicting = Generator[Any, None, tuple[NewObject, ...]]
+Predictions = dict[Index, dict[int, NewObject]]
+"""New masks of objects by plane and label."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,14 @@ class Refined:
     action: ImportLabels
     objects: int
     kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlanePredicted:
+    """The objects of a plane are predicted: the `done`-th of `total`."""
+
+    done: int
+    total: int
 
 
 def predict_objects(
@@ -75,21 +93,21 @@ def predict_centres(
 ) -> Generator[Any, None, list[AcceptObjects]]:
     """Predict an object at each ``(row, col)``; return what accepts those of each plane. Slow."""
     actions = []
-    for index, positions in centres.items():
+    for number, (index, positions) in enumerate(centres.items(), start=1):
         prompts = [Prompts((Point(*position),)) for position in positions]
         plane = PlaneKey(image, index)
         found = yield from predict_objects(workspace, plane, prompts)
         actions.append(AcceptObjects(plane, found))
+        yield PlanePredicted(number, len(centres))
     return actions
 
 
 def refine_objects(
     workspace: Workspace, image: ImageId, labels: Iterable[int] = ()
-) -> Generator[Any, None, Refined]:
+) -> Generator[Any, None, Predictions]:
     """Predict objects anew from the boxes around them, plane by plane; slow.
 
-    The objects are those of the moment of this call. A new mask takes no pixel of other objects,
-    and of two new ones that overlap the one with the higher score gets the pixels.
+    The objects are those of the moment of this call; `refined` puts the new masks in their place.
 
     Parameters
     ----------
@@ -106,30 +124,45 @@ def refine_objects(
     if not chosen:
         raise LabelError(f"{entry.name} holds no object: there is nothing to refine")
     entry.check_objects(chosen)
-    records = {label: entry.records[label] for label in chosen}
-    return _refine(workspace, image, entry.labels.copy(), records)
+    boxes: dict[Index, dict[int, Prompts]] = {}
+    for index in sorted({p.index for label in chosen for p in entry.records[label].planes}):
+        windows = object_windows(entry.labels[index])
+        boxes[index] = {n: Prompts(box=Box.around(windows[n])) for n in chosen if n in windows}
+    return _predicted(workspace, image, boxes)
 
 
-def _refine(
-    workspace: Workspace, image: ImageId, labels: LabelArray, records: dict[int, ObjectRecord]
-) -> Generator[Any, None, Refined]:
+def _predicted(
+    workspace: Workspace, image: ImageId, boxes: Mapping[Index, Mapping[int, Prompts]]
+) -> Generator[Any, None, Predictions]:
+    found: Predictions = {}
+    for number, (index, asked) in enumerate(boxes.items(), start=1):
+        plane = PlaneKey(image, index)
+        new = yield from predict_objects(workspace, plane, tuple(asked.values()))
+        found[index] = dict(zip(asked, new, strict=True))
+        yield PlanePredicted(number, len(boxes))
+    return found
+
+
+def refined(image: DocumentImage, predictions: Predictions) -> Refined:
+    """Put new masks in place of objects.
+
+    A new mask takes no pixel of other objects, and of two new ones that overlap the one with the
+    higher score gets the pixels. Objects that are gone by now are left out.
+    """
+    labels, records = image.labels.copy(), image.records
     found: dict[int, ObjectRecord] = {}
-    for index in sorted({plane.index for record in records.values() for plane in record.planes}):
-        plane = labels[index]
-        here = [n for n, record in records.items() if index in {p.index for p in record.planes}]
-        windows = object_windows(plane)
-        prompts = [Prompts(box=Box.around(windows[number])) for number in here]
-        new = yield from predict_objects(workspace, PlaneKey(image, index), prompts)
-        made = dict(zip(here, new, strict=True))
-        for number in _replace(plane, made):
+    for index, made in predictions.items():
+        present = {number: each for number, each in made.items() if number in records}
+        for number in _replace(labels[index], present):
+            new = present[number]
             record = found.get(number) or replace(
-                records[number], model=made[number].model, adapter=made[number].adapter,
-                score=made[number].score, candidate=0, corrected=False,
+                records[number], model=new.model, adapter=new.adapter, score=new.score,
+                candidate=0, corrected=False,
             )  # fmt: skip
-            found[number] = _prompted(record, index, made[number].prompts)
-    kept = tuple(number for number in records if number not in found)
-    action = ImportLabels(image, labels, tuple(found.values()), "refine objects")
-    return Refined(action, len(found), kept)
+            found[number] = _prompted(record, index, new.prompts)
+    asked = {number for made in predictions.values() for number in made}
+    action = ImportLabels(image.id, labels, tuple(found.values()), "refine objects")
+    return Refined(action, len(found), tuple(sorted(asked & records.keys() - found.keys())))
 
 
 def _replace(plane: LabelArray, made: Mapping[int, NewObject]) -> list[int]:

@@ -21,6 +21,7 @@ from napari_peftsam.document.records import (
 )
 from napari_peftsam.document.tables import decode, encode
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
 __all__ = [
@@ -71,10 +72,15 @@ class RenameImage:
 
 @dataclass(frozen=True)
 class ReplacePixels:
-    """Put other pixels of the same spatial shape under an image's objects."""
+    """Put other pixels of the same spatial shape under an image's objects.
+
+    `rgb` and `metadata` are as of `ImageInfo`; None leaves them as they are.
+    """
 
     image: ImageId
     source: ImageSource | None = None
+    rgb: bool | None = None
+    metadata: ImageMetadata | None = None
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,13 @@ def free_names(state: State, changes: Sequence[Change]) -> Iterator[Change]:
 @derive.register
 def _set_source(action: act.ReplacePixels | act.LocateImage, state: State) -> Derived:
     image = state.image(action.image)
-    change = FieldChange(image.id, "source", image.info.source, action.source)
-    return Derived((change,), image=image.id)
+    changes: tuple[Change, ...] = (
+        FieldChange(image.id, "source", image.info.source, action.source),
+    )
+    for name in ("rgb", "metadata"):
+        value = getattr(action, name, None)
+        changes += () if value is None else set_field(state, name, value, image.id)
+    return Derived(changes, image=image.id)
 
 
 @derive.register

@@ -270,14 +270,14 @@ class Document:
         return image
 
     def replace_pixels(
-        self, image: ImageId, pixels: Any, source: ImageSource | None = None
+        self, image: ImageId, pixels: Any, source: ImageSource | None = None, **about: Any
     ) -> None:
-        """Put other pixels of the same shape under an image's objects; undo steps over it."""
+        """Put other pixels under an image's objects; `source` and `about` as of `ReplacePixels`."""
         entry = self.image(image)
         before = entry.pixels
-        entry.attach_pixels(pixels)
+        entry.attach_pixels(pixels, about.get("rgb"))
         try:
-            self.do(act.ReplacePixels(image, source))
+            self.do(act.ReplacePixels(image, source, **about))
         except PeftSamError:
             entry.pixels = before
             raise

@@ -177,9 +177,12 @@ class DocumentImage:
                 f"{highest}, the limit is {limit}: convert the label array to int32"
             )
 
-    def attach_pixels(self, pixels: Any) -> None:
-        """Give the image its pixels; an `ImageError` if they do not fit its objects."""
-        array, shape = spatial(self.name, pixels, self.rgb)
+    def attach_pixels(self, pixels: Any, rgb: bool | None = None) -> None:
+        """Give the image its pixels; an `ImageError` if they do not fit its objects.
+
+        `rgb` says whether their last axis holds colours; None: as `ImageInfo.rgb`.
+        """
+        array, shape = spatial(self.name, pixels, self.rgb if rgb is None else rgb)
         if shape != self.shape:
             raise ImageError(
                 f"the new pixels of {self.name!r} have the spatial shape {shape}, its objects "

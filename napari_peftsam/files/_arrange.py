@@ -94,16 +94,16 @@ def _axes(raw: RawImage, options: ReadOptions, shown: str, labels: bool) -> str:
         if sizes[-1] == 2 or (sizes[-1] in _FEW and letters[-1] == "X"):
             last, first = _named(axes, "YXC"), _named(axes, "ZYX")
             raise UndecidedError(
-                f"{shown}: nothing says what its axes of shape {shape} are; if the last one are "
-                f"channels, say --axes {last}, else --axes {first}",
+                f"{shown}: nothing says what its axes of shape {shape} are",
+                f"if the last one are channels, say --axes {last}, else --axes {first}",
                 "axes",
                 (last, first),
             )
         if sizes[0] in _FEW and letters[1:] == "YX":
             channels, stack = _named(axes, "CYX"), _named(axes, "ZYX")
             raise UndecidedError(
-                f"{shown}: nothing says whether its {sizes[0]} planes are channels or a stack; say "
-                f"--axes {channels} or --axes {stack}",
+                f"{shown}: nothing says whether its {sizes[0]} planes are channels or a stack",
+                f"say --axes {channels} or --axes {stack}",
                 "axes",
                 (channels, stack),
             )
@@ -196,8 +196,9 @@ def _colours(
 
 def _undecided(shown: str, count: int, channels: Sequence[Channel]) -> UndecidedError:
     return UndecidedError(
-        f"{shown}: holds {count} channels ({_list(count, channels)}): choose one, or up to three "
-        "for red, green and blue, with --channels, like --channels 0 or --channels 0,1",
+        f"{shown}: holds {count} channels ({_list(count, channels)})",
+        "choose one, or up to three for red, green and blue, with --channels, like --channels 0 or "
+        "--channels 0,1",
         "channels",
         tuple(map(str, range(count))),
     )

@@ -106,6 +106,11 @@ class ImageFile:
     levels: tuple[Any, ...] = ()
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial shape ``(..., H, W)``."""
+        return tuple(self.pixels.shape[: len(self.metadata.axes)])
+
+    @property
     def rgb(self) -> bool:
         """True if the last axis holds red, green and blue."""
         return len(self.pixels.shape) > len(self.metadata.axes)
@@ -148,8 +153,7 @@ def image_shape(path: str | Path, options: ReadOptions = AS_THE_FILE_SAYS) -> tu
     """
     path = Path(path)
     outline = path.suffix.lower() in _PLAIN and path.is_file() and not options.channels
-    file = _open(path, options, outline=outline, above=-1.0)
-    return tuple(file.pixels.shape[: len(file.metadata.axes)])
+    return _open(path, options, outline=outline, above=-1.0).shape
 
 
 def read_labels(path: str | Path) -> LabelArray:

@@ -95,6 +95,9 @@ class AnnotateView:
         self.table = ObjectsTable(self._document)
         self.merge = push_button("Merge", "Make the selected objects one")
         self.delete = push_button("Delete", "Remove the selected objects")
+        self.refine = push_button(
+            "Refine", "Predict objects anew from the boxes around them: the selected ones, else all"
+        )
         self._lay_out(dock)
         self._hint_timer.timeout.connect(self._forget_hint)
         dock.listen(*self._connections())
@@ -118,7 +121,7 @@ class AnnotateView:
                 ),
                 (self.accept, self.discard),
                 (self.undo, self.redo),
-                (self.merge, self.delete),
+                (self.merge, self.delete, self.refine),
             )
         ]
         tools, mask, answer, history, correct = rows
@@ -285,6 +288,7 @@ class AnnotateView:
         selected = len(self.table.selected_labels())
         self.merge.setEnabled(selected > 1)
         self.delete.setEnabled(selected > 0)
+        self.refine.setEnabled(self._objects > 0)
 
     def show_hint(self, hint: str) -> None:
         """Show for some seconds why something was not done."""

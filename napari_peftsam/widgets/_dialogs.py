@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QMessageBox,
+    QWidget,
+)
 
-__all__ = ["ask_folder", "ask_open", "ask_save", "ask_yes", "with_ending"]
+from napari_peftsam.widgets._parts import MARGINS, form_layout, stacked, text_label
+
+__all__ = [
+    "ask_files",
+    "ask_folder",
+    "ask_one",
+    "ask_open",
+    "ask_save",
+    "ask_texts",
+    "ask_yes",
+    "with_ending",
+]
 
 
 def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
@@ -16,10 +34,59 @@ def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def ask_folder(parent: QWidget, title: str) -> Path | None:
-    """Let the user choose a folder; None if they change their mind."""
-    chosen = QFileDialog.getExistingDirectory(parent, title)
+def ask_files(parent: QWidget, title: str, filters: str) -> tuple[Path, ...]:
+    """Let the user choose existing files; none if they change their mind."""
+    chosen, _ = QFileDialog.getOpenFileNames(parent, title, "", filters)
+    return tuple(map(Path, chosen))
+
+
+def ask_folder(parent: QWidget, title: str, begin: Path | None = None) -> Path | None:
+    """Let the user choose a folder, beginning at `begin`; None if they change their mind."""
+    chosen = QFileDialog.getExistingDirectory(parent, title, str(begin or ""))
     return Path(chosen) if chosen else None
+
+
+def ask_one(parent: QWidget, title: str, question: str, choices: Sequence[str]) -> int | None:
+    """Let the user choose by one button each; the number of it, None if they change their mind."""
+    box = QMessageBox(QMessageBox.Icon.Question, title, question, parent=parent)
+    buttons = [box.addButton(text, QMessageBox.ButtonRole.AcceptRole) for text in choices]
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.exec()
+    pressed = box.clickedButton()
+    return buttons.index(pressed) if pressed in buttons else None
+
+
+def ask_texts(
+    parent: QWidget, title: str, question: str, *fields: tuple[str, str, Sequence[str], str]
+) -> tuple[str, ...] | None:
+    """Let the user fill in texts; None if they change their mind.
+
+    Parameters
+    ----------
+    fields
+        For each text its name, present value, suggestions, and a tip.
+    """
+    dialog = QDialog(parent)
+    dialog.setWindowTitle(title)
+    editors = []
+    for _, value, suggestions, tip in fields:
+        editor = QComboBox()
+        editor.setEditable(True)
+        editor.addItems(list(suggestions))
+        editor.setCurrentText(value)
+        editor.setToolTip(tip)
+        editors.append(editor)
+    rows = form_layout(*((name, e) for (name, *_), e in zip(fields, editors, strict=True)))
+    answers = QDialogButtonBox.StandardButton
+    buttons = QDialogButtonBox(answers.Ok | answers.Cancel)
+    buttons.accepted.connect(dialog.accept)
+    buttons.rejected.connect(dialog.reject)
+    tips = text_label("\n".join(f"{name}: {tip}" for name, _, _, tip in fields))
+    layout = stacked(text_label(question), rows, tips, buttons, inside=dialog)
+    layout.setContentsMargins(*MARGINS)
+    dialog.resize(420, dialog.sizeHint().height())
+    accepted = dialog.exec() == QDialog.DialogCode.Accepted
+    return tuple(e.currentText().strip() for e in editors) if accepted else None
 
 
 def ask_yes(parent: QWidget, title: str, question: str) -> bool:

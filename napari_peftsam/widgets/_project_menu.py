@@ -17,8 +17,8 @@ from napari_peftsam.app.projects import (
     project_note,
     project_title,
 )
-from napari_peftsam.files import IMAGE_SUFFIXES, OBJECT_SUFFIXES
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
+from napari_peftsam.widgets._imports import PROJECTS, FileQuestions
 from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProjectMenu"]
 
-_FILES = "Projects (*.peftsam)"
 _ENDING = ".peftsam"
-_LABELS = (
-    f"Labels ({' '.join(f'*{s}' for s in (*IMAGE_SUFFIXES, *OBJECT_SUFFIXES))});;All files (*)"
-)
 
 
 class ProjectMenu(QWidget):
@@ -48,10 +44,14 @@ class ProjectMenu(QWidget):
     ----------
     menu
         Opens below the button.
+    files
+        Asks for files and how to read them.
     name, saved, note
         Texts.
     go_on
         Opens the project that the last session left.
+    stop
+        Stops what is being read.
     ask_open, ask_save, ask_yes
         The dialogs.
     """
@@ -60,7 +60,7 @@ class ProjectMenu(QWidget):
         super().__init__()
         self.ask_open, self.ask_save, self.ask_yes = ask_open, ask_save, ask_yes
         self._projects, self._document = owner.projects, owner.document
-        self._layers = owner.layers
+        self.files = FileQuestions(owner, self)
         self.menu = QMenu(self)
         self.button = QToolButton()
         self.button.setText("Project ▾")
@@ -73,10 +73,13 @@ class ProjectMenu(QWidget):
         self.name, self.saved, self.note = _ElidedLabel(), QLabel(), text_label()
         self.go_on = push_button()
         self.go_on.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.stop = push_button("✕", "Stop it; nothing of it is kept")
         row = beside(self.button, self.name, self.saved, stretch=1)
-        stacked(row, self.go_on, self.note, inside=self, spacing=3)
+        note = beside(self.note, self.stop, stretch=0)
+        stacked(row, self.go_on, note, inside=self, spacing=3)
         self.menu.aboutToShow.connect(self._fill)
         self.go_on.clicked.connect(self._projects.resume)
+        self.stop.clicked.connect(self._projects.stop)
         self.show_project()
         self._projects.look()
 
@@ -90,7 +93,7 @@ class ProjectMenu(QWidget):
 
     def open(self) -> None:
         """Ask for a project and open it."""
-        path = self.ask_open(self, "Open a project", _FILES)
+        path = self.ask_open(self, "Open a project", PROJECTS)
         if path is not None:
             self._projects.open(path)
 
@@ -108,21 +111,6 @@ class ProjectMenu(QWidget):
         if self.ask_yes(self, "Delete project", question):
             self._projects.delete(path)
 
-    def import_project(self) -> None:
-        """Ask for a project and add its objects."""
-        path = self.ask_open(self, "Import the objects of a project", _FILES)
-        if path is not None:
-            self._projects.import_from(path)
-
-    def import_labels(self) -> None:
-        """Ask for a file of labels and add its objects to the shown image."""
-        image = self._layers.image_id
-        if image is None:
-            return
-        path = self.ask_open(self, "Import labels", _LABELS)
-        if path is not None:
-            self._projects.import_labels(image, path)
-
     def locate(self, image: DocumentImage) -> None:
         """Ask for the file of a missing image."""
         path = self.ask_open(self, f"Where is {image.name}?", "Images (*)")
@@ -130,12 +118,13 @@ class ProjectMenu(QWidget):
             self._projects.locate(image.id, path)
 
     def _ask_save(self, title: str, suggestion: str) -> Path | None:
-        return self.ask_save(self, title, suggestion, _FILES, with_ending(_ENDING))
+        return self.ask_save(self, title, suggestion, PROJECTS, with_ending(_ENDING))
 
     # --- the menu -------------------------------------------------------------------
 
     def _fill(self) -> None:
         menu, projects, path = self.menu, self._projects, self._document.store.path
+        files = self.files
         has_images, missing = bool(self._document.images), projects.missing
         unnamed = [(describe_offer(p), p.path, not p.is_open) for p in projects.unnamed]
         recent = [(path.stem, path, path.exists()) for path in projects.recent]
@@ -149,8 +138,11 @@ class ProjectMenu(QWidget):
         menu.addSeparator()
         _add(menu, "Save project as…", self.save_as, has_images)
         _add(menu, "Save with images…", partial(self.save_as, with_images=True), has_images)
-        _add(menu, "Import project…", self.import_project, has_images)
-        _add(menu, "Import labels…", self.import_labels, self._layers.image_id is not None)
+        _add(menu, "Import project…", files.import_project, has_images)
+        menu.addSeparator()
+        _add(menu, "Add images…", files.add_images)
+        _add(menu, "Import labels…", files.import_labels, files.image is not None)
+        _add(menu, "Axes and channels…", files.read_again, files.file is not None)
         listed = _add_menu(menu, "Locate image")
         for image in missing:
             _add(listed, f"{image.name}…", partial(self.locate, image))
@@ -184,6 +176,7 @@ class ProjectMenu(QWidget):
         note, offered = project_note(store, projects.progress, missing), projects.offered
         self.note.setText(note)
         self.note.setVisible(bool(note))
+        self.stop.setVisible(bool(projects.progress) and projects.can_stop)
         self.go_on.setVisible(offered is not None)
         if offered is not None:
             self.go_on.setText(f"Go on with {describe_offer(offered)}")

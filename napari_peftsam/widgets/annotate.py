@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.app.prompting import PromptController
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     import napari
     from napari.layers import Image
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
 __all__ = ["AnnotateDock", "ModelAction"]
 
@@ -54,6 +57,7 @@ class AnnotateDock(Dock):
         self.document, self.layers = owner.document, owner.layers
         self.project = ProjectMenu(owner)
         self.layers.tools.open()
+        self.setAcceptDrops(True)
         self.prompting = PromptController(owner, self.layers, owner.workers)
         self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
         self.view = AnnotateView(self, self.prompting, self.project)
@@ -77,6 +81,7 @@ class AnnotateDock(Dock):
 
     def _outside(self) -> tuple[tuple[Any, Callable[..., object]], ...]:
         owner, layers, prompting = self.viewer_session.events, self.layers.events, self.prompting
+        news = self.viewer_session.projects.events
         return (
             (owner.model_changed, prompting.start_over),
             (owner.adapters_changed, prompting.start_over),
@@ -91,8 +96,10 @@ class AnnotateDock(Dock):
             (prompting.events.hint, self.view.show_hint),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
-            (self.viewer_session.projects.events.changed, self.project.show_project),
-            (self.viewer_session.projects.events.saved, self.project.show_project),
+            (news.changed, self.project.show_project),
+            (news.saved, self.project.show_project),
+            (news.undecided, self.project.files.decide),
+            (news.pieces_found, self.project.files.decide_pieces),
             (prompting.events.awaited_changed, self._reload_later),
             (owner.adapters_changed, self._reload_later),
             (owner.model_changed, self._reload_later),
@@ -113,6 +120,21 @@ class AnnotateDock(Dock):
         self.viewer_session.events.awaited_changed.emit(False)
         self.layers.tools.close()
 
+    def dragEnterEvent(self, event: QDragEnterEvent | None) -> None:  # noqa: N802  # Qt's name
+        """Accept files."""
+        data = None if event is None else event.mimeData()
+        if event is not None and data is not None and data.hasUrls():
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent | None) -> None:  # noqa: N802  # Qt's name
+        """Open or import the files."""
+        data = None if event is None else event.mimeData()
+        if event is not None and data is not None:
+            event.acceptProposedAction()
+            paths = [Path(url.toLocalFile()) for url in data.urls() if url.isLocalFile()]
+            # Later: whoever drags the files waits for an answer until then.
+            QTimer.singleShot(0, partial(self.project.files.dropped, paths))
+
     # --- connections ----------------------------------------------------------------
 
     def _connect_view(self) -> None:
@@ -128,6 +150,7 @@ class AnnotateDock(Dock):
         view.table.objects.modelReset.connect(self.view.show_buttons)
         view.merge.clicked.connect(self._merge)
         view.delete.clicked.connect(self._delete)
+        view.refine.clicked.connect(self._refine)
         for name, action in actions.items():
             if hasattr(view, name):  # the others have keys only
                 getattr(view, name).clicked.connect(lambda _, action=action: action())
@@ -245,6 +268,10 @@ class AnnotateDock(Dock):
     def _delete(self) -> None:
         labels = self.view.table.selected_labels()
         self.layers.attempt(lambda: self.document.do(DeleteObjects(self._image(), tuple(labels))))
+
+    def _refine(self) -> None:
+        labels, imports = self.view.table.selected_labels(), self.viewer_session.imports
+        self.layers.attempt(lambda: imports.refine(self._image(), labels))
 
     def _image(self) -> ImageId:
         image = self.layers.image_id

@@ -13,14 +13,13 @@ import qtpy.QtWidgets
 
 from napari_peftsam.document import is_project, open_project
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.files import ImageFile, find_images, image_name, open_image, read_objects
+from napari_peftsam.files import ImageFile, find_images, open_image, read_objects
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
-from napari_peftsam.planes import LazyImage
 from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
-from napari_peftsam.widgets.layers.view import layer_options
-from napari_peftsam.widgets.session import PATH, session_of
+from napari_peftsam.widgets.layers.view import add_file
+from napari_peftsam.widgets.session import session_of
 
 __all__ = ["SAMPLES", "add_docks", "open_viewer"]
 
@@ -72,7 +71,7 @@ def open_viewer(
     viewer = napari.Viewer(title="napari-peftsam")
     session = session_of(viewer)
     for path, file in files:
-        _add_file(viewer, path, file)
+        add_file(viewer, path, file)
     for name, pixels in samples:
         viewer.add_image(pixels, name=name, rgb=is_rgb(pixels))
     _show_first(viewer, hidden=bool(projects))
@@ -80,7 +79,7 @@ def open_viewer(
         session.projects.open(projects[0])
     add_docks(viewer)
     if labels is not None and session.layers.image_id is not None:
-        session.projects.import_labels(session.layers.image_id, labels)
+        session.imports.import_labels(session.layers.image_id, labels)
     # The docks take their room from the canvas, so the image is fitted once they have it.
     qtpy.QtCore.QTimer.singleShot(_DOCKS_SETTLE, viewer.reset_view)
     if block:
@@ -93,8 +92,7 @@ def _check_labels(labels: Path, files: Sequence[tuple[Path, ImageFile]]) -> None
     if len(files) != 1:
         raise ConfigurationError("--labels are those of one image: open just that one with them")
     path, image = files[0]
-    axes = image.metadata.names
-    read_objects(labels, tuple(image.pixels.shape[: len(axes)]), path.name, axes)
+    read_objects(labels, image.shape, path.name, image.metadata.names)
 
 
 def _show_first(viewer: napari.Viewer, *, hidden: bool) -> None:
@@ -103,21 +101,6 @@ def _show_first(viewer: napari.Viewer, *, hidden: bool) -> None:
         layer.visible = not (number or hidden)
     if len(viewer.layers):
         viewer.layers.selection.active = viewer.layers[0]
-
-
-def _add_file(viewer: napari.Viewer, path: Path, file: ImageFile) -> None:
-    """Add an image with what its file says of it; of a large one all resolutions."""
-    shown = layer_options(file.metadata)
-    shown["metadata"] |= {PATH: str(path.absolute())}
-    levels = [file.pixels, *file.levels] if file.levels else None
-    is_large = isinstance(file.pixels, LazyImage)
-    viewer.add_image(
-        levels if levels is not None and is_large else file.pixels,
-        multiscale=levels is not None and is_large,
-        name=image_name(path),
-        rgb=file.rgb,
-        **shown,
-    )
 
 
 def add_docks(viewer: napari.Viewer) -> None:

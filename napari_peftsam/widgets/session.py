@@ -17,14 +17,16 @@ from psygnal import Signal, SignalGroup
 from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
+from napari_peftsam.app.importing import ImportController
 from napari_peftsam.app.project_controller import ProjectController
-from napari_peftsam.document import Document, ImageId
+from napari_peftsam.document import Document, ImageId, ImageSource
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import import_workspace
 from napari_peftsam.widgets.layers import LayerBridge
+from napari_peftsam.widgets.layers.view import PATH, add_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +34,11 @@ if TYPE_CHECKING:
     import napari
 
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.files import ImageFile
     from napari_peftsam.models import ModelEntry
 
-__all__ = ["PATH", "SessionState", "ViewerSession", "session_of", "workspace_of"]
+__all__ = ["SessionState", "ViewerSession", "session_of", "workspace_of"]
 
-PATH = "napari-peftsam path"
-"""Key in a layer's metadata under which our own readers note the file."""
 _IDLE = 2000  # ms without an action: time to tidy the project file
 
 
@@ -84,8 +85,8 @@ class ViewerSession:
         Images, prompts and objects; GUI thread only.
     events
         See `SessionState`.
-    projects
-        Saves the document and opens other projects.
+    projects, imports
+        Save the document and open other projects; read images and labels.
     workers
         Runs all threads of this viewer's docks; stopped when it closes.
     workspace
@@ -110,6 +111,7 @@ class ViewerSession:
         self.gpu_memory: int | None = None
         self.is_closed = False
         self.projects = ProjectController(self, self.workers)
+        self.imports = ImportController(self, self.projects)
         self._layers: LayerBridge | None = None
         self.workspace: Workspace | None = None
         self._opening: Worker | None = None
@@ -255,6 +257,16 @@ class ViewerSession:
             layers.select_image(layers.layer_of(image))
             if pending is not None and pending.image == image:
                 layers.show_plane(pending)
+
+    def show_file(self, path: Path, file: ImageFile, *, first: bool) -> None:
+        """Show an image file; annotate it if it is the first."""
+        layer = add_file(self.viewer, path, file, visible=first)
+        if first:
+            self.layers.select_image(layer)
+
+    def replace_image(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
+        """Show other channels of an image's file under its objects."""
+        self.layers.replace(image, file, source)
 
     def file_of(self, image: ImageId) -> Path | None:
         """Return the file that the layer of an image was read from, if there is one."""

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
 
+from napari_peftsam.document import ImportLabels
 from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import export_labels
 from napari_peftsam.files import open_labels
@@ -21,7 +25,7 @@ from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.widgets.export import ExportDock
 from napari_peftsam.widgets.launch import open_viewer
 from napari_peftsam.widgets.session import session_of
-from tests.widgets._annotate_cases import Bench, wait
+from tests.widgets._annotate_cases import Bench, settle, wait
 
 
 def squares() -> np.ndarray:
@@ -111,7 +115,7 @@ def test_labels_open_with_their_image(tmp_path: Path, opened: Callable) -> None:
 
 def test_the_menu_imports_labels(tmp_path: Path, bench: Callable[..., Bench]) -> None:
     b = bench(noise(40, 50))
-    menu = b.view.project
+    menu = b.view.project.files
     menu.ask_open = lambda *_: export_labels(squares(), tmp_path / "objects.zip")
     menu.import_labels()
     (image,) = b.document.images.values()
@@ -176,3 +180,132 @@ def test_a_script_without_an_event_loop_ends_cleanly(cells: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+# --- files that come in later ---------------------------------------------------------
+
+
+def test_the_dock_asks_for_channels(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    path = tmp_path / "x.ome.tif"
+    pixels = noise(2, 40, 50)
+    details = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=details)
+    b = bench()
+    files, asked = b.dock.project.files, []
+    files.ask_files = lambda *_: (path,)
+
+    def answer(_parent: object, _title: str, question: str, *fields: Any) -> tuple[str, str]:
+        asked.append((question, fields[1][1:3]))
+        return "", "GFP"
+
+    files.ask_texts = answer
+    files.add_images()
+    wait(lambda: "x" in b.viewer.layers)
+    assert asked == [(f"{path}: holds 2 channels (0 DAPI, 1 GFP).", ("0", ("0", "1")))]
+    np.testing.assert_array_equal(b.viewer.layers["x"].data, pixels[1])
+    wait(lambda: b.document.images)
+    [image] = b.document.images.values()
+    assert image.info.metadata.read_with.channels == "GFP"
+    labels = np.zeros((40, 50), np.int32)
+    labels[4:9, 4:9] = 1
+    b.document.do(ImportLabels(image.id, labels))
+
+    # Another choice later: objects stay, and the project knows it.
+    files.ask_texts = lambda *_: ("", "DAPI,GFP")
+    files.read_again()
+    wait(lambda: b.viewer.layers["x"].rgb)
+    assert b.viewer.layers["x"].data.shape == (40, 50, 3)
+    assert b.layers.image is b.viewer.layers["x"]
+    [image] = b.document.images.values()
+    assert image.info.metadata.read_with.channels == "DAPI,GFP"
+    np.testing.assert_array_equal(b.layers.objects.data, labels)
+    wait(lambda: image.info.source is not None and image.info.source.path)
+
+
+def test_the_dialog_can_be_left(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", noise(3, 40, 50), photometric="minisblack", metadata=None)
+    b, asked = bench(), []
+    b.dock.project.files.ask_texts = lambda *given: asked.append(given)
+    b.owner.imports.open_images([tmp_path / "x.tif"])
+    wait(lambda: asked)
+    assert list(b.document.images) == []
+
+
+def drop(dock: Any, *paths: Path) -> None:
+    """Let go of files above a dock."""
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    place = QPointF(10, 10)
+    left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    for kind, at in ((QDragEnterEvent, place.toPoint()), (QDropEvent, place)):
+        event = kind(at, Qt.DropAction.CopyAction, data, left, none)
+        QApplication.sendEvent(dock, event)
+        assert event.isAccepted()
+
+
+def test_dropped_labels_are_imported(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    b = bench(noise(40, 50))
+    drop(b.dock, export_labels(squares(), tmp_path / "objects.geojson"))
+    (image,) = b.document.images.values()
+    wait(lambda: len(image.records) == 2)
+    np.testing.assert_array_equal(image.labels > 0, squares() > 0)
+
+
+@pytest.mark.parametrize(("answer", "layers", "objects"), [(0, 1, 0), (1, 0, 2), (None, 0, 0)],
+                         ids=["an image", "labels", "neither"])  # fmt: skip
+def test_a_dropped_image_may_be_labels(
+    tmp_path: Path, bench: Callable[..., Bench], answer: int | None, layers: int, objects: int
+) -> None:
+    b = bench(noise(40, 50))
+    (image,) = b.document.images.values()
+    asked = []
+
+    def ask(_parent: object, _title: str, question: str, choices: tuple[str, ...]) -> int | None:
+        asked.append((question, choices))
+        return answer
+
+    b.dock.project.files.ask_one = ask
+    drop(b.dock, export_labels(squares(), tmp_path / "other.tif"))
+    wait(lambda: asked)
+    assert asked == [("What is other.tif?", ("An image", "Labels of image0"))]
+    wait(lambda: len(image.records) == objects and ("other" in b.viewer.layers) == bool(layers))
+
+
+def test_pieces_are_asked_about(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    tifffile.imwrite(tmp_path / "mask.tif", (squares() > 0).astype(np.uint8))
+    b = bench(noise(40, 50))
+    files = b.dock.project.files
+    files.ask_open = lambda *_: tmp_path / "mask.tif"
+    files.ask_one = lambda *_: 0
+    files.import_labels()
+    (image,) = b.document.images.values()
+    wait(lambda: len(image.records) == 2)
+
+
+def test_selected_objects_are_refined(bench: Callable[..., Bench]) -> None:
+    b = bench(noise(40, 50))
+    (image,) = b.document.images.values()
+    assert not b.view.refine.isEnabled()
+    b.document.do(ImportLabels(image.id, squares()))
+    b.view.table.select(5)
+    b.view.refine.click()
+    wait(lambda: not b.owner.projects.progress)
+    sources = {record.label: record.source for record in image.records.values()}
+    assert sources[9] == "imported"
+    assert b.document.undo_label == "refine objects"
+
+
+def test_what_is_read_can_be_stopped(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    b = bench(noise(40, 50))
+    (image,) = b.document.images.values()
+    path = export_labels(squares(), tmp_path / "objects.tif")
+    b.owner.imports.import_labels(image.id, path)
+    menu = b.dock.project
+    assert menu.note.text() == "◌ Importing objects.tif…"
+    assert menu.stop.isVisibleTo(menu)
+    menu.stop.click()
+    settle()
+    assert not menu.stop.isVisibleTo(menu)
+    assert image.records == {}
+    b.owner.imports.import_labels(image.id, path)  # and again, to its end
+    wait(lambda: len(image.records) == 2)

@@ -600,8 +600,8 @@ def test_a_colleagues_objects_are_imported(
     path = project(tmp_path / "p.peftsam", file, squares())
     b = bench(ready=False)
     open_path(b, path)
-    b.dock.project.ask_open = lambda *_: colleague
-    b.dock.project.import_project()
+    b.dock.project.files.ask_open = lambda *_: colleague
+    b.dock.project.files.import_project()
     wait(lambda: any("imported" in text for text in told))
     labels = b.layers.objects.data
     assert [r.label for r in b.document.records("cells")] == [1, 2, 3, 4]

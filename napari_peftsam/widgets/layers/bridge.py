@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
-import numpy as np
 from napari.layers import Image
 from psygnal import Signal, SignalGroup
 
@@ -13,6 +12,7 @@ from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, Re
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
+from napari_peftsam.widgets.layers.removed import RemovedImages
 from napari_peftsam.widgets.layers.tools import PromptTools
 from napari_peftsam.widgets.layers.view import ImageView, is_same_image, layer_options
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Labels, Layer
 
-    from napari_peftsam.document import Action, DocumentImage
+    from napari_peftsam.document import Action, ImageSource
+    from napari_peftsam.files import ImageFile
     from napari_peftsam.metadata import ImageMetadata
-    from napari_peftsam.types import PixelArray, Window
+    from napari_peftsam.types import Window
 
 __all__ = ["BridgeEvents", "LayerBridge"]
 
@@ -83,9 +84,7 @@ class LayerBridge:
         self.plane: PlaneKey | None = None
         self._shown: dict[Layer, ObjectsLayer] = {}
         self._current: ObjectsLayer | None = None
-        # Removed images, whose objects stay with the user, and a sample of their pixels,
-        # which tells them from others of the same name and shape.
-        self._left: dict[ImageId, tuple[ObjectsLayer, PixelArray | None]] = {}
+        self._left = RemovedImages()
         # Images whose layers went in this turn of the event loop; not by the user if it closes.
         self._removed: list[ImageId] = []
         self._soon = timer(None, 0)
@@ -228,6 +227,17 @@ class LayerBridge:
         self._show_image(view)
         self._shown[layer].layer.visible = layer.visible
 
+    def replace(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
+        """Show other channels of an image's file under its objects."""
+        about = {"rgb": file.rgb, "metadata": file.metadata}
+        self.document.replace_pixels(image, file.pixels, source, **about)
+        old = self.layer_of(image)
+        if old is not None:
+            is_annotated, visible = old is self.image, old.visible
+            self._take_out(self._let_go(old).layer, old)
+            self.show(image, visible=visible)
+            self.select_image(self.layer_of(image) if is_annotated else self.image)
+
     def lock_objects(self, *, locked: bool) -> None:
         """Keep the user from removing the layers with objects, or allow it."""
         self._are_locked = locked
@@ -242,7 +252,7 @@ class LayerBridge:
     def _add_image(self, layer: Image) -> None:
         self._remove_images()
         view = ImageView(layer)
-        left = self._same_image(view)  # the image is back
+        left = self._left.find(view)  # the image is back
         view.image = self.document.add_image(
             layer.name,
             view.pixels,
@@ -254,15 +264,6 @@ class LayerBridge:
         if left is not None:
             self._drop_left(left.id)
         self._show_image(view)
-
-    def _same_image(self, view: ImageView) -> DocumentImage | None:
-        """Return the removed image that a layer shows again, None if there is none."""
-        for objects, sample in self._left.values():
-            image = objects.image
-            known = image.name == view.layer.name and image.shape == view.shape
-            if known and sample is not None and np.array_equal(sample, view.sample()):
-                return image
-        return None
 
     def _show_image(self, view: ImageView) -> None:
         """Give an image of the document a layer for its objects, above its own layer."""
@@ -286,7 +287,7 @@ class LayerBridge:
         """Remove an image; the layer with its objects, if still there, stays with the user."""
         self._let_go(objects.view.layer)
         image = objects.image.id
-        self._left[image] = objects, objects.view.sample() if objects.image.records else None
+        self._left.keep(objects)
         if image in self.document.images:
             self._removed.append(image)
             self._soon.start()
@@ -301,7 +302,7 @@ class LayerBridge:
 
     def _drop_left(self, image: ImageId) -> ObjectsLayer | None:
         """Forget a removed image, and take the layer out in which its objects stayed."""
-        objects, _ = self._left.pop(image, (None, None))
+        objects = self._left.pop(image)
         if objects is not None and objects.layer in self.viewer.layers:
             self._take_out(objects.layer)
         return objects

@@ -10,23 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam.document import ImageId, PlaneKey
+from napari_peftsam.files import image_name
 from napari_peftsam.metadata import ImageMetadata
-from napari_peftsam.planes import plane_of
+from napari_peftsam.planes import LazyImage, plane_of
 from napari_peftsam.types import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import napari
     from napari.layers import Image
 
     from napari_peftsam.document import DocumentImage
+    from napari_peftsam.files import ImageFile
     from napari_peftsam.types import PixelArray
 
-__all__ = ["METADATA", "ImageView", "is_same_image", "layer_options"]
+__all__ = ["METADATA", "PATH", "ImageView", "add_file", "is_same_image", "layer_options"]
 
 METADATA = "napari-peftsam metadata"
 """Key of a layer's metadata: the `ImageMetadata` of its file."""
+PATH = "napari-peftsam path"
+"""Key in a layer's metadata under which our own readers note the file."""
 _NAMED = 4  # axes that have a name by their order
 _SQUARES = 8  # along each axis, by which an image is recognised ...
 _SIDE = 256  # ... of so many pixels: of planes up to 2048 pixels all of it
@@ -159,6 +164,19 @@ def layer_options(metadata: ImageMetadata) -> dict[str, Any]:
         if all(axis.name for axis in metadata.axes):
             options["axis_labels"] = [axis.name for axis in metadata.axes]
     return options
+
+
+def add_file(viewer: napari.Viewer, path: Path, file: ImageFile, **options: Any) -> Image:
+    """Add an image with what its file says of it; of a large one all resolutions."""
+    shown = layer_options(file.metadata)
+    shown["metadata"] |= {PATH: str(path.absolute())}
+    is_pyramid = bool(file.levels) and isinstance(file.pixels, LazyImage)
+    layer: Image = viewer.add_image(
+        [file.pixels, *file.levels] if is_pyramid else file.pixels,
+        multiscale=is_pyramid,
+        **{"name": image_name(path), "rgb": file.rgb, **shown, **options},
+    )
+    return layer
 
 
 def is_same_image(view: ImageView, image: DocumentImage) -> bool:

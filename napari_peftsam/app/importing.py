@@ -1,0 +1,269 @@
+"""Files that come into a viewer: images, labels, centres, and the objects of other projects."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ref
+
+from napari_peftsam.app.advice import count_text
+from napari_peftsam.app.autosave import ProjectOwner
+from napari_peftsam.app.project_controller import ProjectController
+from napari_peftsam.app.projects import ObjectImport, read_objects
+from napari_peftsam.app.refine import (
+    PlanePredicted,
+    predict_centres,
+    refine_objects,
+    refined,
+)
+from napari_peftsam.app.runner import call
+from napari_peftsam.document import AcceptObjects, ImageId, ImageSource
+from napari_peftsam.errors import (
+    ConfigurationError,
+    ImageError,
+    InputFileError,
+    PeftSamError,
+    UndecidedError,
+)
+from napari_peftsam.files import ImageFile, find_images, open_image, read_centres
+from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
+from napari_peftsam.projects import Imported, read_label_file, source_of
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.workspace import Workspace
+
+__all__ = ["ImportController", "ImportOwner", "Undecided"]
+
+
+@dataclass(frozen=True, eq=False)
+class Undecided:
+    """Files that can be read in more than one way.
+
+    Attributes
+    ----------
+    paths
+        The files.
+    options
+        Those that they were read with.
+    error
+        What is undecided in the first of them.
+    image
+        The image that is read again; None for new ones.
+    """
+
+    paths: tuple[Path, ...]
+    options: ReadOptions
+    error: UndecidedError
+    image: ImageId | None = None
+
+
+class ImportOwner(ProjectOwner, Protocol):
+    """A project owner whose viewer shows files, and which has a model."""
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """None while torch is being imported."""
+
+    @property
+    def has_model(self) -> bool:
+        """True while a model is loaded."""
+
+    def show_file(self, path: Path, file: ImageFile, *, first: bool) -> None:
+        """Show an image file; annotate it if it is the first."""
+
+    def replace_image(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
+        """Show other channels of an image's file under its objects."""
+
+
+class ImportController:
+    """Reads files for a viewer and its project; one at a time, each can be stopped.
+
+    Questions and results are signals of `ProjectController.events`.
+    """
+
+    def __init__(self, owner: ImportOwner, projects: ProjectController) -> None:
+        self._owner, self._projects, self._document = ref(owner), projects, owner.document
+        self._events = projects.events
+
+    # --- images -------------------------------------------------------------------------
+
+    def open_images(self, paths: Iterable[Path], options: ReadOptions = AS_THE_FILE_SAYS) -> None:
+        """Read image files, folders and patterns, and show them; returns at once."""
+        owner = self._owner()
+        if owner is not None:
+            work = _read_files(tuple(paths), options)
+
+            def show(read: _ReadFile) -> str:
+                owner.show_file(read.path, read.file, first=read.is_first)
+                return f"{read.number} of {read.total}"
+
+            self._projects.work("Reading images…", work, self._opened, show)
+
+    def _opened(self, report: _FilesReport) -> None:
+        if report.undecided is not None:
+            self._events.undecided.emit(report.undecided)
+        if report.errors:
+            more = f" ({len(report.errors) - 1} more failed)" if len(report.errors) > 1 else ""
+            self._events.failed.emit(InputFileError(f"{report.errors[0]}{more}"))
+
+    def read_again(self, image: ImageId, path: Path, options: ReadOptions) -> None:
+        """Read an image's file in another way, as other channels; returns at once."""
+        entry, owner = self._document.image(image), self._owner()
+        project = self._document.store.path
+
+        def read() -> tuple[ImageFile, ImageSource] | Undecided:
+            try:
+                file = open_image(path, options)
+            except UndecidedError as error:
+                return Undecided((path,), options, error, image)
+            if file.shape != entry.shape:
+                raise ImageError(
+                    f"{entry.name} would have {_sizes(file.shape)} pixels instead of "
+                    f"{_sizes(entry.shape)}, which its objects have: add the file as another image"
+                )
+            return file, source_of(path, file, project)
+
+        def done(found: tuple[ImageFile, ImageSource] | Undecided) -> None:
+            if isinstance(found, Undecided):
+                self._events.undecided.emit(found)
+            elif owner is not None and image in self._document.images:
+                owner.replace_image(image, *found)
+
+        self._projects.work(f"Reading {path.name}…", call(read), done)
+
+    # --- objects ------------------------------------------------------------------------
+
+    def import_project(self, path: Path) -> None:
+        """Add the objects of a colleague's project, image by image; returns at once."""
+        document, number = self._document, self._document.store.next_number
+
+        def done(found: ObjectImport) -> None:
+            if number != document.store.next_number:  # objects have changed meanwhile
+                self.import_project(path)
+                return
+            for action in found.actions:
+                document.do(action)
+            self._events.informed.emit(found.report)
+
+        work = call(lambda: read_objects(document, path))
+        self._projects.work(f"Importing {path.name}…", work, done)
+
+    def import_labels(
+        self, image: ImageId, path: Path, *, number_pieces: bool | None = None
+    ) -> None:
+        """Add the objects of a file of labels to an image; returns at once.
+
+        `number_pieces` says whether pieces of a mask with one number are objects; None: ask.
+        """
+        if path.suffix.lower() == ".csv":
+            self.import_centres(image, path)
+            return
+        document, number = self._document, self._document.store.next_number
+
+        def done(read: tuple[Imported, str]) -> None:
+            found, note = read
+            if number != document.store.next_number:  # objects have changed meanwhile
+                self.import_labels(image, path, number_pieces=number_pieces)
+                return
+            if found.problem and number_pieces is None:
+                self._events.pieces_found.emit(image, path, found.problem)
+                return
+            if found.action is not None:
+                document.do(found.action)
+            text = f"{count_text(found.objects, 'object')} imported from {path.name}"
+            self._events.informed.emit(f"{text}; {note}" if note else text)
+
+        entry = document.image(image)
+        work = call(lambda: read_label_file(entry, path, bool(number_pieces)))
+        self._projects.work(f"Importing {path.name}…", work, done)
+
+    def import_centres(self, image: ImageId, path: Path) -> None:
+        """Predict and accept an object at each centre of a table; returns at once."""
+        document, workspace = self._document, self._workspace()
+        entry = document.image(image)
+
+        def predict() -> Generator[Any, None, list[AcceptObjects]]:
+            centres = read_centres(path, entry.shape, entry.info.metadata.names)
+            return (yield from predict_centres(workspace, image, centres))
+
+        def done(actions: Sequence[AcceptObjects]) -> None:
+            labels = [label for action in actions for label in document.do(action)]
+            objects = sum(label > 0 for label in labels)
+            text = f"{count_text(objects, 'object')} predicted from {path.name}"
+            covered = len(labels) - objects
+            self._events.informed.emit(
+                f"{text}; {covered} are covered by others or empty" if covered else text
+            )
+
+        self._projects.work("Predicting objects…", predict(), done, _plane)
+
+    def refine(self, image: ImageId, labels: Sequence[int] = ()) -> None:
+        """Predict objects, all by default, anew from the boxes around them; returns at once."""
+        document = self._document
+        work = refine_objects(self._workspace(), image, labels)
+
+        def done(predictions: Any) -> None:
+            found = refined(document.image(image), predictions)
+            document.do(found.action)
+            kept = f"; nothing was found for {len(found.kept)}, which stay" if found.kept else ""
+            self._events.informed.emit(f"{count_text(found.objects, 'object')} refined{kept}")
+
+        self._projects.work("Refining objects…", work, done, _plane)
+
+    def _workspace(self) -> Workspace:
+        owner = self._owner()
+        workspace = None if owner is None or not owner.has_model else owner.workspace
+        if workspace is None:
+            raise ConfigurationError("no model is loaded yet: wait for it, or choose one")
+        return workspace
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadFile:
+    """An image file that is open, the `number`-th of `total`; whether it is the first shown."""
+
+    path: Path
+    file: ImageFile
+    number: int
+    total: int
+    is_first: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _FilesReport:
+    undecided: Undecided | None
+    errors: tuple[PeftSamError, ...]
+
+
+def _read_files(
+    paths: Sequence[Path], options: ReadOptions
+) -> Generator[_ReadFile, None, _FilesReport]:
+    found, errors = list(find_images(paths)), list[PeftSamError]()
+    open_ones: list[tuple[Path, UndecidedError]] = []
+    is_first = True
+    for number, path in enumerate(found, start=1):
+        try:
+            file = open_image(path, options)
+        except UndecidedError as error:
+            open_ones.append((path, error))
+        except PeftSamError as error:
+            errors.append(error)
+        else:
+            yield _ReadFile(path, file, number, len(found), is_first)
+            is_first = False
+    undecided = None
+    if open_ones:
+        undecided = Undecided(tuple(path for path, _ in open_ones), options, open_ones[0][1])
+    return _FilesReport(undecided, tuple(errors))
+
+
+def _plane(event: object) -> str:
+    if isinstance(event, PlanePredicted) and event.total > 1:
+        return f"plane {event.done} of {event.total}"
+    return ""
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
