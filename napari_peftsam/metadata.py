@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     "AS_THE_FILE_SAYS",
+    "UNIT_SYMBOLS",
     "UNKNOWN",
     "Axis",
     "Channel",
@@ -15,6 +16,7 @@ __all__ = [
     "ReadOptions",
     "in_micrometers",
     "plain_unit",
+    "symbol",
 ]
 
 
@@ -146,6 +148,14 @@ class ImageMetadata:
             return (cols.scale * height / width, cols.scale), cols.unit
         return (rows.scale, cols.scale), cols.unit if rows.unit == cols.unit else ""
 
+    def area_text(self, pixels: int) -> str:
+        """Return an area of a plane in words: in the square of the unit, else in pixels."""
+        (height, width), unit = self.plane_scale
+        if not unit:
+            return str(pixels)
+        area = pixels * height * width
+        return f"{area:.{0 if area >= 100 else 1 if area >= 10 else 2}f} {symbol(unit)}²"
+
     @property
     def is_calibrated(self) -> bool:
         """True if a size is known for the pixels of a plane."""
@@ -173,6 +183,13 @@ _UNITS = {
     "dimensionless": "", "1": "", "reference_frame": "", "reference frame": "",
 }  # fmt: skip
 
+UNIT_SYMBOLS = {
+    "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm",
+    "centimeter": "cm", "meter": "m", "nanosecond": "ns", "microsecond": "µs",
+    "millisecond": "ms", "second": "s", "minute": "min", "hour": "h", "inch": "in",
+}  # fmt: skip
+"""Symbols of units, as OME-TIFF has them."""
+
 
 def plain_unit(unit: object) -> str:
     r"""Return the name of a unit as OME-Zarr and napari write it; empty for pixels.
@@ -189,6 +206,11 @@ def plain_unit(unit: object) -> str:
     if known is None and lower.endswith("s") and lower[:-1] in _METRES:
         known = lower[:-1]
     return name if known is None else known
+
+
+def symbol(unit: str) -> str:
+    """Return the symbol of a unit; names that are not known stay as they are."""
+    return UNIT_SYMBOLS.get(unit, unit)
 
 
 def in_micrometers(axis: Axis) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -14,14 +14,27 @@ import numpy as np
 import xxhash
 
 from napari_peftsam.batch.plan import make_folder
-from napari_peftsam.document import Document, DocumentImage, ImageId, find_source
+from napari_peftsam.document import (
+    Document,
+    DocumentImage,
+    ImageId,
+    find_source,
+    is_project,
+    open_project,
+)
 from napari_peftsam.errors import ConfigurationError, LabelError, PeftSamError
 from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
 from napari_peftsam.files import atomic_path, image_name
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
 
-__all__ = ["ExportProgress", "ExportReport", "export_all", "images_to_export"]
+__all__ = [
+    "ExportProgress",
+    "ExportReport",
+    "default_place",
+    "export_all",
+    "images_to_export",
+]
 
 _MEMORY = ".napari-peftsam-export.json"
 Read = Callable[[], tuple[np.ndarray[Any, Any] | None, str]]
@@ -173,6 +186,31 @@ def export_all(
             _remember(folder, memory)
         yield ExportProgress(target_name, done, len(jobs))
     return ExportReport(tuple(written), len(jobs) - len(written), tuple(notes))
+
+
+def default_place(labels: Path, formats: Sequence[str]) -> Path:
+    """Return where labels are written by default: beside the image, or else the file of labels.
+
+    Several images of a project, or formats, get a folder ``objects`` there.
+
+    Parameters
+    ----------
+    labels
+        A file of labels or a project.
+    formats
+        Keys of `napari_peftsam.export.FORMATS`.
+    """
+    suffix = _format(formats[0]).suffixes[0]
+    if not is_project(labels):
+        return labels.with_name(f"{image_name(labels)}-objects{suffix}")
+    with closing(open_project(labels, read_only=True)) as store:
+        images = list(Document(store).images.values())
+        found = (find_source(image.info.source, store.path).path for image in images)
+        folder = next((path.parent for path in found if path and path.exists()), labels.parent)
+    if len(images) > 1 or len(formats) > 1:
+        return folder / "objects"
+    name = image_name(file_name(images[0])) if images else labels.stem
+    return folder / f"{name}-objects{suffix}"
 
 
 def _format(name: str) -> ExportFormat:

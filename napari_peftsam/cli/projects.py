@@ -77,13 +77,6 @@ def export(
     labels: Annotated[
         Path, typer.Argument(help="Label image (TIFF, PNG or zarr), or project (.peftsam).")
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="File or zarr folder to write; of a project with several images, or in "
-            "several formats, a folder for all of them."
-        ),
-    ],
     format_name: Annotated[
         str,
         typer.Option(
@@ -92,6 +85,13 @@ def export(
             "(see docs/formats.md); of a project several, as tiff,csv.",
         ),
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File or zarr folder to write; of a project with several images, or in "
+            "several formats, a folder for all of them.  [default: beside the image]"
+        ),
+    ] = None,
     image: Annotated[
         str | None,
         typer.Option(help="Name of the image, for a project that holds several."),
@@ -104,10 +104,12 @@ def export(
     viewer. An export of all images goes on where it was interrupted.
     """
     from napari_peftsam.app.exchange import export_file
+    from napari_peftsam.app.export_all import default_place
     from napari_peftsam.app.project_commands import export_project
     from napari_peftsam.document import is_project
 
     formats = [name.strip() for name in format_name.split(",")]
+    output = output or default_place(labels, formats)
     if is_project(labels) and image is None and _is_of_all(labels, output, formats):
         _export_all(labels, output, formats, as_json)
         return

@@ -8,22 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.metadata import Axis, ImageMetadata
+from napari_peftsam.metadata import UNIT_SYMBOLS, Axis, ImageMetadata
 from napari_peftsam.types import LabelArray
 
 from ._format import ExportContext, ExportFormat, smallest_unsigned
 
-__all__ = ["FORMAT", "SYMBOLS"]
+__all__ = ["FORMAT"]
 
 _IMAGEJ_LIMIT = 65535  # it has no integers of 32 bits
 _OME_LIMIT = 2**32 - 1
 _IMAGEJ_AXES = ("yx", "zyx", "tyx", "tzyx")
-SYMBOLS = {
-    "angstrom": "Å", "nanometer": "nm", "micrometer": "µm", "millimeter": "mm",
-    "centimeter": "cm", "meter": "m", "nanosecond": "ns", "microsecond": "µs",
-    "millisecond": "ms", "second": "s", "minute": "min", "hour": "h", "inch": "in",
-}  # fmt: skip
-"""Symbols of units, as OME-TIFF has them."""
 
 
 def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
@@ -49,13 +43,13 @@ def _write_imagej(path: Path, labels: LabelArray, calibration: ImageMetadata, te
     metadata: dict[str, Any] = {"axes": calibration.names.upper(), "Info": text}
     unit = axes["x"].unit
     if unit:
-        metadata["unit"] = SYMBOLS.get(unit, unit).replace("µ", "u")
+        metadata["unit"] = UNIT_SYMBOLS.get(unit, unit).replace("µ", "u")
     if "z" in axes:
         metadata["spacing"] = _in_unit(axes["z"], unit)
     if "t" in axes:
         metadata["finterval"] = axes["t"].scale
         if axes["t"].unit not in ("", "second"):
-            metadata["tunit"] = SYMBOLS.get(axes["t"].unit, axes["t"].unit).replace("µ", "u")
+            metadata["tunit"] = UNIT_SYMBOLS.get(axes["t"].unit, axes["t"].unit).replace("µ", "u")
     tifffile.imwrite(
         path,
         labels,
@@ -98,10 +92,10 @@ def _write_ome(
     for axis in calibration.axes:
         if axis.name in ("z", "y", "x") and (axis.unit or axis.scale != 1):
             metadata[f"PhysicalSize{axis.name.upper()}"] = axis.scale
-            metadata[f"PhysicalSize{axis.name.upper()}Unit"] = SYMBOLS.get(axis.unit, "pixel")
+            metadata[f"PhysicalSize{axis.name.upper()}Unit"] = UNIT_SYMBOLS.get(axis.unit, "pixel")
         elif axis.name == "t" and (axis.unit or axis.scale != 1):
             metadata["TimeIncrement"] = axis.scale
-            metadata["TimeIncrementUnit"] = SYMBOLS.get(axis.unit, "s")
+            metadata["TimeIncrementUnit"] = UNIT_SYMBOLS.get(axis.unit, "s")
     tifffile.imwrite(
         path,
         smallest_unsigned(labels),

@@ -92,7 +92,7 @@ class AnnotateView:
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
         self.count = QLabel()
-        self.table = ObjectsTable(self._document)
+        self.table = ObjectsTable(self._document, self._layers.metadata_of)
         self.merge = push_button("Merge", "Make the selected objects one")
         self.delete = push_button("Delete", "Remove the selected objects")
         self.refine = push_button(

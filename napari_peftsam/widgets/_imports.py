@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from napari_peftsam.document import is_project
 from napari_peftsam.files import IMAGE_SUFFIXES, OBJECT_SUFFIXES
 from napari_peftsam.metadata import ReadOptions
-from napari_peftsam.widgets._dialogs import ask_files, ask_one, ask_open, ask_texts, ask_yes
+from napari_peftsam.widgets._dialogs import ask_files, ask_one, ask_open, ask_texts
+from napari_peftsam.widgets.layers.view import METADATA
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
@@ -26,6 +27,7 @@ PROJECTS = "Projects (*.peftsam)"
 _OBJECTS = (*OBJECT_SUFFIXES, ".csv")
 _IMAGES = f"Images ({' '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES)});;All files (*)"
 _LABELS = f"Labels ({' '.join(f'*{s}' for s in (*IMAGE_SUFFIXES, *_OBJECTS))});;All files (*)"
+_FEW = (2, 3, 4)  # planes that may be channels
 _AXES = "one letter each, like ZYX: T time, Z depth, Y rows, X columns, C channels, S colours"
 _CHANNELS = (
     "number or name; two or three give red, green and blue, with weights like DAPI:0.5,2:0.5"
@@ -44,13 +46,13 @@ class FileQuestions:
 
     Attributes
     ----------
-    ask_files, ask_one, ask_open, ask_texts, ask_yes
+    ask_files, ask_one, ask_open, ask_texts
         The dialogs.
     """
 
     def __init__(self, owner: ViewerSession, parent: QWidget) -> None:
         self.ask_files, self.ask_one, self.ask_open = ask_files, ask_one, ask_open
-        self.ask_texts, self.ask_yes = ask_texts, ask_yes
+        self.ask_texts = ask_texts
         self._owner, self._imports, self._parent = owner, owner.imports, parent
         self._document, self._layers = owner.document, owner.layers
 
@@ -64,6 +66,18 @@ class FileQuestions:
     def file(self) -> Path | None:
         """The file of the shown image; None if it is not known."""
         return None if self.image is None else self._owner.file_of(self.image.id)
+
+    def hint(self) -> None:
+        """Tell the user where to say that the planes of the shown image are channels."""
+        layer, path = self._layers.image, self.file
+        if layer is None or path is None or METADATA in layer.metadata or layer.rgb:
+            return
+        planes, first = layer.data.shape[:-2], str(layer.axis_labels[0])
+        if len(planes) == 1 and planes[0] in _FEW and not first.isalpha():
+            self._layers.events.hint.emit(
+                f"{layer.name} is shown as a stack of {planes[0]} planes. If they are channels, "
+                "say so in Project ▾ Axes and channels…"
+            )
 
     # --- what the user chooses ------------------------------------------------------------
 

@@ -9,29 +9,39 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_peftsam.document import Document, ImageId, ObjectRecord
+    from napari_peftsam.metadata import ImageMetadata
+
+    MetadataOf = Callable[[ImageId], ImageMetadata]
 
 __all__ = ["ObjectsModel", "ObjectsTable"]
 
 _COLUMNS = ("id", "area", "source", "score", "✎", "model")
 _TIPS = (
     "Label in the objects layer",
-    "Pixels",
+    "Area: in square units where the size of a pixel is known, else in pixels",
     "How it came about",
     "IoU that the model predicted: a hint, not a verdict",
     "Corrected by hand",
     "Adapter, or model without one",
 )
-_WIDTHS = (36, 48, 62, 44, 22)
+_WIDTHS = (36, 62, 62, 40, 22)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class ObjectsModel(QAbstractTableModel):
-    """Rows are objects, the newest first; texts are made only for the rows in sight."""
+    """Rows are objects, the newest first; texts are made only for the rows in sight.
 
-    def __init__(self, document: Document, parent: QWidget | None = None) -> None:
+    `metadata_of` returns the present pixel size of an image.
+    """
+
+    def __init__(
+        self, document: Document, metadata_of: MetadataOf, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
-        self._document = document
+        self._document, self._metadata_of = document, metadata_of
         self._image: ImageId | None = None
         self._records: tuple[ObjectRecord, ...] = ()
 
@@ -86,12 +96,22 @@ class ObjectsModel(QAbstractTableModel):
             return _RIGHT if index.column() in (0, 1, 3) else None
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return None
-        return self._text(self._records[index.row()], index.column())
+        record = self._records[index.row()]
+        if role == Qt.ItemDataRole.ToolTipRole and index.column() == 1:
+            return self.area(record.label, in_pixels=True)
+        return self._text(record, index.column())
+
+    def area(self, label: int, *, in_pixels: bool = False) -> str:
+        """Return the area of an object in all its planes, in words."""
+        assert self._image is not None, "it has objects"
+        pixels = self._document.image(self._image).area(label)
+        if in_pixels:
+            return f"{pixels} pixels"
+        return self._metadata_of(self._image).area_text(pixels)
 
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
-            assert self._image is not None, "it has objects"
-            return str(self._document.image(self._image).area(record.label))
+            return self.area(record.label)
         adapted = record.adapter not in ("", "base")
         return (
             str(record.label),
@@ -108,9 +128,9 @@ class ObjectsTable(QTableView):
 
     object_clicked = QtSignal(int)
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, metadata_of: MetadataOf) -> None:
         super().__init__()
-        self.objects = ObjectsModel(document, self)
+        self.objects = ObjectsModel(document, metadata_of, self)
         self.setModel(self.objects)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)

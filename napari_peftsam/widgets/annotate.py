@@ -87,6 +87,7 @@ class AnnotateDock(Dock):
             (owner.adapters_changed, prompting.start_over),
             (owner.status_changed, prompting.follow),
             (layers.image_changed, prompting.follow),
+            (layers.image_changed, self.project.files.hint),
             (layers.plane_changed, self._settle_soon),
             (layers.view_moved, self._look_soon),
             (layers.images_changed, self._choose_soon),

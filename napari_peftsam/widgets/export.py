@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QMenu, QToolButton
 
 from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
@@ -33,6 +34,8 @@ from napari_peftsam.widgets._runner import notify
 if TYPE_CHECKING:
     import napari
 
+    from napari_peftsam.document import ImageId
+
 __all__ = ["ExportDock"]
 
 _EMPTY = "There are no objects yet: annotate an image first."
@@ -54,6 +57,7 @@ class ExportDock(Dock):
         self.format = combo_box("The kind of file; all of them keep the objects' provenance")
         for name, known in FORMATS.items():
             self.format.addItem(known.title, name)
+        self.also = _format_menu()
         self.export = push_button("Export…")
         self.export_all = push_button("Export all…", "Write all images into one folder")
         self.stop = push_button("Stop", "Keep what is written; the next export goes on there")
@@ -80,7 +84,8 @@ class ExportDock(Dock):
         return QSize(DOCK_WIDTH, super().sizeHint().height())
 
     def _lay_out(self) -> None:
-        rows = form_layout(("Objects of", self.image), ("Format", self.format))
+        several = beside(self.format, self.also, stretch=0)
+        rows = form_layout(("Objects of", self.image), ("Format", several))
         buttons = beside(self.export, self.export_all, self.stop)
         layout = stacked(rows, buttons, self.status, inside=self)
         layout.setContentsMargins(*MARGINS)
@@ -93,7 +98,8 @@ class ExportDock(Dock):
             return
         chosen = FORMATS[self.format.currentData()]
         suffix = chosen.suffixes[0]
-        suggestion = f"{Path(document.image(chosen_id).name).stem}-objects{suffix}"
+        name = f"{Path(document.image(chosen_id).name).stem}-objects{suffix}"
+        suggestion = str((self._folder(chosen_id) or Path()) / name)
         filters = f"{chosen.title} (*{suffix})"
         try:
             path = self.ask_save(
@@ -125,7 +131,10 @@ class ExportDock(Dock):
 
     def export_images(self) -> None:
         """Ask for a folder and write the objects of all images; returns at once."""
-        folder = None if self._is_writing else self.ask_folder(self, "Export all images to")
+        if self._is_writing:
+            return
+        begin = self._folder(self.image.currentData())
+        folder = self.ask_folder(self, "Export all images to", begin)
         if folder is None:
             return
         document, layers = self.viewer_session.document, self.viewer_session.layers
@@ -134,11 +143,24 @@ class ExportDock(Dock):
         self.stop.show()
         self._show_status("Writing…")
         self._all.start(
-            export_all(document, images, folder, [self.format.currentData()]),
+            export_all(document, images, folder, self.formats),
             on_event=lambda event: self._show_status(f"Writing {event.done} of {event.total}…"),
             on_done=partial(self._all_written, folder),
             on_error=self._failed,
         )
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats of an export of all images."""
+        menu = self.also.menu()
+        assert menu is not None
+        checked = [each.data() for each in menu.actions() if each.isChecked()]
+        return list(dict.fromkeys([self.format.currentData(), *checked]))
+
+    def _folder(self, image: ImageId) -> Path | None:
+        """Return the folder of an image's file, None if it is not known."""
+        path = self.viewer_session.file_of(image)
+        return None if path is None else path.parent
 
     def _stop(self) -> None:
         self._all.stop()
@@ -187,3 +209,20 @@ class ExportDock(Dock):
         self.export.setEnabled(has_objects and not self._is_writing)
         self.export_all.setEnabled(self.export.isEnabled())
         self.export.setToolTip("Choose a file and write it" if has_objects else _EMPTY)
+
+
+def _format_menu() -> QToolButton:
+    """Return a button with a menu of formats to check."""
+    button = QToolButton()
+    button.setText("also ▾")
+    button.setToolTip("Further formats of Export all…")
+    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+    button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+    menu = QMenu(button)
+    for name, known in FORMATS.items():
+        action = menu.addAction(known.title)
+        assert action is not None
+        action.setCheckable(True)
+        action.setData(name)
+    button.setMenu(menu)
+    return button

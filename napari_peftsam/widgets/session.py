@@ -7,7 +7,6 @@ nothing the user does meanwhile is lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -19,12 +18,11 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_peftsam.app.importing import ImportController
 from napari_peftsam.app.project_controller import ProjectController
-from napari_peftsam.document import Document, ImageId, ImageSource
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.document import Document, ImageId, ImageSource, find_source
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
-from napari_peftsam.widgets._torch import import_workspace
+from napari_peftsam.widgets._torch import FoundModels, find_models
 from napari_peftsam.widgets.layers import LayerBridge
 from napari_peftsam.widgets.layers.view import PATH, add_file
 
@@ -195,7 +193,7 @@ class ViewerSession:
         if self._opening is not None or self.workspace is not None:
             return
 
-        def opened(found: _Found) -> None:
+        def opened(found: FoundModels) -> None:
             self._connect(found)
             self.load_model(self.document.live.model or source or self._first_model())
 
@@ -206,12 +204,12 @@ class ViewerSession:
 
         self.projects.start()
         self._set_status(loading="libraries")
-        self._opening = self.workers.run(_import, on_result=opened, on_error=failed)
+        self._opening = self.workers.run(find_models, on_result=opened, on_error=failed)
 
     def require(self) -> Workspace:
         """Return the workspace, importing it now if need be; slow the first time."""
         if self.workspace is None:
-            self._connect(_import())
+            self._connect(find_models())
         assert self.workspace is not None
         return self.workspace
 
@@ -269,10 +267,12 @@ class ViewerSession:
         self.layers.replace(image, file, source)
 
     def file_of(self, image: ImageId) -> Path | None:
-        """Return the file that the layer of an image was read from, if there is one."""
+        """Return the file that an image was read from, if there is one."""
         layer = self.layers.layer_of(image)
         path = None if layer is None else layer.metadata.get(PATH) or layer.source.path
-        return Path(path) if path else None
+        if path:
+            return Path(path)
+        return find_source(self.document.image(image).info.source, self.document.store.path).path
 
     def window_closes(self) -> None:
         """Take note that the viewer's window is closing: what happens now is not the user's."""
@@ -290,7 +290,7 @@ class ViewerSession:
         self.projects.autosave.finish()
         stop_timers(self._soon, self._idle)
 
-    def _connect(self, found: _Found) -> None:
+    def _connect(self, found: FoundModels) -> None:
         """Make the workspace; its module is imported by now."""
         if self.workspace is not None or self.is_closed:
             return
@@ -313,32 +313,6 @@ class ViewerSession:
     def _set_status(self, loading: str = "", error: str = "") -> None:
         self.loading, self.error = loading, error
         self.events.status_changed.emit()
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Models and GPU memory, known once torch is imported; see `ViewerSession`."""
-
-    models: tuple[ModelEntry, ...]
-    gpu_memory: int | None
-
-
-def _import() -> _Found:
-    """Import what needs torch, and ask the GPU, which takes time, too."""
-    import_workspace()
-    from napari_peftsam.models import REGISTRY, available_models, device_memory
-
-    use_preferred_model_folder()
-    try:
-        models = available_models()
-    except ConfigurationError as error:  # in the user's own entries: the others are there
-        notify(error)
-        models = tuple(REGISTRY.values())
-    try:
-        memory = device_memory(plugin_settings().device)
-    except ConfigurationError:  # not there, which loading a model will tell
-        memory = None
-    return _Found(models, memory)
 
 
 _sessions: WeakKeyDictionary[Any, ViewerSession] = WeakKeyDictionary()

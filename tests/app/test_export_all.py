@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,12 @@ import pytest
 import tifffile
 
 from napari_peftsam.app.app import App
-from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
+from napari_peftsam.app.export_all import (
+    ExportReport,
+    default_place,
+    export_all,
+    images_to_export,
+)
 from napari_peftsam.document import ImportLabels
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.export import FORMATS
@@ -154,3 +161,36 @@ def test_an_image_that_is_gone_is_exported_without_its_pixels(app: App, tmp_path
     (note,) = report.notes
     assert "is not there" in note
     assert names(tmp_path / "out") == ["a.csv", "b.csv", "stack.csv"]
+
+
+def test_a_full_disk_keeps_what_is_written(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    run(app, folder, "tiff", until=1)
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile, "imwrite", full)
+        with pytest.raises(ExportError, match="No space left"):
+            run(app, folder, "tiff")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
+    report = run(app, folder, "tiff")
+    assert report is not None
+    assert (len(report.written), report.kept) == (2, 1)
+
+
+def test_the_default_place_is_beside_the_image(app: App, tmp_path: Path) -> None:
+    project = tmp_path / "a.peftsam"
+    assert default_place(project, ["tiff"]) == tmp_path / "objects"
+    with App(tmp_path / "projects.peftsam") as one:
+        (tmp_path / "images").mkdir()
+        tifffile.imwrite(tmp_path / "images" / "x.ome.tif", np.zeros((4, 5), np.uint8))
+        one.add_image(tmp_path / "images" / "x.ome.tif")
+    single = tmp_path / "projects.peftsam"
+    assert default_place(single, ["coco"]) == tmp_path / "images" / "x-objects.json"
+    assert default_place(single, ["coco", "csv"]) == tmp_path / "images" / "objects"
+    assert default_place(tmp_path / "l.tif", ["csv"]) == tmp_path / "l-objects.csv"

@@ -172,9 +172,9 @@ def _wait(condition: Callable[[], object]) -> None:
 
 def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Measurement]:
     """Measure all conditions on one synthetic image."""
-    from napari_peftsam.widgets._torch import import_workspace
+    from napari_peftsam.widgets._torch import find_models
 
-    import_workspace()
+    find_models()
     import torch
 
     from napari_peftsam.models import build_random

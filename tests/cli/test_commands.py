@@ -388,6 +388,14 @@ def test_export(
     assert program(*arguments, "--output", str(output)).code == 0  # again, over the first
 
 
+def test_export_goes_beside_the_labels(inputs: Inputs, program: Program) -> None:
+    outcome = program("export", inputs / "labels.tif", "--format", "csv")
+    assert (outcome.code, outcome.out) == (0, f"{inputs / 'labels-objects.csv'}\n")
+    several = program("export", inputs / "labels.tif", "--format", "csv,tiff")
+    assert several.code == 2
+    assert "only a project is written in several formats" in several.err
+
+
 def number_of_objects(path: Path) -> int:
     if path.suffix == ".json":
         return len(COCO(path).getAnnIds())

@@ -109,6 +109,19 @@ def test_all_images_are_exported_into_one_folder(dock: ExportDock, tmp_path: Pat
     assert dock.status.text() == f"Wrote 0 files to {tmp_path / 'out'}, 2 were there"
 
 
+def test_all_images_are_exported_in_several_formats(dock: ExportDock, tmp_path: Path) -> None:
+    add_images(dock.viewer_session.document, 2)
+    dock.format.setCurrentIndex(dock.format.findData("tiff"))
+    for action in dock.also.menu().actions():
+        action.setChecked(action.data() in ("csv", "tiff"))
+    assert dock.formats == ["tiff", "csv"]
+    dock.ask_folder = lambda *_: tmp_path / "out"
+    dock.export_all.click()
+    wait(dock.export_all.isEnabled)
+    found = sorted(p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith("."))
+    assert found == ["i0.csv", "i0.tif", "i1.csv", "i1.tif"]
+
+
 def test_a_missing_suffix_is_added(dock: ExportDock, tmp_path: Path) -> None:
     add_images(dock.viewer_session.document)
     _export(dock, "coco", tmp_path / "cells")

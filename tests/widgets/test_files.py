@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import napari
 import numpy as np
@@ -22,6 +23,8 @@ from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import export_labels
 from napari_peftsam.files import open_labels
 from napari_peftsam.metadata import ReadOptions
+from napari_peftsam.widgets.annotate import AnnotateDock
+from napari_peftsam.widgets.contributions import labels_reader
 from napari_peftsam.widgets.export import ExportDock
 from napari_peftsam.widgets.launch import open_viewer
 from napari_peftsam.widgets.session import session_of
@@ -309,3 +312,60 @@ def test_what_is_read_can_be_stopped(tmp_path: Path, bench: Callable[..., Bench]
     assert image.records == {}
     b.owner.imports.import_labels(image.id, path)  # and again, to its end
     wait(lambda: len(image.records) == 2)
+
+
+def test_the_table_shows_areas_in_units(cells: Path, opened: Callable) -> None:
+    viewer = opened(cells)
+    session = session_of(viewer)
+    session.layers.select_image(viewer.layers["cells"])
+    (image,) = session.document.images.values()
+    labels = np.zeros(image.shape, np.int32)
+    labels[0, 5:15, 5:21] = 1
+    session.document.do(ImportLabels(image.id, labels))
+    dock = next(d for d in viewer.window.dock_widgets.values() if isinstance(d, AnnotateDock))
+    table = dock.view.table.objects
+    area = table.index(0, 1)
+    assert table.data(area) == "10.0 µm²"
+    assert table.data(area, Qt.ItemDataRole.ToolTipRole) == "160 pixels"
+
+
+def test_files_of_microscopes_are_dropped_on_the_canvas(
+    tmp_path: Path, bench: Callable[..., Bench]
+) -> None:
+    b = bench(noise(40, 50))
+    (image,) = b.document.images.values()
+    path = export_labels(squares(), tmp_path / "objects.zip")
+    reader = labels_reader([str(path)])
+    assert reader is not None
+    assert reader([str(path)]) == [(None,)]
+    wait(lambda: len(image.records) == 2)
+    with ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("read me", "no ROI")
+    assert labels_reader(str(tmp_path / "other.zip")) is None
+
+
+def test_planes_that_may_be_channels_are_pointed_out(
+    tmp_path: Path, bench: Callable[..., Bench]
+) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise(3, 40, 50), photometric="minisblack", metadata=None)
+    b = bench()
+    (layer,) = b.viewer.open(path, plugin="napari")
+    b.layers.select_image(layer)
+    assert "shown as a stack of 3 planes" in b.view.next_step.text()
+
+
+def test_exports_begin_beside_the_image(cells: Path, opened: Callable) -> None:
+    viewer = opened(cells)
+    session = session_of(viewer)
+    session.layers.select_image(viewer.layers["cells"])
+    (image,) = session.document.images.values()
+    labels = np.zeros(image.shape, np.int32)
+    labels[0, 5:15, 5:21] = 1
+    session.document.do(ImportLabels(image.id, labels))
+    dock, asked = ExportDock(viewer), []
+    dock.ask_save = lambda *given: asked.append(given[2])
+    dock.ask_folder = lambda *given: asked.append(given[2])
+    dock.export.click()
+    dock.export_all.click()
+    assert asked == [str(cells.with_name("cells-objects.tif")), cells.parent]
