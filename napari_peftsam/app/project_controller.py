@@ -353,6 +353,7 @@ class ProjectController:
 
         def ended(result: Any) -> None:
             self._doing = ""
+            self.events.changed.emit()  # the user may be asked something now
             self._tried(lambda: on_result(result))
 
         def failed(error: Exception) -> None:

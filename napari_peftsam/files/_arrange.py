@@ -200,8 +200,15 @@ def _undecided(shown: str, count: int, channels: Sequence[Channel]) -> Undecided
         "choose one, or up to three for red, green and blue, with --channels, like --channels 0 or "
         "--channels 0,1",
         "channels",
-        tuple(map(str, range(count))),
+        _names(count, channels),
     )
+
+
+def _names(count: int, channels: Sequence[Channel]) -> tuple[str, ...]:
+    """Return the channels' names, or their numbers where names are missing or repeated."""
+    names = tuple(channel.name for channel in channels[:count])
+    is_enough = len(names) == count and len({name.lower() for name in names} - {""}) == count
+    return names if is_enough else tuple(map(str, range(count)))
 
 
 def _list(count: int, channels: Sequence[Channel]) -> str:

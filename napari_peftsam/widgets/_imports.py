@@ -147,7 +147,8 @@ class FileQuestions:
         more = f" The answer holds for {len(paths)} files." if len(paths) > 1 else ""
         first: dict[str, Any] = {error.option: error.answers[0]}
         given, suggested = replace(undecided.options, **first), {error.option: error.answers}
-        options = self._ask(f"{error.question}.{more}", given, suggested)
+        question = error.question.replace(str(paths[0]), paths[0].name)
+        options = self._ask(f"{question}.{more}", given, suggested)
         if options is None:
             return
         if undecided.image is None:

@@ -102,7 +102,7 @@ def test_what_is_undecided_is_asked_once(desk: Desk, tmp_path: Path) -> None:
     [asked] = desk.asked
     assert isinstance(asked, Undecided)
     assert asked.paths == (first, second)
-    assert (asked.error.option, asked.error.answers) == ("channels", ("0", "1"))
+    assert (asked.error.option, asked.error.answers) == ("channels", ("DAPI", "GFP"))
     assert asked.error.question == f"{first}: holds 2 channels (0 DAPI, 1 GFP)"
     desk.imports.open_images(asked.paths, ReadOptions(channels="GFP"))
     assert [name for name, *_ in desk.shown[1:]] == ["a.ome.tif", "b.ome.tif"]

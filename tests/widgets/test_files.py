@@ -204,7 +204,7 @@ def test_the_dock_asks_for_channels(tmp_path: Path, bench: Callable[..., Bench])
     files.ask_texts = answer
     files.add_images()
     wait(lambda: "x" in b.viewer.layers)
-    assert asked == [(f"{path}: holds 2 channels (0 DAPI, 1 GFP).", ("0", ("0", "1")))]
+    assert asked == [("x.ome.tif: holds 2 channels (0 DAPI, 1 GFP).", ("DAPI", ("DAPI", "GFP")))]
     np.testing.assert_array_equal(b.viewer.layers["x"].data, pixels[1])
     wait(lambda: b.document.images)
     [image] = b.document.images.values()
