@@ -112,6 +112,11 @@ class Window:
         bottom, right = (max(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Window(row, col, bottom - row, right - col)
 
+    def contains(self, row: float, col: float) -> bool:
+        """Return whether a position, in pixel centres, lies inside."""
+        (row0, col0), (row1, col1) = (self.row, self.col), self.stop
+        return row0 <= row < row1 and col0 <= col < col1
+
     def seen_from(self, other: Window) -> Window:
         """Return the same window counted from the first pixel of another one."""
         return replace(self, row=self.row - other.row, col=self.col - other.col)

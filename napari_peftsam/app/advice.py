@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
-    from napari_peftsam.document import Document
+    from napari_peftsam.document import Document, NewObject
     from napari_peftsam.models import DownloadProgress
     from napari_peftsam.segmentation.engine import LiveAdapter
     from napari_peftsam.training import Split
@@ -22,6 +22,7 @@ __all__ = [
     "describe_adapter",
     "describe_data",
     "download_text",
+    "explain_left",
     "explain_merging",
     "explain_strength",
     "explain_value",
@@ -84,7 +85,9 @@ class Situation:
     has_image
         True if an image is chosen.
     prompts
-        Number of pending objects.
+        Number of pending objects in the shown plane.
+    elsewhere
+        Name of the image where objects are pending, if that or its plane is not shown.
     has_mask, is_empty
         True if the pending object has a mask, and if that has no pixel.
     tool
@@ -102,6 +105,7 @@ class Situation:
     progress: str = ""
     has_image: bool = True
     prompts: int = 0
+    elsewhere: str = ""
     has_mask: bool = False
     is_empty: bool = False
     tool: str = "point"
@@ -116,11 +120,22 @@ def next_step(now: Situation) -> str:
         return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
     if now.prompts:
         return _next_step_of_prompts(now)
+    if now.elsewhere:
+        return f"A prompt waits in {now.elsewhere}: Esc discards it, a new one takes its place."
     if now.embedding == "failed":
         return f"⚠ {now.reason}"
     if now.painting is not None:
         return f"Correcting object {now.painting} by hand. {now.point_key} goes back to clicking."
     return _next_step_of_tool(now.tool, now.objects)
+
+
+def explain_left(left: Sequence[NewObject]) -> str:
+    """Return why objects of a queue were not accepted."""
+    covered = sum(bool(made.mask.any()) for made in left)
+    empty = len(left) - covered
+    parts = [f"{covered} covered by accepted objects (Replace or Discard)"] if covered else []
+    parts += [f"{empty} without a mask"] if empty else []
+    return f"Still queued: {', '.join(parts)}"
 
 
 def _next_step_of_prompts(now: Situation) -> str:

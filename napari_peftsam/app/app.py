@@ -248,7 +248,7 @@ class ProjectImage:
         Parameters
         ----------
         overlap
-            "keep": existing objects keep their pixels; "overwrite": the new one takes them.
+            Rule for pixels of existing objects, see `napari_peftsam.document.Overlap`.
         """
         if self._pending().mask is None:  # it was prompted before the project was closed
             _need_model(self._app)

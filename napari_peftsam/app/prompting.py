@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from psygnal import Signal, SignalGroup
 
+from napari_peftsam.app.advice import explain_left
 from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import AcceptObjects, Document, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
@@ -177,8 +178,11 @@ class PromptController:
         self._target = None
         self.follow()
 
-    def accept_all(self, accepted: Callable[[], object]) -> None:
-        """Predict every object of the queue and accept them in one step; then call back."""
+    def accept_all(self) -> None:
+        """Predict every object of the queue and accept them in one step.
+
+        Those that get no pixel stay queued, and a hint says why.
+        """
         document, engine, embedding = self._document, self._engine, self._embedding
         pending = document.current
         if pending is None or engine is None or embedding is None:
@@ -204,11 +208,13 @@ class PromptController:
                 new = (NewObject.best_of(each, found, version) for each, found in pairs)
                 objects = (*known, *new)
                 try:
-                    document.do(AcceptObjects(plane, objects))
+                    labels = document.do(AcceptObjects(plane, objects))
                 except PeftSamError as error:
                     self.events.refused.emit(error)
                     return
-                accepted()
+                left = [made for made, label in zip(objects, labels, strict=True) if not label]
+                if left:
+                    self.events.hint.emit(explain_left(left))
 
         if not rest:
             done([])

@@ -162,7 +162,7 @@ class Accept:
     Attributes
     ----------
     overlap
-        "keep": existing objects keep their pixels; "overwrite": the new one takes them.
+        See `Overlap`.
     shown
         The candidate; filled in when the action is done.
     """
@@ -173,12 +173,14 @@ class Accept:
 
 @dataclass(frozen=True)
 class AcceptObjects:
-    """Accept many objects in one step; their prompts leave the queue.
+    """Accept many objects in one step; prompts of those that get a pixel leave the queue.
 
     Attributes
     ----------
     objects
         Where they overlap, the first keeps the pixels unless `overlap` is "overwrite".
+    overlap
+        Rule for pixels of existing objects.
     """
 
     plane: PlaneKey

@@ -47,12 +47,14 @@ def _accept(action: act.Accept, state: State) -> Derived:
 
 @derive.register
 def _accept_objects(action: act.AcceptObjects, state: State) -> Derived:
-    plane, pending, number = action.plane, state.pending, len(action.objects)
+    plane, pending = action.plane, state.pending
     changes, labels = _new_objects(state, plane, action.objects, action.overlap)
     if pending.plane == plane:
-        done = [each.prompts for each in action.objects]
+        accepted = zip(action.objects, labels, strict=True)
+        done = [each.prompts for each, label in accepted if label]  # the others stay queued
         left = [prompts for prompts in pending.queue if prompts not in done]
         pending = pending.with_queue(plane, left, state.number)
+    number = sum(label > 0 for label in labels)
     label = "accept 1 object" if number == 1 else f"accept {number} objects"
     return Derived((*changes, *set_field(state, "pending", pending)), label, plane.image, labels)
 
@@ -68,11 +70,13 @@ def _new_objects(
     pieces = [_positions(image, plane, each) for each in objects]
     where = np.concatenate(pieces)
     owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    if overlap == "keep":
-        is_free = np.take(image.labels, where) == 0
-        where, owner = where[is_free], owner[is_free]
-    else:  # the last one takes the pixels
+    gone = _replaced(image, plane, pieces) if overlap == "replace" else np.array([], int)
+    if overlap == "overwrite":  # the last one takes the pixels
         where, owner = where[::-1], owner[::-1]
+    else:
+        before = np.take(image.labels, where)
+        is_free = (before == 0) | np.isin(before, gone)
+        where, owner = where[is_free], owner[is_free]
     where, first = np.unique(where, return_index=True)
     owner = owner[first]
     has_pixels = np.bincount(owner, minlength=len(pieces)) > 0
@@ -81,15 +85,32 @@ def _new_objects(
     numbers = image.info.next_label - 1 + np.cumsum(has_pixels)
     image.check_label_range(int(numbers[-1]))
     labels = np.where(has_pixels, numbers, 0)
-    given = dict(zip(labels.tolist(), objects, strict=True))
+    given, new = dict(zip(labels.tolist(), objects, strict=True)), labels[owner]
+    if len(gone):
+        inside = np.flatnonzero(np.isin(image.plane_labels(plane), gone))
+        cleared = np.setdiff1d(inside + image.first_position(plane), where, assume_unique=True)
+        where = np.concatenate([where, cleared])
+        order = np.argsort(where)
+        where, new = where[order], np.append(new, np.zeros(len(cleared), new.dtype))[order]
     changes = pixel_changes(
         state,
         image,
-        (where, np.take(image.labels, where), labels[owner]),
+        (where, np.take(image.labels, where), new),
         lambda record: replace(record, modified=state.time),
         lambda number: given[number].record(number, plane.index, state.time),
     )
     return changes, tuple(labels.tolist())
+
+
+def _replaced(image: DocumentImage, plane: PlaneKey, pieces: Sequence[Integers]) -> Integers:
+    """Return the labels that new objects replace: they share half of one's or the other's area."""
+    present, found = image.plane_labels(plane), set[int]()
+    for piece in pieces:
+        under = np.take(image.labels, piece)
+        for label, shared in zip(*np.unique(under[under > 0], return_counts=True), strict=True):
+            area = min(len(piece), np.count_nonzero(present == label))
+            found |= {int(label)} if 2 * shared >= area else set()
+    return np.array(sorted(found), np.int64)
 
 
 def _positions(image: DocumentImage, plane: PlaneKey, new: NewObject) -> Integers:
@@ -112,8 +133,8 @@ def _nothing_left(objects: Sequence[NewObject]) -> str:
     if not any(each.mask.any() for each in objects):
         return "the mask is empty: add a point on the object or choose another candidate"
     return (
-        "existing objects cover the whole mask: delete or merge them, or accept with "
-        'overlap="overwrite"'
+        "existing objects cover the whole mask: replace them, cut it out of them, or delete them "
+        "first"
     )
 
 

@@ -18,8 +18,12 @@ __all__ = [
 ImageId = NewType("ImageId", str)
 """Identifies an image in its document; renaming the image does not change it."""
 
-Overlap = Literal["keep", "overwrite"]
-"""Rule for pixels that existing objects have: keep them, or overwrite them."""
+Overlap = Literal["keep", "overwrite", "replace"]
+"""Rule for pixels of existing objects.
+
+``"keep"``: they keep them. ``"overwrite"``: the new object is cut out of them. ``"replace"``: those
+that share half of their area, or of the new object's, are removed; the others keep theirs.
+"""
 
 MANUAL = "manual"
 """The model name of objects that were painted by hand."""

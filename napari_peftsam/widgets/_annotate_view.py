@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_peftsam.app.prompting import PromptController
+    from napari_peftsam.document import PendingObject
     from napari_peftsam.widgets._dock import Dock
 
 __all__ = ["AnnotateView", "ModelAction"]
 
 _HINT_TIME = 4000  # ms
+_HINT_LINES = 3
 _READY = "● ready"
 _MARKS = {
     "none": "",
@@ -75,7 +77,10 @@ class AnnotateView:
         self.cancel = _tool("✕", "Stop embedding this image")
         self.next_step = QLabel()
         self.next_step.setWordWrap(True)
-        self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.next_step.setAlignment(Qt.AlignmentFlag.AlignTop)
+        # Always of one height, so that no button moves below the mouse.
+        self.next_step.setFixedHeight(_HINT_LINES * self.next_step.fontMetrics().lineSpacing())
         self.point = _button("● Point", "point", "Click on objects to segment them")
         self.box = _button("▭ Box", "box", "Drag a box around each object")
         for tool in (self.point, self.box):
@@ -89,6 +94,15 @@ class AnnotateView:
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
         self.discard = _button("✕ Discard", "discard", "Throw the prompts and the mask away")
         self.accept_all = _button("✓✓ Accept all", "accept_all", "Accept one object per box")
+        self.replace = push_button(
+            "Replace",
+            "Accept the mask in place of the objects that share half of its area, or it of theirs "
+            f"({KEYS['replace'].shown})",
+        )
+        self.cut_out = push_button(
+            "Cut out",
+            f"Accept the mask and cut it out of other objects ({KEYS['cut_out'].shown})",
+        )
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
         self.count = QLabel()
@@ -120,15 +134,16 @@ class AnnotateView:
                     self.score,
                 ),
                 (self.accept, self.discard),
+                (self.accept_all, self.replace, self.cut_out),
                 (self.undo, self.redo),
                 (self.merge, self.delete, self.refine),
             )
         ]
-        tools, mask, answer, history, correct = rows
+        tools, mask, answer, more, history, correct = rows
         mask.addStretch(1)
         layout = stacked(
             self.project, self._sources(), _line(), self.next_step, tools, mask, answer,
-            self.accept_all, history, _line(), self.count, self.table, correct,
+            more, history, _line(), self.count, self.table, correct,
             inside=parent, spacing=5,
         )  # fmt: skip
         layout.setContentsMargins(*MARGINS)
@@ -165,7 +180,8 @@ class AnnotateView:
             (layers.image_changed, self.show_all),
             (layers.tool_changed, self.show_tool),
             (layers.hint, self.show_hint),
-            (document.prompts_changed, self.show_current),
+            (document.prompts_changed, self._prompts_changed),
+            (layers.plane_changed, self.show_current),
             (document.candidates_changed, self.show_current),
             (document.choice_changed, self.show_current),
             (document.image_removed, self.show_current),
@@ -246,7 +262,7 @@ class AnnotateView:
 
     def show_current(self) -> None:
         """Show the candidates of the object being made."""
-        current = self._document.current
+        current = self._current
         candidates = None if current is None else current.candidates
         number = 0 if candidates is None else len(candidates)
         choice = 0 if current is None else current.choice
@@ -255,12 +271,20 @@ class AnnotateView:
         self.score.setText("" if score is None else f"score {score:.2f}")
         for button in (self.previous_candidate, self.next_candidate):
             button.setEnabled(number > 1)
-        self.accept.setEnabled(number > 0)
-        self.discard.setEnabled(current is not None)
-        queued = len(self._document.queue)
-        self.accept_all.setVisible(queued > 1)
-        self.accept_all.setText(f"✓✓ Accept all {queued}  {KEYS['accept_all'].shown}")
+        for answer in (self.accept, self.replace, self.cut_out):
+            answer.setEnabled(number > 0)
+        self.discard.setEnabled(self._document.current is not None)
+        queued = 0 if current is None else len(self._document.queue)
+        self.accept_all.setEnabled(queued > 1)
+        self.accept_all.setText(f"✓✓ All {queued or ''}  {KEYS['accept_all'].shown}")
         self.show_next_step()
+
+    @property
+    def _current(self) -> PendingObject | None:
+        """The pending object, if it lies in the shown plane."""
+        current = self._document.current
+        is_here = current is not None and current.plane == self._layers.plane
+        return current if is_here else None
 
     def show_history(self) -> None:
         """Show whether there is something to undo and to redo, and what."""
@@ -298,7 +322,9 @@ class AnnotateView:
 
     def show_next_step(self) -> None:
         """Show the hint if there is one, else what to do next."""
-        current = self._document.current
+        current, elsewhere = self._current, ""
+        if current is None and self._document.current is not None:
+            elsewhere = self._document.image(self._document.current.plane.image).name
         mask = None if current is None else current.mask
         state = self._prompting.state
         situation = Situation(
@@ -306,7 +332,8 @@ class AnnotateView:
             state.reason,
             state.progress,
             has_image=self._layers.image is not None,
-            prompts=len(self._document.queue),
+            prompts=0 if current is None else len(self._document.queue),
+            elsewhere=elsewhere,
             has_mask=mask is not None,
             is_empty=mask is not None and not mask.any(),
             tool=self._layers.tools.tool,
@@ -317,6 +344,12 @@ class AnnotateView:
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
         if text != self.next_step.text():
             self.next_step.setText(text)
+            self.next_step.setToolTip(text)
+
+    def _prompts_changed(self) -> None:
+        """Show the prompts; a hint about earlier ones is out of date."""
+        self._hint = ""
+        self.show_current()
 
     def _forget_hint(self) -> None:
         self._hint = ""

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from qtpy.QtCore import QObject, Qt, QTimer
+from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -67,12 +68,21 @@ def push_button(text: str = "", tip: str = "") -> QPushButton:
 
 def combo_box(tip: str = "") -> QComboBox:
     """Return a combo box that long items do not widen."""
-    box = QComboBox()
+    box = _QuietComboBox()
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
     box.setToolTip(tip)
     box.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return box
+
+
+class _QuietComboBox(QComboBox):
+    """A combo box that the mouse wheel scrolls past instead of changing its choice."""
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:  # noqa: N802  # Qt's name
+        """Leave the event to what is around the box."""
+        if event is not None:
+            event.ignore()
 
 
 def fill_combo(combo: QComboBox, items: Sequence[tuple[str, object]], current: int) -> None:

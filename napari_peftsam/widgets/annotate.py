@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from napari.layers import Image
     from qtpy.QtGui import QDragEnterEvent, QDropEvent
 
+    from napari_peftsam.document import Overlap
+    from napari_peftsam.document.tables import Step
+
 __all__ = ["AnnotateDock", "ModelAction"]
 
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
@@ -153,23 +156,26 @@ class AnnotateDock(Dock):
         view.delete.clicked.connect(self._delete)
         view.refine.clicked.connect(self._refine)
         for name, action in actions.items():
-            if hasattr(view, name):  # the others have keys only
+            if hasattr(view, name):  # others have keys only
                 getattr(view, name).clicked.connect(lambda _, action=action: action())
 
     def _actions(self) -> dict[str, Callable[[], object]]:
         tools, document = self.layers.tools, self.document
         actions: dict[str, Callable[[], object]] = {
-            "point": lambda: tools.choose("" if tools.tool == "point" else "point"),
-            "box": lambda: tools.choose("" if tools.tool == "box" else "box"),
+            "point": lambda: tools.choose("point"),
+            "box": lambda: tools.choose("box"),
             "sign": tools.flip_sign,
             "next_candidate": lambda: document.cycle(1),
             "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
-            "accept_all": self._accept_all,
+            "accept_all": self.prompting.accept_all,
+            "replace": lambda: self._accept("replace"),
+            "cut_out": lambda: self._accept("overwrite"),
             "discard": lambda: document.do(Discard()),
+            "discard_all": lambda: document.do(Discard(everything=True)),
             "remove_last": self._remove_last,
-            "undo": document.undo,
-            "redo": document.redo,
+            "undo": lambda: self._step("Undid", document.store.last_step(), document.undo),
+            "redo": lambda: self._step("Redid", document.store.next_step(), document.redo),
         }
         return {name: partial(self.layers.attempt, action) for name, action in actions.items()}
 
@@ -241,21 +247,34 @@ class AnnotateDock(Dock):
         else:
             self.prompting.resume()
 
-    def _accept(self) -> None:
+    def _accept(self, overlap: Overlap = "keep") -> None:
         current = self.document.current
-        if current is None or current.mask is None:
+        if current is not None and current.plane != self.layers.plane:
+            name = self.document.image(current.plane.image).name
+            self.view.show_hint(f"The prompts are in {name}: show that plane to accept them")
+        elif current is None or current.mask is None:
             self.view.show_hint("There is no mask to accept yet")
-            return
-        self.view.table.select(self.document.do(Accept()))
+        else:
+            self.view.table.select(self.document.do(Accept(overlap)))
 
-    def _accept_all(self) -> None:
-        self.prompting.accept_all(self.view.show_current)
+    def _step(self, verb: str, step: Step | None, move: Callable[[], str | None]) -> None:
+        """Undo or redo a step, and show where that was."""
+        label = move()
+        image = None if step is None or step.image is None else ImageId(step.image)
+        if image is None or image == self.layers.image_id or image not in self.document.images:
+            return
+        layer = self.layers.layer_of(image)
+        if layer is not None:
+            self.layers.select_image(layer)
+        self.view.show_hint(f"{verb} in {self.document.image(image).name}: {label}")
 
     def _remove_last(self) -> None:
         layer = self.layers.tools.layers
         points = None if layer is None else layer.points
         if points is not None and points.selected_data:
             points.remove_selected()
+        elif self.document.current is None and self.view.table.selected_labels():
+            self._delete()
         else:
             self.document.do(RemoveLastPrompt())
 

@@ -76,6 +76,7 @@ class ExportDock(Dock):
             (events.image_removed, self._show_images),
             (events.image_renamed, self._show_images),
             (owner.projects.events.loaded, self._show_images),
+            (owner.layers.events.image_changed, self._follow),
         )
         self._show_images()
 
@@ -196,6 +197,12 @@ class ExportDock(Dock):
         if before is not None:
             self.image.setCurrentIndex(max(0, self.image.findData(before)))
         self._show_status(self.status.text() if self.image.count() else "")
+
+    def _follow(self) -> None:
+        """Offer the image that is annotated, if it has objects."""
+        index = self.image.findData(self.viewer_session.layers.image_id)
+        if index >= 0:
+            self.image.setCurrentIndex(index)
 
     def _forget_images(self) -> None:
         """Offer none of another project's images while those of this one are read."""

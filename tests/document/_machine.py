@@ -132,7 +132,7 @@ class Source:
         made = [NewObject(each, self.mask(), 0.5) for each in given]
         if self.number(0, 1):
             made.append(NewObject(Prompts(), np.ones((4, 5), bool), None, (self.number(0, 21), 3)))
-        return act.AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite"))
+        return act.AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite", "replace"))
 
     def record(self, label: int, image: ImageId) -> ObjectRecord:
         entry = self.document.images.get(image)
@@ -198,7 +198,7 @@ MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
     act.SetQueue: lambda s: act.SetQueue(s.plane(), (*s.document.queue[1:2], *s.many_prompts())),
     act.Discard: lambda s: act.Discard(everything=bool(s.number(0, 1))),
     act.ChooseCandidate: lambda s: act.ChooseCandidate(s.number(0, 3)),
-    act.Accept: lambda s: act.Accept(s.one_of("keep", "overwrite")),
+    act.Accept: lambda s: act.Accept(s.one_of("keep", "overwrite", "replace")),
     act.AcceptObjects: Source.new_objects,
     act.DeleteObjects: _on_image(act.DeleteObjects, "labels"),
     act.MergeObjects: _on_image(act.MergeObjects, "labels"),

@@ -62,6 +62,7 @@ def test_accept_records_where_it_comes_from(document: Document) -> None:
     [
         pytest.param("keep", {1: 64, 2: 80}, id="keep"),
         pytest.param("overwrite", {1: 48, 2: 96}, id="overwrite"),
+        pytest.param("replace", {1: 64, 2: 80}, id="replace, but it shares a quarter only"),
     ],
 )
 def test_overlap(document: Document, overlap, areas: dict[int, int]) -> None:
@@ -85,6 +86,22 @@ def test_an_object_overwritten_entirely_is_gone(document: Document) -> None:
     assert [r.label for r in document.records("cells")] == [1]
 
 
+@pytest.mark.parametrize(
+    "new", [rectangle(0, 0, 20, 20), rectangle(2, 2, 5, 5)], ids=["around it", "within it"]
+)
+def test_an_object_is_replaced(document: Document, new) -> None:
+    accept(document, LEFT)
+    accept(document, rectangle(20, 25, 24, 28))
+    document.do(AddPoint(CELLS, Point(3, 3)))
+    answer(document, new)
+    assert document.do(Accept(overlap="replace")) == 3
+    np.testing.assert_array_equal(document.labels(CELLS) == 3, new)
+    assert [r.label for r in document.records("cells")] == [2, 3]
+    check_invariants(document)
+    document.undo()
+    assert [r.label for r in document.records("cells")] == [1, 2]
+
+
 def test_nothing_to_accept(document: Document) -> None:
     with pytest.raises(PromptError, match="click on an object"):
         document.do(Accept())
@@ -98,7 +115,7 @@ def test_nothing_to_accept(document: Document) -> None:
     document.do(Accept())
     document.do(AddPoint(CELLS, Point(5, 5)))
     answer(document, LEFT)
-    with pytest.raises(PromptError, match="overwrite"):
+    with pytest.raises(PromptError, match="replace them, cut it out of them"):
         document.do(Accept())
     assert document.current is not None  # the prompts are not lost
 
@@ -132,8 +149,8 @@ def test_queued_boxes_all_at_once(document: Document) -> None:
     masks = [rectangle(0, 0, 5, 5), rectangle(1, 1, 4, 4), rectangle(10, 10, 15, 15)]
     objects = [(p, m, 0.8) for p, m in zip(document.queue, masks, strict=True)]
     assert document.do(new_objects(*objects, model="tiny")) == (1, 0, 2)
-    assert document.current is None
-    assert document.steps[-1] == "accept 3 objects"
+    assert document.queue == (Prompts(box=boxes[1]),)  # nothing is dropped
+    assert document.steps[-1] == "accept 2 objects"
     check_invariants(document)
     document.undo()
     assert not document.records("cells")

@@ -78,7 +78,7 @@ def erase(document: Document) -> None:
         pytest.param(lambda s: s.do(Accept()), "accept object 3", id="accept"),
         pytest.param(
             lambda s: s.do(new_objects(*((p, rectangle(9, 9, 12, 12), 0.5) for p in s.queue))),
-            "accept 2 objects",
+            "accept 1 object",
             id="accept many",
         ),
         pytest.param(lambda s: s.do(DeleteObjects("cells", (2,))), "delete object 2", id="delete"),

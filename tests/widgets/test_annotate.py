@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
 
 from napari_peftsam.document import ImportLabels
 from tests.widgets._annotate_cases import Bench, blobs, settle, wait
@@ -123,7 +126,7 @@ def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
         b.drag((top, left), (top + 18, left + 20))
     assert len(b.document.queue) == 3
     assert len(b.prompts.boxes.data) == 3
-    assert b.view.accept_all.isVisibleTo(b.dock)
+    assert b.view.accept_all.isEnabled()
     b.answered()
     b.press("Shift-Enter")
     wait(lambda: not b.document.queue)
@@ -144,11 +147,126 @@ def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
     other = next(layer for layer in b.image_layers if layer is not b.layers.image)
     b.layers.select_image(other)
     wait(lambda: b.dock.prompting.state.kind == "ready")
-    b.dock.prompting.accept_all(lambda: None)
+    b.dock.prompting.accept_all()
     settle()
     assert "show that plane" in b.view.next_step.text()
     assert [len(b.document.records(name)) for name in b.document.images] == [0, 0]
     assert len(b.document.queue) == 2
+
+
+def test_what_overlaps_stays_queued_and_can_replace_or_be_cut_out(bench: Open) -> None:
+    b = bench(blobs())
+    labels = np.zeros((48, 60), np.int32)
+    labels[...] = 1
+    b.document.do(ImportLabels("image0", labels))
+    b.press("W")
+    for top in (2, 26):
+        b.drag((top, 2), (top + 18, 22))
+    b.answered()
+    b.press("Shift-Enter")
+    wait(lambda: b.dock.prompting.state.kind == "ready")
+    settle()
+    assert len(b.document.queue) == 2
+    assert "cover the whole mask" in b.view.next_step.text()
+    b.answered()
+    area = int(b.mask.sum())
+    b.view.cut_out.click()
+    areas = {
+        r.label: b.document.image("image0").area(r.label) for r in b.document.records("image0")
+    }
+    assert areas == {1: 48 * 60 - area, 2: area}
+    b.answered()
+    b.press("Alt-Enter")
+    assert len(b.document.records("image0")) == 2  # it took the place of one
+    assert 3 in {r.label for r in b.document.records("image0")}
+
+
+def test_each_object_begins_with_positive_points(bench: Open) -> None:
+    b = bench(blobs())
+    b.click(20, 30)
+    b.press("N")
+    b.click(22, 33)
+    assert not b.layers.tools.positive
+    b.answered()
+    b.press("Enter")
+    assert b.layers.tools.positive
+    b.press("N")  # but who begins with a negative one may
+    b.click(30, 40)
+    assert [p.positive for p in b.document.current.prompts.points] == [False]
+    b.press("Escape")
+    assert b.layers.tools.positive
+
+
+def test_a_prompt_in_another_image_is_not_accepted_there(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    shown = b.layers.image
+    b.click(20, 30)
+    b.answered()
+    other = next(layer for layer in b.image_layers if layer is not shown)
+    b.layers.select_image(other)
+    assert not b.view.accept.isEnabled()
+    assert f"A prompt waits in {shown.name}" in b.view.next_step.text()
+    b.press("Enter")
+    assert "show that plane to accept them" in b.view.next_step.text()
+    assert [len(b.document.records(name)) for name in b.document.images] == [0, 0]
+    b.layers.select_image(shown)
+    assert b.view.accept.isEnabled()
+
+
+def test_undo_shows_where_it_acts(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    first = b.layers.image
+    b.segment(20, 30)
+    other = next(layer for layer in b.image_layers if layer is not first)
+    b.layers.select_image(other)
+    b.press("Control-Z")
+    assert b.layers.image is first
+    assert b.view.next_step.text() == f"⚠ Undid in {first.name}: accept object 1"
+    b.layers.select_image(other)
+    b.press("Control-Shift-Z")
+    assert b.layers.image is first
+
+
+def test_the_tool_stays_over_images(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    b.press("W")
+    b.layers.select_image(next(i for i in b.image_layers if i is not b.layers.image))
+    assert b.layers.tools.tool == "box"
+
+
+def test_delete_removes_the_selected_rows(bench: Open) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    b.view.table.select(b.document.records("image0")[0].label)
+    b.press("Delete")
+    assert b.document.records("image0") == ()
+    assert label is not None
+
+
+def test_no_button_moves(bench: Open) -> None:
+    b = bench(blobs())
+    places = []
+    for act in (lambda: None, lambda: b.click(20, 30), lambda: b.press("Escape")):
+        act()
+        b.view.show_hint("a hint that is much longer than the dock is wide " * 3)
+        settle()
+        places.append(
+            [x.y() for x in (b.view.point, b.view.accept, b.view.accept_all, b.view.undo)]
+        )
+    assert places[0] == places[1] == places[2]
+
+
+def test_the_wheel_changes_no_choice(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    before = b.layers.image
+    place, none = QPointF(5, 5), QPoint()
+    event = QWheelEvent(
+        place, place, none, QPoint(0, -120), Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+    )  # fmt: skip
+    QApplication.sendEvent(b.view.image, event)
+    settle()
+    assert b.layers.image is before
 
 
 def test_choosing_the_same_model_again_changes_nothing(bench: Open) -> None:
@@ -193,9 +311,14 @@ def test_a_row_leads_to_its_object(bench: Open) -> None:
     labels = np.zeros((3, 48, 60), np.int32)
     labels[2, 10:15, 20:31] = 7
     b.document.do(ImportLabels("image0", labels))
+    settle()
+    before = tuple(b.viewer.scene.camera.center)
     b.view.table.object_clicked.emit(7)
     assert b.viewer.dims.current_step[0] == 2
     assert b.layers.objects.selected_label == 7
+    assert tuple(b.viewer.scene.camera.center) == before  # it is in sight
+    b.layers.image.corner_pixels = np.array([[2, 30, 40], [2, 47, 59]])  # as napari draws it
+    b.view.table.object_clicked.emit(7)
     assert tuple(b.viewer.scene.camera.center)[-2:] == (12, 25)
 
 

@@ -54,13 +54,13 @@ def test_buttons_show_their_keys(bench: Open) -> None:
         assert button.text().endswith(KEYS[action].shown)
 
 
-def test_the_same_key_turns_a_tool_off(bench: Open) -> None:
+def test_the_key_of_a_tool_always_chooses_it(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     tools = []
     for key in "WWQQ":
         b.press(key)
         tools.append(b.layers.tools.tool)
-    assert tools == ["box", "", "point", ""]
+    assert tools == ["box", "box", "point", "point"]
 
 
 def test_all_keys_are_given_back_when_the_dock_goes(bench: Open) -> None:

@@ -181,7 +181,8 @@ class LayerBridge:
             return
         middle = [(s.start + s.stop - 1) / 2 for s in image.region(label)[-2:]]
         world = self.show_plane(PlaneKey(image.id, record.index), *middle)
-        self.viewer.scene.camera.center = (0.0, *world[-2:])
+        if not self._current.view.visible.contains(*middle):  # else the view stays
+            self.viewer.scene.camera.center = (0.0, *world[-2:])
         self._current.layer.selected_label = label
 
     def show_plane(self, plane: PlaneKey, row: float = 0, col: float = 0) -> tuple[float, ...]:

@@ -41,13 +41,14 @@ class PromptTools:
         self._bridge, self._document = bridge, bridge.document
         self.layers: PromptLayers | None = None
         self.positive = True
-        self._is_open = False
+        self._is_open = self._had_points = False
+        self._chosen: Tool = "point"
         events = bridge.document.events
         for signal, slot in (
             (bridge.events.plane_changed, self._place),
             (bridge.events.image_changed, self._image_changed),
             (events.opened, self._show),
-            (events.prompts_changed, self._show),
+            (events.prompts_changed, self._prompts_changed),
             (events.candidates_changed, self._show),
             (events.choice_changed, self._show),
         ):
@@ -128,6 +129,7 @@ class PromptTools:
             return
         if self._is_incomplete(layers):  # the user has removed one
             layers = self._need_layers()
+        self._chosen = tool or self._chosen  # it stays over images
         layer = layers.boxes if tool == "box" else layers.points
         layer.mode = "add_rectangle" if tool == "box" else "pan_zoom"
         self._bridge.viewer.layers.selection.active = layer if tool else self._bridge.image
@@ -199,7 +201,16 @@ class PromptTools:
     def _image_changed(self) -> None:
         if self._is_open and self._bridge.image is not None:
             self._need_layers()
-            self.choose("point")
+            self.choose(self._chosen)
+
+    def _prompts_changed(self) -> None:
+        """Begin each object with positive points."""
+        current = self._document.current
+        is_new = current is None or not current.prompts.points
+        if is_new and not self.positive and self._had_points:
+            self.flip_sign()
+        self._had_points = not is_new
+        self._show()
 
     def _place(self) -> None:
         """Place the prompt layers in the shown plane."""
