@@ -13,6 +13,7 @@ from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
 from napari_peftsam.widgets.layers.removed import RemovedImages
+from napari_peftsam.widgets.layers.solo import Solo
 from napari_peftsam.widgets.layers.tools import PromptTools
 from napari_peftsam.widgets.layers.view import ImageView, is_same_image, layer_options
 
@@ -96,9 +97,9 @@ class LayerBridge:
             (layers.events.removed, self._layer_removed),
             (layers.events.renamed, self._layer_renamed),
             (layers.selection.events.active, self.tool_may_differ),
-            (dims.events.point, self._update_plane),
-            (dims.events.ndisplay, self._update_plane),
-            (dims.events.order, self._update_plane),
+            (dims.events.point, self.update_plane),
+            (dims.events.ndisplay, self.update_plane),
+            (dims.events.order, self.update_plane),
             (camera.events.center, self._view_moved),
             (camera.events.zoom, self._view_moved),
             (document.events.image_added, self._document_added),
@@ -108,6 +109,7 @@ class LayerBridge:
         ):
             signal.connect(slot)
         self.tools = PromptTools(self)
+        self._solo = Solo(self, self._shown)
 
     @property
     def viewer(self) -> napari.Viewer:
@@ -158,17 +160,14 @@ class LayerBridge:
 
     def select_image(self, layer: Image | None) -> None:
         """Annotate another image; it gets a layer for its objects the first time."""
-        before = self._current
         if layer is self.image:
             return
         if layer is not None and layer not in self._shown:
             self._add_image(layer)
-        after = self._current = None if layer is None else self._shown[layer]
-        if after is not None and not after.view.layer.visible:  # the other would cover it
-            for objects, visible in ((before, False), (after, True)):
-                if objects is not None:
-                    objects.view.layer.visible = objects.layer.visible = visible
-        self._update_plane()
+        self._current = None if layer is None else self._shown[layer]
+        if layer is not None:  # others would cover it
+            self._solo.show(layer)
+        self.update_plane()
         self.events.image_changed.emit()
 
     def go_to(self, label: int) -> None:
@@ -345,9 +344,9 @@ class LayerBridge:
             self.attempt(lambda: self.document.replace_pixels(view.image, view.pixels))
         elif view is self.view:
             self.events.hint.emit(view.why_not(self.viewer.dims))
-        self._update_plane()
+        self.update_plane()
 
-    def _update_plane(self) -> None:
+    def update_plane(self) -> None:
         """Follow the viewer to another plane."""
         view = self.view
         plane = None if view is None else view.shown_plane(self.viewer.dims)

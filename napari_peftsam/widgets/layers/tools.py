@@ -35,13 +35,15 @@ class PromptTools:
         The layers for prompts and mask, None while they are closed.
     positive
         True while the next points are positive.
+    is_open
+        True while there are prompt layers as soon as there is an image.
     """
 
     def __init__(self, bridge: LayerBridge) -> None:
         self._bridge, self._document = bridge, bridge.document
         self.layers: PromptLayers | None = None
         self.positive = True
-        self._is_open = self._had_points = False
+        self.is_open = self._had_points = False
         self._chosen: Tool = "point"
         events = bridge.document.events
         for signal, slot in (
@@ -58,14 +60,14 @@ class PromptTools:
 
     def open(self) -> None:
         """Add the layers for prompts and mask as soon as there is an image, and keep them."""
-        self._is_open = True
+        self.is_open = True
         self._bridge.lock_objects(locked=True)
         if self._bridge.image is not None:
             self._need_layers()
 
     def close(self) -> None:
         """Undo `open`; images and objects stay as they are."""
-        self._is_open = False
+        self.is_open = False
         self._bridge.lock_objects(locked=False)
         self._drop_layers()
 
@@ -199,7 +201,7 @@ class PromptTools:
     # --- from the document to the layers ----------------------------------------------------
 
     def _image_changed(self) -> None:
-        if self._is_open and self._bridge.image is not None:
+        if self.is_open and self._bridge.image is not None:
             self._need_layers()
             self.choose(self._chosen)
 

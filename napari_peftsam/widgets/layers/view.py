@@ -119,6 +119,8 @@ class ImageView:
 
     def why_not(self, dims: napari.components.Dims) -> str:
         """Return why prompts cannot be given in the present view, empty if they can."""
+        if not self.layer.visible:
+            return f"{self.layer.name} is hidden: click its eye in the layer list to go on"
         if not self.fits:
             now, then = (" x ".join(map(str, s)) for s in (self._present_shape(), self.shape))
             return (
