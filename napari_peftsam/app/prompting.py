@@ -7,114 +7,25 @@ and are answered later; of several prompts only the newest are.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from psygnal import Signal, SignalGroup
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_peftsam.app.advice import explain_left
+from napari_peftsam.app.clean import clean_prediction
+from napari_peftsam.app.prompt_state import PromptEvents, PromptState, ShownPlane, WorkspaceHolder
 from napari_peftsam.app.runner import Runner, Slot
-from napari_peftsam.document import AcceptObjects, Document, NewObject, PlaneKey
+from napari_peftsam.document import AcceptObjects, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.embeddings import PlaneEmbedding
     from napari_peftsam.segmentation.engine import Engine
-    from napari_peftsam.types import Prediction, Prompts, Window
+    from napari_peftsam.types import MaskPrompt, Prediction, Prompts
 
-__all__ = [
-    "PromptController",
-    "PromptEvents",
-    "PromptState",
-    "ShownPlane",
-    "WorkspaceHolder",
-]
+__all__ = ["PromptController"]
 
-
-@dataclass(frozen=True)
-class PromptState:
-    """The work on the shown plane.
-
-    Attributes
-    ----------
-    kind
-        ``"none"`` without an image, ``"loading"`` while there is no model yet; ``"ready"``
-        when the plane is embedded and nothing is asked.
-    fraction
-        Part of the plane that is embedded, in [0, 1].
-    reason
-        Why embedding failed; the model's name while it is loading.
-    tile, tiles
-        Of several tiles, number `tile` (from 1) of `tiles` is being embedded; else 0.
-    """
-
-    kind: Literal[
-        "none", "loading", "embedding", "ready", "predicting", "accepting", "stopped", "failed"
-    ]
-    fraction: float = 0.0
-    reason: str = ""
-    tile: int = 0
-    tiles: int = 0
-
-    @property
-    def is_awaited(self) -> bool:
-        """True while the user waits for an embedding or a mask."""
-        return self.kind in {"embedding", "predicting", "accepting"}
-
-    @property
-    def can_be_cancelled(self) -> bool:
-        """True while there is something for `PromptController.cancel` to stop."""
-        return self.kind == "embedding" or (self.is_awaited and self.tiles > 0)
-
-    @property
-    def progress(self) -> str:
-        """The part that is embedded, in words."""
-        return f"tile {self.tile} of {self.tiles}" if self.tiles else f"{self.fraction:.0%}"
-
-
-class PromptEvents(SignalGroup):
-    """Signals of a `PromptController`, emitted in the thread that runs it."""
-
-    state_changed = Signal(PromptState)
-    awaited_changed = Signal(bool)
-    """The user begins or ceases to wait for an embedding or a mask."""
-    hint = Signal(str)
-    """Something cannot be done now; says what can."""
-    refused = Signal(object)
-    """The document refused the objects: the error."""
-    failed = Signal(object)
-    """An embedding or a prediction failed: the error."""
-    idled = Signal()
-    """A prediction in several tiles ended: there is time for the visible ones."""
-
-
-class WorkspaceHolder(Protocol):
-    """The document, and the workspace once torch is imported."""
-
-    document: Document
-    loading: str
-    error: str
-
-    @property
-    def workspace(self) -> Workspace | None:
-        """None while torch is being imported."""
-
-    @property
-    def has_model(self) -> bool:
-        """True while a model is loaded."""
-
-
-class ShownPlane(Protocol):
-    """The plane that a viewer shows."""
-
-    @property
-    def plane(self) -> PlaneKey | None:
-        """None if no image is chosen."""
-
-    @property
-    def visible(self) -> Window | None:
-        """The part of the plane in sight."""
+_AT_ONCE = 8  # objects of a queue, between which newer prompts go first
 
 
 class PromptController:
@@ -131,6 +42,11 @@ class PromptController:
         The plane to embed.
     runner
         Runs embedding and predicting.
+
+    Attributes
+    ----------
+    clean
+        Whether masks are cleaned, see `napari_peftsam.app.clean`.
     """
 
     def __init__(self, holder: WorkspaceHolder, shown: ShownPlane, runner: Runner) -> None:
@@ -146,6 +62,9 @@ class PromptController:
         self._asked = 0  # revision of the prompts that are being answered ...
         self._accepts: tuple[Prompts, ...] = ()  # ... and those that are being accepted
         self._failed = 0  # revision of prompts that could not be answered
+        self.clean = True
+        self._following: dict[Prompts, NewObject] = {}  # predicted objects of the queue ...
+        self._followed_by: tuple[PlaneKey, ModelVersion, bool] | None = None  # ... and of what
         for signal, slot in self._connections():
             signal.connect(slot, max_args=0)
 
@@ -165,6 +84,10 @@ class PromptController:
         self._drop(PromptState("none"))
 
     # --- what the user does ---------------------------------------------------------
+
+    def clean_masks(self, clean: bool) -> None:
+        """Clean masks from the next prompts on, or leave them as they are predicted."""
+        self.clean = clean
 
     def cancel(self) -> None:
         """Stop embedding, also for a mask; the next prompt or `resume` takes it up again."""
@@ -192,37 +115,88 @@ class PromptController:
             name = document.image(plane.image).name
             self.events.hint.emit(f"The prompts are in {name}: show that plane to accept them")
             return
-        version = engine.version(embedding)
-        is_shown = pending.made_by == version and pending.mask is not None
-        known = (pending.as_new_object(),) if is_shown else ()
-        rest = list(queue[len(known) :])
+        known = dict(self._predicted(plane, engine.version(embedding)))
+        if pending.made_by == engine.version(embedding) and pending.mask is not None:
+            known[pending.prompts] = pending.as_new_object()
 
-        def done(predictions: Sequence[Prediction] | None) -> None:
+        def done(found: dict[Prompts, NewObject] | None) -> None:
             now = document.current
-            if predictions is None:  # another adapter is live by now
+            if found is None:  # another adapter is live by now
                 self.start_over()
             elif now is None or now.plane != plane or document.queue != queue:
                 self._answer()  # the user went on meanwhile: these are answers to older prompts
             else:
-                pairs = zip(rest, predictions, strict=True)
-                new = (NewObject.best_of(each, found, version) for each, found in pairs)
-                objects = (*known, *new)
-                try:
-                    labels = document.do(AcceptObjects(plane, objects))
-                except PeftSamError as error:
-                    self.events.refused.emit(error)
-                    return
-                left = [made for made, label in zip(objects, labels, strict=True) if not label]
-                if left:
-                    self.events.hint.emit(explain_left(left))
+                self._accept([(known | found)[each] for each in queue], plane)
 
+        rest = [each for each in dict.fromkeys(queue) if each not in known]
         if not rest:
-            done([])
+            done({})
             return
         self._predictor.stop()  # the first of the queue is predicted with the others
         self._asked, self._accepts = pending.revision, queue
-        work = engine.predict_many_steps(embedding, rest, adapter=version.decoder)
-        self._predict("accepting", work, done)
+        self._predict("accepting", self._predict_objects(engine, embedding, rest), done)
+
+    def _accept(self, objects: Sequence[NewObject], plane: PlaneKey) -> None:
+        try:
+            labels = self._document.do(AcceptObjects(plane, tuple(objects)))
+        except PeftSamError as error:
+            self.events.refused.emit(error)
+            return
+        left = [made for made, label in zip(objects, labels, strict=True) if not label]
+        if left:
+            self.events.hint.emit(explain_left(left))
+
+    # --- the objects that follow ----------------------------------------------------
+
+    @property
+    def following(self) -> tuple[NewObject, ...]:
+        """The predicted objects that follow the pending one in the shown plane."""
+        current, followed = self._document.current, self._followed_by
+        if current is None or followed is None or current.plane != followed[0]:
+            return ()
+        queued = dict.fromkeys(self._document.queue[1:])
+        return tuple(self._following[each] for each in queued if each in self._following)
+
+    def _predicted(self, plane: PlaneKey, version: ModelVersion) -> dict[Prompts, NewObject]:
+        """Return what is predicted for a plane, nothing of another one or another model."""
+        if self._followed_by != (plane, version, self.clean):
+            self._followed_by = plane, version, self.clean
+            self._following = {}
+        return self._following
+
+    def _predict_following(self) -> None:
+        """Predict what follows the pending object, a few at a time."""
+        engine, embedding, pending = self._engine, self._embedding, self._document.current
+        assert engine is not None, "the pending object is predicted"
+        assert embedding is not None, "by its embedding"
+        assert pending is not None
+        known = self._predicted(pending.plane, engine.version(embedding))
+        rest = [each for each in dict.fromkeys(self._document.queue[1:]) if each not in known]
+        if not rest:
+            return
+        self._asked, self._accepts = pending.revision, ()
+
+        def done(found: dict[Prompts, NewObject] | None) -> None:
+            if found is not None:
+                known.update(found)
+                self.events.queue_predicted.emit()
+            self._answer()
+
+        work = self._predict_objects(engine, embedding, rest[:_AT_ONCE])
+        self._predict("predicting", work, done)
+
+    def _predict_objects(
+        self, engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
+    ) -> Generator[Any, None, dict[Prompts, NewObject] | None]:
+        version, clean = engine.version(embedding), self.clean
+        found = yield from engine.predict_many_steps(embedding, prompts, adapter=version.decoder)
+        if found is None:  # another adapter is live by now
+            return None
+        pairs = zip(prompts, found, strict=True)
+        return {
+            each: NewObject.best_of(each, clean_prediction(made, each) if clean else made, version)
+            for each, made in pairs
+        }
 
     # --- embedding ------------------------------------------------------------------
 
@@ -332,6 +306,7 @@ class PromptController:
             return
         version = engine.version(embedding)
         if pending.candidates is not None and pending.made_by == version:
+            self._predict_following()
             return
         self._asked, self._accepts = revision, ()
 
@@ -341,10 +316,18 @@ class PromptController:
             ):
                 self._answer()  # newer prompts came, or another adapter
 
-        work = engine.predict_steps(
-            embedding, pending.prompts, pending.mask_prompt_for(version), adapter=version.decoder
-        )
-        self._predict("predicting", work, done)
+        mask_prompt = pending.mask_prompt_for(version)
+        self._predict("predicting", self._predict_one(pending.prompts, mask_prompt), done)
+
+    def _predict_one(
+        self, prompts: Prompts, mask_prompt: MaskPrompt | None
+    ) -> Generator[Any, None, Prediction | None]:
+        engine, embedding, clean = self._engine, self._embedding, self.clean
+        assert engine is not None, "who asks has looked"
+        assert embedding is not None
+        decoder = engine.version(embedding).decoder
+        found = yield from engine.predict_steps(embedding, prompts, mask_prompt, adapter=decoder)
+        return clean_prediction(found, prompts) if found is not None and clean else found
 
     def _predict(
         self,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from napari_peftsam.app.runner import Runner, Slot
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.prompting import PromptController, ShownPlane, WorkspaceHolder
+    from napari_peftsam.app.prompt_state import ShownPlane, WorkspaceHolder
+    from napari_peftsam.app.prompting import PromptController
 
 __all__ = ["Reload"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QCheckBox,
     QFrame,
     QGridLayout,
     QLabel,
@@ -91,6 +92,10 @@ class AnnotateView:
         )
         self.next_candidate = _tool("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
         self.candidate, self.score = QLabel(), QLabel()
+        self.clean = QCheckBox("clean")
+        self.clean.setChecked(True)
+        self.clean.setToolTip("Keep the piece that was clicked on, and fill its small holes")
+        self.clean.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
         self.discard = _button("✕ Discard", "discard", "Throw the prompts and the mask away")
         self.accept_all = _button("✓✓ Accept all", "accept_all", "Accept one object per box")
@@ -132,6 +137,7 @@ class AnnotateView:
                     self.candidate,
                     self.next_candidate,
                     self.score,
+                    self.clean,
                 ),
                 (self.accept, self.discard),
                 (self.accept_all, self.replace, self.cut_out),

@@ -98,6 +98,9 @@ class AnnotateDock(Dock):
             (prompting.events.awaited_changed, self._tell_awaited),
             (prompting.events.idled, self._look_soon),
             (prompting.events.hint, self.view.show_hint),
+            (prompting.events.queue_predicted, self._show_queue),
+            (self.document.events.prompts_changed, self._show_queue),
+            (layers.plane_changed, self._show_queue),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
             (news.changed, self.project.show_project),
@@ -147,6 +150,7 @@ class AnnotateDock(Dock):
         view.model.activated.connect(self._model_chosen)
         view.adapter.activated.connect(self._adapter_chosen)
         view.cancel.clicked.connect(self._cancel_or_resume)
+        view.clean.toggled.connect(self.prompting.clean_masks)
         view.table.object_clicked.connect(self.layers.go_to)
         selection = view.table.selectionModel()
         assert selection is not None
@@ -200,6 +204,9 @@ class AnnotateDock(Dock):
         """Let the user go first; embed again after a moment of quiet."""
         self.reload.stop()
         self._idle.start()
+
+    def _show_queue(self) -> None:
+        self.layers.tools.show_queue(self.prompting.following)
 
     def _tell_awaited(self, awaited: bool) -> None:
         # Not the `emit` itself: psygnal calls one that it is connected to with "1", as a test.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import napari_peftsam as ps
-from napari_peftsam.app.prompting import PromptController, PromptState
+from napari_peftsam.app.clean import clean_mask
+from napari_peftsam.app.prompt_state import PromptState
+from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.app.runner import InlineRunner
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.types import Window
@@ -117,6 +120,35 @@ def test_all_objects_of_the_queue_are_accepted_in_one_step(desk: Desk) -> None:
     assert len(desk.document.records("discs")) == 2
     desk.document.undo()
     assert desk.document.records("discs") == ()
+
+
+def test_what_follows_is_predicted_before_it_is_accepted(desk: Desk) -> None:
+    prompting, news = controller(desk), []
+    prompting.events.queue_predicted.connect(lambda: news.append(len(prompting.following)))
+    boxes = [ps.Box(4, 4, 20, 20), ps.Box(24, 24, 40, 40), ps.Box(4, 24, 20, 40)]
+    desk.document.do(ps.QueuePrompts.boxes(PLANE, boxes))
+    assert news == [2]
+    assert [made.prompts.box for made in prompting.following] == boxes[1:]
+    known = prompting.following
+    desk.document.do(ps.Discard())
+    assert prompting.following == known[1:]
+    prompting.accept_all()
+    assert len(desk.document.records("discs")) + len(desk.document.queue) == 2
+
+
+def test_masks_can_be_left_as_they_are_predicted(desk: Desk) -> None:
+    prompting = controller(desk)
+    prompting.clean_masks(False)
+    click(desk)
+    plain = desk.document.current.candidates
+    desk.document.do(ps.Discard())
+    prompting.clean_masks(True)
+    click(desk)
+    current = desk.document.current
+    for choice, mask in enumerate(current.candidates.masks):
+        expected = clean_mask(plain.whole(choice), current.prompts.points)
+        np.testing.assert_array_equal(current.candidates.whole(choice), expected)
+        assert mask.any() == expected.any()
 
 
 def test_a_prediction_that_fails_is_not_tried_again(

@@ -136,6 +136,27 @@ def test_boxes_are_queued_and_accepted_at_once(bench: Open) -> None:
     assert len(b.document.queue) == 3
 
 
+def test_queued_boxes_show_their_masks_before_they_are_accepted(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("W")
+    for top, left in ((2, 2), (2, 32), (26, 2)):
+        b.drag((top, left), (top + 18, left + 20))
+    wait(lambda: len(b.dock.prompting.following) == 2)
+    layer = b.prompts.queue
+    assert layer.contour > 0
+    whole = np.zeros((48, 60), int)
+    row, col = layer.translate.astype(int)
+    whole[row : row + layer.data.shape[0], col : col + layer.data.shape[1]] = layer.data
+    for number, made in enumerate(b.dock.prompting.following, start=1):
+        top, left = made.offset
+        inside = np.zeros((48, 60), bool)
+        inside[top : top + made.mask.shape[0], left : left + made.mask.shape[1]] = made.mask
+        assert not (whole == number)[~inside].any()
+    b.press("Shift-Escape")
+    assert not b.document.queue
+    assert not layer.data.any()
+
+
 def test_the_queue_of_another_image_is_not_accepted_with_this_ones_embedding(
     bench: Open,
 ) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from napari.utils import DirectLabelColormap
 
-from napari_peftsam.types import BoolArray, Box, Point, Prompts
+from napari_peftsam.types import BoolArray, Box, Point, Prompts, Window
 from napari_peftsam.widgets._parts import timer
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     import napari
     import numpy.typing as npt
 
+    from napari_peftsam.document import NewObject
+
 __all__ = ["PromptLayers"]
 
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
-_MASK = "#00c8ff"
+_MASK, _DOUBTFUL = "#00c8ff", "#ff9f0a"
+_SCORES = (0.5, 0.75)  # below: bad, doubtful
 _SIZE, _EDGE = 14, 2  # px on the screen
 _SMALLEST = 2  # px of the image; a smaller box is a slip of the hand
 _DONE = {"added", "removed", "changed"}
@@ -71,6 +76,14 @@ class PromptLayers:
             opacity=0.55,
             colormap=DirectLabelColormap(color_dict={None: "transparent", 1: _MASK}),
         )
+        self.queue = Labels(
+            np.zeros((1, 1), np.uint16),
+            name="queued masks",
+            units=units,
+            opacity=0.9,
+            colormap=DirectLabelColormap(color_dict={None: "transparent"}),
+        )
+        self.queue.contour = _EDGE
         self.boxes = Shapes(
             ndim=2,
             name="prompt boxes",
@@ -87,8 +100,8 @@ class PromptLayers:
             face_color=_POSITIVE,
             border_color="black",
         )
-        self.layers: tuple[Layer, ...] = (self.mask, self.boxes, self.points)
-        self.mask.editable = False
+        self.layers: tuple[Layer, ...] = (self.mask, self.queue, self.boxes, self.points)
+        self.mask.editable = self.queue.editable = False
         self._connections: tuple[tuple[Any, Callable[..., None]], ...] = (
             (self._later.timeout, self._catch_up),
             (self._camera.events.zoom, self._rescale),
@@ -150,6 +163,21 @@ class PromptLayers:
             self.mask.translate = offset
         elif self.mask.data.any():
             self.mask.data = np.zeros((1, 1), np.uint8)
+
+    def show_queue(self, queued: Sequence[NewObject]) -> None:
+        """Show the outlines of masks that are not accepted yet, coloured by their scores."""
+        windows = [Window(*(made.offset or (0, 0)), *made.mask.shape) for made in queued]
+        whole = reduce(or_, windows, Window(0, 0, 0, 0)) or Window(0, 0, 1, 1)
+        numbers = np.zeros(whole.shape, np.uint16)
+        colours: dict[int | None, str] = {None: "transparent"}
+        for number, (made, window) in enumerate(zip(queued, windows, strict=True), start=1):
+            part = numbers[window.seen_from(whole).slices]
+            part[made.mask & (part == 0)] = number
+            colours[number] = _score_colour(made.score)
+        if queued or self.queue.data.any():
+            self.queue.colormap = DirectLabelColormap(color_dict=colours)
+            self.queue.data = numbers
+            self.queue.translate = (whole.row, whole.col)
 
     # --- showing --------------------------------------------------------------------
 
@@ -248,6 +276,12 @@ class PromptLayers:
             yield
         finally:
             self._showing = False
+
+
+def _score_colour(score: float | None) -> str:
+    """Return green for a good score, amber for a doubtful one, red for a bad one."""
+    limits = zip(_SCORES, (_NEGATIVE, _DOUBTFUL), strict=True)
+    return next((colour for limit, colour in limits if (score or 0.0) < limit), _POSITIVE)
 
 
 def _corners(box: Box) -> npt.NDArray[np.float64]:

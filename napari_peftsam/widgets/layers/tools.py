@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-    from napari_peftsam.document import Action
+    from napari_peftsam.document import Action, NewObject
     from napari_peftsam.widgets.layers.bridge import LayerBridge
 
 __all__ = ["PromptTools", "Tool"]
@@ -74,7 +74,8 @@ class PromptTools:
     def raise_layers(self) -> None:
         """Put the prompt layers above all others, which would hide them."""
         layers = self._bridge.viewer.layers
-        if self.layers is not None and tuple(layers[-3:]) != self.layers.layers:
+        own = () if self.layers is None else self.layers.layers
+        if self.layers is not None and tuple(layers[-len(own) :]) != own:
             for layer in self.layers.layers:
                 if layer in layers:
                     layers.move(layers.index(layer), len(layers))
@@ -157,6 +158,13 @@ class PromptTools:
             self._do(AddPoint(bridge.plane, Point(row, col, positive)))
         else:
             bridge.events.hint.emit(f"That is outside {view.layer.name}: click on the image")
+
+    def show_queue(self, queued: Sequence[NewObject]) -> None:
+        """Show the masks of the objects that follow the pending one in the shown plane."""
+        current = self._document.current
+        is_here = current is not None and current.plane == self._bridge.plane
+        if self.layers is not None:
+            self.layers.show_queue(queued if is_here else ())
 
     def _do(self, action: Action) -> None:
         self._bridge.attempt(lambda: self._document.do(action))
