@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
+from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
@@ -157,10 +157,17 @@ class ObjectsTable(QTableView):
         rows = selection.selectedRows() if selection is not None else []
         return sorted(self.objects.label(index.row()) for index in rows)
 
-    def select(self, label: int) -> None:
-        """Select one object and scroll to it; nothing if there is no such object."""
-        row = self.objects.row(label)
-        if row is not None:
+    def select(self, label: int, *, add: bool = False) -> None:
+        """Select one object, or add it to the selection; nothing if there is no such object."""
+        row, selection = self.objects.row(label), self.selectionModel()
+        if row is None:
+            return
+        if add and selection is not None:
+            flags = QItemSelectionModel.SelectionFlag
+            index = self.objects.index(row, 0)
+            selection.select(index, flags.Toggle | flags.Rows)
+            self.scrollTo(index)
+        else:
             self.selectRow(row)
 
 

@@ -41,6 +41,7 @@ __all__ = ["AnnotateDock", "ModelAction"]
 
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
 _QUIET = 400  # ms without anything the user waits for
+_OUTLINED = 200  # selected objects with an outline
 _LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
 _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
@@ -98,9 +99,11 @@ class AnnotateDock(Dock):
             (prompting.events.awaited_changed, self._tell_awaited),
             (prompting.events.idled, self._look_soon),
             (prompting.events.hint, self.view.show_hint),
-            (prompting.events.queue_predicted, self._show_queue),
-            (self.document.events.prompts_changed, self._show_queue),
-            (layers.plane_changed, self._show_queue),
+            (prompting.events.queue_predicted, self._show_outlines),
+            (self.document.events.prompts_changed, self._show_outlines),
+            (self.document.events.objects_changed, self._show_outlines),
+            (layers.plane_changed, self._show_outlines),
+            (layers.object_picked, self._picked),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
             (news.changed, self.project.show_project),
@@ -155,6 +158,8 @@ class AnnotateDock(Dock):
         selection = view.table.selectionModel()
         assert selection is not None
         selection.selectionChanged.connect(self.view.show_buttons)
+        selection.selectionChanged.connect(self._show_outlines)
+        view.table.objects.modelReset.connect(self._show_outlines)
         view.table.objects.modelReset.connect(self.view.show_buttons)
         view.merge.clicked.connect(self._merge)
         view.delete.clicked.connect(self._delete)
@@ -205,8 +210,15 @@ class AnnotateDock(Dock):
         self.reload.stop()
         self._idle.start()
 
-    def _show_queue(self) -> None:
-        self.layers.tools.show_queue(self.prompting.following)
+    def _show_outlines(self) -> None:
+        selected = self.view.table.selected_labels()[:_OUTLINED]
+        self.layers.tools.show_outlines(self.prompting.following, selected)
+
+    def _picked(self, label: int, add: bool) -> None:
+        self.view.table.select(label, add=add)
+        objects = self.layers.objects
+        if objects is not None:
+            objects.selected_label = label  # napari's brush goes on with it
 
     def _tell_awaited(self, awaited: bool) -> None:
         # Not the `emit` itself: psygnal calls one that it is connected to with "1", as a test.

@@ -46,10 +46,10 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     [
         pytest.param((), 1, None, True, id="left"),
         pytest.param(("Shift",), 1, None, False, id="shift"),
-        pytest.param(("Control",), 1, None, False, id="control"),
+        pytest.param(("Control",), 1, None, True, id="control"),
         pytest.param((), 2, None, False, id="right button"),
         pytest.param((), 1, "N", False, id="sign flipped"),
-        pytest.param(("Shift",), 1, "N", True, id="flipped twice"),
+        pytest.param(("Shift",), 1, "N", False, id="negative by both"),
     ],
 )
 def test_the_sign_of_a_click(
@@ -142,7 +142,7 @@ def test_queued_boxes_show_their_masks_before_they_are_accepted(bench: Open) -> 
     for top, left in ((2, 2), (2, 32), (26, 2)):
         b.drag((top, left), (top + 18, left + 20))
     wait(lambda: len(b.dock.prompting.following) == 2)
-    layer = b.prompts.queue
+    layer = b.prompts.outlines
     assert layer.contour > 0
     whole = np.zeros((48, 60), int)
     row, col = layer.translate.astype(int)
@@ -253,6 +253,45 @@ def test_the_tool_stays_over_images(bench: Open) -> None:
     b.press("W")
     b.layers.select_image(next(i for i in b.image_layers if i is not b.layers.image))
     assert b.layers.tools.tool == "box"
+
+
+def squares() -> np.ndarray:
+    labels = np.zeros((48, 60), np.int32)
+    labels[2:12, 2:12], labels[20:30, 20:30], labels[35:45, 40:50] = 1, 2, 3
+    return labels
+
+
+def test_a_click_on_an_object_selects_it(bench: Open) -> None:
+    b = bench(blobs())
+    b.document.do(ImportLabels("image0", squares()))
+    b.click(5, 5)
+    assert b.view.table.selected_labels() == [1]
+    assert b.document.current is None
+    outlines = b.prompts.outlines
+    rows, cols = np.nonzero(outlines.data)
+    top, left = outlines.translate
+    assert (rows.min() + top, cols.max() + left, len(rows)) == (2, 11, 100)
+    b.click(25, 25)
+    assert b.view.table.selected_labels() == [2]
+    b.click(40, 45, "Control", "Shift")
+    assert b.view.table.selected_labels() == [2, 3]
+    b.click(40, 45, "Control", "Shift")
+    assert b.view.table.selected_labels() == [2]
+    b.press("Delete")
+    assert sorted(b.document.image("image0").records) == [1, 3]
+    assert not outlines.data.any()
+
+
+def test_a_click_inside_an_object_may_be_a_point(bench: Open) -> None:
+    b = bench(blobs())
+    b.document.do(ImportLabels("image0", squares()))
+    b.click(5, 5, "Control")
+    assert [p.positive for p in b.document.current.prompts.points] == [True]
+    b.click(6, 6)  # an object is pending: it is refined
+    b.click(7, 7, "Shift")
+    b.click(8, 8, button=2)
+    signs = [p.positive for p in b.document.current.prompts.points]
+    assert signs == [True, True, False, False]
 
 
 def test_delete_removes_the_selected_rows(bench: Open) -> None:

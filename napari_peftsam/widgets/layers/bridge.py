@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Labels, Layer
 
-    from napari_peftsam.document import Action, ImageSource
+    from napari_peftsam.document import ImageSource
     from napari_peftsam.files import ImageFile
     from napari_peftsam.metadata import ImageMetadata
     from napari_peftsam.types import Window
@@ -44,6 +45,8 @@ class BridgeEvents(SignalGroup):
     """Another plane of it is shown."""
     view_moved = Signal()
     """Another part of the plane is shown."""
+    object_picked = Signal(int, bool)
+    """The user clicked on an object; whether to add it to the selection."""
     tool_changed = Signal()
     """Another prompt tool is active, or prompts have another sign."""
     prompt_layers_changed = Signal()
@@ -298,7 +301,7 @@ class LayerBridge:
         removed, self._removed = self._removed, []
         for image in removed:
             if image in self.document.images:
-                self._do(RemoveImage(image))
+                self.attempt(partial(self.document.do, RemoveImage(image)))
 
     def _drop_left(self, image: ImageId) -> ObjectsLayer | None:
         """Forget a removed image, and take the layer out in which its objects stayed."""
@@ -313,9 +316,6 @@ class LayerBridge:
             self.viewer.layers.remove(layer)
 
     # --- from the viewer to the document ---------------------------------------------------
-
-    def _do(self, action: Action) -> None:
-        self.attempt(lambda: self.document.do(action))
 
     def _layer_added(self, event: Any) -> None:
         if isinstance(event.value, Image):
@@ -333,7 +333,8 @@ class LayerBridge:
     def _layer_renamed(self, event: Any) -> None:
         layer = self.viewer.layers[event.index]
         if layer in self._shown:
-            self._do(RenameImage(self._shown[layer].image.id, layer.name))
+            rename = RenameImage(self._shown[layer].image.id, layer.name)
+            self.attempt(lambda: self.document.do(rename))
         if isinstance(layer, Image):
             self.events.images_changed.emit()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from napari_peftsam.document import NewObject
 
-__all__ = ["PromptLayers"]
+__all__ = ["Outlined", "PromptLayers"]
 
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
@@ -32,6 +33,23 @@ _SCORES = (0.5, 0.75)  # below: bad, doubtful
 _SIZE, _EDGE = 14, 2  # px on the screen
 _SMALLEST = 2  # px of the image; a smaller box is a slip of the hand
 _DONE = {"added", "removed", "changed"}
+
+
+@dataclass(frozen=True, eq=False)
+class Outlined:
+    """A mask ``(h, w)`` at a row and column of the plane, and the colour of its outline."""
+
+    mask: BoolArray
+    offset: tuple[int, int]
+    colour: str = "white"
+
+    @classmethod
+    def of(cls, made: NewObject) -> Outlined:
+        """Return a mask that is not accepted: green by a good score, amber, or red."""
+        limits = zip(_SCORES, (_NEGATIVE, _DOUBTFUL), strict=True)
+        score = made.score or 0.0
+        colour = next((each for limit, each in limits if score < limit), _POSITIVE)
+        return cls(made.mask, made.offset or (0, 0), colour)
 
 
 class PromptLayers:
@@ -76,14 +94,14 @@ class PromptLayers:
             opacity=0.55,
             colormap=DirectLabelColormap(color_dict={None: "transparent", 1: _MASK}),
         )
-        self.queue = Labels(
+        self.outlines = Labels(
             np.zeros((1, 1), np.uint16),
-            name="queued masks",
+            name="outlines",
             units=units,
             opacity=0.9,
             colormap=DirectLabelColormap(color_dict={None: "transparent"}),
         )
-        self.queue.contour = _EDGE
+        self.outlines.contour = _EDGE
         self.boxes = Shapes(
             ndim=2,
             name="prompt boxes",
@@ -100,8 +118,8 @@ class PromptLayers:
             face_color=_POSITIVE,
             border_color="black",
         )
-        self.layers: tuple[Layer, ...] = (self.mask, self.queue, self.boxes, self.points)
-        self.mask.editable = self.queue.editable = False
+        self.layers: tuple[Layer, ...] = (self.mask, self.outlines, self.boxes, self.points)
+        self.mask.editable = self.outlines.editable = False
         self._connections: tuple[tuple[Any, Callable[..., None]], ...] = (
             (self._later.timeout, self._catch_up),
             (self._camera.events.zoom, self._rescale),
@@ -164,20 +182,20 @@ class PromptLayers:
         elif self.mask.data.any():
             self.mask.data = np.zeros((1, 1), np.uint8)
 
-    def show_queue(self, queued: Sequence[NewObject]) -> None:
-        """Show the outlines of masks that are not accepted yet, coloured by their scores."""
-        windows = [Window(*(made.offset or (0, 0)), *made.mask.shape) for made in queued]
+    def show_outlines(self, outlined: Sequence[Outlined]) -> None:
+        """Show the outlines of masks in the plane, the first one above."""
+        windows = [Window(*each.offset, *each.mask.shape) for each in outlined]
         whole = reduce(or_, windows, Window(0, 0, 0, 0)) or Window(0, 0, 1, 1)
         numbers = np.zeros(whole.shape, np.uint16)
         colours: dict[int | None, str] = {None: "transparent"}
-        for number, (made, window) in enumerate(zip(queued, windows, strict=True), start=1):
+        for number, (each, window) in enumerate(zip(outlined, windows, strict=True), start=1):
             part = numbers[window.seen_from(whole).slices]
-            part[made.mask & (part == 0)] = number
-            colours[number] = _score_colour(made.score)
-        if queued or self.queue.data.any():
-            self.queue.colormap = DirectLabelColormap(color_dict=colours)
-            self.queue.data = numbers
-            self.queue.translate = (whole.row, whole.col)
+            part[each.mask & (part == 0)] = number
+            colours[number] = each.colour
+        if outlined or self.outlines.data.any():
+            self.outlines.colormap = DirectLabelColormap(color_dict=colours)
+            self.outlines.data = numbers
+            self.outlines.translate = (whole.row, whole.col)
 
     # --- showing --------------------------------------------------------------------
 
@@ -276,12 +294,6 @@ class PromptLayers:
             yield
         finally:
             self._showing = False
-
-
-def _score_colour(score: float | None) -> str:
-    """Return green for a good score, amber for a doubtful one, red for a bad one."""
-    limits = zip(_SCORES, (_NEGATIVE, _DOUBTFUL), strict=True)
-    return next((colour for limit, colour in limits if (score or 0.0) < limit), _POSITIVE)
 
 
 def _corners(box: Box) -> npt.NDArray[np.float64]:

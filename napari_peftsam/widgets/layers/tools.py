@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_peftsam.document import AddPoint, QueuePrompts, SetQueue
-from napari_peftsam.types import Box, Point, Prompts
-from napari_peftsam.widgets.layers.prompts import PromptLayers
+from napari_peftsam.types import Box, Point, Prompts, Window
+from napari_peftsam.widgets.layers.prompts import Outlined, PromptLayers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from napari.layers import Layer
 
-    from napari_peftsam.document import Action, NewObject
+    from napari_peftsam.document import Action, DocumentImage, NewObject, PlaneKey
     from napari_peftsam.widgets.layers.bridge import LayerBridge
 
 __all__ = ["PromptTools", "Tool"]
@@ -23,7 +23,6 @@ __all__ = ["PromptTools", "Tool"]
 Tool = Literal["point", "box", ""]
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
 _PAINTING = {"paint", "polygon", "fill", "erase"}
-_FLIP_SIGN = {"Shift", "Control"}
 
 
 class PromptTools:
@@ -159,12 +158,34 @@ class PromptTools:
         else:
             bridge.events.hint.emit(f"That is outside {view.layer.name}: click on the image")
 
-    def show_queue(self, queued: Sequence[NewObject]) -> None:
-        """Show the masks of the objects that follow the pending one in the shown plane."""
-        current = self._document.current
-        is_here = current is not None and current.plane == self._bridge.plane
-        if self.layers is not None:
-            self.layers.show_queue(queued if is_here else ())
+    def show_outlines(self, queued: Sequence[NewObject], selected: Sequence[int]) -> None:
+        """Show the outlines of queued masks and of selected objects in the shown plane."""
+        plane, current = self._bridge.plane, self._document.current
+        if self.layers is None:
+            return
+        outlined: list[Outlined] = []
+        if plane is not None:
+            image = self._document.image(plane.image)
+            outlined = [self._outlined(image, plane, n) for n in selected if n in image.records]
+            if current is not None and current.plane == plane:
+                outlined += map(Outlined.of, queued)
+        self.layers.show_outlines(outlined)
+
+    def _outlined(self, image: DocumentImage, plane: PlaneKey, label: int) -> Outlined:
+        window = Window.from_slices(*image.region(label)[-2:])
+        return Outlined(image.plane_labels(plane)[window.slices] == label, (window.row, window.col))
+
+    def _label_at(self, world: Sequence[float]) -> int:
+        """Return the object at a position in the world, 0 for none."""
+        plane, view = self._bridge.plane, self._bridge.view
+        if plane is None or view is None:
+            return 0
+        row, col = view.position(plane, world)
+        return (
+            int(self._document.labels(plane)[round(row), round(col)])
+            if view.contains(row, col)
+            else 0
+        )
 
     def _do(self, action: Action) -> None:
         self._bridge.attempt(lambda: self._document.do(action))
@@ -180,8 +201,21 @@ class PromptTools:
                 event.handled = True  # the view does not tremble
             yield
         if np.linalg.norm(event.pos - start) < _DRAG:
-            flipped = event.button == 2 or bool(_FLIP_SIGN & {str(m) for m in event.modifiers})
-            self.add_point(event.position, self.positive != flipped)
+            self._click(event.position, event.button == 2, {str(m) for m in event.modifiers})
+
+    def _click(self, world: Sequence[float], is_right: bool, keys: set[str]) -> None:
+        """Select the object under the mouse, or add a point.
+
+        While an object is pending, and with the control key, a click is always a point.
+        """
+        label = self._label_at(world)
+        if label and keys == {"Shift", "Control"}:
+            self._bridge.events.object_picked.emit(label, True)
+        elif label and not keys and not is_right and self._document.current is None:
+            self._bridge.events.object_picked.emit(label, False)
+        else:
+            is_negative = is_right or "Shift" in keys
+            self.add_point(world, self.positive and not is_negative)
 
     def _edited(self, prompts: tuple[Prompts, ...] | None) -> None:
         """Take over what the user changed in the prompt layers, and show what came of it."""
