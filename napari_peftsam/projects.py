@@ -144,20 +144,27 @@ def add_image(
     """
     if isinstance(given, str | Path):
         path = describe_source(given, document.store.path).path
-        for image in document.images.values():
-            before = image.info.source
-            same = before is not None and before.path == path and name in (None, image.name)
-            if same and image.info.metadata.read_with == options:
-                return image.id
+        known = [
+            (image.id, image.info.source.digest)
+            for image in document.images.values()
+            if image.info.source is not None
+            and image.info.source.path == path
+            and name in (None, image.name)
+        ]
+        if known and replace(options, default_channels="") == AS_THE_FILE_SAYS:
+            return known[0][0]
         file, name = open_image(Path(given), options), name or image_name(Path(given))
         pixels, rgb, metadata = file.pixels, file.rgb, file.metadata
         source = source_of(Path(given), file, document.store.path)
+        for image_id, digest in known:
+            if digest == source.digest:
+                return image_id
     else:
         pixels, name = given if hasattr(given, "shape") else np.asarray(given), name or "image"
         rgb, metadata = is_rgb(pixels), UNKNOWN
-        source, known = store_pixels(document.store, pixels), document.find_image(name)
-        if known is not None and known.info.source == source:
-            return known.id
+        source, there = store_pixels(document.store, pixels), document.find_image(name)
+        if there is not None and there.info.source == source:
+            return there.id
     return document.add_image(name, pixels, rgb=rgb, source=source, metadata=metadata)
 
 

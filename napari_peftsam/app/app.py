@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from napari_peftsam.app.choice import absolute_model
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
-from napari_peftsam.app.refine import predict_centres, refine_objects, refined
+from napari_peftsam.app.refine import added, predict_centres, refine_objects, refined
 from napari_peftsam.app.runner import InlineRunner, run
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
@@ -128,7 +126,7 @@ class App:
         axes, channels, series, allow_missing
             Answers to what a file leaves open, see `napari_peftsam.metadata.ReadOptions`.
         """
-        options = ReadOptions(axes, channels, series=series, allow_missing=allow_missing)
+        options = ReadOptions(axes, channels, self.workspace.channels, series, allow_missing)
         return ProjectImage(self, add_image(self.document, given, name, options))
 
     def undo(self) -> str | None:
@@ -271,22 +269,23 @@ class ProjectImage:
         The table is as of `napari_peftsam.files.read_centres`. Existing objects keep their
         pixels.
         """
-        entry, document = self._app.document.image(self.id), self._app.document
-        centres = read_centres(path, entry.shape, self.metadata.names)
+        entry = self._app.document.image(self.id)
+        centres = read_centres(path, entry.shape, self.metadata)
         _need_model(self._app)
-        actions = run(predict_centres(self._app.workspace, self.id, centres))
-        return sum(int(np.count_nonzero(document.do(action))) for action in actions)
+        drawn = added(entry, run(predict_centres(self._app.workspace, self.id, centres)))
+        self._app.document.do(drawn.action)
+        return drawn.objects
 
-    def refine(self, labels: Sequence[int] = ()) -> tuple[int, ...]:
+    def refine(self, labels: Sequence[int] = ()) -> int:
         """Predict objects, all by default, anew from the boxes around them; slow.
 
-        Return the labels for which the model found no pixel: they stay as they are.
+        Return the number of new masks; objects for which the model found no pixel stay.
         """
         _need_model(self._app)
         predictions = run(refine_objects(self._app.workspace, self.id, labels))
-        found = refined(self._app.document.image(self.id), predictions)
-        self._app.document.do(found.action)
-        return found.kept
+        drawn = refined(self._app.document.image(self.id), predictions)
+        self._app.document.do(drawn.action)
+        return drawn.objects
 
     @property
     def metadata(self) -> ImageMetadata:

@@ -22,9 +22,9 @@ from napari_peftsam.document import (
     is_project,
     open_project,
 )
-from napari_peftsam.errors import ConfigurationError, LabelError, PeftSamError
+from napari_peftsam.errors import ConfigurationError, InputFileError, LabelError, PeftSamError
 from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
-from napari_peftsam.files import atomic_path, image_name
+from napari_peftsam.files import atomic_path, image_name, is_zarr
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
 
@@ -188,10 +188,10 @@ def export_all(
     return ExportReport(tuple(written), len(jobs) - len(written), tuple(notes))
 
 
-def default_place(labels: Path, formats: Sequence[str]) -> Path:
+def default_place(labels: Path, formats: Sequence[str], image: str | None = None) -> Path:
     """Return where labels are written by default: beside the image, or else the file of labels.
 
-    Several images of a project, or formats, get a folder ``objects`` there.
+    Several images of a project, or formats, get a folder ``objects`` there; `image` names one.
 
     Parameters
     ----------
@@ -201,11 +201,14 @@ def default_place(labels: Path, formats: Sequence[str]) -> Path:
         Keys of `napari_peftsam.export.FORMATS`.
     """
     suffix = _format(formats[0]).suffixes[0]
+    if not labels.name or (labels.is_dir() and not is_zarr(labels)):
+        raise InputFileError(f"{labels} is a folder: name a file of labels or a project")
     if not is_project(labels):
         return labels.with_name(f"{image_name(labels)}-objects{suffix}")
     with closing(open_project(labels, read_only=True)) as store:
-        images = list(Document(store).images.values())
-        found = (find_source(image.info.source, store.path).path for image in images)
+        every = Document(store).images.values()
+        images = [each for each in every if image in (None, each.name)]
+        found = (find_source(each.info.source, store.path).path for each in images)
         folder = next((path.parent for path in found if path and path.exists()), labels.parent)
     if len(images) > 1 or len(formats) > 1:
         return folder / "objects"

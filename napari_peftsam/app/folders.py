@@ -76,8 +76,8 @@ def folder_planes(
 
 
 def _planes(pair: ImagePair) -> Iterator[AnnotatedPlane]:
-    pixels, labels = pair.read()
-    channels = pair.options.channels or pair.options.default_channels
+    file, labels = pair.open()
+    pixels, channels = np.asarray(file.pixels), file.metadata.read_with.channels
     for index in np.ndindex(labels.shape[:-2]):
         if not labels[index].any():
             continue

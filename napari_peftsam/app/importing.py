@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
@@ -13,13 +13,15 @@ from napari_peftsam.app.autosave import ProjectOwner
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.app.projects import ObjectImport, read_objects
 from napari_peftsam.app.refine import (
+    Drawn,
     PlanePredicted,
+    added,
     predict_centres,
     refine_objects,
     refined,
 )
 from napari_peftsam.app.runner import call
-from napari_peftsam.document import AcceptObjects, ImageId, ImageSource
+from napari_peftsam.document import DocumentImage, ImageId, ImageSource, RemoveImage
 from napari_peftsam.errors import (
     ConfigurationError,
     ImageError,
@@ -93,7 +95,9 @@ class ImportController:
         """Read image files, folders and patterns, and show them; returns at once."""
         owner = self._owner()
         if owner is not None:
-            work = _read_files(tuple(paths), options)
+            workspace = owner.workspace
+            channels = "" if workspace is None else workspace.channels
+            work = _read_files(tuple(paths), replace(options, default_channels=channels))
 
             def show(read: _ReadFile) -> str:
                 owner.show_file(read.path, read.file, first=read.is_first)
@@ -118,7 +122,7 @@ class ImportController:
                 file = open_image(path, options)
             except UndecidedError as error:
                 return Undecided((path,), options, error, image)
-            if file.shape != entry.shape:
+            if file.shape != entry.shape and entry.records:
                 raise ImageError(
                     f"{entry.name} would have {_sizes(file.shape)} pixels instead of "
                     f"{_sizes(entry.shape)}, which its objects have: add the file as another image"
@@ -128,10 +132,25 @@ class ImportController:
         def done(found: tuple[ImageFile, ImageSource] | Undecided) -> None:
             if isinstance(found, Undecided):
                 self._events.undecided.emit(found)
-            elif owner is not None and image in self._document.images:
-                owner.replace_image(image, *found)
+            elif owner is not None and self._is_there(entry):
+                file, source = found
+                if file.shape == entry.shape:
+                    owner.replace_image(image, file, source)
+                else:  # it has no objects
+                    self._document.do(RemoveImage(image))
+                    owner.show_file(path, file, first=True)
+                self._check_channels(entry.name, file.metadata.read_with.channels)
 
         self._projects.work(f"Reading {path.name}…", call(read), done)
+
+    def _check_channels(self, name: str, channels: str) -> None:
+        """Warn if an image shows other channels than the live adapter was trained with."""
+        owner = self._owner()
+        workspace = None if owner is None else owner.workspace
+        own = "" if workspace is None else workspace.channels
+        if own and channels != own:
+            shown = channels or "all channels"
+            self._events.warned.emit(f"{name} shows {shown}, the live adapter was trained on {own}")
 
     # --- objects ------------------------------------------------------------------------
 
@@ -181,36 +200,43 @@ class ImportController:
 
     def import_centres(self, image: ImageId, path: Path) -> None:
         """Predict and accept an object at each centre of a table; returns at once."""
-        document, workspace = self._document, self._workspace()
-        entry = document.image(image)
+        entry, workspace = self._document.image(image), self._workspace()
 
-        def predict() -> Generator[Any, None, list[AcceptObjects]]:
-            centres = read_centres(path, entry.shape, entry.info.metadata.names)
+        def predict() -> Generator[Any, None, Any]:
+            centres = read_centres(path, entry.shape, entry.info.metadata)
             return (yield from predict_centres(workspace, image, centres))
 
-        def done(actions: Sequence[AcceptObjects]) -> None:
-            labels = [label for action in actions for label in document.do(action)]
-            objects = sum(label > 0 for label in labels)
-            text = f"{count_text(objects, 'object')} predicted from {path.name}"
-            covered = len(labels) - objects
-            self._events.informed.emit(
-                f"{text}; {covered} are covered by others or empty" if covered else text
-            )
+        def done(predicted: Any) -> None:
+            if self._is_there(entry):
+                text = f"predicted from {path.name}"
+                self._draw(added(entry, predicted), text, "covered by others or empty")
 
         self._projects.work("Predicting objects…", predict(), done, _plane)
 
     def refine(self, image: ImageId, labels: Sequence[int] = ()) -> None:
         """Predict objects, all by default, anew from the boxes around them; returns at once."""
-        document = self._document
+        entry = self._document.image(image)
         work = refine_objects(self._workspace(), image, labels)
 
         def done(predictions: Any) -> None:
-            found = refined(document.image(image), predictions)
-            document.do(found.action)
-            kept = f"; nothing was found for {len(found.kept)}, which stay" if found.kept else ""
-            self._events.informed.emit(f"{count_text(found.objects, 'object')} refined{kept}")
+            if self._is_there(entry):
+                drawn = refined(entry, predictions)
+                self._draw(drawn, "refined", "kept, as nothing was found for them")
 
         self._projects.work("Refining objects…", work, done, _plane)
+
+    def _is_there(self, entry: DocumentImage) -> bool:
+        """Return False for an image that was removed, or of another project, meanwhile."""
+        return self._document.images.get(entry.id) is entry
+
+    def _draw(self, drawn: Drawn, what: str, why_left: str) -> None:
+        """Put masks into an image and say how many."""
+        if len(drawn.action.where):
+            self._document.do(drawn.action)
+        parts = [f"{count_text(drawn.objects, 'object')} {what}"]
+        parts += [f"{drawn.left} {why_left}"] if drawn.left else []
+        parts += [f"{drawn.changed} kept, as they were changed meanwhile"] if drawn.changed else []
+        self._events.informed.emit("; ".join(parts))
 
     def _workspace(self) -> Workspace:
         owner = self._owner()

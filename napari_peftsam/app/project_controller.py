@@ -66,6 +66,7 @@ class ProjectController:
         self.notes: dict[ImageId, str] = {}
         self._doing = self._reading = ""
         self.can_stop = False
+        self._waiting: list[Callable[[], object]] = []
         self._is_refusal_shown = False
         self._loader, self._worker = Slot(runner), Slot(runner)
         self._document.events.closing.connect(self._closing)
@@ -351,15 +352,22 @@ class ProjectController:
             self.events.informed.emit(f"{self._doing} Wait until that is done")
             return
 
+        def free() -> None:
+            if self._waiting and not self._doing:
+                self._tried(self._waiting.pop(0))
+                free()
+
         def ended(result: Any) -> None:
             self._doing = ""
             self.events.changed.emit()  # the user may be asked something now
             self._tried(lambda: on_result(result))
+            free()
 
         def failed(error: Exception) -> None:
             self._doing = ""
             self.events.failed.emit(error)
             self._changed()
+            free()
 
         def heard(event: Any) -> None:
             text = on_event(event)
@@ -372,9 +380,17 @@ class ProjectController:
         steps = call(work) if callable(work) else work
         self._worker.start(steps, on_event=heard, on_done=ended, on_error=failed)
 
+    def when_free(self, action: Callable[[], object]) -> None:
+        """Do something as soon as no other work is under way, in the order of the calls."""
+        if self._doing:
+            self._waiting.append(action)
+        else:
+            self._tried(action)
+
     def stop(self) -> None:
-        """Stop the present work, if it can be stopped; nothing of it is kept."""
+        """Stop the present work, if it can be stopped, and what waits; nothing of it is kept."""
         if self._doing and self.can_stop:
             self._worker.stop()
+            self._waiting.clear()
             self._doing = ""
             self._changed()

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_peftsam.app.clean import clean_prediction
 from napari_peftsam.document import (
-    AcceptObjects,
     DocumentImage,
     ImageId,
-    ImportLabels,
     NewObject,
     ObjectRecord,
+    Paint,
     PlaneKey,
 )
 from napari_peftsam.errors import LabelError
-from napari_peftsam.geometry import object_windows
-from napari_peftsam.types import Box, LabelArray, Point, Prompts
+from napari_peftsam.types import Box, LabelArray, Point, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
 
 __all__ = [
+    "Drawn",
     "PlanePredicted",
-    "Refined",
+    "Predictions",
+    "added",
     "predict_centres",
     "predict_objects",
     "refine_objects",
@@ -35,27 +38,36 @@ __all__ = [
 
 Index = tuple[int, ...]
 Predicting = Generator[Any, None, tuple[NewObject, ...]]
-Predictions = dict[Index, dict[int, NewObject]]
-"""New masks of objects by plane and label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """New masks of objects by plane and label, and the records of the objects before."""
+
+    before: Mapping[int, ObjectRecord]
+    planes: Mapping[Index, Mapping[int, NewObject]]
 
 
 @dataclass(frozen=True)
-class Refined:
-    """Result of a refinement.
+class Drawn:
+    """Masks that were put into an image.
 
     Attributes
     ----------
     action
-        What puts the new masks in place of the old ones.
+        What draws them, in one step.
     objects
         Number of objects with a new mask.
-    kept
-        Labels for which the model found no pixel; they stay as they are.
+    left
+        Number of masks without a pixel; objects that had one before stay as they are.
+    changed
+        Number of objects that somebody changed meanwhile; they stay as they are.
     """
 
-    action: ImportLabels
+    action: Paint
     objects: int
-    kept: tuple[int, ...]
+    left: int = 0
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,21 +97,46 @@ def predict_objects(
         found = yield from engine.predict_many_steps(embedding, prompts, adapter=version.decoder)
         if found is not None:
             pairs = zip(prompts, found, strict=True)
-            return tuple(NewObject.best_of(each, prediction, version) for each, prediction in pairs)
+            return tuple(
+                NewObject.best_of(each, clean_prediction(prediction, each), version)
+                for each, prediction in pairs
+            )
+
+
+# --- centres ------------------------------------------------------------------------
 
 
 def predict_centres(
     workspace: Workspace, image: ImageId, centres: Mapping[Index, Sequence[tuple[float, float]]]
-) -> Generator[Any, None, list[AcceptObjects]]:
-    """Predict an object at each ``(row, col)``; return what accepts those of each plane. Slow."""
-    actions = []
+) -> Generator[Any, None, dict[Index, tuple[NewObject, ...]]]:
+    """Predict an object at each ``(row, col)`` of each plane; slow."""
+    found = {}
     for number, (index, positions) in enumerate(centres.items(), start=1):
         prompts = [Prompts((Point(*position),)) for position in positions]
-        plane = PlaneKey(image, index)
-        found = yield from predict_objects(workspace, plane, prompts)
-        actions.append(AcceptObjects(plane, found))
+        found[index] = yield from predict_objects(workspace, PlaneKey(image, index), prompts)
         yield PlanePredicted(number, len(centres))
-    return actions
+    return found
+
+
+def added(image: DocumentImage, predicted: Mapping[Index, Sequence[NewObject]]) -> Drawn:
+    """Make masks objects of an image, whose own objects keep their pixels."""
+    strokes, records, left = [], list[ObjectRecord](), 0
+    for index, objects in sorted(predicted.items()):
+        window = reduce(or_, map(_window, objects))
+        plane = image.plane_labels(PlaneKey(image.id, index))[window.slices]
+        after = plane.copy()
+        for made in objects:
+            number = image.next_label + len(records)
+            if _draw(after, number, made, window):
+                records.append(made.record(number, index, ""))
+            else:
+                left += 1
+        strokes.append(_stroke(image, index, window, plane, after))
+    step = "accept 1 object" if len(records) == 1 else f"accept {len(records)} objects"
+    return Drawn(_paint(image, strokes, records, step), len(records), left)
+
+
+# --- rough outlines -----------------------------------------------------------------
 
 
 def refine_objects(
@@ -124,57 +161,77 @@ def refine_objects(
     if not chosen:
         raise LabelError(f"{entry.name} holds no object: there is nothing to refine")
     entry.check_objects(chosen)
+    before = {label: entry.records[label] for label in chosen}
     boxes: dict[Index, dict[int, Prompts]] = {}
-    for index in sorted({p.index for label in chosen for p in entry.records[label].planes}):
-        windows = object_windows(entry.labels[index])
-        boxes[index] = {n: Prompts(box=Box.around(windows[n])) for n in chosen if n in windows}
-    return _predicted(workspace, image, boxes)
+    for label, record in before.items():
+        for index in (plane.index for plane in record.planes):
+            box = _box(entry, PlaneKey(image, index), label)
+            boxes.setdefault(index, {})[label] = Prompts(box=box)
+    return _predicted(workspace, image, before, boxes)
+
+
+def _box(image: DocumentImage, plane: PlaneKey, label: int) -> Box:
+    window = Window.from_slices(*image.region(label)[-2:])
+    inside = Window.around(image.plane_labels(plane)[window.slices] == label)
+    row, col = window.row + inside.row, window.col + inside.col
+    return Box(row, col, row + inside.height, col + inside.width)
 
 
 def _predicted(
-    workspace: Workspace, image: ImageId, boxes: Mapping[Index, Mapping[int, Prompts]]
+    workspace: Workspace,
+    image: ImageId,
+    before: Mapping[int, ObjectRecord],
+    boxes: Mapping[Index, Mapping[int, Prompts]],
 ) -> Generator[Any, None, Predictions]:
-    found: Predictions = {}
-    for number, (index, asked) in enumerate(boxes.items(), start=1):
+    found = {}
+    for number, (index, asked) in enumerate(sorted(boxes.items()), start=1):
         plane = PlaneKey(image, index)
         new = yield from predict_objects(workspace, plane, tuple(asked.values()))
         found[index] = dict(zip(asked, new, strict=True))
         yield PlanePredicted(number, len(boxes))
-    return found
+    return Predictions(before, found)
 
 
-def refined(image: DocumentImage, predictions: Predictions) -> Refined:
+def refined(image: DocumentImage, predictions: Predictions) -> Drawn:
     """Put new masks in place of objects.
 
     A new mask takes no pixel of other objects, and of two new ones that overlap the one with the
-    higher score gets the pixels. Objects that are gone by now are left out.
+    higher score gets the pixels. Objects that were changed meanwhile stay as they are.
     """
-    labels, records = image.labels.copy(), image.records
-    found: dict[int, ObjectRecord] = {}
-    for index, made in predictions.items():
-        present = {number: each for number, each in made.items() if number in records}
-        for number in _replace(labels[index], present):
-            new = present[number]
+    known, before = image.records, predictions.before
+    same = {number for number, record in before.items() if known.get(number) == record}
+    strokes, found = [], dict[int, ObjectRecord]()
+    for index, every in sorted(predictions.planes.items()):
+        made = {number: each for number, each in every.items() if number in same}
+        if not made:
+            continue
+        old = (Window.from_slices(*image.region(number)[-2:]) for number in made)
+        window = reduce(or_, (*old, *map(_window, made.values())))
+        plane = image.plane_labels(PlaneKey(image.id, index))[window.slices]
+        after = plane.copy()
+        for number in _replace(after, made, window):
+            new = made[number]
             record = found.get(number) or replace(
-                records[number], model=new.model, adapter=new.adapter, score=new.score,
+                before[number], model=new.model, adapter=new.adapter, score=new.score,
                 candidate=0, corrected=False,
             )  # fmt: skip
             found[number] = _prompted(record, index, new.prompts)
-    asked = {number for made in predictions.values() for number in made}
-    action = ImportLabels(image.id, labels, tuple(found.values()), "refine objects")
-    return Refined(action, len(found), tuple(sorted(asked & records.keys() - found.keys())))
+        strokes.append(_stroke(image, index, window, plane, after))
+    changed = sum(number in known for number in before.keys() - same)
+    action = _paint(image, strokes, tuple(found.values()), "refine objects")
+    return Drawn(action, len(found), len(same) - len(found), changed)
 
 
-def _replace(plane: LabelArray, made: Mapping[int, NewObject]) -> list[int]:
+def _replace(after: LabelArray, made: Mapping[int, NewObject], window: Window) -> list[int]:
     """Put new masks in place of objects; return the labels of those that get a pixel.
 
     The others stay as they are, so that no object vanishes.
     """
-    before = plane.copy()
+    before = after.copy()
     new = sorted((n for n, each in made.items() if each.mask.any()), key=lambda n: _rank(made[n]))
     while True:
-        plane[...] = np.where(np.isin(before, new), 0, before)
-        left_over = [number for number in new if not _draw(plane, number, made[number])]
+        after[...] = np.where(np.isin(before, new), 0, before)
+        left_over = [number for number in new if not _draw(after, number, made[number], window)]
         if not left_over:
             return new
         new = [number for number in new if number not in left_over]
@@ -184,16 +241,41 @@ def _rank(made: NewObject) -> float:
     return -(made.score or 0.0)
 
 
-def _draw(plane: LabelArray, number: int, made: NewObject) -> bool:
-    """Draw a mask where nothing is, and return whether it has a pixel there."""
-    row, col = made.offset or (0, 0)
-    part = plane[row : row + made.mask.shape[0], col : col + made.mask.shape[1]]
+def _prompted(record: ObjectRecord, index: Index, prompts: Prompts) -> ObjectRecord:
+    """Return a record with other prompts in one of its planes."""
+    planes = (replace(p, prompts=prompts) if p.index == index else p for p in record.planes)
+    return replace(record, planes=tuple(planes))
+
+
+# --- drawing ------------------------------------------------------------------------
+
+_Stroke = tuple[LabelArray, LabelArray]  # flat positions, ascending, and their labels
+
+
+def _window(made: NewObject) -> Window:
+    return Window(*(made.offset or (0, 0)), *made.mask.shape)
+
+
+def _draw(labels: LabelArray, number: int, made: NewObject, window: Window) -> bool:
+    """Draw a mask where nothing is in a window, and return whether it has a pixel there."""
+    part = labels[_window(made).seen_from(window).slices]
     free = made.mask & (part == 0)
     part[free] = number
     return bool(free.any())
 
 
-def _prompted(record: ObjectRecord, index: Index, prompts: Prompts) -> ObjectRecord:
-    """Return a record with other prompts in one of its planes."""
-    planes = (replace(p, prompts=prompts) if p.index == index else p for p in record.planes)
-    return replace(record, planes=tuple(planes))
+def _stroke(
+    image: DocumentImage, index: Index, window: Window, before: LabelArray, after: LabelArray
+) -> _Stroke:
+    rows, cols = np.nonzero(before != after)
+    first = image.first_position(PlaneKey(image.id, index))
+    where = first + (rows + window.row) * image.plane_shape[1] + cols + window.col
+    return where, after[rows, cols]
+
+
+def _paint(
+    image: DocumentImage, strokes: Sequence[_Stroke], records: Iterable[ObjectRecord], step: str
+) -> Paint:
+    where = np.concatenate([np.zeros(0, np.int64), *(where for where, _ in strokes)])
+    new = np.concatenate([np.zeros(0, np.int64), *(new for _, new in strokes)])
+    return Paint(image.id, where, new, records=tuple(records), step=step)

@@ -294,6 +294,12 @@ class Workspace:
         )
 
     @property
+    def channels(self) -> str:
+        """The channels that the live adapter was trained with, empty if they are not known."""
+        adapter = None if self._engine is None else self.live.adapter
+        return "" if adapter is None else adapter.channels
+
+    @property
     def basis(self) -> tuple[Engine | None, object]:
         """The live model and a token of the open project, which a training starts from."""
         with self._lock:

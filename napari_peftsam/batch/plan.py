@@ -68,7 +68,9 @@ class ModelSource:
         from napari_peftsam.peft import load_adapter
 
         channels = "" if self.adapter is None else load_adapter(self.adapter).channels
-        if channels and options.channels not in ("", channels):
+        chosen = options.channels.lower()
+        is_named = not any(part.isdigit() for part in (*chosen.split(","), channels))
+        if channels and chosen and is_named and chosen != channels.lower():
             _log.warning(
                 "%s was trained with the channels %s, not with %s",
                 self.adapter, channels, options.channels,

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from napari_peftsam.errors import InputFileError, PromptError
-from napari_peftsam.files import read_centres, read_objects
+from napari_peftsam.files import (
+    ImageFile,
+    holds_objects,
+    read_centres,
+    read_objects,
+    split_pieces,
+)
 from napari_peftsam.geometry import object_windows
 from napari_peftsam.types import Box, Point, Prompts
 
-__all__ = ["check_prompts_inside", "read_prompts", "read_prompts_for"]
+__all__ = ["check_prompts", "check_prompts_inside", "read_prompts", "read_prompts_for"]
+
+_log = logging.getLogger(__name__)
 
 _KEYS = ("points", "labels", "box")
 _BOX_LENGTH = 4
 _LARGEST = 1e9  # pixels
 
 
-def read_prompts_for(shape: tuple[int, int], name: str, path: str | Path) -> tuple[Prompts, ...]:
+def read_prompts_for(
+    image: ImageFile, name: str, path: str | Path, number_pieces: bool = False
+) -> tuple[Prompts, ...]:
     """Read the prompts of an image's objects from a file of any kind.
 
     JSON is as of `read_prompts`, a table (``.csv``) as of `napari_peftsam.files.read_centres`. Of
@@ -27,28 +38,42 @@ def read_prompts_for(shape: tuple[int, int], name: str, path: str | Path) -> tup
 
     Parameters
     ----------
-    shape, name
-        ``(H, W)`` and name of the image.
+    image, name
+        The image, of one plane, and its name.
     path
         The file.
+    number_pieces
+        Of a mask with one number, take each connected piece as an object.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":
-        return tuple(Prompts((Point(*at),)) for at in read_centres(path, shape)[()])
-    if path.suffix.lower() == ".json" and not _is_coco(path):
+        centres = read_centres(path, image.shape, image.metadata)
+        return tuple(Prompts((Point(*at),)) for at in centres[()])
+    if path.suffix.lower() == ".json" and not _is_of_objects(path):
         return read_prompts(path)
-    boxes = object_windows(read_objects(path, shape, name).labels).values()
+    found = read_objects(path, image.shape, name)
+    pieces, problem = split_pieces(found.labels)
+    if problem and not number_pieces:
+        _log.warning("%s: %s: use --number-pieces if each is an object", path, problem)
+    if found.skipped:
+        _log.warning("%s: %d entries have no area and are left out", path, found.skipped)
+    boxes = object_windows(pieces if number_pieces else found.labels).values()
     if not boxes:
         raise PromptError(f"{path} holds no object: there is nothing to prompt")
     return tuple(Prompts(box=Box.around(window)) for window in boxes)
 
 
-def _is_coco(path: Path) -> bool:
+def check_prompts(path: Path) -> None:
+    """Raise the errors of a prompts file, as far as its image is not needed."""
+    if path.suffix.lower() == ".json" and not _is_of_objects(path):
+        read_prompts(path)
+
+
+def _is_of_objects(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return holds_objects(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, RecursionError):  # which reading the prompts will tell
         return False
-    return isinstance(content, dict) and "annotations" in content
 
 
 def read_prompts(path: str | Path) -> tuple[Prompts, ...]:

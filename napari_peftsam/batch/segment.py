@@ -22,8 +22,8 @@ from napari_peftsam.batch.plan import (
     make_folder,
 )
 from napari_peftsam.batch.prompts_file import (
+    check_prompts,
     check_prompts_inside,
-    read_prompts,
     read_prompts_for,
 )
 from napari_peftsam.batch.run import Task, TaskFunction
@@ -97,9 +97,8 @@ class PromptedImage:
         if len(file.metadata.axes) > 2:
             shape = file.pixels.shape
             raise ImageError(f"{image} is a stack of shape {shape}: save one plane of it")
-        size = file.pixels.shape[0], file.pixels.shape[1]
-        asked = read_prompts_for(size, image.name, prompts)
-        check_prompts_inside(asked, size, prompts)
+        asked = read_prompts_for(file, image.name, prompts, options.number_pieces)
+        check_prompts_inside(asked, (file.pixels.shape[0], file.pixels.shape[1]), prompts)
         return cls(image, file.pixels, asked, file.metadata)
 
     @property
@@ -213,7 +212,7 @@ def segment_batch(
     if output.exists() and output.samefile(images):
         raise ConfigurationError(f"{output} is the folder of the images: choose another one")
     for _, _, asked in pairs:
-        read_prompts(asked)
+        check_prompts(asked)
     make_folder(output)
     folder = output.absolute()
     with (

@@ -21,7 +21,7 @@ from ._console import (
     graceful_interrupt,
     say,
 )
-from ._options import BATCH, MODEL, READING, Json, Values, grouped, read_options
+from ._options import BATCH, MODEL, NUMBER_PIECES, READING, Json, Values, grouped, read_options
 
 if TYPE_CHECKING:
     from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
@@ -59,7 +59,7 @@ def embed(
     _run(lambda stop: embed_batch(images, plan, stop), text, as_json)
 
 
-@grouped(model=MODEL, reading=READING)
+@grouped(model=MODEL, reading=(*READING, NUMBER_PIECES))
 def segment(
     *,
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
@@ -93,7 +93,7 @@ def segment(
     emit(report.to_dict(), as_json, f"{counted(report.objects, 'object')}: {report.output}")
 
 
-@grouped(model=MODEL, batch=(*BATCH, *READING))
+@grouped(model=MODEL, batch=(*BATCH, *READING, NUMBER_PIECES))
 def segment_batch(
     *,
     images: Annotated[
@@ -102,7 +102,7 @@ def segment_batch(
     prompts: Annotated[
         Path,
         typer.Option(
-            help="Folder of JSON files as `segment` takes, named as the images; of a large image "
+            help="Folder of files as `segment` takes, named as the images; of a large image "
             "the file."
         ),
     ],

@@ -109,7 +109,12 @@ def export(
     from napari_peftsam.document import is_project
 
     formats = [name.strip() for name in format_name.split(",")]
-    output = output or default_place(labels, formats)
+    if len(formats) > 1 and (image is not None or not is_project(labels)):
+        raise ConfigurationError(
+            f"got --format {format_name}: only a whole project is written in several formats at "
+            "once"
+        )
+    output = output or default_place(labels, formats, image)
     if is_project(labels) and image is None and _is_of_all(labels, output, formats):
         _export_all(labels, output, formats, as_json)
         return
@@ -117,10 +122,6 @@ def export(
         written = export_project(labels, image, output, format_name, say)
     elif image is not None:
         raise ConfigurationError(f"{labels} is no project: leave out --image")
-    elif len(formats) > 1:
-        raise ConfigurationError(
-            f"got --format {format_name}: only a project is written in several formats at once"
-        )
     else:
         written = export_file(labels, output, format_name)
     emit({"output": str(written), "format": format_name}, as_json, str(written))

@@ -208,8 +208,8 @@ class MergeObjects:
 class Paint:
     """Paint labels.
 
-    Touched objects count as corrected, objects without pixels are removed, and unknown labels
-    become objects painted by hand.
+    Touched objects without a record here count as corrected, objects without pixels are removed,
+    and unknown labels become objects painted by hand.
 
     Attributes
     ----------
@@ -220,12 +220,18 @@ class Paint:
     old
         Their labels before; None reads them from the label array. Required from a caller
         that paints into the shared array itself.
+    records
+        Provenance of touched objects that were predicted.
+    step
+        What undo calls it.
     """
 
     image: ImageId
     where: LabelArray = field(compare=False)
     new: int | LabelArray = field(compare=False)
     old: int | LabelArray | None = field(default=None, compare=False, metadata={"stored": False})
+    records: tuple[ObjectRecord, ...] = ()
+    step: str = "paint"
 
 
 @dataclass(frozen=True)
@@ -257,14 +263,11 @@ class ImportLabels:
     records
         Provenance of its objects. Without one, objects whose pixels stay the same keep
         their record and the others count as imported.
-    step
-        What undo calls it.
     """
 
     image: ImageId
     labels: LabelArray = field(compare=False)
     records: tuple[ObjectRecord, ...] = ()
-    step: str = "import labels"
 
 
 @dataclass(frozen=True)

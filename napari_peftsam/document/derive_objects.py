@@ -182,14 +182,22 @@ def _paint(action: act.Paint, state: State) -> Derived:
     if not changed.any():
         return Derived()
     image.check_label_range(int(new.max()))
-    changes = pixel_changes(
-        state,
-        image,
-        (where[changed], old[changed], new[changed]),
-        lambda record: replace(record, corrected=True, modified=state.time),
-        lambda label: _made(state, label, MANUAL),
-    )
-    return Derived(changes, "paint", image.id)
+    given = own_records(image, action.records)
+
+    def made(label: int) -> ObjectRecord:
+        predicted = given.get(label)
+        if predicted is None:
+            return _made(state, label, MANUAL)
+        return replace(predicted, created=predicted.created or state.time, modified=state.time)
+
+    def touched(record: ObjectRecord) -> ObjectRecord:
+        if record.label in given:
+            return made(record.label)
+        return replace(record, corrected=True, modified=state.time)
+
+    pixels = where[changed], old[changed], new[changed]
+    changes = pixel_changes(state, image, pixels, touched, made)
+    return Derived(changes, action.step, image.id)
 
 
 @derive.register
@@ -232,7 +240,7 @@ def _import(action: act.ImportLabels, state: State) -> Derived:
         for label, each in given.items()
         if label in image.records and label not in touched
     }
-    return Derived((*changes, *set_records(state, image.id, changed)), action.step, image.id)
+    return Derived((*changes, *set_records(state, image.id, changed)), "import labels", image.id)
 
 
 @derive.register

@@ -43,6 +43,6 @@ FORMAT = ExportFormat(
     "Cellpose",
     ("_seg.npy",),
     _write,
-    holds="planes of z; objects are numbered without gaps",
+    holds="planes of z (Cellpose reads no t beside z); objects are numbered without gaps",
     library="numpy",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._atomic import atomic_path
 from ._centres import read_centres
-from ._objects import OBJECT_SUFFIXES, LabelFile, read_objects
+from ._objects import OBJECT_SUFFIXES, LabelFile, holds_objects, read_objects
 from ._pairs import (
     ImagePair,
     check_pair,
@@ -40,6 +40,7 @@ __all__ = [
     "check_pair",
     "check_shapes",
     "find_images",
+    "holds_objects",
     "image_name",
     "image_shape",
     "is_zarr",

@@ -49,7 +49,7 @@ def arrange(
         If there is no plane.
     """
     array, axes = raw.array, _axes(raw, options, shown, labels)
-    options = _settled(options, dict(zip(axes, array.shape, strict=True)))
+    asked, options = options, _settled(options, dict(zip(axes, array.shape, strict=True)))
     sizes = dict(enumerate(array.shape))
     left = {i: a for i, a in enumerate(axes) if a in "YX" or sizes[i] > 1}
     if sorted(a for a in left.values() if a in "YX") != ["X", "Y"]:
@@ -59,7 +59,13 @@ def arrange(
         )
     if np.dtype(array.dtype).kind not in "biuf":
         raise InputFileError(f"{shown}: expected real numbers, got pixels of type {array.dtype}")
-    last, picks = _colours(left, sizes, raw.channels, options, shown)
+    try:
+        last, picks = _colours(left, sizes, raw.channels, options, shown)
+    except UndecidedError as error:
+        if options.channels == asked.channels:
+            raise
+        own = f"{error.question}; the adapter was trained with {options.channels}"
+        raise UndecidedError(own, error.remedy, error.option, error.answers) from error
     spatial = [i for i, a in left.items() if a not in "SC"]
     order = tuple(sorted(spatial, key=lambda i: "YX".find(axes[i])))
     used = (*order, last) if last is not None else order
@@ -67,6 +73,8 @@ def arrange(
     if last is not None and len(picks) == 1:
         fixed, used = (*fixed, (last, picks[0][0])), order
     named = tuple(_axis(axes[i], raw) for i in order)
+    if last is None:  # there was nothing to choose, and nothing to remember
+        options = replace(options, channels="")
     metadata = ImageMetadata(named, raw.channels, options)
     if len(used) == len(order):
         return LazyImage(array, order, fixed), metadata
@@ -124,9 +132,11 @@ def _given_axes(axes: str, shape: tuple[int, ...], shown: str) -> str:
         axes = "".join(every)
     is_valid = re.fullmatch("[A-Z]*", axes) and all(axes.count(a) == 1 for a in set(axes) - {"Q"})
     if len(axes) != len(shape) or not is_valid:
-        raise InputFileError(
-            f"{shown}: --axes {axes} does not fit its shape {shape}: give one letter for each "
-            "axis, of T, Z, C, Y, X, and S for colours"
+        raise UndecidedError(
+            f"{shown}: the axes {axes} do not fit its shape {shape}",
+            "give one letter for each axis with --axes, of T, Z, C, Y, X, and S for colours",
+            "axes",
+            (guess_axes(shape),),
         )
     return axes
 
@@ -149,8 +159,8 @@ def guess_axes(shape: tuple[int, ...]) -> str:
 
 def _settled(options: ReadOptions, sizes: Mapping[str, int]) -> ReadOptions:
     """Return options whose `channels` are the ones to read, of what is chosen or the default."""
-    is_open = sizes.get("C", 1) > 1 and not options.channels
-    channels = options.default_channels if is_open else options.channels
+    has_several = sizes.get("C", 1) > 1
+    channels = options.channels or (options.default_channels if has_several else "")
     return replace(options, channels=channels, default_channels="")
 
 
@@ -246,6 +256,9 @@ def _number(name: str, count: int, channels: Sequence[Channel], shown: str) -> i
     if name.isascii() and name.isdigit() and int(name) < count:
         return int(name)
     problem = "is the name of several channels" if named else "is none of its channels"
-    raise InputFileError(
-        f"{shown}: {name!r} {problem} ({_list(count, channels) or '0'}): choose by number"
+    raise UndecidedError(
+        f"{shown}: {name!r} {problem} ({_list(count, channels) or '0'})",
+        "choose by number with --channels",
+        "channels",
+        _names(count, channels),
     )

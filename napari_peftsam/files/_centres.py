@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 from napari_peftsam.errors import InputFileError, PromptError
+from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 
 __all__ = ["read_centres"]
 
@@ -17,10 +19,11 @@ _COLUMNS = (
     ("centroid-0", "centroid-1"),
 )  # fmt: skip
 """Names of the columns of rows and columns, in pixels; of napari's points the last two axes."""
+_OF_IMAGEJ = {"area", "mean", "slice", "ch", "frame", "counter"}
 
 
 def read_centres(
-    path: str | Path, shape: tuple[int, ...], axes: str = ""
+    path: str | Path, shape: tuple[int, ...], metadata: ImageMetadata = UNKNOWN
 ) -> dict[Index, tuple[Centre, ...]]:
     """Read a table with a line for each object, separated by commas, semicolons or tabs.
 
@@ -34,8 +37,9 @@ def read_centres(
         The file.
     shape
         ``(..., H, W)`` of the image.
-    axes
-        One letter per axis of the image.
+    metadata
+        Names of the axes, and whether pixels have a size: ImageJ writes ``X`` and ``Y`` of such an
+        image in units, so that its tables are refused then.
 
     Returns
     -------
@@ -53,25 +57,42 @@ def read_centres(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise InputFileError(f"{path}: cannot be read as a table ({reason})") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     names = [name.strip().strip('"').lower() for name in head.split(separator)]
-    places = _places(names, len(shape), axes, path)
+    _check_pixels(names, metadata, path)
+    places = _places(names, len(shape), metadata.names, path)
     found: dict[Index, list[Centre]] = {}
     lines = csv.reader(text.splitlines()[1:], delimiter=separator)
     for number, line in enumerate(lines, start=2):
         if any(cell.strip() for cell in line):
             *index, row, col = _position(line, places, shape, f"{path}: line {number}")
-            found.setdefault(tuple(round(i) for i in index), []).append((row, col))
+            found.setdefault(tuple(map(int, index)), []).append((row, col))
     if not found:
         raise InputFileError(f"{path}: holds no centre: give a line for each object")
     return {index: tuple(centres) for index, centres in sorted(found.items())}
 
 
+def _check_pixels(names: list[str], metadata: ImageMetadata, path: Path) -> None:
+    """Raise if a table may be in the unit of a calibrated image."""
+    if metadata.is_calibrated and {"x", "y"} <= set(names) and _OF_IMAGEJ & set(names):
+        raise InputFileError(
+            f"{path}: ImageJ writes X and Y in the unit of a calibrated image: call the columns "
+            "x_px and y_px once they are in pixels"
+        )
+
+
 def _places(names: list[str], ndim: int, axes: str, path: Path) -> list[int]:
     """Return the column of each axis of the image."""
+    numbered = [name for name in names if re.fullmatch(r"axis-\d+", name)]
+    others = [name for name in ("t", "z") if name in names and ndim == 2]
+    if (numbered and len(numbered) != ndim) or others:
+        raise InputFileError(
+            f"{path}: has the columns {', '.join(names)}, the image has {ndim} axes: choose the "
+            "image that the centres lie in"
+        )
     numbered = [f"axis-{i}" for i in range(ndim)]
     if all(name in names for name in numbered):
         return [names.index(name) for name in numbered]
@@ -93,7 +114,12 @@ def _position(
     try:
         position = [float(line[place]) for place in places]
     except (ValueError, IndexError) as error:
-        raise PromptError(f"{where} must hold a number for each axis, got {line}") from error
+        raise PromptError(
+            f"{where} must hold a number with a decimal point for each axis, got {line}"
+        ) from error
+    planes = len(shape) - 2
+    # Between two planes the later one is meant, as between two pixels.
+    position[:planes] = [math.floor(v + 0.5) if math.isfinite(v) else v for v in position[:planes]]
     for value, length in zip(position, shape, strict=True):
         if not (math.isfinite(value) and -0.5 <= value <= length - 0.5):
             raise PromptError(

@@ -18,7 +18,7 @@ from napari_peftsam.types import BoolArray, LabelArray
 
 from ._read import image_name, open_labels, read_provenance
 
-__all__ = ["OBJECT_SUFFIXES", "LabelFile", "read_objects"]
+__all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 
 _HIGHEST = 2**31
 _WITH_AREA = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
@@ -98,8 +98,9 @@ def read_objects(
     path = Path(path)
     read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if read is None:
-        labels, records = open_labels(path)[0], read_provenance(path)
-        return LabelFile(_checked_shape(labels, shape, path), records)
+        labels, metadata = open_labels(path)
+        labels = _in_order(labels, metadata.names, axes)
+        return LabelFile(_checked_shape(labels, shape, path), read_provenance(path))
     if not path.is_file():
         raise InputFileError(f"{path}: no such file")
     try:
@@ -113,6 +114,13 @@ def read_objects(
             f"{path}: cannot be read as objects ({reason}); the file may be damaged or not be what "
             "its name says"
         ) from error
+
+
+def _in_order(labels: LabelArray, names: str, axes: str) -> LabelArray:
+    """Return labels with their axes in the order of the image's, where both name the same."""
+    if names == axes or sorted(names) != sorted(axes) or len(set(axes)) < len(axes):
+        return labels
+    return np.transpose(labels, [names.index(axis) for axis in axes])
 
 
 def _checked_shape(labels: LabelArray, shape: tuple[int, ...], path: Path) -> LabelArray:
@@ -138,7 +146,10 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
         if len(index) != len(shape) - 2 or any(
             i >= n for i, n in zip(index, shape[:-2], strict=True)
         ):
-            raise LabelError(f"{path}: an object lies in plane {index} of an image of {shape}")
+            raise LabelError(
+                f"{path}: an object lies in plane {index}, which an image of {shape} does not "
+                "have: choose the image that it was drawn on"
+            )
         part = labels[index][row : row + mask.shape[0], col : col + mask.shape[1]]
         inside = mask[: part.shape[0], : part.shape[1]]
         free = inside & (part == 0)
@@ -193,10 +204,23 @@ def _label_in(name: object) -> int:
 # --- formats ------------------------------------------------------------------------
 
 
-def _read_coco(path: Path, image: _Image) -> LabelFile:
+def holds_objects(content: Any) -> bool:
+    """Return True for the content of a COCO or GeoJSON file."""
+    first = content[0] if isinstance(content, list) and content else content
+    return isinstance(first, dict) and bool({"annotations", "features", "geometry"} & first.keys())
+
+
+def _read_json(path: Path, image: _Image) -> LabelFile:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not holds_objects(content):
+        raise InputFileError(f"{path}: is neither COCO nor GeoJSON: choose a file of objects")
+    is_coco = isinstance(content, dict) and "annotations" in content
+    return _read_coco(content, path, image) if is_coco else _read_geojson(content, path, image)
+
+
+def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
     from pycocotools import mask
 
-    content = json.loads(path.read_text(encoding="utf-8"))
     shape, mine = image.shape, _coco_images(content["images"], image, path)
     indices = {each["id"]: tuple(each.get("index", ())) for each in mine}
     if len(indices) > 1 and not any(indices.values()):
@@ -247,8 +271,7 @@ def _coco_images(
     return mine
 
 
-def _read_geojson(path: Path, image: _Image) -> LabelFile:
-    content = json.loads(path.read_text(encoding="utf-8"))
+def _read_geojson(content: Any, path: Path, image: _Image) -> LabelFile:
     features = content.get("features", [content]) if isinstance(content, dict) else content
 
     def objects() -> Iterator[_Found]:
@@ -324,8 +347,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 _READERS: dict[str, Callable[[Path, _Image], LabelFile]] = {
-    ".geojson": _read_geojson,
-    ".json": _read_coco,
+    ".geojson": _read_json,
+    ".json": _read_json,
     ".zip": _read_rois,
     ".roi": _read_rois,
     "_seg.npy": _read_cellpose,

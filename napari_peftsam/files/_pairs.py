@@ -13,9 +13,11 @@ import numpy as np
 from napari_peftsam.errors import InputFileError, LabelError
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
+from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._read import IMAGE_SUFFIXES, image_name, read_image, read_labels
+from ._objects import OBJECT_SUFFIXES
+from ._read import IMAGE_SUFFIXES, ImageFile, image_name, open_image, read_labels
 from ._zarr import is_zarr, list_fields
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_PROMPTS = (".csv", *OBJECT_SUFFIXES)  # those of label images would be the images' own
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,21 @@ class ImagePair:
     def read(self) -> tuple[PixelArray, LabelArray]:
         """Return pixels and labels of the same size; the labels may hold no object.
 
-        See `read_image` for the shapes and `check_shapes` for the errors.
+        See `napari_peftsam.files.read_image` for the shapes and `check_shapes` for the errors.
         """
-        pixels, labels = read_image(self.image_path, self.options), read_labels(self.label_path)
-        check_shapes(pixels, labels, self.name)
+        file, labels = self.open()
+        return np.asarray(file.pixels), labels
+
+    def open(self) -> tuple[ImageFile, LabelArray]:
+        """Return the open image and the labels, as of `read`."""
+        file, labels = open_image(self.image_path, self.options), read_labels(self.label_path)
+        check_shapes(file.pixels, labels, self.name)
         pieces, problem = split_pieces(labels)
         if problem and self.options.number_pieces:
-            return pixels, pieces
+            return file, pieces
         if problem:
             _log.warning("%s: %s: use --number-pieces if each is an object", self.name, problem)
-        return pixels, labels
+        return file, labels
 
 
 def split_pieces(labels: LabelArray) -> tuple[LabelArray, str]:
@@ -112,7 +120,7 @@ def pair_folders(
 
 
 def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Path, Path], ...]:
-    """Pair images with JSON files of prompts by name: ``x.ome.tif`` with ``x.json``.
+    """Pair images with files of prompts by name: ``x.ome.tif`` with ``x.json`` or ``x.csv``.
 
     Files without a partner are left out, with a warning in the log. Both may be in one folder.
 
@@ -127,14 +135,19 @@ def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Pa
         If a folder is missing, two images have the same name, or no image has prompts.
     """
     image_files = list_images(images)
-    prompt_files = _by_name(Path(prompts), (".json",), lambda path: path.stem)
+    prompt_files = _by_name(Path(prompts), _PROMPTS, _prompts_name)
     common = _common_names(
         image_files,
         prompt_files,
         f"no image of {images} ({_examples(image_files)}) has prompts of the same name in "
-        f"{prompts} ({_examples(prompt_files, ('.json',))})",
+        f"{prompts} ({_examples(prompt_files, _PROMPTS)})",
     )
     return tuple((n, image_files[n], prompt_files[n]) for n in common)
+
+
+def _prompts_name(path: Path) -> str:
+    suffix = next(each for each in _PROMPTS if path.name.lower().endswith(each))
+    return path.name[: -len(suffix)]
 
 
 def list_images(folder: str | Path) -> dict[str, Path]:
@@ -212,7 +225,7 @@ def _examples(files: dict[str, Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     return shown if len(files) <= 3 else f"{shown}, ..."
 
 
-def check_shapes(pixels: PixelArray, labels: LabelArray, name: str) -> None:
+def check_shapes(pixels: PixelArray | LazyImage, labels: LabelArray, name: str) -> None:
     """Raise `LabelError` unless `labels` has one value per pixel of `pixels`.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,16 +114,14 @@ class FileQuestions:
             self._import_labels(path)
 
     def dropped(self, paths: Iterable[Path]) -> None:
-        """Open or import files that the user drops."""
-        images = []
+        """Open or import files that the user drops: a project, images, then their objects."""
+        images, objects = list[Path](), list[Path]()
         for path in paths:
             if is_project(path):
                 self._owner.projects.open(path)
-            elif path.name.lower().endswith(_OBJECTS):
-                self._import_labels(path)
             else:
-                images.append(path)
-        if len(images) == 1 and self.image is not None:
+                (objects if path.name.lower().endswith(_OBJECTS) else images).append(path)
+        if len(images) == 1 and not objects and self.image is not None:
             question = f"What is {images[0].name}?"
             choices = ("An image", f"Labels of {self.image.name}")
             answer = self.ask_one(self._parent, "Dropped file", question, choices)
@@ -130,7 +129,13 @@ class FileQuestions:
                 self._import_labels(images[0])
             images = images if answer == 0 else []
         if images:
-            self._imports.open_images(images)
+            self._owner.projects.when_free(partial(self._imports.open_images, images))
+        self.import_files(objects)
+
+    def import_files(self, paths: Iterable[Path]) -> None:
+        """Import files of objects into the image that is shown once each one's turn has come."""
+        for path in paths:
+            self._owner.projects.when_free(partial(self._import_labels, path))
 
     def _import_labels(self, path: Path) -> None:
         image = self.image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile, is_zipfile
@@ -82,9 +83,11 @@ def _import_labels(path: str | list[str]) -> list[tuple[None]]:
     viewer = napari.current_viewer()
     if viewer is not None:
         session = session_of(viewer)
+        image = session.layers.image_id
         for each in _listed(path):
-            if session.layers.image_id is not None:
-                session.imports.import_labels(session.layers.image_id, Path(each))
+            if image is not None:
+                work = partial(session.imports.import_labels, image, Path(each))
+                session.projects.when_free(work)
     return [(None,)]
 
 

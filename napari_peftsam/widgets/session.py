@@ -24,7 +24,7 @@ from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import FoundModels, find_models
 from napari_peftsam.widgets.layers import LayerBridge
-from napari_peftsam.widgets.layers.view import PATH, add_file
+from napari_peftsam.widgets.layers.view import METADATA, PATH, add_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -264,7 +264,20 @@ class ViewerSession:
 
     def replace_image(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
         """Show other channels of an image's file under its objects."""
-        self.layers.replace(image, file, source)
+        about = {"rgb": file.rgb, "metadata": file.metadata}
+        self.document.replace_pixels(image, file.pixels, source, **about)
+        layers, old = self.layers, self.layers.layer_of(image)
+        if old is not None and old.rgb == file.rgb and not old.multiscale:
+            old.metadata[METADATA] = file.metadata
+            old.data = file.pixels  # which the document has already
+            old.reset_contrast_limits()
+        elif old is not None:
+            was_annotated, place = old is layers.image, self.viewer.layers.index(old)
+            layers.hide(image)
+            layers.show(image, visible=old.visible)
+            new = layers.layer_of(image)
+            self.viewer.layers.move(self.viewer.layers.index(new), place)
+            layers.select_image(new if was_annotated else layers.image)
 
     def file_of(self, image: ImageId) -> Path | None:
         """Return the file that an image was read from, if there is one."""

@@ -98,6 +98,20 @@ def test_an_image_that_is_there_already_is_returned(
         np.testing.assert_array_equal(app.images["mine"].pixels, tifffile.imread(discs))
 
 
+def test_channels_of_a_file_are_images_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "two.ome.tif"
+    details = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    pixels = np.random.default_rng(0).integers(0, 4000, (2, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata=details)
+    with ps.App(tmp_path / "cells.peftsam") as app:
+        first = app.add_image(path, channels="GFP").id
+        assert app.add_image(path).id == first  # it is remembered
+        assert app.add_image(path, channels="gfp").id == first
+        assert app.add_image(path, channels="1").id == first
+        other = app.add_image(path, "other", channels="DAPI")
+        np.testing.assert_array_equal(other.pixels, pixels[0])
+
+
 def test_another_image_of_the_same_name_is_refused(app: ps.App) -> None:
     with pytest.raises(ImageError, match="discs"):
         app.add_image(np.zeros((8, 9), np.uint8), "discs")

@@ -21,7 +21,7 @@ from napari_peftsam.app.export_all import (
     images_to_export,
 )
 from napari_peftsam.document import ImportLabels
-from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
+from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, LabelError
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import open_labels, read_labels
 
@@ -186,6 +186,9 @@ def test_a_full_disk_keeps_what_is_written(
 def test_the_default_place_is_beside_the_image(app: App, tmp_path: Path) -> None:
     project = tmp_path / "a.peftsam"
     assert default_place(project, ["tiff"]) == tmp_path / "objects"
+    assert default_place(project, ["tiff"], "b") == tmp_path / "b-objects.tif"
+    with pytest.raises(InputFileError, match="is a folder: name a file of labels"):
+        default_place(tmp_path, ["tiff"])
     with App(tmp_path / "projects.peftsam") as one:
         (tmp_path / "images").mkdir()
         tifffile.imwrite(tmp_path / "images" / "x.ome.tif", np.zeros((4, 5), np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,38 @@ def test_an_image_is_read_again_as_other_channels(desk: Desk, tmp_path: Path) ->
     assert isinstance(error, ImageError)
     assert "2 x 40 x 50 pixels instead of 40 x 50" in str(error)
     assert entry.rgb
+
+
+def test_an_image_without_objects_may_get_another_shape(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, noise(3, 40, 50), photometric="minisblack", metadata=None)
+    image = desk.document.add_image("x", noise(3, 40, 50))  # as napari read it
+    desk.imports.read_again(image, path, ReadOptions(axes="CYX", channels="1"))
+    assert desk.failed == []
+    assert desk.shown == [("x.tif", (40, 50), True)]
+    assert image not in desk.document.images
+
+
+def test_an_impossible_answer_is_asked_again(desk: Desk, tmp_path: Path) -> None:
+    path = channels(tmp_path / "a.ome.tif")
+    for options in (ReadOptions(channels="RFP"), ReadOptions(axes="YX")):
+        desk.imports.open_images([path], options)
+    assert [asked.error.option for asked in desk.asked] == ["channels", "axes"]
+    assert "'RFP' is none of its channels (0 DAPI, 1 GFP)" in desk.asked[0].error.question
+    assert desk.failed == []
+
+
+def test_what_comes_meanwhile_waits_for_its_turn(desk: Desk, tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def work() -> Iterator[None]:
+        for name in ("second", "third"):
+            desk.projects.when_free(lambda name=name: done.append(name))
+        assert done == []
+        yield
+
+    desk.projects.work("First…", work(), lambda _: done.append("first"))
+    assert done == ["first", "second", "third"]
 
 
 # --- objects ------------------------------------------------------------------------

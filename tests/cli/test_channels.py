@@ -76,3 +76,8 @@ def test_without_a_choice_the_channels_are_asked_for(several: Inputs, program: P
     outcome = program("evaluate", *several.folders(), *several.model())
     assert outcome.code == 2
     assert "0 DAPI, 1 GFP" in outcome.err
+
+
+def test_one_channel_is_no_choice_to_remember(inputs: Inputs, program: Program) -> None:
+    adapter = trained(inputs, program, "--channels", "0")
+    assert load_adapter(adapter).channels == ""

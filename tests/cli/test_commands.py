@@ -346,6 +346,20 @@ def test_segment_takes_centres_and_old_labels(
     assert tifffile.imread(output).shape == (40, 48)
 
 
+def test_segment_takes_a_mask_by_its_pieces(
+    shared: Inputs, program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = (tifffile.imread(shared / "labels.tif") % 9 > 0).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    arguments = (
+        "segment", shared / "image.tif", "--prompts", tmp_path / "mask.tif", *shared.model(),
+        "--output", tmp_path / "out.tif", "--json",
+    )  # fmt: skip
+    assert program(*arguments).json["objects"] == 1
+    assert "use --number-pieces" in caplog.text
+    assert program(*arguments, "--number-pieces").json["objects"] == 4
+
+
 def test_one_object_is_no_plural(shared: Inputs, program: Program, tmp_path: Path) -> None:
     prompts, output = tmp_path / "prompts.json", tmp_path / "out.tif"
     prompts.write_text('[{"box": [2, 3, 30, 40]}]')
@@ -393,7 +407,7 @@ def test_export_goes_beside_the_labels(inputs: Inputs, program: Program) -> None
     assert (outcome.code, outcome.out) == (0, f"{inputs / 'labels-objects.csv'}\n")
     several = program("export", inputs / "labels.tif", "--format", "csv,tiff")
     assert several.code == 2
-    assert "only a project is written in several formats" in several.err
+    assert "only a whole project is written in several formats" in several.err
 
 
 def number_of_objects(path: Path) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from napari_peftsam.errors import InputFileError, PromptError
 from napari_peftsam.files import read_centres
+from napari_peftsam.metadata import ImageMetadata
 
 PLANE, STACK = (40, 50), (5, 40, 50)
 TABLES = {
@@ -19,6 +20,9 @@ TABLES = {
         {(2,): ((3, 4),), (4,): ((5, 6),)},
     ),
     "a stack": ("z,row,col\n1,3,4\n\n1,5,6\n", STACK, {(1,): ((3, 4), (5, 6))}),
+    "between planes": (
+        "z,row,col\n0.5,3,4\n1.5,3,4\n", STACK, {(1,): ((3, 4),), (2,): ((3, 4),)},
+    ),
     "our own measurements": (
         "image,label,row_px,col_px,y_micrometer,x_micrometer\na,1,3,4,1.5,2\n", PLANE,
         {(): ((3, 4),)},
@@ -37,10 +41,23 @@ def test_centres(text: str, shape: tuple[int, ...], expected: dict, tmp_path: Pa
 BAD = {
     "no columns": ("3,4\n5,6\n", PLANE, InputFileError, "has no columns row and col"),
     "no plane": ("row,col\n3,4\n", STACK, InputFileError, "has no column z"),
-    "no number": ("row,col\n3,4\n5,x\n", PLANE, PromptError, "line 3 must hold a number"),
+    "no number": (
+        "row,col\n3,4\n5,x\n",
+        PLANE,
+        PromptError,
+        "line 3 must hold a number with a decimal point",
+    ),
     "too few": ("row,col\n3\n", PLANE, PromptError, "line 2 must hold a number"),
     "outside": ("row,col\n3,400\n", PLANE, PromptError, "line 2 lies outside"),
     "no value": ("row,col\n3,nan\n", PLANE, PromptError, "line 2 lies outside"),
+    "more axes than the image": (
+        "axis-0,axis-1,axis-2\n1,2,3\n",
+        PLANE,
+        InputFileError,
+        "the image has 2 axes",
+    ),
+    "a plane without planes": ("z,row,col\n1,2,3\n", PLANE, InputFileError, "has 2 axes"),
+    "after the last plane": ("z,row,col\n4.5,2,3\n", STACK, PromptError, "line 2 lies outside"),
     "nothing": ("row,col\n", PLANE, InputFileError, "holds no centre"),
 }
 
@@ -57,7 +74,15 @@ def test_what_is_wrong_is_named(
 
 def test_no_text(tmp_path: Path) -> None:
     (tmp_path / "centres.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputFileError, match="it is no text"):
+    with pytest.raises(InputFileError, match="it is no text in UTF-8"):
         read_centres(tmp_path / "centres.csv", PLANE)
     with pytest.raises(InputFileError, match="No such file"):
         read_centres(tmp_path / "none.csv", PLANE)
+
+
+def test_units_of_imagej_are_no_pixels(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(" ,Area,X,Y\n1,20,3.5,4.5\n")
+    assert read_centres(tmp_path / "x.csv", PLANE) == {(): ((4.5, 3.5),)}
+    calibrated = ImageMetadata.of((0.5, 0.5), ("um", "um"))
+    with pytest.raises(InputFileError, match="call the columns x_px and y_px"):
+        read_centres(tmp_path / "x.csv", PLANE, calibrated)

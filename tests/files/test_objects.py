@@ -40,7 +40,7 @@ def test_our_own_exports_come_back(tmp_path: Path, name: str, leading: tuple[int
     assert found.overlapping == 0
 
 
-@pytest.mark.parametrize("name", ["x.geojson", "x.zip"])
+@pytest.mark.parametrize("name", ["x.geojson", "x.zip", "x.tif", "x.ome.tif", "x.ome.zarr"])
 @pytest.mark.parametrize("axes", ["tzyx", "ztyx"])
 def test_planes_are_found_by_the_names_of_their_axes(tmp_path: Path, name: str, axes: str) -> None:
     labels = np.zeros((2, 3, 40, 50), np.int32)
@@ -140,8 +140,9 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
 
 
 ODD = {
-    "a number": ("x.geojson", "[3]", "object 1 is no GeoJSON feature"),
-    "a text": ("x.geojson", '"cells"', "object 1 is no GeoJSON feature"),
+    "a number": ("x.geojson", "[3]", "is neither COCO nor GeoJSON"),
+    "a text": ("x.geojson", '"cells"', "is neither COCO nor GeoJSON"),
+    "features that are none": ("x.json", '{"features": [3]}', "object 1 is no GeoJSON feature"),
 }
 
 
@@ -163,6 +164,14 @@ def test_numpy_files_that_are_not_of_cellpose(
     np.save(tmp_path / "x_seg.npy", content, allow_pickle=True)
     with pytest.raises(InputFileError, match=match):
         read_objects(tmp_path / "x_seg.npy", (40, 50))
+
+
+def test_json_is_known_by_its_content(tmp_path: Path) -> None:
+    outlines = export_labels(objects(), tmp_path / "x.geojson").rename(tmp_path / "x.json")
+    np.testing.assert_array_equal(read_objects(outlines, (40, 50)).labels, objects())
+    (tmp_path / "prompts.json").write_text('[{"points": [[3, 4]]}]')
+    with pytest.raises(InputFileError, match="is neither COCO nor GeoJSON"):
+        read_objects(tmp_path / "prompts.json", (40, 50))
 
 
 def test_labels_of_another_image(tmp_path: Path) -> None:

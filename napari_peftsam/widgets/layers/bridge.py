@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Labels, Layer
 
-    from napari_peftsam.document import ImageSource
-    from napari_peftsam.files import ImageFile
     from napari_peftsam.metadata import ImageMetadata
     from napari_peftsam.types import Window
 
@@ -230,16 +228,11 @@ class LayerBridge:
         self._show_image(view)
         self._shown[layer].layer.visible = layer.visible
 
-    def replace(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
-        """Show other channels of an image's file under its objects."""
-        about = {"rgb": file.rgb, "metadata": file.metadata}
-        self.document.replace_pixels(image, file.pixels, source, **about)
-        old = self.layer_of(image)
-        if old is not None:
-            is_annotated, visible = old is self.image, old.visible
-            self._take_out(self._let_go(old).layer, old)
-            self.show(image, visible=visible)
-            self.select_image(self.layer_of(image) if is_annotated else self.image)
+    def hide(self, image: ImageId) -> None:
+        """Take the layers of an image out of the viewer; it stays in the document."""
+        layer = self.layer_of(image)
+        if layer is not None:
+            self._take_out(self._let_go(layer).layer, layer)
 
     def lock_objects(self, *, locked: bool) -> None:
         """Keep the user from removing the layers with objects, or allow it."""
@@ -341,7 +334,9 @@ class LayerBridge:
     def _pixels_replaced(self, event: Any) -> None:
         """Follow a layer to other pixels; objects that no longer fit them stay as they are."""
         view = self._shown[event.source].view
-        if view.fits:
+        if view.pixels is self.document.image(view.image).pixels:
+            pass  # they came from there
+        elif view.fits:
             self.attempt(lambda: self.document.replace_pixels(view.image, view.pixels))
         elif view is self.view:
             self.events.hint.emit(view.why_not(self.viewer.dims))

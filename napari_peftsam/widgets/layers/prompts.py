@@ -185,7 +185,7 @@ class PromptLayers:
     def show_outlines(self, outlined: Sequence[Outlined]) -> None:
         """Show the outlines of masks in the plane, the first one above."""
         windows = [Window(*each.offset, *each.mask.shape) for each in outlined]
-        whole = reduce(or_, windows, Window(0, 0, 0, 0)) or Window(0, 0, 1, 1)
+        whole = reduce(or_, windows) if windows else Window(0, 0, 1, 1)
         numbers = np.zeros(whole.shape, np.uint16)
         colours: dict[int | None, str] = {None: "transparent"}
         for number, (each, window) in enumerate(zip(outlined, windows, strict=True), start=1):
