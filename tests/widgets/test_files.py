@@ -213,7 +213,13 @@ def test_the_dock_asks_for_channels(tmp_path: Path, bench: Callable[..., Bench])
     labels[4:9, 4:9] = 1
     b.document.do(ImportLabels(image.id, labels))
 
-    # Another choice later: objects stay, and the project knows it.
+    # Another choice later: objects stay, the layer's settings too, and the project knows it.
+    b.viewer.layers["x"].gamma = 0.5
+    files.ask_texts = lambda *_: ("", "DAPI")
+    files.read_again()
+    wait(lambda: np.array_equal(b.viewer.layers["x"].data, pixels[0]))
+    assert b.viewer.layers["x"].gamma == 0.5
+    np.testing.assert_array_equal(b.layers.objects.data, labels)
     files.ask_texts = lambda *_: ("", "DAPI,GFP")
     files.read_again()
     wait(lambda: b.viewer.layers["x"].rgb)
@@ -272,6 +278,22 @@ def test_a_dropped_image_may_be_labels(
     wait(lambda: asked)
     assert asked == [("What is other.tif?", ("An image", "Labels of image0"))]
     wait(lambda: len(image.records) == objects and ("other" in b.viewer.layers) == bool(layers))
+
+
+def test_several_dropped_files_all_arrive(tmp_path: Path, bench: Callable[..., Bench]) -> None:
+    b = bench()
+    tifffile.imwrite(tmp_path / "x.tif", noise(40, 50))
+    first = np.where(squares() == 5, 5, 0)
+    second = np.where(squares() == 9, 9, 0)
+    labels = [
+        export_labels(first, tmp_path / "first.geojson"),
+        export_labels(second, tmp_path / "second.zip"),
+    ]
+    drop(b.dock, *labels, tmp_path / "x.tif")
+    wait(lambda: b.document.images)
+    (image,) = b.document.images.values()
+    wait(lambda: len(image.records) == 2)
+    np.testing.assert_array_equal(image.labels > 0, squares() > 0)
 
 
 def test_pieces_are_asked_about(tmp_path: Path, bench: Callable[..., Bench]) -> None:
@@ -353,6 +375,10 @@ def test_planes_that_may_be_channels_are_pointed_out(
     (layer,) = b.viewer.open(path, plugin="napari")
     b.layers.select_image(layer)
     assert "shown as a stack of 3 planes" in b.view.next_step.text()
+    b.dock.project.files.ask_texts = lambda *_: ("CYX", "1")  # as it says
+    b.dock.project.files.read_again()
+    wait(lambda: b.layers.image is not None and b.layers.image.data.shape == (40, 50))
+    np.testing.assert_array_equal(b.layers.image.data, tifffile.imread(path)[1])
 
 
 def test_exports_begin_beside_the_image(cells: Path, opened: Callable) -> None:
