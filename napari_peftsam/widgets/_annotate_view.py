@@ -32,6 +32,7 @@ from napari_peftsam.widgets._parts import (
     timer,
 )
 from napari_peftsam.widgets._project_menu import ProjectMenu
+from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ class AnnotateView:
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
         self.count = QLabel()
-        self.table = ObjectsTable(self._document, self._layers.metadata_of)
+        self.table = ObjectsTable(self._document, self._layers)
         self.merge = push_button("Merge", "Make the selected objects one")
         self.delete = push_button("Delete", "Remove the selected objects")
         self.refine = push_button(
@@ -211,6 +212,7 @@ class AnnotateView:
         images, shown = self._layers.image_layers, self._layers.image
         chosen = images.index(shown) if shown in images else -1
         fill_combo(self.image, [(layer.name, None) for layer in images], chosen)
+        self.image.setToolTip("" if shown is None else str(shown.metadata.get(PATH, shown.name)))
         self._show_models()
         self._show_adapters()
 

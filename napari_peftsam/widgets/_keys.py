@@ -51,6 +51,7 @@ KEYS: Mapping[str, Key] = {
     "remove_last": Key("Delete", "Del", _DELETE),
     "undo": Key("Control-Z", "Ctrl+Z"),
     "redo": Key("Control-Shift-Z", "Ctrl+⇧Z"),
+    "hide": Key("J", "J"),
     "finetune": Key("K", "K"),
     "before": Key("H", "H"),
 }
@@ -83,8 +84,8 @@ class KeyBindings:
         self._bound.clear()
 
     def _bind(self, provider: Any, binding: str, function: Callable[[], object]) -> None:
-        def call(_: object) -> None:
-            function()
+        def call(_: object) -> object:
+            return function()  # a generator goes on when the key is released
 
         before = provider.bind_key(binding, None)
         provider.bind_key(binding, call)

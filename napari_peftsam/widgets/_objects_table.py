@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from napari_peftsam.document import Document, ImageId, ObjectRecord
-    from napari_peftsam.metadata import ImageMetadata
-
-    MetadataOf = Callable[[ImageId], ImageMetadata]
+    from napari_peftsam.widgets.layers import LayerBridge
 
 __all__ = ["ObjectsModel", "ObjectsTable"]
 
@@ -27,21 +24,21 @@ _TIPS = (
     "Corrected by hand",
     "Adapter, or model without one",
 )
-_WIDTHS = (36, 62, 62, 40, 22)
+_WIDTHS = (52, 62, 56, 40, 22)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class ObjectsModel(QAbstractTableModel):
     """Rows are objects, the newest first; texts are made only for the rows in sight.
 
-    `metadata_of` returns the present pixel size of an image.
+    `layers` has the pixel size of images and the colours of objects.
     """
 
     def __init__(
-        self, document: Document, metadata_of: MetadataOf, parent: QWidget | None = None
+        self, document: Document, layers: LayerBridge, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
-        self._document, self._metadata_of = document, metadata_of
+        self._document, self._layers = document, layers
         self._image: ImageId | None = None
         self._records: tuple[ObjectRecord, ...] = ()
 
@@ -92,6 +89,8 @@ class ObjectsModel(QAbstractTableModel):
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return a cell's text or alignment."""
+        if role == Qt.ItemDataRole.DecorationRole and index.column() == 0:
+            return self._swatch(self._records[index.row()].label)
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _RIGHT if index.column() in (0, 1, 3) else None
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
@@ -107,7 +106,13 @@ class ObjectsModel(QAbstractTableModel):
         pixels = self._document.image(self._image).area(label)
         if in_pixels:
             return f"{pixels} pixels"
-        return self._metadata_of(self._image).area_text(pixels)
+        return self._layers.metadata_of(self._image).area_text(pixels)
+
+    def _swatch(self, label: int) -> QColor | None:
+        """Return the colour of an object on the canvas."""
+        layer = self._layers.objects if self._layers.image_id == self._image else None
+        colour = None if layer is None else layer.get_color(label)
+        return None if colour is None else QColor.fromRgbF(*map(float, colour[:3]))
 
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
@@ -128,9 +133,9 @@ class ObjectsTable(QTableView):
 
     object_clicked = QtSignal(int)
 
-    def __init__(self, document: Document, metadata_of: MetadataOf) -> None:
+    def __init__(self, document: Document, layers: LayerBridge) -> None:
         super().__init__()
-        self.objects = ObjectsModel(document, metadata_of, self)
+        self.objects = ObjectsModel(document, layers, self)
         self.setModel(self.objects)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)

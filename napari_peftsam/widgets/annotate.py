@@ -28,7 +28,7 @@ from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import napari
     from napari.layers import Image
@@ -186,7 +186,8 @@ class AnnotateDock(Dock):
             "undo": lambda: self._step("Undid", document.store.last_step(), document.undo),
             "redo": lambda: self._step("Redid", document.store.next_step(), document.redo),
         }
-        return {name: partial(self.layers.attempt, action) for name, action in actions.items()}
+        tried = {name: partial(self.layers.attempt, action) for name, action in actions.items()}
+        return {**tried, "hide": self._hide_masks}
 
     def _bind_keys(self) -> None:
         self._keys.release()
@@ -286,6 +287,17 @@ class AnnotateDock(Dock):
         if layer is not None:
             self.layers.select_image(layer)
         self.view.show_hint(f"{verb} in {self.document.image(image).name}: {label}")
+
+    def _hide_masks(self) -> Iterator[None]:
+        """Hide masks and prompts for as long as the key is held."""
+        prompts = self.layers.tools.layers
+        own = (*(() if prompts is None else prompts.layers), self.layers.objects)
+        shown = [layer for layer in own if layer is not None and layer.visible]
+        for layer in shown:
+            layer.visible = False
+        yield
+        for layer in shown:
+            layer.visible = True
 
     def _remove_last(self) -> None:
         layer = self.layers.tools.layers

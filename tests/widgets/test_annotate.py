@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
@@ -60,7 +61,7 @@ def test_the_sign_of_a_click(
         b.press(key)
     b.click(20, 30, *modifiers, button=button)
     assert [p.positive for p in b.document.current.prompts.points] == [positive]
-    symbol = "disc" if positive else "ring"
+    symbol = "ring" if positive else "x"
     assert [s.value for s in b.prompts.points.symbol] == [symbol]
 
 
@@ -301,6 +302,27 @@ def test_delete_removes_the_selected_rows(bench: Open) -> None:
     b.press("Delete")
     assert b.document.records("image0") == ()
     assert label is not None
+
+
+def test_masks_are_hidden_while_a_key_is_held(bench: Open) -> None:
+    b = bench(blobs())
+    b.document.do(ImportLabels("image0", squares()))
+    hold = b.viewer.keymap[coerce_keybinding("J")](b.viewer)
+    shown = [layer.name for layer in b.viewer.layers if layer.visible]
+    next(hold)
+    assert [layer.name for layer in b.viewer.layers if layer.visible] == ["image0"]
+    next(hold, None)
+    assert [layer.name for layer in b.viewer.layers if layer.visible] == shown
+
+
+def test_a_row_has_the_colour_of_its_object(bench: Open) -> None:
+    b = bench(blobs())
+    b.document.do(ImportLabels("image0", squares()))
+    table = b.view.table.objects
+    colours = [table.data(table.index(row, 0), Qt.ItemDataRole.DecorationRole) for row in range(3)]
+    expected = [b.layers.objects.get_color(label)[:3] for label in (3, 2, 1)]
+    found = [colour.getRgbF()[:3] for colour in colours]
+    np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_no_button_moves(bench: Open) -> None:

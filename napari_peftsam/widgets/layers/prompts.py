@@ -206,10 +206,10 @@ class PromptLayers:
         if not points:
             return
         layer.size = _SIZE / self._screen_pixels()
-        layer.symbol = ["disc" if p.positive else "ring" for p in points]
+        layer.symbol = ["ring" if p.positive else "x" for p in points]  # they hide little
         layer.face_color = [_POSITIVE if p.positive else _NEGATIVE for p in points]
         layer.border_color = _WAITING if waiting else "black"
-        layer.border_width = 0.25 if waiting else 0.08
+        layer.border_width = 0.25 if waiting else 0.05
 
     def _show_boxes(self, boxes: Sequence[Box], active: bool) -> None:
         layer = self.boxes
