@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
-from qtpy.QtWidgets import QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_peftsam.widgets.session import ViewerSession, session_of
 
@@ -32,7 +32,11 @@ class Dock(QWidget):
     ----------
     viewer_session
         What it shares with the other docks of that viewer.
+    is_tab
+        True for docks that lie behind each other.
     """
+
+    is_tab = True
 
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
@@ -78,9 +82,24 @@ class Dock(QWidget):
             outermost = parent
         if isinstance(outermost, QMainWindow) and not self._life.watched:
             self._life.watched = True
+            self._share_place(outermost)
             session = self.viewer_session  # not this dock: it is half destroyed by then
             outermost.destroyed.connect(lambda *_: session.close())
             _Closing(outermost, session)
+
+    def _share_place(self, window: QMainWindow) -> None:
+        """Become a tab of another dock of the plugin: stacked, they would not fit the screen."""
+        docked = {d: d.findChild(Dock) for d in window.findChildren(QDockWidget)}
+        own = next((holder for holder, dock in docked.items() if dock is self), None)
+        if own is None or not self.is_tab or own.isFloating() or window.tabifiedDockWidgets(own):
+            return
+        area = window.dockWidgetArea(own)
+        for holder, dock in docked.items():
+            is_beside = window.dockWidgetArea(holder) == area and not holder.isFloating()
+            if dock is not None and dock is not self and dock.is_tab and is_beside:
+                window.tabifyDockWidget(holder, own)
+                own.raise_()
+                return
 
     def _release_once(self) -> None:
         if self._life.released:

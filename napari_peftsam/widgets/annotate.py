@@ -55,6 +55,8 @@ class AnnotateDock(Dock):
         The viewer whose images are annotated.
     """
 
+    is_tab = False
+
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
         owner = self.viewer_session

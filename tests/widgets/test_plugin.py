@@ -41,6 +41,20 @@ def test_napari_opens_each_dock_from_its_menu(
     assert dock.minimumSizeHint().width() <= 320
 
 
+def test_docks_from_the_menu_lie_behind_each_other(
+    make_napari_viewer_proxy: Callable[..., napari.Viewer],
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    holders = {}
+    for name in DOCKS:
+        holders[name], _ = viewer.window.add_plugin_dock_widget("napari-peftsam", name)
+        settle()
+    window = holders["Annotate"].window()
+    behind = set(window.tabifiedDockWidgets(holders["Finetune"]))
+    assert behind == {holders[name] for name in ("Adapters", "Models", "Export")}
+    assert window.tabifiedDockWidgets(holders["Annotate"]) == []
+
+
 def test_the_command_line_opens_all_docks(
     make_napari_viewer: Callable[..., napari.Viewer],
 ) -> None:
