@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
 
-__all__ = ["check_labels", "deepest_pixel", "iou", "object_windows"]
+__all__ = ["check_labels", "deepest_pixel", "iou", "object_windows", "sizes"]
 
 
 def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
@@ -61,6 +63,11 @@ def object_windows(plane: LabelArray) -> dict[int, tuple[slice, slice]]:
     numbers = np.unique(plane[plane > 0])
     dense = np.where(plane > 0, np.searchsorted(numbers, plane) + 1, 0)
     return dict(zip(numbers.tolist(), ndimage.find_objects(dense), strict=True))
+
+
+def sizes(shape: Iterable[int]) -> str:
+    """Return a shape in words: ``3 x 40 x 50``."""
+    return " x ".join(map(str, shape))
 
 
 def check_labels(array: PixelArray, name: str) -> LabelArray:

@@ -30,6 +30,7 @@ from napari_peftsam.errors import (
     UndecidedError,
 )
 from napari_peftsam.files import ImageFile, find_images, open_image, read_centres
+from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.projects import Imported, read_label_file, source_of
 
@@ -124,8 +125,8 @@ class ImportController:
                 return Undecided((path,), options, error, image)
             if file.shape != entry.shape and entry.records:
                 raise ImageError(
-                    f"{entry.name} would have {_sizes(file.shape)} pixels instead of "
-                    f"{_sizes(entry.shape)}, which its objects have: add the file as another image"
+                    f"{entry.name} would have {sizes(file.shape)} pixels instead of "
+                    f"{sizes(entry.shape)}, which its objects have: add the file as another image"
                 )
             return file, source_of(path, file, project)
 
@@ -289,7 +290,3 @@ def _plane(event: object) -> str:
     if isinstance(event, PlanePredicted) and event.total > 1:
         return f"plane {event.done} of {event.total}"
     return ""
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_peftsam.errors import ExportError, LabelError
+from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
@@ -191,8 +192,8 @@ def _check_fits(group: zarr.Group, labels: LabelArray, context: ExportContext, p
     own = zip(context.calibration(labels.ndim).names, labels.shape, strict=True)
     if image != {name: n for name, n in own if n > 1}:
         raise LabelError(
-            f"{path} has an image of {' x '.join(map(str, image.values()))} pixels, the labels are "
-            f"{' x '.join(map(str, labels.shape))}: choose the image that they were drawn on"
+            f"{path} has an image of {sizes(image.values())} pixels, the labels are "
+            f"{sizes(labels.shape)}: choose the image that they were drawn on"
         )
 
 

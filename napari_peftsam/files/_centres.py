@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from napari_peftsam.errors import InputFileError, PromptError
+from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 
 __all__ = ["read_centres"]
@@ -123,7 +124,7 @@ def _position(
     for value, length in zip(position, shape, strict=True):
         if not (math.isfinite(value) and -0.5 <= value <= length - 0.5):
             raise PromptError(
-                f"{where} lies outside the image of {' x '.join(map(str, shape))} pixels: "
+                f"{where} lies outside the image of {sizes(shape)} pixels: "
                 "positions are in pixels, and the first pixel is 0"
             )
     return position

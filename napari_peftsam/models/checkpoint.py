@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
+from napari_peftsam.geometry import sizes
 from napari_peftsam.models.entry import ModelEntry
 
 __all__ = ["decoder_state_dict", "fitted", "read_state_dict"]
@@ -272,8 +273,8 @@ def _misfit(up: Tensor, down: Tensor, base: Tensor, blocks: int) -> str:
         return "{key}, its pair or {target} is no plain matrix"
     if up.shape[1] == down.shape[0] and base.shape == (blocks * up.shape[0], down.shape[1]):
         return ""
-    sizes = [" x ".join(map(str, matrix.shape)) for matrix in (up, down, base)]
-    return f"{{key}} and its pair are {sizes[0]} and {sizes[1]}, {{target}} is {sizes[2]}"
+    shapes = [sizes(matrix.shape) for matrix in (up, down, base)]
+    return f"{{key}} and its pair are {shapes[0]} and {shapes[1]}, {{target}} is {shapes[2]}"
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -316,8 +317,8 @@ def fitted(
     for key in sorted(expected.keys() & found.keys()):
         ours, theirs = found[key], expected[key]
         if ours.shape != theirs.shape:
-            sizes = (" x ".join(map(str, t.shape)) or "a number" for t in (ours, theirs))
-            misfits["of another shape"].append(f"{key}: {' instead of '.join(sizes)}")
+            shapes = (sizes(t.shape) or "a number" for t in (ours, theirs))
+            misfits["of another shape"].append(f"{key}: {' instead of '.join(shapes)}")
         if ours.layout != torch.strided:
             misfits["of another layout"].append(f"{key}: {_plain(ours.layout)}")
         if ours.is_meta:

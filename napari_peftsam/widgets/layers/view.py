@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.files import image_name
+from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.planes import LazyImage, plane_of
 from napari_peftsam.types import Window
@@ -122,7 +123,7 @@ class ImageView:
         if not self.layer.visible:
             return f"{self.layer.name} is hidden: click its eye in the layer list to go on"
         if not self.fits:
-            now, then = (" x ".join(map(str, s)) for s in (self._present_shape(), self.shape))
+            now, then = map(sizes, (self._present_shape(), self.shape))
             return (
                 f"{self.layer.name} was {then} pixels when it was annotated and is {now} now: "
                 "put the old pixels back, or add the new ones as another layer"
