@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QFrame,
-    QGridLayout,
     QLabel,
     QPushButton,
     QSizePolicy,
-    QToolButton,
     QWidget,
 )
 
@@ -25,14 +21,13 @@ from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._parts import (
     MARGINS,
     beside,
-    combo_box,
-    fill_combo,
     push_button,
     stacked,
     timer,
+    tool_button,
 )
 from napari_peftsam.widgets._project_menu import ProjectMenu
-from napari_peftsam.widgets.layers.view import PATH
+from napari_peftsam.widgets._sources_view import SourcesView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
     from napari_peftsam.document import PendingObject
     from napari_peftsam.widgets._dock import Dock
 
-__all__ = ["AnnotateView", "ModelAction"]
+__all__ = ["AnnotateView"]
 
 _HINT_TIME = 4000  # ms
 _HINT_LINES = 3
@@ -57,13 +52,6 @@ _MARKS = {
 }
 
 
-class ModelAction(Enum):
-    """Entries of the list of models that are no models."""
-
-    MORE = "More models…"
-    BROWSE = "Browse checkpoint…"
-
-
 class AnnotateView:
     """The parts of the dock, by name, laid out in the dock and kept up to date."""
 
@@ -74,9 +62,8 @@ class AnnotateView:
         self._hint, self._objects = "", 0
         self._hint_timer = timer(None, _HINT_TIME)
         self.project = project
-        self.image, self.model, self.adapter = combo_box(), combo_box(), combo_box()
-        self.image_status, self.model_status = QLabel(), QLabel()
-        self.cancel = _tool("✕", "Stop embedding this image")
+        self.sources = sources = SourcesView(owner)
+        self.image, self.model, self.adapter = sources.image, sources.model, sources.adapter
         self.next_step = QLabel()
         self.next_step.setWordWrap(True)
         self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -88,10 +75,10 @@ class AnnotateView:
         for tool in (self.point, self.box):
             tool.setCheckable(True)
         self.sign = _button("+", "sign", "Flip the sign of the next points")
-        self.previous_candidate = _tool(
+        self.previous_candidate = tool_button(
             "◂", f"Previous candidate ({KEYS['previous_candidate'].shown})"
         )
-        self.next_candidate = _tool("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
+        self.next_candidate = tool_button("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
         self.candidate, self.score = QLabel(), QLabel()
         self.clean = QCheckBox("clean")
         self.clean.setChecked(True)
@@ -149,41 +136,22 @@ class AnnotateView:
         tools, mask, answer, more, history, correct = rows
         mask.addStretch(1)
         layout = stacked(
-            self.project, self._sources(), _line(), self.next_step, tools, mask, answer,
+            self.project, self.sources.grid(), _line(), self.next_step, tools, mask, answer,
             more, history, _line(), self.count, self.table, correct,
             inside=parent, spacing=5,
         )  # fmt: skip
         layout.setContentsMargins(*MARGINS)
         layout.setStretchFactor(self.table, 1)
 
-    def _sources(self) -> QGridLayout:
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(6)
-        grid.setVerticalSpacing(4)
-        grid.setColumnStretch(1, 1)
-        status = QWidget()
-        status.setLayout(beside(self.image_status, self.cancel, stretch=-1))
-        rows = (
-            ("Image", self.image, status),
-            ("Model", self.model, self.model_status),
-            ("Adapter", self.adapter, None),
-        )
-        for row, (name, combo, extra) in enumerate(rows):
-            grid.addWidget(QLabel(name), row, 0)
-            grid.addWidget(combo, row, 1, 1, 1 if extra else 2)
-            if extra is not None:
-                grid.addWidget(extra, row, 2)
-        return grid
-
     def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
         owner, document, layers = self._owner.events, self._document.events, self._layers.events
         return (
-            (owner.ready, self.show_sources),
-            (owner.status_changed, self.show_sources),
-            (owner.model_changed, self.show_sources),
-            (downloads().arrived, self.show_sources),
-            (owner.adapters_changed, self.show_sources),
-            (layers.images_changed, self.show_sources),
+            (owner.ready, self.sources.show),
+            (owner.status_changed, self.sources.show),
+            (owner.model_changed, self.sources.show),
+            (downloads().arrived, self.sources.show),
+            (owner.adapters_changed, self.sources.show),
+            (layers.images_changed, self.sources.show),
             (layers.image_changed, self.show_all),
             (layers.tool_changed, self.show_tool),
             (layers.hint, self.show_hint),
@@ -200,61 +168,23 @@ class AnnotateView:
 
     def show_all(self) -> None:
         """Show everything anew."""
-        self.show_sources()
+        self.sources.show()
         self.show_status()
         self.show_tool()
         self.show_current()
         self.show_history()
         self.show_objects()
 
-    def show_sources(self) -> None:
-        """Show which images, models and adapters there are, and which are chosen."""
-        images, shown = self._layers.image_layers, self._layers.image
-        chosen = images.index(shown) if shown in images else -1
-        fill_combo(self.image, [(layer.name, None) for layer in images], chosen)
-        self.image.setToolTip("" if shown is None else str(shown.metadata.get(PATH, shown.name)))
-        self._show_models()
-        self._show_adapters()
-
-    def _show_adapters(self) -> None:
-        workspace = self._owner.workspace
-        entries = workspace.adapters.entries if workspace is not None else ()
-        live = workspace.live.name if workspace is not None else ""
-        names = [entry.name for entry in entries]
-        strength = 1.0 if workspace is None else workspace.live.strength
-        index = names.index(live) if live in names else -1
-        titles = []
-        for name, entry in zip(names, entries, strict=True):
-            weakened = f"{strength:.0%}" if name == live and strength < 1 else ""
-            method = entry.method if entry.method != name else ""
-            titles.append(" · ".join(filter(None, (name, weakened, method))))
-        fill_combo(self.adapter, list(zip(titles, names, strict=True)), index)
-        self.adapter.setEnabled(len(names) > 1)
-
-    def _show_models(self) -> None:
-        owner, status = self._owner, self.model_status
-        live = owner.source
-        items: list[tuple[str, object]] = [(m.name, m.name) for m in owner.models if m.available]
-        if live and live not in [data for _, data in items]:
-            items.append((Path(live).name, live))
-        sources = [data for _, data in items]
-        actions = [(action.value, action) for action in ModelAction]
-        fill_combo(self.model, [*items, *actions], sources.index(live) if live in sources else -1)
-        self.model.setEnabled(owner.workspace is not None)
-        text = "◌ loading" if owner.loading else "⚠" if owner.error else owner.device.upper()
-        status.setText(text)
-        status.setToolTip(f"Loading {owner.loading}" if owner.loading else owner.error)
-
     def show_status(self) -> None:
         """Show how far the embedding is."""
         state = self._prompting.state
         is_mark = state.kind in _MARKS and not state.tiles
-        self.image_status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
-        self.image_status.setToolTip(state.reason or "Embedding of the shown plane")
+        self.sources.image_status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
+        self.sources.image_status.setToolTip(state.reason or "Embedding of the shown plane")
         can_cancel = state.can_be_cancelled
-        self.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
-        self.cancel.setText("✕" if can_cancel else "↻")
-        self.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
+        self.sources.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
+        self.sources.cancel.setText("✕" if can_cancel else "↻")
+        self.sources.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
         self.show_next_step()
 
     def show_tool(self) -> None:
@@ -310,6 +240,7 @@ class AnnotateView:
         shown = self._layers.image_id
         if image is None or image == shown:
             self.table.objects.show_image(shown)
+            self.sources.show()
             self._objects = self.table.objects.rowCount()
             self.count.setText(f"Objects  {self._objects}")
             self.show_buttons()
@@ -367,15 +298,6 @@ class AnnotateView:
 def _button(text: str, action: str, tip: str) -> QPushButton:
     key = KEYS[action].shown
     return push_button(f"{text}  {key}", f"{tip} ({key})".strip())
-
-
-def _tool(text: str, tip: str) -> QToolButton:
-    button = QToolButton()
-    button.setText(text)
-    button.setToolTip(tip)
-    button.setAutoRaise(True)
-    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-    return button
 
 
 def _line() -> QFrame:

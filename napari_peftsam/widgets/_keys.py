@@ -49,6 +49,8 @@ KEYS: Mapping[str, Key] = {
     "discard": Key("Escape", "Esc", (_FINISH, "napari:reset_polygon")),
     "discard_all": Key("Shift-Escape", "⇧Esc"),
     "remove_last": Key("Delete", "Del", _DELETE),
+    "previous_image": Key("PageUp", "PgUp"),
+    "next_image": Key("PageDown", "PgDn"),
     "undo": Key("Control-Z", "Ctrl+Z"),
     "redo": Key("Control-Shift-Z", "Ctrl+⇧Z"),
     "hide": Key("J", "J"),

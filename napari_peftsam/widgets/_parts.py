@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "stop_timers",
     "text_label",
     "timer",
+    "tool_button",
 ]
 
 _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
@@ -62,6 +64,16 @@ def push_button(text: str = "", tip: str = "") -> QPushButton:
     """Return a button; a click leaves the keys to the canvas."""
     button = QPushButton(text)
     button.setToolTip(tip)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return button
+
+
+def tool_button(text: str, tip: str) -> QToolButton:
+    """Return a small button without a frame; a click leaves the keys to the canvas."""
+    button = QToolButton()
+    button.setText(text)
+    button.setToolTip(tip)
+    button.setAutoRaise(True)
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return button
 

@@ -19,12 +19,13 @@ from napari_peftsam.document import (
     MergeObjects,
     RemoveLastPrompt,
 )
-from napari_peftsam.widgets._annotate_view import AnnotateView, ModelAction
+from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._runner import notify
+from napari_peftsam.widgets._sources_view import ModelAction
 from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class AnnotateDock(Dock):
         view.image.activated.connect(self._image_chosen)
         view.model.activated.connect(self._model_chosen)
         view.adapter.activated.connect(self._adapter_chosen)
-        view.cancel.clicked.connect(self._cancel_or_resume)
+        view.sources.cancel.clicked.connect(self._cancel_or_resume)
         view.clean.toggled.connect(self.prompting.clean_masks)
         view.table.object_clicked.connect(self.layers.go_to)
         selection = view.table.selectionModel()
@@ -167,8 +168,9 @@ class AnnotateDock(Dock):
         view.delete.clicked.connect(self._delete)
         view.refine.clicked.connect(self._refine)
         for name, action in actions.items():
-            if hasattr(view, name):  # others have keys only
-                getattr(view, name).clicked.connect(lambda _, action=action: action())
+            button = getattr(view, name, getattr(view.sources, name, None))
+            if button is not None:  # others have keys only
+                button.clicked.connect(lambda _, action=action: action())
 
     def _actions(self) -> dict[str, Callable[[], object]]:
         tools, document = self.layers.tools, self.document
@@ -176,6 +178,8 @@ class AnnotateDock(Dock):
             "point": lambda: tools.choose("point"),
             "box": lambda: tools.choose("box"),
             "sign": tools.flip_sign,
+            "previous_image": lambda: self._go(-1),
+            "next_image": lambda: self._go(1),
             "next_candidate": lambda: document.cycle(1),
             "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
@@ -242,6 +246,14 @@ class AnnotateDock(Dock):
     def _select_image(self, layer: Image) -> None:
         self.layers.attempt(lambda: self.layers.select_image(layer))
 
+    def _go(self, step: int) -> None:
+        """Annotate the next image, or another one."""
+        images = self.layers.image_layers
+        if self.layers.image in images:
+            at = images.index(self.layers.image) + step
+            if 0 <= at < len(images):
+                self.layers.select_image(images[at])
+
     def _image_chosen(self, index: int) -> None:
         self._select_image(self.layers.image_layers[index])
 
@@ -255,7 +267,7 @@ class AnnotateDock(Dock):
             source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
         if source and source != owner.source:  # again would only end what is under way
             owner.load_model(source)
-        self.view.show_sources()
+        self.view.sources.show()
 
     def _adapter_chosen(self, index: int) -> None:
         workspace = self.viewer_session.workspace

@@ -456,7 +456,7 @@ def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object)
     b.owner.load_model(broken)
     wait(lambda: not b.owner.loading)
     assert b.owner.error
-    assert b.view.model_status.text() == "⚠"
+    assert b.view.sources.model_status.text() == "⚠"
     b.click(20, 30)
     b.answered()
 
@@ -464,16 +464,16 @@ def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object)
 def test_an_image_that_cannot_be_embedded_says_why(bench: Open) -> None:
     b = bench(np.zeros((20, 20)), ready=False)
     wait(lambda: b.dock.prompting.state.kind == "failed")
-    assert b.view.image_status.text() == "⚠"
+    assert b.view.sources.image_status.text() == "⚠"
     assert "constant" in b.view.next_step.text()
 
 
 def test_embedding_can_be_stopped_and_resumed(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     wait(lambda: b.dock.prompting.state.kind == "embedding")
-    b.view.cancel.click()
+    b.view.sources.cancel.click()
     assert b.dock.prompting.state.kind == "stopped"
-    b.view.cancel.click()
+    b.view.sources.cancel.click()
     wait(lambda: b.dock.prompting.state.kind == "ready")
 
 

@@ -491,7 +491,7 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     prompting = b.dock.prompting
     b.click(300, 300)
     wait(lambda: prompting.state.tiles == 25)
-    b.view.cancel.click()
+    b.view.sources.cancel.click()
     assert prompting.state.kind == "stopped"
     assert not prompting.state.is_awaited
     stuck.set()
@@ -501,7 +501,7 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     settle()
     assert prompting.state.kind == "stopped"
     assert b.mask is None
-    b.view.cancel.click()
+    b.view.sources.cancel.click()
     assert b.answered().any()
 
 
@@ -538,7 +538,7 @@ def test_accepting_all_in_a_large_image_can_be_cancelled(
     )
     b.view.accept_all.click()
     wait(lambda: prompting.state.tiles == 25)
-    b.view.cancel.click()
+    b.view.sources.cancel.click()
     assert prompting.state.kind == "stopped"
     assert not prompting.state.is_awaited
     assert b.document.records("image0") == ()

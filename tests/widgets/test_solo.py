@@ -43,7 +43,11 @@ def choose_it(b: Bench) -> None:
     b.view.image.activated.emit(1)
 
 
-@pytest.mark.parametrize("way", [click_its_name, click_its_eye, choose_it])
+def press_page_down(b: Bench) -> None:
+    b.press("PageDown")
+
+
+@pytest.mark.parametrize("way", [click_its_name, click_its_eye, choose_it, press_page_down])
 def test_the_image_follows(two: Bench, way: Callable[[Bench], None]) -> None:
     labels = np.zeros((48, 60), np.int32)
     labels[2:9, 2:9] = 1
@@ -56,6 +60,25 @@ def test_the_image_follows(two: Bench, way: Callable[[Bench], None]) -> None:
     assert seen(two) == ["image1"]
     assert not before.visible  # objects of another image do not shine through
     assert two.layers.objects.visible
+
+
+def test_the_images_are_a_queue(bench: Open) -> None:
+    b = bench(*(blobs(seed=i) for i in range(3)), ready=False)
+    b.layers.select_image(b.viewer.layers["image0"])
+    assert b.view.sources.image_number.text() == "1 / 3"
+    assert not b.view.sources.previous_image.isEnabled()
+    b.view.sources.next_image.click()
+    b.press("PageDown")
+    b.press("PageDown")  # there is no other
+    assert seen(b) == ["image2"]
+    assert b.view.sources.image_number.text() == "3 / 3"
+    assert not b.view.sources.next_image.isEnabled()
+    labels = np.zeros((48, 60), np.int32)
+    labels[2:9, 2:9] = 1
+    b.document.do(ImportLabels(b.layers.image_id, labels))
+    b.press("PageUp")
+    assert b.view.image.itemText(2) == "image2 · 1"
+    assert b.view.image.currentText() == "image1"
 
 
 def test_an_image_that_is_opened_is_annotated(two: Bench, tmp_path: Path) -> None:

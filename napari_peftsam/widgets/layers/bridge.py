@@ -201,6 +201,11 @@ class LayerBridge:
         """Return the layer of an image of the document, None if it has none."""
         return next((o.view.layer for o in self._shown.values() if o.image.id == image), None)
 
+    def image_of(self, layer: Layer) -> ImageId | None:
+        """Return the image that a layer shows, None if it is not annotated."""
+        objects = self._shown.get(layer)
+        return None if objects is None else objects.image.id
+
     def metadata_of(self, image: ImageId) -> ImageMetadata:
         """Return axes, pixel size and channels of an image: of its layer, else as stored."""
         layer = self.layer_of(image)
