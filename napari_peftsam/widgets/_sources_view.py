@@ -77,9 +77,9 @@ class SourcesView:
 
     def _objects_of(self, layer: Layer) -> str:
         """Return the number of objects of an image, empty without any."""
-        image = self._layers.image_of(layer)
-        count = 0 if image is None else len(self._document.image(image).records)
-        return f" · {count}" if count else ""
+        shown = self._layers.image_of(layer)
+        image = None if shown is None else self._document.images.get(shown)  # gone by undo?
+        return f" · {len(image.records)}" if image is not None and image.records else ""
 
     def _show_adapters(self) -> None:
         workspace = self._owner.workspace

@@ -153,8 +153,8 @@ class Bench:
         return self.mask
 
     def segment(self, row: float, col: float) -> int:
-        """Click, wait for the mask, and accept it."""
-        self.click(row, col)
+        """Click, also inside an accepted object, wait for the mask, and accept it."""
+        self.click(row, col, "Control")
         self.answered()
         before = {r.label for r in self.document.records(self.layers.image_id)}
         self.press("Enter")

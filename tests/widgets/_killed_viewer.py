@@ -22,7 +22,7 @@ def main(checkpoint: Path, image: Path) -> None:
     wait(lambda: b.dock.prompting.state.kind == "ready")
     label = b.segment(20, 30)
     wait(lambda: b.document.image(b.layers.image_id).info.source is not None)
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     print("acknowledged", label, len(b.document.steps), flush=True)
     while True:
         settle()

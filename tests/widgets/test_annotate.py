@@ -213,7 +213,7 @@ def test_each_object_begins_with_positive_points(bench: Open) -> None:
     b.press("Enter")
     assert b.layers.tools.positive
     b.press("N")  # but who begins with a negative one may
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     assert [p.positive for p in b.document.current.prompts.points] == [False]
     b.press("Escape")
     assert b.layers.tools.positive
@@ -413,7 +413,7 @@ def test_another_model_answers_the_prompts_again(
 
     b = bench(blobs())
     kept = b.segment(20, 30)
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     before = b.document.current
     b.answered()
     other = tmp_path / "other.pt"

@@ -214,7 +214,7 @@ def test_one_history_for_prompts_objects_and_strokes(bench: Open) -> None:
     b.viewer.layers.selection.active = objects
     b.drag((2, 2), (2, 8))
     b.press("Q")
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     for label in ("add point", "paint", "accept object 1", "add point"):
         assert b.document.undo_label == label
         b.press("Control-Z")
@@ -293,7 +293,9 @@ def test_an_image_that_comes_back_has_its_objects(bench: Open) -> None:
     assert b.document.records(b.layers.image_id) == (record,)
     assert (b.layers.objects.data == label).any()
     assert b.layers.objects.data is b.document.image(b.layers.image_id).labels
-    assert sum(type(each).__name__ == "Labels" for each in b.viewer.layers) == 2  # and the mask
+    assert (
+        sum(type(each).__name__ == "Labels" for each in b.viewer.layers) == 3
+    )  # and mask and outlines
     assert b.segment(40, 50) == label + 1
 
 
@@ -339,7 +341,7 @@ def _scan(leading: tuple[int, ...], at: int) -> np.ndarray:
 def test_replaced_pixels_are_answered_anew(bench: Open) -> None:
     b = bench(blobs())
     label = b.segment(20, 30)
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     first = b.answered()
     b.image_layers[0].data = blobs(seed=5)
     wait(lambda: b.dock.prompting.state.kind == "ready")
@@ -359,7 +361,7 @@ def test_replaced_pixels_of_another_size_stop_the_prompts_and_keep_the_objects(
     assert b.document.current is None
     assert [record.label for record in b.document.records("image0")] == [label]
     b.image_layers[0].data = blobs()
-    b.click(5, 5)
+    b.click(5, 5, "Control")
     assert b.document.current is not None
 
 
@@ -397,7 +399,7 @@ def test_new_images_do_not_hide_the_prompts(bench: Open) -> None:
         b.viewer.add_image(blobs(seed=seed), name=f"new{seed}")
         wait(lambda: b.layers.image is not None)
         settle()
-        assert tuple(b.viewer.layers[-3:]) == b.prompts.layers
+        assert tuple(b.viewer.layers[-4:]) == b.prompts.layers
 
 
 def test_clearing_the_viewer_and_starting_again(bench: Open) -> None:

@@ -145,7 +145,7 @@ def test_looking_at_an_image_leaves_no_project(bench: Open) -> None:
 def test_closing_loses_nothing(bench: Open, how: str) -> None:
     b = bench(blobs())
     label = b.segment(20, 30)
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     labels = b.document.image("image0").labels.copy()
     steps, queue = b.document.steps, b.document.queue
     close(b, how)
@@ -175,7 +175,7 @@ def test_closing_loses_nothing(bench: Open, how: str) -> None:
 def test_closing_a_dock_removes_nothing(bench: Open) -> None:
     b = bench(blobs())
     b.segment(20, 30)
-    b.click(30, 40)
+    b.click(30, 40, "Control")
     steps = b.document.steps
     b.viewer.window.remove_dock_widget(b.dock)
     settle()
@@ -630,8 +630,8 @@ def test_the_menu_lists_recent_projects(bench: Open, file: Path, tmp_path: Path)
     menu = entries(b.view.project.menu)
     assert list(menu) == [
         "New…", "Open…", "Go on with", "Recent projects", "Delete", "Save project as…",
-        "Save with images…", "Import project…", "Import labels…", "Locate image",
-        "Close project",
+        "Save with images…", "Import project…", "Add images…", "Import labels…",
+        "Axes and channels…", "Locate image", "Close project",
     ]  # fmt: skip
     recent = {a.text(): a for a in menu["Recent projects"].menu().actions()}
     assert {text: action.isEnabled() for text, action in recent.items()} == {

@@ -164,8 +164,8 @@ class PromptTools:
         if self.layers is None:
             return
         outlined: list[Outlined] = []
-        if plane is not None:
-            image = self._document.image(plane.image)
+        image = None if plane is None else self._document.images.get(plane.image)
+        if plane is not None and image is not None:
             outlined = [self._outlined(image, plane, n) for n in selected if n in image.records]
             if current is not None and current.plane == plane:
                 outlined += map(Outlined.of, queued)
