@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from napari.settings import get_settings
@@ -45,6 +46,12 @@ def test_letters_are_free_in_the_viewer_and_all_layers(bench: Open, key: Key) ->
 def test_no_key_is_given_twice() -> None:
     bindings = [str(coerce_keybinding(key.binding)) for key in KEYS.values()]
     assert len(set(bindings)) == len(bindings)
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
+def test_the_cheat_sheet_has_all_keys(key: Key) -> None:
+    page = Path(__file__).parents[2] / "docs" / "annotating.md"
+    assert f"`{key.shown}`" in page.read_text(encoding="utf-8")
 
 
 def test_buttons_show_their_keys(bench: Open) -> None:
