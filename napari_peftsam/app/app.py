@@ -105,7 +105,7 @@ class App:
         """The images by name, in the order in which they were added."""
         return {i.name: ProjectImage(self, i.id) for i in self.document.images.values()}
 
-    def add_image(  # what a file may leave open
+    def add_image(
         self,
         given: Any,
         name: str | None = None,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from napari_peftsam.document import (
     is_project,
     open_project,
 )
+from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import ConfigurationError, InputFileError, LabelError, PeftSamError
 from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
 from napari_peftsam.files import atomic_path, image_name, is_zarr
@@ -96,7 +97,7 @@ def images_to_export(
         if not image.records:
             continue
         stem, file = image_name(file_name(image)), file_name(image)
-        names = chain((stem, image.name), (f"{stem}~{number}" for number in count(2)))
+        names = chain((stem, image.name), numbered(stem))
         name = next(each for each in names if each not in taken)
         taken.add(name)
         file = file if name == stem else name  # a data set tells its images apart by it
@@ -235,8 +236,7 @@ def _jobs(
     for image in images:
         is_stack = format_.per_plane and image.labels.ndim > 2
         for name, part in _planes(image) if is_stack else [(image.name, image)]:
-            names = chain((name,), (f"{name}~{number}" for number in count(2)))
-            free = next(each for each in names if each not in jobs)
+            free = next(each for each in numbered(name) if each not in jobs)
             jobs[free] = f"{free}{suffix}", [part], format_
     return list(jobs.values())
 

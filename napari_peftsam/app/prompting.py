@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from napari_peftsam.app.advice import explain_left
 from napari_peftsam.app.clean import clean_prediction
 from napari_peftsam.app.prompt_state import PromptEvents, PromptState, ShownPlane, WorkspaceHolder
+from napari_peftsam.app.refine import predict_best
 from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import AcceptObjects, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
@@ -188,15 +189,8 @@ class PromptController:
     def _predict_objects(
         self, engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
     ) -> Generator[Any, None, dict[Prompts, NewObject] | None]:
-        version, clean = engine.version(embedding), self.clean
-        found = yield from engine.predict_many_steps(embedding, prompts, adapter=version.decoder)
-        if found is None:  # another adapter is live by now
-            return None
-        pairs = zip(prompts, found, strict=True)
-        return {
-            each: NewObject.best_of(each, clean_prediction(made, each) if clean else made, version)
-            for each, made in pairs
-        }
+        found = yield from predict_best(engine, embedding, prompts, clean=self.clean)
+        return None if found is None else {made.prompts: made for made in found}
 
     # --- embedding ------------------------------------------------------------------
 

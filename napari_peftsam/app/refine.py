@@ -24,12 +24,15 @@ from napari_peftsam.types import Box, LabelArray, Point, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.embeddings import PlaneEmbedding
+    from napari_peftsam.segmentation.engine import Engine
 
 __all__ = [
     "Drawn",
     "PlanePredicted",
     "Predictions",
     "added",
+    "predict_best",
     "predict_centres",
     "predict_objects",
     "refine_objects",
@@ -93,14 +96,24 @@ def predict_objects(
             embedding = event.embedding if isinstance(event, PlaneReady) else embedding
         if embedding is None:  # another adapter went live meanwhile
             continue
-        version = engine.version(embedding)
-        found = yield from engine.predict_many_steps(embedding, prompts, adapter=version.decoder)
+        found = yield from predict_best(engine, embedding, prompts)
         if found is not None:
-            pairs = zip(prompts, found, strict=True)
-            return tuple(
-                NewObject.best_of(each, clean_prediction(prediction, each), version)
-                for each, prediction in pairs
-            )
+            return found
+
+
+def predict_best(
+    engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, clean: bool = True
+) -> Generator[Any, None, tuple[NewObject, ...] | None]:
+    """Predict the best mask of several objects; None once another adapter is live. Slow."""
+    version = engine.version(embedding)
+    found = yield from engine.predict_many_steps(embedding, prompts, adapter=version.decoder)
+    if found is None:
+        return None
+    pairs = zip(prompts, found, strict=True)
+    return tuple(
+        NewObject.best_of(each, clean_prediction(made, each) if clean else made, version)
+        for each, made in pairs
+    )
 
 
 # --- centres ------------------------------------------------------------------------

@@ -240,7 +240,7 @@ class AnnotateView:
         shown = self._layers.image_id
         if image is None or image == shown:
             self.table.objects.show_image(shown)
-            self.sources.show()
+            self.sources.show_images()
             self._objects = self.table.objects.rowCount()
             self.count.setText(f"Objects  {self._objects}")
             self.show_buttons()

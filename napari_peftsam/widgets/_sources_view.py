@@ -63,6 +63,12 @@ class SourcesView:
 
     def show(self) -> None:
         """Show which images, models and adapters there are, and which are chosen."""
+        self.show_images()
+        self._show_models()
+        self._show_adapters()
+
+    def show_images(self) -> None:
+        """Show the images with their numbers of objects, and which one is annotated."""
         images, shown = self._layers.image_layers, self._layers.image
         chosen = images.index(shown) if shown in images else -1
         names = [(f"{layer.name}{self._objects_of(layer)}", None) for layer in images]
@@ -72,8 +78,6 @@ class SourcesView:
         for button, at in ((self.previous_image, 0), (self.next_image, len(images) - 1)):
             button.setEnabled(is_queue and chosen != at)
         self.image.setToolTip("" if shown is None else str(shown.metadata.get(PATH, shown.name)))
-        self._show_models()
-        self._show_adapters()
 
     def _objects_of(self, layer: Layer) -> str:
         """Return the number of objects of an image, empty without any."""

@@ -336,14 +336,19 @@ def test_what_is_read_can_be_stopped(tmp_path: Path, bench: Callable[..., Bench]
     wait(lambda: len(image.records) == 2)
 
 
-def test_the_table_shows_areas_in_units(cells: Path, opened: Callable) -> None:
-    viewer = opened(cells)
+def annotate(viewer: napari.Viewer) -> None:
+    """Give the image `cells` an object of 160 pixels in its first plane."""
     session = session_of(viewer)
     session.layers.select_image(viewer.layers["cells"])
     (image,) = session.document.images.values()
     labels = np.zeros(image.shape, np.int32)
     labels[0, 5:15, 5:21] = 1
     session.document.do(ImportLabels(image.id, labels))
+
+
+def test_the_table_shows_areas_in_units(cells: Path, opened: Callable) -> None:
+    viewer = opened(cells)
+    annotate(viewer)
     dock = next(d for d in viewer.window.dock_widgets.values() if isinstance(d, AnnotateDock))
     table = dock.view.table.objects
     area = table.index(0, 1)
@@ -383,12 +388,7 @@ def test_planes_that_may_be_channels_are_pointed_out(
 
 def test_exports_begin_beside_the_image(cells: Path, opened: Callable) -> None:
     viewer = opened(cells)
-    session = session_of(viewer)
-    session.layers.select_image(viewer.layers["cells"])
-    (image,) = session.document.images.values()
-    labels = np.zeros(image.shape, np.int32)
-    labels[0, 5:15, 5:21] = 1
-    session.document.do(ImportLabels(image.id, labels))
+    annotate(viewer)
     dock, asked = ExportDock(viewer), []
     dock.ask_save = lambda *given: asked.append(given[2])
     dock.ask_folder = lambda *given: asked.append(given[2])
