@@ -91,11 +91,13 @@ class Situation:
     has_mask, is_empty
         True if the pending object has a mask, and if that has no pixel.
     tool
-        The active prompt tool: ``point``, ``box``, or empty.
+        The active tool: ``point``, ``box``, ``lasso``, ``scribble``, ``cut``, or empty.
     objects
         Number of objects in the image.
     painting
         The label that napari's brush paints with; None if it is not in use.
+    reopens
+        The accepted object that the pending one is to replace, 0 for none.
     point_key
         The key of the point tool, as shown to the user.
     """
@@ -111,6 +113,7 @@ class Situation:
     tool: str = "point"
     objects: int = 0
     painting: int | None = None
+    reopens: int = 0
     point_key: str = ""
 
 
@@ -141,6 +144,8 @@ def explain_left(left: Sequence[NewObject]) -> str:
 def _next_step_of_prompts(now: Situation) -> str:
     if now.prompts > 1:
         return f"{now.prompts} objects are asked for: accept them one by one, or all at once."
+    if now.has_mask and now.reopens:
+        return f"Object {now.reopens} is open: refine and accept it, or Esc leaves it as it was."
     if now.has_mask and now.is_empty:
         return "Nothing was found there: click on the object, or discard."
     if now.has_mask:
@@ -153,9 +158,17 @@ def _next_step_of_prompts(now: Situation) -> str:
     }.get(now.embedding, "Predicting …")
 
 
+_TOOLS = {
+    "box": "Drag a box around each object.",
+    "lasso": "Draw a line around each object.",
+    "scribble": "Draw a line on each object, with the right button where it is not.",
+    "cut": "Draw a line across an object to cut it in two.",
+}
+
+
 def _next_step_of_tool(tool: str, objects: int) -> str:
-    if tool == "box":
-        return "Drag a box around each object."
+    if tool in _TOOLS:
+        return _TOOLS[tool]
     if tool != "point":
         return "Choose Point or Box to go on segmenting."
     if not objects:

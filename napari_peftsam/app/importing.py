@@ -21,7 +21,15 @@ from napari_peftsam.app.refine import (
     refined,
 )
 from napari_peftsam.app.runner import call
-from napari_peftsam.document import DocumentImage, ImageId, ImageSource, RemoveImage
+from napari_peftsam.app.stacks import Continued, continue_objects, continued_labels
+from napari_peftsam.document import (
+    AcceptObjects,
+    DocumentImage,
+    ImageId,
+    ImageSource,
+    PlaneKey,
+    RemoveImage,
+)
 from napari_peftsam.errors import (
     ConfigurationError,
     ImageError,
@@ -225,6 +233,29 @@ class ImportController:
                 self._draw(drawn, "refined", "kept, as nothing was found for them")
 
         self._projects.work("Refining objects…", work, done, _plane)
+
+    def continue_objects(
+        self, source: PlaneKey, target: PlaneKey, chosen: Sequence[int] = ()
+    ) -> None:
+        """Predict and accept objects of one plane in another one; returns at once.
+
+        They keep their numbers. `chosen` are the objects, if any of them is in the first plane and
+        not in the other; else all that are.
+        """
+        entry, workspace = self._document.image(source.image), self._workspace()
+        labels = continued_labels(entry, source, target, chosen)
+
+        def done(found: Continued) -> None:
+            if self._is_there(entry):
+                made = tuple(each for each in found.objects if each.label in entry.records)
+                if made:
+                    self._document.do(AcceptObjects(target, made))
+                text = f"{count_text(len(made), 'object')} continued"
+                ended = f"; {found.ended} not found here" if found.ended else ""
+                self._events.informed.emit(text + ended)
+
+        work = continue_objects(workspace, source, target, labels)
+        self._projects.work("Continuing objects…", work, done)
 
     def _is_there(self, entry: DocumentImage) -> bool:
         """Return False for an image that was removed, or of another project, meanwhile."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, PlaneKey
     from napari_peftsam.types import Window
 
-__all__ = ["PromptEvents", "PromptState", "ShownPlane", "WorkspaceHolder"]
+__all__ = ["PromptEvents", "PromptState", "ShownPlane", "ShownQueue", "WorkspaceHolder"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,11 @@ class ShownPlane(Protocol):
     @property
     def visible(self) -> Window | None:
         """The part of the plane in sight."""
+
+
+class ShownQueue(ShownPlane, Protocol):
+    """The plane that a viewer shows, of a queue of images."""
+
+    @property
+    def ahead(self) -> tuple[PlaneKey, ...]:
+        """The planes that are probably shown next."""

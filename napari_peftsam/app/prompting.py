@@ -20,6 +20,7 @@ from napari_peftsam.errors import PeftSamError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.document import PendingObject
     from napari_peftsam.embeddings import PlaneEmbedding
     from napari_peftsam.segmentation.engine import Engine
     from napari_peftsam.types import MaskPrompt, Prediction, Prompts
@@ -127,7 +128,8 @@ class PromptController:
             elif now is None or now.plane != plane or document.queue != queue:
                 self._answer()  # the user went on meanwhile: these are answers to older prompts
             else:
-                self._accept([(known | found)[each] for each in queue], plane)
+                first, *rest = ((known | found)[each] for each in queue)
+                self._accept([replace(first, label=pending.reopens), *rest], plane)
 
         rest = [each for each in dict.fromkeys(queue) if each not in known]
         if not rest:
@@ -310,8 +312,19 @@ class PromptController:
             ):
                 self._answer()  # newer prompts came, or another adapter
 
-        mask_prompt = pending.mask_prompt_for(version)
+        mask_prompt = pending.mask_prompt_for(version) or self._own_mask(pending, embedding)
         self._predict("predicting", self._predict_one(pending.prompts, mask_prompt), done)
+
+    def _own_mask(self, pending: PendingObject, embedding: PlaneEmbedding) -> MaskPrompt | None:
+        """Return the mask of a reopened object that its prompts alone do not give."""
+        from napari_peftsam.segmentation import mask_prompt_of
+
+        plane, label = pending.plane, pending.reopens
+        image = self._document.image(plane.image)
+        record = image.records.get(label)
+        if record is None or (record.prompts_in(plane.index) and not record.corrected):
+            return None
+        return mask_prompt_of(embedding, image.plane_labels(plane) == label)
 
     def _predict_one(
         self, prompts: Prompts, mask_prompt: MaskPrompt | None

@@ -20,7 +20,7 @@ from napari_peftsam.document import (
     PlaneKey,
 )
 from napari_peftsam.errors import LabelError
-from napari_peftsam.types import Box, LabelArray, Point, Prompts, Window
+from napari_peftsam.types import LabelArray, Point, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -32,6 +32,7 @@ __all__ = [
     "PlanePredicted",
     "Predictions",
     "added",
+    "embedded",
     "predict_best",
     "predict_centres",
     "predict_objects",
@@ -85,6 +86,17 @@ def predict_objects(
     workspace: Workspace, plane: PlaneKey, prompts: Sequence[Prompts]
 ) -> Predicting:
     """Predict the best mask of several objects of a plane, embedding it if need be; slow."""
+    while True:
+        engine, embedding = yield from embedded(workspace, plane)
+        found = yield from predict_best(engine, embedding, prompts)
+        if found is not None:  # else another adapter is live by now
+            return found
+
+
+def embedded(
+    workspace: Workspace, plane: PlaneKey
+) -> Generator[Any, None, tuple[Engine, PlaneEmbedding]]:
+    """Embed a plane if need be, and return the engine and its embedding; slow."""
     from napari_peftsam.embeddings import EncodeFailed, PlaneReady
 
     while True:
@@ -94,11 +106,8 @@ def predict_objects(
             if isinstance(event, EncodeFailed):
                 raise event.error
             embedding = event.embedding if isinstance(event, PlaneReady) else embedding
-        if embedding is None:  # another adapter went live meanwhile
-            continue
-        found = yield from predict_best(engine, embedding, prompts)
-        if found is not None:
-            return found
+        if embedding is not None:  # else another adapter went live meanwhile
+            return engine, embedding
 
 
 def predict_best(
@@ -178,16 +187,9 @@ def refine_objects(
     boxes: dict[Index, dict[int, Prompts]] = {}
     for label, record in before.items():
         for index in (plane.index for plane in record.planes):
-            box = _box(entry, PlaneKey(image, index), label)
+            box = entry.box(PlaneKey(image, index), label)
             boxes.setdefault(index, {})[label] = Prompts(box=box)
     return _predicted(workspace, image, before, boxes)
-
-
-def _box(image: DocumentImage, plane: PlaneKey, label: int) -> Box:
-    window = Window.from_slices(*image.region(label)[-2:])
-    inside = Window.around(image.plane_labels(plane)[window.slices] == label)
-    row, col = window.row + inside.row, window.col + inside.col
-    return Box(row, col, row + inside.height, col + inside.width)
 
 
 def _predicted(

@@ -1,4 +1,4 @@
-"""Embedding in the background of planes that an earlier adapter embedded."""
+"""Embedding in the background: planes of an earlier adapter, and those shown next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari_peftsam.app.runner import Runner, Slot
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.prompt_state import ShownPlane, WorkspaceHolder
+    from napari_peftsam.app.prompt_state import ShownQueue, WorkspaceHolder
     from napari_peftsam.app.prompting import PromptController
 
 __all__ = ["Reload"]
@@ -24,7 +24,7 @@ class Reload:
     def __init__(
         self,
         holder: WorkspaceHolder,
-        shown: ShownPlane,
+        shown: ShownQueue,
         prompting: PromptController,
         runner: Runner,
     ) -> None:
@@ -37,12 +37,12 @@ class Reload:
         return self._slot.is_busy
 
     def begin(self) -> None:
-        """Embed again the planes that were visited, if the user waits for nothing."""
+        """Embed what is shown next, and again what was visited, if the user waits for nothing."""
         workspace, plane = self._holder.workspace, self._shown.plane
         if workspace is None or plane is None or self._prompting.state.kind != "ready":
             return  # what ends this emits a signal, which begins anew
         self._slot.start(  # an image that fails is named when it is shown
-            (event for event in workspace.reload(plane)),
+            (event for event in workspace.reload(plane, self._shown.ahead)),
             on_done=lambda _: None,
             on_error=self._prompting.events.failed.emit,
         )

@@ -230,22 +230,25 @@ class Workspace:
         """
         return self._embed(self.engine, [(plane, self.document.image(plane.image))], visible)
 
-    def reload(self, near: PlaneKey) -> Generator[EmbedEvent, None, None]:
-        """Embed what this model embedded under another adapter, planes near `near` first.
+    def reload(
+        self, near: PlaneKey, ahead: Sequence[PlaneKey] = ()
+    ) -> Generator[EmbedEvent, None, None]:
+        """Embed the planes `ahead`, and what this model embedded under another adapter.
 
-        Planes of its image come first, by their distance from it, then those of other images,
-        by their distance from the same place there. Planes of several tiles wait for prompts.
-        A plane that cannot be embedded any more is forgotten. As `embed`, otherwise.
+        Of these, planes of the image of `near` come first, by their distance from it, then those
+        of other images, by their distance from the same place there. Planes of several tiles wait
+        for prompts. A plane that cannot be embedded any more is forgotten. As `embed`, otherwise.
         """
         engine, images = self.engine, self.document.images
         model, adapter = engine.model.weights_hash, engine.live.encoder
         with self._embedded_lock:
             found = {p: by for p, (m, by) in self._embedded.items() if m == model}
         nearest = sorted(found, key=lambda plane: _distance(plane, near))
+        wanted = list(dict.fromkeys((*ahead, *nearest)))
         if engine.store is None:  # its memory holds no more, beside the shown plane
-            nearest = nearest[: IN_MEMORY - 1]
-        outdated = [p for p in nearest if found[p] != adapter and p.image in images]
-        planes = [(plane, images[plane.image]) for plane in outdated]
+            wanted = wanted[: IN_MEMORY - 1]
+        outdated = [p for p in wanted if found.get(p) != adapter and p.image in images]
+        planes = [(p, images[p.image]) for p in outdated if images[p.image].pixels is not None]
         at_once = [p for p in planes if len(tile_grid(p[1].plane_shape, engine.model)) == 1]
         return self._embed(engine, at_once)
 

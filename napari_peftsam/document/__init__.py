@@ -17,3 +17,4 @@ from napari_peftsam.document.records import *
 from napari_peftsam.document.recovery import *
 from napari_peftsam.document.sources import *
 from napari_peftsam.document.store import *
+from napari_peftsam.document.strokes import *

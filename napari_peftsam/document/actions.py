@@ -25,10 +25,33 @@ from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
 __all__ = [
-    "Accept", "AcceptObjects", "Action", "AddAdapter", "AddImage", "AddPoint", "AddRun",
-    "ChooseCandidate", "DeleteObjects", "Discard", "ImportLabels", "LocateImage", "MarkComplete",
-    "MergeObjects", "Paint", "PaintBackground", "QueuePrompts", "Redo", "RemoveImage",
-    "RemoveLastPrompt", "RenameImage", "ReplacePixels", "SetBox", "SetPrompts", "SetQueue", "Undo",
+    "Accept",
+    "AcceptObjects",
+    "Action",
+    "AddAdapter",
+    "AddImage",
+    "AddPoint",
+    "AddRun",
+    "ChooseCandidate",
+    "DeleteObjects",
+    "Discard",
+    "ImportLabels",
+    "LocateImage",
+    "MarkComplete",
+    "MergeObjects",
+    "Paint",
+    "PaintBackground",
+    "QueuePrompts",
+    "Redo",
+    "RemoveImage",
+    "RemoveLastPrompt",
+    "RenameImage",
+    "Reopen",
+    "ReplacePixels",
+    "SetBox",
+    "SetPrompts",
+    "SetQueue",
+    "Undo",
     "UseAdapter",
 ]  # fmt: skip
 
@@ -113,6 +136,19 @@ class SetPrompts:
 
     plane: PlaneKey
     prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Make an accepted object pending again, with its prompts in this plane.
+
+    Accepting it replaces the object's pixels there; discarding it leaves the object as it is. The
+    prompts of other objects in this plane follow it. Without prompts of its own, the box around
+    the object is its prompt.
+    """
+
+    plane: PlaneKey
+    label: int
 
 
 @dataclass(frozen=True)
@@ -305,7 +341,7 @@ class Redo:
 
 Action = (
     AddImage | RemoveImage | RenameImage | ReplacePixels | LocateImage
-    | AddPoint | SetBox | SetPrompts | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
+    | AddPoint | SetBox | SetPrompts | Reopen | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
     | ChooseCandidate | Accept | AcceptObjects | DeleteObjects | MergeObjects
     | Paint | PaintBackground | MarkComplete | ImportLabels
     | AddAdapter | UseAdapter | AddRun | Undo | Redo

@@ -114,7 +114,7 @@ class State:
             mask_prompt, weights = refined.mask_prompt(pending.refines[1]), by.weights
         return PendingObject(
             pending.plane, pending.queue[0], pending.revision,
-            candidates, made_by, choice, mask_prompt, weights,
+            candidates, made_by, choice, mask_prompt, weights, pending.reopens,
         )  # fmt: skip
 
     def image(self, image: ImageId) -> DocumentImage:

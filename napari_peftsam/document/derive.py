@@ -13,7 +13,7 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, State, set_field
 from napari_peftsam.document.objects import KEPT, ImageId, Pending, PlaneKey
 from napari_peftsam.document.records import LiveAdapter
-from napari_peftsam.errors import ConfigurationError, ImageError, PromptError
+from napari_peftsam.errors import ConfigurationError, ImageError, LabelError, PromptError
 from napari_peftsam.types import Prompts
 
 __all__ = ["Derived", "derive", "utc_now"]
@@ -93,7 +93,7 @@ def _add_point(action: act.AddPoint, state: State) -> Derived:
     refines = here.refines
     if here and state.answers.get(here.revision) is not None:
         refines = here.revision, state.choices.get(here.revision, 0)
-    pending = Pending(plane, queue, state.number, refines)
+    pending = Pending(plane, queue, state.number, refines, here.reopens)
     return Derived(set_field(state, "pending", pending), "add point", plane.image)
 
 
@@ -109,6 +109,22 @@ def _set_box(action: act.SetBox, state: State) -> Derived:
 def _set_prompts(action: act.SetPrompts, state: State) -> Derived:
     _, others = _first_and_others(state, action.plane)
     return _with_queue(state, action.plane, (action.prompts, *others), "change prompts")
+
+
+@derive.register
+def _reopen(action: act.Reopen, state: State) -> Derived:
+    plane, label = action.plane, action.label
+    image = state.image(plane.image)
+    image.check_plane(plane)
+    image.check_objects((label,))
+    record = image.records[label]
+    box = image.box(plane, label)
+    if box is None:
+        raise LabelError(f"object {label} has no pixels in this plane: show one where it has")
+    prompts = record.prompts_in(plane.index) or Prompts(box=box)
+    queue = (prompts, *state.pending.on(plane).queue)
+    pending = Pending(plane, queue, state.number, reopens=label)
+    return Derived(set_field(state, "pending", pending), f"reopen object {label}", plane.image)
 
 
 @derive.register

@@ -11,7 +11,7 @@ import numpy as np
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
 from napari_peftsam.document.derive import Derived, check_name, derive, without_first
-from napari_peftsam.document.images import DocumentImage, check_labels, check_painted, outside_error
+from napari_peftsam.document.images import DocumentImage, check_labels
 from napari_peftsam.document.objects import (
     IMPORTED,
     MANUAL,
@@ -23,6 +23,7 @@ from napari_peftsam.document.objects import (
 )
 from napari_peftsam.document.records import BACKGROUND
 from napari_peftsam.document.regions import Integers
+from napari_peftsam.document.strokes import check_painted, outside_error
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import LabelArray
 
@@ -42,7 +43,8 @@ def _accept(action: act.Accept, state: State) -> Derived:
         )
     changes, labels = _new_objects(state, plane, (shown,), action.overlap)
     advanced = set_field(state, "pending", without_first(state))
-    return Derived((*changes, *advanced), f"accept object {labels[0]}", plane.image, labels[0])
+    verb = "change" if shown.label == labels[0] else "accept"
+    return Derived((*changes, *advanced), f"{verb} object {labels[0]}", plane.image, labels[0])
 
 
 @derive.register
@@ -68,6 +70,8 @@ def _new_objects(
     if not objects:
         return (), ()
     pieces = [_positions(image, plane, each) for each in objects]
+    # An object that was deleted since it was reopened is a new one.
+    own = np.array([each.label if each.label in image.records else 0 for each in objects], np.int64)
     where = np.concatenate(pieces)
     owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     gone = _replaced(image, plane, pieces) if overlap == "replace" else np.array([], int)
@@ -75,28 +79,37 @@ def _new_objects(
         where, owner = where[::-1], owner[::-1]
     else:
         before = np.take(image.labels, where)
-        is_free = (before == 0) | np.isin(before, gone)
+        is_free = (before == 0) | np.isin(before, gone) | (before == own[owner])
         where, owner = where[is_free], owner[is_free]
     where, first = np.unique(where, return_index=True)
     owner = owner[first]
     has_pixels = np.bincount(owner, minlength=len(pieces)) > 0
     if not has_pixels.any():
         raise PromptError(_nothing_left(objects))
-    numbers = image.info.next_label - 1 + np.cumsum(has_pixels)
+    numbers = image.info.next_label - 1 + np.cumsum(has_pixels & (own == 0))
     image.check_label_range(int(numbers[-1]))
-    labels = np.where(has_pixels, numbers, 0)
-    given, new = dict(zip(labels.tolist(), objects, strict=True)), labels[owner]
-    if len(gone):
-        inside = np.flatnonzero(np.isin(image.plane_labels(plane), gone))
-        cleared = np.setdiff1d(inside + image.first_position(plane), where, assume_unique=True)
-        where = np.concatenate([where, cleared])
+    labels = np.where(has_pixels, np.where(own > 0, own, numbers), 0)
+    given: dict[int, NewObject] = dict(zip(labels.tolist(), objects, strict=True))
+    new = labels[owner]
+    cleared = np.union1d(gone, own[(own > 0) & has_pixels])
+    if len(cleared):
+        inside = np.flatnonzero(np.isin(image.plane_labels(plane), cleared))
+        rest = np.setdiff1d(inside + image.first_position(plane), where, assume_unique=True)
+        where = np.concatenate([where, rest])
         order = np.argsort(where)
-        where, new = where[order], np.append(new, np.zeros(len(cleared), new.dtype))[order]
+        where, new = where[order], np.append(new, np.zeros(len(rest), new.dtype))[order]
+
+    def touched(record: ObjectRecord) -> ObjectRecord:
+        made = given.get(record.label)
+        if made is None:
+            return replace(record, modified=state.time)
+        return made.revised(record, plane.index, state.time)
+
     changes = pixel_changes(
         state,
         image,
         (where, np.take(image.labels, where), new),
-        lambda record: replace(record, modified=state.time),
+        touched,
         lambda number: given[number].record(number, plane.index, state.time),
     )
     return changes, tuple(labels.tolist())

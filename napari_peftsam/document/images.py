@@ -1,11 +1,10 @@
-"""An image of a document: its pixels, labels, objects and background, and strokes in it."""
+"""An image of a document: its pixels, labels, objects and background."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam import geometry
-from napari_peftsam.document.actions import Paint
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
 from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
@@ -21,9 +19,9 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
-from napari_peftsam.types import BoolArray, LabelArray, Plane
+from napari_peftsam.types import Box, LabelArray, Plane, Window
 
-__all__ = ["DocumentImage", "PaintAtom", "paint"]
+__all__ = ["DocumentImage"]
 
 
 class DocumentImage:
@@ -219,6 +217,15 @@ class DocumentImage:
         where: Integers = np.ravel_multi_index(shifted, self.shape)
         return where
 
+    def box(self, plane: PlaneKey, label: int) -> Box | None:
+        """Return the box around an object in one plane, None if it has no pixels there."""
+        window = Window.from_slices(*self.region(label)[-2:])
+        inside = Window.around(self.plane_labels(plane)[window.slices] == label)
+        if not inside:
+            return None
+        row, col = window.row + inside.row, window.col + inside.col
+        return Box(row, col, row + inside.height, col + inside.width)
+
     def area(self, label: int) -> int:
         """Return the number of pixels of an object, 0 if there is none."""
         return self.index.area(label)
@@ -299,97 +306,3 @@ def check_labels(name: str, labels: LabelArray, shape: tuple[int, ...]) -> None:
             f"the labels of {name!r} have shape {labels.shape}, its spatial shape is {shape}: "
             "pass labels of the same height and width (and leading axes)"
         )
-
-
-# --- strokes ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class PaintAtom:
-    """Pixels painted at once, as napari's ``Labels.events.paint`` reports them.
-
-    Attributes
-    ----------
-    indices
-        One array (or number) of positions per axis of the label array.
-    old, new
-        The labels before and after: one for all pixels or one each.
-    """
-
-    indices: tuple[npt.ArrayLike, ...]
-    old: npt.ArrayLike
-    new: npt.ArrayLike
-
-    @classmethod
-    def from_region(
-        cls,
-        region: tuple[slice | int, ...],
-        mask: BoolArray | None,
-        old: npt.ArrayLike,
-        new: npt.ArrayLike,
-    ) -> PaintAtom:
-        """Return the atom for the pixels of `mask` (None: all) in a region.
-
-        Parameters
-        ----------
-        region
-            A slice with start and stop, or a number, per axis of the label array.
-        mask
-            Boolean, of the shape that ``labels[region]`` has.
-        old, new
-            Labels before and after: one, one per pixel of the mask, or, without a
-            mask, of the region's shape.
-        """
-        slices = [slice(r, r + 1) if isinstance(r, int) else r for r in region]
-        sizes = tuple(int(s.stop) - int(s.start) for s in slices)
-        inside = np.nonzero(np.ones(sizes, np.bool_) if mask is None else mask.reshape(sizes))
-        indices = tuple(c + s.start for c, s in zip(inside, slices, strict=True))
-        return cls(indices, np.ravel(np.asarray(old)), np.ravel(np.asarray(new)))
-
-
-def paint(image: DocumentImage, atoms: Sequence[PaintAtom]) -> Paint | None:
-    """Return the action that the atoms, in order, make together; None if there are none.
-
-    The action writes the new labels once more, so it does not matter whether a viewer
-    reports a stroke before or after it paints (napari does the one or the other).
-    """
-    pieces = [_flat(image, atom) for atom in atoms]
-    if not pieces:
-        return None
-    where, old, new = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-    # A stroke passes a pixel more than once: the oldest "old" and newest "new" count.
-    pixels, first = np.unique(where, return_index=True)
-    _, from_end = np.unique(where[::-1], return_index=True)
-    return Paint(image.id, pixels, new[::-1][from_end], old[first])
-
-
-def _flat(image: DocumentImage, atom: PaintAtom) -> tuple[Integers, LabelArray, LabelArray]:
-    if len(atom.indices) != len(image.shape):
-        raise LabelError(
-            f"painted pixels have {len(atom.indices)} indices, the labels of {image.name!r} "
-            f"have the shape {image.shape}: give one index array per axis"
-        )
-    axes = np.broadcast_arrays(*(np.asarray(i, np.intp) for i in atom.indices))
-    try:
-        where = np.ravel_multi_index(tuple(axis.reshape(-1) for axis in axes), image.shape)
-    except ValueError as error:
-        raise outside_error(image) from error
-    old, new = (np.broadcast_to(np.ravel(np.asarray(s)), where.shape) for s in (atom.old, atom.new))
-    check_painted(old, new)
-    kind = image.labels.dtype
-    return where, old.astype(kind), new.astype(kind)
-
-
-def outside_error(image: DocumentImage) -> LabelError:
-    """Return the error for painted pixels that an image does not have."""
-    return LabelError(
-        f"painted pixels lie outside the labels of {image.name!r}, shape {image.shape}: "
-        "record them for the image they were painted in"
-    )
-
-
-def check_painted(*labels: LabelArray) -> None:
-    """Raise `LabelError` if labels are negative."""
-    for values in labels:
-        if values.size and values.min() < 0:
-            raise LabelError(f"label {values.min()} was painted: labels start at 0 (unlabelled)")

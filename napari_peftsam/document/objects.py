@@ -169,6 +169,8 @@ class NewObject:
         Index of the candidate that `mask` is.
     model, adapter
         Names of the model and adapter that predicted it.
+    label
+        The object that it is in this plane, where its pixels are replaced; 0 for a new one.
     """
 
     prompts: Prompts
@@ -178,6 +180,7 @@ class NewObject:
     candidate: int = 0
     model: str = ""
     adapter: str = ""
+    label: int = 0
 
     @classmethod
     def best_of(cls, prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
@@ -198,6 +201,14 @@ class NewObject:
             created=now,
             modified=now,
         )
+
+    def revised(self, old: ObjectRecord, index: tuple[int, ...], now: str) -> ObjectRecord:
+        """Return the record of an accepted object that has this mask in one plane from now on."""
+        new = self.record(old.label, index, now)
+        planes = tuple(new.planes[0] if p.index == index else p for p in old.planes)
+        planes += () if new.planes[0] in planes else new.planes
+        kept = {name: getattr(old, name) for name in ("created", "category", "label_set")}
+        return replace(new, planes=planes, **kept)
 
 
 def merged(first: ObjectRecord, others: Iterable[ObjectRecord], now: str) -> ObjectRecord:
@@ -258,12 +269,15 @@ class Pending:
         Identifies this state of the pending object's prompts.
     refines
         Revision and candidate whose mask the next prediction refines, if there is one.
+    reopens
+        Label of the accepted object that the pending one is to replace in this plane, else 0.
     """
 
     plane: PlaneKey | None = None
     queue: tuple[Prompts, ...] = ()
     revision: int = 0
     refines: tuple[int, int] | None = None
+    reopens: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.queue)
@@ -280,7 +294,8 @@ class Pending:
         here = self.on(plane)
         if here and here.queue[0] == kept[0]:
             return replace(here, queue=kept)
-        return Pending(plane, kept, revision)
+        is_same_object = len(kept) >= len(here.queue)  # else the first one left the queue
+        return Pending(plane, kept, revision, reopens=here.reopens if is_same_object else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,6 +319,8 @@ class PendingObject:
         Index of the shown candidate.
     mask_prompt, weights
         The candidate to refine, None if there is none, and the `ModelVersion.weights` it is of.
+    reopens
+        Label of the accepted object that it is to replace in this plane, else 0.
     """
 
     plane: PlaneKey
@@ -314,6 +331,7 @@ class PendingObject:
     choice: int
     mask_prompt: MaskPrompt | None
     weights: str
+    reopens: int = 0
 
     @property
     def mask(self) -> BoolArray | None:
@@ -339,8 +357,9 @@ class PendingObject:
         assert self.mask is not None, "nothing is shown"
         by = self.made_by
         return NewObject(
-            self.prompts, self.mask, self.score, self.offset, self.choice, by.model, by.adapter
-        )
+            self.prompts, self.mask, self.score, self.offset, self.choice, by.model, by.adapter,
+            self.reopens,
+        )  # fmt: skip
 
 
 def check_candidates(prediction: Prediction, shape: tuple[int, int]) -> None:

@@ -6,28 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QCheckBox,
     QFrame,
     QLabel,
     QPushButton,
     QSizePolicy,
+    QToolButton,
     QWidget,
 )
 
 from napari_peftsam.app.advice import Situation, next_step
+from napari_peftsam.document import ImageId
+from napari_peftsam.widgets._correct_view import CorrectView
 from napari_peftsam.widgets._downloads import downloads
+from napari_peftsam.widgets._images_view import ImagesView
 from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._objects_table import ObjectsTable
 from napari_peftsam.widgets._parts import (
+    DOCK_WIDTH,
     MARGINS,
     beside,
     push_button,
+    scrolled,
     stacked,
     timer,
     tool_button,
 )
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._sources_view import SourcesView
+from napari_peftsam.widgets._training import training_of
+from napari_peftsam.widgets._training_line import TrainingLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,15 +47,25 @@ if TYPE_CHECKING:
 __all__ = ["AnnotateView"]
 
 _HINT_TIME = 4000  # ms
-_HINT_LINES = 3
-_READY = "● ready"
+_HINT_LINES = 2
+_PADDING = 10  # pixels that napari's style puts around a text
+_TABLE_PART = 10  # of the column
+_READY = "●"
+_NEGATIVE = "QPushButton { background: #a3211b; color: white; }"
+_PANELS = {
+    "Models": ("⋯", "Other models, to be downloaded"),
+    "Adapters": ("⋯", "Choose, weaken, save and load finetuned adapters"),
+    "Finetune": ("Finetune…", "How the model is finetuned, on which images, and how it went"),
+    "Export": ("Export…", "Write the objects to files"),
+}
+"""Buttons of the panels: their texts and tips."""
 _MARKS = {
     "none": "",
     "loading": "◌",
     "ready": _READY,
     "predicting": _READY,
     "accepting": _READY,
-    "stopped": "◌ stopped",
+    "stopped": "◌",
     "failed": "⚠",
 }
 
@@ -59,22 +77,32 @@ class AnnotateView:
         self._owner = owner = dock.viewer_session
         self._prompting = prompting
         self._document, self._layers = owner.document, owner.layers
-        self._hint, self._objects = "", 0
+        self._hint = ""
         self._hint_timer = timer(None, _HINT_TIME)
-        self.project = project
+        self.project, self.images = project, ImagesView(owner)
         self.sources = sources = SourcesView(owner)
-        self.image, self.model, self.adapter = sources.image, sources.model, sources.adapter
+        self.model, self.adapter = sources.model, sources.adapter
+        self.correct = CorrectView(owner)
+        self.table = self.correct.table
+        self.training = TrainingLine(training_of(owner))
+        self.panels = {title: tool_button(text, tip) for title, (text, tip) in _PANELS.items()}
+        self.layers = tool_button("Layers", "Show napari's lists of layers and their settings")
+        self.layers.setCheckable(True)
+        self.layers.setChecked(True)
         self.next_step = QLabel()
         self.next_step.setWordWrap(True)
         self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.next_step.setAlignment(Qt.AlignmentFlag.AlignTop)
         # Always of one height, so that no button moves below the mouse.
-        self.next_step.setFixedHeight(_HINT_LINES * self.next_step.fontMetrics().lineSpacing())
+        line = self.next_step.fontMetrics().lineSpacing()
+        self.next_step.setFixedHeight(_HINT_LINES * line + _PADDING)
         self.point = _button("● Point", "point", "Click on objects to segment them")
         self.box = _button("▭ Box", "box", "Drag a box around each object")
-        for tool in (self.point, self.box):
+        self.sign = _button("+", "sign", "The next points are on the object, or not on it")
+        self.lasso = _tool_button("◌", "lasso", "Lasso: draw a line around each object")
+        self.scribble = _tool_button("∿", "scribble", "Scribble: draw a line on each object")
+        for tool in (self.point, self.box, self.lasso, self.scribble):
             tool.setCheckable(True)
-        self.sign = _button("+", "sign", "Flip the sign of the next points")
         self.previous_candidate = tool_button(
             "◂", f"Previous candidate ({KEYS['previous_candidate'].shown})"
         )
@@ -98,13 +126,6 @@ class AnnotateView:
         )
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
-        self.count = QLabel()
-        self.table = ObjectsTable(self._document, self._layers)
-        self.merge = push_button("Merge", "Make the selected objects one")
-        self.delete = push_button("Delete", "Remove the selected objects")
-        self.refine = push_button(
-            "Refine", "Predict objects anew from the boxes around them: the selected ones, else all"
-        )
         self._lay_out(dock)
         self._hint_timer.timeout.connect(self._forget_hint)
         dock.listen(*self._connections())
@@ -115,33 +136,29 @@ class AnnotateView:
         self._hint_timer.stop()
 
     def _lay_out(self, parent: QWidget) -> None:
-        rows = [
-            beside(*parts, stretch=-1)
-            for parts in (
-                (self.point, self.box, self.sign),
-                (
-                    QLabel("Mask"),
-                    self.previous_candidate,
-                    self.candidate,
-                    self.next_candidate,
-                    self.score,
-                    self.clean,
-                ),
-                (self.accept, self.discard),
-                (self.accept_all, self.replace, self.cut_out),
-                (self.undo, self.redo),
-                (self.merge, self.delete, self.refine),
-            )
-        ]
-        tools, mask, answer, more, history, correct = rows
-        mask.addStretch(1)
+        mask = beside(
+            self.previous_candidate, self.candidate, self.next_candidate, self.score, self.clean,
+            stretch=3,
+        )  # fmt: skip
+        tools = beside(self.point, self.box, self.lasso, self.scribble, self.sign)
+        for part in (2, 3):  # narrow ones
+            tools.setStretch(part, 0)
+        inner = QWidget()
         layout = stacked(
-            self.project, self.sources.grid(), _line(), self.next_step, tools, mask, answer,
-            more, history, _line(), self.count, self.table, correct,
-            inside=parent, spacing=5,
+            self.project, self.images.column(), _line(), self.next_step,
+            tools, mask,
+            beside(self.accept, self.discard),
+            beside(self.accept_all, self.replace, self.cut_out),
+            beside(self.undo, self.redo),
+            _line(), self.correct.column(), _line(),
+            self.sources.grid(self.panels["Models"], self.panels["Adapters"]), self.training,
+            beside(self.panels["Finetune"], self.panels["Export"], self.layers),
+            inside=inner, spacing=4,
         )  # fmt: skip
         layout.setContentsMargins(*MARGINS)
-        layout.setStretchFactor(self.table, 1)
+        layout.setStretch(_TABLE_PART, 1)
+        stacked(scrolled(inner), inside=parent)
+        parent.setFixedWidth(DOCK_WIDTH)
 
     def _connections(self) -> tuple[tuple[Any, Callable[..., None]], ...]:
         owner, document, layers = self._owner.events, self._document.events, self._layers.events
@@ -151,7 +168,8 @@ class AnnotateView:
             (owner.model_changed, self.sources.show),
             (downloads().arrived, self.sources.show),
             (owner.adapters_changed, self.sources.show),
-            (layers.images_changed, self.sources.show),
+            (layers.images_changed, self.images.show),
+            (document.background_changed, self.images.show),
             (layers.image_changed, self.show_all),
             (layers.tool_changed, self.show_tool),
             (layers.hint, self.show_hint),
@@ -164,10 +182,13 @@ class AnnotateView:
             (document.history_changed, self.show_history),
             (document.objects_changed, self.show_objects),
             (self._prompting.events.state_changed, self.show_status),
+            (self.training.training.signals.changed, self.training.show_run),
+            (self.training.training.signals.event, self.training.show_event),
         )
 
     def show_all(self) -> None:
         """Show everything anew."""
+        self.images.show()
         self.sources.show()
         self.show_status()
         self.show_tool()
@@ -179,23 +200,30 @@ class AnnotateView:
         """Show how far the embedding is."""
         state = self._prompting.state
         is_mark = state.kind in _MARKS and not state.tiles
-        self.sources.image_status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
-        self.sources.image_status.setToolTip(state.reason or "Embedding of the shown plane")
+        self.images.status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
+        self.images.status.setToolTip(state.reason or "Embedding of the shown plane")
         can_cancel = state.can_be_cancelled
-        self.sources.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
-        self.sources.cancel.setText("✕" if can_cancel else "↻")
-        self.sources.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
+        self.images.cancel.setVisible(can_cancel or state.kind in ("stopped", "failed"))
+        self.images.cancel.setText("✕" if can_cancel else "↻")
+        self.images.cancel.setToolTip("Stop embedding" if can_cancel else "Embed now")
         self.show_next_step()
 
     def show_tool(self) -> None:
         """Show the active tool and the sign of the next points."""
         tools = self._layers.tools
-        self.point.setChecked(tools.tool == "point")
-        self.box.setChecked(tools.tool == "box")
-        sign = "+ add" if tools.positive else "\N{MINUS SIGN} remove"
+        shown: dict[str, QAbstractButton] = {
+            "point": self.point, "box": self.box, "lasso": self.lasso, "scribble": self.scribble,
+            "cut": self.correct.cut,
+        }  # fmt: skip
+        sign = "+ on" if tools.positive else "\N{MINUS SIGN} not"
         self.sign.setText(f"{sign}  {KEYS['sign'].shown}")
-        for button in (self.point, self.box, self.sign):
-            button.setEnabled(self._layers.image is not None)
+        self.sign.setStyleSheet("" if tools.positive else _NEGATIVE)
+        for name, button in shown.items():
+            button.setChecked(tools.tool == name)
+        for mode, brush in self.correct.brushes.items():
+            brush.setChecked(tools.brush == mode)
+        for each in (*shown.values(), self.sign, *self.correct.brushes.values()):
+            each.setEnabled(self._layers.image is not None)
         self.show_next_step()
 
     def show_current(self) -> None:
@@ -240,18 +268,21 @@ class AnnotateView:
         shown = self._layers.image_id
         if image is None or image == shown:
             self.table.objects.show_image(shown)
-            self.sources.show_images()
-            self._objects = self.table.objects.rowCount()
-            self.count.setText(f"Objects  {self._objects}")
+            self.images.show()
+            self.correct.show_objects(self._objects)
             self.show_buttons()
             self.show_next_step()
 
+    @property
+    def _objects(self) -> int:
+        """The number of objects of the annotated image."""
+        image = self._document.images.get(self._layers.image_id or ImageId(""))
+        return 0 if image is None else len(image.records)
+
     def show_buttons(self) -> None:
         """Show what can be done to the selected objects."""
-        selected = len(self.table.selected_labels())
-        self.merge.setEnabled(selected > 1)
-        self.delete.setEnabled(selected > 0)
-        self.refine.setEnabled(self._objects > 0)
+        plane = self._layers.plane
+        self.correct.show_selection(is_stack=plane is not None and bool(plane.index))
 
     def show_hint(self, hint: str) -> None:
         """Show for some seconds why something was not done."""
@@ -278,6 +309,7 @@ class AnnotateView:
             tool=self._layers.tools.tool,
             objects=self._objects,
             painting=self._layers.tools.painting,
+            reopens=0 if current is None else current.reopens,
             point_key=KEYS["point"].shown,
         )
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
@@ -298,6 +330,10 @@ class AnnotateView:
 def _button(text: str, action: str, tip: str) -> QPushButton:
     key = KEYS[action].shown
     return push_button(f"{text}  {key}", f"{tip} ({key})".strip())
+
+
+def _tool_button(text: str, action: str, tip: str) -> QToolButton:
+    return tool_button(text, f"{tip} ({KEYS[action].shown})")
 
 
 def _line() -> QFrame:

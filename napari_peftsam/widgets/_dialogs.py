@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFileDialog,
+    QInputDialog,
     QMessageBox,
     QWidget,
 )
@@ -19,6 +20,7 @@ from napari_peftsam.widgets._parts import MARGINS, form_layout, stacked, text_la
 __all__ = [
     "ask_files",
     "ask_folder",
+    "ask_number",
     "ask_one",
     "ask_open",
     "ask_save",
@@ -44,6 +46,12 @@ def ask_folder(parent: QWidget, title: str, begin: Path | None = None) -> Path |
     """Let the user choose a folder, beginning at `begin`; None if they change their mind."""
     chosen = QFileDialog.getExistingDirectory(parent, title, str(begin or ""))
     return Path(chosen) if chosen else None
+
+
+def ask_number(parent: QWidget, title: str, question: str, value: int) -> int | None:
+    """Let the user enter a number from 1 on; None if they change their mind."""
+    number, accepted = QInputDialog.getInt(parent, title, question, value, 1)
+    return number if accepted else None
 
 
 def ask_one(parent: QWidget, title: str, question: str, choices: Sequence[str]) -> int | None:

@@ -39,6 +39,8 @@ _DELETE = ("napari:delete_selected_points", "napari:delete_selected_shapes")
 KEYS: Mapping[str, Key] = {
     "point": Key("Q", "Q"),
     "box": Key("W", "W"),
+    "lasso": Key("Shift-W", "⇧W"),
+    "scribble": Key("Shift-Q", "⇧Q"),
     "sign": Key("N", "N"),
     "next_candidate": Key("G", "G"),
     "previous_candidate": Key("Shift-G", "⇧G"),
@@ -49,8 +51,15 @@ KEYS: Mapping[str, Key] = {
     "discard": Key("Escape", "Esc", (_FINISH, "napari:reset_polygon")),
     "discard_all": Key("Shift-Escape", "⇧Esc"),
     "remove_last": Key("Delete", "Del", _DELETE),
+    "split": Key("Shift-X", "⇧X"),
+    "cut": Key("U", "U"),
+    "merge": Key("Shift-U", "⇧U"),
+    "grow": Key("Alt-Up", "Alt+↑"),
+    "shrink": Key("Alt-Down", "Alt+↓"),
+    "continue_objects": Key("Shift-S", "⇧S"),
     "previous_image": Key("PageUp", "PgUp"),
     "next_image": Key("PageDown", "PgDn"),
+    "complete": Key("Shift-PageDown", "⇧PgDn"),
     "undo": Key("Control-Z", "Ctrl+Z"),
     "redo": Key("Control-Shift-Z", "Ctrl+⇧Z"),
     "hide": Key("J", "J"),
@@ -68,13 +77,12 @@ class KeyBindings:
 
     def bind(
         self,
-        viewer: napari.Viewer,
-        layers: Sequence[Layer],
+        providers: Sequence[napari.Viewer | Layer],
         actions: Mapping[str, Callable[[], object]],
     ) -> None:
-        """Call these functions at the keys of their actions."""
+        """Call these functions at the keys of their actions, in a viewer or in layers."""
         for action, function in actions.items():
-            for provider in (viewer, *layers):
+            for provider in providers:
                 self._bind(provider, KEYS[action].binding, function)
 
     def release(self) -> None:

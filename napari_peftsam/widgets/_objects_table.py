@@ -10,21 +10,28 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from napari_peftsam.document import Document, ImageId, ObjectRecord
     from napari_peftsam.widgets.layers import LayerBridge
 
-__all__ = ["ObjectsModel", "ObjectsTable"]
+__all__ = ["FILTERS", "ObjectsModel", "ObjectsTable"]
 
-_COLUMNS = ("id", "area", "source", "score", "✎", "model")
+FILTERS = ("all", "low score", "not looked at", "corrected")
+"""Which objects are listed."""
+
+_LOW = 0.75  # predicted IoU; below, a mask is doubtful
+_COLUMNS = ("id", "area", "source", "score", "✎", "plane", "model")
 _TIPS = (
     "Label in the objects layer",
     "Area: in square units where the size of a pixel is known, else in pixels",
     "How it came about",
     "IoU that the model predicted: a hint, not a verdict",
     "Corrected by hand",
+    "Plane of the stack in which it was made",
     "Adapter, or model without one",
 )
-_WIDTHS = (52, 62, 56, 40, 22)
+_WIDTHS = (46, 58, 54, 38, 20, 40)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
@@ -34,6 +41,8 @@ class ObjectsModel(QAbstractTableModel):
     `layers` has the pixel size of images and the colours of objects.
     """
 
+    PLANE = _COLUMNS.index("plane")
+
     def __init__(
         self, document: Document, layers: LayerBridge, parent: QWidget | None = None
     ) -> None:
@@ -41,6 +50,9 @@ class ObjectsModel(QAbstractTableModel):
         self._document, self._layers = document, layers
         self._image: ImageId | None = None
         self._records: tuple[ObjectRecord, ...] = ()
+        self._filter, self._column, self._is_ascending = FILTERS[0], 0, False
+        self._looked: dict[ImageId, set[int]] = {}
+        self._rows: dict[int, int] = {}
 
     @property
     def image(self) -> ImageId | None:
@@ -49,7 +61,7 @@ class ObjectsModel(QAbstractTableModel):
 
     def show_image(self, image: ImageId | None) -> None:
         """Show the objects of an image as they are now."""
-        records = self._document.records(image)[::-1] if image is not None else ()
+        records = self._listed(image)
         same_rows = image == self._image and _labels(records) == _labels(self._records)
         if same_rows:  # keeps selection and scroll position
             self._records = records
@@ -59,7 +71,50 @@ class ObjectsModel(QAbstractTableModel):
             return
         self.beginResetModel()
         self._image, self._records = image, records
+        self._rows = {record.label: row for row, record in enumerate(records)}
         self.endResetModel()
+
+    def filter(self, which: str) -> None:
+        """List all objects, or some of them, see `FILTERS`."""
+        self._filter = which
+        self.show_image(self._image)
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort the rows by a column."""
+        self._column, self._is_ascending = column, order == Qt.SortOrder.AscendingOrder
+        self.show_image(self._image)
+
+    def look_at(self, labels: Iterable[int]) -> None:
+        """Take note that the user has seen these objects."""
+        if self._image is not None:
+            self._looked.setdefault(self._image, set()).update(labels)
+
+    def _listed(self, image: ImageId | None) -> tuple[ObjectRecord, ...]:
+        """Return the records of an image that are listed, in their order."""
+        if image is None:
+            return ()
+        entry, looked = self._document.image(image), self._looked.get(image, set())
+        tests: dict[str, Callable[[ObjectRecord], bool]] = {
+            "low score": lambda r: r.score is not None and r.score < _LOW,
+            "not looked at": lambda r: r.label not in looked and not r.corrected,
+            "corrected": lambda r: r.corrected,
+        }
+        found: Iterable[ObjectRecord] = entry.records.values()
+        if self._filter in tests:
+            found = filter(tests[self._filter], found)
+        keys: dict[str, Callable[[ObjectRecord], Any]] = {
+            "area": lambda r: entry.area(r.label),
+            "source": lambda r: r.source,
+            "score": lambda r: -1.0 if r.score is None else r.score,
+            "✎": lambda r: r.corrected,
+            "plane": lambda r: r.index,
+            "model": _version,
+        }
+        ordered = sorted(found, key=lambda r: r.label, reverse=not self._is_ascending)
+        key = keys.get(_COLUMNS[self._column])
+        if key is not None:
+            ordered.sort(key=key, reverse=not self._is_ascending)
+        return tuple(ordered)
 
     def label(self, row: int) -> int:
         """Return the label of the object in a row."""
@@ -67,7 +122,7 @@ class ObjectsModel(QAbstractTableModel):
 
     def row(self, label: int) -> int | None:
         """Return the row of an object, None if it has none."""
-        return next((i for i, r in enumerate(self._records) if r.label == label), None)
+        return self._rows.get(label)
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Return the number of objects."""
@@ -92,7 +147,7 @@ class ObjectsModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.DecorationRole and index.column() == 0:
             return self._swatch(self._records[index.row()].label)
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _RIGHT if index.column() in (0, 1, 3) else None
+            return _RIGHT if index.column() in (0, 1, 3, 5) else None
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return None
         record = self._records[index.row()]
@@ -117,14 +172,14 @@ class ObjectsModel(QAbstractTableModel):
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
             return self.area(record.label)
-        adapted = record.adapter not in ("", "base")
         return (
             str(record.label),
             "",
             record.source,
             "" if record.score is None else f"{record.score:.2f}",
             "✎" if record.corrected else "",
-            record.adapter if adapted else record.model,
+            ", ".join(map(str, record.index)),
+            _version(record),
         )[column]
 
 
@@ -151,9 +206,14 @@ class ObjectsTable(QTableView):
         rows.setDefaultSectionSize(20)
         rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         columns.setStretchLastSection(True)
+        columns.setSortIndicator(0, Qt.SortOrder.DescendingOrder)
+        self.setSortingEnabled(True)
         columns.setMinimumSectionSize(20)
         for column, width in enumerate(_WIDTHS):
             columns.resizeSection(column, width)
+        selection = self.selectionModel()
+        assert selection is not None
+        selection.selectionChanged.connect(lambda: self.objects.look_at(self.selected_labels()))
         self.clicked.connect(lambda at: self.object_clicked.emit(self.objects.label(at.row())))
 
     def selected_labels(self) -> list[int]:
@@ -174,6 +234,11 @@ class ObjectsTable(QTableView):
             self.scrollTo(index)
         else:
             self.selectRow(row)
+
+
+def _version(record: ObjectRecord) -> str:
+    """Return the adapter that predicted an object, or the model without one."""
+    return record.adapter if record.adapter not in ("", "base") else record.model
 
 
 def _labels(records: tuple[ObjectRecord, ...]) -> list[int]:

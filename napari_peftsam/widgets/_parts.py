@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from qtpy.QtCore import QObject, Qt, QTimer
-from qtpy.QtGui import QWheelEvent
+from qtpy.QtCore import QObject, QSize, Qt, QTimer
+from qtpy.QtGui import QPainter, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -27,6 +27,7 @@ __all__ = [
     "DOCK_WIDTH",
     "LABEL_WIDTH",
     "MARGINS",
+    "ElidedLabel",
     "beside",
     "combo_box",
     "fill_combo",
@@ -43,7 +44,7 @@ __all__ = [
 
 _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
-DOCK_WIDTH = 300
+DOCK_WIDTH = 288
 """Pixels that a dock asks for."""
 MARGINS = (8, 6, 8, 6)
 """Pixels around the parts of a dock: left, top, right, bottom."""
@@ -58,6 +59,22 @@ def text_label(text: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
+
+
+class ElidedLabel(QLabel):
+    """A label that is cut off where the dock is too narrow, instead of widening it."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return that it may become narrow."""
+        return QSize(24, super().minimumSizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802
+        """Paint the text without its middle, if it is too long."""
+        painter = QPainter(self)
+        text = self.fontMetrics().elidedText(
+            self.text(), Qt.TextElideMode.ElideMiddle, self.width()
+        )
+        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter), text)
 
 
 def push_button(text: str = "", tip: str = "") -> QPushButton:

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QPainter, QPaintEvent
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QMenu, QSizePolicy, QToolButton, QWidget
 
 from napari_peftsam.app.projects import (
@@ -19,7 +18,7 @@ from napari_peftsam.app.projects import (
 )
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
 from napari_peftsam.widgets._imports import PROJECTS, FileQuestions
-from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label
+from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button, stacked, text_label
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QAction
@@ -70,7 +69,7 @@ class ProjectMenu(QWidget):
         self.button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         self.button.setMenu(self.menu)
-        self.name, self.saved, self.note = _ElidedLabel(), QLabel(), text_label()
+        self.name, self.saved, self.note = ElidedLabel(), QLabel(), text_label()
         self.go_on = push_button()
         self.go_on.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.stop = push_button("✕", "Stop it; nothing of it is kept")
@@ -181,20 +180,6 @@ class ProjectMenu(QWidget):
         if offered is not None:
             self.go_on.setText(f"Go on with {describe_offer(offered)}")
             self.go_on.setToolTip(explain_offer(offered))
-
-
-class _ElidedLabel(QLabel):
-    """A label that is cut off where the dock is too narrow, instead of widening it."""
-
-    def minimumSizeHint(self) -> QSize:  # noqa: N802  # Qt's name
-        return QSize(24, super().minimumSizeHint().height())
-
-    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802
-        painter = QPainter(self)
-        text = self.fontMetrics().elidedText(
-            self.text(), Qt.TextElideMode.ElideMiddle, self.width()
-        )
-        painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter), text)
 
 
 def _add(menu: QMenu, text: str, slot: Callable[[], object], enabled: bool = True) -> QAction:

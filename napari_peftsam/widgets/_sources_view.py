@@ -1,4 +1,4 @@
-"""The image, the model and the adapter that an annotation works with, in the annotate dock."""
+"""The model and the adapter that an annotation works with, in the annotate dock."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
-from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._parts import beside, combo_box, fill_combo, tool_button
-from napari_peftsam.widgets.layers.view import PATH
+from napari_peftsam.widgets._parts import combo_box, fill_combo
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
-
     from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["ModelAction", "SourcesView"]
@@ -28,62 +24,37 @@ class ModelAction(Enum):
 
 
 class SourcesView:
-    """The lists of images, models and adapters, by name; they change nothing."""
+    """The lists of models and adapters, by name; they change nothing."""
 
     def __init__(self, owner: ViewerSession) -> None:
-        self._owner, self._document, self._layers = owner, owner.document, owner.layers
-        self.image, self.model, self.adapter = combo_box(), combo_box(), combo_box()
-        self.image_status, self.model_status = QLabel(), QLabel()
-        self.image_number = QLabel("Image")
-        self.previous_image = tool_button("◂", f"Previous image ({KEYS['previous_image'].shown})")
-        self.next_image = tool_button("▸", f"Next image ({KEYS['next_image'].shown})")
-        self.cancel = tool_button("✕", "Stop embedding this image")
+        self._owner = owner
+        self.model, self.adapter = combo_box(), combo_box()
+        for combo in (self.model, self.adapter):
+            combo.setMinimumContentsLength(4)
+        self.model_status = QLabel()
 
-    def grid(self) -> QGridLayout:
-        """Return the rows."""
+    def grid(self, models: QWidget, adapters: QWidget) -> QGridLayout:
+        """Return the rows, with a button each at their ends."""
         grid = QGridLayout()
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(1, 1)
-        status = QWidget()
-        status.setLayout(beside(self.image_status, self.cancel, stretch=-1))
-        image = QWidget()
-        image.setLayout(beside(self.previous_image, self.image, self.next_image, stretch=1))
         rows = (
-            (self.image_number, image, status),
-            (QLabel("Model"), self.model, self.model_status),
-            (QLabel("Adapter"), self.adapter, None),
+            (QLabel("Model"), self.model, self.model_status, models),
+            (QLabel("Adapter"), self.adapter, None, adapters),
         )
-        for row, (name, combo, extra) in enumerate(rows):
+        for row, (name, combo, extra, button) in enumerate(rows):
             grid.addWidget(name, row, 0)
             grid.addWidget(combo, row, 1, 1, 1 if extra else 2)
             if extra is not None:
                 grid.addWidget(extra, row, 2)
+            grid.addWidget(button, row, 3)
         return grid
 
     def show(self) -> None:
-        """Show which images, models and adapters there are, and which are chosen."""
-        self.show_images()
+        """Show which models and adapters there are, and which are chosen."""
         self._show_models()
         self._show_adapters()
-
-    def show_images(self) -> None:
-        """Show the images with their numbers of objects, and which one is annotated."""
-        images, shown = self._layers.image_layers, self._layers.image
-        chosen = images.index(shown) if shown in images else -1
-        names = [(f"{layer.name}{self._objects_of(layer)}", None) for layer in images]
-        fill_combo(self.image, names, chosen)
-        is_queue = chosen >= 0 and len(images) > 1
-        self.image_number.setText(f"{chosen + 1} / {len(images)}" if is_queue else "Image")
-        for button, at in ((self.previous_image, 0), (self.next_image, len(images) - 1)):
-            button.setEnabled(is_queue and chosen != at)
-        self.image.setToolTip("" if shown is None else str(shown.metadata.get(PATH, shown.name)))
-
-    def _objects_of(self, layer: Layer) -> str:
-        """Return the number of objects of an image, empty without any."""
-        shown = self._layers.image_of(layer)
-        image = None if shown is None else self._document.images.get(shown)  # gone by undo?
-        return f" · {len(image.records)}" if image is not None and image.records else ""
 
     def _show_adapters(self) -> None:
         workspace = self._owner.workspace

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QDockWidget, QFileDialog
 
 from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.app.reload import Reload
 from napari_peftsam.document import (
     Accept,
-    DeleteObjects,
     Discard,
     ImageId,
-    MergeObjects,
+    MarkComplete,
     RemoveLastPrompt,
 )
 from napari_peftsam.widgets._annotate_view import AnnotateView
+from napari_peftsam.widgets._correcting import Corrections
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
+from napari_peftsam.widgets._panels import panel_dock, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
-from napari_peftsam.widgets.models import show_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from napari_peftsam.document import Overlap
     from napari_peftsam.document.tables import Step
+    from napari_peftsam.widgets.finetune import FinetuneDock
 
 __all__ = ["AnnotateDock", "ModelAction"]
 
@@ -44,6 +45,7 @@ _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it e
 _QUIET = 400  # ms without anything the user waits for
 _OUTLINED = 200  # selected objects with an outline
 _LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
+_LAYER_DOCKS = ("layer list", "layer controls")  # napari's names
 _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
 
@@ -68,7 +70,8 @@ class AnnotateDock(Dock):
         self.prompting = PromptController(owner, self.layers, owner.workers)
         self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
         self.view = AnnotateView(self, self.prompting, self.project)
-        self._keys = KeyBindings()
+        self.corrections = Corrections(owner, self.view.correct)
+        self._keys, self._draws_polygon = KeyBindings(), False
         self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
         self._idle = timer(None, _QUIET)
         self._choose_later = timer(None, 0)  # it may be one of many layers that are being removed
@@ -99,6 +102,10 @@ class AnnotateDock(Dock):
             (layers.view_moved, self._look_soon),
             (layers.images_changed, self._choose_soon),
             (layers.prompt_layers_changed, self._bind_keys),
+            (layers.image_changed, self._bind_keys),
+            (layers.tool_changed, self._tool_changed),
+            (layers.plane_changed, self.corrections.note_plane),
+            (layers.plane_changed, self.view.show_buttons),
             (prompting.events.awaited_changed, self._tell_awaited),
             (prompting.events.idled, self._look_soon),
             (prompting.events.hint, self.view.show_hint),
@@ -117,6 +124,7 @@ class AnnotateDock(Dock):
             (owner.adapters_changed, self._reload_later),
             (owner.model_changed, self._reload_later),
             (layers.plane_changed, self._reload_later),
+            (layers.images_changed, self._reload_later),
             (self.document.events.prompts_changed, self._reload_later),
         )
 
@@ -152,10 +160,11 @@ class AnnotateDock(Dock):
 
     def _connect_view(self) -> None:
         view, actions = self.view, self._actions()
-        view.image.activated.connect(self._image_chosen)
+        view.images.chosen.connect(self._image_chosen)
+        view.images.complete.clicked.connect(self._mark_complete)
         view.model.activated.connect(self._model_chosen)
         view.adapter.activated.connect(self._adapter_chosen)
-        view.sources.cancel.clicked.connect(self._cancel_or_resume)
+        view.images.cancel.clicked.connect(self._cancel_or_resume)
         view.clean.toggled.connect(self.prompting.clean_masks)
         view.table.object_clicked.connect(self.layers.go_to)
         selection = view.table.selectionModel()
@@ -164,12 +173,18 @@ class AnnotateDock(Dock):
         selection.selectionChanged.connect(self._show_outlines)
         view.table.objects.modelReset.connect(self._show_outlines)
         view.table.objects.modelReset.connect(self.view.show_buttons)
-        view.merge.clicked.connect(self._merge)
-        view.delete.clicked.connect(self._delete)
-        view.refine.clicked.connect(self._refine)
+        view.correct.delete.clicked.connect(partial(self.layers.attempt, self.corrections.delete))
+        view.training.train.clicked.connect(self._toggle_training)
+        view.training.curve.clicked.connect(partial(show_panel, self, "Finetune"))
+        view.layers.toggled.connect(self.show_layer_list)
+        for title, opener in view.panels.items():
+            opener.clicked.connect(partial(show_panel, self, title))
+        for mode, brush in view.correct.brushes.items():
+            brush.clicked.connect(partial(self.layers.tools.choose_brush, mode))
         for name, action in actions.items():
-            button = getattr(view, name, getattr(view.sources, name, None))
-            if button is not None:  # others have keys only
+            parts = (part for part in (view, view.images, view.correct) if hasattr(part, name))
+            button = getattr(next(parts, None), name, None)
+            if button is not None and name != "complete":  # others have keys only
                 button.clicked.connect(lambda _, action=action: action())
 
     def _actions(self) -> dict[str, Callable[[], object]]:
@@ -177,9 +192,12 @@ class AnnotateDock(Dock):
         actions: dict[str, Callable[[], object]] = {
             "point": lambda: tools.choose("point"),
             "box": lambda: tools.choose("box"),
+            "lasso": lambda: tools.choose("lasso"),
+            "scribble": lambda: tools.choose("scribble"),
             "sign": tools.flip_sign,
             "previous_image": lambda: self._go(-1),
             "next_image": lambda: self._go(1),
+            "complete": self._complete_and_go_on,
             "next_candidate": lambda: document.cycle(1),
             "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
@@ -192,16 +210,47 @@ class AnnotateDock(Dock):
             "undo": lambda: self._step("Undid", document.store.last_step(), document.undo),
             "redo": lambda: self._step("Redid", document.store.next_step(), document.redo),
         }
+        actions |= self.corrections.actions()
         tried = {name: partial(self.layers.attempt, action) for name, action in actions.items()}
-        return {**tried, "hide": self._hide_masks}
+        training = {
+            "finetune": self._toggle_training,
+            "before": self._compare,
+        }
+        return {**tried, **training, "hide": self._hide_masks}
 
     def _bind_keys(self) -> None:
         self._keys.release()
-        prompts = self.layers.tools.layers
+        prompts, objects, actions = self.layers.tools.layers, self.layers.objects, self._actions()
         own = () if prompts is None else prompts.layers
-        self._keys.bind(self.viewer_session.viewer, own, self._actions())
+        self._keys.bind((self.viewer_session.viewer, *own), actions)
+        if objects is not None and objects.mode != "polygon":  # whose keys they are there
+            answers = {name: actions[name] for name in ("accept", "discard")}
+            self._keys.bind((objects,), answers)
+
+    def _toggle_training(self) -> None:
+        cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()
+
+    def _compare(self) -> None:
+        cast("FinetuneDock", panel_dock(self, "Finetune")).compare()
 
     # --- what the user does ---------------------------------------------------------
+
+    def show_layer_list(self, shown: bool) -> None:
+        """Show napari's docks with the layers and their settings, or fold them."""
+        window = self.window()
+        self.view.layers.setChecked(shown)
+        for name in _LAYER_DOCKS:
+            dock = None if window is None else window.findChild(QDockWidget, name)
+            if dock is not None:
+                dock.setVisible(shown)
+
+    def _tool_changed(self) -> None:
+        """Take Enter and Escape from the layer of objects, but while a polygon is drawn there."""
+        objects = self.layers.objects
+        is_drawn = objects is not None and objects.mode == "polygon"
+        if is_drawn != self._draws_polygon:
+            self._draws_polygon = is_drawn
+            self._bind_keys()
 
     def _choose_soon(self) -> None:
         self._choose_later.start()
@@ -254,6 +303,21 @@ class AnnotateDock(Dock):
             if 0 <= at < len(images):
                 self.layers.select_image(images[at])
 
+    def _mark_complete(self, complete: bool) -> None:
+        action = MarkComplete(self._image(), is_complete=complete)
+        self.layers.attempt(lambda: self.document.do(action))
+        self.view.images.show()
+
+    def _complete_and_go_on(self) -> None:
+        """Mark the image complete and annotate the next one that is not."""
+        if self.layers.image is not None:
+            self.document.do(MarkComplete(self._image()))
+            following = self.view.images.unfinished()
+            if following is None:
+                self.view.show_hint("All images are done")
+            else:
+                self._image_chosen(following)
+
     def _image_chosen(self, index: int) -> None:
         self._select_image(self.layers.image_layers[index])
 
@@ -261,7 +325,7 @@ class AnnotateDock(Dock):
         owner = self.viewer_session
         source = self.view.model.itemData(index)
         if source is ModelAction.MORE:
-            show_models(owner.viewer)
+            show_panel(self, "Models")
             source = ""
         elif source is ModelAction.BROWSE:
             source, _ = QFileDialog.getOpenFileName(self, "Choose a SAM checkpoint", "", _FILES)
@@ -319,24 +383,9 @@ class AnnotateDock(Dock):
         if points is not None and points.selected_data:
             points.remove_selected()
         elif self.document.current is None and self.view.table.selected_labels():
-            self._delete()
+            self.corrections.delete()
         else:
             self.document.do(RemoveLastPrompt())
-
-    def _merge(self) -> None:
-        labels = self.view.table.selected_labels()
-        image = self._image()
-        self.layers.attempt(
-            lambda: self.view.table.select(self.document.do(MergeObjects(image, tuple(labels))))
-        )
-
-    def _delete(self) -> None:
-        labels = self.view.table.selected_labels()
-        self.layers.attempt(lambda: self.document.do(DeleteObjects(self._image(), tuple(labels))))
-
-    def _refine(self) -> None:
-        labels, imports = self.view.table.selected_labels(), self.viewer_session.imports
-        self.layers.attempt(lambda: imports.refine(self._image(), labels))
 
     def _image(self) -> ImageId:
         image = self.layers.image_id

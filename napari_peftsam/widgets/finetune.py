@@ -45,9 +45,8 @@ class FinetuneDock(Dock):
         self._splitting: Worker | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
-        self._keys.bind(
-            self.viewer_session.viewer, (), {"finetune": self.toggle, "before": self.compare}
-        )
+        keys = {"finetune": self.toggle, "before": self.compare}
+        self._keys.bind((self.viewer_session.viewer,), keys)
         self._timer.timeout.connect(self._find_split)
         self.view.train.clicked.connect(self.toggle)
         self.view.compare.clicked.connect(self.compare)

@@ -18,10 +18,10 @@ from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.projects import is_rgb
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import PixelArray
-from napari_peftsam.widgets.layers.view import add_file
+from napari_peftsam.widgets.layers.view import file_layer
 from napari_peftsam.widgets.session import session_of
 
-__all__ = ["SAMPLES", "add_docks", "open_viewer"]
+__all__ = ["SAMPLES", "add_dock", "open_viewer"]
 
 SAMPLES = ("histology",)
 _DOCKS_SETTLE = 300  # ms
@@ -71,13 +71,13 @@ def open_viewer(
     viewer = napari.Viewer(title="napari-peftsam")
     session = session_of(viewer)
     for path, file in files:
-        add_file(viewer, path, file)
+        viewer.add_layer(file_layer(path, file))
     for name, pixels in samples:
         viewer.add_image(pixels, name=name, rgb=is_rgb(pixels))
     _show_first(viewer, hidden=bool(projects))
     if projects:
         session.projects.open(projects[0])
-    add_docks(viewer)
+    add_dock(viewer)
     if labels is not None and session.layers.image_id is not None:
         session.imports.import_labels(session.layers.image_id, labels)
     # The docks take their room from the canvas, so the image is fitted once they have it.
@@ -103,24 +103,13 @@ def _show_first(viewer: napari.Viewer, *, hidden: bool) -> None:
         viewer.layers.selection.active = viewer.layers[0]
 
 
-def add_docks(viewer: napari.Viewer) -> None:
-    """Add all docks on the right: Annotate above, the others below, one behind the other."""
-    from napari_peftsam.widgets import (
-        AdaptersDock,
-        AnnotateDock,
-        ExportDock,
-        FinetuneDock,
-        ModelsDock,
-    )
+def add_dock(viewer: napari.Viewer) -> None:
+    """Add the annotate dock on the right, and fold napari's docks with the layers."""
+    from napari_peftsam.widgets import AnnotateDock
 
-    window = viewer.window
-    window.add_dock_widget(AnnotateDock(viewer), name="Annotate", area="right")
-    finetune = window.add_dock_widget(FinetuneDock(viewer), name="Finetune", area="right")
-    below = (("Adapters", AdaptersDock), ("Models", ModelsDock), ("Export", ExportDock))
-    for name, dock in below:
-        window.add_dock_widget(dock(viewer), name=name, area="right", tabify=True)
-    # Tabs that are added later come to the front, once the event loop has run.
-    qtpy.QtCore.QTimer.singleShot(0, finetune.raise_)
+    dock = AnnotateDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Annotate", area="right")
+    dock.show_layer_list(False)
 
 
 def _sample(name: str) -> list[tuple[str, PixelArray]]:

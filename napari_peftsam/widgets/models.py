@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from napari_peftsam.models import DownloadProgress, ModelEntry
     from napari_peftsam.types import PixelArray
 
-__all__ = ["ModelsDock", "show_models"]
+__all__ = ["ModelsDock"]
 
 _PARTS = 1000
 _CITE = "cite"
@@ -177,20 +177,6 @@ class ModelsDock(Dock):
             self.viewer_session.load_model(name)
         else:
             self.downloads.start(entry)
-
-
-def show_models(viewer: napari.Viewer) -> None:
-    """Bring the list of models to the front, opening it if need be."""
-    docks = viewer.window.dock_widgets.values()
-    dock = next((dock for dock in docks if isinstance(dock, ModelsDock)), None)
-    if dock is None:
-        holder = viewer.window.add_dock_widget(
-            ModelsDock(viewer), name="Models", area="right", tabify=True
-        )
-    else:
-        holder = dock.parentWidget()
-    holder.show()
-    holder.raise_()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 from napari_peftsam.widgets._torch import FoundModels, find_models
 from napari_peftsam.widgets.layers import LayerBridge
-from napari_peftsam.widgets.layers.view import METADATA, PATH, add_file
+from napari_peftsam.widgets.layers.view import METADATA, PATH, file_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,9 +258,14 @@ class ViewerSession:
 
     def show_file(self, path: Path, file: ImageFile, *, first: bool) -> None:
         """Show an image file; annotate it if it is the first."""
-        layer = add_file(self.viewer, path, file, visible=first)
+        layer, layers = file_layer(path, file), self.layers
+        layer.visible = first
+        if first or not layers.tools.is_open:
+            self.viewer.add_layer(layer)
         if first:
-            self.layers.select_image(layer)
+            layers.select_image(layer)
+        elif layers.tools.is_open:
+            layers.attempt(lambda: layers.adopt(layer))
 
     def replace_image(self, image: ImageId, file: ImageFile, source: ImageSource) -> None:
         """Show other channels of an image's file under its objects."""
@@ -272,12 +277,7 @@ class ViewerSession:
             old.data = file.pixels  # which the document has already
             old.reset_contrast_limits()
         elif old is not None:
-            was_annotated, place = old is layers.image, self.viewer.layers.index(old)
-            layers.hide(image)
-            layers.show(image, visible=old.visible)
-            new = layers.layer_of(image)
-            self.viewer.layers.move(self.viewer.layers.index(new), place)
-            layers.select_image(new if was_annotated else layers.image)
+            layers.show_anew(image)
 
     def file_of(self, image: ImageId) -> Path | None:
         """Return the file that an image was read from, if there is one."""

@@ -130,6 +130,9 @@ class Source:
         plane, queue = self.plane(), self.document.queue
         given = [*queue[:2], Prompts()] if self.number(0, 1) else [Prompts()] * self.number(0, 2)
         made = [NewObject(each, self.mask(), 0.5) for each in given]
+        if made and self.number(0, 1):  # an object that is there, or is in another plane
+            label = self.one_of(99, *self.labels(plane.image))
+            made[0] = replace(made[0], label=label)
         if self.number(0, 1):
             made.append(NewObject(Prompts(), np.ones((4, 5), bool), None, (self.number(0, 21), 3)))
         return act.AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite", "replace"))
@@ -193,6 +196,7 @@ MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
     act.AddPoint: lambda s: act.AddPoint(s.plane(), s.point()),
     act.SetBox: lambda s: act.SetBox(s.plane(), s.one_of(None, s.box(), s.box())),
     act.SetPrompts: lambda s: act.SetPrompts(s.plane(), s.prompts()),
+    act.Reopen: lambda s: act.Reopen(p := s.plane(), s.one_of(9, *s.labels(p.image))),
     act.RemoveLastPrompt: lambda s: act.RemoveLastPrompt(),
     act.QueuePrompts: lambda s: act.QueuePrompts(s.plane(), s.many_prompts()),
     act.SetQueue: lambda s: act.SetQueue(s.plane(), (*s.document.queue[1:2], *s.many_prompts())),

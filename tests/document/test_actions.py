@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ EVERY_KIND: dict[str, act.Action] = {
     "set box": act.SetBox(PLANE, BOX),
     "remove box": act.SetBox(PLANE, None),
     "set prompts": act.SetPrompts(PLANE, PROMPTS),
+    "reopen": act.Reopen(PLANE, 3),
     "remove last prompt": act.RemoveLastPrompt(),
     "queue": act.QueuePrompts.boxes(PLANE, [BOX, Box(0.0, 0.0, 1.0, 1.0)]),
     "set queue": act.SetQueue(PLANE, (PROMPTS, Prompts())),
@@ -69,6 +70,7 @@ EVERY_KIND: dict[str, act.Action] = {
     "discard all": act.Discard(everything=True),
     "choose": act.ChooseCandidate(2),
     "accept": act.Accept("overwrite", OBJECT),
+    "accept in place of": act.Accept("keep", replace(OBJECT, label=4)),
     "accept objects": act.AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
     "delete": act.DeleteObjects(IMAGE, (3, 1)),
     "merge": act.MergeObjects(IMAGE, (3, 1, 2)),

@@ -7,6 +7,7 @@ import pytest
 
 from napari_peftsam.document import (
     Accept,
+    AcceptObjects,
     AddPoint,
     ChooseCandidate,
     DeleteObjects,
@@ -15,11 +16,13 @@ from napari_peftsam.document import (
     ImportLabels,
     MergeObjects,
     ModelVersion,
+    NewObject,
     ObjectPlane,
     Paint,
     PaintAtom,
     PlaneKey,
     QueuePrompts,
+    Reopen,
     paint,
 )
 from napari_peftsam.errors import LabelError, PromptError
@@ -260,3 +263,98 @@ def test_listed_planes_have_objects(document: Document) -> None:
         PlaneKey("stack", (0,)),
         PlaneKey("stack", (2,)),
     )
+
+
+# --- reopened -----------------------------------------------------------------------
+
+
+def test_an_object_is_reopened_with_its_prompts(document: Document) -> None:
+    label = accept(document, LEFT)
+    document.do(Reopen(CELLS, label))
+    current = document.current
+    assert current is not None
+    assert (current.prompts, current.reopens) == (Prompts((Point(5, 5),)), label)
+    assert document.undo_label == "reopen object 1"
+    document.do(AddPoint(CELLS, Point(3, 12)))
+    answer(document, RIGHT, made_by=ModelVersion("builtin", "v2"))
+    before = document.records(IMAGE)[0]
+    assert document.do(Accept()) == label
+    assert document.undo_label == "change object 1"
+    (record,) = document.records(IMAGE)
+    assert np.array_equal(document.labels(CELLS) == label, RIGHT)  # it may take its own pixels
+    assert record.prompts == Prompts((Point(5, 5), Point(3, 12)))
+    assert (record.adapter, record.created) == ("v2", before.created)
+    assert document.images[IMAGE].next_label == label + 1
+    document.undo()
+    assert np.array_equal(document.labels(CELLS) == label, LEFT)
+    assert document.records(IMAGE) == (before,)
+
+
+def test_discarding_leaves_a_reopened_object_as_it_was(document: Document) -> None:
+    label = accept(document, LEFT)
+    before = document.records(IMAGE)
+    document.do(Reopen(CELLS, label))
+    document.do(Discard())
+    assert document.current is None
+    assert document.records(IMAGE) == before
+    assert np.array_equal(document.labels(CELLS) == label, LEFT)
+
+
+def test_what_has_no_prompts_is_reopened_with_the_box_around_it(document: Document) -> None:
+    document.do(Paint(IMAGE, np.flatnonzero(LEFT), 7))
+    document.do(Reopen(CELLS, 7))
+    assert document.current is not None
+    assert document.current.prompts == Prompts(box=Box(2, 2, 10, 10))
+
+
+def test_a_reopened_object_takes_no_pixel_of_others(document: Document) -> None:
+    first, second = accept(document, LEFT), accept(document, rectangle(2, 12, 10, 20))
+    document.do(Reopen(CELLS, first))
+    answer(document, rectangle(2, 2, 10, 20))
+    document.do(Accept())
+    assert np.array_equal(document.labels(CELLS) == first, rectangle(2, 2, 10, 12))
+    assert np.array_equal(document.labels(CELLS) == second, rectangle(2, 12, 10, 20))
+    check_invariants(document)
+
+
+def test_prompts_of_others_follow_a_reopened_object(document: Document) -> None:
+    label = accept(document, LEFT)
+    document.do(QueuePrompts.boxes(CELLS, [Box(1, 1, 4, 4)]))
+    document.do(Reopen(CELLS, label))
+    assert document.queue == (Prompts((Point(5, 5),)), Prompts(box=Box(1, 1, 4, 4)))
+    answer(document, LEFT)
+    document.do(Accept())
+    assert document.current is not None
+    assert document.current.reopens == 0  # the next one is new
+    assert document.queue == (Prompts(box=Box(1, 1, 4, 4)),)
+
+
+def test_what_is_deleted_while_it_is_open_is_a_new_object(document: Document) -> None:
+    label = accept(document, LEFT)
+    document.do(Reopen(CELLS, label))
+    answer(document, RIGHT)
+    document.do(DeleteObjects(IMAGE, (label,)))
+    assert document.do(Accept()) == label + 1
+    check_invariants(document)
+
+
+def test_an_object_goes_on_in_another_plane_with_its_number(document: Document) -> None:
+    label = accept(document, LEFT, plane=STACK)
+    following = PlaneKey(STACK.image, (2,))
+    made = NewObject(Prompts((Point(6, 6),)), RIGHT, 0.8, label=label)
+    assert document.do(AcceptObjects(following, (made,))) == (label,)
+    (record,) = document.records(STACK.image)
+    assert record.planes == (
+        ObjectPlane((1,), Prompts((Point(5, 5),))),
+        ObjectPlane((2,), Prompts((Point(6, 6),))),
+    )
+    assert np.array_equal(document.labels(STACK) == label, LEFT)
+    assert np.array_equal(document.labels(following) == label, RIGHT)
+
+
+def test_an_object_that_is_not_in_the_plane_is_not_reopened(document: Document) -> None:
+    label = accept(document, LEFT, plane=STACK)
+    with pytest.raises(LabelError, match="no pixels in this plane"):
+        document.do(Reopen(PlaneKey(STACK.image, (0,)), label))
+    with pytest.raises(LabelError, match="no object 5"):
+        document.do(Reopen(STACK, 5))

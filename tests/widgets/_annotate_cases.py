@@ -12,6 +12,7 @@ import napari
 import numpy as np
 import numpy.typing as npt
 from napari.utils.interactions import (
+    mouse_double_click_callbacks,
     mouse_move_callbacks,
     mouse_press_callbacks,
     mouse_release_callbacks,
@@ -23,7 +24,7 @@ from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.session import session_of
 
 SHAPE = (48, 60)
-PATIENCE = 240.0  # s; a limit for a hanging test, not a demand
+PATIENCE = 60.0  # s; a limit for a hanging test, not a demand
 
 
 def blobs(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint16]:
@@ -93,6 +94,23 @@ class Bench:
         """Press the mouse, move, release."""
         leading = self.viewer.dims.point[:-2]
         self._drag([(*leading, *start), (*leading, *end)], (), 1, before_release)
+        settle()
+
+    def draw(self, path: Sequence[tuple[float, float]], *modifiers: str, button: int = 1) -> None:
+        """Draw a line with the mouse held down."""
+        leading = self.viewer.dims.point[:-2]
+        self._drag([(*leading, *at) for at in path], modifiers, button)
+        settle()
+
+    def double_click(self, row: float, col: float) -> None:
+        """Click twice: the second press is a double click for Qt."""
+        self.click(row, col)
+        layer, leading = self.viewer.layers.selection.active, self.viewer.dims.point[:-2]
+        event = SimpleNamespace(
+            type="mouse_double_click", button=1, modifiers=(), handled=False,
+            position=(*leading, row, col), pos=_pixels((row, col)),
+        )  # fmt: skip
+        mouse_double_click_callbacks(layer, event)
         settle()
 
     def _drag(

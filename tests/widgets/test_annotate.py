@@ -36,7 +36,7 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     (record,) = b.document.records("image0")
     assert (record.source, record.model, record.adapter) == ("point", "tiny", "base")
     np.testing.assert_array_equal(b.layers.objects.data == record.label, mask)
-    assert b.view.count.text() == "Objects  1"
+    assert b.view.correct.count.text() == "Objects  1"
     assert b.view.table.selected_labels() == [record.label]
     assert not b.prompts.mask.data.any()
     assert len(b.prompts.points.data) == 0
@@ -346,7 +346,7 @@ def test_the_wheel_changes_no_choice(bench: Open) -> None:
         place, place, none, QPoint(0, -120), Qt.MouseButton.NoButton,
         Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
     )  # fmt: skip
-    QApplication.sendEvent(b.view.image, event)
+    QApplication.sendEvent(b.view.model, event)
     settle()
     assert b.layers.image is before
 
@@ -378,10 +378,10 @@ def test_merge_and_delete_from_the_table(bench: Open) -> None:
     b.document.do(ImportLabels("image0", labels))
     assert b.view.table.objects.rowCount() == 3
     b.view.table.selectAll()
-    b.view.merge.click()
+    b.view.correct.merge.click()
     assert [r.label for r in b.document.records("image0")] == [1]
     b.view.table.select(1)
-    b.view.delete.click()
+    b.view.correct.delete.click()
     assert b.document.records("image0") == ()
     b.view.undo.click()
     b.view.undo.click()
@@ -464,16 +464,16 @@ def test_a_broken_checkpoint_leaves_the_old_model(bench: Open, tmp_path: object)
 def test_an_image_that_cannot_be_embedded_says_why(bench: Open) -> None:
     b = bench(np.zeros((20, 20)), ready=False)
     wait(lambda: b.dock.prompting.state.kind == "failed")
-    assert b.view.sources.image_status.text() == "⚠"
+    assert b.view.images.status.text() == "⚠"
     assert "constant" in b.view.next_step.text()
 
 
 def test_embedding_can_be_stopped_and_resumed(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     wait(lambda: b.dock.prompting.state.kind == "embedding")
-    b.view.sources.cancel.click()
+    b.view.images.cancel.click()
     assert b.dock.prompting.state.kind == "stopped"
-    b.view.sources.cancel.click()
+    b.view.images.cancel.click()
     wait(lambda: b.dock.prompting.state.kind == "ready")
 
 

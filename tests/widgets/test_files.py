@@ -310,10 +310,11 @@ def test_pieces_are_asked_about(tmp_path: Path, bench: Callable[..., Bench]) -> 
 def test_selected_objects_are_refined(bench: Callable[..., Bench]) -> None:
     b = bench(noise(40, 50))
     (image,) = b.document.images.values()
-    assert not b.view.refine.isEnabled()
+    [refine, *_] = b.view.correct.menu.actions()
+    assert not b.view.correct.more.isEnabled()
     b.document.do(ImportLabels(image.id, squares()))
     b.view.table.select(5)
-    b.view.refine.click()
+    refine.trigger()
     wait(lambda: not b.owner.projects.progress)
     sources = {record.label: record.source for record in image.records.values()}
     assert sources[9] == "imported"

@@ -228,7 +228,7 @@ def test_renaming_and_reordering_break_nothing(bench: Open) -> None:
     b.viewer.layers.reverse()
     for layer in list(b.viewer.layers):
         layer.name = f"my {layer.name}"
-    assert b.view.image.currentText() == "my image0"
+    assert b.view.images.name.text() == "my image0"
     b.viewer.layers.selection.active = b.prompts.points
     b.click(20, 30)
     plane = b.document.current.plane
@@ -493,7 +493,7 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     prompting = b.dock.prompting
     b.click(300, 300)
     wait(lambda: prompting.state.tiles == 25)
-    b.view.sources.cancel.click()
+    b.view.images.cancel.click()
     assert prompting.state.kind == "stopped"
     assert not prompting.state.is_awaited
     stuck.set()
@@ -503,7 +503,7 @@ def test_an_answer_in_a_large_image_can_be_cancelled_and_resumed(
     settle()
     assert prompting.state.kind == "stopped"
     assert b.mask is None
-    b.view.sources.cancel.click()
+    b.view.images.cancel.click()
     assert b.answered().any()
 
 
@@ -540,7 +540,7 @@ def test_accepting_all_in_a_large_image_can_be_cancelled(
     )
     b.view.accept_all.click()
     wait(lambda: prompting.state.tiles == 25)
-    b.view.sources.cancel.click()
+    b.view.images.cancel.click()
     assert prompting.state.kind == "stopped"
     assert not prompting.state.is_awaited
     assert b.document.records("image0") == ()

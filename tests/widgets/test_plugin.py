@@ -7,6 +7,7 @@ from collections.abc import Callable
 import napari
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QDockWidget
 
 from napari_peftsam.widgets import (
     AdaptersDock,
@@ -16,7 +17,8 @@ from napari_peftsam.widgets import (
     ModelsDock,
 )
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets.launch import add_docks
+from napari_peftsam.widgets._panels import PANELS, panel_dock
+from napari_peftsam.widgets.launch import add_dock
 from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle
 
@@ -55,20 +57,47 @@ def test_docks_from_the_menu_lie_behind_each_other(
     assert window.tabifiedDockWidgets(holders["Annotate"]) == []
 
 
-def test_the_command_line_opens_all_docks(
+def test_the_command_line_opens_one_dock(
     make_napari_viewer: Callable[..., napari.Viewer],
 ) -> None:
-    viewer = make_napari_viewer()
-    add_docks(viewer)
+    viewer = make_napari_viewer(show=True)
+    add_dock(viewer)
     settle()
-    assert {type(dock) for dock in viewer.window.dock_widgets.values()} == set(DOCKS.values())
+    [dock] = viewer.window.dock_widgets.values()
+    assert isinstance(dock, AnnotateDock)
+    names = ("layer list", "layer controls")
+    folded = [dock.window().findChild(QDockWidget, name) for name in names]
+    assert not any(each.isVisible() for each in folded)
+    dock.view.layers.click()
+    assert all(each.isVisible() for each in folded)
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_the_other_docks_are_panels(
+    title: str, make_napari_viewer: Callable[..., napari.Viewer]
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    add_dock(viewer)
+    [dock] = viewer.window.dock_widgets.values()
+    dock.view.panels[title].click()
+    settle()
+    inner = panel_dock(dock, title)
+    assert isinstance(inner, DOCKS[title])
+    assert inner.isVisible()
+    inner.window().close()
+    settle()
+    assert not inner.isVisible()
+    dock.view.panels[title].click()
+    settle()
+    assert panel_dock(dock, title) is inner  # as it was left
+    assert inner.isVisible()
 
 
 def test_what_ends_after_the_viewer_reaches_no_dock(
     make_napari_viewer: Callable[..., napari.Viewer],
 ) -> None:
     viewer = make_napari_viewer()
-    add_docks(viewer)
+    add_dock(viewer)
     owner = session_of(viewer)
     settle()
     viewer.close()

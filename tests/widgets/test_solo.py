@@ -9,9 +9,11 @@ import napari
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 
 from napari_peftsam.document import ImportLabels
-from tests.widgets._annotate_cases import Bench, blobs, settle, wait
+from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 
 Open = Callable[..., Bench]
 
@@ -23,8 +25,9 @@ def seen(b: Bench) -> list[str]:
 
 @pytest.fixture
 def two(bench: Open) -> Bench:
-    b = bench(blobs(), blobs((30, 40), seed=1), ready=False)
-    b.layers.select_image(b.viewer.layers["image0"])
+    b = bench(blobs(), ready=False)
+    b.viewer.add_image(blobs((30, 40), seed=1), name="image1", visible=False)
+    b.press("Q")
     assert seen(b) == ["image0"]
     return b
 
@@ -38,9 +41,16 @@ def click_its_eye(b: Bench) -> None:
     b.viewer.layers["image1"].visible = True
 
 
+def click_in_list(b: Bench, row: int) -> None:
+    """Click on a line of the queue with the mouse."""
+    images = b.view.images.list
+    at = images.visualItemRect(images.item(row)).center()
+    QTest.mouseClick(images.viewport(), Qt.MouseButton.LeftButton, pos=at)
+    settle()
+
+
 def choose_it(b: Bench) -> None:
-    b.view.image.setCurrentIndex(1)
-    b.view.image.activated.emit(1)
+    click_in_list(b, 1)
 
 
 def press_page_down(b: Bench) -> None:
@@ -56,29 +66,114 @@ def test_the_image_follows(two: Bench, way: Callable[[Bench], None]) -> None:
     way(two)
     settle()
     assert two.layers.image.name == "image1"
-    assert two.view.image.currentText() == "image1"
+    assert two.view.images.name.text() == "image1"
     assert seen(two) == ["image1"]
     assert not before.visible  # objects of another image do not shine through
     assert two.layers.objects.visible
 
 
-def test_the_images_are_a_queue(bench: Open) -> None:
+def lines(b: Bench) -> list[str]:
+    """Return the lines of the queue that are in sight."""
+    items = [b.view.images.list.item(row) for row in range(b.view.images.list.count())]
+    return [item.text().strip() for item in items if not item.isHidden()]
+
+
+@pytest.fixture
+def queue(bench: Open) -> Bench:
     b = bench(*(blobs(seed=i) for i in range(3)), ready=False)
     b.layers.select_image(b.viewer.layers["image0"])
-    assert b.view.sources.image_number.text() == "1 / 3"
-    assert not b.view.sources.previous_image.isEnabled()
-    b.view.sources.next_image.click()
+    return b
+
+
+def test_the_images_are_a_queue(queue: Bench) -> None:
+    b, images = queue, queue.view.images
+    assert images.number.text() == "1 / 3"
+    assert not images.previous_image.isEnabled()
+    images.next_image.click()
     b.press("PageDown")
     b.press("PageDown")  # there is no other
     assert seen(b) == ["image2"]
-    assert b.view.sources.image_number.text() == "3 / 3"
-    assert not b.view.sources.next_image.isEnabled()
+    assert images.number.text() == "3 / 3"
+    assert not images.next_image.isEnabled()
     labels = np.zeros((48, 60), np.int32)
     labels[2:9, 2:9] = 1
     b.document.do(ImportLabels(b.layers.image_id, labels))
     b.press("PageUp")
-    assert b.view.image.itemText(2) == "image2 · 1"
-    assert b.view.image.currentText() == "image1"
+    assert lines(b) == ["image0", "image1", "▪ image2 · 1"]
+    assert images.name.text() == "image1"
+
+
+def test_images_that_were_shown_leave_the_list_of_layers(queue: Bench) -> None:
+    for _ in range(2):
+        queue.press("PageDown")
+    own = [layer for layer in queue.viewer.layers if layer not in queue.prompts.layers]
+    assert own == [queue.image_layers[2], queue.layers.objects]
+    first = queue.image_layers[0]
+    first.contrast_limits = (100, 200)
+    queue.press("PageUp")
+    queue.press("PageUp")
+    assert queue.layers.image is first  # the very layer, with all that was set in it
+    assert first in queue.viewer.layers
+    assert queue.layers.objects.locked
+    assert queue.document.undo_label is None  # nothing was removed
+    assert lines(queue) == ["image0", "image1", "image2"]
+
+
+def test_all_layers_come_back_when_the_dock_goes(queue: Bench) -> None:
+    queue.press("PageDown")
+    queue.press("PageDown")
+    queue.viewer.window.remove_dock_widget(queue.dock)
+    assert [layer for layer in queue.viewer.layers if layer in queue.image_layers]
+    assert len(queue.viewer.layers) == 6
+    assert seen(queue) == ["image2"]
+    assert not any(layer.locked for layer in queue.viewer.layers)
+
+
+def test_done_images_have_a_tick_and_are_skipped(queue: Bench) -> None:
+    queue.press("PageDown")
+    queue.press("Shift-PageDown")
+    assert queue.layers.image.name == "image2"
+    assert lines(queue) == ["image0", "✓ image1", "image2"]
+    queue.view.images.complete.click()
+    queue.press("Shift-PageDown")
+    assert queue.layers.image.name == "image0"
+    queue.press("Shift-PageDown")
+    assert queue.layers.image.name == "image0"
+    assert "All images are done" in queue.view.next_step.text()
+    queue.view.images.complete.click()  # it is not, after all
+    assert lines(queue) == ["image0", "✓ image1", "✓ image2"]
+    queue.press("Control-Z")
+    assert lines(queue) == ["✓ image0", "✓ image1", "✓ image2"]
+
+
+def test_many_images_are_searched(bench: Open) -> None:
+    b = bench(*(blobs(seed=i) for i in range(10)), ready=False)
+    search = b.view.images.search
+    assert not search.isHidden()
+    search.setFocus()
+    QTest.keyClicks(search, "E7")
+    assert lines(b) == ["image7"]
+    QTest.keyClick(search, Qt.Key.Key_Return)
+    settle()
+    assert b.layers.image.name == "image7"
+    assert len(lines(b)) == 10
+
+
+def test_a_stack_comes_back_at_its_plane(bench: Open) -> None:
+    b = bench(blobs((5, *SHAPE)), blobs(), ready=False)
+    b.layers.select_image(b.image_layers[0])
+    b.viewer.dims.set_point(0, 3)
+    b.press("PageDown")
+    assert b.layers.plane.index == ()
+    b.press("PageUp")
+    assert b.layers.plane.index == (3,)
+
+
+def test_the_next_image_is_embedded_ahead(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1))
+    b.layers.select_image(b.image_layers[0])
+    assert [plane.image for plane in b.layers.ahead] == ["image1"]
+    wait(lambda: set(b.owner.workspace._embedded) == {*b.layers.ahead, b.layers.plane})
 
 
 def test_an_image_that_is_opened_is_annotated(two: Bench, tmp_path: Path) -> None:
@@ -97,12 +192,10 @@ def test_images_of_other_sizes_fill_the_view(two: Bench) -> None:
     assert tuple(two.viewer.scene.camera.center)[-2:] == (14.5, 19.5)
 
 
-def test_images_of_one_size_keep_the_view(bench: Open) -> None:
-    b = bench(blobs(), blobs(seed=1), ready=False)
-    b.layers.select_image(b.viewer.layers["image0"])
-    b.viewer.scene.camera.zoom = 7
-    b.layers.select_image(b.viewer.layers["image1"])
-    assert b.viewer.scene.camera.zoom == 7
+def test_images_of_one_size_keep_the_view(queue: Bench) -> None:
+    queue.viewer.scene.camera.zoom = 7
+    queue.press("PageDown")
+    assert queue.viewer.scene.camera.zoom == 7
 
 
 def test_channels_stay_together(bench: Open) -> None:
@@ -142,4 +235,7 @@ def test_several_files_are_shown_one_at_a_time(bench: Open, tmp_path: Path) -> N
     settle()
     assert seen(b) == ["a"]
     assert b.layers.image.name == "a"
-    assert isinstance(b.viewer.layers["b"], napari.layers.Image)
+    assert lines(b) == ["a", "b", "c"]
+    assert [e.name for e in b.viewer.layers if isinstance(e, napari.layers.Image)] == ["a"]
+    b.press("PageDown")
+    assert seen(b) == ["b"]

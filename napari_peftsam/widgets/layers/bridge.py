@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from napari.layers import Image
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.document import Document, ImageId, PlaneKey, RemoveImage, RenameImage
+from napari_peftsam.document import Document, ImageId, PlaneKey, RenameImage
+from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
 from napari_peftsam.widgets.layers.removed import RemovedImages
 from napari_peftsam.widgets.layers.solo import Solo
@@ -86,14 +85,9 @@ class LayerBridge:
         self.plane: PlaneKey | None = None
         self._shown: dict[Layer, ObjectsLayer] = {}
         self._current: ObjectsLayer | None = None
-        self._left = RemovedImages()
-        # Images whose layers went in this turn of the event loop; not by the user if it closes.
-        self._removed: list[ImageId] = []
-        self._soon = timer(None, 0)
-        self._are_locked = False
+        self._left = RemovedImages(self)
         layers, dims, camera = viewer.layers, viewer.dims, viewer.scene.camera
         for signal, slot in (
-            (self._soon.timeout, self._remove_images),
             (layers.events.inserted, self._layer_added),
             (layers.events.removed, self._layer_removed),
             (layers.events.renamed, self._layer_renamed),
@@ -131,8 +125,8 @@ class LayerBridge:
 
     @property
     def image_layers(self) -> tuple[Image, ...]:
-        """The layers that can be annotated, as they are ordered in the viewer."""
-        return tuple(layer for layer in self.viewer.layers if isinstance(layer, Image))
+        """The layers that can be annotated, also those put aside: the queue of images."""
+        return self._solo.images
 
     @property
     def view(self) -> ImageView | None:
@@ -164,10 +158,13 @@ class LayerBridge:
         if layer is self.image:
             return
         if layer is not None and layer not in self._shown:
-            self._add_image(layer)
+            self.adopt(layer)
         self._current = None if layer is None else self._shown[layer]
         if layer is not None:  # others would cover it
+            last = self._solo.plane_of(layer)
             self._solo.show(layer)
+            if last is not None:
+                self.show_plane(last)
         self.update_plane()
         self.events.image_changed.emit()
 
@@ -194,6 +191,23 @@ class LayerBridge:
         for axis, value in enumerate(world[:-2]):
             dims.set_point(leading + axis, value)
         return world
+
+    @property
+    def ahead(self) -> tuple[PlaneKey, ...]:
+        """The planes that are probably annotated next: of this stack, then of the next image."""
+        layers, plane = self.image_layers, self.plane
+        if plane is None or self._current is None:
+            return ()
+        found = []
+        if plane.index and plane.index[-1] + 1 < self._current.image.shape[len(plane.index) - 1]:
+            found.append(PlaneKey(plane.image, (*plane.index[:-1], plane.index[-1] + 1)))
+        following = layers[layers.index(self._current.view.layer) + 1 :][:1]
+        for each in following:
+            shown = self._solo.plane_of(each)
+            if shown is None and each in self._shown and len(self._shown[each].image.shape) == 2:
+                shown = PlaneKey(self._shown[each].image.id)
+            found += [] if shown is None else [shown]
+        return tuple(found)
 
     # --- all images -----------------------------------------------------------------------
 
@@ -224,36 +238,52 @@ class LayerBridge:
         same = (each for each in free if each.name == entry.name and each.rgb == entry.rgb)
         layer = next((each for each in same if is_same_image(ImageView(each), entry)), None)
         if layer is None:
-            layer = self.viewer.add_image(
-                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible,
-                **layer_options(entry.info.metadata),
+            options = layer_options(entry.info.metadata)
+            layer = Image(
+                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible, **options
             )  # fmt: skip
+            if visible or not self.tools.is_open:
+                self.viewer.add_layer(layer)
         view = ImageView(layer)
         view.image = image
         self._show_image(view)
         self._shown[layer].layer.visible = layer.visible
+        if self.tools.is_open and not visible:
+            self._solo.put_aside(layer)
+        self.events.images_changed.emit()
 
-    def hide(self, image: ImageId) -> None:
-        """Take the layers of an image out of the viewer; it stays in the document."""
-        layer = self.layer_of(image)
-        if layer is not None:
-            self._take_out(self._let_go(layer).layer, layer)
+    def show_anew(self, image: ImageId) -> None:
+        """Make the layer of an image anew, in the place of the one it has."""
+        old = self.layer_of(image)
+        assert old is not None, "it is shown"
+        was_annotated, images = old is self.image, self.image_layers
+        self._take_out(self._let_go(old).layer, old)
+        self.show(image, visible=was_annotated)
+        new = self.layer_of(image)
+        assert new is not None, "it was shown"
+        self._solo.keep_order([new if layer is old else layer for layer in images])
+        if was_annotated:
+            self.select_image(new)
 
-    def lock_objects(self, *, locked: bool) -> None:
-        """Keep the user from removing the layers with objects, or allow it."""
-        self._are_locked = locked
+    def open_or_close(self) -> None:
+        """Follow the tools: layers with objects cannot be removed while they are open."""
+        if not self.tools.is_open:
+            self._solo.bring_all_back()
         for objects in self._shown.values():
-            objects.layer.locked = locked
+            objects.layer.locked = self.tools.is_open
 
     def viewer_closes(self) -> None:
         """Keep the images whose layers napari has just removed from its closing viewer."""
-        self._removed.clear()
-        stop_timers(self._soon)
+        self._left.stop()
 
-    def _add_image(self, layer: Image) -> None:
-        self._remove_images()
+    def adopt(self, layer: Image) -> None:
+        """Add the image of a layer, which may be in the viewer or not, to the document."""
+        self._left.remove()
         view = ImageView(layer)
         left = self._left.find(view)  # the image is back
+        if self.document.find_image(layer.name) is not None:  # it is put aside: napari allows it
+            names = (each for each in numbered(layer.name))
+            layer.name = next(name for name in names if self.document.find_image(name) is None)
         view.image = self.document.add_image(
             layer.name,
             view.pixels,
@@ -265,6 +295,8 @@ class LayerBridge:
         if left is not None:
             self._drop_left(left.id)
         self._show_image(view)
+        if layer not in self.viewer.layers:
+            self.events.images_changed.emit()
 
     def _show_image(self, view: ImageView) -> None:
         """Give an image of the document a layer for its objects, above its own layer."""
@@ -272,8 +304,9 @@ class LayerBridge:
         name = f"objects ({self.document.image(view.image).name})" if self._shown else "objects"
         self._shown[layer] = objects = ObjectsLayer(self, view, name)
         layer.events.data.connect(self._pixels_replaced)
-        self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, objects.layer)
-        objects.layer.locked = self._are_locked
+        if layer in self.viewer.layers:
+            self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, objects.layer)
+        objects.layer.locked = self.tools.is_open
 
     def _let_go(self, layer: Layer) -> ObjectsLayer:
         """Follow the layers of an image no more."""
@@ -287,19 +320,7 @@ class LayerBridge:
     def _forget(self, objects: ObjectsLayer) -> None:
         """Remove an image; the layer with its objects, if still there, stays with the user."""
         self._let_go(objects.view.layer)
-        image = objects.image.id
         self._left.keep(objects)
-        if image in self.document.images:
-            self._removed.append(image)
-            self._soon.start()
-
-    def _remove_images(self) -> None:
-        """Remove the images from the document whose layers the user removed."""
-        self._soon.stop()
-        removed, self._removed = self._removed, []
-        for image in removed:
-            if image in self.document.images:
-                self.attempt(partial(self.document.do, RemoveImage(image)))
 
     def _drop_left(self, image: ImageId) -> ObjectsLayer | None:
         """Forget a removed image, and take the layer out in which its objects stayed."""
@@ -311,16 +332,19 @@ class LayerBridge:
     def _take_out(self, *layers: Layer) -> None:
         for layer in layers:
             layer.locked = False
-            self.viewer.layers.remove(layer)
+            if layer in self.viewer.layers:  # else it is put aside
+                self.viewer.layers.remove(layer)
 
     # --- from the viewer to the document ---------------------------------------------------
 
     def _layer_added(self, event: Any) -> None:
-        if isinstance(event.value, Image):
+        if isinstance(event.value, Image) and not self._solo.is_moving:
             self.events.images_changed.emit()
 
     def _layer_removed(self, event: Any) -> None:
         layer = event.value
+        if self._solo.is_moving:
+            return
         owners = (o for i, o in self._shown.items() if layer is i or layer is o.layer)
         objects = next(owners, None)
         if objects is not None:
@@ -353,6 +377,7 @@ class LayerBridge:
         plane = None if view is None else view.shown_plane(self.viewer.dims)
         if plane != self.plane:
             self.plane = plane
+            self._solo.note_plane(plane)
             self.events.plane_changed.emit()
 
     def _view_moved(self) -> None:
@@ -391,9 +416,10 @@ class LayerBridge:
 
     def _project_closes(self) -> None:
         """Take the layers of a project out; images without any work stay for the next one."""
-        self._remove_images()
+        self._left.remove()
         store = self.document.store
         is_worked_on = store.path is not None or store.last_step() is not None
+        self._solo.bring_all_back()
         for layer in list(self._shown):
             objects = self._let_go(layer).layer
             self._take_out(*((objects, layer) if is_worked_on else (objects,)))

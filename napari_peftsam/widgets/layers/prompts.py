@@ -82,7 +82,7 @@ class PromptLayers:
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
         self._shown: tuple[object, object] = ((), False), ((), False)
-        self._showing = self._held = False
+        self._showing = self._held = self._is_path_shown = False
         self._camera = viewer.scene.camera
         self._pixel_size = 1.0
         self._edit: tuple[Prompts, ...] | None = None
@@ -173,6 +173,24 @@ class PromptLayers:
             if shown[1] != self._shown[1]:
                 self._show_boxes(boxes, active)
         self._shown = shown[0], shown[1]
+
+    def show_path(self, path: Sequence[tuple[float, float]]) -> None:
+        """Show a line while it is drawn; `forget_shown` and `show_prompts` take it away."""
+        layer = self.boxes
+        if not layer.visible:
+            return
+        with self._quietly():
+            if self._is_path_shown:
+                layer.selected_data = {len(layer.data) - 1}
+                layer.remove_selected()
+            layer.add_paths(
+                [np.asarray(path)], edge_color=_WAITING, edge_width=_EDGE / self._screen_pixels()
+            )
+        self._is_path_shown = True
+
+    def forget_shown(self) -> None:
+        """Draw all prompts anew at the next `show_prompts`."""
+        self._shown, self._is_path_shown, self._held = (None, None), False, False
 
     def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
         """Show a mask ``(h, w)`` at this row and column of the plane, or none."""

@@ -1,14 +1,17 @@
-"""One image on the screen, the annotated one."""
+"""One image on the screen, the annotated one; the others wait in a queue beside the layer list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Layer
 
+from napari_peftsam.widgets.layers.view import PATH
+
 if TYPE_CHECKING:
+    from napari_peftsam.document import PlaneKey
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.objects import ObjectsLayer
 
@@ -16,40 +19,114 @@ __all__ = ["Solo"]
 
 
 class Solo:
-    """Annotates the image that the user looks at, and hides the others.
+    """Annotates the image that the user looks at, and puts the others aside.
 
-    It follows the active layer and the eyes of the layers. Images that are blended by addition
-    onto one of the same shape are its channels: they stay as they are.
+    It follows the active layer and the eyes of the layers. While the tools are open, layers of
+    images that are annotated, or were read from a file, are in the viewer only while they are
+    shown; layers that a script or another plugin made are hidden instead. Images that are blended
+    by addition onto one of the same shape are its channels: they stay as they are.
 
     Parameters
     ----------
     bridge
         Has the annotated image.
     objects
-        The layers with the objects of images.
+        The layers with the objects of images, by the layer of the image.
+
+    Attributes
+    ----------
+    is_moving
+        True while layers are put aside or come back: nothing is removed or added by the user.
     """
 
     def __init__(self, bridge: LayerBridge, objects: Mapping[Layer, ObjectsLayer]) -> None:
         self._bridge, self._objects = bridge, objects
-        self._are_ours = False  # changes of visibility
+        self.is_moving = False
+        self._order: list[Image] = []
+        self._planes: dict[Layer, PlaneKey] = {}  # shown last
         layers = bridge.viewer.layers
         layers.events.inserted.connect(self._inserted)
         layers.selection.events.active.connect(self._active_changed)
         for layer in layers:
             self._watch(layer)
 
-    def show(self, layer: Layer) -> None:
-        """Show an image with its objects, and hide the others; fit it unless it lies the same."""
-        before = [each for each in self._bridge.image_layers if each.visible]
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images that can be annotated, those put aside included, in the order they came."""
+        here = [layer for layer in self._bridge.viewer.layers if isinstance(layer, Image)]
+        present = {*here, *self._objects}
+        known = set(self._order)
+        self._order = [layer for layer in self._order if layer in present]
+        new = [layer for layer in (*here, *self._objects) if layer not in known]
+        self._order += dict.fromkeys(layer for layer in new if isinstance(layer, Image))
+        return tuple(self._order)
+
+    def keep_order(self, images: Sequence[Image]) -> None:
+        """Keep images in another order."""
+        self._order = list(images)
+
+    def plane_of(self, layer: Layer) -> PlaneKey | None:
+        """Return the plane of an image that was shown last, None if none was."""
+        return self._planes.get(layer)
+
+    def note_plane(self, plane: PlaneKey | None) -> None:
+        """Take note of the plane of the annotated image that is shown."""
+        if plane is not None and self._bridge.image is not None and not self.is_moving:
+            self._planes[self._bridge.image] = plane
+
+    def show(self, layer: Image) -> None:
+        """Show an image with its objects, and no other; fit it unless it lies as the last one."""
+        viewer = self._bridge.viewer
+        here = [each for each in viewer.layers if isinstance(each, Image)]
+        before = {_place(each) for each in here if each.visible}
         with self._quietly():
-            for image in self._bridge.image_layers:
-                is_channel = image.visible and _is_channel(image, layer)
-                image.visible = image is layer or is_channel
-                if image in self._objects:
-                    self._objects[image].layer.visible = image is layer
-        places = {_place(each) for each in before}
-        if places and places != {_place(layer)}:
-            self._bridge.viewer.fit_to_view(layers=[layer])
+            self._bring_back(layer)
+            for each in (layer, self._objects[layer].layer):
+                each.visible = True
+            for other in here:
+                if other is not layer:
+                    self._put_away(other, layer)
+        if before and before != {_place(layer)}:
+            # napari 0.9 can fit layers only that have as many axes as the viewer.
+            viewer.fit_to_view(layers=[layer] if layer.ndim == viewer.dims.ndim else None)
+
+    def bring_all_back(self) -> None:
+        """Put the layers of all images into the viewer, hidden but for the annotated one."""
+        with self._quietly():
+            for layer in self.images:
+                self._bring_back(layer)
+
+    def _bring_back(self, layer: Image) -> None:
+        layers = self._bridge.viewer.layers
+        if layer not in layers:
+            objects = self._objects[layer].layer
+            layers.extend([layer, objects])
+            objects.locked = self._bridge.tools.is_open
+
+    def _put_away(self, image: Image, shown: Image) -> None:
+        """Put an image aside or hide it, unless it is a channel of the shown one."""
+        is_channel = image.visible and _is_channel(image, shown)
+        if not is_channel and self._bridge.tools.is_open and self._is_annotated(image):
+            self.put_aside(image)
+            return
+        image.visible = is_channel
+        if image in self._objects:
+            self._objects[image].layer.visible = False
+
+    def put_aside(self, image: Image) -> None:
+        """Take the layers of an annotated image out of the viewer; they come back as they were."""
+        layers = self._bridge.viewer.layers
+        with self._quietly():
+            for each in (self._objects[image].layer, image):
+                each.visible = each.locked = False
+                if each in layers:
+                    layers.remove(each)
+
+    def _is_annotated(self, image: Image) -> bool:
+        """Say whether an image is in the document; one that was read from a file gets there."""
+        if image not in self._objects and (image.source.path or PATH in image.metadata):
+            self._bridge.attempt(lambda: self._bridge.adopt(image))
+        return image in self._objects
 
     def _inserted(self, event: Any) -> None:
         self._watch(event.value)
@@ -63,7 +140,7 @@ class Solo:
             self._follow(event.value)
 
     def _eye_changed(self, event: Any) -> None:
-        if self._are_ours:
+        if self.is_moving:
             return
         if event.source.visible:
             self._follow(event.source)
@@ -73,16 +150,16 @@ class Solo:
         bridge = self._bridge
         is_other = layer is not bridge.image and layer in bridge.viewer.layers
         is_channel = bridge.image is not None and _is_channel(layer, bridge.image)
-        if bridge.tools.is_open and is_other and not is_channel and not self._are_ours:
+        if bridge.tools.is_open and is_other and not is_channel and not self.is_moving:
             bridge.attempt(lambda: bridge.select_image(layer))
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        before, self._are_ours = self._are_ours, True
+        before, self.is_moving = self.is_moving, True
         try:
             yield
         finally:
-            self._are_ours = before
+            self.is_moving = before
 
 
 def _is_channel(layer: Image, of: Layer) -> bool:

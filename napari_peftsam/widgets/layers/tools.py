@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_peftsam.document import AddPoint, QueuePrompts, SetQueue
+from napari_peftsam.app.corrections import cut_object
+from napari_peftsam.app.freehand import lasso_prompts, scribble_points
+from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetPrompts, SetQueue
 from napari_peftsam.types import Box, Point, Prompts, Window
 from napari_peftsam.widgets.layers.prompts import Outlined, PromptLayers
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptTools", "Tool"]
 
-Tool = Literal["point", "box", ""]
+Tool = Literal["point", "box", "lasso", "scribble", "cut", ""]
+_FREEHAND = ("lasso", "scribble", "cut")
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
 _PAINTING = {"paint", "polygon", "fill", "erase"}
 
@@ -60,14 +64,14 @@ class PromptTools:
     def open(self) -> None:
         """Add the layers for prompts and mask as soon as there is an image, and keep them."""
         self.is_open = True
-        self._bridge.lock_objects(locked=True)
+        self._bridge.open_or_close()
         if self._bridge.image is not None:
             self._need_layers()
 
     def close(self) -> None:
         """Undo `open`; images and objects stay as they are."""
         self.is_open = False
-        self._bridge.lock_objects(locked=False)
+        self._bridge.open_or_close()
         self._drop_layers()
 
     def raise_layers(self) -> None:
@@ -87,8 +91,9 @@ class PromptTools:
             viewer, view = self._bridge.viewer, self._bridge.view
             units = None if view is None else view.layer.units[-2:]
             made = self.layers = PromptLayers(viewer, self._edited, lambda: self.positive, units)
-            made.points.mouse_drag_callbacks.append(self._clicked)
             for layer in (made.points, made.boxes):
+                layer.mouse_drag_callbacks.append(self._clicked)
+                layer.mouse_double_click_callbacks.append(self._double_clicked)
                 layer.events.mode.connect(self._bridge.tool_may_differ)
             self._place()
             self._bridge.events.prompt_layers_changed.emit()
@@ -113,16 +118,22 @@ class PromptTools:
             return ""
         active = self._bridge.viewer.layers.selection.active
         if active is layers.points and layers.points.mode in ("pan_zoom", "add"):
-            return "point"
+            return "point" if self._chosen == "box" else self._chosen
         return "box" if active is layers.boxes and layers.boxes.mode == "add_rectangle" else ""
+
+    @property
+    def brush(self) -> str:
+        """The tool of napari's with which the user paints, erases, fills or outlines, if any."""
+        objects = self._bridge.objects
+        if objects is None or self._bridge.viewer.layers.selection.active is not objects:
+            return ""
+        return str(objects.mode) if objects.mode in _PAINTING else ""
 
     @property
     def painting(self) -> int | None:
         """The label that the user paints, erases or fills with, None if none."""
         objects = self._bridge.objects
-        if objects is None or self._bridge.viewer.layers.selection.active is not objects:
-            return None
-        return int(objects.selected_label) if objects.mode in _PAINTING else None
+        return int(objects.selected_label) if objects is not None and self.brush else None
 
     def choose(self, tool: Tool) -> None:
         """Activate a prompt tool; none puts the mouse back to moving the view."""
@@ -135,13 +146,34 @@ class PromptTools:
         layer = layers.boxes if tool == "box" else layers.points
         layer.mode = "add_rectangle" if tool == "box" else "pan_zoom"
         self._bridge.viewer.layers.selection.active = layer if tool else self._bridge.image
-        if tool == "point":
-            layer.cursor = "crosshair"
+        self._show_sign()
         self._bridge.tool_may_differ()
+
+    def choose_brush(self, mode: str) -> None:
+        """Activate a tool of napari's that paints, erases, fills or outlines objects."""
+        objects = self._bridge.objects
+        if objects is None:
+            return
+        if objects.multiscale:
+            self._bridge.events.hint.emit("This image is too large to paint in: use prompts")
+            return
+        self._bridge.viewer.layers.selection.active = objects
+        objects.mode = mode
+        self._bridge.tool_may_differ()
+
+    def _show_sign(self) -> None:
+        """Show the sign of the next point in the cursor."""
+        layers = self.layers
+        if layers is not None and layers.points.mode == "pan_zoom":
+            is_point = self._chosen in ("point", "scribble")
+            layers.points.cursor = (
+                "forbidden" if is_point and not self.positive else "crosshair"
+            )  # fmt: skip
 
     def flip_sign(self) -> None:
         """Make the next points negative, or positive again."""
         self.positive = not self.positive
+        self._show_sign()
         self._bridge.tool_may_differ()
 
     # --- from the layers to the document ----------------------------------------------------
@@ -191,16 +223,24 @@ class PromptTools:
         self._bridge.attempt(lambda: self._document.do(action))
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
-        """Tell a click from a drag, which moves the view."""
-        if layer.mode != "pan_zoom" or event.button not in (1, 2):
+        """Tell a click from a drag, which draws or moves the view."""
+        if layer.mode not in ("pan_zoom", "add_rectangle") or event.button not in (1, 2):
             return
-        start = np.asarray(event.pos)
+        start, path = np.asarray(event.pos), [event.position]
+        draws = self.tool if self.tool in _FREEHAND else ""
+        is_negative = event.button == 2 or "Shift" in {str(m) for m in event.modifiers}
         yield
         while event.type == "mouse_move":
-            if np.linalg.norm(event.pos - start) < _DRAG:
-                event.handled = True  # the view does not tremble
+            is_click = np.linalg.norm(event.pos - start) < _DRAG
+            if layer.mode == "pan_zoom" and (is_click or draws):
+                event.handled = True  # the view does not move
+            if draws and not is_click:
+                path.append(event.position)
+                self._show_path(path)
             yield
-        if np.linalg.norm(event.pos - start) < _DRAG:
+        if draws and len(path) > 1:
+            self._draw(path, is_negative)
+        elif np.linalg.norm(event.pos - start) < _DRAG:
             self._click(event.position, event.button == 2, {str(m) for m in event.modifiers})
 
     def _click(self, world: Sequence[float], is_right: bool, keys: set[str]) -> None:
@@ -208,14 +248,51 @@ class PromptTools:
 
         While an object is pending, and with the control key, a click is always a point.
         """
-        label = self._label_at(world)
+        label, is_plain = self._label_at(world), not keys and not is_right
         if label and keys == {"Shift", "Control"}:
             self._bridge.events.object_picked.emit(label, True)
-        elif label and not keys and not is_right and self._document.current is None:
+        elif label and is_plain and self._document.current is None:
             self._bridge.events.object_picked.emit(label, False)
-        else:
+        elif self.tool == "point" or not is_plain:
             is_negative = is_right or "Shift" in keys
             self.add_point(world, self.positive and not is_negative)
+
+    def _double_clicked(self, layer: Layer, event: Any) -> None:
+        """Reopen the object under the mouse; its first click has selected it."""
+        label, plane = self._label_at(event.position), self._bridge.plane
+        if label and plane is not None and self._document.current is None:
+            self._do(Reopen(plane, label))
+
+    # --- freehand -------------------------------------------------------------------------
+
+    def _show_path(self, path: Sequence[Sequence[float]]) -> None:
+        plane, view = self._bridge.plane, self._bridge.view
+        if self.layers is not None and plane is not None and view is not None:
+            self.layers.show_path([view.position(plane, world) for world in path])
+
+    def _draw(self, path: Sequence[Sequence[float]], is_negative: bool) -> None:
+        """Make prompts of a line, or cut the object below it."""
+        bridge, plane, view = self._bridge, self._bridge.plane, self._bridge.view
+        if plane is None or view is None:
+            bridge.events.hint.emit(self._why_no_plane())
+            return
+        places = [view.position(plane, world) for world in path]
+        image, tool = self._document.image(plane.image), self.tool
+        if tool == "cut":
+            bridge.attempt(lambda: self._document.do(cut_object(image, plane, places)))
+        elif tool == "lasso":
+            asked = lasso_prompts(places, image.plane_shape)
+            self._do(QueuePrompts(plane, (asked,)))
+        else:
+            positive = self.positive and not is_negative
+            points = scribble_points(places, image.plane_shape, positive=positive)
+            current = self._document.current
+            if positive or current is None or current.plane != plane:
+                self._do(QueuePrompts(plane, (Prompts(points),)))
+            else:
+                known = current.prompts
+                self._do(SetPrompts(plane, replace(known, points=(*known.points, *points))))
+        self._show(anew=True)
 
     def _edited(self, prompts: tuple[Prompts, ...] | None) -> None:
         """Take over what the user changed in the prompt layers, and show what came of it."""
@@ -263,10 +340,12 @@ class PromptTools:
             self.layers.place(view.plane_affine(plane), view.layer.units[-2:])
         self._show()
 
-    def _show(self) -> None:
+    def _show(self, *, anew: bool = False) -> None:
         """Show prompts and mask of the object being made, if they lie in the shown plane."""
         if self.layers is None:
             return
+        if anew:
+            self.layers.forget_shown()
         current = self._document.current
         if current is None or current.plane != self._bridge.plane:
             self.layers.show_prompts((), waiting=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.layers import Image
 
 from napari_peftsam.document import ImageId, PlaneKey
 from napari_peftsam.files import image_name
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import napari
-    from napari.layers import Image
 
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.files import ImageFile
     from napari_peftsam.types import PixelArray
 
-__all__ = ["METADATA", "PATH", "ImageView", "add_file", "is_same_image", "layer_options"]
+__all__ = ["METADATA", "PATH", "ImageView", "file_layer", "is_same_image", "layer_options"]
 
 METADATA = "napari-peftsam metadata"
 """Key of a layer's metadata: the `ImageMetadata` of its file."""
@@ -169,17 +169,18 @@ def layer_options(metadata: ImageMetadata) -> dict[str, Any]:
     return options
 
 
-def add_file(viewer: napari.Viewer, path: Path, file: ImageFile, **options: Any) -> Image:
-    """Add an image with what its file says of it; of a large one all resolutions."""
+def file_layer(path: Path, file: ImageFile) -> Image:
+    """Return a layer of an image with what its file says of it; of a large one all resolutions."""
     shown = layer_options(file.metadata)
     shown["metadata"] |= {PATH: str(path.absolute())}
     is_pyramid = bool(file.levels) and isinstance(file.pixels, LazyImage)
-    layer: Image = viewer.add_image(
+    return Image(
         [file.pixels, *file.levels] if is_pyramid else file.pixels,
         multiscale=is_pyramid,
-        **{"name": image_name(path), "rgb": file.rgb, **shown, **options},
+        name=image_name(path),
+        rgb=file.rgb,
+        **shown,
     )
-    return layer
 
 
 def is_same_image(view: ImageView, image: DocumentImage) -> bool:

@@ -1,0 +1,189 @@
+"""Corrections of accepted objects: split, cut, grow, shrink, and other numbers, as actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_peftsam.document import DocumentImage, Paint, PlaneKey
+from napari_peftsam.errors import LabelError
+from napari_peftsam.types import BoolArray, LabelArray, Window
+
+__all__ = ["cut_object", "grow_objects", "relabel_object", "split_object"]
+
+Path = Sequence[tuple[float, float]]
+"""Positions ``(row, col)`` in pixel centres."""
+
+_ROUND = np.ones((3, 3), np.bool_)
+
+
+def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
+    """Split an object in a plane where it is narrow; its largest part keeps the label.
+
+    The parts are the basins of a watershed of the distance to its edge, one for each place that
+    is further from the edge than all around it, at least two.
+
+    Raises
+    ------
+    LabelError
+        If it has no narrow place.
+    """
+    from scipy import ndimage
+    from skimage.feature import peak_local_max
+    from skimage.segmentation import watershed
+
+    window, inside = _object(image, plane, label, 1)
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1)
+    depth[~inside] = 0
+    distance = max(1, int(depth.max() // 2))
+    peaks = peak_local_max(depth, min_distance=distance, labels=inside.astype(np.int32))
+    if len(peaks) < 2:
+        raise LabelError(f"object {label} is narrow nowhere: cut it with a line instead")
+    seeds = np.zeros(inside.shape, np.int32)
+    seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    parts = watershed(-depth, seeds, mask=inside)
+    return _in_parts(image, plane, label, window, parts)
+
+
+def cut_object(image: DocumentImage, plane: PlaneKey, path: Path) -> Paint:
+    """Cut the object under a line in two; its larger part keeps the label.
+
+    Parameters
+    ----------
+    path
+        The line, at least two positions. It must cross the object, that below most of it.
+
+    Raises
+    ------
+    LabelError
+        If it crosses no object, or does not divide the one that it crosses.
+    """
+    from scipy import ndimage
+
+    rows, cols = _pixels(path, image.plane_shape)
+    under = image.plane_labels(plane)[rows, cols]
+    numbers, counts = np.unique(under[under > 0], return_counts=True)
+    if not len(numbers):
+        raise LabelError("there is no object under the line: draw it across one")
+    label = int(numbers[counts.argmax()])
+    window, inside = _object(image, plane, label, 1)
+    blade = np.zeros(inside.shape, np.bool_)
+    is_near = (rows >= window.row) & (rows < window.stop[0])
+    is_near &= (cols >= window.col) & (cols < window.stop[1])
+    blade[rows[is_near] - window.row, cols[is_near] - window.col] = True
+    # No path of neighbours left, right, above and below crosses the line.
+    before = ndimage.label(inside)[1]
+    parts, number = ndimage.label(inside & ~blade)
+    if number <= before:
+        raise LabelError(f"the line does not divide object {label}: draw it from edge to edge")
+    # The pixels below the line go to the part next to them.
+    nearest = ndimage.distance_transform_edt(
+        parts == 0, return_distances=False, return_indices=True
+    )
+    parts = np.where(inside, parts[tuple(nearest)], 0)
+    return _in_parts(image, plane, label, window, parts)
+
+
+def grow_objects(
+    image: DocumentImage, plane: PlaneKey, labels: Iterable[int], pixels: int = 1
+) -> Paint:
+    """Grow objects in a plane by a border of pixels, or shrink them (`pixels` below 0).
+
+    They grow where nothing is, and shrink only as far as something is left of them.
+    """
+    from scipy import ndimage
+
+    where, new = [], []
+    taken = image.plane_labels(plane)
+    for label in labels:
+        window, inside = _object(image, plane, label, max(pixels, 0))
+        if pixels > 0:
+            free = (taken[window.slices] == 0) | inside
+            changed = ndimage.binary_dilation(inside, _ROUND, pixels, mask=free) & ~inside
+        else:
+            kept = ndimage.binary_erosion(inside, iterations=-pixels)
+            changed = inside & ~kept if kept.any() else np.zeros_like(inside)
+        positions = _flat(image, plane, window, changed)
+        where.append(positions)
+        new.append(np.full(len(positions), label if pixels > 0 else 0))
+    positions, first = np.unique(np.concatenate(where), return_index=True)
+    step = "grow objects" if pixels > 0 else "shrink objects"
+    return Paint(image.id, positions, np.concatenate(new)[first], step=step)
+
+
+def relabel_object(image: DocumentImage, label: int, new: int) -> Paint:
+    """Give an object another number in all planes.
+
+    Raises
+    ------
+    LabelError
+        If the number is not above 0, or another object has it.
+    """
+    image.check_objects((label,))
+    if new < 1:
+        raise LabelError(f"{new} is no number of an object: numbers start at 1")
+    if new in image.records:
+        raise LabelError(f"there is an object {new} already: merge the two, or take another number")
+    record = replace(image.records[label], label=new)
+    return Paint(image.id, image.where(label), new, records=(record,), step=f"renumber {label}")
+
+
+def _object(
+    image: DocumentImage, plane: PlaneKey, label: int, margin: int
+) -> tuple[Window, BoolArray]:
+    """Return an object's pixels in a plane, and the window with a margin that holds them."""
+    image.check_objects((label,))
+    box = image.box(plane, label)
+    if box is None:
+        raise LabelError(f"object {label} has no pixels in this plane: show one where it has")
+    row0, col0, row1, col1 = map(int, box.as_tuple())
+    wide = Window(
+        row0 - margin, col0 - margin, row1 - row0 + 2 * margin, col1 - col0 + 2 * margin
+    )  # fmt: skip
+    window = wide & Window(0, 0, *image.plane_shape)
+    return window, image.plane_labels(plane)[window.slices] == label
+
+
+def _in_parts(
+    image: DocumentImage, plane: PlaneKey, label: int, window: Window, parts: LabelArray
+) -> Paint:
+    """Give all parts but the largest new numbers; parts are numbered from 1."""
+    sizes = np.bincount(parts.reshape(-1))
+    sizes[0] = 0
+    order = [int(part) for part in sizes.argsort()[::-1] if sizes[part]]
+    numbers = np.zeros(len(sizes), np.int64)
+    numbers[order] = [label, *range(image.next_label, image.next_label + len(order) - 1)]
+    changed = (parts > 0) & (parts != order[0])
+    known = image.records[label]
+    records = tuple(
+        replace(known, label=int(n), planes=(), score=None, corrected=True)
+        for n in numbers[order[1:]]
+    )  # fmt: skip
+    where = _flat(image, plane, window, changed)
+    return Paint(image.id, where, numbers[parts[changed]], records=records, step=f"split {label}")
+
+
+def _flat(
+    image: DocumentImage, plane: PlaneKey, window: Window, mask: BoolArray
+) -> npt.NDArray[np.int64]:
+    """Return flat positions in the label array, ascending."""
+    rows, cols = np.nonzero(mask)
+    width = image.plane_shape[1]
+    return image.first_position(plane) + (rows + window.row) * width + cols + window.col
+
+
+def _pixels(path: Path, shape: tuple[int, int]) -> tuple[LabelArray, LabelArray]:
+    """Return the pixels of a line that lie in a plane."""
+    from skimage.draw import line
+
+    corners = np.round(np.asarray(path, float)).astype(int)
+    found = np.concatenate(
+        [np.stack(line(*a, *b), axis=1) for a, b in pairwise(corners)] or [corners]
+    )
+    inside = ((found >= 0) & (found < shape)).all(axis=1)
+    rows, cols = np.unique(found[inside], axis=0).T
+    return rows, cols

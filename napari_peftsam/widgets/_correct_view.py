@@ -1,0 +1,103 @@
+"""The objects of the annotated image in the dock: their table, and what is done to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QVBoxLayout
+
+from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._objects_table import FILTERS, ObjectsTable
+from napari_peftsam.widgets._parts import beside, combo_box, fill_combo, stacked, tool_button
+
+if TYPE_CHECKING:
+    from napari_peftsam.widgets.session import ViewerSession
+
+__all__ = ["CorrectView"]
+
+BRUSHES = {
+    "paint": ("✎", "Brush: paint the selected object, or a new one: napari's brush (2)"),
+    "erase": ("⌫", "Eraser: napari's (1)"),
+    "fill": ("▰", "Fill an area with the selected object: napari's bucket (3)"),
+    "polygon": ("⬠", "Polygon: outline an object by its corners, Enter closes it (P)"),
+}
+"""Names and tips of napari's tools on the layer of objects, by mode."""
+
+_TIPS = {
+    "merge": ("Merge", "Make the selected objects one"),
+    "split": ("Split", "Split the selected object where it is narrow"),
+    "cut": ("✂ Cut", "Draw a line across an object to cut it in two"),
+    "grow": ("Grow", "Grow the selected objects by a pixel"),
+    "shrink": ("Shrink", "Shrink the selected objects by a pixel"),
+    "delete": ("Delete", "Remove the selected objects"),
+}
+
+
+class CorrectView:
+    """The table of objects and the buttons around it, by name; they change nothing.
+
+    Attributes
+    ----------
+    table, count, filter
+        The objects, their number, and which of them are listed.
+    brushes
+        Buttons of napari's own tools, by mode.
+    merge, split, cut, grow, shrink, delete
+        Buttons for the selected objects.
+    more
+        A menu with the rarer ones.
+    """
+
+    def __init__(self, owner: ViewerSession) -> None:
+        self.table = ObjectsTable(owner.document, owner.layers)
+        self.count = QLabel()
+        self.filter = combo_box("Which objects are listed")
+        fill_combo(self.filter, [(text, text) for text in FILTERS], 0)
+        self.brushes = {mode: tool_button(*texts) for mode, texts in BRUSHES.items()}
+        for brush in self.brushes.values():
+            brush.setCheckable(True)
+        self.merge, self.split, self.cut, self.grow, self.shrink, self.delete = (
+            tool_button(text, f"{tip} ({KEYS[name].shown})" if name in KEYS else f"{tip} (Del)")
+            for name, (text, tip) in _TIPS.items()
+        )
+        self.cut.setCheckable(True)
+        self.menu = QMenu()
+        self.menu.setToolTipsVisible(True)
+        self.more = tool_button("…", "More: refine, renumber, continue from the plane before")
+        self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self.more.setMenu(self.menu)
+        self._number = 0
+        self.filter.activated.connect(self._filter)
+
+    def column(self) -> QVBoxLayout:
+        """Return the parts, laid out."""
+        return stacked(
+            beside(self.count, self.filter, stretch=0),
+            self.table,
+            beside(*self.brushes.values(), self.delete, self.more),
+            beside(self.merge, self.split, self.cut, self.grow, self.shrink),
+            spacing=3,
+        )
+
+    def show_selection(self, *, is_stack: bool) -> None:
+        """Show what can be done to the selected objects."""
+        selected = len(self.table.selected_labels())
+        self.merge.setEnabled(selected > 1)
+        self.split.setEnabled(selected == 1)
+        for button in (self.grow, self.shrink, self.delete):
+            button.setEnabled(selected > 0)
+        self.table.setColumnHidden(self.table.objects.PLANE, not is_stack)
+
+    def show_objects(self, number: int) -> None:
+        """Show how many objects there are, and how many of them are listed."""
+        self._number = number
+        shown = self.table.objects.rowCount()
+        self.count.setText(
+            f"Objects  {shown} of {number}" if shown != number else f"Objects  {number}"
+        )
+        self.more.setEnabled(number > 0)
+
+    def _filter(self, index: int) -> None:
+        self.table.objects.filter(FILTERS[index])
+        self.show_objects(self._number)

@@ -1,0 +1,130 @@
+"""Corrections of the selected objects, as the annotate dock offers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from napari_peftsam.app.corrections import grow_objects, relabel_object, split_object
+from napari_peftsam.document import DeleteObjects, ImageId, MergeObjects, Paint, PlaneKey
+from napari_peftsam.widgets._dialogs import ask_number
+
+if TYPE_CHECKING:
+    from napari_peftsam.document import DocumentImage
+    from napari_peftsam.widgets._correct_view import CorrectView
+    from napari_peftsam.widgets.session import ViewerSession
+
+__all__ = ["Corrections"]
+
+
+class Corrections:
+    """What is done to the objects that are selected in the table.
+
+    Attributes
+    ----------
+    ask_number
+        The dialog for a number.
+    """
+
+    def __init__(self, owner: ViewerSession, view: CorrectView) -> None:
+        self._owner, self._view = owner, view
+        self._document, self._layers = owner.document, owner.layers
+        self.ask_number = ask_number
+        self._planes: list[PlaneKey | None] = [None, None]  # shown now, and before
+        for text, tip, action in (
+            ("Refine", "Predict the selected objects, else all, anew from the boxes around them",
+             self.refine),
+            ("Number…", "Give the selected object another number", self.relabel),
+            ("Continue from the plane before",
+             "Find the selected objects of the plane shown before, else all of it, in this one",
+             self.continue_objects),
+        ):  # fmt: skip
+            added = view.menu.addAction(text)
+            assert added is not None
+            added.setToolTip(tip)
+            added.triggered.connect(partial(self._layers.attempt, action))
+
+    def actions(self) -> dict[str, Callable[[], object]]:
+        """Return what the keys and buttons do."""
+        return {
+            "merge": self.merge,
+            "split": self.split,
+            "cut": lambda: self._layers.tools.choose("cut"),
+            "grow": lambda: self.grow(1),
+            "shrink": lambda: self.grow(-1),
+            "continue_objects": self.continue_objects,
+        }
+
+    def note_plane(self) -> None:
+        """Take note that another plane is shown: objects go on from the one before."""
+        plane = self._layers.plane
+        if plane is not None and plane != self._planes[0]:
+            self._planes = [plane, self._planes[0]]
+
+    def merge(self) -> None:
+        """Make the selected objects one."""
+        labels = self._view.table.selected_labels()
+        if len(labels) > 1:
+            self._view.table.select(self._document.do(MergeObjects(self._image(), tuple(labels))))
+
+    def delete(self) -> None:
+        """Remove the selected objects."""
+        labels = self._view.table.selected_labels()
+        if labels:
+            self._document.do(DeleteObjects(self._image(), tuple(labels)))
+
+    def split(self) -> None:
+        """Split the selected object where it is narrow."""
+        for label in self._view.table.selected_labels()[:1]:
+            self._paint(partial(split_object, label=label))
+
+    def grow(self, pixels: int) -> None:
+        """Grow the selected objects, or shrink them."""
+        labels = self._view.table.selected_labels()
+        if labels:
+            self._paint(lambda image, plane: grow_objects(image, plane, labels, pixels))
+
+    def relabel(self) -> None:
+        """Ask for another number of the selected object."""
+        for label in self._view.table.selected_labels()[:1]:
+            new = self.ask_number(self._view.table, "Number", f"Number of object {label}:", label)
+            if new is not None and new != label:
+                image = self._document.image(self._image())
+                self._document.do(relabel_object(image, label, new))
+                self._view.table.select(new)
+
+    def refine(self) -> None:
+        """Predict objects anew from the boxes around them."""
+        self._owner.imports.refine(self._image(), self._view.table.selected_labels())
+
+    def continue_objects(self) -> None:
+        """Find the objects of the plane that was shown before in this one."""
+        target, source = self._layers.plane, self._planes[1]
+        if target is None or not target.index:
+            self._layers.events.hint.emit("This image is no stack: there is no plane before")
+            return
+        if source is None or not _are_neighbours(source, target):
+            source = PlaneKey(target.image, (*target.index[:-1], target.index[-1] - 1))
+        if source.index[-1] < 0:
+            self._layers.events.hint.emit("This is the first plane: show the next one")
+            return
+        labels = self._view.table.selected_labels()
+        self._owner.imports.continue_objects(source, target, labels)
+
+    def _paint(self, action: Callable[[DocumentImage, PlaneKey], Paint]) -> None:
+        plane = self._layers.plane
+        if plane is not None:
+            self._document.do(action(self._document.image(plane.image), plane))
+
+    def _image(self) -> ImageId:
+        image = self._layers.image_id
+        assert image is not None, "the table shows its objects"
+        return image
+
+
+def _are_neighbours(one: PlaneKey, other: PlaneKey) -> bool:
+    """Return True for two planes next to each other along one axis of a stack."""
+    if one.image != other.image or len(one.index) != len(other.index):
+        return False
+    return sum(abs(a - b) for a, b in zip(one.index, other.index, strict=True)) == 1

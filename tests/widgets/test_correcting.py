@@ -1,0 +1,284 @@
+"""Objects are reopened, drawn, cut, split, grown, renumbered and continued with mouse and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_peftsam.document import AcceptObjects, ImportLabels, NewObject, PlaneKey
+from napari_peftsam.types import Box, Point, Prompts
+from napari_peftsam.widgets._objects_table import FILTERS
+from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
+
+Open = Callable[..., Bench]
+
+ROWS, COLS = np.mgrid[: SHAPE[0], : SHAPE[1]]
+
+
+def disc(row: float, col: float, radius: float) -> np.ndarray:
+    return (ROWS - row) ** 2 + (COLS - col) ** 2 <= radius**2
+
+
+def put(b: Bench, *masks: np.ndarray) -> None:
+    """Import masks as objects 1, 2, … of the annotated image."""
+    labels = np.zeros(b.layers.objects.data.shape, np.int32)
+    for number, mask in enumerate(masks, start=1):
+        labels[mask] = number
+    b.document.do(ImportLabels(b.layers.image_id, labels))
+
+
+# --- reopening ----------------------------------------------------------------------
+
+
+def test_a_double_click_reopens_an_object(bench: Open) -> None:
+    b = bench(blobs())
+    label = b.segment(20, 30)
+    row, col = np.argwhere(b.document.labels(b.layers.plane) == label)[0]
+    before = b.document.records(b.layers.image_id)
+    b.double_click(row, col)
+    assert b.document.current.reopens == label
+    assert b.document.current.prompts == before[0].prompts
+    b.answered()
+    assert f"Object {label} is open" in b.view.next_step.text()
+    b.press("Escape")
+    assert b.document.records(b.layers.image_id) == before
+    b.double_click(row, col)
+    b.click(22, 33)
+    b.answered()
+    b.press("Enter")
+    [record] = b.document.records(b.layers.image_id)
+    assert record.label == label
+    assert len(record.prompts.points) == 2
+
+
+def test_what_was_painted_is_reopened_from_its_mask(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 30, 6))
+    b.double_click(20, 30)
+    assert b.document.current.prompts == Prompts(box=Box(14, 24, 27, 37))
+    b.answered()
+
+
+def test_a_double_click_while_prompting_reopens_nothing(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 30, 6))
+    b.click(40, 10)
+    b.answered()
+    b.double_click(20, 30)
+    assert b.document.current.reopens == 0
+
+
+@pytest.mark.parametrize("tool", ["Q", "W"])
+def test_a_click_selects_with_every_tool(bench: Open, tool: str) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 30, 6))
+    b.press(tool)
+    b.click(20, 30)
+    assert b.view.table.selected_labels() == [1]
+    assert b.document.current is None
+
+
+def test_enter_accepts_while_the_objects_are_the_active_layer(bench: Open) -> None:
+    b = bench(blobs())
+    b.click(20, 30)
+    b.answered()
+    b.viewer.layers.selection.active = b.layers.objects
+    b.press("Enter")
+    assert len(b.document.records(b.layers.image_id)) == 1
+    b.layers.objects.mode = "polygon"  # where it closes the polygon
+    settle()
+    assert "Enter" not in {str(key) for key in b.layers.objects.keymap}
+    b.layers.objects.mode = "pan_zoom"
+    settle()
+    assert "Enter" in {str(key) for key in b.layers.objects.keymap}
+
+
+# --- freehand -----------------------------------------------------------------------
+
+CIRCLE = [(20 + 8 * np.sin(a), 30 + 8 * np.cos(a)) for a in np.linspace(0, 6, 20)]
+
+
+def test_a_lasso_asks_for_an_object(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("Shift-W")
+    assert b.view.lasso.isChecked()
+    b.draw(CIRCLE)
+    b.draw([(row + 10, col - 15) for row, col in CIRCLE])
+    first, second = b.document.queue
+    assert first.box.as_tuple() == pytest.approx((12, 22, 29, 39), abs=1)
+    assert second.box is not None
+    assert len(b.prompts.boxes.data) == 2  # the lines are gone
+    assert b.view.lasso.isChecked()  # the tool stays
+
+
+def test_scribbles_ask_for_objects_and_deny_places(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("Shift-Q")
+    b.draw([(20, 20), (20, 30)])
+    b.draw([(30, 20), (30, 30)], button=2)
+    b.draw([(40, 20), (40, 30)])
+    first, second = b.document.queue
+    assert {p.positive for p in first.points} == {True, False}
+    assert {p.row for p in second.points} == {40}
+    assert not len(b.prompts.boxes.data)
+
+
+def test_a_click_with_the_lasso_adds_nothing(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("Shift-W")
+    b.click(20, 30)
+    assert b.document.current is None
+
+
+def test_a_line_cuts_an_object(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8) | disc(20, 32, 7))
+    b.view.correct.cut.click()
+    b.draw([(2, 26), (40, 26)])
+    assert sorted(b.document.image(b.layers.image_id).records) == [1, 2]
+    assert b.document.undo_label == "split 1"
+    b.draw([(2, 50), (40, 50)])
+    assert "no object under the line" in b.view.next_step.text()
+
+
+# --- the selected objects -----------------------------------------------------------
+
+
+def test_buttons_and_keys_correct_the_selected_objects(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8) | disc(20, 32, 7))
+    assert not b.view.correct.split.isEnabled()
+    b.click(20, 20)
+    b.view.correct.split.click()
+    assert b.document.undo_label == "split 1"
+    b.click(20, 20)
+    area = b.document.image(b.layers.image_id).area(1)
+    b.press("Alt-Up")
+    assert b.document.image(b.layers.image_id).area(1) > area
+    b.press("Alt-Down")
+    assert b.document.undo_label == "shrink objects"
+    b.click(20, 34, "Shift", "Control")
+    assert b.view.table.selected_labels() == [1, 2]
+    b.press("Shift-U")
+    assert b.document.undo_label == "merge objects 1, 2"
+
+
+def test_what_cannot_be_split_says_why(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8))
+    b.click(20, 20)
+    b.press("Shift-X")
+    assert "narrow nowhere" in b.view.next_step.text()
+
+
+def test_an_object_is_renumbered(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8), disc(20, 40, 5))
+    b.dock.corrections.ask_number = lambda *_: 7
+    b.click(20, 40)
+    b.dock.corrections.relabel()
+    assert sorted(b.document.image(b.layers.image_id).records) == [1, 7]
+    assert b.view.table.selected_labels() == [7]
+
+
+@pytest.mark.parametrize("mode", ["paint", "erase", "fill", "polygon"])
+def test_naparis_brushes_have_a_button_each(bench: Open, mode: str) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8))
+    b.view.correct.brushes[mode].click()
+    assert b.viewer.layers.selection.active is b.layers.objects
+    assert b.layers.objects.mode == mode
+    assert [name for name, each in b.view.correct.brushes.items() if each.isChecked()] == [mode]
+    b.press("Q")
+    assert not any(each.isChecked() for each in b.view.correct.brushes.values())
+
+
+# --- the table ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(bench: Open) -> Bench:
+    """Return a viewer with objects of scores 0.9, 0.3 and 0.6, and areas 49, 197 and 29."""
+    b = bench(blobs(), ready=False)
+    masks = [(disc(20, 10, 4), 0.9), (disc(20, 26, 8), 0.3), (disc(20, 42, 3), 0.6)]
+    made = tuple(NewObject(Prompts((Point(20, 10),)), m, s, model="tiny") for m, s in masks)
+    b.document.do(AcceptObjects(b.layers.plane, made))
+    return b
+
+
+def labels(b: Bench) -> list[int]:
+    rows = range(b.view.table.objects.rowCount())
+    return [b.view.table.objects.label(row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("column", "order", "expected"),
+    [
+        ("id", "ascending", [1, 2, 3]),
+        ("area", "ascending", [3, 1, 2]),
+        ("score", "ascending", [2, 3, 1]),
+        ("score", "descending", [1, 3, 2]),
+    ],
+)
+def test_the_table_is_sorted_by_a_column(
+    listed: Bench, column: str, order: str, expected: list[int]
+) -> None:
+    model = listed.view.table.objects
+    titles = [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+    way = {"ascending": Qt.SortOrder.AscendingOrder, "descending": Qt.SortOrder.DescendingOrder}
+    assert labels(listed) == [3, 2, 1]  # the newest first
+    listed.view.table.sortByColumn(titles.index(column), way[order])
+    assert labels(listed) == expected
+    listed.view.table.select(3)
+    assert listed.view.table.selected_labels() == [3]
+
+
+def test_the_table_lists_what_is_doubtful(listed: Bench) -> None:
+    def choose(name: str) -> None:
+        listed.view.correct.filter.setCurrentIndex(FILTERS.index(name))
+        listed.view.correct.filter.activated.emit(FILTERS.index(name))
+
+    choose("low score")
+    assert labels(listed) == [3, 2]
+    assert listed.view.correct.count.text() == "Objects  2 of 3"
+    listed.click(20, 42)
+    choose("not looked at")
+    assert labels(listed) == [2, 1]
+    choose("corrected")
+    assert labels(listed) == []
+    choose("all")
+    assert labels(listed) == [3, 2, 1]
+
+
+def test_delete_removes_the_selected_rows(listed: Bench) -> None:
+    listed.view.table.select(2)
+    listed.view.table.select(3, add=True)
+    listed.press("Delete")
+    assert labels(listed) == [1]
+
+
+# --- stacks -------------------------------------------------------------------------
+
+
+def test_objects_go_on_from_the_plane_that_was_shown_before(bench: Open) -> None:
+    b = bench(np.stack([blobs()] * 3))
+    b.viewer.dims.set_point(0, 2)
+    label = b.segment(20, 30)
+    assert not b.view.table.isColumnHidden(b.view.table.objects.PLANE)
+    b.viewer.dims.set_point(0, 1)
+    b.press("Shift-S")
+    wait(lambda: not b.owner.projects.progress)
+    image = b.document.image(b.layers.image_id)
+    planes = [plane.index for plane in image.records[label].planes]
+    assert planes in ([(2,), (1,)], [(2,)])  # a random model may find nothing
+    assert not b.document.labels(PlaneKey(image.id, (0,))).any()
+
+
+def test_what_is_no_stack_has_no_plane_before(bench: Open) -> None:
+    b = bench(blobs())
+    b.press("Shift-S")
+    assert "no stack" in b.view.next_step.text()
+    assert b.view.table.isColumnHidden(b.view.table.objects.PLANE)
