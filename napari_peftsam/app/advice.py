@@ -98,6 +98,8 @@ class Situation:
         The label that napari's brush paints with; None if it is not in use.
     reopens
         The accepted object that the pending one is to replace, 0 for none.
+    blocked
+        Why no prompts can be given in the present view, empty if they can.
     point_key
         The key of the point tool, as shown to the user.
     """
@@ -114,6 +116,7 @@ class Situation:
     objects: int = 0
     painting: int | None = None
     reopens: int = 0
+    blocked: str = ""
     point_key: str = ""
 
 
@@ -121,10 +124,16 @@ def next_step(now: Situation) -> str:
     """Return what the user can do next, in one or two short sentences."""
     if not now.has_image:
         return "Open an image: drag it into the window, or File ▸ Open Sample ▸ PEFT-SAM."
+    if now.blocked:
+        return f"⚠ {now.blocked}"
     if now.prompts:
         return _next_step_of_prompts(now)
     if now.elsewhere:
         return f"A prompt waits in {now.elsewhere}: Esc discards it, a new one takes its place."
+    return _next_step_without_prompts(now)
+
+
+def _next_step_without_prompts(now: Situation) -> str:
     if now.embedding == "failed":
         return f"⚠ {now.reason}"
     if now.painting is not None:

@@ -70,6 +70,8 @@ class PromptEvents(SignalGroup):
     """An embedding or a prediction failed: the error."""
     queue_predicted = Signal()
     """There are other masks for the objects that follow the pending one."""
+    preview_changed = Signal()
+    """There is another mask under the mouse, or none."""
     idled = Signal()
     """A prediction in several tiles ended: there is time for the visible ones."""
 

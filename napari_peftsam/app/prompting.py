@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_peftsam.app.advice import explain_left
 from napari_peftsam.app.clean import clean_prediction
+from napari_peftsam.app.following import Following
+from napari_peftsam.app.preview import Preview
 from napari_peftsam.app.prompt_state import PromptEvents, PromptState, ShownPlane, WorkspaceHolder
 from napari_peftsam.app.refine import predict_best
 from napari_peftsam.app.runner import Runner, Slot
-from napari_peftsam.document import AcceptObjects, ModelVersion, NewObject, PlaneKey
+from napari_peftsam.document import AcceptObjects, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.types import Prompts
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.document import PendingObject
     from napari_peftsam.embeddings import PlaneEmbedding
     from napari_peftsam.segmentation.engine import Engine
-    from napari_peftsam.types import MaskPrompt, Prediction, Prompts
+    from napari_peftsam.types import MaskPrompt, Point, Prediction
 
 __all__ = ["PromptController"]
 
@@ -49,6 +53,8 @@ class PromptController:
     ----------
     clean
         Whether masks are cleaned, see `napari_peftsam.app.clean`.
+    preview
+        The mask under the mouse.
     """
 
     def __init__(self, holder: WorkspaceHolder, shown: ShownPlane, runner: Runner) -> None:
@@ -65,8 +71,8 @@ class PromptController:
         self._accepts: tuple[Prompts, ...] = ()  # ... and those that are being accepted
         self._failed = 0  # revision of prompts that could not be answered
         self.clean = True
-        self._following: dict[Prompts, NewObject] = {}  # predicted objects of the queue ...
-        self._followed_by: tuple[PlaneKey, ModelVersion, bool] | None = None  # ... and of what
+        self.preview = Preview(runner, self.events.preview_changed.emit)
+        self._following = Following(self._document)
         for signal, slot in self._connections():
             signal.connect(slot, max_args=0)
 
@@ -83,6 +89,7 @@ class PromptController:
         """Stop, and listen no more."""
         for signal, slot in self._connections():
             signal.disconnect(slot)
+        self.preview.stop()
         self._drop(PromptState("none"))
 
     # --- what the user does ---------------------------------------------------------
@@ -90,6 +97,18 @@ class PromptController:
     def clean_masks(self, clean: bool) -> None:
         """Clean masks from the next prompts on, or leave them as they are predicted."""
         self.clean = clean
+
+    def hover(self, point: Point | None) -> None:
+        """Predict what a click at a position would give; None: the mouse is elsewhere."""
+        engine, embedding, plane = self._engine, self._embedding, self._target
+        is_whole = embedding is not None and embedding.whole is not None
+        is_free = self._document.current is None and self.state.kind == "ready" and is_whole
+        if point is None or not is_free or not self.preview.is_wanted:
+            self.preview.stop()
+        elif engine is not None and embedding is not None and plane is not None:
+            prompts = Prompts((point,))
+            asked = plane, prompts, engine.version(embedding), self.clean
+            self.preview.ask(asked, self._predict_one(prompts, None))
 
     def cancel(self) -> None:
         """Stop embedding, also for a mask; the next prompt or `resume` takes it up again."""
@@ -117,7 +136,7 @@ class PromptController:
             name = document.image(plane.image).name
             self.events.hint.emit(f"The prompts are in {name}: show that plane to accept them")
             return
-        known = dict(self._predicted(plane, engine.version(embedding)))
+        known = dict(self._following.known(plane, engine.version(embedding), self.clean))
         if pending.made_by == engine.version(embedding) and pending.mask is not None:
             known[pending.prompts] = pending.as_new_object()
 
@@ -154,18 +173,7 @@ class PromptController:
     @property
     def following(self) -> tuple[NewObject, ...]:
         """The predicted objects that follow the pending one in the shown plane."""
-        current, followed = self._document.current, self._followed_by
-        if current is None or followed is None or current.plane != followed[0]:
-            return ()
-        queued = dict.fromkeys(self._document.queue[1:])
-        return tuple(self._following[each] for each in queued if each in self._following)
-
-    def _predicted(self, plane: PlaneKey, version: ModelVersion) -> dict[Prompts, NewObject]:
-        """Return what is predicted for a plane, nothing of another one or another model."""
-        if self._followed_by != (plane, version, self.clean):
-            self._followed_by = plane, version, self.clean
-            self._following = {}
-        return self._following
+        return self._following.objects
 
     def _predict_following(self) -> None:
         """Predict what follows the pending object, a few at a time."""
@@ -173,7 +181,7 @@ class PromptController:
         assert engine is not None, "the pending object is predicted"
         assert embedding is not None, "by its embedding"
         assert pending is not None
-        known = self._predicted(pending.plane, engine.version(embedding))
+        known = self._following.known(pending.plane, engine.version(embedding), self.clean)
         rest = [each for each in dict.fromkeys(self._document.queue[1:]) if each not in known]
         if not rest:
             return
@@ -213,6 +221,8 @@ class PromptController:
 
     def start_over(self) -> None:
         """Embed and predict again, after another model or adapter went live."""
+        self.preview.stop()
+        self.preview.forget_times()
         self._drop(self.state)
         self._failed = 0
         self.follow()
@@ -304,6 +314,11 @@ class PromptController:
         if pending.candidates is not None and pending.made_by == version:
             self._predict_following()
             return
+        known = self.preview.answer((pending.plane, pending.prompts, version, self.clean))
+        self.preview.stop()
+        if known is not None and pending.mask_prompt is None and not pending.reopens:
+            self._document.set_candidates(known, revision, version)
+            return
         self._asked, self._accepts = revision, ()
 
         def done(prediction: Prediction | None) -> None:
@@ -345,12 +360,14 @@ class PromptController:
         """Run a prediction; the tiles of the prompts go before the visible ones."""
         assert self._embedding is not None
         several = self._embedding.whole is None
-        revision = self._asked
+        revision, began = self._asked, perf_counter()
         if several:
             self._embedder.stop()
 
         def ended(result: Any) -> None:
             self._set(PromptState("ready", 1.0))
+            if kind == "predicting" and not several:
+                self.preview.note_time(perf_counter() - began)
             done(result)
             if several:
                 self.events.idled.emit()

@@ -51,6 +51,7 @@ _HINT_LINES = 2
 _PADDING = 10  # pixels that napari's style puts around a text
 _TABLE_PART = 10  # of the column
 _READY = "●"
+_BLOCKED = "QLabel { background: #a3211b; color: white; }"
 _NEGATIVE = "QPushButton { background: #a3211b; color: white; }"
 _PANELS = {
     "Models": ("⋯", "Other models, to be downloaded"),
@@ -89,6 +90,7 @@ class AnnotateView:
         self.layers = tool_button("Layers", "Show napari's lists of layers and their settings")
         self.layers.setCheckable(True)
         self.layers.setChecked(True)
+        self.keys = tool_button("?", "All keys (?)")
         self.next_step = QLabel()
         self.next_step.setWordWrap(True)
         self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -112,6 +114,9 @@ class AnnotateView:
         self.clean.setChecked(True)
         self.clean.setToolTip("Keep the piece that was clicked on, and fill its small holes")
         self.clean.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.preview = QCheckBox("preview")
+        self.preview.setToolTip("Show the mask of a click before it is made, under the mouse")
+        self.preview.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
         self.discard = _button("✕ Discard", "discard", "Throw the prompts and the mask away")
         self.accept_all = _button("✓✓ Accept all", "accept_all", "Accept one object per box")
@@ -137,8 +142,8 @@ class AnnotateView:
 
     def _lay_out(self, parent: QWidget) -> None:
         mask = beside(
-            self.previous_candidate, self.candidate, self.next_candidate, self.score, self.clean,
-            stretch=3,
+            self.previous_candidate, self.candidate, self.next_candidate, self.score,
+            self.preview, self.clean, stretch=3,
         )  # fmt: skip
         tools = beside(self.point, self.box, self.lasso, self.scribble, self.sign)
         for part in (2, 3):  # narrow ones
@@ -152,7 +157,7 @@ class AnnotateView:
             beside(self.undo, self.redo),
             _line(), self.correct.column(), _line(),
             self.sources.grid(self.panels["Models"], self.panels["Adapters"]), self.training,
-            beside(self.panels["Finetune"], self.panels["Export"], self.layers),
+            beside(self.panels["Finetune"], self.panels["Export"], self.layers, self.keys),
             inside=inner, spacing=4,
         )  # fmt: skip
         layout.setContentsMargins(*MARGINS)
@@ -199,6 +204,7 @@ class AnnotateView:
     def show_status(self) -> None:
         """Show how far the embedding is."""
         state = self._prompting.state
+        self.preview.setChecked(self._prompting.preview.is_wanted)
         is_mark = state.kind in _MARKS and not state.tiles
         self.images.status.setText(_MARKS[state.kind] if is_mark else f"◌ {state.progress}")
         self.images.status.setToolTip(state.reason or "Embedding of the shown plane")
@@ -310,8 +316,10 @@ class AnnotateView:
             objects=self._objects,
             painting=self._layers.tools.painting,
             reopens=0 if current is None else current.reopens,
+            blocked=self._layers.why_no_plane,
             point_key=KEYS["point"].shown,
         )
+        self.next_step.setStyleSheet(_BLOCKED if situation.blocked else "")
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
         if text != self.next_step.text():
             self.next_step.setText(text)

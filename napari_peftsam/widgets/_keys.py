@@ -23,12 +23,15 @@ class Key:
         As napari spells it.
     shown
         As it stands on the button.
+    does
+        What it does, in a few words.
     overrides
         napari's actions that it replaces on the plugin's own prompt layers, on purpose.
     """
 
     binding: str
     shown: str
+    does: str
     overrides: tuple[str, ...] = ()
 
 
@@ -37,34 +40,35 @@ class Key:
 _FINISH = "napari:finish_drawing_shape"
 _DELETE = ("napari:delete_selected_points", "napari:delete_selected_shapes")
 KEYS: Mapping[str, Key] = {
-    "point": Key("Q", "Q"),
-    "box": Key("W", "W"),
-    "lasso": Key("Shift-W", "⇧W"),
-    "scribble": Key("Shift-Q", "⇧Q"),
-    "sign": Key("N", "N"),
-    "next_candidate": Key("G", "G"),
-    "previous_candidate": Key("Shift-G", "⇧G"),
-    "accept": Key("Enter", "↵", (_FINISH, "napari:complete_polygon")),
-    "accept_all": Key("Shift-Enter", "⇧↵"),
-    "replace": Key("Alt-Enter", "Alt+↵"),
-    "cut_out": Key("Alt-Shift-Enter", "Alt+⇧↵"),
-    "discard": Key("Escape", "Esc", (_FINISH, "napari:reset_polygon")),
-    "discard_all": Key("Shift-Escape", "⇧Esc"),
-    "remove_last": Key("Delete", "Del", _DELETE),
-    "split": Key("Shift-X", "⇧X"),
-    "cut": Key("U", "U"),
-    "merge": Key("Shift-U", "⇧U"),
-    "grow": Key("Alt-Up", "Alt+↑"),
-    "shrink": Key("Alt-Down", "Alt+↓"),
-    "continue_objects": Key("Shift-S", "⇧S"),
-    "previous_image": Key("PageUp", "PgUp"),
-    "next_image": Key("PageDown", "PgDn"),
-    "complete": Key("Shift-PageDown", "⇧PgDn"),
-    "undo": Key("Control-Z", "Ctrl+Z"),
-    "redo": Key("Control-Shift-Z", "Ctrl+⇧Z"),
-    "hide": Key("J", "J"),
-    "finetune": Key("K", "K"),
-    "before": Key("H", "H"),
+    "point": Key("Q", "Q", "Point tool: click on objects"),
+    "box": Key("W", "W", "Box tool: drag a box around each object"),
+    "lasso": Key("Shift-W", "⇧W", "Lasso: draw a line around each object"),
+    "scribble": Key("Shift-Q", "⇧Q", "Scribble: draw a line on each object"),
+    "sign": Key("N", "N", "The next points are on the object, or not on it"),
+    "next_candidate": Key("G", "G", "Next candidate"),
+    "previous_candidate": Key("Shift-G", "⇧G", "Previous candidate"),
+    "accept": Key("Enter", "↵", "Accept the mask", (_FINISH, "napari:complete_polygon")),
+    "accept_all": Key("Shift-Enter", "⇧↵", "Accept all that are queued"),
+    "replace": Key("Alt-Enter", "Alt+↵", "Accept in place of what it overlaps"),
+    "cut_out": Key("Alt-Shift-Enter", "Alt+⇧↵", "Accept, and cut it out of the others"),
+    "discard": Key("Escape", "Esc", "Discard the mask", (_FINISH, "napari:reset_polygon")),
+    "discard_all": Key("Shift-Escape", "⇧Esc", "Discard all that are queued"),
+    "remove_last": Key("Delete", "Del", "Take the last prompt back, or delete objects", _DELETE),
+    "split": Key("Shift-X", "⇧X", "Split the selected object where it is narrow"),
+    "cut": Key("U", "U", "Cut: draw a line across an object"),
+    "merge": Key("Shift-U", "⇧U", "Merge the selected objects"),
+    "grow": Key("Shift-E", "⇧E", "Grow the selected objects by a pixel"),
+    "shrink": Key("Shift-C", "⇧C", "Shrink the selected objects by a pixel"),
+    "continue_objects": Key("Shift-S", "⇧S", "Continue objects from the plane before"),
+    "previous_image": Key("PageUp", "PgUp", "Previous image"),
+    "next_image": Key("PageDown", "PgDn", "Next image"),
+    "complete": Key("Shift-PageDown", "⇧PgDn", "Image done: next one that is not"),
+    "undo": Key("Control-Z", "Ctrl+Z", "Undo"),
+    "redo": Key("Control-Shift-Z", "Ctrl+⇧Z", "Redo"),
+    "hide": Key("J", "J", "Hide all masks while it is held"),
+    "finetune": Key("K", "K", "Train, or stop the training"),
+    "before": Key("H", "H", "Before the last training, or after it"),
+    "keys": Key("Shift-/", "?", "This list"),
 }
 """The keys by action; `finetune` and `before` belong to the finetuning dock."""
 

@@ -6,19 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QMainWindow, QWidget
+from qtpy.QtWidgets import QDialog, QDockWidget, QGridLayout, QLabel, QMainWindow, QWidget
 
-from napari_peftsam.widgets._parts import stacked
+from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._parts import beside, stacked
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets._dock import Dock
 
-__all__ = ["PANELS", "panel_dock", "show_panel"]
+__all__ = ["PANELS", "panel_dock", "show_keys", "show_layer_docks", "show_panel"]
 
 PANELS = {"Finetune": 420, "Adapters": 300, "Models": 480, "Export": 320}
 """Titles of the panels, and how high they open in pixels."""
 
 _WIDTH = 380
+_LAYER_DOCKS = ("layer list", "layer controls")  # napari's names
 
 
 def show_panel(dock: Dock, title: str) -> None:
@@ -37,6 +39,32 @@ def panel_dock(dock: Dock, title: str) -> Dock:
     item = None if layout is None else layout.itemAt(0)
     assert item is not None, "it was put there"
     return cast("Dock", item.widget())
+
+
+def show_keys(dock: Dock) -> None:
+    """Show a table of all keys; Escape closes it."""
+    window = QDialog(_main_window(dock))
+    window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    window.setWindowTitle("Keys")
+    columns = [QGridLayout(), QGridLayout()]
+    half = -(-len(KEYS) // len(columns))
+    for number, key in enumerate(KEYS.values()):
+        column, row = columns[number // half], number % half
+        column.addWidget(QLabel(f"<b>{key.shown}</b>"), row, 0)
+        column.addWidget(QLabel(key.does), row, 1)
+    layout = beside(*columns, spacing=24)
+    layout.setContentsMargins(16, 12, 16, 12)
+    window.setLayout(layout)
+    window.show()
+
+
+def show_layer_docks(dock: Dock, shown: bool) -> None:
+    """Show napari's own docks of the window that a dock is in, or fold them."""
+    window = _main_window(dock)
+    for name in _LAYER_DOCKS:
+        found = window.findChild(QDockWidget, name)
+        if found is not None:
+            found.setVisible(shown)
 
 
 def _panel(dock: Dock, title: str) -> QDialog:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QDockWidget, QFileDialog
+from qtpy.QtGui import QKeySequence, QShortcut
+from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.app.reload import Reload
@@ -22,14 +23,14 @@ from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._correcting import Corrections
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._keys import KeyBindings
-from napari_peftsam.widgets._panels import panel_dock, show_panel
+from napari_peftsam.widgets._panels import panel_dock, show_keys, show_layer_docks, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import napari
     from napari.layers import Image
@@ -45,7 +46,6 @@ _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it e
 _QUIET = 400  # ms without anything the user waits for
 _OUTLINED = 200  # selected objects with an outline
 _LOOK = 400  # ms to wait after the view moved: panning embeds where it ends
-_LAYER_DOCKS = ("layer list", "layer controls")  # napari's names
 _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
 
@@ -110,6 +110,8 @@ class AnnotateDock(Dock):
             (prompting.events.idled, self._look_soon),
             (prompting.events.hint, self.view.show_hint),
             (prompting.events.queue_predicted, self._show_outlines),
+            (prompting.events.preview_changed, self._show_outlines),
+            (layers.hovered, prompting.hover),
             (self.document.events.prompts_changed, self._show_outlines),
             (self.document.events.objects_changed, self._show_outlines),
             (layers.plane_changed, self._show_outlines),
@@ -166,6 +168,7 @@ class AnnotateDock(Dock):
         view.adapter.activated.connect(self._adapter_chosen)
         view.images.cancel.clicked.connect(self._cancel_or_resume)
         view.clean.toggled.connect(self.prompting.clean_masks)
+        view.preview.clicked.connect(self._want_preview)
         view.table.object_clicked.connect(self.layers.go_to)
         selection = view.table.selectionModel()
         assert selection is not None
@@ -177,6 +180,9 @@ class AnnotateDock(Dock):
         view.training.train.clicked.connect(self._toggle_training)
         view.training.curve.clicked.connect(partial(show_panel, self, "Finetune"))
         view.layers.toggled.connect(self.show_layer_list)
+        view.keys.clicked.connect(partial(show_keys, self))
+        # napari's own bindings do not know this key.
+        QShortcut(QKeySequence("?"), self).activated.connect(partial(show_keys, self))
         for title, opener in view.panels.items():
             opener.clicked.connect(partial(show_panel, self, title))
         for mode, brush in view.correct.brushes.items():
@@ -216,7 +222,7 @@ class AnnotateDock(Dock):
             "finetune": self._toggle_training,
             "before": self._compare,
         }
-        return {**tried, **training, "hide": self._hide_masks}
+        return {**tried, **training, "hide": tools.hide_while_held}
 
     def _bind_keys(self) -> None:
         self._keys.release()
@@ -237,12 +243,8 @@ class AnnotateDock(Dock):
 
     def show_layer_list(self, shown: bool) -> None:
         """Show napari's docks with the layers and their settings, or fold them."""
-        window = self.window()
         self.view.layers.setChecked(shown)
-        for name in _LAYER_DOCKS:
-            dock = None if window is None else window.findChild(QDockWidget, name)
-            if dock is not None:
-                dock.setVisible(shown)
+        show_layer_docks(self, shown)
 
     def _tool_changed(self) -> None:
         """Take Enter and Escape from the layer of objects, but while a polygon is drawn there."""
@@ -251,6 +253,11 @@ class AnnotateDock(Dock):
         if is_drawn != self._draws_polygon:
             self._draws_polygon = is_drawn
             self._bind_keys()
+
+    def _want_preview(self, wanted: bool) -> None:
+        self.prompting.preview.wanted = wanted
+        if not wanted:
+            self.prompting.preview.stop()
 
     def _choose_soon(self) -> None:
         self._choose_later.start()
@@ -268,7 +275,9 @@ class AnnotateDock(Dock):
 
     def _show_outlines(self) -> None:
         selected = self.view.table.selected_labels()[:_OUTLINED]
-        self.layers.tools.show_outlines(self.prompting.following, selected)
+        self.layers.tools.show_outlines(
+            self.prompting.following, selected, self.prompting.preview.shown
+        )
 
     def _picked(self, label: int, add: bool) -> None:
         self.view.table.select(label, add=add)
@@ -365,17 +374,6 @@ class AnnotateDock(Dock):
         if layer is not None:
             self.layers.select_image(layer)
         self.view.show_hint(f"{verb} in {self.document.image(image).name}: {label}")
-
-    def _hide_masks(self) -> Iterator[None]:
-        """Hide masks and prompts for as long as the key is held."""
-        prompts = self.layers.tools.layers
-        own = (*(() if prompts is None else prompts.layers), self.layers.objects)
-        shown = [layer for layer in own if layer is not None and layer.visible]
-        for layer in shown:
-            layer.visible = False
-        yield
-        for layer in shown:
-            layer.visible = True
 
     def _remove_last(self) -> None:
         layer = self.layers.tools.layers

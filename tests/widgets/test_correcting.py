@@ -156,9 +156,9 @@ def test_buttons_and_keys_correct_the_selected_objects(bench: Open) -> None:
     assert b.document.undo_label == "split 1"
     b.click(20, 20)
     area = b.document.image(b.layers.image_id).area(1)
-    b.press("Alt-Up")
+    b.press("Shift-E")
     assert b.document.image(b.layers.image_id).area(1) > area
-    b.press("Alt-Down")
+    b.press("Shift-C")
     assert b.document.undo_label == "shrink objects"
     b.click(20, 34, "Shift", "Control")
     assert b.view.table.selected_labels() == [1, 2]

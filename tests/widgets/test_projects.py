@@ -377,7 +377,8 @@ def test_several_images_come_one_after_the_other(bench: Open, tmp_path: Path) ->
     document.store.close()
     b = bench(ready=False)
     open_path(b, path)
-    assert layers(b.viewer) == ["i0", "i1", "i2"]
+    assert layers(b.viewer) == ["i0"]  # the others are in the queue
+    assert [each.name for each in b.layers.image_layers] == ["i0", "i1", "i2"]
     visible = [each.name for each in b.layers.image_layers if each.visible]
     assert visible == ["i0"]
     assert b.layers.image.name == "i0"

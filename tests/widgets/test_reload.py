@@ -55,7 +55,7 @@ def known(bench: Bench) -> list[int]:
 def test_what_was_visited_is_embedded_again_without_being_shown(visited: Bench) -> None:
     workspace(visited).activate("v1")
     assert known(visited) == []
-    wait(lambda: known(visited) == list(VISITED))
+    wait(lambda: set(known(visited)) >= set(VISITED))  # and the next plane
     assert visited.layers.plane == PlaneKey("image0", (4,))
     wait(lambda: not visited.dock.reload.is_running)
 
@@ -77,7 +77,7 @@ def test_whatever_the_user_does_ends_it_and_it_goes_on_later(
     act(visited)
     settle()
     assert not reload.is_running
-    wait(lambda: known(visited) == list(VISITED) and not reload.is_running)
+    wait(lambda: set(known(visited)) >= set(VISITED) and not reload.is_running)
 
 
 def test_a_closed_dock_embeds_nothing(visited: Bench) -> None:

@@ -220,6 +220,20 @@ def test_hiding_the_annotated_image_chooses_no_other(two: Bench) -> None:
     assert two.document.current is not None
 
 
+def test_another_image_that_covers_it_is_told_of(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1), ready=False, blending="additive")
+    b.layers.select_image(b.viewer.layers["image0"])
+    other = b.viewer.layers["image1"]
+    assert b.layers.why_no_plane == ""  # a channel, until it hides what is below
+    other.blending = "translucent"
+    b.click(20, 30)
+    assert b.document.current is None
+    assert "image1 covers image0" in b.view.next_step.text()
+    other.opacity = 0.4
+    b.click(20, 30)
+    assert b.document.current is not None
+
+
 def test_without_the_dock_layers_are_the_users_own(two: Bench) -> None:
     two.viewer.window.remove_dock_widget(two.dock)
     two.viewer.layers["image1"].visible = True

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from napari.layers import Image
-from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import Document, ImageId, PlaneKey, RenameImage
 from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets.layers.events import BridgeEvents
 from napari_peftsam.widgets.layers.objects import ObjectsLayer
 from napari_peftsam.widgets.layers.removed import RemovedImages
 from napari_peftsam.widgets.layers.solo import Solo
@@ -26,34 +26,9 @@ if TYPE_CHECKING:
     from napari_peftsam.metadata import ImageMetadata
     from napari_peftsam.types import Window
 
-__all__ = ["BridgeEvents", "LayerBridge"]
+__all__ = ["LayerBridge"]
 
 _T = TypeVar("_T")
-
-
-class BridgeEvents(SignalGroup):
-    """Signals of a `LayerBridge`."""
-
-    images_changed = Signal()
-    """Image layers came, went or were renamed."""
-    image_changed = Signal()
-    """Another image is being annotated."""
-    plane_changed = Signal()
-    """Another plane of it is shown."""
-    view_moved = Signal()
-    """Another part of the plane is shown."""
-    object_picked = Signal(int, bool)
-    """The user clicked on an object; whether to add it to the selection."""
-    tool_changed = Signal()
-    """Another prompt tool is active, or prompts have another sign."""
-    prompt_layers_changed = Signal()
-    """There are other layers for prompts and mask."""
-    hint = Signal(str)
-    """Something the user tried cannot be done; says what can."""
-    failed = Signal(object)
-    """An action was refused or could not be saved: the error."""
-    image_wanted = Signal(str)
-    """An image came back whose pixels were not read yet: its id."""
 
 
 class LayerBridge:
@@ -76,6 +51,8 @@ class LayerBridge:
         Tools and layers for prompts.
     plane
         The plane of the annotated image which is shown; None if none is.
+    why_no_plane
+        Why prompts cannot be given in the present view, empty if they can.
     """
 
     def __init__(self, viewer: napari.Viewer, document: Document) -> None:
@@ -83,6 +60,7 @@ class LayerBridge:
         self.document = document
         self.events = BridgeEvents()
         self.plane: PlaneKey | None = None
+        self.why_no_plane = ""
         self._shown: dict[Layer, ObjectsLayer] = {}
         self._current: ObjectsLayer | None = None
         self._left = RemovedImages(self)
@@ -195,19 +173,7 @@ class LayerBridge:
     @property
     def ahead(self) -> tuple[PlaneKey, ...]:
         """The planes that are probably annotated next: of this stack, then of the next image."""
-        layers, plane = self.image_layers, self.plane
-        if plane is None or self._current is None:
-            return ()
-        found = []
-        if plane.index and plane.index[-1] + 1 < self._current.image.shape[len(plane.index) - 1]:
-            found.append(PlaneKey(plane.image, (*plane.index[:-1], plane.index[-1] + 1)))
-        following = layers[layers.index(self._current.view.layer) + 1 :][:1]
-        for each in following:
-            shown = self._solo.plane_of(each)
-            if shown is None and each in self._shown and len(self._shown[each].image.shape) == 2:
-                shown = PlaneKey(self._shown[each].image.id)
-            found += [] if shown is None else [shown]
-        return tuple(found)
+        return self._solo.ahead()
 
     # --- all images -----------------------------------------------------------------------
 
@@ -238,17 +204,15 @@ class LayerBridge:
         same = (each for each in free if each.name == entry.name and each.rgb == entry.rgb)
         layer = next((each for each in same if is_same_image(ImageView(each), entry)), None)
         if layer is None:
-            options = layer_options(entry.info.metadata)
-            layer = Image(
-                entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible, **options
-            )  # fmt: skip
-            if visible or not self.tools.is_open:
-                self.viewer.add_layer(layer)
+            about = layer_options(entry.info.metadata)
+            layer = Image(entry.pixels, name=entry.name, rgb=entry.rgb, visible=visible, **about)
         view = ImageView(layer)
         view.image = image
         self._show_image(view)
         self._shown[layer].layer.visible = layer.visible
-        if self.tools.is_open and not visible:
+        if visible or not self.tools.is_open:
+            self._solo.bring_back(layer)
+        else:
             self._solo.put_aside(layer)
         self.events.images_changed.emit()
 
@@ -374,11 +338,19 @@ class LayerBridge:
     def update_plane(self) -> None:
         """Follow the viewer to another plane."""
         view = self.view
-        plane = None if view is None else view.shown_plane(self.viewer.dims)
+        self.why_no_plane = "" if view is None else self._why_no_plane(view)
+        can_prompt = view is not None and not self.why_no_plane
+        plane = view.shown_plane(self.viewer.dims) if view is not None and can_prompt else None
         if plane != self.plane:
             self.plane = plane
             self._solo.note_plane(plane)
             self.events.plane_changed.emit()
+
+    def _why_no_plane(self, view: ImageView) -> str:
+        covering = self._solo.covering(view.layer)
+        if covering is not None:
+            return f"{covering.name} covers {view.layer.name}: hide it, or lower its opacity"
+        return view.why_not(self.viewer.dims)
 
     def _view_moved(self) -> None:
         self.events.view_moved.emit()
@@ -393,11 +365,9 @@ class LayerBridge:
         """Show an image again whose removal was undone."""
         objects = self._drop_left(ImageId(image))
         if objects is not None:
-            layer = objects.view.layer
-            if layer not in self.viewer.layers:
-                self.viewer.layers.append(layer)
             self._show_image(objects.view)
-            self.select_image(layer)
+            self._solo.bring_back(objects.view.layer)
+            self.select_image(objects.view.layer)
         elif self.document.image(ImageId(image)).pixels is None:
             self.events.image_wanted.emit(image)
 

@@ -6,16 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image, Layer
 
+from napari_peftsam.document import PlaneKey
 from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:
-    from napari_peftsam.document import PlaneKey
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.objects import ObjectsLayer
 
 __all__ = ["Solo"]
+
+_HIDING = ("translucent", "translucent_no_depth", "opaque")
+_SEEN = 0.5  # opacity at which an image below is seen well enough
 
 
 class Solo:
@@ -74,13 +78,29 @@ class Solo:
         if plane is not None and self._bridge.image is not None and not self.is_moving:
             self._planes[self._bridge.image] = plane
 
+    def ahead(self) -> tuple[PlaneKey, ...]:
+        """Return the planes probably shown next: of the annotated stack, and of the next image."""
+        plane, shown = self._bridge.plane, self._bridge.image
+        if plane is None or shown is None:
+            return ()
+        found: list[PlaneKey | None] = []
+        if plane.index and plane.index[-1] + 1 < self._objects[shown].image.shape[-3]:
+            found.append(PlaneKey(plane.image, (*plane.index[:-1], plane.index[-1] + 1)))
+        images = self.images
+        for each in images[images.index(shown) + 1 :][:1]:
+            known = self._objects.get(each)
+            is_flat = known is not None and len(known.image.shape) == 2
+            first = PlaneKey(known.image.id) if known is not None and is_flat else None
+            found.append(self._planes.get(each, first))
+        return tuple(each for each in found if each is not None)
+
     def show(self, layer: Image) -> None:
         """Show an image with its objects, and no other; fit it unless it lies as the last one."""
         viewer = self._bridge.viewer
         here = [each for each in viewer.layers if isinstance(each, Image)]
         before = {_place(each) for each in here if each.visible}
         with self._quietly():
-            self._bring_back(layer)
+            self.bring_back(layer)
             for each in (layer, self._objects[layer].layer):
                 each.visible = True
             for other in here:
@@ -90,17 +110,27 @@ class Solo:
             # napari 0.9 can fit layers only that have as many axes as the viewer.
             viewer.fit_to_view(layers=[layer] if layer.ndim == viewer.dims.ndim else None)
 
+    def covering(self, layer: Image) -> Image | None:
+        """Return an image that hides the annotated one, None if none does."""
+        layers = self._bridge.viewer.layers
+        above = layers[layers.index(layer) + 1 :] if layer in layers else []
+        opaque = (each for each in above if isinstance(each, Image) and each.visible)
+        hiding = (each for each in opaque if each.blending in _HIDING and each.opacity > _SEEN)
+        return next((each for each in hiding if _overlap(each, layer)), None)
+
     def bring_all_back(self) -> None:
         """Put the layers of all images into the viewer, hidden but for the annotated one."""
         with self._quietly():
             for layer in self.images:
-                self._bring_back(layer)
+                self.bring_back(layer)
 
-    def _bring_back(self, layer: Image) -> None:
+    def bring_back(self, layer: Image) -> None:
+        """Put the layers of an image into the viewer, if they are not there."""
         layers = self._bridge.viewer.layers
         if layer not in layers:
             objects = self._objects[layer].layer
-            layers.extend([layer, objects])
+            with self._quietly():
+                layers.extend([layer, objects])
             objects.locked = self._bridge.tools.is_open
 
     def _put_away(self, image: Image, shown: Image) -> None:
@@ -134,6 +164,8 @@ class Solo:
     def _watch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
             layer.events.visible.connect(self._eye_changed)
+            for signal in (layer.events.blending, layer.events.opacity):
+                signal.connect(self._bridge.update_plane)
 
     def _active_changed(self, event: Any) -> None:
         if isinstance(event.value, Image) and event.value.visible:
@@ -169,3 +201,8 @@ def _is_channel(layer: Image, of: Layer) -> bool:
 
 def _place(layer: Layer) -> tuple[Any, ...]:
     return tuple(layer.extent.world.ravel().tolist())
+
+
+def _overlap(one: Layer, other: Layer) -> bool:
+    (low, high), (begin, end) = (each.extent.world[:, -2:] for each in (one, other))
+    return bool((np.maximum(low, begin) < np.minimum(high, end)).all())

@@ -95,6 +95,7 @@ class PromptTools:
                 layer.mouse_drag_callbacks.append(self._clicked)
                 layer.mouse_double_click_callbacks.append(self._double_clicked)
                 layer.events.mode.connect(self._bridge.tool_may_differ)
+            made.points.mouse_move_callbacks.append(self._hovered)
             self._place()
             self._bridge.events.prompt_layers_changed.emit()
         self.raise_layers()
@@ -176,6 +177,16 @@ class PromptTools:
         self._show_sign()
         self._bridge.tool_may_differ()
 
+    def hide_while_held(self) -> Iterator[None]:
+        """Hide masks and prompts until the key is released, which ends this generator."""
+        own = (*(() if self.layers is None else self.layers.layers), self._bridge.objects)
+        shown = [layer for layer in own if layer is not None and layer.visible]
+        for layer in shown:
+            layer.visible = False
+        yield
+        for layer in shown:
+            layer.visible = True
+
     # --- from the layers to the document ----------------------------------------------------
 
     def add_point(self, world: Sequence[float], positive: bool) -> None:
@@ -190,8 +201,13 @@ class PromptTools:
         else:
             bridge.events.hint.emit(f"That is outside {view.layer.name}: click on the image")
 
-    def show_outlines(self, queued: Sequence[NewObject], selected: Sequence[int]) -> None:
-        """Show the outlines of queued masks and of selected objects in the shown plane."""
+    def show_outlines(
+        self,
+        queued: Sequence[NewObject],
+        selected: Sequence[int],
+        preview: NewObject | None = None,
+    ) -> None:
+        """Show the outlines of queued masks, selected objects and the mask under the mouse."""
         plane, current = self._bridge.plane, self._document.current
         if self.layers is None:
             return
@@ -201,6 +217,8 @@ class PromptTools:
             outlined = [self._outlined(image, plane, n) for n in selected if n in image.records]
             if current is not None and current.plane == plane:
                 outlined += map(Outlined.of, queued)
+            elif current is None and preview is not None:
+                outlined.append(Outlined.of(preview))
         self.layers.show_outlines(outlined)
 
     def _outlined(self, image: DocumentImage, plane: PlaneKey, label: int) -> Outlined:
@@ -257,6 +275,15 @@ class PromptTools:
             is_negative = is_right or "Shift" in keys
             self.add_point(world, self.positive and not is_negative)
 
+    def _hovered(self, layer: Layer, event: Any) -> None:
+        """Tell where the mouse would ask for an object."""
+        plane, view, point = self._bridge.plane, self._bridge.view, None
+        if plane is not None and view is not None and self.tool == "point" and self.positive:
+            row, col = view.position(plane, event.position)
+            if view.contains(row, col) and not self._label_at(event.position):
+                point = Point(row, col)
+        self._bridge.events.hovered.emit(point)
+
     def _double_clicked(self, layer: Layer, event: Any) -> None:
         """Reopen the object under the mouse; its first click has selected it."""
         label, plane = self._label_at(event.position), self._bridge.plane
@@ -312,10 +339,10 @@ class PromptTools:
         self._show()
 
     def _why_no_plane(self) -> str:
-        view = self._bridge.view
-        if view is None:
+        bridge = self._bridge
+        if bridge.view is None:
             return "Open an image first"
-        return view.why_not(self._bridge.viewer.dims) or f"{view.layer.name} is not in this slice"
+        return bridge.why_no_plane or f"{bridge.view.layer.name} is not in this slice"
 
     # --- from the document to the layers ----------------------------------------------------
 

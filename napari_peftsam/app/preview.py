@@ -1,0 +1,84 @@
+"""The mask of a click before it is made: under the mouse, where a prompt is fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from napari_peftsam.app.runner import Runner, Slot
+from napari_peftsam.document import ModelVersion, NewObject, PlaneKey
+from napari_peftsam.types import Prompts
+
+if TYPE_CHECKING:
+    from napari_peftsam.types import Prediction
+
+__all__ = ["Preview"]
+
+_FAST = 0.04  # seconds
+_REMEMBERED = 9  # prompts by whose times that is decided
+
+Question = tuple[PlaneKey, Prompts, ModelVersion, bool]
+"""What is asked: plane, prompts, model version, and whether masks are cleaned."""
+
+
+class Preview:
+    """Predicts what a click would give, one position at a time, and remembers the answer.
+
+    Attributes
+    ----------
+    wanted
+        Whether to predict at all; None: where a prompt takes 40 ms at most.
+    """
+
+    def __init__(self, runner: Runner, changed: Callable[[], object]) -> None:
+        self._slot, self._changed = Slot(runner), changed
+        self.wanted: bool | None = None
+        self._times: list[float] = []
+        self._asked: Question | None = None
+        self._answer: Prediction | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if masks are shown before the click."""
+        if self.wanted is not None:
+            return self.wanted
+        return bool(self._times) and median(self._times) <= _FAST
+
+    @property
+    def shown(self) -> NewObject | None:
+        """The best mask under the mouse, None if there is none."""
+        if self._answer is None or self._asked is None:
+            return None
+        return NewObject.best_of(self._asked[1], self._answer, self._asked[2])
+
+    def note_time(self, seconds: float) -> None:
+        """Take note how long a prompt took."""
+        self._times = [*self._times, seconds][-_REMEMBERED:]
+
+    def forget_times(self) -> None:
+        """Begin to measure again, as for another model."""
+        self._times.clear()
+
+    def ask(self, question: Question, work: Generator[Any, None, Prediction | None]) -> None:
+        """Predict in place of what was asked before; the mask of that is shown until then."""
+        if question == self._asked:
+            return
+        self._asked = question
+
+        def done(answer: Prediction | None) -> None:
+            self._answer = answer
+            self._changed()
+
+        self._slot.start(work, on_done=done, on_error=lambda _: self.stop())
+
+    def stop(self) -> None:
+        """Show nothing under the mouse."""
+        self._slot.stop()
+        was_shown, self._asked, self._answer = self._answer is not None, None, None
+        if was_shown:
+            self._changed()
+
+    def answer(self, question: Question) -> Prediction | None:
+        """Return what was predicted for the same question, None if nothing was."""
+        return self._answer if question == self._asked and not self._slot.is_busy else None
