@@ -83,6 +83,16 @@ class TrainingOptions(BaseModel):
         title="Held out",
         description="Share of the images (of a single image: of its objects) kept for validation.",
     )
+    check_on: tuple[str, ...] = Field(
+        (),
+        title="Check on",
+        description="Names of the images to hold out, instead of a share of all.",
+    )
+    leave_out: tuple[str, ...] = Field(
+        (),
+        title="Leave out",
+        description="Names of images that are neither trained on nor held out.",
+    )
     validations: int = Field(
         5, ge=1, title="Validations", description="How often held-out objects are looked at."
     )

@@ -212,6 +212,9 @@ class TrainingData:
         return self.objects >= MIN_OBJECTS
 
 
+_WHERE = {"image": "of other images", "region": "of another part of the image"}
+
+
 def describe_data(data: TrainingData, split: Split | None = None) -> str:
     """Return what a training would use, or which objects are missing."""
     if not data.objects:
@@ -220,8 +223,11 @@ def describe_data(data: TrainingData, split: Split | None = None) -> str:
     if not data.is_enough:
         missing = count_text(MIN_OBJECTS - data.objects, "more object")
         return f"{objects} so far: accept {missing} to finetune."
-    held_out = f", {len(split.held_out)} held out (by {split.by})" if split else ""
-    return f"Train on {count_text(data.images, 'image')} · {objects}{held_out}"
+    images = f" in {data.images} images" if data.images > 1 else ""
+    if split is None:
+        return f"Learns from {objects}{images}."
+    where = _WHERE.get(split.by, "")
+    return f"Learns from {len(split.training)} objects, checks on {len(split.held_out)} {where}."
 
 
 def why_no_training(

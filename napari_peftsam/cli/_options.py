@@ -85,12 +85,14 @@ def options_of(config: type[BaseModel], *names: str, **defaults: str) -> tuple[P
         kind: Any = field.annotation
         limits = {key: getattr(m, key) for m in field.metadata for key in ("ge", "le")
                   if hasattr(m, key)}  # fmt: skip
+        if kind == tuple[str, ...]:
+            kind = list[str]  # an option that is given several times
         later = f"  [default: {defaults[name]}]" if name in defaults else ""
         made.append(
             option(
                 name,
                 kind | None if later else kind,
-                None if later else field.default,
+                None if later else list(field.default) if kind == list[str] else field.default,
                 min=limits.get("ge"),
                 max=limits.get("le"),
                 help=f"{field.description}{later}",

@@ -57,6 +57,8 @@ _TRAINING = options_of(
     "epochs",
     "objects_at_once",
     "checkpointing",
+    "check_on",
+    "leave_out",
     "seed",
     images_per_step="as many as there are processes of torchrun, which share them",
 )

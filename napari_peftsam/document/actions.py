@@ -31,7 +31,7 @@ __all__ = [
     "AddAdapter",
     "AddImage",
     "AddPoint",
-    "AddRun",
+    "AddRun", "Categorize",
     "ChooseCandidate",
     "DeleteObjects",
     "Discard",
@@ -52,7 +52,7 @@ __all__ = [
     "SetPrompts",
     "SetQueue",
     "Undo",
-    "UseAdapter",
+    "UseAdapter", "UseCategory",
 ]  # fmt: skip
 
 
@@ -241,6 +241,22 @@ class MergeObjects:
 
 
 @dataclass(frozen=True)
+class Categorize:
+    """Give objects a class; an empty name takes it away."""
+
+    image: ImageId
+    labels: tuple[int, ...]
+    category: str
+
+
+@dataclass(frozen=True)
+class UseCategory:
+    """Choose the class of the objects that are made from now on; an empty name is none."""
+
+    category: str
+
+
+@dataclass(frozen=True)
 class Paint:
     """Paint labels.
 
@@ -343,7 +359,7 @@ Action = (
     AddImage | RemoveImage | RenameImage | ReplacePixels | LocateImage
     | AddPoint | SetBox | SetPrompts | Reopen | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
     | ChooseCandidate | Accept | AcceptObjects | DeleteObjects | MergeObjects
-    | Paint | PaintBackground | MarkComplete | ImportLabels
+    | Categorize | UseCategory | Paint | PaintBackground | MarkComplete | ImportLabels
     | AddAdapter | UseAdapter | AddRun | Undo | Redo
 )  # fmt: skip
 """Any action."""

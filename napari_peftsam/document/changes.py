@@ -77,6 +77,8 @@ class State:
         Prompts not accepted yet.
     choices
         Shown candidates by the revision of their prompts; of others the first is shown.
+    category
+        The class of objects made from now on; empty for none.
     adapters, live, runs
         Trained and loaded adapters, the one in use, and the reports of the training runs.
     answers
@@ -90,6 +92,7 @@ class State:
     images: dict[ImageId, DocumentImage] = field(default_factory=dict)
     pending: Pending = field(default_factory=Pending)
     choices: dict[int, int] = field(default_factory=dict)
+    category: str = ""
     adapters: tuple[StoredAdapter, ...] = ()
     live: LiveAdapter = field(default_factory=LiveAdapter)
     runs: tuple[Run, ...] = ()
@@ -143,7 +146,7 @@ class State:
 DOCUMENT_FIELDS: dict[str, Any] = {
     name: hint
     for name, hint in get_type_hints(State).items()
-    if name in ("pending", "choices", "adapters", "live", "runs")
+    if name in ("pending", "choices", "category", "adapters", "live", "runs")
 }
 """The document's stored fields and their types."""
 

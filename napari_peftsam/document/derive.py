@@ -268,5 +268,10 @@ def _use_adapter(action: act.UseAdapter, state: State) -> Derived:
 
 
 @derive.register
+def _use_category(action: act.UseCategory, state: State) -> Derived:
+    return Derived(set_field(state, "category", action.category.strip()))
+
+
+@derive.register
 def _add_run(action: act.AddRun, state: State) -> Derived:
     return Derived(set_field(state, "runs", (*state.runs, action.run)))

@@ -110,9 +110,14 @@ def _new_objects(
         image,
         (where, np.take(image.labels, where), new),
         touched,
-        lambda number: given[number].record(number, plane.index, state.time),
+        lambda number: _in_use(state, given[number].record(number, plane.index, state.time)),
     )
     return changes, tuple(labels.tolist())
+
+
+def _in_use(state: State, record: ObjectRecord) -> ObjectRecord:
+    """Return the record of a new object in the class that is in use, if it has none."""
+    return record if record.category else replace(record, category=state.category)
 
 
 def _replaced(image: DocumentImage, plane: PlaneKey, pieces: Sequence[Integers]) -> Integers:
@@ -184,6 +189,19 @@ def _merge(action: act.MergeObjects, state: State) -> Derived:
 
 
 @derive.register
+def _categorize(action: act.Categorize, state: State) -> Derived:
+    image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
+    image.check_objects(labels)
+    category = action.category.strip()
+    after = {k: replace(image.records[k], category=category) for k in labels}
+    changes = set_records(state, image.id, after)
+    if not changes:
+        return Derived()
+    name = f"object {labels[0]}" if len(labels) == 1 else f"{len(labels)} objects"
+    return Derived(changes, f"class of {name}", image.id)
+
+
+@derive.register
 def _paint(action: act.Paint, state: State) -> Derived:
     image = state.image(action.image)
     where = _checked_positions(image, action.where)
@@ -200,7 +218,7 @@ def _paint(action: act.Paint, state: State) -> Derived:
     def made(label: int) -> ObjectRecord:
         predicted = given.get(label)
         if predicted is None:
-            return _made(state, label, MANUAL)
+            return _in_use(state, _made(state, label, MANUAL))
         return replace(predicted, created=predicted.created or state.time, modified=state.time)
 
     def touched(record: ObjectRecord) -> ObjectRecord:

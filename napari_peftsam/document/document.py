@@ -322,6 +322,18 @@ class Document:
         )
 
     @property
+    def category(self) -> str:
+        """The class of the objects that are made from now on; empty for none."""
+        return self._state.category
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The classes that objects have, and the one in use, by name."""
+        images = self.images.values()
+        found = {record.category for image in images for record in image.records.values()}
+        return tuple(sorted({*found, self.category} - {""}))
+
+    @property
     def adapters(self) -> tuple[StoredAdapter, ...]:
         """The trained and loaded adapters, oldest first."""
         return self._state.adapters

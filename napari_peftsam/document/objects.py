@@ -171,6 +171,8 @@ class NewObject:
         Names of the model and adapter that predicted it.
     label
         The object that it is in this plane, where its pixels are replaced; 0 for a new one.
+    category
+        The class of a new object; empty: the one in use.
     """
 
     prompts: Prompts
@@ -181,6 +183,7 @@ class NewObject:
     model: str = ""
     adapter: str = ""
     label: int = 0
+    category: str = ""
 
     @classmethod
     def best_of(cls, prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
@@ -200,6 +203,7 @@ class NewObject:
             self.candidate,
             created=now,
             modified=now,
+            category=self.category,
         )
 
     def revised(self, old: ObjectRecord, index: tuple[int, ...], now: str) -> ObjectRecord:
@@ -245,7 +249,7 @@ def _prompts_of(given: Mapping[str, Any]) -> Prompts:
 
 
 _KEPT_AS_THEY_ARE = (
-    "model", "adapter", "score", "candidate", "corrected", "created", "modified"
+    "model", "adapter", "score", "candidate", "corrected", "created", "modified", "category"
 )  # fmt: skip
 
 

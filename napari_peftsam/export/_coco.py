@@ -25,15 +25,20 @@ def _write_set(path: Path, given: Iterable[Labelled]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     names: list[str] = []
-    category = "objects"
+    category, numbers_of = "objects", dict[str, int]()
     for labels, context in given:
         names += [context.image_name]
-        category = context.name
+        category, own = context.name, context.categories
         records = {record["label"]: record for record in context.records}
         for index in np.ndindex(labels.shape[:-2]):
             images.append(_image(len(images) + 1, index, labels.shape, context.image_name))
             for annotation in _annotations(labels[index], records):
-                numbers = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
+                name = own.get(annotation["label"], category)
+                numbers = {
+                    "id": len(annotations) + 1,
+                    "image_id": len(images),
+                    "category_id": numbers_of.setdefault(name, len(numbers_of) + 1),
+                }
                 annotations.append({**annotation, **numbers})
     shown = names[0] if len(names) == 1 else f"{len(names)} images"
     content = {
@@ -41,7 +46,10 @@ def _write_set(path: Path, given: Iterable[Labelled]) -> None:
         "licenses": [],
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": category, "supercategory": ""}],
+        "categories": [
+            {"id": number, "name": name, "supercategory": ""}
+            for name, number in (numbers_of or {category: 1}).items()
+        ],
     }
     path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
@@ -95,6 +103,6 @@ FORMAT = ExportFormat(
     (".json",),
     _write,
     _write_set,
-    holds="one image per plane; provenance",
+    holds="one image per plane; provenance; classes as categories",
     library="pycocotools",
 )

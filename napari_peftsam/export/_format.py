@@ -26,7 +26,7 @@ class ExportContext:
     Attributes
     ----------
     name
-        Name of the labels; in COCO also the category of the objects.
+        Name of the labels; also the class of objects that have none.
     image_name
         File name of the image they were drawn on.
     pixels
@@ -56,6 +56,11 @@ class ExportContext:
         if not metadata.axes:
             return cls(**given)
         return cls(scale=metadata.scale, units=metadata.units, axes=metadata.names, **given)
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """The classes of objects by label; objects without one are not in it."""
+        return {r["label"]: str(r["category"]) for r in self.records if r.get("category")}
 
     def calibration(self, ndim: int) -> ImageMetadata:
         """Return names, sizes and units of the axes of labels of `ndim` axes.

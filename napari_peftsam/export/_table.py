@@ -34,7 +34,7 @@ def measure(labels: LabelArray, context: ExportContext) -> list[dict[str, Any]]:
         for row in _of_plane(labels[index], _plane_pixels(context, labels, index), calibration):
             record = records.get(row["label"], {})
             about = {name: record.get(name) for name in ("source", "model", "adapter", "score")}
-            about["corrected"] = record.get("corrected")
+            about |= {"corrected": record.get("corrected"), "class": record.get("category")}
             rows.append({"image": context.image_name, **where, **row, **about})
     return rows
 
@@ -96,6 +96,6 @@ FORMAT = ExportFormat(
     (".csv",),
     _write,
     holds="planes of t and z; pixels and unit; intensities of each channel; source, score, "
-    "corrected",
+    "corrected, class",
     library="scikit-image",
 )

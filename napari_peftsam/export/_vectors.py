@@ -79,6 +79,7 @@ def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> No
 
     names = context.calibration(labels.ndim).names
     records = {record["label"]: record for record in context.records}
+    categories = context.categories
     features = []
     for index in np.ndindex(labels.shape[:-2]):
         place = {a: i for a, i in zip(names, index, strict=False) if a in "tz"}
@@ -90,6 +91,8 @@ def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> No
                 "objectType": "annotation",
                 "name": f"{context.name} {label}",
             }
+            if label in categories:
+                properties["classification"] = {"name": categories[label]}
             score = records.get(label, {}).get("score")
             if score is not None:
                 properties["measurements"] = {"score": score}
@@ -108,7 +111,7 @@ GEOJSON = ExportFormat(
     "GeoJSON for QuPath",
     (".geojson",),
     _write_geojson,
-    holds="position in z and t; several parts and holes; score",
+    holds="position in z and t; several parts and holes; score; classes",
     library="shapely",
 )
 
@@ -127,7 +130,7 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
 
     Every fifth image is for validation; a single one is for both.
     """
-    planes, taken = [], set[str]()
+    planes, taken, classes = [], set[str](), dict[str, int]()
     for labels, context in images:
         for index in np.ndindex(labels.shape[:-2]):
             own = _file_name(context.image_name, index)
@@ -143,13 +146,23 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
         for each in (part,) if len(planes) > 1 else ("train", "val"):
             for folder in ("images", "labels"):
                 (path / folder / each).mkdir(parents=True, exist_ok=True)
-            text = "".join(_yolo_line(outline, plane.shape) for _, outline in outlines(plane))
-            (path / "labels" / each / f"{name}.txt").write_text(text, encoding="utf-8")
+            categories, lines = context.categories, list[str]()
+            for label, outline in outlines(plane):
+                number = classes.setdefault(categories.get(label, context.name), len(classes))
+                lines.append(_yolo_line(number, outline, plane.shape))
+            (path / "labels" / each / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
             if context.pixels is not None:
                 _save_png(path / "images" / each / f"{name}.png", context.pixels[index])
-    names = {context.name for _, _, context, _ in planes}
-    listed = f"path: .\ntrain: images/train\nval: images/val\nnames:\n  0: {min(names)}\n"
-    (path / "data.yaml").write_text(listed, encoding="utf-8")
+    names = classes or {context.name: 0 for _, _, context, _ in planes}
+    listed = "".join(f"  {number}: {_plain_or_quoted(name)}\n" for name, number in names.items())
+    head = "path: .\ntrain: images/train\nval: images/val\nnames:\n"
+    (path / "data.yaml").write_text(head + listed, encoding="utf-8")
+
+
+def _plain_or_quoted(name: str) -> str:
+    """Return a name as YAML reads it back."""
+    is_plain = name.replace("_", "").isalpha()
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def _file_name(name: str, index: tuple[int, ...]) -> str:
@@ -158,9 +171,9 @@ def _file_name(name: str, index: tuple[int, ...]) -> str:
     return "_".join([image_name(name), *map(str, index)])
 
 
-def _yolo_line(outline: Any, shape: tuple[int, ...]) -> str:
+def _yolo_line(number: int, outline: Any, shape: tuple[int, ...]) -> str:
     points = path_through_holes(outline) / np.array([shape[1], shape[0]])
-    return "0 " + " ".join(f"{value:.6f}" for value in points.ravel()) + "\n"
+    return f"{number} " + " ".join(f"{value:.6f}" for value in points.ravel()) + "\n"
 
 
 def _save_png(path: Path, pixels: Any) -> None:
@@ -177,7 +190,7 @@ YOLO = ExportFormat(
     (".yolo",),
     _write_yolo,
     _write_yolo_set,
-    holds="one image per plane, as 8-bit PNG; every fifth for validation; holes and parts by "
-    "lines of no width",
+    holds="one image per plane, as 8-bit PNG; every fifth for validation; classes; holes and "
+    "parts by lines of no width",
     library="shapely, Pillow",
 )

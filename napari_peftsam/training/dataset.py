@@ -102,6 +102,7 @@ def split_objects(
     share: float,
     seed: int,
     trained: TrainedObjects = MappingProxyType({}),
+    check_on: Collection[str] = (),
 ) -> Split:
     """Hold out a share of the objects: whole images if there are several, else a region.
 
@@ -117,11 +118,14 @@ def split_objects(
     trained
         Objects that earlier adapters were trained on. They are held out only if there are no
         others, since their figures would be too good.
+    check_on
+        The images to hold out; empty: a share.
 
     Raises
     ------
     TrainingError
-        If there are fewer than three objects.
+        If there are fewer than three objects, or images are chosen to be held out and none of
+        them, or none of the others, has an object.
     """
     objects = [o for index, plane in enumerate(planes) for o in objects_of(index, plane)]
     if len(objects) < _MIN_OBJECTS:
@@ -130,6 +134,8 @@ def split_objects(
             "accept more objects first"
         )
     images = sorted({planes[o.plane].image for o in objects})
+    if check_on:
+        return _chosen(objects, [planes[o.plane].image for o in objects], check_on)
     if len(images) > 1:
         known = {plane.image for plane in planes if trained.get(plane.name)}
         shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
@@ -148,6 +154,23 @@ def split_objects(
     held = _held([o.label in trained.get(planes[o.plane].name, ()) for o in order], share)
     rest = [o for i, o in enumerate(order) if i not in held]
     return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
+
+
+def _chosen(
+    objects: Sequence[TrainingObject], images: Sequence[str], check_on: Collection[str]
+) -> Split:
+    """Hold out the objects of chosen images."""
+    missing = sorted({*check_on} - {*images})
+    if missing:
+        known = ", ".join(map(repr, sorted({*images})))
+        raise TrainingError(
+            f"the image {missing[0]!r} to check on has no object: choose one of {known}"
+        )
+    pairs = list(zip(objects, images, strict=True))
+    training = tuple(each for each, image in pairs if image not in check_on)
+    if not training:
+        raise TrainingError("all images are to be checked on: leave one to learn from")
+    return Split(training, tuple(each for each, image in pairs if image in check_on), "image")
 
 
 def _held(is_known: Sequence[bool], share: float) -> list[int]:

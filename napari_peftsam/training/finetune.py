@@ -160,13 +160,14 @@ def _prepare(
 
     Objects that the adapters `earlier` were trained on are not held out if there are others.
     """
+    planes = [each for each in planes if each.image not in config.leave_out]
     planes = cut_into_tiles(planes, model)
     trained: dict[str, set[int]] = {}
     for adapter in earlier:
         listed = adapter.provenance.get("trained_on")
         for name, labels in listed.items() if isinstance(listed, Mapping) else ():
             trained.setdefault(name, set()).update(labels)
-    split = split_objects(planes, config.held_out, config.seed, trained)
+    split = split_objects(planes, config.held_out, config.seed, trained, config.check_on)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
     seen = {index: set(plane.labels.unique().tolist()) for index, plane in prepared.items()}
     visible = tuple(o for o in split.training if o.label in seen[o.plane])

@@ -13,7 +13,10 @@ from napari_peftsam.widgets._parts import beside, combo_box, fill_combo, stacked
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["CorrectView"]
+__all__ = ["NEW_CLASS", "CorrectView"]
+
+NEW_CLASS = "New class…"
+"""Entry of the list of classes that is none."""
 
 BRUSHES = {
     "paint": ("✎", "Brush: paint the selected object, or a new one: napari's brush (2)"),
@@ -40,6 +43,8 @@ class CorrectView:
     ----------
     table, count, filter
         The objects, their number, and which of them are listed.
+    category
+        The class of new objects.
     brushes
         Buttons of napari's own tools, by mode.
     merge, split, cut, grow, shrink, delete
@@ -61,6 +66,9 @@ class CorrectView:
             for name, (text, tip) in _TIPS.items()
         )
         self.cut.setCheckable(True)
+        self.category = combo_box("Class of the objects that are made from now on")
+        self.category.setMinimumContentsLength(4)
+        self._document = owner.document
         self.menu = QMenu()
         self.menu.setToolTipsVisible(True)
         self.more = tool_button("…", "More: refine, renumber, continue from the plane before")
@@ -73,7 +81,7 @@ class CorrectView:
     def column(self) -> QVBoxLayout:
         """Return the parts, laid out."""
         return stacked(
-            beside(self.count, self.filter, stretch=0),
+            beside(self.count, self.category, self.filter, stretch=0),
             self.table,
             beside(*self.brushes.values(), self.delete, self.more),
             beside(self.merge, self.split, self.cut, self.grow, self.shrink),
@@ -88,6 +96,7 @@ class CorrectView:
         for button in (self.grow, self.shrink, self.delete):
             button.setEnabled(selected > 0)
         self.table.setColumnHidden(self.table.objects.PLANE, not is_stack)
+        self.table.setColumnHidden(self.table.objects.CLASS, not self._document.categories)
 
     def show_objects(self, number: int) -> None:
         """Show how many objects there are, and how many of them are listed."""
@@ -97,6 +106,13 @@ class CorrectView:
             f"Objects  {shown} of {number}" if shown != number else f"Objects  {number}"
         )
         self.more.setEnabled(number > 0)
+        self.show_classes()
+
+    def show_classes(self) -> None:
+        """Show the classes there are, and the one in use."""
+        names = self._document.categories
+        listed = [("no class", ""), *((name, name) for name in names), (NEW_CLASS, None)]
+        fill_combo(self.category, listed, ["", *names].index(self._document.category))
 
     def _filter(self, index: int) -> None:
         self.table.objects.filter(FILTERS[index])

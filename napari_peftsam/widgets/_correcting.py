@@ -7,8 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_peftsam.app.corrections import grow_objects, relabel_object, split_object
-from napari_peftsam.document import DeleteObjects, ImageId, MergeObjects, Paint, PlaneKey
-from napari_peftsam.widgets._dialogs import ask_number
+from napari_peftsam.document import (
+    Categorize,
+    DeleteObjects,
+    ImageId,
+    MergeObjects,
+    Paint,
+    PlaneKey,
+    UseCategory,
+)
+from napari_peftsam.widgets._correct_view import NEW_CLASS
+from napari_peftsam.widgets._dialogs import ask_number, ask_text
 
 if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
@@ -23,14 +32,14 @@ class Corrections:
 
     Attributes
     ----------
-    ask_number
-        The dialog for a number.
+    ask_number, ask_text
+        The dialogs.
     """
 
     def __init__(self, owner: ViewerSession, view: CorrectView) -> None:
         self._owner, self._view = owner, view
         self._document, self._layers = owner.document, owner.layers
-        self.ask_number = ask_number
+        self.ask_number, self.ask_text = ask_number, ask_text
         self._planes: list[PlaneKey | None] = [None, None]  # shown now, and before
         for text, tip, action in (
             ("Refine", "Predict the selected objects, else all, anew from the boxes around them",
@@ -44,6 +53,10 @@ class Corrections:
             assert added is not None
             added.setToolTip(tip)
             added.triggered.connect(partial(self._layers.attempt, action))
+        self._classes = view.menu.addMenu("Class")
+        assert self._classes is not None
+        self._classes.aboutToShow.connect(self._list_classes)
+        view.category.activated.connect(self._use_class)
 
     def actions(self) -> dict[str, Callable[[], object]]:
         """Return what the keys and buttons do."""
@@ -93,6 +106,33 @@ class Corrections:
                 image = self._document.image(self._image())
                 self._document.do(relabel_object(image, label, new))
                 self._view.table.select(new)
+
+    def categorize(self, category: str | None) -> None:
+        """Give the selected objects a class; None asks for a new one."""
+        labels, name = self._view.table.selected_labels(), self._class_name(category)
+        if labels and name is not None:
+            self._document.do(Categorize(self._image(), tuple(labels), name))
+
+    def _use_class(self, index: int) -> None:
+        """Choose the class of new objects."""
+        name = self._class_name(self._view.category.itemData(index))
+        if name is not None:
+            self._layers.attempt(lambda: self._document.do(UseCategory(name)))
+        self._view.show_classes()
+
+    def _class_name(self, category: str | None) -> str | None:
+        if category is not None:
+            return category
+        return self.ask_text(self._view.table, "New class", "Name of the class:")
+
+    def _list_classes(self) -> None:
+        assert self._classes is not None, "it is shown"
+        self._classes.clear()
+        known = [(name, name) for name in self._document.categories]
+        for title, name in (("no class", ""), *known, (NEW_CLASS, None)):
+            action = self._classes.addAction(title.replace("&", "&&"))
+            assert action is not None
+            action.triggered.connect(partial(self._layers.attempt, partial(self.categorize, name)))
 
     def refine(self) -> None:
         """Predict objects anew from the boxes around them."""

@@ -24,6 +24,7 @@ __all__ = [
     "ask_one",
     "ask_open",
     "ask_save",
+    "ask_text",
     "ask_texts",
     "ask_yes",
     "with_ending",
@@ -52,6 +53,12 @@ def ask_number(parent: QWidget, title: str, question: str, value: int) -> int | 
     """Let the user enter a number from 1 on; None if they change their mind."""
     number, accepted = QInputDialog.getInt(parent, title, question, value, 1)
     return number if accepted else None
+
+
+def ask_text(parent: QWidget, title: str, question: str) -> str | None:
+    """Let the user enter a text; None if it is empty, or they change their mind."""
+    text, accepted = QInputDialog.getText(parent, title, question)
+    return (text.strip() or None) if accepted else None
 
 
 def ask_one(parent: QWidget, title: str, question: str, choices: Sequence[str]) -> int | None:

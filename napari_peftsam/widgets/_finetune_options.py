@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
 from napari_peftsam.widgets._form import Form, fields_of
+from napari_peftsam.widgets._image_roles import ImageRoles
 from napari_peftsam.widgets._parts import (
     beside,
     combo_box,
@@ -64,6 +65,7 @@ class FinetuneOptions(QWidget):
         self.recipe = combo_box("Settings that belong together; change any of them below")
         self.method, self.form = combo_box(), Form()
         self.collapsible = QCollapsible("Method, placement, rank …")
+        self.roles, self.images = ImageRoles(), QCollapsible("Images")
         self.advice, self.parameters, self.problem = text_label(), text_label(), text_label()
         self.problem.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
@@ -74,6 +76,7 @@ class FinetuneOptions(QWidget):
             (self.recipe.currentIndexChanged, self._apply_recipe),
             (self.method.currentIndexChanged, self._method_changed),
             (self.form.changed, self._read),
+            (self.roles.changed, self._read),
             (self.unit.currentTextChanged, self._unit_changed),
             (self.amount.valueChanged, self._amount_changed),
             (self._timer.timeout, self._count),
@@ -97,11 +100,17 @@ class FinetuneOptions(QWidget):
         method.setLayout(form_layout(("Method", self.method)))
         self.collapsible.addWidget(method)
         self.collapsible.addWidget(self.form)
-        for inner in (self.collapsible.layout(), self.collapsible.content().layout()):
+        self.images.addWidget(self.roles)
+        folded = [part.layout() for part in (self.collapsible, self.images)]
+        folded += [part.content().layout() for part in (self.collapsible, self.images)]
+        for inner in folded:
             assert inner is not None
             inner.setContentsMargins(0, 0, 0, 0)
         rows = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
-        stacked(rows[0], self.advice, self.parameters, rows[1], self.collapsible, inside=self)
+        stacked(
+            rows[0], self.advice, rows[1], self.images, self.collapsible, self.parameters,
+            inside=self,
+        )  # fmt: skip
 
     # --- what there is to choose -------------------------------------------------------
 
@@ -230,7 +239,9 @@ class FinetuneOptions(QWidget):
         options = {n: values.pop(n) for n in method.model_fields if n in values}
         budget = {self.unit.currentText(): self.amount.value()}
         chosen = method.model_validate(options)
-        return TrainingConfig.model_validate({"method": chosen, **budget, **values})
+        images = {"check_on": self.roles.chosen("check on")}
+        images["leave_out"] = self.roles.chosen("leave out")
+        return TrainingConfig.model_validate({"method": chosen, **budget, **images, **values})
 
     def _count(self) -> None:
         """Count the parameters in a thread: it builds the model, if without weights."""

@@ -129,8 +129,7 @@ class FinetuneView(QWidget):
         if isinstance(event, TrainingStarted):
             self.curve.set_live(event.validation_iou)
             self.summary.setText(
-                f"Training on {event.training_objects} objects, {event.held_out_objects} held out "
-                f"(by {event.held_out_by})"
+                f"Learns from {event.training_objects} objects, checks on {event.held_out_objects}."
             )
         elif isinstance(event, MemoryPlanned):
             text = event.describe()

@@ -21,7 +21,7 @@ FILTERS = ("all", "low score", "not looked at", "corrected")
 """Which objects are listed."""
 
 _LOW = 0.75  # predicted IoU; below, a mask is doubtful
-_COLUMNS = ("id", "area", "source", "score", "✎", "plane", "model")
+_COLUMNS = ("id", "area", "source", "score", "✎", "plane", "class", "model")
 _TIPS = (
     "Label in the objects layer",
     "Area: in square units where the size of a pixel is known, else in pixels",
@@ -29,9 +29,10 @@ _TIPS = (
     "IoU that the model predicted: a hint, not a verdict",
     "Corrected by hand",
     "Plane of the stack in which it was made",
+    "Class",
     "Adapter, or model without one",
 )
-_WIDTHS = (46, 58, 54, 38, 20, 40)
+_WIDTHS = (46, 58, 50, 38, 20, 36, 54)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
@@ -41,7 +42,7 @@ class ObjectsModel(QAbstractTableModel):
     `layers` has the pixel size of images and the colours of objects.
     """
 
-    PLANE = _COLUMNS.index("plane")
+    PLANE, CLASS = _COLUMNS.index("plane"), _COLUMNS.index("class")
 
     def __init__(
         self, document: Document, layers: LayerBridge, parent: QWidget | None = None
@@ -108,6 +109,7 @@ class ObjectsModel(QAbstractTableModel):
             "score": lambda r: -1.0 if r.score is None else r.score,
             "✎": lambda r: r.corrected,
             "plane": lambda r: r.index,
+            "class": lambda r: r.category,
             "model": _version,
         }
         ordered = sorted(found, key=lambda r: r.label, reverse=not self._is_ascending)
@@ -179,6 +181,7 @@ class ObjectsModel(QAbstractTableModel):
             "" if record.score is None else f"{record.score:.2f}",
             "✎" if record.corrected else "",
             ", ".join(map(str, record.index)),
+            record.category,
             _version(record),
         )[column]
 

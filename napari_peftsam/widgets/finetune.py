@@ -50,7 +50,7 @@ class FinetuneDock(Dock):
         self._timer.timeout.connect(self._find_split)
         self.view.train.clicked.connect(self.toggle)
         self.view.compare.clicked.connect(self.compare)
-        self.options.changed.connect(self._show_button)
+        self.options.changed.connect(self._options_changed)
         owner, events = self.viewer_session, self.viewer_session.document.events
         self.listen(
             (self.training.signals.changed, self._show_run),
@@ -120,7 +120,15 @@ class FinetuneDock(Dock):
 
     def _data_changed(self) -> None:
         self._split = None
+        images = self.viewer_session.document.images.items()
+        listed = [(str(i), image.name, len(image.records)) for i, image in images if image.records]
+        self.options.roles.show_images(listed)
+        self.options.images.setVisible(len(listed) > 1)
         self._show_data()
+        self._show_button()
+        self._timer.start()
+
+    def _options_changed(self) -> None:
         self._show_button()
         self._timer.start()
 
@@ -131,11 +139,15 @@ class FinetuneDock(Dock):
             return
         from napari_peftsam.training import split_objects
 
-        planes = _annotated_planes(document)
+        planes = [p for p in _annotated_planes(document) if p.image not in config.leave_out]
         if self._splitting is not None:
             self._splitting.cancel()
         self._splitting = self.viewer_session.workers.run(
-            lambda: split_objects(planes, config.held_out, config.seed) if planes else None,
+            lambda: (
+                split_objects(planes, config.held_out, config.seed, check_on=config.check_on)
+                if planes
+                else None
+            ),
             on_result=self._show_split,
             on_error=lambda error: self.view.summary.setText(f"⚠ {error}"),
         )

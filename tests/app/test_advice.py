@@ -77,8 +77,8 @@ def test_the_next_step_fits_the_situation(situation: Situation, expected: str) -
         pytest.param(
             TrainingData(1, 2), "2 objects so far: accept 1 more object to finetune.", id="two"
         ),
-        pytest.param(TrainingData(1, 3), "Train on 1 image · 3 objects", id="enough"),
-        pytest.param(TrainingData(3, 41), "Train on 3 images · 41 objects", id="many"),
+        pytest.param(TrainingData(1, 3), "Learns from 3 objects.", id="enough"),
+        pytest.param(TrainingData(3, 41), "Learns from 41 objects in 3 images.", id="many"),
     ],
 )  # fmt: skip
 def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) -> None:

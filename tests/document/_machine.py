@@ -47,7 +47,7 @@ from tests.document._cases import (
 
 NO_STEPS = (
     act.AddImage, act.RenameImage, act.ReplacePixels, act.LocateImage, act.ChooseCandidate,
-    act.AddAdapter, act.UseAdapter, act.AddRun,
+    act.AddAdapter, act.UseAdapter, act.UseCategory, act.AddRun,
 )  # fmt: skip
 NAMES = ("cells", "stack", "nuclei", "new")
 
@@ -206,6 +206,10 @@ MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
     act.AcceptObjects: Source.new_objects,
     act.DeleteObjects: _on_image(act.DeleteObjects, "labels"),
     act.MergeObjects: _on_image(act.MergeObjects, "labels"),
+    act.Categorize: lambda s: act.Categorize(
+        i := s.image(), s.labels(i), s.one_of("", "nucleus", "cell")
+    ),
+    act.UseCategory: lambda s: act.UseCategory(s.one_of("", "nucleus")),
     act.Paint: Source.paint,
     act.PaintBackground: lambda s: act.PaintBackground(
         i := s.image(), s.where(i), bool(s.number(0, 2))

@@ -74,6 +74,8 @@ EVERY_KIND: dict[str, act.Action] = {
     "accept objects": act.AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
     "delete": act.DeleteObjects(IMAGE, (3, 1)),
     "merge": act.MergeObjects(IMAGE, (3, 1, 2)),
+    "categorize": act.Categorize(IMAGE, (3, 1), "nucleus"),
+    "use category": act.UseCategory("cell"),
     "paint": act.Paint(IMAGE, WHERE, 4),
     "paint many": act.Paint(IMAGE, WHERE, np.array([1, 0, 2, 2], np.int16)),
     "paint background": act.PaintBackground(IMAGE, WHERE, is_background=False),

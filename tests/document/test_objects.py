@@ -9,6 +9,7 @@ from napari_peftsam.document import (
     Accept,
     AcceptObjects,
     AddPoint,
+    Categorize,
     ChooseCandidate,
     DeleteObjects,
     Discard,
@@ -18,11 +19,13 @@ from napari_peftsam.document import (
     ModelVersion,
     NewObject,
     ObjectPlane,
+    ObjectRecord,
     Paint,
     PaintAtom,
     PlaneKey,
     QueuePrompts,
     Reopen,
+    UseCategory,
     paint,
 )
 from napari_peftsam.errors import LabelError, PromptError
@@ -358,3 +361,45 @@ def test_an_object_that_is_not_in_the_plane_is_not_reopened(document: Document) 
         document.do(Reopen(PlaneKey(STACK.image, (0,)), label))
     with pytest.raises(LabelError, match="no object 5"):
         document.do(Reopen(STACK, 5))
+
+
+# --- classes ------------------------------------------------------------------------
+
+
+def test_new_objects_have_the_class_in_use(document: Document) -> None:
+    first = accept(document, rectangle(1, 1, 4, 4))
+    document.do(UseCategory(" nucleus "))
+    second = accept(document, rectangle(1, 10, 4, 14))
+    document.do(Paint(IMAGE, np.flatnonzero(rectangle(10, 1, 14, 4)), 9))
+    found = {record.label: record.category for record in document.records(IMAGE)}
+    assert found == {first: "", second: "nucleus", 9: "nucleus"}
+    assert (document.category, document.categories) == ("nucleus", ("nucleus",))
+
+
+def test_the_class_of_objects_is_changed_and_undone(document: Document) -> None:
+    labels = [accept(document, rectangle(1, col, 4, col + 4)) for col in (1, 10, 20)]
+    document.do(Categorize(IMAGE, tuple(labels[:2]), "cell"))
+    assert document.undo_label == "class of 2 objects"
+    assert [record.category for record in document.records(IMAGE)] == ["cell", "cell", ""]
+    assert document.categories == ("cell",)
+    document.undo()
+    assert document.categories == ()
+    with pytest.raises(LabelError, match="no object 99"):
+        document.do(Categorize(IMAGE, (99,), "cell"))
+
+
+def test_a_changed_object_keeps_its_class(document: Document) -> None:
+    label = accept(document, LEFT)
+    document.do(Categorize(IMAGE, (label,), "cell"))
+    document.do(UseCategory("nucleus"))
+    document.do(Reopen(CELLS, label))
+    answer(document, RIGHT)
+    document.do(Accept())
+    assert document.records(IMAGE)[0].category == "cell"
+
+
+def test_classes_go_with_the_provenance(document: Document) -> None:
+    label = accept(document, LEFT)
+    document.do(Categorize(IMAGE, (label,), "cell"))
+    (record,) = document.records(IMAGE)
+    assert ObjectRecord.from_dict(record.to_dict()) == record

@@ -111,6 +111,42 @@ def test_yolo(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+CLASSES = [{"label": 1, "category": "nucleus: 1"}, {"label": 3, "category": "cell"}]
+CLASSIFIED = ExportContext("objects", "a.tif", records=CLASSES)
+EXPECTED = {1: "nucleus: 1", 2: "objects", 3: "cell", 7: "objects", 90000: "objects"}
+
+
+def test_classes_in_geojson(tmp_path: Path) -> None:
+    path = export_labels(objects(), tmp_path / "x.geojson", context=CLASSIFIED)
+    features = json.loads(path.read_text())["features"]
+    found = [feature["properties"].get("classification") for feature in features]
+    assert found == [{"name": "nucleus: 1"}, None, {"name": "cell"}, None, None]
+
+
+def test_classes_in_coco(tmp_path: Path) -> None:
+    path = export_labels(objects(), tmp_path / "x.json", context=CLASSIFIED)
+    content = json.loads(path.read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    found = {a["label"]: names[a["category_id"]] for a in content["annotations"]}
+    assert found == EXPECTED
+
+
+def test_classes_in_yolo(tmp_path: Path) -> None:
+    path = export_labels(objects(), tmp_path / "set", "yolo", CLASSIFIED)
+    lines = (path / "labels" / "train" / "a.txt").read_text().splitlines()
+    text = (path / "data.yaml").read_text()
+    listed = dict(line.strip().split(": ", 1) for line in text.split("names:\n")[1].splitlines())
+    names = [listed[line.split()[0]].strip('"') for line in lines]
+    assert names == list(EXPECTED.values())
+
+
+def test_classes_in_the_table(tmp_path: Path) -> None:
+    path = export_labels(objects(), tmp_path / "x.csv", context=CLASSIFIED)
+    with path.open(encoding="utf-8") as file:
+        rows = {int(row["label"]): row["class"] for row in csv.DictReader(file)}
+    assert rows == {1: "nucleus: 1", 2: "", 3: "cell", 7: "", 90000: ""}
+
+
 def test_sets_of_several_images(tmp_path: Path) -> None:
     images = [(objects(), ExportContext(image_name=f"{i}.tif")) for i in range(6)]
     for name in ("yolo", "coco"):

@@ -120,3 +120,24 @@ def test_labels_that_do_not_fit_are_refused(
     plane = make_plane("a")
     with pytest.raises(LabelError, match=message):
         AnnotatedPlane("a", "a", plane.pixels, change(plane.labels))
+
+
+def test_chosen_images_are_held_out() -> None:
+    planes = [make_plane(name) for name in ("a", "b", "c")]
+    split = split_objects(planes, 0.2, 0, check_on=("b",))
+    assert {planes[o.plane].image for o in split.held_out} == {planes[1].image}
+    assert {planes[o.plane].image for o in split.training} == {planes[0].image, planes[2].image}
+    assert split.by == "image"
+
+
+@pytest.mark.parametrize(
+    ("check_on", "why"),
+    [
+        (("z",), "'z' to check on has no object: choose one of 'a', 'b'"),
+        (("a", "b"), "leave one to learn from"),
+    ],
+    ids=["unknown", "all"],
+)
+def test_images_to_check_on_leave_some_to_learn_from(check_on: tuple[str, ...], why: str) -> None:
+    with pytest.raises(TrainingError, match=why):
+        split_objects([make_plane("a"), make_plane("b")], 0.2, 0, check_on=check_on)

@@ -24,7 +24,7 @@ from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.session import session_of
 
 SHAPE = (48, 60)
-PATIENCE = 15.0  # s; a limit for a hanging test, not a demand
+PATIENCE = 20.0  # s; a limit for a hanging test, not a demand
 
 
 def blobs(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint16]:

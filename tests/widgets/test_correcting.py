@@ -260,6 +260,26 @@ def test_delete_removes_the_selected_rows(listed: Bench) -> None:
     assert labels(listed) == [1]
 
 
+def test_objects_have_classes(listed: Bench) -> None:
+    assert listed.view.table.isColumnHidden(listed.view.table.objects.CLASS)
+    listed.dock.corrections.ask_text = lambda *_: "debris"
+    combo = listed.view.correct.category
+    assert [combo.itemText(i) for i in range(combo.count())] == ["no class", "New class…"]
+    combo.setCurrentIndex(1)
+    combo.activated.emit(1)
+    assert combo.currentText() == "debris"
+    assert listed.document.category == "debris"
+    listed.view.table.select(2)
+    listed.dock.corrections.categorize(None)
+    assert listed.document.image(listed.layers.image_id).records[2].category == "debris"
+    assert not listed.view.table.isColumnHidden(listed.view.table.objects.CLASS)
+    [classes] = [a.menu() for a in listed.view.correct.menu.actions() if a.menu() is not None]
+    classes.aboutToShow.emit()
+    assert [action.text() for action in classes.actions()] == ["no class", "debris", "New class…"]
+    classes.actions()[0].trigger()
+    assert listed.document.image(listed.layers.image_id).records[2].category == ""
+
+
 # --- stacks -------------------------------------------------------------------------
 
 

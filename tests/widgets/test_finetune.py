@@ -197,11 +197,28 @@ def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning])
     split = split_objects(
         bench.workspace.prepare_training(TrainingConfig(steps=1))().planes, 0.2, 0
     )
-    wait(lambda: "held out" in bench.view.summary.text())
+    wait(lambda: "checks on" in bench.view.summary.text())
+    learnt, checked = len(split.training), len(split.held_out)
     assert bench.view.summary.text() == (
-        f"Train on 2 images · 4 objects, {len(split.held_out)} held out (by image)"
+        f"Learns from {learnt} objects, checks on {checked} of other images."
     )
     assert bench.view.train.isEnabled()
+
+
+def test_images_are_chosen_to_learn_from_and_to_check_on(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning(images=3)
+    wait(lambda: "checks on" in bench.view.summary.text())
+    first, second, third = (str(image) for image in bench.owner.document.images)
+    bench.options.roles.box(second).setCurrentText("check on")
+    bench.options.roles.box(third).setCurrentText("leave out")
+    config = bench.options.config
+    assert (config.check_on, config.leave_out) == ((second,), (third,))
+    text = "Learns from 2 objects, checks on 2 of other images."
+    wait(lambda: bench.view.summary.text() == text)
+    bench.options.roles.box(first).setCurrentText("check on")
+    wait(lambda: "leave one to learn from" in bench.view.summary.text())
 
 
 def test_options_are_checked_and_counted_before_the_start(
