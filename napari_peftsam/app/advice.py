@@ -91,7 +91,7 @@ class Situation:
     has_mask, is_empty
         True if the pending object has a mask, and if that has no pixel.
     tool
-        The active tool: ``point``, ``box``, ``lasso``, ``scribble``, ``cut``, or empty.
+        The active tool, e.g. ``point``, or empty.
     objects
         Number of objects in the image.
     painting
@@ -172,6 +172,9 @@ _TOOLS = {
     "lasso": "Draw a line around each object.",
     "scribble": "Draw a line on each object, with the right button where it is not.",
     "cut": "Draw a line across an object to cut it in two.",
+    "rectangle": "Drag over an area that is done. A click with the right button takes it back.",
+    "area": "Draw around an area that is done. A click with the right button takes it back.",
+    "background": "Draw where no object is. The right button takes it back.",
 }
 
 

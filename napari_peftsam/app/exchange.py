@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.export_context import context_of
 from napari_peftsam.batch.segment import PromptedImage, SegmentReport
 from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError, LabelError
@@ -28,7 +29,7 @@ from napari_peftsam.peft import (
     restore_adapter,
     save_adapter,
 )
-from napari_peftsam.projects import check_not_a_source, file_name
+from napari_peftsam.projects import check_not_a_source
 
 __all__ = [
     "export_adapter_folder",
@@ -100,11 +101,8 @@ def export_image(
     target = path if format_name is None else export_target(path, format_name)
     check_not_a_source(document, target, document.store.path)
     annotated = document.image(image)
-    records = tuple(record.to_dict() for record in document.records(image))
     pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
-    context = ExportContext.of(
-        annotated.info.metadata, image_name=file_name(annotated), pixels=pixels, records=records
-    )
+    context = context_of(annotated, pixels=pixels)
     return export_labels(annotated.labels, path, format_name, context)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from napari_peftsam.app.export_context import context_of
 from napari_peftsam.batch.plan import make_folder
 from napari_peftsam.document import (
     Document,
@@ -101,9 +102,8 @@ def images_to_export(
         name = next(each for each in names if each not in taken)
         taken.add(name)
         file = file if name == stem else name  # a data set tells its images apart by it
-        records = tuple(record.to_dict() for record in document.records(image.id))
-        metadata = image.info.metadata if metadata_of is None else metadata_of(image.id)
-        context = ExportContext.of(metadata, image_name=file, records=records)
+        metadata = None if metadata_of is None else metadata_of(image.id)
+        context = context_of(image, metadata, image_name=file)
         labels = image.labels.copy()
         read = _reader(document, image)
         found.append(ExportImage(name, labels, context, read, _fingerprint(document, image)))
@@ -251,7 +251,14 @@ def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
                 pixels, note = image.read()
                 return None if pixels is None else pixels[index], note
 
-            context = ExportContext(c.name, c.image_name, records=c.records)
+            complete = [r for r in c.complete if r["index"] in (None, list(index))]
+            context = ExportContext(
+                c.name,
+                c.image_name,
+                records=c.records,
+                complete=[{**region, "index": None} for region in complete],
+                background=None if c.background is None else c.background[index],
+            )
             name = "_".join([image.name, *map(str, index)])
             fingerprint = image.fingerprint
             yield name, ExportImage(name, image.labels[index], context, read, fingerprint)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_peftsam.app.choice import ModelChoice
+from napari_peftsam.app.export_context import context_of
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.folders import measure
 from napari_peftsam.app.workspace import annotated_planes
@@ -20,12 +21,11 @@ from napari_peftsam.errors import (
     PeftSamError,
 )
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationEvent, EvaluationReport
-from napari_peftsam.export import ExportContext, export_labels, export_target
+from napari_peftsam.export import export_labels, export_target
 from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.projects import (
     attach_images,
     check_not_a_source,
-    file_name,
     read_image_of,
 )
 from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
@@ -167,10 +167,7 @@ def export_project(
             text = f"{chosen.name}: {error}"
         if text:
             note(text)
-        records = tuple(record.to_dict() for record in document.records(chosen.id))
-        context = ExportContext.of(
-            chosen.info.metadata, image_name=file_name(chosen), pixels=pixels, records=records
-        )
+        context = context_of(chosen, pixels=pixels)
         return export_labels(chosen.labels, output, format_name, context)
 
 

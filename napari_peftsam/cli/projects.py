@@ -239,7 +239,9 @@ def _check_folder(output: Path) -> None:
 
 
 def _write(document: Document, store: Store, output: Path) -> list[Path]:
-    from napari_peftsam.export import ExportContext, export_labels
+    from napari_peftsam.app.export_context import context_of
+    from napari_peftsam.export import export_labels
+    from napari_peftsam.metadata import UNKNOWN
     from napari_peftsam.projects import check_not_a_source
 
     images = list(document.images.values())
@@ -248,7 +250,5 @@ def _write(document: Document, store: Store, output: Path) -> list[Path]:
         check_not_a_source(document, path, store.path)
     output.mkdir(exist_ok=True)
     for image, path in zip(images, paths, strict=True):
-        records = tuple(record.to_dict() for record in document.records(image.id))
-        context = ExportContext(image_name=image.name, records=records)
-        export_labels(image.labels, path, "tiff", context)
+        export_labels(image.labels, path, "tiff", context_of(image, UNKNOWN, image_name=image.name))
     return paths

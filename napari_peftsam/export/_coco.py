@@ -31,7 +31,9 @@ def _write_set(path: Path, given: Iterable[Labelled]) -> None:
         category, own = context.name, context.categories
         records = {record["label"]: record for record in context.records}
         for index in np.ndindex(labels.shape[:-2]):
-            images.append(_image(len(images) + 1, index, labels.shape, context.image_name))
+            about = _image(len(images) + 1, index, labels.shape, context.image_name)
+            complete = [c for c in context.complete if c["index"] in (None, list(index))]
+            images.append({**about, "complete": complete} if complete else about)
             for annotation in _annotations(labels[index], records):
                 name = own.get(annotation["label"], category)
                 numbers = {

@@ -34,6 +34,11 @@ class ExportContext:
     records
         The provenance of objects: JSON types only, `label` says which object it is.
         Records of objects that the labels do not hold are left out.
+    complete
+        Parts of the image in which all objects are annotated, as JSON types: the plane (`index`,
+        None for all), and a `box` or an `outline`, neither for the whole plane.
+    background
+        ``(..., H, W)``: 1 where no object is known to be; None if that is not known of any.
     scale
         Size of a pixel along each axis of the labels; 1 if not given.
     units
@@ -46,6 +51,8 @@ class ExportContext:
     image_name: str = "image"
     pixels: PixelArray | None = None
     records: Sequence[Record] = ()
+    complete: Sequence[Record] = ()
+    background: LabelArray | None = None
     scale: Sequence[float] | None = None
     units: Sequence[str] = ()
     axes: str = ""

@@ -82,6 +82,9 @@ def _write_version(
         if context.pixels is not None:
             _write_image(writer, group, context, calibration, fmt)
         _write_labels(writer, group, labels, context, fmt)
+        if context.background is not None:
+            plain = replace(context, name="background", records=(), complete=())
+            _write_labels(writer, group, context.background, plain, fmt)
     name = _plain(context.name)
     _complete_metadata(writer, group, name, fmt, with_image=context.pixels is not None)
     _set_units(group, calibration)
@@ -97,9 +100,11 @@ def _in_order(labels: LabelArray, context: ExportContext) -> tuple[LabelArray, E
     if pixels is not None:
         pixels = np.transpose(pixels, (*order, *range(labels.ndim, np.ndim(pixels))))
     axes = [calibration.axes[axis] for axis in order]
+    background = None if context.background is None else np.transpose(context.background, order)
     return np.transpose(labels, order), replace(
         context,
         pixels=pixels,
+        background=background,
         axes="".join(axis.name for axis in axes),
         scale=[axis.scale for axis in axes],
         units=[axis.unit for axis in axes],
@@ -119,6 +124,8 @@ def _write_labels(
     details: dict[str, Any] = {"source": {"image": "../../"}}
     if context.records:
         details["properties"] = [{"label-value": r["label"], **r} for r in context.records]
+    if context.complete:
+        details[_MARK] = {"complete": list(context.complete)}
     writer.write_labels(
         smallest_unsigned(labels),
         group,

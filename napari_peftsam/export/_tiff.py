@@ -27,6 +27,8 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
     details: dict[str, Any] = {"name": context.name, "image": context.image_name}
     if context.records:
         details["objects"] = context.records
+    if context.complete:
+        details["complete"] = context.complete
     text = json.dumps({"napari-peftsam": details})
     if labels.max() > _OME_LIMIT:
         _write_plain(path, labels, calibration, details)

@@ -168,7 +168,9 @@ def _inner_labels(group: Any, path: Path) -> Any:
     if "labels" not in group:
         return group
     inner = group["labels"]
-    names = list(_ome(inner).get("labels", ()))
+    listed = list(_ome(inner).get("labels", ()))
+    # What our own export declares background are no objects.
+    names = [name for name in listed if name != "background"] or listed
     if len(names) > 1:
         raise InputFileError(
             f"{path}: holds the label images {', '.join(names)}: open one, like "

@@ -22,9 +22,17 @@ from napari_peftsam.widgets._dialogs import ask_number, ask_text
 if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.widgets._correct_view import CorrectView
+    from napari_peftsam.widgets.layers.freehand import Tool
     from napari_peftsam.widgets.session import ViewerSession
 
 __all__ = ["Corrections"]
+
+
+_AREA_TOOLS: tuple[tuple[str, str, Tool], ...] = (
+    ("Area done: rectangle", "Drag over an area in which all objects are annotated", "rectangle"),
+    ("Area done: lasso", "Draw around an area in which all objects are annotated", "area"),
+    ("Background brush", "Draw where no object is; the right button takes it back", "background"),
+)
 
 
 class Corrections:
@@ -53,6 +61,12 @@ class Corrections:
             assert added is not None
             added.setToolTip(tip)
             added.triggered.connect(partial(self._layers.attempt, action))
+        view.menu.addSeparator()
+        for text, tip, tool in _AREA_TOOLS:
+            chosen = view.menu.addAction(text)
+            assert chosen is not None
+            chosen.setToolTip(tip)
+            chosen.triggered.connect(partial(self._layers.tools.choose, tool))
         self._classes = view.menu.addMenu("Class")
         assert self._classes is not None
         self._classes.aboutToShow.connect(self._list_classes)

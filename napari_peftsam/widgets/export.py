@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,11 @@ from qtpy.QtWidgets import QMenu, QToolButton
 
 from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
+from napari_peftsam.app.export_context import context_of
 from napari_peftsam.app.runner import Slot
 from napari_peftsam.errors import ConfigurationError, ExportError
-from napari_peftsam.export import FORMATS, ExportContext, export_labels, export_target
-from napari_peftsam.projects import check_not_a_source, file_name
+from napari_peftsam.export import FORMATS, export_labels, export_target
+from napari_peftsam.projects import check_not_a_source
 from napari_peftsam.widgets._dialogs import ask_folder, ask_save
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
@@ -116,14 +118,11 @@ class ExportDock(Dock):
         image = document.image(chosen_id)
         labels = image.labels.copy()  # the user goes on annotating while the file is written
         pixels, metadata = image.pixels, self.viewer_session.layers.metadata_of(image.id)
-        records = tuple(record.to_dict() for record in document.records(image.id))
+        context = context_of(image, metadata)
 
         def write() -> Path:
             plain = None if pixels is None else np.asarray(pixels)
-            context = ExportContext.of(
-                metadata, image_name=file_name(image), pixels=plain, records=records
-            )
-            return export_labels(labels, path, chosen.name, context)
+            return export_labels(labels, path, chosen.name, replace(context, pixels=plain))
 
         self._is_writing = True
         self._show_status("Writing…")

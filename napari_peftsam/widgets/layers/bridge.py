@@ -319,10 +319,16 @@ class LayerBridge:
     def _layer_renamed(self, event: Any) -> None:
         layer = self.viewer.layers[event.index]
         if layer in self._shown:
-            rename = RenameImage(self._shown[layer].image.id, layer.name)
-            self.attempt(lambda: self.document.do(rename))
+            self.note_name(layer)
         if isinstance(layer, Image):
             self.events.images_changed.emit()
+
+    def note_name(self, layer: Layer) -> None:
+        """Give an image the name of its layer; if another has it, the layer that of the image."""
+        image = self._shown[layer].image
+        if layer.name != image.name:
+            self.attempt(lambda: self.document.do(RenameImage(image.id, layer.name)))
+            layer.name = image.name
 
     def _pixels_replaced(self, event: Any) -> None:
         """Follow a layer to other pixels; objects that no longer fit them stay as they are."""

@@ -28,7 +28,7 @@ __all__ = ["Outlined", "PromptLayers"]
 
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
-_MASK, _DOUBTFUL = "#00c8ff", "#ff9f0a"
+_MASK, _DOUBTFUL, _BACKGROUND = "#00c8ff", "#ff9f0a", "#4d6bff"
 _SCORES = (0.5, 0.75)  # below: bad, doubtful
 _SIZE, _EDGE = 14, 2  # px on the screen
 _SMALLEST = 2  # px of the image; a smaller box is a slip of the hand
@@ -87,6 +87,13 @@ class PromptLayers:
         self._pixel_size = 1.0
         self._edit: tuple[Prompts, ...] | None = None
         self._later = timer(None, 0)
+        self.background = Labels(
+            np.zeros((1, 1), np.uint8),
+            name="background",
+            units=units,
+            opacity=0.25,
+            colormap=DirectLabelColormap(color_dict={None: "transparent", 1: _BACKGROUND}),
+        )
         self.mask = Labels(
             np.zeros((1, 1), np.uint8),
             name="mask",
@@ -118,8 +125,11 @@ class PromptLayers:
             face_color=_POSITIVE,
             border_color="black",
         )
-        self.layers: tuple[Layer, ...] = (self.mask, self.outlines, self.boxes, self.points)
-        self.mask.editable = self.outlines.editable = False
+        self.layers: tuple[Layer, ...] = (
+            self.background, self.mask, self.outlines, self.boxes, self.points
+        )  # fmt: skip
+        for layer in (self.background, self.mask, self.outlines):
+            layer.editable = False
         self._connections: tuple[tuple[Any, Callable[..., None]], ...] = (
             (self._later.timeout, self._catch_up),
             (self._camera.events.zoom, self._rescale),
@@ -199,6 +209,17 @@ class PromptLayers:
             self.mask.translate = offset
         elif self.mask.data.any():
             self.mask.data = np.zeros((1, 1), np.uint8)
+
+    def show_background(self, known: BoolArray | None) -> None:
+        """Show the pixels ``(H, W)`` of the plane that are known to hold no object."""
+        if known is not None and known.any():
+            self.background.data = known.astype(np.uint8)
+        elif self.background.data.any():
+            self.background.data = np.zeros((1, 1), np.uint8)
+
+    def image_pixels(self, screen: float) -> float:
+        """Return how many pixels of the image a length on the screen is, one at least."""
+        return max(1.0, screen / self._screen_pixels())
 
     def show_outlines(self, outlined: Sequence[Outlined]) -> None:
         """Show the outlines of masks in the plane, the first one above."""

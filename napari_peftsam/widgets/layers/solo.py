@@ -131,6 +131,7 @@ class Solo:
             objects = self._objects[layer].layer
             with self._quietly():
                 layers.extend([layer, objects])
+            self._bridge.note_name(layer)  # napari changes a name that another layer has
             objects.locked = self._bridge.tools.is_open
 
     def _put_away(self, image: Image, shown: Image) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_peftsam.app.corrections import cut_object
-from napari_peftsam.app.freehand import lasso_prompts, scribble_points
-from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetPrompts, SetQueue
+from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetQueue
 from napari_peftsam.types import Box, Point, Prompts, Window
+from napari_peftsam.widgets.layers.freehand import AREAS, FREEHAND, Freehand, Tool
 from napari_peftsam.widgets.layers.prompts import Outlined, PromptLayers
 
 if TYPE_CHECKING:
@@ -21,10 +19,8 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Action, DocumentImage, NewObject, PlaneKey
     from napari_peftsam.widgets.layers.bridge import LayerBridge
 
-__all__ = ["PromptTools", "Tool"]
+__all__ = ["PromptTools"]
 
-Tool = Literal["point", "box", "lasso", "scribble", "cut", ""]
-_FREEHAND = ("lasso", "scribble", "cut")
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
 _PAINTING = {"paint", "polygon", "fill", "erase"}
 
@@ -48,14 +44,15 @@ class PromptTools:
         self.positive = True
         self.is_open = self._had_points = False
         self._chosen: Tool = "point"
+        self._freehand = Freehand(bridge, self)
         events = bridge.document.events
         for signal, slot in (
             (bridge.events.plane_changed, self._place),
             (bridge.events.image_changed, self._image_changed),
-            (events.opened, self._show),
+            (events.opened, self.show),
             (events.prompts_changed, self._prompts_changed),
-            (events.candidates_changed, self._show),
-            (events.choice_changed, self._show),
+            (events.candidates_changed, self.show),
+            (events.choice_changed, self.show),
         ):
             signal.connect(slot, max_args=0)
 
@@ -177,6 +174,10 @@ class PromptTools:
         self._show_sign()
         self._bridge.tool_may_differ()
 
+    def show_background(self) -> None:
+        """Show which pixels of the shown plane are known to hold no object."""
+        self._freehand.show_background()
+
     def hide_while_held(self) -> Iterator[None]:
         """Hide masks and prompts until the key is released, which ends this generator."""
         own = (*(() if self.layers is None else self.layers.layers), self._bridge.objects)
@@ -193,11 +194,11 @@ class PromptTools:
         """Add a point prompt at a position in the world; gives a hint where that fails."""
         bridge, view = self._bridge, self._bridge.view
         if bridge.plane is None or view is None:
-            bridge.events.hint.emit(self._why_no_plane())
+            bridge.events.hint.emit(self.why_no_plane())
             return
         row, col = view.position(bridge.plane, world)
         if view.contains(row, col):
-            self._do(AddPoint(bridge.plane, Point(row, col, positive)))
+            self.do(AddPoint(bridge.plane, Point(row, col, positive)))
         else:
             bridge.events.hint.emit(f"That is outside {view.layer.name}: click on the image")
 
@@ -237,7 +238,8 @@ class PromptTools:
             else 0
         )
 
-    def _do(self, action: Action) -> None:
+    def do(self, action: Action) -> None:
+        """Do an action, or report why it is refused."""
         self._bridge.attempt(lambda: self._document.do(action))
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
@@ -245,7 +247,7 @@ class PromptTools:
         if layer.mode not in ("pan_zoom", "add_rectangle") or event.button not in (1, 2):
             return
         start, path = np.asarray(event.pos), [event.position]
-        draws = self.tool if self.tool in _FREEHAND else ""
+        draws = self.tool if self.tool in FREEHAND else ""
         is_negative = event.button == 2 or "Shift" in {str(m) for m in event.modifiers}
         yield
         while event.type == "mouse_move":
@@ -254,10 +256,10 @@ class PromptTools:
                 event.handled = True  # the view does not move
             if draws and not is_click:
                 path.append(event.position)
-                self._show_path(path)
+                self._freehand.show(self.tool, path)
             yield
         if draws and len(path) > 1:
-            self._draw(path, is_negative)
+            self._freehand.draw(self.tool, path, is_negative)
         elif np.linalg.norm(event.pos - start) < _DRAG:
             self._click(event.position, event.button == 2, {str(m) for m in event.modifiers})
 
@@ -267,7 +269,9 @@ class PromptTools:
         While an object is pending, and with the control key, a click is always a point.
         """
         label, is_plain = self._label_at(world), not keys and not is_right
-        if label and keys == {"Shift", "Control"}:
+        if self.tool in AREAS:
+            self._freehand.draw(self.tool, [world], is_right)
+        elif label and keys == {"Shift", "Control"}:
             self._bridge.events.object_picked.emit(label, True)
         elif label and is_plain and self._document.current is None:
             self._bridge.events.object_picked.emit(label, False)
@@ -288,38 +292,9 @@ class PromptTools:
         """Reopen the object under the mouse; its first click has selected it."""
         label, plane = self._label_at(event.position), self._bridge.plane
         if label and plane is not None and self._document.current is None:
-            self._do(Reopen(plane, label))
+            self.do(Reopen(plane, label))
 
-    # --- freehand -------------------------------------------------------------------------
-
-    def _show_path(self, path: Sequence[Sequence[float]]) -> None:
-        plane, view = self._bridge.plane, self._bridge.view
-        if self.layers is not None and plane is not None and view is not None:
-            self.layers.show_path([view.position(plane, world) for world in path])
-
-    def _draw(self, path: Sequence[Sequence[float]], is_negative: bool) -> None:
-        """Make prompts of a line, or cut the object below it."""
-        bridge, plane, view = self._bridge, self._bridge.plane, self._bridge.view
-        if plane is None or view is None:
-            bridge.events.hint.emit(self._why_no_plane())
-            return
-        places = [view.position(plane, world) for world in path]
-        image, tool = self._document.image(plane.image), self.tool
-        if tool == "cut":
-            bridge.attempt(lambda: self._document.do(cut_object(image, plane, places)))
-        elif tool == "lasso":
-            asked = lasso_prompts(places, image.plane_shape)
-            self._do(QueuePrompts(plane, (asked,)))
-        else:
-            positive = self.positive and not is_negative
-            points = scribble_points(places, image.plane_shape, positive=positive)
-            current = self._document.current
-            if positive or current is None or current.plane != plane:
-                self._do(QueuePrompts(plane, (Prompts(points),)))
-            else:
-                known = current.prompts
-                self._do(SetPrompts(plane, replace(known, points=(*known.points, *points))))
-        self._show(anew=True)
+    # --- from the prompt layers -----------------------------------------------------------
 
     def _edited(self, prompts: tuple[Prompts, ...] | None) -> None:
         """Take over what the user changed in the prompt layers, and show what came of it."""
@@ -327,18 +302,19 @@ class PromptTools:
         if prompts is None:
             pass
         elif plane is None or view is None:
-            self._bridge.events.hint.emit(self._why_no_plane())
+            self._bridge.events.hint.emit(self.why_no_plane())
         else:
             fitted = tuple(_fitted(each, *view.shape[-2:]) for each in prompts)
             current = self._document.current
             queue = self._document.queue if current is not None and current.plane == plane else ()
             if fitted[: len(queue)] == queue:  # what is new only, for a telling history
-                self._do(QueuePrompts(plane, fitted[len(queue) :]))
+                self.do(QueuePrompts(plane, fitted[len(queue) :]))
             else:
-                self._do(SetQueue(plane, fitted))
-        self._show()
+                self.do(SetQueue(plane, fitted))
+        self.show()
 
-    def _why_no_plane(self) -> str:
+    def why_no_plane(self) -> str:
+        """Return why prompts cannot be given now."""
         bridge = self._bridge
         if bridge.view is None:
             return "Open an image first"
@@ -358,16 +334,16 @@ class PromptTools:
         if is_new and not self.positive and self._had_points:
             self.flip_sign()
         self._had_points = not is_new
-        self._show()
+        self.show()
 
     def _place(self) -> None:
         """Place the prompt layers in the shown plane."""
         plane, view = self._bridge.plane, self._bridge.view
         if plane is not None and view is not None and self.layers is not None:
             self.layers.place(view.plane_affine(plane), view.layer.units[-2:])
-        self._show()
+        self.show()
 
-    def _show(self, *, anew: bool = False) -> None:
+    def show(self, *, anew: bool = False) -> None:
         """Show prompts and mask of the object being made, if they lie in the shown plane."""
         if self.layers is None:
             return

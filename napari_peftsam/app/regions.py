@@ -1,0 +1,119 @@
+"""Parts of an image of which more is known than its objects: complete ones, and background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from napari_peftsam.document import (
+    CompleteRegion,
+    DocumentImage,
+    MarkComplete,
+    PaintBackground,
+    PlaneKey,
+)
+from napari_peftsam.errors import PromptError
+from napari_peftsam.types import BoolArray, Box
+
+__all__ = [
+    "background_stroke",
+    "complete_area",
+    "known_background",
+    "regions_at",
+]
+
+Path = Sequence[tuple[float, float]]
+"""Positions ``(row, col)`` in pixel centres."""
+
+
+def known_background(image: DocumentImage, plane: PlaneKey) -> BoolArray | None:
+    """Return ``(H, W)``: the pixels that are known to hold no object; None if nothing is known.
+
+    They are those that strokes declare background, and what is unlabelled in complete regions.
+    """
+    regions = [r for r in image.info.complete if r.index in (None, plane.index)]
+    strokes = None if image.background is None else image.background[plane.index]
+    if not regions and (strokes is None or not strokes.any()):
+        return None
+    known = np.zeros(image.plane_shape, np.bool_) if strokes is None else strokes > 0
+    for region in regions:
+        known |= _inside(region, image.plane_shape)
+    free: BoolArray = known & (image.plane_labels(plane) == 0)
+    return free
+
+
+def regions_at(
+    image: DocumentImage, plane: PlaneKey, row: float, col: float
+) -> tuple[CompleteRegion, ...]:
+    """Return the complete regions that hold a position."""
+    at = round(row), round(col)
+    if not all(0 <= place < size for place, size in zip(at, image.plane_shape, strict=True)):
+        return ()
+    found = (r for r in image.info.complete if r.index in (None, plane.index))
+    return tuple(r for r in found if _inside(r, image.plane_shape)[at])
+
+
+def complete_area(plane: PlaneKey, path: Path, *, is_rectangle: bool) -> MarkComplete:
+    """Return the action that declares complete what a line goes around.
+
+    Parameters
+    ----------
+    path
+        The line; of a rectangle its first and last position are opposite corners.
+
+    Raises
+    ------
+    PromptError
+        If it goes around less than a pixel.
+    """
+    places = np.asarray(path, float)
+    (row0, col0), (row1, col1) = places.min(axis=0), places.max(axis=0)
+    if min(row1 - row0, col1 - col0) < 1:
+        raise PromptError("the line goes around nothing: draw it around a part of the image")
+    if not is_rectangle:
+        outline = tuple((float(row), float(col)) for row, col in places)
+        return MarkComplete(plane.image, CompleteRegion(plane.index, outline=outline))
+    first, last = places[0], places[-1]
+    (row0, col0), (row1, col1) = np.minimum(first, last), np.maximum(first, last)
+    box = Box(*(float(round(value)) for value in (row0, col0, row1 + 1, col1 + 1)))
+    return MarkComplete(plane.image, CompleteRegion(plane.index, box))
+
+
+def background_stroke(
+    image: DocumentImage, plane: PlaneKey, path: Path, radius: float, *, is_background: bool
+) -> PaintBackground:
+    """Return the action that declares pixels around a line background, or revokes that.
+
+    Raises
+    ------
+    PromptError
+        If the line lies outside the plane.
+    """
+    from skimage.draw import disk, line
+
+    places, height, width = np.round(np.asarray(path, float)).astype(int), *image.plane_shape
+    touched = np.zeros((height, width), np.bool_)
+    for begin, end in pairwise([places[0], *places]):
+        for row, col in zip(*line(*begin, *end), strict=True):
+            touched[disk((row, col), radius, shape=touched.shape)] = True
+    where = np.flatnonzero(touched) + image.first_position(plane)
+    if not len(where):
+        raise PromptError("the line lies outside the image: draw it on the background")
+    return PaintBackground(image.id, where, is_background)
+
+
+def _inside(region: CompleteRegion, shape: tuple[int, int]) -> BoolArray:
+    """Return ``(H, W)``: the pixels of a region in its plane."""
+    from skimage.draw import polygon2mask
+
+    if region.outline:
+        inside: BoolArray = polygon2mask(shape, np.asarray(region.outline))
+        return inside
+    if region.box is None:
+        return np.ones(shape, np.bool_)
+    inside = np.zeros(shape, np.bool_)
+    row0, col0, row1, col1 = (max(0, round(edge)) for edge in region.box.as_tuple())
+    inside[row0:row1, col0:col1] = True
+    return inside

@@ -1,0 +1,129 @@
+"""Lines that are drawn in the canvas: prompts, cuts, and what is known of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from napari_peftsam.app.corrections import cut_object
+from napari_peftsam.app.freehand import lasso_prompts, scribble_points
+from napari_peftsam.app.regions import (
+    background_stroke,
+    complete_area,
+    known_background,
+    regions_at,
+)
+from napari_peftsam.document import MarkComplete, QueuePrompts, SetPrompts
+from napari_peftsam.types import Prompts
+
+if TYPE_CHECKING:
+    from napari_peftsam.document import Action, DocumentImage, PlaneKey
+    from napari_peftsam.widgets.layers.bridge import LayerBridge
+    from napari_peftsam.widgets.layers.tools import PromptTools
+
+__all__ = ["AREAS", "FREEHAND", "Freehand", "Tool"]
+
+Tool = Literal[
+    "point", "box", "lasso", "scribble", "cut", "area", "rectangle", "background", ""
+]  # fmt: skip
+AREAS = ("area", "rectangle", "background")
+"""Tools that say more about the image than its objects."""
+FREEHAND = ("lasso", "scribble", "cut", *AREAS)
+"""Tools that draw lines."""
+
+_LARGEST = 8192  # pixels along the longer side of planes whose background is shown
+_BRUSH = 8  # px on the screen: half the width of a stroke on the background
+
+_World = Sequence[Sequence[float]]
+_Path = Sequence[tuple[float, float]]
+
+
+class Freehand:
+    """Turns lines into actions of the tool that draws them.
+
+    Parameters
+    ----------
+    bridge
+        Has the shown plane.
+    tools
+        Has the layer in which a line is shown while it is drawn.
+    """
+
+    def __init__(self, bridge: LayerBridge, tools: PromptTools) -> None:
+        self._bridge, self._tools, self._document = bridge, tools, bridge.document
+
+    def show(self, tool: Tool, path: _World) -> None:
+        """Show a line while it is drawn."""
+        layers, places = self._tools.layers, self._places(path)
+        if layers is None or not places:
+            return
+        if tool == "rectangle":
+            (row0, col0), (row1, col1) = places[0], places[-1]
+            places = [(row0, col0), (row0, col1), (row1, col1), (row1, col0), (row0, col0)]
+        layers.show_path(places)
+
+    def draw(self, tool: Tool, path: _World, is_negative: bool) -> None:
+        """Do what a line means; a line of one position is a click."""
+        plane, places = self._bridge.plane, self._places(path)
+        if plane is None or not places:
+            self._bridge.events.hint.emit(self._tools.why_no_plane())
+            return
+        image = self._document.image(plane.image)
+        self._bridge.attempt(lambda: self._do(tool, image, plane, places, is_negative))
+        self._tools.show(anew=True)
+
+    def show_background(self) -> None:
+        """Show which pixels of the shown plane are known to hold no object."""
+        plane, layers = self._bridge.plane, self._tools.layers
+        if layers is None:
+            return
+        image = None if plane is None else self._document.images.get(plane.image)
+        if plane is None or image is None or max(image.plane_shape) > _LARGEST:
+            layers.show_background(None)
+        else:
+            layers.show_background(known_background(image, plane))
+
+    def _places(self, path: _World) -> list[tuple[float, float]]:
+        plane, view = self._bridge.plane, self._bridge.view
+        if plane is None or view is None:
+            return []
+        return [view.position(plane, world) for world in path]
+
+    def _do(
+        self, tool: Tool, image: DocumentImage, plane: PlaneKey, places: _Path, is_negative: bool
+    ) -> None:
+        actions: Sequence[Action]
+        if tool == "background":
+            layers = self._tools.layers
+            radius = 1.0 if layers is None else layers.image_pixels(_BRUSH)
+            stroke = background_stroke(
+                image, plane, places, radius, is_background=not is_negative
+            )  # fmt: skip
+            actions = [stroke]
+        elif tool in AREAS and is_negative:
+            found = regions_at(image, plane, *places[0])
+            actions = [MarkComplete(image.id, region, is_complete=False) for region in found]
+        elif tool in AREAS and len(places) > 1:
+            actions = [complete_area(plane, places, is_rectangle=tool == "rectangle")]
+        elif tool == "cut" and len(places) > 1:
+            actions = [cut_object(image, plane, places)]
+        elif tool == "lasso" and len(places) > 1:
+            actions = [QueuePrompts(plane, (lasso_prompts(places, image.plane_shape),))]
+        elif tool == "scribble":
+            actions = [self._scribble(image, plane, places, is_negative)]
+        else:
+            actions = []
+        for action in actions:
+            self._document.do(action)
+
+    def _scribble(
+        self, image: DocumentImage, plane: PlaneKey, places: _Path, is_negative: bool
+    ) -> Action:
+        positive = self._tools.positive and not is_negative
+        points = scribble_points(places, image.plane_shape, positive=positive)
+        current = self._document.current
+        if positive or current is None or current.plane != plane:
+            return QueuePrompts(plane, (Prompts(points),))
+        known = current.prompts
+        return SetPrompts(plane, replace(known, points=(*known.points, *points)))
