@@ -13,7 +13,8 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
-	test-interoperability screenshots methods-page formats-page pretrain samples study bench bench-document bench-scaling bench-gpu \
+	test-interoperability screenshots methods-page formats-page pretrain samples study bench bench-document \
+	bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 
 help:
@@ -33,6 +34,7 @@ help:
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
 	@echo "make bench-document  how fast annotations are saved, and how large projects get"
+	@echo "make bench-window  actions and times of a day in the real window"
 	@echo "make bench-scaling  how time and memory grow; bench-gpu: on a CUDA device"
 	@echo "make performance-page  put what the benchmarks wrote into docs/performance.md"
 	@echo "make clean        remove caches and outputs; distclean: the environment, too"
@@ -127,6 +129,10 @@ endif
 # As in BENCH_ARGS="--only steps".
 bench-document: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/document.py $(BENCH_ARGS)
+
+# A day in the real window, as in BENCH_ARGS="--images FOLDER --labels FOLDER".
+bench-window: display-packages $(VENV)/.installed-dev
+	$(XVFB_RUN) $(BIN)/python tests/benchmarks/window.py $(BENCH_ARGS)
 
 bench-scaling: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/scaling.py $(BENCH_ARGS)

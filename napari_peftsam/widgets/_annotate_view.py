@@ -110,11 +110,13 @@ class AnnotateView:
         )
         self.next_candidate = tool_button("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
         self.candidate, self.score = QLabel(), QLabel()
+        self.candidate.setToolTip("Which of the model's candidates is shown")
+        self.score.setToolTip("IoU that the model predicts: a hint, not a verdict")
         self.clean = QCheckBox("clean")
         self.clean.setChecked(True)
         self.clean.setToolTip("Keep the piece that was clicked on, and fill its small holes")
         self.clean.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.preview = QCheckBox("preview")
+        self.preview = QCheckBox("hover")
         self.preview.setToolTip("Show the mask of a click before it is made, under the mouse")
         self.preview.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
@@ -221,7 +223,7 @@ class AnnotateView:
             "point": self.point, "box": self.box, "lasso": self.lasso, "scribble": self.scribble,
             "cut": self.correct.cut,
         }  # fmt: skip
-        sign = "+ on" if tools.positive else "\N{MINUS SIGN} not"
+        sign = "+" if tools.positive else "\N{MINUS SIGN}"
         self.sign.setText(f"{sign}  {KEYS['sign'].shown}")
         self.sign.setStyleSheet("" if tools.positive else _NEGATIVE)
         for name, button in shown.items():
@@ -238,9 +240,9 @@ class AnnotateView:
         candidates = None if current is None else current.candidates
         number = 0 if candidates is None else len(candidates)
         choice = 0 if current is None else current.choice
-        self.candidate.setText(f"{choice + 1} of {number}" if number else "none")
+        self.candidate.setText(f"{choice + 1}/{number}" if number else "–")
         score = None if current is None else current.score
-        self.score.setText("" if score is None else f"score {score:.2f}")
+        self.score.setText("" if score is None else f"{score:.2f}")
         for button in (self.previous_candidate, self.next_candidate):
             button.setEnabled(number > 1)
         for answer in (self.accept, self.replace, self.cut_out):

@@ -8,7 +8,14 @@ from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QVBoxLayout
 
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._objects_table import FILTERS, ObjectsTable
-from napari_peftsam.widgets._parts import beside, combo_box, fill_combo, stacked, tool_button
+from napari_peftsam.widgets._parts import (
+    NARROW,
+    beside,
+    combo_box,
+    fill_combo,
+    stacked,
+    tool_button,
+)
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
@@ -57,6 +64,7 @@ class CorrectView:
         self.table = ObjectsTable(owner.document, owner.layers)
         self.count = QLabel()
         self.filter = combo_box("Which objects are listed")
+        self.filter.setMinimumWidth(NARROW)
         fill_combo(self.filter, [(text, text) for text in FILTERS], 0)
         self.brushes = {mode: tool_button(*texts) for mode, texts in BRUSHES.items()}
         for brush in self.brushes.values():
@@ -67,7 +75,7 @@ class CorrectView:
         )
         self.cut.setCheckable(True)
         self.category = combo_box("Class of the objects that are made from now on")
-        self.category.setMinimumContentsLength(4)
+        self.category.setMinimumWidth(NARROW)
         self._document = owner.document
         self.menu = QMenu()
         self.menu.setToolTipsVisible(True)

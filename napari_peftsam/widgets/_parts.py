@@ -27,6 +27,7 @@ __all__ = [
     "DOCK_WIDTH",
     "LABEL_WIDTH",
     "MARGINS",
+    "NARROW",
     "ElidedLabel",
     "beside",
     "combo_box",
@@ -46,7 +47,9 @@ _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
 DOCK_WIDTH = 288
 """Pixels that a dock asks for."""
-MARGINS = (8, 6, 8, 6)
+NARROW = 64
+"""Pixels of a list of choices at least, where there is little room."""
+MARGINS = (6, 6, 6, 6)
 """Pixels around the parts of a dock: left, top, right, bottom."""
 LABEL_WIDTH = 78
 """Pixels; the editors of several forms below each other line up."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
 
-from napari_peftsam.widgets._parts import combo_box, fill_combo
+from napari_peftsam.widgets._parts import NARROW, combo_box, fill_combo
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
@@ -30,7 +30,7 @@ class SourcesView:
         self._owner = owner
         self.model, self.adapter = combo_box(), combo_box()
         for combo in (self.model, self.adapter):
-            combo.setMinimumContentsLength(4)
+            combo.setMinimumWidth(NARROW)
         self.model_status = QLabel()
 
     def grid(self, models: QWidget, adapters: QWidget) -> QGridLayout:
@@ -81,6 +81,6 @@ class SourcesView:
         actions = [(action.value, action) for action in ModelAction]
         fill_combo(self.model, [*items, *actions], sources.index(live) if live in sources else -1)
         self.model.setEnabled(owner.workspace is not None)
-        text = "◌ loading" if owner.loading else "⚠" if owner.error else owner.device.upper()
+        text = "◌" if owner.loading else "⚠" if owner.error else owner.device.upper()
         status.setText(text)
         status.setToolTip(f"Loading {owner.loading}" if owner.loading else owner.error)

@@ -31,7 +31,7 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     b.click(20, 30)
     mask = b.answered()
     np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
-    assert b.view.candidate.text() == "1 of 3"
+    assert b.view.candidate.text() == "1/3"
     b.view.accept.click()
     (record,) = b.document.records("image0")
     assert (record.source, record.model, record.adapter) == ("point", "tiny", "base")

@@ -16,6 +16,7 @@ from qtpy.QtGui import QGuiApplication
 
 from napari_peftsam.models import REGISTRY, build_tiny
 from napari_peftsam.pretraining.synthetic import generate
+from napari_peftsam.widgets._panels import panel_dock
 from napari_peftsam.widgets.annotate import AnnotateDock, ModelAction
 from napari_peftsam.widgets.models import ModelsDock
 from napari_peftsam.widgets.session import session_of
@@ -263,6 +264,6 @@ def test_the_annotate_dock_leads_to_the_list(viewer: napari.Viewer) -> None:
     for _ in range(2):  # the second time it is there already
         combo.activated.emit(combo.findData(ModelAction.MORE))
         settle()
-        docks = viewer.window.dock_widgets.values()
-        assert [type(dock) for dock in docks].count(ModelsDock) == 1
+        assert isinstance(panel_dock(annotate, "Models"), ModelsDock)
+        assert panel_dock(annotate, "Models").isVisibleTo(annotate.window())
         assert combo.currentText() == chosen

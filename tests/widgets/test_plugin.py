@@ -7,7 +7,7 @@ from collections.abc import Callable
 import napari
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QDockWidget
+from qtpy.QtWidgets import QDockWidget, QScrollArea
 
 from napari_peftsam.widgets import (
     AdaptersDock,
@@ -18,6 +18,7 @@ from napari_peftsam.widgets import (
 )
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._panels import PANELS, panel_dock
+from napari_peftsam.widgets._parts import DOCK_WIDTH
 from napari_peftsam.widgets.launch import add_dock
 from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle
@@ -70,6 +71,23 @@ def test_the_command_line_opens_one_dock(
     assert not any(each.isVisible() for each in folded)
     dock.view.layers.click()
     assert all(each.isVisible() for each in folded)
+
+
+def test_the_dock_has_one_width_whatever_it_shows(
+    make_napari_viewer: Callable[..., napari.Viewer],
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    for number in range(12):
+        viewer.add_image(np.random.default_rng(number).random((32, 32)), name="a long name " * 9)
+    add_dock(viewer)
+    [dock] = viewer.window.dock_widgets.values()
+    area = dock.findChild(QScrollArea)
+    texts = (dock.view.candidate, dock.view.score, dock.view.sources.model_status)
+    for label, text in zip(texts, ("3/3", "0.97", "CUDA"), strict=True):
+        label.setText(text)
+    settle()
+    assert dock.width() == DOCK_WIDTH
+    assert area.widget().minimumSizeHint().width() <= area.viewport().width()
 
 
 @pytest.mark.parametrize("title", PANELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -129,8 +130,12 @@ class Solo:
         layers = self._bridge.viewer.layers
         if layer not in layers:
             objects = self._objects[layer].layer
+            prompts = self._bridge.tools.layers
+            own = [each for each in (() if prompts is None else prompts.layers) if each in layers]
+            at = min(map(layers.index, own), default=len(layers))  # below the prompts
             with self._quietly():
-                layers.extend([layer, objects])
+                layers.insert(at, layer)
+                layers.insert(at + 1, objects)
             self._bridge.note_name(layer)  # napari changes a name that another layer has
             objects.locked = self._bridge.tools.is_open
 
@@ -147,7 +152,7 @@ class Solo:
     def put_aside(self, image: Image) -> None:
         """Take the layers of an annotated image out of the viewer; they come back as they were."""
         layers = self._bridge.viewer.layers
-        with self._quietly():
+        with self._quietly(), _without_collecting():
             for each in (self._objects[image].layer, image):
                 each.visible = each.locked = False
                 if each in layers:
@@ -193,6 +198,16 @@ class Solo:
             yield
         finally:
             self.is_moving = before
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Spare what napari does whenever a layer goes: collect garbage, 0.3 s with torch loaded."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _is_channel(layer: Image, of: Layer) -> bool:
