@@ -12,7 +12,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo test test-lowest test-under-load kill-test versions lint interoperability \
+.PHONY: help demo docs test test-lowest test-under-load kill-test versions lint interoperability \
 	test-interoperability screenshots methods-page formats-page pretrain samples study bench bench-document \
 	bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
@@ -27,6 +27,7 @@ help:
 	@echo "make lint         ruff, mypy and the import contracts"
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
 	@echo "make screenshots  take the pictures of docs/ again"
+	@echo "make docs         build a site from docs/ into build/site"
 	@echo "make methods-page write the tables of docs/methods.md again"
 	@echo "make formats-page write the tables of docs/formats.md again"
 	@echo "make pretrain     train the built-in model on from its present weights (hours)"
@@ -88,6 +89,10 @@ test-interoperability: display-packages $(VENV)/.installed-interoperability
 
 screenshots: display-packages $(VENV)/.installed-dev
 	$(XVFB_RUN) $(BIN)/python docs/make_screenshots.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --group docs
+	$(BIN)/python docs/make_site.py
 
 methods-page: $(VENV)/.installed
 	$(BIN)/python docs/make_methods.py

@@ -31,6 +31,16 @@ def test_the_page_of_formats_is_up_to_date() -> None:
     assert script["filled"](page) == page, "run: make formats-page"
 
 
+def test_the_site_has_every_page_and_no_dead_link() -> None:
+    script = runpy.run_path(str(DOCS / "make_site.py"))
+    pages = script["pages"]()
+    assert set(script["PAGES"].values()) == set(pages)
+    for name, text in pages.items():
+        for _, _, target, _ in script["_LINK"].findall(text):
+            exists = target in pages or (DOCS / target).exists()
+            assert "://" in target or exists, f"{name}: {target}"
+
+
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     script = runpy.run_path(str(DOCS / "make_methods.py"))
     with pytest.raises(ValueError, match="no place for the table lora"):

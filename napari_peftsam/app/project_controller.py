@@ -248,9 +248,11 @@ class ProjectController:
         self.work(f"Reading {path.name}…", lambda: read_located_image(document, entry, path), show)
 
     def _load(self, images: Iterable[DocumentImage]) -> None:
-        """Read images, the one with the pending prompts first."""
+        """Read images, first the one that was worked on last."""
         document, pending = self._document, self._document.pending.plane
-        ordered = sorted(images, key=lambda i: pending is None or i.id != pending.image)
+        step = document.store.last_step()
+        last = pending.image if pending is not None else None if step is None else step.image
+        ordered = sorted(images, key=lambda image: image.id != last)
 
         def show(read: ReadImage) -> None:
             if read.image.id in document.images:

@@ -91,13 +91,7 @@ class AnnotateView:
         self.layers.setCheckable(True)
         self.layers.setChecked(True)
         self.keys = tool_button("?", "All keys (?)")
-        self.next_step = QLabel()
-        self.next_step.setWordWrap(True)
-        self.next_step.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.next_step.setAlignment(Qt.AlignmentFlag.AlignTop)
-        # Always of one height, so that no button moves below the mouse.
-        line = self.next_step.fontMetrics().lineSpacing()
-        self.next_step.setFixedHeight(_HINT_LINES * line + _PADDING)
+        self.next_step = _hint_label()
         self.point = _button("● Point", "point", "Click on objects to segment them")
         self.box = _button("▭ Box", "box", "Drag a box around each object")
         self.sign = _button("+", "sign", "The next points are on the object, or not on it")
@@ -240,7 +234,7 @@ class AnnotateView:
         candidates = None if current is None else current.candidates
         number = 0 if candidates is None else len(candidates)
         choice = 0 if current is None else current.choice
-        self.candidate.setText(f"{choice + 1}/{number}" if number else "–")
+        self.candidate.setText(f"{choice + 1}/{number}" if number else "")
         score = None if current is None else current.score
         self.score.setText("" if score is None else f"{score:.2f}")
         for button in (self.previous_candidate, self.next_candidate):
@@ -344,6 +338,16 @@ def _button(text: str, action: str, tip: str) -> QPushButton:
 
 def _tool_button(text: str, action: str, tip: str) -> QToolButton:
     return tool_button(text, f"{tip} ({KEYS[action].shown})")
+
+
+def _hint_label() -> QLabel:
+    """Return a label of one height whatever it says, so that no button moves below the mouse."""
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    label.setAlignment(Qt.AlignmentFlag.AlignTop)
+    label.setFixedHeight(_HINT_LINES * label.fontMetrics().lineSpacing() + _PADDING)
+    return label
 
 
 def _line() -> QFrame:

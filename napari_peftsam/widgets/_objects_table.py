@@ -20,8 +20,9 @@ __all__ = ["FILTERS", "ObjectsModel", "ObjectsTable"]
 FILTERS = ("all", "low score", "not looked at", "corrected")
 """Which objects are listed."""
 
-_LOW = 0.75  # predicted IoU; below, a mask is doubtful
+_LOW, _BAD = 0.75, 0.5  # predicted IoU; below, a mask is doubtful, or bad
 _COLUMNS = ("id", "area", "source", "score", "✎", "plane", "class", "model")
+_SCORE = _COLUMNS.index("score")
 _TIPS = (
     "Label in the objects layer",
     "Area: in square units where the size of a pixel is known, else in pixels",
@@ -148,6 +149,8 @@ class ObjectsModel(QAbstractTableModel):
         """Return a cell's text or alignment."""
         if role == Qt.ItemDataRole.DecorationRole and index.column() == 0:
             return self._swatch(self._records[index.row()].label)
+        if role == Qt.ItemDataRole.ForegroundRole and index.column() == _SCORE:
+            return _score_colour(self._records[index.row()].score)
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _RIGHT if index.column() in (0, 1, 3, 5) else None
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
@@ -237,6 +240,13 @@ class ObjectsTable(QTableView):
             self.scrollTo(index)
         else:
             self.selectRow(row)
+
+
+def _score_colour(score: float | None) -> QColor | None:
+    """Return the colour of a doubtful score, as of the outlines on the canvas."""
+    if score is None or score >= _LOW:
+        return None
+    return QColor("#ff9f0a" if score >= _BAD else "#ff3b30")
 
 
 def _version(record: ObjectRecord) -> str:

@@ -708,3 +708,17 @@ def test_what_could_not_be_saved_at_first_is_saved_on_closing(
     project_folder.unlink()
     unsaved.owner.close()
     assert [project.objects for project in list_automatic()] == [2]
+
+
+def test_the_image_that_was_worked_on_last_comes_first(bench: Open, tmp_path: Path) -> None:
+    from napari_peftsam.projects import add_image, open_document
+
+    path = tmp_path / "many.peftsam"
+    document, _ = open_document(path)
+    ids = [add_image(document, blobs(seed=seed), f"i{seed}") for seed in range(3)]
+    document.do(ImportLabels(ids[1], squares()))
+    document.store.close()
+    b = bench(ready=False)
+    open_path(b, path)
+    assert b.layers.image.name == "i1"
+    assert [each.name for each in b.layers.image_layers] == ["i0", "i1", "i2"]

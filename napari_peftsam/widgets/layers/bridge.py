@@ -214,6 +214,7 @@ class LayerBridge:
             self._solo.bring_back(layer)
         else:
             self._solo.put_aside(layer)
+        self._solo.sort()
         self.events.images_changed.emit()
 
     def show_anew(self, image: ImageId) -> None:

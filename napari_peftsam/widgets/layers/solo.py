@@ -70,6 +70,16 @@ class Solo:
         """Keep images in another order."""
         self._order = list(images)
 
+    def sort(self) -> None:
+        """Put the images into the order of the document, before those that it does not have."""
+        places = {image: place for place, image in enumerate(self._bridge.document.images)}
+
+        def place(layer: Image) -> int:
+            known = self._objects.get(layer)
+            return len(places) if known is None else places.get(known.image.id, len(places))
+
+        self._order = sorted(self.images, key=place)
+
     def plane_of(self, layer: Layer) -> PlaneKey | None:
         """Return the plane of an image that was shown last, None if none was."""
         return self._planes.get(layer)
