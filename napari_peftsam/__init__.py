@@ -18,7 +18,8 @@ except PackageNotFoundError:  # a checkout on the path that was never installed
 _NAMES = {
     "document": (
         # the document, its actions, and what they are made of
-        "Accept", "AcceptObjects", "AddPoint", "ChooseCandidate", "DeleteObjects", "Discard",
+        "Accept", "AcceptObjects", "AddPoint", "Categorize", "ChooseCandidate", "DeleteObjects",
+        "Discard", "Reopen", "UseCategory",
         "Document", "ImportLabels", "MarkComplete", "MergeObjects", "NewObject", "Paint",
         "PaintBackground", "PlaneKey", "QueuePrompts", "Redo", "RemoveImage", "RemoveLastPrompt",
         "RenameImage", "SetBox", "SetPrompts", "Undo", "CompleteRegion", "ObjectRecord",
@@ -31,6 +32,7 @@ _NAMES = {
     "projects": ("locate_image",),
     "app.app": ("App", "ProjectImage"),
     "app.choice": ("ModelChoice",),
+    "app.corrections": ("cut_object", "grow_objects", "relabel_object", "split_object"),
     "app.demo": ("run_demo",),
     "app.folders": ("evaluate_folders", "finetune_folders"),
     "app.project_commands": ("evaluate_project", "export_project", "finetune_project"),

@@ -176,3 +176,94 @@ def test_a_released_controller_answers_no_more(desk: Desk) -> None:
     assert prompting.state.kind == "none"
     assert desk.document.current is not None
     assert desk.document.current.mask is None
+
+
+# --- before the click ---------------------------------------------------------------
+
+
+def test_the_mask_under_the_mouse_is_that_of_a_click(desk: Desk) -> None:
+    prompting = controller(desk)
+    prompting.preview.wanted = True
+    prompting.hover(ps.Point(20, 20))
+    shown = prompting.preview.shown
+    assert shown is not None
+    assert desk.document.current is None  # nothing was asked for
+    predicted: list[str] = []
+    prompting.events.state_changed.connect(lambda state: predicted.append(state.kind))
+    click(desk)
+    current = desk.document.current
+    assert current is not None
+    assert current.as_new_object().mask.tobytes() == shown.mask.tobytes()
+    assert "predicting" not in predicted  # the answer was there
+    assert prompting.preview.shown is None
+
+
+def test_a_click_elsewhere_is_predicted_anew(desk: Desk) -> None:
+    prompting = controller(desk)
+    prompting.preview.wanted = True
+    prompting.hover(ps.Point(20, 20))
+    predicted: list[str] = []
+    prompting.events.state_changed.connect(lambda state: predicted.append(state.kind))
+    click(desk, 40, 40)
+    assert "predicting" in predicted
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted", "expected"),
+    [
+        ([], None, False),
+        ([0.01] * 5 + [2.0], None, True),
+        ([0.09] * 5, None, False),
+        ([0.09], True, True),
+        ([0.01], False, False),
+    ],
+    ids=["not measured", "fast", "slow", "wanted", "not wanted"],
+)
+def test_masks_are_shown_under_the_mouse_where_prompts_are_fast(
+    desk: Desk, times: list[float], wanted: bool | None, expected: bool
+) -> None:
+    preview = controller(desk).preview
+    preview.wanted = wanted
+    for seconds in times:
+        preview.note_time(seconds)
+    assert preview.is_wanted is expected
+    preview.forget_times()
+    assert preview.is_wanted is bool(wanted)
+
+
+def test_nothing_is_shown_under_the_mouse_while_an_object_is_pending(desk: Desk) -> None:
+    prompting = controller(desk)
+    prompting.preview.wanted = True
+    prompting.hover(ps.Point(20, 20))
+    prompting.hover(None)
+    assert prompting.preview.shown is None
+    click(desk)
+    prompting.hover(ps.Point(40, 40))
+    assert prompting.preview.shown is None
+
+
+# --- reopened -----------------------------------------------------------------------
+
+
+def test_a_corrected_object_is_reopened_from_its_mask(desk: Desk) -> None:
+    prompting = controller(desk)
+    click(desk)
+    plain = desk.document.current
+    assert plain is not None
+    label = desk.document.do(ps.Accept())
+    where = np.flatnonzero(desk.document.labels(PLANE) == label)
+    desk.document.do(ps.Paint("discs", where[: len(where) // 2], 0))
+    masks: list[object] = []
+    engine = prompting._engine  # what it is asked
+    assert engine is not None
+    ask = engine.predict_steps
+
+    def asked(embedding: object, prompts: object, mask_prompt: object, **options: object) -> object:
+        masks.append(mask_prompt)
+        return ask(embedding, prompts, mask_prompt, **options)
+
+    engine.predict_steps = asked
+    desk.document.do(ps.Reopen(PLANE, label))
+    assert [mask is not None for mask in masks] == [True]
+    desk.document.do(ps.Discard())
+    engine.predict_steps = ask
