@@ -17,7 +17,7 @@ import argparse
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
@@ -53,6 +53,7 @@ class Day:
 
     actions: int = 0
     objects: int = 0
+    lost: int = 0
     ious: list[float] = field(default_factory=list)
     times: dict[str, list[float]] = field(default_factory=dict)
     stalls: list[float] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Day:
         late = [round(value, 1) for value in sorted(self.stalls)[-3:]]
         return {
             "actions": self.actions, "objects": self.objects,
+            "lost_drags": self.lost,
             "mean_iou": round(float(np.mean(self.ious)), 3) if self.ious else None,
             "median_ms": medians, "worst_ms": worst, "worst_stalls_ms": late,
         }  # fmt: skip
@@ -129,14 +131,14 @@ def wait(condition: Callable[[], Any]) -> None:
 
 
 def annotate(
-    images: Path, truth: Sequence[LabelArray], *, objects: int, trainings: int, click: bool
+    images: Path, truth: Mapping[str, LabelArray], *, objects: int, trainings: int, click: bool
 ) -> Day:
     """Annotate all images of a folder in a real window.
 
     Parameters
     ----------
     truth
-        ``(H, W)`` labels of each image.
+        ``(H, W)`` labels of each image by its name.
     objects
         Objects of an image at most, the largest ones.
     trainings
@@ -157,7 +159,8 @@ def annotate(
     beat.start()
     hands.press(Qt.Key.Key_W)
     at = {len(truth) * (n + 1) // (trainings + 1) for n in range(trainings)}
-    for number, labels in enumerate(truth):
+    for number, layer in enumerate(dock.layers.image_layers):
+        labels = truth[layer.name]
         if number:
             _look_around(dock)
             began, before = perf_counter(), dock.layers.plane
@@ -199,7 +202,14 @@ def _annotate_image(hands: Hands, labels: LabelArray, *, objects: int, click: bo
     for label in chosen:
         rows, cols = windows[label]
         hands.drag((rows.start - 1, cols.start - 1, rows.stop, cols.stop))
-    wait(lambda: not prompting.state.is_awaited and len(prompting.following) + 1 >= len(chosen))
+    QApplication.processEvents()
+    day.lost += len(chosen) - len(document.queue)
+    wait(
+        lambda: (
+            not prompting.state.is_awaited
+            and len(prompting.following) + 1 >= len({*document.queue})
+        )
+    )
     before = len(document.records(image))
     began = perf_counter()
     hands.press(Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
@@ -265,23 +275,23 @@ class _Heartbeat:
         self._due = now + _BEAT / 1e3
 
 
-def _samples(folder: Path) -> list[LabelArray]:
+def _samples(folder: Path) -> dict[str, LabelArray]:
     """Write the sample images into a folder, and return their labels."""
-    truth = []
+    truth = {}
     for sample in shipped_samples():
         pixels, labels = sample.read()
         tifffile.imwrite(folder / f"{sample.name}.tif", pixels)
-        truth.append(labels)
+        truth[sample.name] = labels
     return truth
 
 
-def _pairs(images: Path, labels: Path, count: int, folder: Path) -> list[LabelArray]:
+def _pairs(images: Path, labels: Path, count: int, folder: Path) -> dict[str, LabelArray]:
     """Copy images into a folder, and return their labels."""
-    truth = []
+    truth = {}
     for pair in pair_folders(images, labels)[:count]:
         pixels, labels_of = pair.read()
         tifffile.imwrite(folder / f"{pair.name}.tif", pixels)
-        truth.append(labels_of)
+        truth[pair.name] = labels_of
     return truth
 
 
@@ -297,9 +307,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        truth: list[LabelArray] = [] if options.images else _samples(folder)
+        truth: dict[str, LabelArray] = {} if options.images else _samples(folder)
         for images, labels in zip(options.images, options.labels, strict=True):
-            truth += _pairs(images, labels, options.count, folder)
+            truth |= _pairs(images, labels, options.count, folder)
         day = annotate(
             folder, truth, objects=options.objects, trainings=options.trainings, click=True
         )
