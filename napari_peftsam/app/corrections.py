@@ -85,6 +85,11 @@ def cut_object(image: DocumentImage, plane: PlaneKey, path: Path) -> Paint:
         parts == 0, return_distances=False, return_indices=True
     )
     parts = np.where(inside, parts[tuple(nearest)], 0)
+    pieces = ndimage.label(inside)[0]
+    touched = np.unique(pieces[blade & inside])
+    kept = inside & ~np.isin(pieces, touched)  # pieces beside the line stay with the largest part
+    sizes = np.bincount(parts[~kept & inside])
+    parts[kept] = int(sizes.argmax())
     return _in_parts(image, plane, label, window, parts)
 
 
@@ -99,7 +104,10 @@ def grow_objects(
 
     where, new = [], []
     taken = image.plane_labels(plane)
-    for label in labels:
+    chosen = [label for label in labels if image.box(plane, label) is not None]
+    if not chosen:
+        raise LabelError("no selected object lies in this plane: show one where they are")
+    for label in chosen:
         window, inside = _object(image, plane, label, max(pixels, 0))
         if pixels > 0:
             free = (taken[window.slices] == 0) | inside

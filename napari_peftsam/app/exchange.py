@@ -102,7 +102,7 @@ def export_image(
     check_not_a_source(document, target, document.store.path)
     annotated = document.image(image)
     pixels = None if annotated.pixels is None else np.asarray(annotated.pixels)
-    context = context_of(annotated, pixels=pixels)
+    context = context_of(annotated, classes=document.categories, pixels=pixels)
     return export_labels(annotated.labels, path, format_name, context)
 
 

@@ -103,7 +103,7 @@ def images_to_export(
         taken.add(name)
         file = file if name == stem else name  # a data set tells its images apart by it
         metadata = None if metadata_of is None else metadata_of(image.id)
-        context = context_of(image, metadata, image_name=file)
+        context = context_of(image, metadata, image_name=file, classes=document.categories)
         labels = image.labels.copy()
         read = _reader(document, image)
         found.append(ExportImage(name, labels, context, read, _fingerprint(document, image)))
@@ -256,6 +256,7 @@ def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
                 c.name,
                 c.image_name,
                 records=c.records,
+                classes=c.classes,
                 complete=[{**region, "index": None} for region in complete],
                 background=None if c.background is None else c.background[index],
             )

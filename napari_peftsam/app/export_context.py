@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from napari_peftsam.document import CompleteRegion, DocumentImage
@@ -17,6 +18,7 @@ def context_of(
     metadata: ImageMetadata | None = None,
     *,
     image_name: str | None = None,
+    classes: Sequence[str] = (),
     pixels: Any = None,
 ) -> ExportContext:
     """Return what an export tells of an image beside its labels; call it where it is used.
@@ -27,6 +29,8 @@ def context_of(
         Axes and pixel size; default: the stored ones.
     image_name
         Default: the name of its file.
+    classes
+        All classes of the document.
     pixels
         The image, to be stored along with the labels.
     """
@@ -37,6 +41,7 @@ def context_of(
         image_name=file_name(image) if image_name is None else image_name,
         pixels=pixels,
         records=tuple(image.records[label].to_dict() for label in sorted(image.records)),
+        classes=classes,
         complete=tuple(_region_dict(region) for region in image.info.complete),
         background=background.copy() if background is not None and has_strokes else None,
     )

@@ -167,7 +167,7 @@ def export_project(
             text = f"{chosen.name}: {error}"
         if text:
             note(text)
-        context = context_of(chosen, pixels=pixels)
+        context = context_of(chosen, classes=document.categories, pixels=pixels)
         return export_labels(chosen.labels, output, format_name, context)
 
 

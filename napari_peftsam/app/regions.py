@@ -15,7 +15,7 @@ from napari_peftsam.document import (
     PlaneKey,
 )
 from napari_peftsam.errors import PromptError
-from napari_peftsam.types import BoolArray, Box
+from napari_peftsam.types import BoolArray, Box, Window
 
 __all__ = [
     "background_stroke",
@@ -91,13 +91,21 @@ def background_stroke(
     PromptError
         If the line lies outside the plane.
     """
-    from skimage.draw import disk, line
+    from scipy.ndimage import distance_transform_edt
+    from skimage.draw import line
 
-    places, height, width = np.round(np.asarray(path, float)).astype(int), *image.plane_shape
-    touched = np.zeros((height, width), np.bool_)
-    for begin, end in pairwise([places[0], *places]):
-        for row, col in zip(*line(*begin, *end), strict=True):
-            touched[disk((row, col), radius, shape=touched.shape)] = True
+    places = np.round(np.asarray(path, float)).astype(int)
+    lines = [np.stack(line(*a, *b), axis=1) for a, b in pairwise([places[0], *places])]
+    drawn = np.concatenate(lines)
+    reach = int(np.ceil(radius))
+    low, high = drawn.min(axis=0) - reach, drawn.max(axis=0) + reach + 1
+    around = np.ones(high - low, np.bool_)
+    around[tuple((drawn - low).T)] = False
+    near = distance_transform_edt(around) < radius
+    window = Window(*map(int, low), *map(int, high - low))
+    inside = window & Window(0, 0, *image.plane_shape)
+    touched = np.zeros(image.plane_shape, np.bool_)
+    touched[inside.slices] = near[inside.seen_from(window).slices]
     where = np.flatnonzero(touched) + image.first_position(plane)
     if not len(where):
         raise PromptError("the line lies outside the image: draw it on the background")

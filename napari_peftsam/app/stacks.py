@@ -79,8 +79,9 @@ def _continued(
         version, made = engine.version(embedding), list[NewObject]()
         for label, box in boxes.items():
             mask = before == label
-            row, col = map(float, deepest_pixel(mask))
-            prompts = Prompts((Point(row, col),), box)
+            row0, col0, row1, col1 = map(int, box.as_tuple())
+            row, col = deepest_pixel(mask[row0:row1, col0:col1])
+            prompts = Prompts((Point(float(row0 + row), float(col0 + col)),), box)
             found = yield from engine.predict_steps(
                 embedding, prompts, mask_prompt_of(embedding, mask), adapter=version.decoder
             )

@@ -29,6 +29,8 @@ def _write_set(path: Path, given: Iterable[Labelled]) -> None:
     for labels, context in given:
         names += [context.image_name]
         category, own = context.name, context.categories
+        for each in context.classes:
+            numbers_of.setdefault(each, len(numbers_of) + 1)
         records = {record["label"]: record for record in context.records}
         for index in np.ndindex(labels.shape[:-2]):
             about = _image(len(images) + 1, index, labels.shape, context.image_name)

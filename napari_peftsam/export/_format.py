@@ -34,6 +34,8 @@ class ExportContext:
     records
         The provenance of objects: JSON types only, `label` says which object it is.
         Records of objects that the labels do not hold are left out.
+    classes
+        All classes of the project, which are numbered in this order in each of its files.
     complete
         Parts of the image in which all objects are annotated, as JSON types: the plane (`index`,
         None for all), and a `box` or an `outline`, neither for the whole plane.
@@ -51,6 +53,7 @@ class ExportContext:
     image_name: str = "image"
     pixels: PixelArray | None = None
     records: Sequence[Record] = ()
+    classes: Sequence[str] = ()
     complete: Sequence[Record] = ()
     background: LabelArray | None = None
     scale: Sequence[float] | None = None

@@ -132,6 +132,8 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
     """
     planes, taken, classes = [], set[str](), dict[str, int]()
     for labels, context in images:
+        for each in context.classes:
+            classes.setdefault(each, len(classes))
         for index in np.ndindex(labels.shape[:-2]):
             own = _file_name(context.image_name, index)
             name = next(
@@ -154,15 +156,10 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
             if context.pixels is not None:
                 _save_png(path / "images" / each / f"{name}.png", context.pixels[index])
     names = classes or {context.name: 0 for _, _, context, _ in planes}
-    listed = "".join(f"  {number}: {_plain_or_quoted(name)}\n" for name, number in names.items())
+    quoted = {number: json.dumps(name, ensure_ascii=False) for name, number in names.items()}
+    listed = "".join(f"  {number}: {name}\n" for number, name in quoted.items())
     head = "path: .\ntrain: images/train\nval: images/val\nnames:\n"
     (path / "data.yaml").write_text(head + listed, encoding="utf-8")
-
-
-def _plain_or_quoted(name: str) -> str:
-    """Return a name as YAML reads it back."""
-    is_plain = name.replace("_", "").isalpha()
-    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def _file_name(name: str, index: tuple[int, ...]) -> str:

@@ -113,7 +113,6 @@ class CorrectView:
         self.count.setText(
             f"Objects  {shown} of {number}" if shown != number else f"Objects  {number}"
         )
-        self.more.setEnabled(number > 0)
         self.show_classes()
 
     def show_classes(self) -> None:

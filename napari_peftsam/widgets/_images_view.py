@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QLabel, QLineEdit, QListWidget, QListWidgetItem, QVBoxLayout
 
 from napari_peftsam.document import CompleteRegion, DocumentImage
@@ -54,7 +55,7 @@ class ImagesView(QObject):
             f"{KEYS['complete'].shown} says so and goes on to the next image that is not done",
         )  # fmt: skip
         self.complete.setCheckable(True)
-        self.search = QLineEdit()
+        self.search = _Search()
         self.search.setClearButtonEnabled(True)
         self.list = QListWidget()
         self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
@@ -81,12 +82,14 @@ class ImagesView(QObject):
         chosen = images.index(shown) if shown in images else -1
         entries = [self._entry(layer) for layer in images]
         texts = [_text(*pair) for pair in zip(images, entries, strict=True)]
-        if texts != [item.text() for item in self._items()]:
+        if len(texts) != self.list.count():
             self.list.clear()
             self.list.addItems(texts)
-            for item, layer in zip(self._items(), images, strict=True):
-                item.setToolTip(_path(layer))
-            self._search(self.search.text())
+        for item, text, layer in zip(self._items(), texts, images, strict=True):
+            if item.text() != text:  # the list stays where it was scrolled to
+                item.setText(text)
+            item.setToolTip(_path(layer))
+        self._search(self.search.text())
         if chosen != self.list.currentRow():
             self.list.setCurrentRow(chosen)
         is_queue = len(images) > 1
@@ -125,9 +128,26 @@ class ImagesView(QObject):
 
     def _choose_found(self) -> None:
         found = next((row for row, i in enumerate(self._items()) if not i.isHidden()), None)
-        if found is not None:
+        if found is not None and self.search.text():
             self.search.clear()
             self.chosen.emit(found)
+
+
+class _Search(QLineEdit):
+    """A field that keeps Enter and Escape, which would accept or discard a mask otherwise."""
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802  # Qt's name
+        """Choose what is found, or clear the field."""
+        if event is None:
+            return
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            self.returnPressed.emit()
+        elif event.key() == Qt.Key.Key_Escape:
+            self.clear()
+        else:
+            super().keyPressEvent(event)
+            return
+        event.accept()
 
 
 def _text(layer: Layer, image: DocumentImage | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from inspect import isgeneratorfunction
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import napari
@@ -99,8 +100,12 @@ class KeyBindings:
 
     def _bind(self, provider: Any, binding: str, function: Callable[[], object]) -> None:
         def call(_: object) -> object:
-            return function()  # a generator goes on when the key is released
+            return function()
 
+        def hold(_: object) -> Iterator[None]:
+            yield from cast("Callable[[], Iterator[None]]", function)()
+
+        is_held = isgeneratorfunction(function)  # which goes on when the key is released
         before = provider.bind_key(binding, None)
-        provider.bind_key(binding, call)
+        provider.bind_key(binding, hold if is_held else call)
         self._bound.append((provider, binding, before))

@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QDockWidget, QGridLayout, QLabel, QMainWindow, QWidget
 
 from napari_peftsam.widgets._keys import KEYS
-from napari_peftsam.widgets._parts import beside, stacked
+from napari_peftsam.widgets._parts import stacked
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets._dock import Dock
@@ -46,15 +46,15 @@ def show_keys(dock: Dock) -> None:
     window = QDialog(_main_window(dock))
     window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     window.setWindowTitle("Keys")
-    columns = [QGridLayout(), QGridLayout()]
-    half = -(-len(KEYS) // len(columns))
-    for number, key in enumerate(KEYS.values()):
-        column, row = columns[number // half], number % half
-        column.addWidget(QLabel(f"<b>{key.shown}</b>"), row, 0)
-        column.addWidget(QLabel(key.does), row, 1)
-    layout = beside(*columns, spacing=24)
-    layout.setContentsMargins(16, 12, 16, 12)
-    window.setLayout(layout)
+    mouse = [("right button, Shift", "Not on the object"), ("double click", "Reopen an object")]
+    lines = [*((key.shown, key.does) for key in KEYS.values()), *mouse]
+    grid, half = QGridLayout(), -(-len(lines) // 2)
+    grid.setContentsMargins(16, 12, 16, 12)
+    grid.setHorizontalSpacing(16)
+    for number, (shown, does) in enumerate(lines):
+        grid.addWidget(QLabel(f"<b>{shown}</b>"), number % half, number // half * 2)
+        grid.addWidget(QLabel(does), number % half, number // half * 2 + 1)
+    window.setLayout(grid)
     window.show()
 
 

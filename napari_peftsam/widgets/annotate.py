@@ -179,6 +179,7 @@ class AnnotateDock(Dock):
         assert selection is not None
         selection.selectionChanged.connect(self.view.show_buttons)
         selection.selectionChanged.connect(self._show_outlines)
+        selection.selectionChanged.connect(self.corrections.follow_selection)
         view.table.objects.modelReset.connect(self._show_outlines)
         view.table.objects.modelReset.connect(self.view.show_buttons)
         view.correct.delete.clicked.connect(partial(self.layers.attempt, self.corrections.delete))
@@ -191,7 +192,7 @@ class AnnotateDock(Dock):
         for title, opener in view.panels.items():
             opener.clicked.connect(partial(show_panel, self, title))
         for mode, brush in view.correct.brushes.items():
-            brush.clicked.connect(partial(self.layers.tools.choose_brush, mode))
+            brush.clicked.connect(partial(self.corrections.choose_brush, mode))
         for name, action in actions.items():
             parts = (part for part in (view, view.images, view.correct) if hasattr(part, name))
             button = getattr(next(parts, None), name, None)
@@ -289,9 +290,6 @@ class AnnotateDock(Dock):
 
     def _picked(self, label: int, add: bool) -> None:
         self.view.table.select(label, add=add)
-        objects = self.layers.objects
-        if objects is not None:
-            objects.selected_label = label  # napari's brush goes on with it
 
     def _tell_awaited(self, awaited: bool) -> None:
         # Not the `emit` itself: psygnal calls one that it is connected to with "1", as a test.

@@ -118,7 +118,7 @@ class ExportDock(Dock):
         image = document.image(chosen_id)
         labels = image.labels.copy()  # the user goes on annotating while the file is written
         pixels, metadata = image.pixels, self.viewer_session.layers.metadata_of(image.id)
-        context = context_of(image, metadata)
+        context = context_of(image, metadata, classes=document.categories)
 
         def write() -> Path:
             plain = None if pixels is None else np.asarray(pixels)

@@ -91,6 +91,13 @@ def test_a_line_must_divide_an_object(
         cut_object(document.image(IMAGE), CELLS, path)
 
 
+def test_pieces_beside_the_line_keep_their_number(document: Document) -> None:
+    label = accept(document, LARGE | disc(4, 28, 2))
+    document.do(cut_object(document.image(IMAGE), CELLS, [(0, 7), (23, 7)]))
+    assert sorted(areas(document)) == [1, 2]
+    assert document.labels(CELLS)[4, 28] == label
+
+
 @pytest.mark.parametrize("path", [[(0, 1), (23, 17)], [(5, 16), (12, 10), (19, 16)]])
 def test_a_slanted_line_leaves_no_gap(document: Document, path: list[tuple[float, float]]) -> None:
     accept(document, LARGE)
@@ -145,5 +152,9 @@ def test_a_number_must_be_free(document: Document, new: int, why: str) -> None:
 
 def test_corrections_concern_the_shown_plane(document: Document) -> None:
     label = accept(document, LARGE, plane=STACK)
-    with pytest.raises(LabelError, match="no pixels in this plane"):
-        grow_objects(document.image(STACK.image), PlaneKey(STACK.image, (0,)), (label,))
+    image = document.image(STACK.image)
+    with pytest.raises(LabelError, match="no selected object lies in this plane"):
+        grow_objects(image, PlaneKey(STACK.image, (0,)), (label,))
+    other = accept(document, disc(5, 25, 3), plane=PlaneKey(STACK.image, (0,)))
+    document.do(grow_objects(image, STACK, (label, other)))  # the other one is left alone
+    assert areas(document, STACK)[label] > LARGE.sum()

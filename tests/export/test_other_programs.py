@@ -107,7 +107,7 @@ def test_yolo(tmp_path: Path) -> None:
         assert read_image(path / "images" / part / "a.png").shape == (40, 50)
     text = (path / "data.yaml").read_text()
     assert text.splitlines() == [
-        "path: .", "train: images/train", "val: images/val", "names:", "  0: cells"
+        "path: .", "train: images/train", "val: images/val", "names:", '  0: "cells"'
     ]  # fmt: skip
 
 
@@ -129,6 +129,24 @@ def test_classes_in_coco(tmp_path: Path) -> None:
     names = {each["id"]: each["name"] for each in content["categories"]}
     found = {a["label"]: names[a["category_id"]] for a in content["annotations"]}
     assert found == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_a_class_has_one_number_in_all_files_of_a_project(tmp_path: Path, name: str) -> None:
+    found = []
+    for number, category in enumerate(("no", "tumour")):
+        records = [{"label": label, "category": category} for label in (1, 2, 3, 7, 90000)]
+        context = ExportContext(image_name="a.tif", records=records, classes=("no", "tumour"))
+        path = export_labels(objects(), tmp_path / f"{number}", name, context)
+        if name == "coco":
+            content = json.loads(path.read_text())
+            assert [each["name"] for each in content["categories"]] == ["no", "tumour"]
+            found.append({a["category_id"] for a in content["annotations"]})
+        else:
+            assert '  0: "no"\n  1: "tumour"' in (path / "data.yaml").read_text()
+            lines = (path / "labels" / "train" / "a.txt").read_text().splitlines()
+            found.append({int(line.split()[0]) + 1 for line in lines})
+    assert found == [{1}, {2}]
 
 
 def test_classes_in_yolo(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ from napari.utils.interactions import (
 )
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtWidgets import QApplication
+from vispy.util import keys
 
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.session import session_of
 
 SHAPE = (48, 60)
-PATIENCE = 20.0  # s; a limit for a hanging test, not a demand
+_MODIFIERS = {"Shift": keys.SHIFT, "Control": keys.CONTROL}  # as events of the canvas have them
+PATIENCE = 240.0  # s; a limit for a hanging test, not a demand
 
 
 def blobs(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> npt.NDArray[np.uint16]:
@@ -125,7 +127,7 @@ class Bench:
         event = SimpleNamespace(
             type="mouse_press",
             button=button,
-            modifiers=tuple(modifiers),
+            modifiers=tuple(_MODIFIERS[each] for each in modifiers),
             is_dragging=False,
             handled=False,
             position=way[0],

@@ -243,6 +243,21 @@ def test_naparis_brushes_have_a_button_each(bench: Open, mode: str) -> None:
     assert not any(each.isChecked() for each in b.view.correct.brushes.values())
 
 
+def test_the_brush_paints_the_selected_object_or_a_new_one(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 20, 8), disc(20, 40, 5))
+    b.view.table.select(2)
+    b.view.correct.brushes["paint"].click()
+    assert b.layers.objects.selected_label == 2
+    b.view.table.clearSelection()
+    b.view.correct.brushes["polygon"].click()
+    assert b.layers.objects.selected_label == 3
+    b.layers.objects.paint_polygon([(40, 5), (40, 10), (45, 10), (45, 5)], 3)
+    settle()
+    assert 3 in b.document.image(b.layers.image_id).records
+    assert b.layers.objects.selected_label == 4  # the next outline is another object
+
+
 # --- the table ----------------------------------------------------------------------
 
 

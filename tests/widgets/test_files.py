@@ -73,6 +73,29 @@ def test_layers_have_the_pixel_size_of_their_file(cells: Path, opened: Callable)
     assert list(layer.axis_labels) == ["z", "y", "x"]
 
 
+def test_going_on_with_a_project_takes_the_files_that_are_open(
+    tmp_path: Path, opened: Callable
+) -> None:
+    for name in "abc":
+        tifffile.imwrite(tmp_path / f"{name}.tif", noise(40, 50))
+    viewer = opened(tmp_path)
+    session = session_of(viewer)
+    wait(lambda: session.layers.image is not None)
+    session.document.do(ImportLabels(session.layers.image_id, squares()))
+    wait(lambda: session.document.store.path is not None)
+    sources = session.document.images
+    wait(lambda: all(image.info.source is not None for image in sources.values()))
+    path = session.document.store.path
+    viewer.close()
+    again = opened(tmp_path)
+    session = session_of(again)
+    wait(lambda: session.layers.image is not None)
+    session.projects.open(path)
+    wait(lambda: session.document.store.path == path and not session.projects.progress)
+    assert [layer.name for layer in session.layers.image_layers] == ["a", "b", "c"]
+    assert [image.name for image in session.document.images.values()] == ["a", "b", "c"]
+
+
 def test_a_folder_opens_its_images(tmp_path: Path, cells: Path, opened: Callable) -> None:
     tifffile.imwrite(tmp_path / "b.tif", noise(40, 50))
     viewer = opened(tmp_path)
@@ -313,7 +336,6 @@ def test_selected_objects_are_refined(bench: Callable[..., Bench]) -> None:
     b = bench(noise(40, 50))
     (image,) = b.document.images.values()
     [refine, *_] = b.view.correct.menu.actions()
-    assert not b.view.correct.more.isEnabled()
     b.document.do(ImportLabels(image.id, squares()))
     b.view.table.select(5)
     refine.trigger()

@@ -88,6 +88,7 @@ class ObjectsLayer:
         action = paint(self.image, [_atom(each) for each in event.value])
         if action is None:
             return
+        is_new = self.layer.selected_label not in self.image.records
         try:
             self._bridge.document.do(action)
         except PeftSamError as error:  # a stroke that cannot be saved is not done
@@ -95,6 +96,9 @@ class ObjectsLayer:
             np.put(self.image.labels, action.where, action.old)
             self._refresh(self.image.id)
             self._bridge.events.failed.emit(error)
+            return
+        if is_new and self.layer.mode == "polygon":  # the next outline is another object
+            self.layer.selected_label = self.image.next_label
 
     def _take_over(self) -> None:
         """Copy what replaced the layer's array (napari converts types so) into the shared one."""

@@ -140,9 +140,8 @@ class Solo:
         layers = self._bridge.viewer.layers
         if layer not in layers:
             objects = self._objects[layer].layer
-            prompts = self._bridge.tools.layers
-            own = [each for each in (() if prompts is None else prompts.layers) if each in layers]
-            at = min(map(layers.index, own), default=len(layers))  # below the prompts
+            here = [layers.index(each) for each in layers if isinstance(each, Image)]
+            at = max(here) + 1 if here else 0  # below what other plugins show on it
             with self._quietly():
                 layers.insert(at, layer)
                 layers.insert(at + 1, objects)
@@ -170,7 +169,10 @@ class Solo:
 
     def _is_annotated(self, image: Image) -> bool:
         """Say whether an image is in the document; one that was read from a file gets there."""
-        if image not in self._objects and (image.source.path or PATH in image.metadata):
+        known = self._bridge.document.find_image(image.name)
+        is_awaited = known is not None and self._bridge.layer_of(known.id) is None
+        is_file = image.source.path or PATH in image.metadata
+        if image not in self._objects and is_file and not is_awaited:
             self._bridge.attempt(lambda: self._bridge.adopt(image))
         return image in self._objects
 

@@ -12,7 +12,7 @@ from napari_peftsam.widgets.layers.freehand import AREAS, FREEHAND, Freehand, To
 from napari_peftsam.widgets.layers.prompts import Outlined, PromptLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from napari.layers import Layer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PromptTools"]
 
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
+_ZOOM = "double_click_to_zoom"  # napari's
 _PAINTING = {"paint", "polygon", "fill", "erase"}
 
 
@@ -45,6 +46,7 @@ class PromptTools:
         self.is_open = self._had_points = False
         self._chosen: Tool = "point"
         self._freehand = Freehand(bridge, self)
+        self._zooms: list[Callable[..., object]] = []
         events = bridge.document.events
         for signal, slot in (
             (bridge.events.plane_changed, self._place),
@@ -62,6 +64,10 @@ class PromptTools:
         """Add the layers for prompts and mask as soon as there is an image, and keep them."""
         self.is_open = True
         self._bridge.open_or_close()
+        callbacks = self._bridge.viewer.mouse_double_click_callbacks
+        self._zooms = [each for each in callbacks if each.__name__ == _ZOOM]
+        for each in self._zooms:  # a double click reopens an object: the view stays
+            callbacks.remove(each)
         if self._bridge.image is not None:
             self._need_layers()
 
@@ -69,6 +75,8 @@ class PromptTools:
         """Undo `open`; images and objects stay as they are."""
         self.is_open = False
         self._bridge.open_or_close()
+        self._bridge.viewer.mouse_double_click_callbacks.extend(self._zooms)
+        self._zooms = []
         self._drop_layers()
 
     def raise_layers(self) -> None:
@@ -248,7 +256,7 @@ class PromptTools:
             return
         start, path = np.asarray(event.pos), [event.position]
         draws = self.tool if self.tool in FREEHAND else ""
-        is_negative = event.button == 2 or "Shift" in {str(m) for m in event.modifiers}
+        is_negative = event.button == 2 or "Shift" in _names(event.modifiers)
         yield
         while event.type == "mouse_move":
             is_click = np.linalg.norm(event.pos - start) < _DRAG
@@ -258,10 +266,12 @@ class PromptTools:
                 path.append(event.position)
                 self._freehand.show(self.tool, path)
             yield
+        if len(path) > 1:
+            path.append(event.position)  # napari leaves out some movements of a quick mouse
         if draws and len(path) > 1:
             self._freehand.draw(self.tool, path, is_negative)
         elif np.linalg.norm(event.pos - start) < _DRAG:
-            self._click(event.position, event.button == 2, {str(m) for m in event.modifiers})
+            self._click(event.position, event.button == 2, _names(event.modifiers))
 
     def _click(self, world: Sequence[float], is_right: bool, keys: set[str]) -> None:
         """Select the object under the mouse, or add a point.
@@ -357,6 +367,11 @@ class PromptTools:
             mask = current.mask
             self.layers.show_prompts(self._document.queue, waiting=mask is None)
             self.layers.show_mask(mask, current.offset)
+
+
+def _names(modifiers: Iterable[Any]) -> set[str]:
+    """Return the names of keys held down, of which vispy makes objects."""
+    return {str(getattr(each, "name", each)) for each in modifiers}
 
 
 def _fitted(prompts: Prompts, height: int, width: int) -> Prompts:
