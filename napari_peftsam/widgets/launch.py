@@ -70,7 +70,7 @@ def open_viewer(
     samples = _sample(sample) if sample is not None else []
     viewer = napari.Viewer(title="napari-peftsam")
     session = session_of(viewer)
-    for path, file in files:
+    for path, file in files[:1]:
         viewer.add_layer(file_layer(path, file))
     for name, pixels in samples:
         viewer.add_image(pixels, name=name, rgb=is_rgb(pixels))
@@ -78,6 +78,8 @@ def open_viewer(
     if projects:
         session.projects.open(projects[0])
     add_dock(viewer)
+    for path, file in files[1:]:  # they wait in the dock; a layer of the viewer takes 0.1 s each
+        session.show_file(path, file, first=False)
     if labels is not None and session.layers.image_id is not None:
         session.imports.import_labels(session.layers.image_id, labels)
     # The docks take their room from the canvas, so the image is fitted once they have it.
