@@ -1,4 +1,4 @@
-"""What an export tells of an image beside its labels."""
+"""Names, classes, provenance and regions of an image for an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images a finetuning learns from, and which it is checked on."""
+"""Roles of images in a finetuning: learnt from, checked on, left out."""
 
 from __future__ import annotations
 
