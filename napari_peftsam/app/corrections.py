@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_peftsam.app.freehand import Line, line_pixels
 from napari_peftsam.document import DocumentImage, Paint, PlaneKey
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, Window
 
 __all__ = ["cut_object", "grow_objects", "relabel_object", "split_object"]
-
-Path = Sequence[tuple[float, float]]
-"""Positions ``(row, col)`` in pixel centres."""
 
 _ROUND = np.ones((3, 3), np.bool_)
 
@@ -49,7 +45,7 @@ def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
     return _in_parts(image, plane, label, window, parts)
 
 
-def cut_object(image: DocumentImage, plane: PlaneKey, path: Path) -> Paint:
+def cut_object(image: DocumentImage, plane: PlaneKey, path: Line) -> Paint:
     """Cut the object under a line in two; its larger part keeps the label.
 
     Parameters
@@ -115,7 +111,7 @@ def grow_objects(
         else:
             kept = ndimage.binary_erosion(inside, iterations=-pixels)
             changed = inside & ~kept if kept.any() else np.zeros_like(inside)
-        positions = _flat(image, plane, window, changed)
+        positions = image.positions(plane, changed, (window.row, window.col))
         where.append(positions)
         new.append(np.full(len(positions), label if pixels > 0 else 0))
     positions, first = np.unique(np.concatenate(where), return_index=True)
@@ -171,27 +167,13 @@ def _in_parts(
         replace(known, label=int(n), planes=(), score=None, corrected=True)
         for n in numbers[order[1:]]
     )  # fmt: skip
-    where = _flat(image, plane, window, changed)
+    where = image.positions(plane, changed, (window.row, window.col))
     return Paint(image.id, where, numbers[parts[changed]], records=records, step=f"split {label}")
 
 
-def _flat(
-    image: DocumentImage, plane: PlaneKey, window: Window, mask: BoolArray
-) -> npt.NDArray[np.int64]:
-    """Return flat positions in the label array, ascending."""
-    rows, cols = np.nonzero(mask)
-    width = image.plane_shape[1]
-    return image.first_position(plane) + (rows + window.row) * width + cols + window.col
-
-
-def _pixels(path: Path, shape: tuple[int, int]) -> tuple[LabelArray, LabelArray]:
+def _pixels(path: Line, shape: tuple[int, int]) -> tuple[LabelArray, LabelArray]:
     """Return the pixels of a line that lie in a plane."""
-    from skimage.draw import line
-
-    corners = np.round(np.asarray(path, float)).astype(int)
-    found = np.concatenate(
-        [np.stack(line(*a, *b), axis=1) for a, b in pairwise(corners)] or [corners]
-    )
+    found = line_pixels(path)
     inside = ((found >= 0) & (found < shape)).all(axis=1)
     rows, cols = np.unique(found[inside], axis=0).T
     return rows, cols

@@ -1,24 +1,35 @@
-"""Lines drawn by hand as prompts."""
+"""Lines drawn by hand, their pixels, and what they are as prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from napari_peftsam.errors import PromptError
 from napari_peftsam.geometry import deepest_pixel
-from napari_peftsam.types import Box, Point, Prompts
+from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
-__all__ = ["lasso_prompts", "scribble_points"]
+__all__ = ["Line", "lasso_prompts", "line_pixels", "scribble_points"]
 
-Path = Sequence[tuple[float, float]]
-"""Positions ``(row, col)`` in pixel centres."""
+Line = Sequence[tuple[float, float]]
+"""Positions ``(row, col)`` in pixel centres along a line."""
 
 _POINTS = 5  # of a scribble
 
 
-def lasso_prompts(path: Path, shape: tuple[int, int]) -> Prompts:
+def line_pixels(path: Line) -> LabelArray:
+    """Return ``(N, 2)``: rows and columns of the pixels of a line; some may lie outside."""
+    from skimage.draw import line
+
+    corners = np.round(np.asarray(path, float)).astype(int)
+    return np.concatenate(
+        [np.stack(line(*begin, *end), axis=1) for begin, end in pairwise([corners[0], *corners])]
+    )
+
+
+def lasso_prompts(path: Line, shape: tuple[int, int]) -> Prompts:
     """Return the prompts of an object that a line goes around.
 
     They are the box around the line, and the point deepest inside: the prompt encoder of SAM
@@ -44,7 +55,7 @@ def lasso_prompts(path: Path, shape: tuple[int, int]) -> Prompts:
     return Prompts((point,), Box(row0, col0, row1 + 1, col1 + 1))
 
 
-def scribble_points(path: Path, shape: tuple[int, int], *, positive: bool) -> tuple[Point, ...]:
+def scribble_points(path: Line, shape: tuple[int, int], *, positive: bool) -> tuple[Point, ...]:
     """Return points along a line, at most five and evenly spaced.
 
     Raises

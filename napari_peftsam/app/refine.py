@@ -282,10 +282,8 @@ def _draw(labels: LabelArray, number: int, made: NewObject, window: Window) -> b
 def _stroke(
     image: DocumentImage, index: Index, window: Window, before: LabelArray, after: LabelArray
 ) -> _Stroke:
-    rows, cols = np.nonzero(before != after)
-    first = image.first_position(PlaneKey(image.id, index))
-    where = first + (rows + window.row) * image.plane_shape[1] + cols + window.col
-    return where, after[rows, cols]
+    changed, plane = before != after, PlaneKey(image.id, index)
+    return image.positions(plane, changed, (window.row, window.col)), after[changed]
 
 
 def _paint(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 import numpy as np
 
+from napari_peftsam.app.freehand import Line, line_pixels
 from napari_peftsam.document import (
     CompleteRegion,
     DocumentImage,
@@ -23,9 +21,6 @@ __all__ = [
     "known_background",
     "regions_at",
 ]
-
-Path = Sequence[tuple[float, float]]
-"""Positions ``(row, col)`` in pixel centres."""
 
 
 def known_background(image: DocumentImage, plane: PlaneKey) -> BoolArray | None:
@@ -55,7 +50,7 @@ def regions_at(
     return tuple(r for r in found if _inside(r, image.plane_shape)[at])
 
 
-def complete_area(plane: PlaneKey, path: Path, *, is_rectangle: bool) -> MarkComplete:
+def complete_area(plane: PlaneKey, path: Line, *, is_rectangle: bool) -> MarkComplete:
     """Return the action that declares complete what a line goes around.
 
     Parameters
@@ -82,7 +77,7 @@ def complete_area(plane: PlaneKey, path: Path, *, is_rectangle: bool) -> MarkCom
 
 
 def background_stroke(
-    image: DocumentImage, plane: PlaneKey, path: Path, radius: float, *, is_background: bool
+    image: DocumentImage, plane: PlaneKey, path: Line, radius: float, *, is_background: bool
 ) -> PaintBackground:
     """Return the action that declares pixels around a line background, or revokes that.
 
@@ -92,11 +87,8 @@ def background_stroke(
         If the line lies outside the plane.
     """
     from scipy.ndimage import distance_transform_edt
-    from skimage.draw import line
 
-    places = np.round(np.asarray(path, float)).astype(int)
-    lines = [np.stack(line(*a, *b), axis=1) for a, b in pairwise([places[0], *places])]
-    drawn = np.concatenate(lines)
+    drawn = line_pixels(path)
     reach = int(np.ceil(radius))
     low, high = drawn.min(axis=0) - reach, drawn.max(axis=0) + reach + 1
     around = np.ones(high - low, np.bool_)
@@ -104,9 +96,8 @@ def background_stroke(
     near = distance_transform_edt(around) < radius
     window = Window(*map(int, low), *map(int, high - low))
     inside = window & Window(0, 0, *image.plane_shape)
-    touched = np.zeros(image.plane_shape, np.bool_)
-    touched[inside.slices] = near[inside.seen_from(window).slices]
-    where = np.flatnonzero(touched) + image.first_position(plane)
+    touched = near[inside.seen_from(window).slices]
+    where = image.positions(plane, touched, (inside.row, inside.col))
     if not len(where):
         raise PromptError("the line lies outside the image: draw it on the background")
     return PaintBackground(image.id, where, is_background)

@@ -143,8 +143,7 @@ def _positions(image: DocumentImage, plane: PlaneKey, new: NewObject) -> Integer
             f"the mask has shape {shape}{at}, the image {image.name!r} has planes of "
             f"{image.plane_shape}: predict it from this image"
         )
-    rows, cols = np.nonzero(new.mask)
-    return image.first_position(plane) + (rows + row) * width + cols + col
+    return image.positions(plane, new.mask, (row, col))
 
 
 def _nothing_left(objects: Sequence[NewObject]) -> str:

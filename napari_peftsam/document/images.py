@@ -19,7 +19,7 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
 from napari_peftsam.planes import plane_of
-from napari_peftsam.types import Box, LabelArray, Plane, Window
+from napari_peftsam.types import BoolArray, Box, LabelArray, Plane, Window
 
 __all__ = ["DocumentImage"]
 
@@ -204,6 +204,14 @@ class DocumentImage:
     def first_position(self, plane: PlaneKey) -> int:
         """Return the flat position of a plane's first pixel in the label array."""
         return int(np.ravel_multi_index((*plane.index, 0, 0), self.shape))
+
+    def positions(
+        self, plane: PlaneKey, mask: BoolArray, offset: tuple[int, int] = (0, 0)
+    ) -> Integers:
+        """Return the flat positions, ascending, of a mask ``(h, w)`` that begins at `offset`."""
+        rows, cols = np.nonzero(mask)
+        width = self.plane_shape[1]
+        return self.first_position(plane) + (rows + offset[0]) * width + cols + offset[1]
 
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of `label` (an empty one if it has none)."""

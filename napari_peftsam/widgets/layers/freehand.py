@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from napari_peftsam.app.corrections import cut_object
-from napari_peftsam.app.freehand import lasso_prompts, scribble_points
+from napari_peftsam.app.freehand import Line, lasso_prompts, scribble_points
 from napari_peftsam.app.regions import (
     background_stroke,
     complete_area,
@@ -36,7 +36,6 @@ _LARGEST = 8192  # pixels along the longer side of planes whose background is sh
 _BRUSH = 8  # px on the screen: half the width of a stroke on the background
 
 _World = Sequence[Sequence[float]]
-_Path = Sequence[tuple[float, float]]
 
 
 class Freehand:
@@ -91,7 +90,7 @@ class Freehand:
         return [view.position(plane, world) for world in path]
 
     def _do(
-        self, tool: Tool, image: DocumentImage, plane: PlaneKey, places: _Path, is_negative: bool
+        self, tool: Tool, image: DocumentImage, plane: PlaneKey, places: Line, is_negative: bool
     ) -> None:
         actions: Sequence[Action]
         if tool == "background":
@@ -118,7 +117,7 @@ class Freehand:
             self._document.do(action)
 
     def _scribble(
-        self, image: DocumentImage, plane: PlaneKey, places: _Path, is_negative: bool
+        self, image: DocumentImage, plane: PlaneKey, places: Line, is_negative: bool
     ) -> Action:
         positive = self._tools.positive and not is_negative
         points = scribble_points(places, image.plane_shape, positive=positive)
