@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import (
+    OBJECTS,
     Document,
     DocumentImage,
     ImageId,
@@ -256,7 +257,11 @@ class Imported:
 
 
 def import_objects(
-    own: DocumentImage, labels: LabelArray, records: Mapping[int, ObjectRecord]
+    own: DocumentImage,
+    labels: LabelArray,
+    records: Mapping[int, ObjectRecord],
+    label_set: str = OBJECTS,
+    first: int = 0,
 ) -> Imported:
     """Add objects to an image; its own objects keep their pixels. Slow.
 
@@ -270,23 +275,26 @@ def import_objects(
         ``(..., H, W)`` of the image's shape.
     records
         Provenance by label; objects without one count as imported.
+    label_set
+        Where they are put.
+    first
+        The lowest label that they get; default: that of the image's next object.
     """
-    own.read()
-    every = np.unique(labels[labels > 0])
-    free = (own.labels == 0) & (labels > 0)
+    every, present = np.unique(labels[labels > 0]), own.array(label_set)
+    free = (present == 0) & (labels > 0)
     taken = np.unique(labels[free])
     if not len(taken):
         return Imported(covered=len(every))
     numbers = taken
-    if own.records:
-        numbers = np.arange(own.next_label, own.next_label + len(taken))
+    if own.records or first:
+        numbers = np.arange(len(taken)) + max(own.next_label, first)
     own.check_label_range(int(numbers[-1]))
-    new = own.labels.copy()
+    new = present.copy()
     new[free] = numbers[np.searchsorted(taken, labels[free])]
     pairs = zip(taken.tolist(), numbers.tolist(), strict=True)
     kept = tuple(replace(records[old], label=n) for old, n in pairs if old in records)
     covered = len(every) - len(taken)
-    return Imported(ImportLabels(own.id, new, kept), len(taken), covered)
+    return Imported(ImportLabels(own.id, new, kept, label_set), len(taken), covered)
 
 
 def file_name(image: DocumentImage) -> str:

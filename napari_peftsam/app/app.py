@@ -272,8 +272,10 @@ class ProjectImage:
         entry = self._app.document.image(self.id)
         centres = read_centres(path, entry.shape, self.metadata)
         _need_model(self._app)
-        drawn = added(entry, run(predict_centres(self._app.workspace, self.id, centres)))
-        self._app.document.do(drawn.action)
+        predicted = run(predict_centres(self._app.workspace, self.id, centres))
+        drawn = added(entry, predicted, self._app.document.label_set)
+        for action in drawn.actions:
+            self._app.document.do(action)
         return drawn.objects
 
     def refine(self, labels: Sequence[int] = ()) -> int:
@@ -284,7 +286,8 @@ class ProjectImage:
         _need_model(self._app)
         predictions = run(refine_objects(self._app.workspace, self.id, labels))
         drawn = refined(self._app.document.image(self.id), predictions)
-        self._app.document.do(drawn.action)
+        for action in drawn.actions:
+            self._app.document.do(action)
         return drawn.objects
 
     @property

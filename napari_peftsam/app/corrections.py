@@ -45,13 +45,15 @@ def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
     return _in_parts(image, plane, label, window, parts)
 
 
-def cut_object(image: DocumentImage, plane: PlaneKey, path: Line) -> Paint:
+def cut_object(image: DocumentImage, plane: PlaneKey, path: Line, label_set: str = "") -> Paint:
     """Cut the object under a line in two; its larger part keeps the label.
 
     Parameters
     ----------
     path
         The line, at least two positions. It must cross the object, that below most of it.
+    label_set
+        Where the object is looked for first.
 
     Raises
     ------
@@ -61,9 +63,12 @@ def cut_object(image: DocumentImage, plane: PlaneKey, path: Line) -> Paint:
     from scipy import ndimage
 
     rows, cols = _pixels(path, image.plane_shape)
-    under = image.plane_labels(plane)[rows, cols]
-    numbers, counts = np.unique(under[under > 0], return_counts=True)
-    if not len(numbers):
+    for each in (label_set, *image.label_sets):
+        under = image.plane_labels(plane, each)[rows, cols]
+        numbers, counts = np.unique(under[under > 0], return_counts=True)
+        if len(numbers):
+            break
+    else:
         raise LabelError("there is no object under the line: draw it across one")
     label = int(numbers[counts.argmax()])
     window, inside = _object(image, plane, label, 1)
@@ -99,10 +104,11 @@ def grow_objects(
     from scipy import ndimage
 
     where, new = [], []
-    taken = image.plane_labels(plane)
     chosen = [label for label in labels if image.box(plane, label) is not None]
     if not chosen:
         raise LabelError("no selected object lies in this plane: show one where they are")
+    label_set = image.set_of(chosen[0])
+    taken = image.plane_labels(plane, label_set)
     for label in chosen:
         window, inside = _object(image, plane, label, max(pixels, 0))
         if pixels > 0:
@@ -116,7 +122,8 @@ def grow_objects(
         new.append(np.full(len(positions), label if pixels > 0 else 0))
     positions, first = np.unique(np.concatenate(where), return_index=True)
     step = "grow objects" if pixels > 0 else "shrink objects"
-    return Paint(image.id, positions, np.concatenate(new)[first], step=step)
+    new_labels = np.concatenate(new)[first]
+    return Paint(image.id, positions, new_labels, step=step, label_set=label_set)
 
 
 def relabel_object(image: DocumentImage, label: int, new: int) -> Paint:
@@ -133,7 +140,8 @@ def relabel_object(image: DocumentImage, label: int, new: int) -> Paint:
     if new in image.records:
         raise LabelError(f"there is an object {new} already: merge the two, or take another number")
     record = replace(image.records[label], label=new)
-    return Paint(image.id, image.where(label), new, records=(record,), step=f"renumber {label}")
+    where, step, own = image.where(label), f"renumber {label}", image.set_of(label)
+    return Paint(image.id, where, new, records=(record,), step=step, label_set=own)
 
 
 def _object(
@@ -149,7 +157,7 @@ def _object(
         row0 - margin, col0 - margin, row1 - row0 + 2 * margin, col1 - col0 + 2 * margin
     )  # fmt: skip
     window = wide & Window(0, 0, *image.plane_shape)
-    return window, image.plane_labels(plane)[window.slices] == label
+    return window, image.mask(plane, label, window)
 
 
 def _in_parts(
@@ -168,7 +176,8 @@ def _in_parts(
         for n in numbers[order[1:]]
     )  # fmt: skip
     where = image.positions(plane, changed, (window.row, window.col))
-    return Paint(image.id, where, numbers[parts[changed]], records=records, step=f"split {label}")
+    new, step, own = numbers[parts[changed]], f"split {label}", image.set_of(label)
+    return Paint(image.id, where, new, records=records, step=step, label_set=own)
 
 
 def _pixels(path: Line, shape: tuple[int, int]) -> tuple[LabelArray, LabelArray]:

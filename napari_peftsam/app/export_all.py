@@ -78,10 +78,11 @@ class ExportImage:
     def digest(self, format_name: str) -> str:
         """Return a hash of what would be written."""
         c = self.context
-        about = (c.image_name, c.scale, c.units, c.axes, c.records)
+        about = (c.image_name, c.scale, c.units, c.axes, c.records, *c.label_sets)
         parts = (format_name, self.fingerprint, *about, self.labels.shape)
         found = xxhash.xxh128(repr(parts).encode())
-        found.update(np.ascontiguousarray(self.labels).tobytes())
+        for each in (self.labels, *c.label_sets.values()):
+            found.update(np.ascontiguousarray(each).tobytes())
         return found.hexdigest()
 
 
@@ -245,7 +246,8 @@ def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
     """Yield the planes of a stack that hold objects."""
     c = image.context
     for index in np.ndindex(image.labels.shape[:-2]):
-        if image.labels[index].any():
+        others = {name: each[index] for name, each in c.label_sets.items()}
+        if image.labels[index].any() or any(each.any() for each in others.values()):
 
             def read(index: tuple[int, ...] = index) -> tuple[np.ndarray[Any, Any] | None, str]:
                 pixels, note = image.read()
@@ -255,6 +257,7 @@ def _planes(image: ExportImage) -> Iterable[tuple[str, ExportImage]]:
             context = ExportContext(
                 c.name,
                 c.image_name,
+                label_sets=others,
                 records=c.records,
                 classes=c.classes,
                 complete=[{**region, "index": None} for region in complete],

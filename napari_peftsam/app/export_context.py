@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from napari_peftsam.document import CompleteRegion, DocumentImage
+from napari_peftsam.document import OBJECTS, CompleteRegion, DocumentImage, class_of
 from napari_peftsam.export import ExportContext
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import file_name
@@ -39,6 +39,7 @@ def context_of(
     return ExportContext.of(
         image.info.metadata if metadata is None else metadata,
         image_name=file_name(image) if image_name is None else image_name,
+        label_sets={class_of(k): image.array(k).copy() for k in image.label_sets if k != OBJECTS},
         pixels=pixels,
         records=tuple(image.records[label].to_dict() for label in sorted(image.records)),
         classes=classes,

@@ -218,7 +218,8 @@ class ImportController:
         def done(predicted: Any) -> None:
             if self._is_there(entry):
                 text = f"predicted from {path.name}"
-                self._draw(added(entry, predicted), text, "covered by others or empty")
+                drawn = added(entry, predicted, self._document.label_set)
+                self._draw(drawn, text, "covered by others or empty")
 
         self._projects.work("Predicting objects…", predict(), done, _plane)
 
@@ -263,8 +264,8 @@ class ImportController:
 
     def _draw(self, drawn: Drawn, what: str, why_left: str) -> None:
         """Put masks into an image and say how many."""
-        if len(drawn.action.where):
-            self._document.do(drawn.action)
+        for action in drawn.actions:
+            self._document.do(action)
         parts = [f"{count_text(drawn.objects, 'object')} {what}"]
         parts += [f"{drawn.left} {why_left}"] if drawn.left else []
         parts += [f"{drawn.changed} kept, as they were changed meanwhile"] if drawn.changed else []

@@ -20,7 +20,7 @@ from napari_peftsam.app.refine import predict_best
 from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import AcceptObjects, NewObject, PlaneKey
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.types import Prompts
+from napari_peftsam.types import Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -339,7 +339,8 @@ class PromptController:
         record = image.records.get(label)
         if record is None or (record.prompts_in(plane.index) and not record.corrected):
             return None
-        return mask_prompt_of(embedding, image.plane_labels(plane) == label)
+        whole = Window(0, 0, *image.plane_shape)
+        return mask_prompt_of(embedding, image.mask(plane, label, whole))
 
     def _predict_one(
         self, prompts: Prompts, mask_prompt: MaskPrompt | None

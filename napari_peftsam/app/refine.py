@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_peftsam.app.clean import clean_prediction
 from napari_peftsam.document import (
+    OBJECTS,
     DocumentImage,
     ImageId,
     NewObject,
@@ -58,8 +59,8 @@ class Drawn:
 
     Attributes
     ----------
-    action
-        What draws them, in one step.
+    actions
+        What draws them, one for each label set.
     objects
         Number of objects with a new mask.
     left
@@ -68,7 +69,7 @@ class Drawn:
         Number of objects that somebody changed meanwhile; they stay as they are.
     """
 
-    action: Paint
+    actions: tuple[Paint, ...]
     objects: int
     left: int = 0
     changed: int = 0
@@ -140,12 +141,14 @@ def predict_centres(
     return found
 
 
-def added(image: DocumentImage, predicted: Mapping[Index, Sequence[NewObject]]) -> Drawn:
-    """Make masks objects of an image, whose own objects keep their pixels."""
+def added(
+    image: DocumentImage, predicted: Mapping[Index, Sequence[NewObject]], label_set: str = OBJECTS
+) -> Drawn:
+    """Make masks objects of a label set, whose own objects keep their pixels."""
     strokes, records, left = [], list[ObjectRecord](), 0
     for index, objects in sorted(predicted.items()):
         window = reduce(or_, map(_window, objects))
-        plane = image.plane_labels(PlaneKey(image.id, index))[window.slices]
+        plane = image.plane_labels(PlaneKey(image.id, index), label_set)[window.slices]
         after = plane.copy()
         for made in objects:
             number = image.next_label + len(records)
@@ -155,7 +158,7 @@ def added(image: DocumentImage, predicted: Mapping[Index, Sequence[NewObject]]) 
                 left += 1
         strokes.append(_stroke(image, index, window, plane, after))
     step = "accept 1 object" if len(records) == 1 else f"accept {len(records)} objects"
-    return Drawn(_paint(image, strokes, records, step), len(records), left)
+    return Drawn((_paint(image, strokes, records, step, label_set),), len(records), left)
 
 
 # --- rough outlines -----------------------------------------------------------------
@@ -215,14 +218,30 @@ def refined(image: DocumentImage, predictions: Predictions) -> Drawn:
     """
     known, before = image.records, predictions.before
     same = {number for number, record in before.items() if known.get(number) == record}
-    strokes, found = [], dict[int, ObjectRecord]()
+    actions, number = list[Paint](), 0
+    for label_set in image.label_sets:
+        its = {each for each in same if image.set_of(each) == label_set}
+        found, strokes = _refined(image, predictions, its, label_set)
+        if found:
+            drawn = _paint(image, strokes, found.values(), "refine objects", label_set)
+            actions.append(drawn)
+            number += len(found)
+    changed = sum(each in known for each in before.keys() - same)
+    return Drawn(tuple(actions), number, len(same) - number, changed)
+
+
+def _refined(
+    image: DocumentImage, predictions: Predictions, labels: set[int], label_set: str
+) -> tuple[dict[int, ObjectRecord], list[_Stroke]]:
+    """Return the records and pixels of objects of one label set."""
+    before, strokes, found = predictions.before, [], dict[int, ObjectRecord]()
     for index, every in sorted(predictions.planes.items()):
-        made = {number: each for number, each in every.items() if number in same}
+        made = {number: each for number, each in every.items() if number in labels}
         if not made:
             continue
         old = (Window.from_slices(*image.region(number)[-2:]) for number in made)
         window = reduce(or_, (*old, *map(_window, made.values())))
-        plane = image.plane_labels(PlaneKey(image.id, index))[window.slices]
+        plane = image.plane_labels(PlaneKey(image.id, index), label_set)[window.slices]
         after = plane.copy()
         for number in _replace(after, made, window):
             new = made[number]
@@ -232,9 +251,7 @@ def refined(image: DocumentImage, predictions: Predictions) -> Drawn:
             )  # fmt: skip
             found[number] = _prompted(record, index, new.prompts)
         strokes.append(_stroke(image, index, window, plane, after))
-    changed = sum(number in known for number in before.keys() - same)
-    action = _paint(image, strokes, tuple(found.values()), "refine objects")
-    return Drawn(action, len(found), len(same) - len(found), changed)
+    return found, strokes
 
 
 def _replace(after: LabelArray, made: Mapping[int, NewObject], window: Window) -> list[int]:
@@ -287,8 +304,12 @@ def _stroke(
 
 
 def _paint(
-    image: DocumentImage, strokes: Sequence[_Stroke], records: Iterable[ObjectRecord], step: str
+    image: DocumentImage,
+    strokes: Sequence[_Stroke],
+    records: Iterable[ObjectRecord],
+    step: str,
+    label_set: str,
 ) -> Paint:
     where = np.concatenate([np.zeros(0, np.int64), *(where for where, _ in strokes)])
     new = np.concatenate([np.zeros(0, np.int64), *(new for _, new in strokes)])
-    return Paint(image.id, where, new, records=tuple(records), step=step)
+    return Paint(image.id, where, new, records=tuple(records), step=step, label_set=label_set)

@@ -35,8 +35,9 @@ def known_background(image: DocumentImage, plane: PlaneKey) -> BoolArray | None:
     known = np.zeros(image.plane_shape, np.bool_) if strokes is None else strokes > 0
     for region in regions:
         known |= _inside(region, image.plane_shape)
-    free: BoolArray = known & (image.plane_labels(plane) == 0)
-    return free
+    for label_set in image.label_sets:
+        known &= image.plane_labels(plane, label_set) == 0
+    return known
 
 
 def regions_at(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from napari_peftsam.app.clean import clean_prediction
 from napari_peftsam.app.refine import embedded
-from napari_peftsam.document import DocumentImage, NewObject, PlaneKey
+from napari_peftsam.document import DocumentImage, NewObject, ObjectRecord, PlaneKey
 from napari_peftsam.errors import LabelError
 from napari_peftsam.geometry import deepest_pixel, iou
-from napari_peftsam.types import Box, LabelArray, Point, Prompts, Window
+from napari_peftsam.types import BoolArray, Box, Point, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -32,7 +32,7 @@ class Continued:
 
 
 def continued_labels(
-    image: DocumentImage, source: PlaneKey, target: PlaneKey, chosen: Iterable[int] = ()
+    image: DocumentImage, source: PlaneKey, target: PlaneKey, chosen: Collection[int] = ()
 ) -> tuple[int, ...]:
     """Return the objects of one plane that are not in another: of those chosen, else of all.
 
@@ -41,16 +41,19 @@ def continued_labels(
     LabelError
         If there is none.
     """
-    here, there = (np.unique(image.plane_labels(plane)) for plane in (source, target))
-    found = np.setdiff1d(here, there)
-    asked = np.array(list(chosen), found.dtype)
-    found = np.intersect1d(found, asked) if len(asked) else found[found > 0]
-    if not len(found):
+
+    def lies_in(record: ObjectRecord, plane: PlaneKey) -> bool:
+        return any(each.index == plane.index for each in record.planes)
+
+    records = image.records.values()
+    found = {r.label for r in records if lies_in(r, source) and not lies_in(r, target)}
+    found = found & {*chosen} or (set() if chosen else found)
+    if not found:
         raise LabelError(
             f"no object of plane {_name(source)} is missing in plane {_name(target)}: annotate "
             "one there first"
         )
-    return tuple(found.tolist())
+    return tuple(sorted(found))
 
 
 def continue_objects(
@@ -63,36 +66,48 @@ def continue_objects(
     with it.
     """
     image = workspace.document.image(source.image)
-    boxes = {label: image.box(source, label) for label in labels}
-    before = image.plane_labels(source).copy()
-    asked = {label: box for label, box in boxes.items() if box is not None}
-    return _continued(workspace, target, before, asked)
+    asked = {}
+    for label in labels:
+        box = image.box(source, label)
+        if box is not None:
+            asked[label] = box, image.mask(source, label, _window(box))
+    return _continued(workspace, target, image.plane_shape, asked)
 
 
 def _continued(
-    workspace: Workspace, target: PlaneKey, before: LabelArray, boxes: Mapping[int, Box]
+    workspace: Workspace,
+    target: PlaneKey,
+    shape: tuple[int, int],
+    asked: Mapping[int, tuple[Box, BoolArray]],
 ) -> Generator[Any, None, Continued]:
     from napari_peftsam.segmentation import mask_prompt_of
 
     while True:
         engine, embedding = yield from embedded(workspace, target)
         version, made = engine.version(embedding), list[NewObject]()
-        for label, box in boxes.items():
-            mask = before == label
-            row0, col0, row1, col1 = map(int, box.as_tuple())
-            row, col = deepest_pixel(mask[row0:row1, col0:col1])
-            prompts = Prompts((Point(float(row0 + row), float(col0 + col)),), box)
+        for label, (box, inside) in asked.items():
+            window = _window(box)
+            mask = np.zeros(shape, np.bool_)
+            mask[window.slices] = inside
+            row, col = deepest_pixel(inside)
+            prompts = Prompts((Point(float(window.row + row), float(window.col + col)),), box)
             found = yield from engine.predict_steps(
                 embedding, prompts, mask_prompt_of(embedding, mask), adapter=version.decoder
             )
             if found is None:  # another adapter is live by now
                 break
             best = NewObject.best_of(prompts, clean_prediction(found, prompts), version)
-            window = Window(*(best.offset or (0, 0)), *best.mask.shape)
-            if iou(best.mask, mask, window) >= _SAME:
+            part = Window(*(best.offset or (0, 0)), *best.mask.shape)
+            if iou(best.mask, mask, part) >= _SAME:
                 made.append(replace(best, label=label))
         else:
-            return Continued(tuple(made), len(boxes) - len(made))
+            return Continued(tuple(made), len(asked) - len(made))
+
+
+def _window(box: Box) -> Window:
+    """Return the pixels of a box around whole ones."""
+    row0, col0, row1, col1 = map(int, box.as_tuple())
+    return Window(row0, col0, row1 - row0, col1 - col0)
 
 
 def _name(plane: PlaneKey) -> str:

@@ -20,7 +20,7 @@ from napari_peftsam.app.adapters import (
     stored_adapters,
 )
 from napari_peftsam.app.finetuning import TrainingJob
-from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey
+from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey, class_of
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     EmbedEvent,
@@ -346,20 +346,20 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
     It yields the planes, or the tiles with objects of a large one, and is slow. Images whose
     file is not there are left out.
     """
-    found: dict[PlaneKey, list[ObjectRecord]] = defaultdict(list)
+    found: dict[tuple[PlaneKey, str], list[ObjectRecord]] = defaultdict(list)
     for known in document.images:
         for record in document.records(known):
             for each in record.planes:
-                found[PlaneKey(known, each.index)].append(record)
+                found[PlaneKey(known, each.index), record.label_set].append(record)
     copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts, str]] = []
-    for plane in document.planes_with_objects():
+    for plane, label_set in document.planes_and_sets():
         image = document.image(plane.image)
         if image.pixels is None:
             continue
-        records = found[plane]
+        labels, pixels = image.plane_labels(plane, label_set), document.pixels(plane)
+        records = found[plane, label_set]
         given = {r.label: r.prompts_in(plane.index) for r in records}
         prompts = {label: each for label, each in given.items() if each}
-        pixels, labels = document.pixels(plane), document.labels(plane)
         kept: LabelArray | tuple[TileReader, ...] = ()
         if len(tile_grid(pixels.shape, engine.model)) > 1:
             places = {r.label: Window.from_slices(*image.region(r.label)[-2:]) for r in records}
@@ -367,7 +367,8 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
         else:
             kept = labels.copy()
-        name = image.name + str(list(plane.index) if plane.index else "")
+        where = str(list(plane.index)) if plane.index else ""
+        name = " ".join(filter(None, (image.name + where, class_of(label_set))))
         channels = image.info.metadata.read_with.channels
         copied.append((name, plane.image, pixels, kept, prompts, channels))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
 from napari_peftsam.document.records import (
+    OBJECTS,
     CompleteRegion,
     ImageInfo,
     ImageSource,
@@ -242,7 +243,7 @@ class MergeObjects:
 
 @dataclass(frozen=True)
 class Categorize:
-    """Give objects a class; an empty name takes it away."""
+    """Give objects a class, to whose label set they move; an empty name takes it away."""
 
     image: ImageId
     labels: tuple[int, ...]
@@ -251,7 +252,10 @@ class Categorize:
 
 @dataclass(frozen=True)
 class UseCategory:
-    """Choose the class of the objects that are made from now on; an empty name is none."""
+    """Choose the class of the objects that are made from now on; an empty name is none.
+
+    They lie in the label set of the class, over objects of other classes.
+    """
 
     category: str
 
@@ -276,6 +280,8 @@ class Paint:
         Provenance of touched objects that were predicted.
     step
         What undo calls it.
+    label_set
+        The label set that is painted in.
     """
 
     image: ImageId
@@ -284,6 +290,7 @@ class Paint:
     old: int | LabelArray | None = field(default=None, compare=False, metadata={"stored": False})
     records: tuple[ObjectRecord, ...] = ()
     step: str = "paint"
+    label_set: str = OBJECTS
 
 
 @dataclass(frozen=True)
@@ -306,7 +313,7 @@ class MarkComplete:
 
 @dataclass(frozen=True)
 class ImportLabels:
-    """Make the labels of an image equal to `labels`.
+    """Make a label set of an image, by default of objects without a class, equal to `labels`.
 
     Attributes
     ----------
@@ -320,6 +327,7 @@ class ImportLabels:
     image: ImageId
     labels: LabelArray = field(compare=False)
     records: tuple[ObjectRecord, ...] = ()
+    label_set: str = OBJECTS
 
 
 @dataclass(frozen=True)

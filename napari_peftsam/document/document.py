@@ -27,11 +27,13 @@ from napari_peftsam.document.events import DocumentEvents, emit
 from napari_peftsam.document.images import DocumentImage, check_labels, describe_image, empty_labels
 from napari_peftsam.document.objects import ImageId, ObjectRecord, Pending, PendingObject, PlaneKey
 from napari_peftsam.document.records import (
+    OBJECTS,
     ImageSource,
     LiveAdapter,
     ModelVersion,
     Run,
     StoredAdapter,
+    label_set_of,
 )
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import DONE, UNDONE
@@ -304,9 +306,9 @@ class Document:
         """
         return self.image(plane.image).plane_pixels(plane)
 
-    def labels(self, plane: PlaneKey) -> LabelArray:
-        """Return ``(H, W)``: a view of the labels of a plane."""
-        return self.image(plane.image).plane_labels(plane)
+    def labels(self, plane: PlaneKey, label_set: str = OBJECTS) -> LabelArray:
+        """Return ``(H, W)``: a view of a plane of a label set, by default objects of no class."""
+        return self.image(plane.image).plane_labels(plane, label_set)
 
     def records(self, image: ImageId) -> tuple[ObjectRecord, ...]:
         """Return the records of an image's objects, by label."""
@@ -315,16 +317,27 @@ class Document:
 
     def planes_with_objects(self) -> tuple[PlaneKey, ...]:
         """Return the planes in which objects have pixels, by image and index."""
+        return tuple(dict.fromkeys(plane for plane, _ in self.planes_and_sets()))
+
+    def planes_and_sets(self) -> tuple[tuple[PlaneKey, str], ...]:
+        """Return the planes and label sets in which objects have pixels, by image and index."""
         return tuple(
-            PlaneKey(image.id, index)
+            (PlaneKey(image.id, index), label_set)
             for image in self.images.values()
-            for index in sorted({p.index for r in image.records.values() for p in r.planes})
+            for index, label_set in sorted(
+                {(p.index, r.label_set) for r in image.records.values() for p in r.planes}
+            )
         )
 
     @property
     def category(self) -> str:
         """The class of the objects that are made from now on; empty for none."""
         return self._state.category
+
+    @property
+    def label_set(self) -> str:
+        """The label set of the objects that are made from now on."""
+        return label_set_of(self.category)
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from psygnal import Signal, SignalGroup
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, State, Touched
 from napari_peftsam.document.objects import ImageId, Pending, PendingObject, PlaneKey
-from napari_peftsam.document.records import OBJECTS
+from napari_peftsam.document.records import BACKGROUND
 
 __all__ = ["DocumentEvents"]
 
@@ -47,6 +47,8 @@ class DocumentEvents(SignalGroup):
     """The caller's own painting was saved: id, region. Its view is up to date."""
     background_changed = Signal(str)
     """The background declared in this image changed."""
+    category_changed = Signal()
+    """Objects that are made from now on have another class."""
     history_changed = Signal()
     """There is something else to undo or to redo."""
     saved = Signal()
@@ -68,16 +70,18 @@ def emit(
     is_painted = isinstance(action, act.Paint) and action.old is not None
     labels_written = events.labels_painted if is_painted else events.labels_changed
     for (image, label_set), region in touched.pixels.items():
-        if label_set == OBJECTS:
-            labels_written.emit(image, region)
-        else:
+        if label_set == BACKGROUND:
             events.background_changed.emit(image)
+        else:
+            labels_written.emit(image, region)
     for image in touched.objects:
         events.objects_changed.emit(image)
     _emit_pending(events, state, *before)
     for change in changes:
         if isinstance(change, FieldChange) and change.image is not None:
             _emit_image(events, state, change.image, change.name)
+        elif isinstance(change, FieldChange) and change.name == "category":
+            events.category_changed.emit()
     if isinstance(action, act.ReplacePixels):
         events.pixels_changed.emit(action.image)
     elif isinstance(action, act.LocateImage):

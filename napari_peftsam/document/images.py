@@ -62,7 +62,7 @@ class DocumentImage:
         self.info = info
         self.pixels = pixels
         self._labels = labels
-        self._background: npt.NDArray[Any] | None = None
+        self._others: dict[str, npt.NDArray[Any]] = {}  # further label sets
         self._index = LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if store else {}
         self.store = store
@@ -70,7 +70,7 @@ class DocumentImage:
 
     @property
     def labels(self) -> LabelArray:
-        """The label array ``(..., H, W)``."""
+        """The objects without a class, ``(..., H, W)``."""
         if self._labels is None:
             with self._reading:
                 if self._labels is None:
@@ -80,23 +80,43 @@ class DocumentImage:
     def _read_labels(self) -> LabelArray:
         # Kept once all of it is read: nothing may be written over what could not be read.
         labels = empty_labels(self.name, self.shape, self.info.label_type)
-        arrays = {OBJECTS: labels}
+        arrays: dict[str, npt.NDArray[Any]] = {OBJECTS: labels}
         for key, data in () if self.store is None else self.store.tiles(self.id):
             if key.label_set not in arrays:
-                arrays[key.label_set] = np.zeros(self.shape, np.uint8)
+                arrays[key.label_set] = self._empty(key.label_set)
             put_tile(arrays[key.label_set], key, data)
-        inside = np.flatnonzero(labels)
         self._index = LabelIndex(self.shape)
-        if len(inside):
-            self._index.update(inside, 0, np.take(labels, inside))
-        self._background = arrays.get(BACKGROUND)
+        for label_set, array in arrays.items():
+            inside = np.flatnonzero(() if label_set == BACKGROUND else array)
+            if len(inside):
+                self._index.update(inside, 0, np.take(array, inside))
+        del arrays[OBJECTS]
+        self._others = arrays
         return labels
+
+    def _empty(self, label_set: str) -> npt.NDArray[Any]:
+        kind = "uint8" if label_set == BACKGROUND else self.info.label_type
+        return empty_labels(self.name, self.shape, kind)
 
     @property
     def background(self) -> npt.NDArray[Any] | None:
         """``(..., H, W)`` uint8: 1 where strokes declare background; None without strokes."""
         self.read()
-        return self._background
+        return self._others.get(BACKGROUND)
+
+    @property
+    def label_sets(self) -> tuple[str, ...]:
+        """The label sets with objects: of those without a class, then one for each class.
+
+        Objects of one set do not overlap, those of different sets may.
+        """
+        found = {record.label_set for record in self.records.values()}
+        return (OBJECTS, *sorted(found - {OBJECTS}))
+
+    def set_of(self, label: int) -> str:
+        """Return the label set that holds an object."""
+        record = self.records.get(label)
+        return OBJECTS if record is None else record.label_set
 
     def read(self) -> None:
         """Read labels and records, unless that was done."""
@@ -104,7 +124,7 @@ class DocumentImage:
 
     @property
     def index(self) -> LabelIndex:
-        """Regions and pixel counts of the labels."""
+        """Regions and pixel counts of the labels of all sets: no two have a label in common."""
         self.read()
         return self._index
 
@@ -195,11 +215,21 @@ class DocumentImage:
             raise ImageError(f"the file of the image {self.name!r} is not there: locate it first")
         return plane_of(self.pixels, plane.index)
 
-    def plane_labels(self, plane: PlaneKey) -> LabelArray:
+    def plane_labels(self, plane: PlaneKey, label_set: str = OBJECTS) -> LabelArray:
         """Return ``(H, W)``, a view."""
         self.check_plane(plane)
-        view: LabelArray = self.labels[plane.index]
+        view: LabelArray = self.array(label_set)[plane.index]
         return view
+
+    def mask(self, plane: PlaneKey, label: int, window: Window) -> BoolArray:
+        """Return the pixels of an object in a window of a plane."""
+        mask: BoolArray = self.plane_labels(plane, self.set_of(label))[window.slices] == label
+        return mask
+
+    def object_at(self, plane: PlaneKey, row: int, col: int) -> int:
+        """Return the smallest object at a pixel, 0 where there is none."""
+        found = {int(self.plane_labels(plane, each)[row, col]) for each in self.label_sets} - {0}
+        return min(found, key=self.area, default=0)
 
     def first_position(self, plane: PlaneKey) -> int:
         """Return the flat position of a plane's first pixel in the label array."""
@@ -220,7 +250,7 @@ class DocumentImage:
     def where(self, label: int) -> Integers:
         """Return the flat positions of an object's pixels, searched in its region only."""
         region = self.region(label)
-        inside = np.nonzero(self.labels[region] == label)
+        inside = np.nonzero(self.array(self.set_of(label))[region] == label)
         shifted = tuple(c + s.start for c, s in zip(inside, region, strict=True))
         where: Integers = np.ravel_multi_index(shifted, self.shape)
         return where
@@ -228,7 +258,7 @@ class DocumentImage:
     def box(self, plane: PlaneKey, label: int) -> Box | None:
         """Return the box around an object in one plane, None if it has no pixels there."""
         window = Window.from_slices(*self.region(label)[-2:])
-        inside = Window.around(self.plane_labels(plane)[window.slices] == label)
+        inside = Window.around(self.mask(plane, label, window))
         if not inside:
             return None
         row, col = window.row + inside.row, window.col + inside.col
@@ -243,9 +273,9 @@ class DocumentImage:
         if label_set == OBJECTS:
             return self.labels
         self.read()
-        if self._background is None:
-            self._background = np.zeros(self.shape, np.uint8)
-        return self._background
+        if label_set not in self._others:
+            self._others[label_set] = self._empty(label_set)
+        return self._others[label_set]
 
     def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
         """Write labels at N >= 1 flat positions and return the region they lie in."""
@@ -254,9 +284,9 @@ class DocumentImage:
             array.reshape(-1)[where] = new
         else:
             array[np.unravel_index(where, self.shape)] = new
-        if label_set == OBJECTS:
-            return self.index.update(where, old, new)
-        return reduce(union, regions_of(where, new, self.shape).values())
+        if label_set == BACKGROUND:
+            return reduce(union, regions_of(where, new, self.shape).values())
+        return self.index.update(where, old, new)
 
 
 def describe_image(

@@ -80,7 +80,7 @@ class ObjectRecord:
     category
         Its class, e.g. ``"nucleus"``; empty if it has none.
     label_set
-        The label set that holds it; empty for the image's only one.
+        The label set that holds it; empty for that of objects without a class.
     """
 
     label: int

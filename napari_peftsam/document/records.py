@@ -9,6 +9,7 @@ from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import Box
 
 __all__ = [
+    "OBJECTS",
     "CompleteRegion",
     "ImageInfo",
     "ImageSource",
@@ -16,12 +17,25 @@ __all__ = [
     "ModelVersion",
     "Run",
     "StoredAdapter",
+    "class_of",
 ]
 
 OBJECTS = ""
-"""The label set with an image's objects."""
+"""The label set with the objects of an image that have no class."""
 BACKGROUND = "background"
 """The label set in which 1 marks pixels that strokes declare to be background."""
+_CLASS = "class "
+
+
+def label_set_of(category: str) -> str:
+    """Return the label set of the objects of a class, which may lie in those of others."""
+    return f"{_CLASS}{category}" if category else OBJECTS
+
+
+def class_of(label_set: str) -> str:
+    """Return the class whose objects a label set holds, empty for those without one."""
+    return label_set.removeprefix(_CLASS)
+
 
 Index = tuple[int, ...]
 

@@ -23,9 +23,9 @@ from napari_peftsam.document.derive import utc_now
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.images import DocumentImage
-from napari_peftsam.document.objects import ImageId
+from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.project import save_copy
-from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.records import BACKGROUND, ImageInfo
 from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
@@ -219,14 +219,9 @@ def _restore_image(
     entry = document.image(image)
     arrays = _stored_arrays(entry, found, report)
     records = {n: record for (where, n), record in found.objects.items() if where == image}
-    labels = arrays[OBJECTS]
-    if "objects" not in found.incomplete:
-        # Old pixels under a damaged tile may belong to objects that are gone.
-        labels[~np.isin(labels, [0, *records])] = 0
-    if (labels != entry.labels).any() or records != entry.records:
-        known = {**entry.records, **records}
-        document.do(act.ImportLabels(image, labels, tuple(known.values())))
-        report.lost_records += [(image, n) for n in entry.records if n not in known]
+    known = {**entry.records, **records}
+    _restore_objects(document, entry, arrays, known, found)
+    report.lost_records += [(image, n) for n in entry.records if n not in known]
     report.lost_objects += [(image, n) for n in records if n not in entry.records]
     _restore_background(document, entry, arrays.get(BACKGROUND))
     for region in (*entry.info.complete, *info.complete):
@@ -238,9 +233,33 @@ def _restore_image(
         document.do(act.RemoveImage(image))
 
 
+def _restore_objects(
+    document: Document,
+    entry: DocumentImage,
+    arrays: Arrays,
+    known: dict[int, ObjectRecord],
+    found: Salvage,
+) -> None:
+    """Make the objects of an image those that are stored, one label set after the other."""
+    stored = {n for where, n in found.objects if where == entry.id}
+    moved = [n for n, r in entry.records.items() if known[n].label_set != r.label_set]
+    document.do(act.DeleteObjects(entry.id, tuple(moved)))  # they come back in the other one
+    for name in [each for each in arrays if each != BACKGROUND]:
+        labels, own = arrays[name], {n: r for n, r in known.items() if r.label_set == name}
+        labels[np.isin(labels, [n for n in known if n not in own])] = 0
+        if "objects" not in found.incomplete:
+            # Old pixels under a damaged tile may belong to objects that are gone.
+            labels[~np.isin(labels, [0, *(own.keys() & stored)])] = 0
+        before = {n: r for n, r in entry.records.items() if r.label_set == name}
+        if (labels != entry.array(name)).any() or before != {n: own[n] for n in own if n in stored}:
+            document.do(act.ImportLabels(entry.id, labels, tuple(own.values()), name))
+
+
 def _stored_arrays(entry: DocumentImage, found: Salvage, report: Recovery) -> Arrays:
     """Return the stored labels and background; what the history gave where they are damaged."""
-    replayed: Arrays = {OBJECTS: entry.labels, BACKGROUND: entry.background}
+    sets = dict.fromkeys((*entry.label_sets, *(key.label_set for key in found.tiles)))
+    replayed: Arrays = {name: entry.array(name) for name in sets if name != BACKGROUND}
+    replayed[BACKGROUND] = entry.background
     arrays: Arrays = {}
     for label_set, array in replayed.items():
         like = np.zeros(entry.shape, np.uint8) if array is None else array
@@ -358,7 +377,9 @@ def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
     found = []
     if image.labels.dtype != stored.labels.dtype or image.shape != stored.shape:
         found.append(f"{image.name}: the labels have another shape or type")
-    elif count := np.count_nonzero(image.labels != stored.labels):
+        return found
+    sets = dict.fromkeys((*image.label_sets, *stored.label_sets))
+    if count := sum(np.count_nonzero(image.array(k) != stored.array(k)) for k in sets):
         found.append(f"{image.name}: {count} pixels of the labels differ")
     sides = [np.zeros((), np.uint8) if i.background is None else i.background
              for i in (image, stored)]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from napari_peftsam.document.actions import Paint
 from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.records import OBJECTS
 from napari_peftsam.document.regions import Integers
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray
@@ -60,7 +61,9 @@ class PaintAtom:
         return cls(indices, np.ravel(np.asarray(old)), np.ravel(np.asarray(new)))
 
 
-def paint(image: DocumentImage, atoms: Sequence[PaintAtom]) -> Paint | None:
+def paint(
+    image: DocumentImage, atoms: Sequence[PaintAtom], label_set: str = OBJECTS
+) -> Paint | None:
     """Return the action that the atoms, in order, make together; None if there are none.
 
     The action writes the new labels once more, so it does not matter whether a viewer
@@ -73,7 +76,7 @@ def paint(image: DocumentImage, atoms: Sequence[PaintAtom]) -> Paint | None:
     # A stroke passes a pixel more than once: the oldest "old" and newest "new" count.
     pixels, first = np.unique(where, return_index=True)
     _, from_end = np.unique(where[::-1], return_index=True)
-    return Paint(image.id, pixels, new[::-1][from_end], old[first])
+    return Paint(image.id, pixels, new[::-1][from_end], old[first], label_set=label_set)
 
 
 def _flat(image: DocumentImage, atom: PaintAtom) -> tuple[Integers, LabelArray, LabelArray]:

@@ -43,6 +43,7 @@ FORMAT = ExportFormat(
     "Cellpose",
     ("_seg.npy",),
     _write,
+    is_raster=True,
     holds="planes of z (Cellpose reads no t beside z); objects are numbered without gaps",
     library="numpy",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def _write_set(path: Path, given: Iterable[Labelled]) -> None:
             about = _image(len(images) + 1, index, labels.shape, context.image_name)
             complete = [c for c in context.complete if c["index"] in (None, list(index))]
             images.append({**about, "complete": complete} if complete else about)
-            for annotation in _annotations(labels[index], records):
+            sets = context.sets(labels).values()
+            for annotation in chain(*(_annotations(each[index], records) for each in sets)):
                 name = own.get(annotation["label"], category)
                 numbers = {
                     "id": len(annotations) + 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from napari_peftsam.geometry import check_labels
 from napari_peftsam.types import LabelArray
 
 from . import _cellpose, _coco, _ome_zarr, _overlay, _table, _tiff, _vectors
-from ._format import AXES, ExportContext, ExportFormat, Record
+from ._format import (
+    AXES,
+    ExportContext,
+    ExportFormat,
+    Record,
+    do_overlap,
+    flattened,
+)
 
 __all__ = ["FORMATS", "export_labels", "export_target"]
 
@@ -48,7 +56,9 @@ def export_labels(
     ----------
     labels
         ``(H, W)`` or a stack ``(..., H, W)`` with up to four axes; 0 is unlabelled, and
-        labels without any object are written, too.
+        labels without any object are written, too. Where they overlap with other label sets of
+        `context`, a label image has the smaller objects on top, and each set gets a file beside
+        it, like ``objects-nucleus.tif``.
     path
         Target file; its folder must exist. The format's suffix is appended unless it is there.
         To an OME-Zarr image of another program a label image is added.
@@ -75,7 +85,10 @@ def export_labels(
     target, chosen = _target(path, format_name)
     context = context or ExportContext()
     labels = _checked(np.asarray(labels), context)
-    context = replace(context, records=_records(context.records, labels))
+    others = {k: _checked(np.asarray(each), context) for k, each in context.label_sets.items()}
+    context = replace(context, label_sets=others)
+    sets = context.sets(labels).values()
+    context = replace(context, records=_records(context.records, sets))
     if chosen.per_plane and labels.ndim > 2:
         raise ConfigurationError(
             f"{chosen.title} shows one plane, got labels of shape {labels.shape}: export its "
@@ -83,14 +96,29 @@ def export_labels(
         )
     if chosen.name.startswith("ome-zarr") and target.is_dir() and _ome_zarr.holds_image(target):
         try:
-            return _ome_zarr.append_labels(target, labels, context)
+            written = [_ome_zarr.append_labels(target, *each) for each in context.apart(labels)]
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+        return written[0]
+    if chosen.is_raster:
+        for each, alone in context.apart(labels) if do_overlap(sets) else ():
+            _write(_beside(target, alone.name, chosen), chosen, each, alone)
+        labels = flattened(sets)
+    _write(target, chosen, labels, context)
+    return target
+
+
+def _write(target: Path, chosen: ExportFormat, labels: LabelArray, context: ExportContext) -> None:
     with atomic_path(target) as temporary:
         if target.is_dir():
             _check_replaceable(target, chosen)
         chosen.write(temporary, labels, context)
-    return target
+
+
+def _beside(target: Path, name: str, chosen: ExportFormat) -> Path:
+    """Return the file of one label set beside the one that shows all of them."""
+    suffix = next(s for s in chosen.suffixes if target.name.lower().endswith(s))
+    return target.with_name(f"{target.name[: -len(suffix)]}-{name}{suffix}")
 
 
 def _check_replaceable(target: Path, chosen: ExportFormat) -> None:
@@ -166,7 +194,7 @@ def _checked(labels: LabelArray, context: ExportContext) -> LabelArray:
     return check_labels(labels, context.name)
 
 
-def _records(records: object, labels: LabelArray) -> tuple[Record, ...]:
+def _records(records: object, sets: Iterable[LabelArray]) -> tuple[Record, ...]:
     """Return the records of objects that exist, by label and as JSON types."""
     try:
         plain = json.loads(json.dumps(records, allow_nan=False))
@@ -180,5 +208,5 @@ def _records(records: object, labels: LabelArray) -> tuple[Record, ...]:
         raise ConfigurationError("the provenance holds two records of one label: keep one of them")
     if not by_label:
         return ()
-    present = set(np.unique(labels).tolist()) - {0}
+    present = {n for each in sets for n in np.unique(each).tolist()} - {0}
     return tuple(by_label[label] for label in sorted(by_label.keys() & present))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ class ExportContext:
         Name of the labels; also the class of objects that have none.
     image_name
         File name of the image they were drawn on.
+    label_sets
+        Further labels of the same shape by class: those objects may overlap with the others, and
+        have numbers of their own.
     pixels
         That image, ``(..., H, W)`` or ``(..., H, W, 3)``, to be stored along with them.
     records
@@ -51,6 +56,7 @@ class ExportContext:
 
     name: str = "objects"
     image_name: str = "image"
+    label_sets: Mapping[str, LabelArray] = field(default_factory=dict)
     pixels: PixelArray | None = None
     records: Sequence[Record] = ()
     classes: Sequence[str] = ()
@@ -71,6 +77,25 @@ class ExportContext:
     def categories(self) -> dict[int, str]:
         """The classes of objects by label; objects without one are not in it."""
         return {r["label"]: str(r["category"]) for r in self.records if r.get("category")}
+
+    def sets(self, labels: LabelArray) -> dict[str, LabelArray]:
+        """Return label sets with objects by class, `labels` by an empty name; one at least."""
+        found = {"": labels, **self.label_sets}
+        return {name: each for name, each in found.items() if each.any()} or {"": labels}
+
+    def apart(self, labels: LabelArray) -> list[tuple[LabelArray, ExportContext]]:
+        """Return each of `sets` with a context of its own, under a name that no other has."""
+        found, taken = [], set[str]()
+        for category, each in self.sets(labels).items():
+            own = plain_name(category or self.name)
+            name = next(
+                n for n in chain((own,), (f"{own}_{k}" for k in count(2))) if n not in taken
+            )
+            taken.add(name)
+            present = set(np.unique(each).tolist())
+            records = [record for record in self.records if record["label"] in present]
+            found.append((each, replace(self, name=name, label_sets={}, records=records)))
+        return found
 
     def calibration(self, ndim: int) -> ImageMetadata:
         """Return names, sizes and units of the axes of labels of `ndim` axes.
@@ -104,6 +129,8 @@ class ExportFormat:
     write_all
         Writes the labels of several images into one data set; None where each image has a
         file of its own.
+    is_raster
+        True for formats in which a pixel belongs to one object.
     per_plane
         True for formats that hold one plane.
     holds
@@ -117,9 +144,36 @@ class ExportFormat:
     suffixes: tuple[str, ...]
     write: Callable[[Path, LabelArray, ExportContext], None]
     write_all: Callable[[Path, Iterable[Labelled]], None] | None = None
+    is_raster: bool = False
     per_plane: bool = False
     holds: str = ""
     library: str = ""
+
+
+def flattened(sets: Iterable[LabelArray]) -> LabelArray:
+    """Return label sets as one, that of smaller objects on top: a nucleus hides its cell."""
+
+    def size(labels: LabelArray) -> float:
+        inside = labels[labels > 0]
+        return inside.size / max(1, len(np.unique(inside)))
+
+    first, *others = sorted(sets, key=size, reverse=True)
+    for each in others:
+        first = np.where(each > 0, each, first)
+    return first
+
+
+def do_overlap(sets: Iterable[LabelArray]) -> bool:
+    """Say whether objects of different label sets share a pixel."""
+    shared = np.zeros((), np.uint8)
+    for each in sets:
+        shared = shared + (each > 0)
+    return bool((shared > 1).any())
+
+
+def plain_name(name: str) -> str:
+    """Return a name that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "objects"
 
 
 def smallest_unsigned(labels: LabelArray) -> LabelArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -16,7 +15,7 @@ from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._format import AXES, ExportContext, ExportFormat, smallest_unsigned
+from ._format import AXES, ExportContext, ExportFormat, plain_name, smallest_unsigned
 
 if TYPE_CHECKING:
     import zarr
@@ -81,11 +80,13 @@ def _write_version(
     with dask.config.set(scheduler="threads"):
         if context.pixels is not None:
             _write_image(writer, group, context, calibration, fmt)
-        _write_labels(writer, group, labels, context, fmt)
+        sets = context.apart(labels)
+        for each in sets:
+            _write_labels(writer, group, *each, fmt)
         if context.background is not None:
             plain = replace(context, name="background", records=(), complete=())
             _write_labels(writer, group, context.background, plain, fmt)
-    name = _plain(context.name)
+    name = sets[0][1].name
     _complete_metadata(writer, group, name, fmt, with_image=context.pixels is not None)
     _set_units(group, calibration)
 
@@ -101,10 +102,12 @@ def _in_order(labels: LabelArray, context: ExportContext) -> tuple[LabelArray, E
         pixels = np.transpose(pixels, (*order, *range(labels.ndim, np.ndim(pixels))))
     axes = [calibration.axes[axis] for axis in order]
     background = None if context.background is None else np.transpose(context.background, order)
+    others = {name: np.transpose(each, order) for name, each in context.label_sets.items()}
     return np.transpose(labels, order), replace(
         context,
         pixels=pixels,
         background=background,
+        label_sets=others,
         axes="".join(axis.name for axis in axes),
         scale=[axis.scale for axis in axes],
         units=[axis.unit for axis in axes],
@@ -129,7 +132,7 @@ def _write_labels(
     writer.write_labels(
         smallest_unsigned(labels),
         group,
-        name=_plain(context.name),
+        name=plain_name(context.name),
         axes=calibration.names,
         scale=dict(zip(calibration.names, calibration.scale, strict=True)),
         scale_factors=_factors(labels.shape),
@@ -169,10 +172,10 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     inner = group.require_group("labels")
     ome = dict(inner.attrs).get("ome", dict(inner.attrs))
     known = [str(name) for name in ome.get("labels", ())] if isinstance(ome, dict) else []
-    name, number = _plain(context.name), 1
+    name, number = plain_name(context.name), 1
     while name in known or name in inner:
         number += 1
-        name = f"{_plain(context.name)}_{number}"
+        name = f"{plain_name(context.name)}_{number}"
     fmt = _format("0.4" if group.metadata.zarr_format == _OLDER_ZARR else None)
     context = replace(context, name=name, pixels=None)
     with atomic_path(path / "labels" / name) as temporary:
@@ -240,7 +243,7 @@ def create_labels(path: Path, shape: tuple[int, int], context: ExportContext) ->
 
     writer = _import_writer()
     fmt = writer.CurrentFormat()
-    name = _plain(context.name)
+    name = plain_name(context.name)
     group = zarr.create_group(path, zarr_format=fmt.zarr_format)
     group.attrs[_MARK] = {"image": context.image_name}
     inner = group.create_group(f"labels/{name}")
@@ -255,10 +258,6 @@ def create_labels(path: Path, shape: tuple[int, int], context: ExportContext) ->
     _complete_metadata(writer, group, name, fmt, with_image=False)
     _set_units(group, calibration)
     return array
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "objects"
 
 
 def _import_writer() -> Any:

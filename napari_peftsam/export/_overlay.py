@@ -58,6 +58,7 @@ FORMAT = ExportFormat(
     "Picture with objects",
     (".png",),
     _write,
+    is_raster=True,
     per_plane=True,
     holds="one plane",
     library="Pillow",

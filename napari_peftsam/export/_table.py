@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from itertools import chain
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def measure(labels: LabelArray, context: ExportContext) -> list[dict[str, Any]]:
     rows = []
     for index in np.ndindex(labels.shape[:-2]):
         where = dict(zip(calibration.names, index, strict=False))
-        for row in _of_plane(labels[index], _plane_pixels(context, labels, index), calibration):
+        pixels = _plane_pixels(context, labels, index)
+        planes = [each[index] for each in context.sets(labels).values()]
+        for row in chain(*(_of_plane(each, pixels, calibration) for each in planes)):
             record = records.get(row["label"], {})
             about = {name: record.get(name) for name in ("source", "model", "adapter", "score")}
             about |= {"corrected": record.get("corrected"), "class": record.get("category")}

@@ -113,6 +113,7 @@ FORMAT = ExportFormat(
     "TIFF label image",
     (".tif", ".tiff"),
     _write,
+    is_raster=True,
     holds="t, z; pixel size, unit, interval; provenance. 16 bits for ImageJ; OME-TIFF for "
     "`.ome.tif` and above 65,535 objects",
     library="tifffile",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,13 @@ from ._outlines import outlines, path_through_holes, rings_of
 __all__ = ["GEOJSON", "ROI", "YOLO"]
 
 
+def _outlines(
+    labels: LabelArray, context: ExportContext, index: tuple[int, ...]
+) -> Iterator[tuple[int, Any]]:
+    """Yield labels and outlines of the objects of all label sets in a plane."""
+    return chain(*(outlines(each[index]) for each in context.sets(labels).values()))
+
+
 # --- ImageJ -------------------------------------------------------------------------
 
 
@@ -29,7 +36,7 @@ def _write_roi(path: Path, labels: LabelArray, context: ExportContext) -> None:
     names, rois = context.calibration(labels.ndim).names, []
     for index in np.ndindex(labels.shape[:-2]):
         place = {f"{a}_position": i + 1 for a, i in zip(names, index, strict=False) if a in "tz"}
-        for label, outline in outlines(labels[index]):
+        for label, outline in _outlines(labels, context, index):
             roi = _roi(roifile, outline)
             roi.name = f"{context.name} {label}" + (f" {list(index)}" if index else "")
             for name, value in place.items():
@@ -83,7 +90,7 @@ def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> No
     features = []
     for index in np.ndindex(labels.shape[:-2]):
         place = {a: i for a, i in zip(names, index, strict=False) if a in "tz"}
-        for label, outline in outlines(labels[index]):
+        for label, outline in _outlines(labels, context, index):
             geometry = json.loads(shapely.to_geojson(outline))
             if place:
                 geometry["plane"] = {"c": -1, "z": 0, "t": 0, **place}
@@ -140,18 +147,18 @@ def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
                 n for n in chain((own,), (f"{own}~{k}" for k in count(2))) if n not in taken
             )
             taken.add(name)
-            planes.append((name, labels[index], context, index))
+            planes.append((name, labels, context, index))
     parts = ["val" if i % _VALIDATION == _VALIDATION - 1 else "train" for i in range(len(planes))]
     if "val" not in parts:
         parts[-1] = "val"
-    for part, (name, plane, context, index) in zip(parts, planes, strict=True):
+    for part, (name, labels, context, index) in zip(parts, planes, strict=True):
         for each in (part,) if len(planes) > 1 else ("train", "val"):
             for folder in ("images", "labels"):
                 (path / folder / each).mkdir(parents=True, exist_ok=True)
             categories, lines = context.categories, list[str]()
-            for label, outline in outlines(plane):
+            for label, outline in _outlines(labels, context, index):
                 number = classes.setdefault(categories.get(label, context.name), len(classes))
-                lines.append(_yolo_line(number, outline, plane.shape))
+                lines.append(_yolo_line(number, outline, labels.shape[-2:]))
             (path / "labels" / each / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
             if context.pixels is not None:
                 _save_png(path / "images" / each / f"{name}.png", context.pixels[index])

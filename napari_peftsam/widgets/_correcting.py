@@ -91,16 +91,16 @@ class Corrections:
 
     def follow_selection(self) -> None:
         """Let napari's brush go on with the selected object."""
-        selected, objects = self._view.table.selected_labels(), self._layers.objects
-        if selected and objects is not None:
+        selected = self._view.table.selected_labels()
+        objects = self._layers.objects_of(selected[0]) if selected else None
+        if objects is not None:
             objects.selected_label = selected[0]
 
     def choose_brush(self, mode: str) -> None:
         """Paint the selected object, or a new one if none is selected."""
-        objects = self._layers.objects
-        if objects is not None and not self._view.table.selected_labels():
-            objects.selected_label = self._document.image(self._image()).next_label
-        self._layers.tools.choose_brush(mode)
+        selected = self._view.table.selected_labels()
+        label = selected[0] if selected else self._document.image(self._image()).next_label
+        self._layers.tools.choose_brush(mode, label)
 
     def merge(self) -> None:
         """Make the selected objects one."""

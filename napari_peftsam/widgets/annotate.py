@@ -101,7 +101,7 @@ class AnnotateDock(Dock):
             (layers.plane_changed, self._settle_soon),
             (layers.view_moved, self._look_soon),
             (layers.images_changed, self._choose_soon),
-            (layers.prompt_layers_changed, self._bind_keys),
+            (layers.own_layers_changed, self._bind_keys),
             (layers.image_changed, self._bind_keys),
             (layers.tool_changed, self._tool_changed),
             (layers.plane_changed, self.corrections.note_plane),
@@ -116,7 +116,7 @@ class AnnotateDock(Dock):
             (self.document.events.objects_changed, self._show_outlines),
             (layers.plane_changed, self._show_outlines),
             (layers.plane_changed, self.layers.tools.show_background),
-            (layers.prompt_layers_changed, self.layers.tools.show_background),
+            (layers.own_layers_changed, self.layers.tools.show_background),
             (self.document.events.background_changed, self._show_background),
             (self.document.events.labels_changed, self._show_background),
             (self.document.events.labels_painted, self._show_background),
@@ -232,12 +232,13 @@ class AnnotateDock(Dock):
 
     def _bind_keys(self) -> None:
         self._keys.release()
-        prompts, objects, actions = self.layers.tools.layers, self.layers.objects, self._actions()
+        prompts, actions = self.layers.tools.layers, self._actions()
         own = () if prompts is None else prompts.layers
         self._keys.bind((self.viewer_session.viewer, *own), actions)
-        if objects is not None and objects.mode != "polygon":  # whose keys they are there
-            answers = {name: actions[name] for name in ("accept", "discard")}
-            self._keys.bind((objects,), answers)
+        answers = {name: actions[name] for name in ("accept", "discard")}
+        for objects in self.layers.object_layers:
+            if objects.mode != "polygon":  # whose keys they are there
+                self._keys.bind((objects,), answers)
 
     def _toggle_training(self) -> None:
         cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()
@@ -254,8 +255,7 @@ class AnnotateDock(Dock):
 
     def _tool_changed(self) -> None:
         """Take Enter and Escape from the layer of objects, but while a polygon is drawn there."""
-        objects = self.layers.objects
-        is_drawn = objects is not None and objects.mode == "polygon"
+        is_drawn = any(each.mode == "polygon" for each in self.layers.object_layers)
         if is_drawn != self._draws_polygon:
             self._draws_polygon = is_drawn
             self._bind_keys()

@@ -197,10 +197,10 @@ def _annotated_planes(document: Document) -> tuple[AnnotatedPlane, ...]:
     """
     from napari_peftsam.training import AnnotatedPlane
 
-    planes = document.planes_with_objects()
-    if sum(document.labels(plane).size for plane in planes) > _MOST_PIXELS:
+    found = [
+        (f"{p.image}{p.index}{label_set}", p.image, document.labels(p, label_set))
+        for p, label_set in document.planes_and_sets()
+    ]
+    if sum(labels.size for _, _, labels in found) > _MOST_PIXELS:
         return ()
-    return tuple(
-        AnnotatedPlane(f"{p.image}{p.index}", p.image, document.labels(p), document.labels(p))
-        for p in planes
-    )
+    return tuple(AnnotatedPlane(name, image, labels, labels) for name, image, labels in found)

@@ -67,13 +67,19 @@ def new_objects(
     return AcceptObjects(plane, tuple(made), overlap)
 
 
-def painted(document: Document, image: ImageId, inside: BoolArray, label: int) -> Paint:
+SETS = ("", "class nucleus", "class cell")
+"""Label sets in which tests make objects."""
+
+
+def painted(
+    document: Document, image: ImageId, inside: BoolArray, label: int, label_set: str = ""
+) -> Paint:
     """Paint into the shared labels, as a viewer does, and return the action that says so."""
-    labels = document.images[image].labels
+    labels = document.images[image].array(label_set)
     where = np.flatnonzero(inside & (labels != label))
     old = np.take(labels, where)
     labels[np.unravel_index(where, labels.shape)] = label
-    return Paint(image, where, label, old)
+    return Paint(image, where, label, old, label_set=label_set)
 
 
 def snapshot(document: Document) -> dict[str, Any]:
@@ -104,24 +110,25 @@ def image_state(document: Document, key: ImageId) -> tuple[Any, ...]:
     strokes = image.background
     return (
         image.info,
-        image.labels.tobytes(),
+        *(image.array(each).tobytes() for each in SETS),
         document.records(key),
         None if strokes is None or not strokes.any() else strokes.tobytes(),
     )
 
 
 def check_invariants(document: Document) -> None:
-    """A label has pixels exactly if it has a record, and its region holds them all."""
+    """A label has pixels in one set exactly if its record says so; its region holds them all."""
     for image in document.images.values():
-        present = np.unique(image.labels[image.labels > 0]).tolist()
-        assert present == sorted(image.records)
+        present = {int(n): each for each in SETS for n in np.unique(image.array(each)) if n}
+        assert present == {n: record.label_set for n, record in image.records.items()}
         assert image.next_label > max(present, default=0)
-        for label in present:
-            where = np.flatnonzero(image.labels == label)
+        for label, label_set in present.items():
+            labels = image.array(label_set)
+            where = np.flatnonzero(labels == label)
             assert image.area(label) == len(where)
             np.testing.assert_array_equal(image.where(label), where)
             assert image.records[label].label == label
-            planes = np.unique(np.argwhere(image.labels == label)[:, :-2], axis=0)
+            planes = np.unique(np.argwhere(labels == label)[:, :-2], axis=0)
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
 
 

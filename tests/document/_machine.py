@@ -34,6 +34,7 @@ from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.types import BoolArray, Box, Point, Prediction, Prompts
 from tests.document._cases import (
     CELLS,
+    SETS,
     SHAPE,
     STACK,
     TINY,
@@ -122,9 +123,11 @@ class Source:
         new: Any = label
         if self.number(0, 1):
             new = np.where(np.arange(len(where)) % 5 < 3, label, self.number(0, 3))
+        label_set = self.one_of("", *SETS)
         if entry is None or self.number(0, 1):
-            return act.Paint(image, where, new)
-        return act.Paint(image, where, new, np.take(entry.labels, where))
+            return act.Paint(image, where, new, label_set=label_set)
+        old = np.take(entry.array(label_set), where)
+        return act.Paint(image, where, new, old, label_set=label_set)
 
     def new_objects(self) -> act.AcceptObjects:
         plane, queue = self.plane(), self.document.queue
@@ -148,11 +151,12 @@ class Source:
     def import_labels(self) -> act.ImportLabels:
         image = self.image()
         entry = self.document.images.get(image)
-        labels = np.zeros(SHAPE, int) if entry is None else entry.labels.copy()
+        label_set = self.one_of("", *SETS)
+        labels = np.zeros(SHAPE, int) if entry is None else entry.array(label_set).copy()
         new = self.one_of(60, 0, *self.labels(image))
         labels[..., 3 : 3 + self.number(1, 6), 3:9] = new
         records = (self.record(new, image),) if new and self.number(0, 1) else ()
-        return act.ImportLabels(image, labels, records)
+        return act.ImportLabels(image, labels, records, label_set)
 
     def add_image(self) -> act.AddImage:
         shape = self.one_of(SHAPE, (2, *SHAPE))
@@ -234,7 +238,7 @@ def image_content(document: Document, image: ImageId) -> tuple[Any, ...]:
     strokes = entry.background
     return (
         replace(entry.info, name="", source=None),
-        entry.labels.tobytes(),
+        *(entry.array(each).tobytes() for each in SETS),
         document.records(image),
         None if strokes is None or not strokes.any() else strokes.tobytes(),
     )
@@ -336,7 +340,7 @@ class AnySequence(RuleBasedStateMachine):
             self.paint_first(action)
             self.document.do(action)
         except PeftSamError:
-            pass
+            self.paint_back(action)
         else:  # it would have changed nothing, or there was nothing to undo
             assert self.document.store.next_number == number
         finally:
@@ -395,6 +399,7 @@ class AnySequence(RuleBasedStateMachine):
         try:
             document.do(action)
         except PeftSamError:
+            self.paint_back(action)
             assert self.everything() == before
             assert self.heard == []
             return
@@ -433,8 +438,14 @@ class AnySequence(RuleBasedStateMachine):
     def paint_first(self, action: act.Action) -> None:
         """Write a viewer's stroke into the shared labels, as napari does."""
         if isinstance(action, act.Paint) and action.old is not None:
-            labels = self.document.images[action.image].labels
+            labels = self.document.images[action.image].array(action.label_set)
             labels[np.unravel_index(action.where, labels.shape)] = action.new
+
+    def paint_back(self, action: act.Action) -> None:
+        """Take a stroke back that the document refused, as a viewer does."""
+        if isinstance(action, act.Paint) and action.old is not None:
+            labels = self.document.images[action.image].array(action.label_set)
+            labels[np.unravel_index(action.where, labels.shape)] = action.old
 
     def everything(self) -> tuple[Any, ...]:
         pixels = {i: id(image.pixels) for i, image in self.document.images.items()}

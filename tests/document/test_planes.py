@@ -19,6 +19,7 @@ from napari_peftsam.document import (
     PlaneKey,
     SetBox,
 )
+from napari_peftsam.document.records import label_set_of
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import Box, Point, Prompts
 from tests.document._cases import (
@@ -182,19 +183,21 @@ def test_prompts_of_a_merged_object_where_one_has_no_box(document: Document) -> 
 
 
 def test_records_keep_class_and_label_set(document: Document) -> None:
+    nuclei = label_set_of("nucleus")
     record = ObjectRecord(
-        4, (ObjectPlane((1,), CLICK),), "builtin", category="nucleus", label_set="dividing"
+        4, (ObjectPlane((1,), CLICK),), "builtin", category="nucleus", label_set=nuclei
     )
-    document.do(ImportLabels(VOLUME, in_planes((1, 2, 2), label=4), (record,)))
+    document.do(ImportLabels(VOLUME, in_planes((1, 2, 2), label=4), (record,), nuclei))
     assert document.records(VOLUME) == (record,)
     inside = np.zeros((3, *SHAPE), bool)
     inside[1, 0, 0] = True
-    document.do(painted(document, VOLUME, inside, 4))
+    document.do(painted(document, VOLUME, inside, 4, nuclei))
     after = document.records(VOLUME)[0]
     assert replace(after, corrected=False, modified="") == record
     assert Document(document.store).records(VOLUME) == (after,)
     # An import without records keeps them where the pixels stay.
-    document.do(ImportLabels(VOLUME, document.images[VOLUME].labels.copy()))
+    present = document.images[VOLUME].array(nuclei).copy()
+    document.do(ImportLabels(VOLUME, present, label_set=nuclei))
     assert document.records(VOLUME) == (after,)
 
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_peftsam.document import AcceptObjects, ImportLabels, NewObject, PlaneKey
+from napari_peftsam.document import (
+    AcceptObjects,
+    Categorize,
+    ImportLabels,
+    NewObject,
+    PlaneKey,
+    UseCategory,
+)
 from napari_peftsam.types import Box, Point, Prompts
 from napari_peftsam.widgets._objects_table import FILTERS
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
@@ -340,6 +347,49 @@ def test_objects_have_classes(listed: Bench) -> None:
     assert [action.text() for action in classes.actions()] == ["no class", "debris", "New class…"]
     classes.actions()[0].trigger()
     assert listed.document.image(listed.layers.image_id).records[2].category == ""
+
+
+def test_a_nucleus_in_a_cell(bench: Open) -> None:
+    """Each class has a layer of its own: accepted, picked, painted and undone there."""
+    b = bench(blobs())
+    put(b, disc(24, 32, 14))
+    cells = b.layers.objects
+    b.document.do(UseCategory("nucleus"))
+    nuclei = b.layers.objects
+    assert [layer.name for layer in b.layers.object_layers] == ["objects", "nucleus (image0)"]
+    assert nuclei.locked
+    nucleus = b.segment(24, 32)
+    assert (nuclei.data == nucleus).any()
+    assert (cells.data == 1).sum() == disc(24, 32, 14).sum()
+    b.document.do(UseCategory(""))
+    inside = tuple(np.argwhere(nuclei.data == nucleus)[0])
+    for at, label in ((inside, nucleus), ((24, 32 - 13), 1)):
+        b.click(*map(float, at))
+        assert b.view.table.selected_labels() == [label]
+    b.view.table.select(nucleus)
+    b.dock.corrections.choose_brush("paint")
+    assert b.viewer.layers.selection.active is nuclei
+    nuclei.paint((24, 32), nucleus)
+    assert (cells.data == 1).sum() == disc(24, 32, 14).sum()
+    b.document.undo()
+    b.document.undo()
+    assert not nuclei.data.any()
+
+
+def test_layers_of_classes_go_and_come_with_their_image(bench: Open) -> None:
+    b = bench(blobs(), blobs())
+    put(b, disc(24, 32, 14))
+    b.document.do(Categorize(b.layers.image_id, (1,), "nucleus"))
+    own = b.layers.object_layers
+    first = b.layers.image
+    assert len(own) == 2
+    assert set(own) <= set(b.viewer.layers)
+    b.layers.select_image(next(each for each in b.image_layers if each is not first))
+    assert not set(own) & set(b.viewer.layers)
+    b.layers.select_image(first)
+    assert b.layers.object_layers == own
+    assert set(own) <= set(b.viewer.layers)
+    assert all(layer.visible for layer in own)
 
 
 # --- stacks -------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from napari_peftsam.document import Document, ImageId, PlaneKey, RenameImage
 from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets.layers.events import BridgeEvents
-from napari_peftsam.widgets.layers.objects import ObjectsLayer
+from napari_peftsam.widgets.layers.objects import ImageObjects
 from napari_peftsam.widgets.layers.removed import RemovedImages
 from napari_peftsam.widgets.layers.solo import Solo
 from napari_peftsam.widgets.layers.tools import PromptTools
@@ -61,8 +61,8 @@ class LayerBridge:
         self.events = BridgeEvents()
         self.plane: PlaneKey | None = None
         self.why_no_plane = ""
-        self._shown: dict[Layer, ObjectsLayer] = {}
-        self._current: ObjectsLayer | None = None
+        self._shown: dict[Layer, ImageObjects] = {}
+        self._current: ImageObjects | None = None
         self._left = RemovedImages(self)
         layers, dims, camera = viewer.layers, viewer.dims, viewer.scene.camera
         for signal, slot in (
@@ -75,6 +75,7 @@ class LayerBridge:
             (dims.events.order, self.update_plane),
             (camera.events.center, self._view_moved),
             (camera.events.zoom, self._view_moved),
+            (document.events.category_changed, self._need_class),
             (document.events.image_added, self._document_added),
             (document.events.image_removed, self._document_removed),
             (document.events.image_renamed, self._document_renamed),
@@ -123,8 +124,17 @@ class LayerBridge:
 
     @property
     def objects(self) -> Labels | None:
-        """The layer with that image's objects."""
-        return None if self._current is None else self._current.layer
+        """The layer with that image's objects of the class in use."""
+        return None if self._current is None else self._current.in_use
+
+    @property
+    def object_layers(self) -> tuple[Labels, ...]:
+        """The layers with that image's objects, one for each label set."""
+        return () if self._current is None else self._current.layers
+
+    def objects_of(self, label: int) -> Labels | None:
+        """Return the layer with an object of that image; of a new one, as `objects`."""
+        return None if self._current is None else self._current.layer_of(label)
 
     @property
     def visible(self) -> Window | None:
@@ -138,6 +148,7 @@ class LayerBridge:
         if layer is not None and layer not in self._shown:
             self.adopt(layer)
         self._current = None if layer is None else self._shown[layer]
+        self._need_class()
         if layer is not None:  # others would cover it
             last = self._solo.plane_of(layer)
             self._solo.show(layer)
@@ -158,7 +169,7 @@ class LayerBridge:
         world = self.show_plane(PlaneKey(image.id, record.index), *middle)
         if not self._current.view.visible.contains(*middle):  # else the view stays
             self.viewer.scene.camera.center = (0.0, *world[-2:])
-        self._current.layer.selected_label = label
+        self._current.layer_of(label).selected_label = label
 
     def show_plane(self, plane: PlaneKey, row: float = 0, col: float = 0) -> tuple[float, ...]:
         """Show a plane of the image and return where a position in it lies in the world."""
@@ -209,7 +220,8 @@ class LayerBridge:
         view = ImageView(layer)
         view.image = image
         self._show_image(view)
-        self._shown[layer].layer.visible = layer.visible
+        for each in self._shown[layer].layers:
+            each.visible = layer.visible
         if visible or not self.tools.is_open:
             self._solo.bring_back(layer)
         else:
@@ -222,7 +234,7 @@ class LayerBridge:
         old = self.layer_of(image)
         assert old is not None, "it is shown"
         was_annotated, images = old is self.image, self.image_layers
-        self._take_out(self._let_go(old).layer, old)
+        self._take_out(*self._let_go(old).layers, old)
         self.show(image, visible=was_annotated)
         new = self.layer_of(image)
         assert new is not None, "it was shown"
@@ -235,7 +247,7 @@ class LayerBridge:
         if not self.tools.is_open:
             self._solo.bring_all_back()
         for objects in self._shown.values():
-            objects.layer.locked = self.tools.is_open
+            _lock(objects, self.tools.is_open)
 
     def viewer_closes(self) -> None:
         """Keep the images whose layers napari has just removed from its closing viewer."""
@@ -258,6 +270,7 @@ class LayerBridge:
             metadata=view.metadata,
         )
         if left is not None:
+            self._left.bring_classes(left, view.image)
             self._drop_left(left.id)
         self._show_image(view)
         if layer not in self.viewer.layers:
@@ -267,13 +280,20 @@ class LayerBridge:
         """Give an image of the document a layer for its objects, above its own layer."""
         layer = view.layer
         name = f"objects ({self.document.image(view.image).name})" if self._shown else "objects"
-        self._shown[layer] = objects = ObjectsLayer(self, view, name)
+        self._shown[layer] = objects = ImageObjects(self, view, name)
         layer.events.data.connect(self._pixels_replaced)
         if layer in self.viewer.layers:
-            self.viewer.layers.insert(self.viewer.layers.index(layer) + 1, objects.layer)
-        objects.layer.locked = self.tools.is_open
+            at = self.viewer.layers.index(layer) + 1
+            for place, each in enumerate(objects.layers, start=at):
+                self.viewer.layers.insert(place, each)
+        _lock(objects, self.tools.is_open)
 
-    def _let_go(self, layer: Layer) -> ObjectsLayer:
+    def _need_class(self) -> None:
+        """Show a layer for the objects that are made from now on."""
+        if self._current is not None:
+            self._current.need(self.document.label_set)
+
+    def _let_go(self, layer: Layer) -> ImageObjects:
         """Follow the layers of an image no more."""
         if layer is self.image:
             self.select_image(None)
@@ -282,16 +302,16 @@ class LayerBridge:
         objects.release()
         return objects
 
-    def _forget(self, objects: ObjectsLayer) -> None:
+    def _forget(self, objects: ImageObjects) -> None:
         """Remove an image; the layer with its objects, if still there, stays with the user."""
         self._let_go(objects.view.layer)
         self._left.keep(objects)
 
-    def _drop_left(self, image: ImageId) -> ObjectsLayer | None:
+    def _drop_left(self, image: ImageId) -> ImageObjects | None:
         """Forget a removed image, and take the layer out in which its objects stayed."""
         objects = self._left.pop(image)
-        if objects is not None and objects.layer in self.viewer.layers:
-            self._take_out(objects.layer)
+        if objects is not None:
+            self._take_out(*objects.layers)
         return objects
 
     def _take_out(self, *layers: Layer) -> None:
@@ -310,7 +330,7 @@ class LayerBridge:
         layer = event.value
         if self._solo.is_moving:
             return
-        owners = (o for i, o in self._shown.items() if layer is i or layer is o.layer)
+        owners = (o for i, o in self._shown.items() if layer is i or layer in o.layers)
         objects = next(owners, None)
         if objects is not None:
             self._forget(objects)
@@ -384,7 +404,7 @@ class LayerBridge:
         if layer is not None:
             objects = self._shown[layer]
             self._forget(objects)
-            self._take_out(objects.layer, layer)
+            self._take_out(*objects.layers, layer)
 
     def _document_renamed(self, image: str, name: str) -> None:
         layer = self.layer_of(ImageId(image))
@@ -398,6 +418,11 @@ class LayerBridge:
         is_worked_on = store.path is not None or store.last_step() is not None
         self._solo.bring_all_back()
         for layer in list(self._shown):
-            objects = self._let_go(layer).layer
-            self._take_out(*((objects, layer) if is_worked_on else (objects,)))
+            objects = self._let_go(layer).layers
+            self._take_out(*objects, *((layer,) if is_worked_on else ()))
         self._left.clear()
+
+
+def _lock(objects: ImageObjects, locked: bool) -> None:
+    for layer in objects.layers:
+        layer.locked = locked

@@ -24,8 +24,8 @@ class BridgeEvents(SignalGroup):
     """The mouse is where a click would ask for an object, as a `Point`; None: elsewhere."""
     tool_changed = Signal()
     """Another prompt tool is active, or prompts have another sign."""
-    prompt_layers_changed = Signal()
-    """There are other layers for prompts and mask."""
+    own_layers_changed = Signal()
+    """There are other layers for prompts, masks or objects."""
     hint = Signal(str)
     """Something the user tried cannot be done; says what can."""
     failed = Signal(object)

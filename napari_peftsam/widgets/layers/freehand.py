@@ -106,7 +106,7 @@ class Freehand:
         elif tool in AREAS and len(places) > 1:
             actions = [complete_area(plane, places, is_rectangle=tool == "rectangle")]
         elif tool == "cut" and len(places) > 1:
-            actions = [cut_object(image, plane, places)]
+            actions = [cut_object(image, plane, places, self._document.label_set)]
         elif tool == "lasso" and len(places) > 1:
             actions = [QueuePrompts(plane, (lasso_prompts(places, image.plane_shape),))]
         elif tool == "scribble":

@@ -1,4 +1,4 @@
-"""The labels layer that shows and edits the objects of one image."""
+"""The labels layers that show and edit the objects of one image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
-from napari_peftsam.document import ImportLabels, PaintAtom, paint
+from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
 from napari_peftsam.errors import PeftSamError
 
 if TYPE_CHECKING:
@@ -17,12 +17,74 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.view import ImageView
 
-__all__ = ["ObjectsLayer"]
+__all__ = ["ImageObjects", "ObjectsLayer"]
 
 _LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
 _SMALLEST = 512  # ... down to about this
 # napari's own undo knows strokes only; two histories of one array contradict each other.
 _UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
+
+
+class ImageObjects:
+    """The layers with the objects of one image: of those without a class, and one for each class.
+
+    Parameters
+    ----------
+    bridge
+        Has the document and the viewer.
+    view
+        The image.
+    name
+        Name of the layer of objects without a class.
+    """
+
+    def __init__(self, bridge: LayerBridge, view: ImageView, name: str) -> None:
+        self._bridge, self.view = bridge, view
+        self.image = bridge.document.image(view.image)
+        self._sets = {OBJECTS: ObjectsLayer(bridge, view, name)}
+        self._follow_objects(self.image.id)
+        bridge.document.events.objects_changed.connect(self._follow_objects)
+
+    @property
+    def layers(self) -> tuple[Labels, ...]:
+        """All layers, that of objects without a class first."""
+        return tuple(each.layer for each in self._sets.values())
+
+    @property
+    def in_use(self) -> Labels:
+        """The layer of the class in use."""
+        return self._sets.get(self._bridge.document.label_set, self._sets[OBJECTS]).layer
+
+    def layer_of(self, label: int) -> Labels:
+        """Return the layer with an object; of one that is not there yet, that in use."""
+        is_there = label in self.image.records
+        return self._sets[self.image.set_of(label)].layer if is_there else self.in_use
+
+    def need(self, label_set: str) -> None:
+        """Show a label set, above those that are shown."""
+        if label_set in self._sets:
+            return
+        name = f"{class_of(label_set)} ({self.image.name})"
+        self._sets[label_set] = added = ObjectsLayer(self._bridge, self.view, name, label_set)
+        *_, below, layer = self.layers
+        layer.visible, layer.locked = below.visible, below.locked
+        layers = self._bridge.viewer.layers
+        if below in layers:  # else the image is put aside
+            active = layers.selection.active
+            layers.insert(layers.index(below) + 1, added.layer)
+            layers.selection.active = active
+        self._bridge.events.own_layers_changed.emit()
+
+    def release(self) -> None:
+        """Leave the layers to the user as ordinary ones."""
+        self._bridge.document.events.objects_changed.disconnect(self._follow_objects)
+        for each in self._sets.values():
+            each.release()
+
+    def _follow_objects(self, image: str) -> None:
+        if image == self.image.id:
+            for label_set in self.image.label_sets:
+                self.need(label_set)
 
 
 class ObjectsLayer:
@@ -40,12 +102,17 @@ class ObjectsLayer:
         The image; its layer gives scale, translation and so on.
     name
         The layer's name; the user may change it.
+    label_set
+        What it shows.
     """
 
-    def __init__(self, bridge: LayerBridge, view: ImageView, name: str) -> None:
-        self._bridge, self.view = bridge, view
+    def __init__(
+        self, bridge: LayerBridge, view: ImageView, name: str, label_set: str = OBJECTS
+    ) -> None:
+        self._bridge, self.label_set = bridge, label_set
         self.image = bridge.document.image(view.image)
-        labels, source = self.image.labels, view.layer
+        self._labels = self.image.array(label_set)
+        labels, source = self._labels, view.layer
         is_pyramid = max(labels.shape[-2:]) > _LARGEST_FLAT
         self.layer = layer = Labels(
             _pyramid(labels) if is_pyramid else labels,
@@ -85,7 +152,7 @@ class ObjectsLayer:
         self.layer.locked = False
 
     def _record(self, event: Any) -> None:
-        action = paint(self.image, [_atom(each) for each in event.value])
+        action = paint(self.image, [_atom(each) for each in event.value], self.label_set)
         if action is None:
             return
         is_new = self.layer.selected_label not in self.image.records
@@ -93,7 +160,7 @@ class ObjectsLayer:
             self._bridge.document.do(action)
         except PeftSamError as error:  # a stroke that cannot be saved is not done
             assert action.old is not None, "a stroke knows what it painted over"
-            np.put(self.image.labels, action.where, action.old)
+            np.put(self._labels, action.where, action.old)
             self._refresh(self.image.id)
             self._bridge.events.failed.emit(error)
             return
@@ -102,9 +169,9 @@ class ObjectsLayer:
 
     def _take_over(self) -> None:
         """Copy what replaced the layer's array (napari converts types so) into the shared one."""
-        given, labels = self.layer.data, self.image.labels
+        given, labels = self.layer.data, self._labels
         if given is not labels:
-            action = ImportLabels(self.image.id, np.asarray(given))
+            action = ImportLabels(self.image.id, np.asarray(given), label_set=self.label_set)
             self._bridge.attempt(lambda: self._bridge.document.do(action))
             self.layer.data = labels
 

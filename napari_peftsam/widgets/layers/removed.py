@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_peftsam.document import RemoveImage
+from napari_peftsam.document import ImportLabels, RemoveImage
 from napari_peftsam.widgets._parts import stop_timers, timer
 
 if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage, ImageId
     from napari_peftsam.types import PixelArray
     from napari_peftsam.widgets.layers.bridge import LayerBridge
-    from napari_peftsam.widgets.layers.objects import ObjectsLayer
+    from napari_peftsam.widgets.layers.objects import ImageObjects
     from napari_peftsam.widgets.layers.view import ImageView
 
 __all__ = ["RemovedImages"]
@@ -30,12 +30,12 @@ class RemovedImages:
 
     def __init__(self, bridge: LayerBridge) -> None:
         self._bridge = bridge
-        self._images: dict[ImageId, tuple[ObjectsLayer, PixelArray | None]] = {}
+        self._images: dict[ImageId, tuple[ImageObjects, PixelArray | None]] = {}
         self._waiting: list[ImageId] = []
         self._soon = timer(None, 0)
         self._soon.timeout.connect(self.remove)
 
-    def keep(self, objects: ObjectsLayer) -> None:
+    def keep(self, objects: ImageObjects) -> None:
         """Remember an image while its pixels are still there, and remove it soon."""
         sample = objects.view.sample() if objects.image.records else None
         self._images[objects.image.id] = objects, sample
@@ -65,7 +65,14 @@ class RemovedImages:
                 return image
         return None
 
-    def pop(self, image: ImageId) -> ObjectsLayer | None:
+    def bring_classes(self, left: DocumentImage, image: ImageId) -> None:
+        """Give an image that is back the objects of the label sets of classes."""
+        records = tuple(left.records.values())
+        for label_set in left.label_sets[1:]:
+            labels = left.array(label_set).copy()
+            self._bridge.document.do(ImportLabels(image, labels, records, label_set))
+
+    def pop(self, image: ImageId) -> ImageObjects | None:
         """Forget an image and return the layer of its objects, None if it is not known."""
         return self._images.pop(image, (None, None))[0]
 

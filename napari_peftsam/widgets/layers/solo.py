@@ -15,7 +15,7 @@ from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.bridge import LayerBridge
-    from napari_peftsam.widgets.layers.objects import ObjectsLayer
+    from napari_peftsam.widgets.layers.objects import ImageObjects
 
 __all__ = ["Solo"]
 
@@ -44,7 +44,7 @@ class Solo:
         True while layers are put aside or come back: nothing is removed or added by the user.
     """
 
-    def __init__(self, bridge: LayerBridge, objects: Mapping[Layer, ObjectsLayer]) -> None:
+    def __init__(self, bridge: LayerBridge, objects: Mapping[Layer, ImageObjects]) -> None:
         self._bridge, self._objects = bridge, objects
         self.is_moving = False
         self._order: list[Image] = []
@@ -112,7 +112,7 @@ class Solo:
         before = {_place(each) for each in here if each.visible}
         with self._quietly():
             self.bring_back(layer)
-            for each in (layer, self._objects[layer].layer):
+            for each in (layer, *self._objects[layer].layers):
                 each.visible = True
             for other in here:
                 if other is not layer:
@@ -139,14 +139,15 @@ class Solo:
         """Put the layers of an image into the viewer, if they are not there."""
         layers = self._bridge.viewer.layers
         if layer not in layers:
-            objects = self._objects[layer].layer
+            objects = self._objects[layer].layers
             here = [layers.index(each) for each in layers if isinstance(each, Image)]
             at = max(here) + 1 if here else 0  # below what other plugins show on it
             with self._quietly():
-                layers.insert(at, layer)
-                layers.insert(at + 1, objects)
+                for place, each in enumerate((layer, *objects), start=at):
+                    layers.insert(place, each)
             self._bridge.note_name(layer)  # napari changes a name that another layer has
-            objects.locked = self._bridge.tools.is_open
+            for each in objects:
+                each.locked = self._bridge.tools.is_open
 
     def _put_away(self, image: Image, shown: Image) -> None:
         """Put an image aside or hide it, unless it is a channel of the shown one."""
@@ -156,13 +157,14 @@ class Solo:
             return
         image.visible = is_channel
         if image in self._objects:
-            self._objects[image].layer.visible = False
+            for each in self._objects[image].layers:
+                each.visible = False
 
     def put_aside(self, image: Image) -> None:
         """Take the layers of an annotated image out of the viewer; they come back as they were."""
         layers = self._bridge.viewer.layers
         with self._quietly(), _without_collecting():
-            for each in (self._objects[image].layer, image):
+            for each in (*self._objects[image].layers, image):
                 each.visible = each.locked = False
                 if each in layers:
                     layers.remove(each)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Labels
 
 from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetQueue
 from napari_peftsam.types import Box, Point, Prompts, Window
@@ -102,7 +103,7 @@ class PromptTools:
                 layer.events.mode.connect(self._bridge.tool_may_differ)
             made.points.mouse_move_callbacks.append(self._hovered)
             self._place()
-            self._bridge.events.prompt_layers_changed.emit()
+            self._bridge.events.own_layers_changed.emit()
         self.raise_layers()
         return made
 
@@ -130,16 +131,15 @@ class PromptTools:
     @property
     def brush(self) -> str:
         """The tool of napari's with which the user paints, erases, fills or outlines, if any."""
-        objects = self._bridge.objects
-        if objects is None or self._bridge.viewer.layers.selection.active is not objects:
-            return ""
-        return str(objects.mode) if objects.mode in _PAINTING else ""
+        active = self._bridge.viewer.layers.selection.active
+        modes = (each.mode for each in self._bridge.object_layers if each is active)
+        return next((str(mode) for mode in modes if mode in _PAINTING), "")
 
     @property
     def painting(self) -> int | None:
         """The label that the user paints, erases or fills with, None if none."""
-        objects = self._bridge.objects
-        return int(objects.selected_label) if objects is not None and self.brush else None
+        active = self._bridge.viewer.layers.selection.active
+        return int(active.selected_label) if isinstance(active, Labels) and self.brush else None
 
     def choose(self, tool: Tool) -> None:
         """Activate a prompt tool; none puts the mouse back to moving the view."""
@@ -155,11 +155,12 @@ class PromptTools:
         self._show_sign()
         self._bridge.tool_may_differ()
 
-    def choose_brush(self, mode: str) -> None:
-        """Activate a tool of napari's that paints, erases, fills or outlines objects."""
-        objects = self._bridge.objects
+    def choose_brush(self, mode: str, label: int) -> None:
+        """Activate a tool of napari's that paints, erases, fills or outlines an object."""
+        objects = self._bridge.objects_of(label)
         if objects is None:
             return
+        objects.selected_label = label
         if objects.multiscale:
             self._bridge.events.hint.emit("This image is too large to paint in: use prompts")
             return
@@ -188,8 +189,8 @@ class PromptTools:
 
     def hide_while_held(self) -> Iterator[None]:
         """Hide masks and prompts until the key is released, which ends this generator."""
-        own = (*(() if self.layers is None else self.layers.layers), self._bridge.objects)
-        shown = [layer for layer in own if layer is not None and layer.visible]
+        own = (*(() if self.layers is None else self.layers.layers), *self._bridge.object_layers)
+        shown = [layer for layer in own if layer.visible]
         for layer in shown:
             layer.visible = False
         yield
@@ -232,7 +233,7 @@ class PromptTools:
 
     def _outlined(self, image: DocumentImage, plane: PlaneKey, label: int) -> Outlined:
         window = Window.from_slices(*image.region(label)[-2:])
-        return Outlined(image.plane_labels(plane)[window.slices] == label, (window.row, window.col))
+        return Outlined(image.mask(plane, label, window), (window.row, window.col))
 
     def _label_at(self, world: Sequence[float]) -> int:
         """Return the object at a position in the world, 0 for none."""
@@ -240,11 +241,9 @@ class PromptTools:
         if plane is None or view is None:
             return 0
         row, col = view.position(plane, world)
-        return (
-            int(self._document.labels(plane)[round(row), round(col)])
-            if view.contains(row, col)
-            else 0
-        )
+        if not view.contains(row, col):
+            return 0
+        return self._document.image(plane.image).object_at(plane, round(row), round(col))
 
     def do(self, action: Action) -> None:
         """Do an action, or report why it is refused."""
