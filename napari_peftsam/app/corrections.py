@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
+from math import prod
+from operator import or_
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from napari_peftsam.types import BoolArray, LabelArray, Window
 
 __all__ = ["cut_object", "grow_objects", "relabel_object", "split_object"]
 
-_ROUND = np.ones((3, 3), np.bool_)
+_DENSE = 8  # times the area of all objects; a larger window around them is mostly empty
 
 
 def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
@@ -101,29 +104,66 @@ def grow_objects(
 
     They grow where nothing is, and shrink only as far as something is left of them.
     """
-    from scipy import ndimage
-
-    where, new = [], []
-    chosen = [label for label in labels if image.box(plane, label) is not None]
-    if not chosen:
+    margin, found = max(pixels, 0), {}
+    for label in dict.fromkeys(labels):
+        if plane.index in image.index.planes(label):
+            around = Window.from_slices(*image.region(label)[-2:])
+            found[label] = _widened(around, margin, image)
+    if not found:
         raise LabelError("no selected object lies in this plane: show one where they are")
-    label_set = image.set_of(chosen[0])
-    taken = image.plane_labels(plane, label_set)
-    for label in chosen:
-        window, inside = _object(image, plane, label, max(pixels, 0))
-        if pixels > 0:
-            free = (taken[window.slices] == 0) | inside
-            changed = ndimage.binary_dilation(inside, _ROUND, pixels, mask=free) & ~inside
-        else:
-            kept = ndimage.binary_erosion(inside, iterations=-pixels)
-            changed = inside & ~kept if kept.any() else np.zeros_like(inside)
-        positions = image.positions(plane, changed, (window.row, window.col))
-        where.append(positions)
-        new.append(np.full(len(positions), label if pixels > 0 else 0))
+    image.check_objects(tuple(found))
+    label_set, *more = {image.set_of(label) for label in found}
+    if more:
+        raise LabelError("the selected objects are of several classes: select those of one class")
+    whole = reduce(or_, found.values())
+    # Many small objects are changed together, a few far apart each in its window.
+    apart = sum(prod(window.shape) for window in found.values()) < prod(whole.shape) / _DENSE
+    groups = [([label], window) for label, window in found.items()]
+    where, new = [], []
+    for group, window in groups if apart else [([*found], whole)]:
+        part = image.plane_labels(plane, label_set)[window.slices]
+        after = _grown(part, group, pixels) if pixels > 0 else _shrunk(part, group, -pixels)
+        where.append(image.positions(plane, after != part, (window.row, window.col)))
+        new.append(after[after != part])
     positions, first = np.unique(np.concatenate(where), return_index=True)
     step = "grow objects" if pixels > 0 else "shrink objects"
     new_labels = np.concatenate(new)[first]
     return Paint(image.id, positions, new_labels, step=step, label_set=label_set)
+
+
+def _grown(part: LabelArray, labels: Sequence[int], pixels: int) -> LabelArray:
+    """Return labels ``(h, w)`` with some objects grown; the first of them goes first."""
+    from scipy import ndimage
+
+    places = _places(part, labels)
+    nobody = len(labels) + 1
+    nearest = np.where(places > 0, places, nobody)
+    reached = nearest
+    for _ in range(pixels):
+        reached = np.where(part == 0, ndimage.minimum_filter(reached, 3, mode="nearest"), nearest)
+    numbers = np.array([0, *labels, 0], part.dtype)
+    return np.where((part == 0) & (reached < nobody), numbers[reached], part)
+
+
+def _shrunk(part: LabelArray, labels: Sequence[int], pixels: int) -> LabelArray:
+    """Return labels ``(h, w)`` with some objects shrunk, but those of which nothing is left."""
+    places = _places(part, labels)
+    left = places
+    for _ in range(pixels):
+        wide = np.pad(left, 1)
+        around = wide[:-2, 1:-1], wide[2:, 1:-1], wide[1:-1, :-2], wide[1:-1, 2:]
+        left = np.where(np.logical_and.reduce([each == left for each in around]), left, 0)
+    is_left = np.bincount(left.reshape(-1), minlength=len(labels) + 1) > 0
+    return np.where((places != left) & is_left[places], 0, part)
+
+
+def _places(part: LabelArray, labels: Sequence[int]) -> LabelArray:
+    """Return ``(h, w)``: the place, from 1, of each pixel's label among some, 0 for others."""
+    from skimage.util import map_array
+
+    numbers = np.arange(1, len(labels) + 1, dtype=np.int32)
+    places: LabelArray = map_array(part, np.array(labels, part.dtype), numbers)
+    return places
 
 
 def relabel_object(image: DocumentImage, label: int, new: int) -> Paint:
@@ -153,11 +193,15 @@ def _object(
     if box is None:
         raise LabelError(f"object {label} has no pixels in this plane: show one where it has")
     row0, col0, row1, col1 = map(int, box.as_tuple())
-    wide = Window(
-        row0 - margin, col0 - margin, row1 - row0 + 2 * margin, col1 - col0 + 2 * margin
-    )  # fmt: skip
-    window = wide & Window(0, 0, *image.plane_shape)
+    window = _widened(Window(row0, col0, row1 - row0, col1 - col0), margin, image)
     return window, image.mask(plane, label, window)
+
+
+def _widened(window: Window, margin: int, image: DocumentImage) -> Window:
+    """Return a window with a margin, as far as that lies in the plane."""
+    (height, width), (row, col) = window.shape, (window.row - margin, window.col - margin)
+    wide = Window(row, col, height + 2 * margin, width + 2 * margin)
+    return wide & Window(0, 0, *image.plane_shape)
 
 
 def _in_parts(
