@@ -74,7 +74,7 @@ class PromptController:
         self.preview = Preview(runner, self.events.preview_changed.emit)
         self._following = Following(self._document)
         for signal, slot in self._connections():
-            signal.connect(slot, max_args=0)
+            signal.connect(slot, max_args=0, priority=1)  # who draws does so meanwhile
 
     def _connections(self) -> tuple[tuple[Any, Callable[[], None]], ...]:
         events = self._document.events

@@ -36,6 +36,7 @@ _DONE = {"added", "removed", "changed"}
 
 
 _OUTLINES = (_POSITIVE, _DOUBTFUL, _NEGATIVE, "white")
+_NOTHING = np.zeros((1, 1), np.uint8)
 _NEIGHBOURS = 63  # outlines of one colour that are kept apart where they touch
 
 
@@ -50,8 +51,27 @@ def _overlay(
 ) -> Labels:
     """Return a layer over the image. Its colours stay: a new map of them takes napari 0.1 s."""
     colormap = DirectLabelColormap(color_dict=colours)
-    nothing = np.zeros((1, 1), np.uint8)
-    return Labels(nothing, name=name, units=units, opacity=opacity, colormap=colormap)
+    return Labels(_NOTHING, name=name, units=units, opacity=opacity, colormap=colormap)
+
+
+@contextmanager
+def _drawn_once(layer: Layer) -> Iterator[None]:
+    """Let napari draw a layer at the end, not at every assignment.
+
+    It does not measure the world anew either: what is shown lies in the image.
+    """
+    try:
+        with layer.events.blocker_all():
+            yield
+    finally:
+        layer.refresh(thumbnail=False)
+
+
+def _lay(layer: Labels, numbers: npt.NDArray[np.uint8], offset: tuple[int, int] = (0, 0)) -> None:
+    """Show numbers ``(h, w)`` at this row and column of the plane."""
+    with _drawn_once(layer):
+        layer.data = numbers
+        layer.translate = offset
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,17 +230,16 @@ class PromptLayers:
     def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
         """Show a mask ``(h, w)`` at this row and column of the plane, or none."""
         if mask is not None:
-            self.mask.data = mask.astype(np.uint8)
-            self.mask.translate = offset
+            _lay(self.mask, mask.astype(np.uint8), offset)
         elif self.mask.data.any():
-            self.mask.data = np.zeros((1, 1), np.uint8)
+            _lay(self.mask, _NOTHING)
 
     def show_background(self, known: BoolArray | None) -> None:
         """Show the pixels ``(H, W)`` of the plane that are known to hold no object."""
         if known is not None and known.any():
-            self.background.data = known.astype(np.uint8)
+            _lay(self.background, known.astype(np.uint8))
         elif self.background.data.any():
-            self.background.data = np.zeros((1, 1), np.uint8)
+            _lay(self.background, _NOTHING)
 
     def image_pixels(self, screen: float) -> float:
         """Return how many pixels of the image a length on the screen is, one at least."""
@@ -236,35 +255,36 @@ class PromptLayers:
             number = 1 + place % _NEIGHBOURS * len(_OUTLINES) + _OUTLINES.index(each.colour)
             part[each.mask & (part == 0)] = number
         if outlined or self.outlines.data.any():
-            self.outlines.data = numbers
-            self.outlines.translate = (whole.row, whole.col)
+            _lay(self.outlines, numbers, (whole.row, whole.col))
 
     # --- showing --------------------------------------------------------------------
 
     def _show_points(self, points: Sequence[Point], waiting: bool, are_same: bool) -> None:
         layer = self.points
-        if not are_same:  # every assignment draws anew
-            layer.selected_data = set()
-            layer.data = np.array([(p.row, p.col) for p in points], float).reshape(-1, 2)
-            if not points:
-                return
-            layer.size = _SIZE / self._screen_pixels()
-            layer.symbol = ["ring" if p.positive else "x" for p in points]  # they hide little
-            layer.face_color = [_POSITIVE if p.positive else _NEGATIVE for p in points]
-        layer.border_color = _WAITING if waiting else "black"
-        layer.border_width = 0.25 if waiting else 0.05
+        with _drawn_once(layer):
+            if not are_same:
+                layer.selected_data = set()
+                layer.data = np.array([(p.row, p.col) for p in points], float).reshape(-1, 2)
+                if not points:
+                    return
+                layer.size = _SIZE / self._screen_pixels()
+                layer.symbol = ["ring" if p.positive else "x" for p in points]  # they hide little
+                layer.face_color = [_POSITIVE if p.positive else _NEGATIVE for p in points]
+            layer.border_color = _WAITING if waiting else "black"
+            layer.border_width = 0.25 if waiting else 0.05
 
     def _show_boxes(self, boxes: Sequence[Box], active: bool) -> None:
         layer = self.boxes
-        layer.selected_data = set()
-        layer.data = []
-        if boxes:
-            first = _POSITIVE if active else _WAITING
-            layer.add_rectangles(
-                [_corners(box) for box in boxes],
-                edge_color=[first, *[_WAITING] * (len(boxes) - 1)],
-                edge_width=_EDGE / self._screen_pixels(),
-            )
+        with _drawn_once(layer):
+            layer.selected_data = set()
+            layer.data = []
+            if boxes:
+                first = _POSITIVE if active else _WAITING
+                layer.add_rectangles(
+                    [_corners(box) for box in boxes],
+                    edge_color=[first, *[_WAITING] * (len(boxes) - 1)],
+                    edge_width=_EDGE / self._screen_pixels(),
+                )
 
     def _rescale(self) -> None:
         """Keep the marks' size on the screen when the user zooms."""
