@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from napari_peftsam.app.freehand import Line, line_pixels
@@ -23,20 +25,25 @@ __all__ = [
 ]
 
 
-def known_background(image: DocumentImage, plane: PlaneKey) -> BoolArray | None:
+def known_background(
+    image: DocumentImage, plane: PlaneKey, window: Window | None = None
+) -> BoolArray | None:
     """Return ``(H, W)``: the pixels that are known to hold no object; None if nothing is known.
 
     They are those that strokes declare background, and what is unlabelled in complete regions.
+    With a window, return its pixels ``(h, w)`` only.
     """
+    window = window or Window(0, 0, *image.plane_shape)
     regions = [r for r in image.info.complete if r.index in (None, plane.index)]
-    strokes = None if image.background is None else image.background[plane.index]
+    painted = None if image.background is None else image.background[plane.index]
+    strokes = None if painted is None else painted[window.slices]
     if not regions and (strokes is None or not strokes.any()):
         return None
-    known = np.zeros(image.plane_shape, np.bool_) if strokes is None else strokes > 0
+    known = np.zeros(window.shape, np.bool_) if strokes is None else strokes > 0
     for region in regions:
-        known |= _inside(region, image.plane_shape)
+        known |= _inside(region, window)
     for label_set in image.label_sets:
-        known &= image.plane_labels(plane, label_set) == 0
+        known &= image.plane_labels(plane, label_set)[window.slices] == 0
     return known
 
 
@@ -44,11 +51,11 @@ def regions_at(
     image: DocumentImage, plane: PlaneKey, row: float, col: float
 ) -> tuple[CompleteRegion, ...]:
     """Return the complete regions that hold a position."""
-    at = round(row), round(col)
-    if not all(0 <= place < size for place, size in zip(at, image.plane_shape, strict=True)):
+    at = Window(round(row), round(col), 1, 1)
+    if not at & Window(0, 0, *image.plane_shape):
         return ()
     found = (r for r in image.info.complete if r.index in (None, plane.index))
-    return tuple(r for r in found if _inside(r, image.plane_shape)[at])
+    return tuple(r for r in found if _inside(r, at).all())
 
 
 def complete_area(plane: PlaneKey, path: Line, *, is_rectangle: bool) -> MarkComplete:
@@ -104,16 +111,29 @@ def background_stroke(
     return PaintBackground(image.id, where, is_background)
 
 
-def _inside(region: CompleteRegion, shape: tuple[int, int]) -> BoolArray:
-    """Return ``(H, W)``: the pixels of a region in its plane."""
+def _inside(region: CompleteRegion, window: Window) -> BoolArray:
+    """Return ``(h, w)``: the pixels of a window in a plane that lie in a region."""
+    if not region.outline and region.box is None:
+        return np.ones(window.shape, np.bool_)
+    if region.box is None or region.outline:
+        around, mask = _filled(region.outline)
+    else:
+        row0, col0, row1, col1 = map(round, region.box.as_tuple())
+        around = Window(row0, col0, row1 - row0, col1 - col0)
+        mask = np.broadcast_to(True, around.shape)
+    inside = np.zeros(window.shape, np.bool_)
+    part = around & window
+    if part:
+        inside[part.seen_from(window).slices] = mask[part.seen_from(around).slices]
+    return inside
+
+
+@lru_cache(maxsize=4)  # a lasso 1,200 pixels across takes 1 s, and every stroke asks for it
+def _filled(outline: tuple[tuple[float, float], ...]) -> tuple[Window, BoolArray]:
+    """Return the window around an outline, and its pixels ``(h, w)`` that lie inside."""
     from skimage.draw import polygon2mask
 
-    if region.outline:
-        inside: BoolArray = polygon2mask(shape, np.asarray(region.outline))
-        return inside
-    if region.box is None:
-        return np.ones(shape, np.bool_)
-    inside = np.zeros(shape, np.bool_)
-    row0, col0, row1, col1 = (max(0, round(edge)) for edge in region.box.as_tuple())
-    inside[row0:row1, col0:col1] = True
-    return inside
+    places = np.array(outline)
+    low, high = np.floor(places.min(axis=0)), np.ceil(places.max(axis=0)) + 1
+    window = Window(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+    return window, polygon2mask(window.shape, places - low)

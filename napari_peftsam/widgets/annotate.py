@@ -117,9 +117,9 @@ class AnnotateDock(Dock):
             (layers.plane_changed, self._show_outlines),
             (layers.plane_changed, self.layers.tools.show_background),
             (layers.own_layers_changed, self.layers.tools.show_background),
-            (self.document.events.background_changed, self._show_background),
-            (self.document.events.labels_changed, self._show_background),
-            (self.document.events.labels_painted, self._show_background),
+            (self.document.events.background_changed, self.layers.tools.show_background),
+            (self.document.events.labels_changed, self.layers.tools.show_background),
+            (self.document.events.labels_painted, self.layers.tools.show_background),
             (layers.object_picked, self._picked),
             (prompting.events.refused, self._refused),
             (prompting.events.failed, notify),
@@ -284,9 +284,6 @@ class AnnotateDock(Dock):
         self.layers.tools.show_outlines(
             self.prompting.following, selected, self.prompting.preview.shown
         )
-
-    def _show_background(self, *_: object) -> None:
-        self.layers.tools.show_background()
 
     def _picked(self, label: int, add: bool) -> None:
         self.view.table.select(label, add=add)

@@ -52,3 +52,17 @@ def test_what_is_drawn_outside_is_left_out() -> None:
     assert all(0 <= p.row <= 9 for p in points)
     with pytest.raises(PromptError, match="outside the image"):
         scribble_points([(-5, 10), (-1, 10)], SHAPE, positive=True)
+
+
+def test_the_point_of_a_large_lasso_is_deep_inside() -> None:
+    corners = [
+        (0.0, 0.0),
+        (0.0, 1000.0),
+        (1000.0, 1000.0),
+        (1000.0, 700.0),
+        (300.0, 700.0),
+        (300.0, 0.0),
+    ]
+    [point] = lasso_prompts(corners, (1200, 1200)).points
+    assert abs(point.row - 176) < 10  # where the two bars of the angle meet
+    assert abs(point.col - 824) < 10

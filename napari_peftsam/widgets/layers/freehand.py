@@ -15,7 +15,7 @@ from napari_peftsam.app.regions import (
     regions_at,
 )
 from napari_peftsam.document import MarkComplete, QueuePrompts, SetPrompts
-from napari_peftsam.types import Prompts
+from napari_peftsam.types import Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.document import Action, DocumentImage, PlaneKey
@@ -72,16 +72,22 @@ class Freehand:
         self._bridge.attempt(lambda: self._do(tool, image, plane, places, is_negative))
         self._tools.show(anew=True)
 
-    def show_background(self) -> None:
-        """Show which pixels of the shown plane are known to hold no object."""
+    def show_background(self, image_id: str = "", region: tuple[slice, ...] = ()) -> None:
+        """Show which pixels of the shown plane are known to hold no object.
+
+        With a region, only labels in it have changed.
+        """
         plane, layers = self._bridge.plane, self._tools.layers
         if layers is None:
             return
         image = None if plane is None else self._document.images.get(plane.image)
         if plane is None or image is None or max(image.plane_shape) > _LARGEST:
             layers.show_background(None)
-        else:
+        elif not region or layers.background.data.shape != image.plane_shape:
             layers.show_background(known_background(image, plane))
+        elif image_id == image.id:
+            window = Window.from_slices(*region[-2:])
+            layers.update_background(known_background(image, plane, window), window)
 
     def _places(self, path: _World) -> list[tuple[float, float]]:
         plane, view = self._bridge.plane, self._bridge.view

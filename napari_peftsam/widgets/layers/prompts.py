@@ -36,7 +36,6 @@ _DONE = {"added", "removed", "changed"}
 
 
 _OUTLINES = (_POSITIVE, _DOUBTFUL, _NEGATIVE, "white")
-_NOTHING = np.zeros((1, 1), np.uint8)
 _NEIGHBOURS = 63  # outlines of one colour that are kept apart where they touch
 
 
@@ -51,15 +50,13 @@ def _overlay(
 ) -> Labels:
     """Return a layer over the image. Its colours stay: a new map of them takes napari 0.1 s."""
     colormap = DirectLabelColormap(color_dict=colours)
-    return Labels(_NOTHING, name=name, units=units, opacity=opacity, colormap=colormap)
+    nothing = np.zeros((1, 1), np.uint8)
+    return Labels(nothing, name=name, units=units, opacity=opacity, colormap=colormap)
 
 
 @contextmanager
 def _drawn_once(layer: Layer) -> Iterator[None]:
-    """Let napari draw a layer at the end, not at every assignment.
-
-    It does not measure the world anew either: what is shown lies in the image.
-    """
+    """Let napari draw a layer once, at the end; the world is not measured: the image fills it."""
     try:
         with layer.events.blocker_all():
             yield
@@ -67,10 +64,12 @@ def _drawn_once(layer: Layer) -> Iterator[None]:
         layer.refresh(thumbnail=False)
 
 
-def _lay(layer: Labels, numbers: npt.NDArray[np.uint8], offset: tuple[int, int] = (0, 0)) -> None:
-    """Show numbers ``(h, w)`` at this row and column of the plane."""
+def _lay(
+    layer: Labels, numbers: npt.NDArray[np.uint8] | None = None, offset: tuple[int, int] = (0, 0)
+) -> None:
+    """Show numbers ``(h, w)`` at this row and column of the plane; None for nothing."""
     with _drawn_once(layer):
-        layer.data = numbers
+        layer.data = np.zeros((1, 1), np.uint8) if numbers is None else numbers
         layer.translate = offset
 
 
@@ -232,14 +231,19 @@ class PromptLayers:
         if mask is not None:
             _lay(self.mask, mask.astype(np.uint8), offset)
         elif self.mask.data.any():
-            _lay(self.mask, _NOTHING)
+            _lay(self.mask)
 
     def show_background(self, known: BoolArray | None) -> None:
         """Show the pixels ``(H, W)`` of the plane that are known to hold no object."""
         if known is not None and known.any():
             _lay(self.background, known.astype(np.uint8))
         elif self.background.data.any():
-            _lay(self.background, _NOTHING)
+            _lay(self.background)
+
+    def update_background(self, known: BoolArray | None, window: Window) -> None:
+        """Show the pixels ``(h, w)`` of a window anew, None for none; the others stay."""
+        self.background.data[window.slices] = 0 if known is None else known
+        self.background.refresh(extent=False, highlight=False, thumbnail=False)
 
     def image_pixels(self, screen: float) -> float:
         """Return how many pixels of the image a length on the screen is, one at least."""

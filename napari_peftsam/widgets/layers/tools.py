@@ -183,9 +183,9 @@ class PromptTools:
         self._show_sign()
         self._bridge.tool_may_differ()
 
-    def show_background(self) -> None:
+    def show_background(self, image: str = "", region: tuple[slice, ...] = ()) -> None:
         """Show which pixels of the shown plane are known to hold no object."""
-        self._freehand.show_background()
+        self._freehand.show_background(image, region)
 
     def hide_while_held(self) -> Iterator[None]:
         """Hide masks and prompts until the key is released, which ends this generator."""
