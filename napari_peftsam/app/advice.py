@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,13 +12,14 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, NewObject
     from napari_peftsam.models import DownloadProgress
     from napari_peftsam.segmentation.engine import LiveAdapter
-    from napari_peftsam.training import Split
+    from napari_peftsam.training import Split, TrainingConfig
 
 __all__ = [
     "MIN_OBJECTS",
     "Outcome",
     "Situation",
     "TrainingData",
+    "change_text",
     "count_text",
     "describe_adapter",
     "describe_data",
@@ -29,6 +31,8 @@ __all__ = [
     "format_time",
     "iou_text",
     "next_step",
+    "plane_text",
+    "starting_text",
     "verdict",
     "why_no_training",
 ]
@@ -87,7 +91,7 @@ class Situation:
     prompts
         Number of pending objects in the shown plane.
     elsewhere
-        Name of the image where objects are pending, if that or its plane is not shown.
+        The image, or plane of a stack, where objects are pending, if it is not shown.
     has_mask, is_empty
         True if the pending object has a mask, and if that has no pixel.
     tool
@@ -139,6 +143,11 @@ def _next_step_without_prompts(now: Situation) -> str:
     if now.painting is not None:
         return f"Correcting object {now.painting} by hand. {now.point_key} goes back to clicking."
     return _next_step_of_tool(now.tool, now.objects)
+
+
+def plane_text(name: str, index: Sequence[int]) -> str:
+    """Return which plane is meant: the image, and where in it if that is a stack."""
+    return f"plane {', '.join(map(str, index))} of {name}" if index else name
 
 
 def explain_left(left: Sequence[NewObject]) -> str:
@@ -268,6 +277,8 @@ class Outcome:
         Held-out IoU of `before`, of the best and of the last state of the run.
     steps
         Number of steps done.
+    held_out
+        Number of objects that IoU was measured on.
     placement
         Placement of the adapter, as text; empty if the encoder was not adapted.
     """
@@ -278,35 +289,54 @@ class Outcome:
     iou_best: float
     iou_last: float
     steps: int
+    held_out: int
     placement: str = ""
+
+
+_NOISE = 0.1  # IoU: two standard deviations of one object's change, assumed and not measured
 
 
 def verdict(outcome: Outcome) -> str:
     """Return what happened and, if nothing was gained, what to try next."""
     before = "the base model" if outcome.before == "base" else outcome.before
+    judges = count_text(outcome.held_out, "held-out object")
     if outcome.after:
-        change = _change(outcome.iou_before, outcome.iou_best)
-        return f"{outcome.after} is better on held-out objects ({change}): live."
+        change = change_text(outcome.iou_before, outcome.iou_best)
+        if outcome.iou_best - outcome.iou_before < _NOISE / sqrt(max(1, outcome.held_out)):
+            doubt = f"{change} on {judges} is within noise. Accept more objects to be sure."
+            return f"{outcome.after} is live, but {doubt}"
+        few = " One object proves little: accept more." if outcome.held_out == 1 else ""
+        return f"{outcome.after} is better on {judges} ({change}): live.{few}"
     if not outcome.steps:
         return f"Stopped before the first step, so {before} stays live."
     start, last = f"{outcome.iou_before:.2f}", f"{outcome.iou_last:.2f}"
     advice = "Train longer, or add objects that it gets wrong."
     if last == start:
-        found = f"Held-out IoU stayed at {start}"
+        found = f"IoU stayed at {start}"
     elif outcome.iou_last > outcome.iou_before:  # a rise too small for a new version
-        found = f"Held-out IoU did not rise above {start}"
+        found = f"IoU did not rise above {start}"
     else:
-        found = f"Held-out IoU fell from {start} to {last}"
+        found = f"IoU fell from {start} to {last}"
         can_narrow = outcome.placement in ("all", "late-50%")
-        other = "or try late-25 %." if can_narrow else "or lower the learning rate."
-        advice = f"Add objects from the new image, {other}"
-    return f"{found}, so {before} stays live. {advice}"
+        setting = "Placement" if can_narrow else "Learning rate"
+        way = "let it change fewer parts of the model" if can_narrow else "let it learn more slowly"
+        advice = f"Add objects that it gets wrong, or {way} (Finetune… ▸ {setting})."
+    return f"{found} on {judges}, so {before} stays live. {advice}"
 
 
-def _change(before: float, after: float) -> str:
+def change_text(before: float, after: float) -> str:
     """Return both with as many digits as it takes to tell them apart, six at most."""
     digits = next((n for n in range(2, 6) if round(before, n) != round(after, n)), 6)
     return f"{before:.{digits}f} → {after:.{digits}f}"
+
+
+def starting_text(seconds: float, config: TrainingConfig) -> str:
+    """Return what a run does before its first step, for how long already, and what follows."""
+    budgets = (("step", config.steps), ("epoch", config.epochs))
+    counted = (count_text(number, unit) for unit, number in budgets if number is not None)
+    budget = next(counted, format_time(config.seconds or 0))
+    doing = "Loading the model and measuring it on held-out objects"
+    return f"{doing}: {format_time(seconds)} so far, then {budget} of training."
 
 
 def format_time(seconds: float) -> str:

@@ -202,6 +202,8 @@ class DocumentRun(FinetuningRun):
 
     Attributes
     ----------
+    config
+        Its settings.
     before
         Name of the adapter that was live at the start.
     entry
@@ -210,7 +212,7 @@ class DocumentRun(FinetuningRun):
 
     def __init__(self, workspace: Workspace, config: TrainingConfig) -> None:
         self._prepare: Callable[[], TrainingJob] | None = workspace.prepare_training(config)
-        self.before = workspace.live.name
+        self.config, self.before = config, workspace.live.name
         self.entry: AdapterEntry | None = None
         self._is_dropped = False
         self._workspace, self._basis = workspace, workspace.basis

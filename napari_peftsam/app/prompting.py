@@ -11,7 +11,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_peftsam.app.advice import explain_left
+from napari_peftsam.app.advice import explain_left, plane_text
 from napari_peftsam.app.clean import clean_prediction
 from napari_peftsam.app.following import Following
 from napari_peftsam.app.preview import Preview
@@ -133,8 +133,8 @@ class PromptController:
             return
         plane, queue = pending.plane, document.queue
         if plane != self._target:
-            name = document.image(plane.image).name
-            self.events.hint.emit(f"The prompts are in {name}: show that plane to accept them")
+            where = plane_text(document.image(plane.image).name, plane.index)
+            self.events.hint.emit(f"The prompts are in {where}: show that plane to accept them")
             return
         known = dict(self._following.known(plane, engine.version(embedding), self.clean))
         if pending.made_by == engine.version(embedding) and pending.mask is not None:

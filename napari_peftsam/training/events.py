@@ -19,7 +19,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Sizes of the run, and the held-out IoU of the incumbent."""
+    """Sizes of the run, and the held-out IoU of the incumbent.
+
+    `held_out_objects` are those that IoU is measured on, not more than it takes.
+    """
 
     trainable_parameters: int
     encoder_parameters: int

@@ -232,7 +232,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
     )  # fmt: skip
     yield preflight(trainer, config, encoder, views)
     yield from trainer.take_adjustments()
-    training, held_out = len(data.split.training), len(data.split.held_out)
+    training, held_out = len(data.split.training), sum(map(len, data.held_out.values()))
     yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, run.before)
     began, upcoming = perf_counter(), iter(views)
 

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_peftsam.app.advice import Situation, next_step
+from napari_peftsam.app.advice import Situation, next_step, plane_text
 from napari_peftsam.document import ImageId
 from napari_peftsam.widgets._correct_view import CorrectView
 from napari_peftsam.widgets._downloads import downloads
@@ -185,6 +185,7 @@ class AnnotateView:
             (self._prompting.events.state_changed, self.show_status),
             (self.training.training.signals.changed, self.training.show_run),
             (self.training.training.signals.event, self.training.show_event),
+            (self.training.training.signals.ticked, self.training.show_waiting),
         )
 
     def show_all(self) -> None:
@@ -296,7 +297,8 @@ class AnnotateView:
         """Show the hint if there is one, else what to do next."""
         current, elsewhere = self._current, ""
         if current is None and self._document.current is not None:
-            elsewhere = self._document.image(self._document.current.plane.image).name
+            plane = self._document.current.plane
+            elsewhere = plane_text(self._document.image(plane.image).name, plane.index)
         mask = None if current is None else current.mask
         state = self._prompting.state
         situation = Situation(

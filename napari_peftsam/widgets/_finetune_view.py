@@ -39,7 +39,7 @@ _LEAST_HEIGHT = 60  # pixels: method, placement and their cost
 _STATUS = {
     Phase.IDLE: "",
     Phase.STARTING: "Starting…",
-    Phase.TRAINING: "Measuring the start…",
+    Phase.TRAINING: "Training…",
     Phase.STOPPING: "Finishing this step with the best state so far…",
 }
 
@@ -54,6 +54,7 @@ class FinetuneView(QWidget):
     def __init__(self, options: FinetuneOptions, theme: str) -> None:
         super().__init__()
         self.summary = text_label()
+        self._phase: Phase | None = None
         self.options = options
         self.train = push_button()
         self.progress = QProgressBar()
@@ -108,7 +109,9 @@ class FinetuneView(QWidget):
         self.options.setVisible(not running)
         self.progress.setVisible(running)
         self.status.setVisible(running)
-        self.status.setText(_STATUS[phase])
+        if phase is not self._phase:  # else it says how far the run is
+            self._phase = phase
+            self.status.setText(_STATUS[phase])
         self.outcome.setVisible(not running and bool(self.outcome.text()))
         if phase is not Phase.TRAINING:
             self.progress.setRange(0, 0)  # busy

@@ -6,15 +6,18 @@ It belongs to the viewer and not to the dock, so that a second dock sees the sam
 from __future__ import annotations
 
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.advice import Outcome, verdict
+from napari_peftsam.app.advice import Outcome, starting_text, verdict
 from napari_peftsam.app.child import TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
+from napari_peftsam.widgets._banner import Banner
+from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets.session import ViewerSession
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig
 
 __all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
+
+
+_TICK = 1000  # ms
 
 
 class Phase(Enum):
@@ -40,6 +46,8 @@ class TrainingSignals(SignalGroup):
     """The phase or the message is another."""
     event = Signal(object)
     """A `TrainEvent` of the run."""
+    ticked = Signal()
+    """Another second has passed, and there is no step yet."""
 
 
 class TrainingRun:
@@ -53,6 +61,10 @@ class TrainingRun:
         How the last run ended, a full sentence; empty before.
     before, after
         Names of the adapter that was live and of the new version, empty without one.
+    began
+        When the run was started, in seconds of `monotonic`; None after its first step.
+    banner
+        Names the model that is shown, over the image.
     measured
         The latest held-out IoU of adapters, by name.
     """
@@ -64,6 +76,10 @@ class TrainingRun:
         self.phase = Phase.IDLE
         self.message = ""
         self.before = self.after = ""
+        self.began: float | None = None
+        self.banner = Banner(owner.viewer)
+        self._clock = timer(None, _TICK)
+        self._clock.timeout.connect(self._tick)
         self._process: TrainingProcess | None = None
         self._run: DocumentRun | None = None
         self._placement = ""
@@ -82,6 +98,20 @@ class TrainingRun:
         """The process id of the running or last child."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def waited(self) -> float | None:
+        """Seconds since the start of a run that has not made a step yet, else None."""
+        is_waiting = self.began is not None and self.phase in (Phase.STARTING, Phase.TRAINING)
+        return monotonic() - self.began if is_waiting and self.began is not None else None
+
+    @property
+    def waiting(self) -> str:
+        """What the run does before its first step; empty after it."""
+        waited = self.waited
+        return (
+            "" if waited is None or self._run is None else starting_text(waited, self._run.config)
+        )
+
     def start(self, config: TrainingConfig) -> None:
         """Start a run on the session's objects; returns at once.
 
@@ -97,6 +127,8 @@ class TrainingRun:
         self._process = process = TrainingProcess(run.prepare)
         self.message, self.before, self.after = "", run.before, ""
         self._placement = str(getattr(config.method, "placement", ""))
+        self.began = monotonic()
+        self._clock.start()
         owner.workers.start(
             lambda: run.events(process.events()),
             on_event=self._receive,
@@ -125,7 +157,16 @@ class TrainingRun:
         if self._process is not None and self.is_running:
             (self._process.pause if awaited else self._process.go_on)()
 
+    def _tick(self) -> None:
+        if self.waited is not None:
+            self._clock.start()
+            self.signals.ticked.emit()
+
     def _receive(self, event: TrainEvent) -> None:
+        from napari_peftsam.training import TrainingStep
+
+        if isinstance(event, TrainingStep):
+            self.began = None
         started = None if self._run is None else self._run.started
         if started is not None and self.phase is Phase.STARTING:
             self.measured[self.before] = started.validation_iou
@@ -163,6 +204,7 @@ class TrainingRun:
                 iou_best=result.iou_after,
                 iou_last=result.iou_after if last is None else last.iou,
                 steps=result.steps,
+                held_out=0 if run.started is None else run.started.held_out_objects,
                 placement=self._placement,
             )
             self._end(f"{failure} {verdict(outcome)}".strip())
@@ -177,6 +219,8 @@ class TrainingRun:
 
     def _abort(self) -> None:
         """End the child since the viewer closes; nobody is left to tell."""
+        stop_timers(self._clock)
+        self.banner.hide()
         if self._process is not None and self._run is not None:
             self._run.drop()
             self._process.cancel()

@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QMouseEvent, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_peftsam.app.advice import format_time
+from napari_peftsam.app.advice import change_text, format_time
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button
 from napari_peftsam.widgets._training import Phase, TrainingRun
@@ -51,11 +51,17 @@ class TrainingLine(QWidget):
             self.curve.clear()
         before, after = (training.measured.get(n) for n in (training.before, training.after))
         if training.phase is Phase.IDLE and before is not None and after is not None:
-            self.text.setText(f"{before:.2f} → {after:.2f}")
+            self.text.setText(change_text(before, after))
         else:
-            texts = {Phase.IDLE: "", Phase.STARTING: "Starting…", Phase.STOPPING: "Finishing…"}
-            self.text.setText(texts.get(training.phase, "Measuring the start…"))
+            self.text.setText("Finishing…" if training.phase is Phase.STOPPING else "")
         self.text.setToolTip(training.message)
+        self.show_waiting()
+
+    def show_waiting(self) -> None:
+        """Show for how long the run has been starting, if there is no step yet."""
+        if self.training.waited is not None:
+            self.text.setText(f"Starting… {format_time(self.training.waited)}")
+            self.text.setToolTip(self.training.waiting)
 
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
@@ -67,6 +73,7 @@ class TrainingLine(QWidget):
             self.curve.add(event.iou)
         elif isinstance(event, TrainingStep):
             self.text.setText(f"{format_time(event.remaining)} left")
+            self.text.setToolTip("")
 
 
 class _Sparkline(QWidget):

@@ -10,6 +10,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QFileDialog
 
+from napari_peftsam.app.advice import plane_text
 from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.app.reload import Reload
 from napari_peftsam.document import (
@@ -30,7 +31,7 @@ from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import napari
     from napari.layers import Image
@@ -243,8 +244,8 @@ class AnnotateDock(Dock):
     def _toggle_training(self) -> None:
         cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()
 
-    def _compare(self) -> None:
-        cast("FinetuneDock", panel_dock(self, "Finetune")).compare()
+    def _compare(self) -> Iterator[None]:
+        yield from cast("FinetuneDock", panel_dock(self, "Finetune")).compare_while_held()
 
     # --- what the user does ---------------------------------------------------------
 
@@ -360,8 +361,9 @@ class AnnotateDock(Dock):
     def _accept(self, overlap: Overlap = "keep") -> None:
         current = self.document.current
         if current is not None and current.plane != self.layers.plane:
-            name = self.document.image(current.plane.image).name
-            self.view.show_hint(f"The prompts are in {name}: show that plane to accept them")
+            plane = current.plane
+            where = plane_text(self.document.image(plane.image).name, plane.index)
+            self.view.show_hint(f"The prompts are in {where}: show that plane to accept them")
         elif current is None or current.mask is None:
             self.view.show_hint("There is no mask to accept yet")
         else:

@@ -15,6 +15,8 @@ from napari_peftsam.widgets._runner import Worker, notify
 from napari_peftsam.widgets._training import Phase, training_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
 
     from napari_peftsam.document import Document
@@ -45,7 +47,7 @@ class FinetuneDock(Dock):
         self._splitting: Worker | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
-        keys = {"finetune": self.toggle, "before": self.compare}
+        keys = {"finetune": self.toggle, "before": self.compare_while_held}
         self._keys.bind((self.viewer_session.viewer,), keys)
         self._timer.timeout.connect(self._find_split)
         self.view.train.clicked.connect(self.toggle)
@@ -55,6 +57,7 @@ class FinetuneDock(Dock):
         self.listen(
             (self.training.signals.changed, self._show_run),
             (self.training.signals.event, self.view.show_event),
+            (self.training.signals.ticked, self._show_waiting),
             (events.objects_changed, self._data_changed),
             (events.image_removed, self._data_changed),
             (events.image_renamed, self._data_changed),
@@ -99,13 +102,21 @@ class FinetuneDock(Dock):
             notify(error)
 
     def compare(self) -> None:
-        """Switch between the adapters before and after the last training."""
+        """Switch between the adapters before and after the last training, and name the one."""
         workspace, training = self.viewer_session.workspace, self.training
         if workspace is None or not training.after or training.is_running:
             return
         shows_after = workspace.live.name == training.after
         name = training.before if shows_after else training.after
         self.viewer_session.workers.run(lambda: workspace.activate(name))
+        training.banner.show("BASE" if name == "base" else name)
+
+    def compare_while_held(self) -> Iterator[None]:
+        """Switch as `compare`; the name stays until the key is released, which ends this."""
+        self.compare()
+        self.training.banner.hold()
+        yield
+        self.training.banner.let_go()
 
     def _why_not(self) -> str:
         owner = self.viewer_session
@@ -169,8 +180,13 @@ class FinetuneDock(Dock):
             self.view.curve.clear_curves()
         self.view.show_outcome(self.training.message)
         self._show_button()
+        self._show_waiting()
         self._show_data()
         self._show_compare()
+
+    def _show_waiting(self) -> None:
+        if self.training.waiting:
+            self.view.status.setText(self.training.waiting)
 
     def _show_button(self) -> None:
         self.view.show_phase(self.training.phase, self._why_not())

@@ -21,6 +21,8 @@ from napari_peftsam.app.advice import (
     format_time,
     iou_text,
     next_step,
+    plane_text,
+    starting_text,
     verdict,
     why_no_training,
 )
@@ -88,7 +90,7 @@ def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) 
 def _outcome(**changes: Any) -> Outcome:
     values: dict[str, Any] = {
         "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
-        "steps": 9, "placement": "all",
+        "steps": 9, "placement": "all", "held_out": 13,
     }  # fmt: skip
     return Outcome(**(values | changes))
 
@@ -98,30 +100,44 @@ def _outcome(**changes: Any) -> Outcome:
     [
         pytest.param(
             _outcome(after="v3", iou_before=0.71, iou_best=0.82),
-            "v3 is better on held-out objects (0.71 → 0.82): live.",
+            "v3 is better on 13 held-out objects (0.71 → 0.82): live.",
             id="better",
         ),
         pytest.param(
             _outcome(after="v3", iou_before=0.8101, iou_best=0.8104),
-            "v3 is better on held-out objects (0.8101 → 0.8104): live.",
+            "v3 is live, but 0.8101 → 0.8104 on 13 held-out objects is within noise. Accept more "
+            "objects to be sure.",
             id="hardly better",
         ),
         pytest.param(
+            _outcome(after="v1", iou_before=0.878, iou_best=0.884, held_out=6),
+            "v1 is live, but 0.878 → 0.884 on 6 held-out objects is within noise. Accept more "
+            "objects to be sure.",
+            id="a little better on few objects",
+        ),
+        pytest.param(
+            _outcome(after="v1", iou_before=0.29, iou_best=0.75, held_out=1),
+            "v1 is better on 1 held-out object (0.29 → 0.75): live. One object proves little: "
+            "accept more.",
+            id="better on one object",
+        ),
+        pytest.param(
             _outcome(),
-            "Held-out IoU fell from 0.80 to 0.74, so v2 stays live. Add objects from the new "
-            "image, or try late-25 %.",
+            "IoU fell from 0.80 to 0.74 on 13 held-out objects, so v2 stays live. Add objects "
+            "that it gets wrong, or let it change fewer parts of the model (Finetune… ▸ "
+            "Placement).",
             id="worse",
         ),
         pytest.param(
             _outcome(before="base", placement="last"),
-            "Held-out IoU fell from 0.80 to 0.74, so the base model stays live. Add objects from "
-            "the new image, or lower the learning rate.",
+            "IoU fell from 0.80 to 0.74 on 13 held-out objects, so the base model stays live. Add "
+            "objects that it gets wrong, or let it learn more slowly (Finetune… ▸ Learning rate).",
             id="worse in few blocks",
         ),
         pytest.param(
             _outcome(iou_last=0.801),
-            "Held-out IoU stayed at 0.80, so v2 stays live. Train longer, or add objects that it "
-            "gets wrong.",
+            "IoU stayed at 0.80 on 13 held-out objects, so v2 stays live. Train longer, or add "
+            "objects that it gets wrong.",
             id="the same",
         ),
         pytest.param(
@@ -131,6 +147,30 @@ def _outcome(**changes: Any) -> Outcome:
 )
 def test_the_verdict_is_a_sentence(outcome: Outcome, expected: str) -> None:
     assert verdict(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        pytest.param({"seconds": 60}, "0:07 so far, then 1:00 of training.", id="seconds"),
+        pytest.param({"steps": 200}, "0:07 so far, then 200 steps of training.", id="steps"),
+        pytest.param({"epochs": 1}, "0:07 so far, then 1 epoch of training.", id="epochs"),
+    ],
+)
+def test_the_start_says_how_long_it_takes(budget: dict[str, int], expected: str) -> None:
+    assert starting_text(7.2, TrainingConfig(**budget)).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        pytest.param((), "cells", id="image"),
+        pytest.param((12,), "plane 12 of cells", id="stack"),
+        pytest.param((3, 12), "plane 3, 12 of cells", id="stack over time"),
+    ],
+)
+def test_planes_of_stacks_are_named(index: tuple[int, ...], expected: str) -> None:
+    assert plane_text("cells", index) == expected
 
 
 @pytest.mark.parametrize(

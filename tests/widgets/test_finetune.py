@@ -319,6 +319,7 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     bench = finetuning()
     bench.start(steps=12, rate=1e-2)
     assert "Stop" in bench.view.train.text()
+    assert "so far, then 12 steps of training" in bench.view.status.text()
     with pytest.raises(TrainingError, match="a training is running"):
         bench.training.start(TrainingConfig(steps=1))
     bench.until_step()
@@ -335,7 +336,8 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
 
     bench.until_ended()
     assert bench.view.outcome.text() == bench.training.message
-    assert bench.training.message.startswith("v1 is better on held-out objects (")
+    assert bench.training.message.startswith("v1 is ")
+    assert "on 2 held-out objects" in bench.training.message
     assert bench.live == "v1"
     assert set(bench.training.measured) == {"base", "v1"}
     assert bench.training.measured["v1"] > bench.training.measured["base"]
@@ -347,6 +349,14 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     wait(lambda: "After (v1)" in bench.view.compare.text())
     bench.dock.compare()
     wait(lambda: bench.live == "v1")
+
+
+def test_new_objects_leave_what_a_run_shows(finetuning: Callable[..., Finetuning]) -> None:
+    view = finetuning().view
+    view.show_phase(Phase.TRAINING, "")
+    view.show_event(TrainingStep(45, loss=0.1, seconds=30.0, remaining=30.0))
+    view.show_phase(Phase.TRAINING, "")  # as after each object that is accepted meanwhile
+    assert view.status.text() == "Step 45 · 0:30 left"
 
 
 def test_an_adapter_that_is_not_better_changes_nothing(
