@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qtpy.QtCore import QCoreApplication, QEvent, QObject, QTimer
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QMainWindow, QWidget
 
 from napari_peftsam.widgets.session import ViewerSession, session_of
 
@@ -86,6 +87,8 @@ class Dock(QWidget):
             session = self.viewer_session  # not this dock: it is half destroyed by then
             outermost.destroyed.connect(lambda *_: session.close())
             _Closing(outermost, session)
+            if self.window() is outermost:  # a panel keeps its keys
+                _leave_keys(outermost, self)
 
     def _share_place(self, window: QMainWindow) -> None:
         """Become a tab of another dock of the plugin: stacked, they would not fit the screen."""
@@ -127,6 +130,21 @@ class _Life:
         dock = self._dock()
         if dock is not None and not self.released:
             dock._watch_window()  # noqa: SLF001
+
+
+def _leave_keys(window: QMainWindow, dock: Dock) -> None:
+    """Give the keys to the canvas when a button of the dock, or of napari's, was clicked."""
+    beside = window.findChild(QDockWidget, "layer list")  # has napari's Home button, too
+    for holder in filter(None, (dock, beside)):
+        for button in holder.findChildren(QAbstractButton):
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # has the focus by the keyboard only
+            button.clicked.connect(partial(_clicked, ref(window), ref(button)))
+
+
+def _clicked(window: ref[QMainWindow], button: ref[QAbstractButton]) -> None:
+    shown, clicked = window(), button()
+    if shown is not None and clicked is not None and not clicked.hasFocus():
+        shown.setFocus()  # which hands its keys on to the canvas
 
 
 class _Closing(QObject):

@@ -73,6 +73,9 @@ def test_prompts_show_in_their_own_slice_only(bench: Open) -> None:
     b.viewer.dims.set_point(0, here + 1)
     assert len(b.prompts.points.data) == 0
     assert not b.prompts.mask.data.any()
+    assert f"A prompt waits in plane {here} of image0" in b.view.next_step.text()
+    b.press("Enter")
+    assert f"The prompts are in plane {here} of image0" in b.view.next_step.text()
     b.viewer.dims.set_point(0, here)
     assert len(b.prompts.points.data) == 1
     assert b.prompts.mask.data.any()
@@ -245,6 +248,8 @@ def test_each_image_has_its_own_objects(bench: Open) -> None:
         b.segment(10 + index, 10)
     assert [len(b.document.records(f"image{i}")) for i in (0, 1)] == [1, 1]
     assert b.view.table.objects.image == "image1"
+    names = [layer.name for layer in b.viewer.layers if layer.name.startswith("objects")]
+    assert names == ["objects (image1)"]  # those of the other image are put aside
 
 
 def test_choosing_a_hidden_image_shows_it_in_place_of_the_other(bench: Open) -> None:

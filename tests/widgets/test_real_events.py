@@ -12,9 +12,10 @@ import pytest
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QDockWidget, QPushButton, QWidget
 
 from napari_peftsam.document import ImportLabels
+from napari_peftsam.widgets.finetune import training_of
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 
 LEFT = Qt.MouseButton.LeftButton
@@ -117,6 +118,45 @@ def test_masks_are_hidden_while_a_key_is_held(canvas: Canvas) -> None:
     assert not objects.visible
     QTest.keyRelease(canvas.widget, Qt.Key.Key_J)
     wait(lambda: objects.visible)
+
+
+@pytest.mark.parametrize("name", ["undo", "Home"])
+def test_a_click_on_a_button_leaves_the_keys_to_the_canvas(canvas: Canvas, name: str) -> None:
+    b = canvas.b
+    put_an_object(b)
+    b.viewer.add_image(np.zeros((3, *SHAPE)))
+    window = b.dock.window()
+    others = window.findChild(QDockWidget, "layer list").findChildren(QPushButton)
+    homes = [each for each in others if "reset" in each.toolTip().lower()]
+    [button] = [b.view.undo] if name == "undo" else homes
+    b.view.images.search.setVisible(True)
+    b.view.images.search.setFocus()
+    QTest.mouseClick(button, LEFT)
+    settle()
+    b.viewer.dims.set_current_step(0, 1)
+    QTest.keyClick(window.focusWidget(), Qt.Key.Key_Left)
+    assert b.viewer.dims.current_step[0] == 0
+
+
+def test_the_compared_model_is_named_while_the_key_is_held(canvas: Canvas) -> None:
+    b = canvas.b
+    wait(lambda: b.dock.prompting.state.kind == "ready")
+    overlay, training = b.viewer.canvas.overlays.text, training_of(b.owner)
+    overlay.text, overlay.visible = "figure 1", True
+    training.before, training.after = "v1", "base"  # as after a training
+    QTest.keyPress(canvas.widget, Qt.Key.Key_H)
+    settle()
+    assert (overlay.text, overlay.visible, overlay.font_size) == ("v1", True, 28.0)
+    QTest.keyRelease(canvas.widget, Qt.Key.Key_H)
+    wait(lambda: overlay.text == "figure 1")
+    assert overlay.font_size == 10
+
+
+def test_the_status_bar_has_no_hints_at_naparis_tools_for_prompts(canvas: Canvas) -> None:
+    b = canvas.b
+    for key in "WQ":
+        b.press(key)
+        assert b.viewer.help == ""
 
 
 def test_the_search_keeps_its_keys(canvas: Canvas) -> None:

@@ -279,7 +279,7 @@ class LayerBridge:
     def _show_image(self, view: ImageView) -> None:
         """Give an image of the document a layer for its objects, above its own layer."""
         layer = view.layer
-        name = f"objects ({self.document.image(view.image).name})" if self._shown else "objects"
+        name = f"objects ({self.document.image(view.image).name})"
         self._shown[layer] = objects = ImageObjects(self, view, name)
         layer.events.data.connect(self._pixels_replaced)
         if layer in self.viewer.layers:

@@ -159,6 +159,7 @@ class PromptLayers:
             (self.boxes.events.data, self._boxes_edited),
             (self.points.events.visible, self._catch_up),
             (self.boxes.events.visible, self._catch_up),
+            *((layer.events.help, _silence) for layer in self.layers),
         )
         for signal, slot in self._connections:
             signal.connect(slot)
@@ -367,6 +368,11 @@ class PromptLayers:
             yield
         finally:
             self._showing = False
+
+
+def _silence(event: Any) -> None:
+    """Take napari's hints at its own tools out of the status bar: the dock has others."""
+    event.source.help = ""
 
 
 def _corners(box: Box) -> npt.NDArray[np.float64]:
