@@ -103,8 +103,7 @@ class CorrectView:
         self.split.setEnabled(selected == 1)
         for button in (self.grow, self.shrink, self.delete):
             button.setEnabled(selected > 0)
-        self.table.setColumnHidden(self.table.objects.PLANE, not is_stack)
-        self.table.setColumnHidden(self.table.objects.CLASS, not self._document.categories)
+        self.table.show_columns(planes=is_stack, classes=bool(self._document.categories))
 
     def show_objects(self, number: int) -> None:
         """Show how many objects there are, and how many of them are listed."""

@@ -44,6 +44,7 @@ class ObjectsModel(QAbstractTableModel):
     """
 
     PLANE, CLASS = _COLUMNS.index("plane"), _COLUMNS.index("class")
+    SOURCE, MODEL = _COLUMNS.index("source"), _COLUMNS.index("model")
 
     def __init__(
         self, document: Document, layers: LayerBridge, parent: QWidget | None = None
@@ -156,9 +157,8 @@ class ObjectsModel(QAbstractTableModel):
         if role not in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
             return None
         record = self._records[index.row()]
-        if role == Qt.ItemDataRole.ToolTipRole and index.column() == 1:
-            return self.area(record.label, in_pixels=True)
-        return self._text(record, index.column())
+        is_tip = role == Qt.ItemDataRole.ToolTipRole
+        return (self._tip if is_tip else self._text)(record, index.column())
 
     def area(self, label: int, *, in_pixels: bool = False) -> str:
         """Return the area of an object in all its planes, in words."""
@@ -173,6 +173,12 @@ class ObjectsModel(QAbstractTableModel):
         layer = self._layers.objects if self._layers.image_id == self._image else None
         colour = None if layer is None else layer.get_color(label)
         return None if colour is None else QColor.fromRgbF(*map(float, colour[:3]))
+
+    def _tip(self, record: ObjectRecord, column: int) -> str:
+        if column == 0:
+            return ", ".join(filter(None, (record.source, _version(record))))
+        is_area = column == 1
+        return self.area(record.label, in_pixels=True) if is_area else self._text(record, column)
 
     def _text(self, record: ObjectRecord, column: int) -> str:
         if column == 1:
@@ -211,7 +217,8 @@ class ObjectsTable(QTableView):
         rows.hide()
         rows.setDefaultSectionSize(20)
         rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        columns.setStretchLastSection(True)
+        columns.setHighlightSections(False)  # bold titles do not fit
+        columns.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         columns.setSortIndicator(0, Qt.SortOrder.DescendingOrder)
         self.setSortingEnabled(True)
         columns.setMinimumSectionSize(20)
@@ -221,6 +228,17 @@ class ObjectsTable(QTableView):
         assert selection is not None
         selection.selectionChanged.connect(lambda: self.objects.look_at(self.selected_labels()))
         self.clicked.connect(lambda at: self.object_clicked.emit(self.objects.label(at.row())))
+
+    def show_columns(self, *, planes: bool, classes: bool) -> None:
+        """Show planes and classes where there are any; there is no room for all columns then.
+
+        The source and the model are left out in their place; the tip of an object has them.
+        """
+        model = self.objects
+        self.setColumnHidden(model.PLANE, not planes)
+        self.setColumnHidden(model.CLASS, not classes)
+        self.setColumnHidden(model.SOURCE, planes or classes)
+        self.setColumnHidden(model.MODEL, planes and classes)
 
     def selected_labels(self) -> list[int]:
         """Return the labels of the selected rows, smallest first."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PANELS", "panel_dock", "show_keys", "show_layer_docks", "show_panel"]
 
-PANELS = {"Finetune": 420, "Adapters": 300, "Models": 480, "Export": 320}
+PANELS = {"Finetune": 420, "Adapters": 300, "Models": 480, "Export": 180}
 """Titles of the panels, and how high they open in pixels."""
 
 _WIDTH = 380

@@ -18,6 +18,9 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QStyle,
+    QStyleOptionButton,
+    QStylePainter,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -28,6 +31,7 @@ __all__ = [
     "LABEL_WIDTH",
     "MARGINS",
     "NARROW",
+    "ElidedButton",
     "ElidedLabel",
     "beside",
     "combo_box",
@@ -53,6 +57,7 @@ MARGINS = (6, 6, 6, 6)
 """Pixels around the parts of a dock: left, top, right, bottom."""
 LABEL_WIDTH = 78
 """Pixels; the editors of several forms below each other line up."""
+_FRAME = 6  # pixels beside the text of a button
 
 
 def text_label(text: str = "") -> QLabel:
@@ -78,6 +83,24 @@ class ElidedLabel(QLabel):
             self.text(), Qt.TextElideMode.ElideMiddle, self.width()
         )
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter), text)
+
+
+class ElidedButton(QPushButton):
+    """A button whose text is cut off in the middle where the dock is too narrow for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802  # Qt's name
+        """Paint the button with as much of its text as fits."""
+        painter, option = QStylePainter(self), QStyleOptionButton()
+        self.initStyleOption(option)
+        room = self.width() - 2 * _FRAME
+        elide = Qt.TextElideMode.ElideMiddle
+        option.text = self.fontMetrics().elidedText(self.text(), elide, room)
+        painter.drawControl(QStyle.ControlElement.CE_PushButton, option)
 
 
 def push_button(text: str = "", tip: str = "") -> QPushButton:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QMenu, QSizePolicy, QToolButton, QWidget
+from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QWidget
 
 from napari_peftsam.app.projects import (
     describe_offer,
@@ -18,7 +18,14 @@ from napari_peftsam.app.projects import (
 )
 from napari_peftsam.widgets._dialogs import ask_open, ask_save, ask_yes, with_ending
 from napari_peftsam.widgets._imports import PROJECTS, FileQuestions
-from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button, stacked, text_label
+from napari_peftsam.widgets._parts import (
+    ElidedButton,
+    ElidedLabel,
+    beside,
+    push_button,
+    stacked,
+    text_label,
+)
 
 if TYPE_CHECKING:
     from qtpy.QtGui import QAction
@@ -70,8 +77,7 @@ class ProjectMenu(QWidget):
         self.button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         self.button.setMenu(self.menu)
         self.name, self.saved, self.note = ElidedLabel(), QLabel(), text_label()
-        self.go_on = push_button()
-        self.go_on.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.go_on = ElidedButton()
         self.stop = push_button("✕", "Stop it; nothing of it is kept")
         row = beside(self.button, self.name, self.saved, stretch=1)
         note = beside(self.note, self.stop, stretch=0)
@@ -166,7 +172,7 @@ class ProjectMenu(QWidget):
     def show_project(self) -> None:
         """Show the present project: its name, its problems, and the one to resume."""
         projects, store = self._projects, self._document.store
-        unnamed = "not named yet" if projects.is_automatic else "saved with the first prompt"
+        unnamed = "unnamed" if projects.is_automatic else "saved with the first prompt"
         self.name.setText(projects.name or unnamed)
         self.name.setToolTip("" if store.path is None else str(store.path))
         time = projects.autosave.time
@@ -179,7 +185,7 @@ class ProjectMenu(QWidget):
         self.go_on.setVisible(offered is not None)
         if offered is not None:
             self.go_on.setText(f"Go on with {describe_offer(offered)}")
-            self.go_on.setToolTip(explain_offer(offered))
+            self.go_on.setToolTip(f"{self.go_on.text()}\n{explain_offer(offered)}")
 
 
 def _add(menu: QMenu, text: str, slot: Callable[[], object], enabled: bool = True) -> QAction:

@@ -483,6 +483,20 @@ def test_the_dock_fits_into_a_small_window(bench: Open) -> None:
     assert b.dock.minimumSizeHint().height() <= 560
 
 
+@pytest.mark.parametrize("planes", [False, True], ids=["image", "stack"])
+@pytest.mark.parametrize("classes", [False, True], ids=["no class", "classes"])
+def test_the_titles_of_the_table_fit(bench: Open, planes: bool, classes: bool) -> None:
+    table = bench(blobs(), ready=False).view.table
+    table.show_columns(planes=planes, classes=classes)
+    settle()
+    titles, model = table.horizontalHeader(), table.objects
+    shown = [i for i in range(model.columnCount()) if not table.isColumnHidden(i)]
+    assert sum(titles.sectionSize(i) for i in shown) <= table.viewport().width()
+    for column in shown:
+        title = model.headerData(column, Qt.Orientation.Horizontal)
+        assert titles.fontMetrics().horizontalAdvance(title) <= titles.sectionSize(column)
+
+
 def test_a_thousand_objects_in_the_table(bench: Open) -> None:
     b = bench(blobs((200, 200)), ready=False)
     labels = np.zeros((200, 200), np.int32)
