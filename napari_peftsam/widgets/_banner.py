@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Banner"]
 
-_STAYS = 1500  # ms: as long as it takes to answer a prompt anew
+_STAYS = 2500  # ms: as long as it takes to answer a prompt anew
 _LOOKS: dict[str, Any] = {
     "font_size": 28.0, "position": "top_center", "color": "white", "box": True,
     "box_color": "#000000a0", "visible": True,

@@ -101,6 +101,8 @@ class ImagesView(QObject):
         self.name.setToolTip("" if shown is None else _path(shown))
         for button, at in ((self.previous_image, 0), (self.next_image, len(images) - 1)):
             button.setEnabled(is_queue and chosen not in (-1, at))
+            button.setVisible(is_queue)
+        self.number.setVisible(is_queue)
         self.complete.setEnabled(shown is not None)
         self.complete.setChecked(chosen >= 0 and _is_complete(entries[chosen]))
 

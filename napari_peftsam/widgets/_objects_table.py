@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt
+from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, QSize, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
@@ -228,6 +228,10 @@ class ObjectsTable(QTableView):
         assert selection is not None
         selection.selectionChanged.connect(lambda: self.objects.look_at(self.selected_labels()))
         self.clicked.connect(lambda at: self.object_clicked.emit(self.objects.label(at.row())))
+
+    def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
+        """Return its least height: it takes the room there is, and makes no dock scroll."""
+        return QSize(super().sizeHint().width(), self.minimumHeight())
 
     def show_columns(self, *, planes: bool, classes: bool) -> None:
         """Show planes and classes where there are any; there is no room for all columns then.

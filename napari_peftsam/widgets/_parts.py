@@ -86,7 +86,7 @@ class ElidedLabel(QLabel):
 
 
 class ElidedButton(QPushButton):
-    """A button whose text is cut off in the middle where the dock is too narrow for it."""
+    """A button whose text is cut off where the dock is too narrow for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,9 +97,8 @@ class ElidedButton(QPushButton):
         """Paint the button with as much of its text as fits."""
         painter, option = QStylePainter(self), QStyleOptionButton()
         self.initStyleOption(option)
-        room = self.width() - 2 * _FRAME
-        elide = Qt.TextElideMode.ElideMiddle
-        option.text = self.fontMetrics().elidedText(self.text(), elide, room)
+        end, room = Qt.TextElideMode.ElideRight, self.width() - 2 * _FRAME
+        option.text = self.fontMetrics().elidedText(self.text(), end, room)
         painter.drawControl(QStyle.ControlElement.CE_PushButton, option)
 
 

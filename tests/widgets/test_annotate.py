@@ -483,6 +483,17 @@ def test_the_dock_fits_into_a_small_window(bench: Open) -> None:
     assert b.dock.minimumSizeHint().height() <= 560
 
 
+def test_the_dock_does_not_scroll_in_a_window_of_1280_x_800(bench: Open) -> None:
+    b = bench(blobs(), blobs(seed=1), ready=False)
+    column = b.view.project.parentWidget()
+    before = column.minimumSizeHint().width()
+    b.view.project.go_on.setText("Go on with a project of a very long name " * 3)
+    b.view.project.go_on.show()
+    settle()
+    assert column.minimumSizeHint().width() == before
+    assert column.heightForWidth(b.dock.maximumWidth()) <= 730
+
+
 @pytest.mark.parametrize("planes", [False, True], ids=["image", "stack"])
 @pytest.mark.parametrize("classes", [False, True], ids=["no class", "classes"])
 def test_the_titles_of_the_table_fit(bench: Open, planes: bool, classes: bool) -> None:
