@@ -21,7 +21,7 @@ from napari_peftsam.document import ImageId
 from napari_peftsam.widgets._correct_view import CorrectView
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._images_view import ImagesView
-from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._keys import KEYS, keyed, show_changed_keys
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
@@ -99,10 +99,8 @@ class AnnotateView:
         self.scribble = _tool_button("∿", "scribble", "Scribble: draw a line on each object")
         for tool in (self.point, self.box, self.lasso, self.scribble):
             tool.setCheckable(True)
-        self.previous_candidate = tool_button(
-            "◂", f"Previous candidate ({KEYS['previous_candidate'].shown})"
-        )
-        self.next_candidate = tool_button("▸", f"Next candidate ({KEYS['next_candidate'].shown})")
+        self.previous_candidate = _tool_button("◂", "previous_candidate", "Previous candidate")
+        self.next_candidate = _tool_button("▸", "next_candidate", "Next candidate")
         self.candidate, self.score = QLabel(), QLabel()
         self.candidate.setToolTip("Which of the model's candidates is shown")
         self.score.setToolTip("IoU that the model predicts: a hint, not a verdict")
@@ -116,15 +114,15 @@ class AnnotateView:
         self.accept = _button("✓ Accept", "accept", "Make the mask an object")
         self.discard = _button("✕ Discard", "discard", "Throw the prompts and the mask away")
         self.accept_all = _button("✓✓ Accept all", "accept_all", "Accept one object per box")
-        self.replace = push_button(
-            "Replace",
+        self.replace = keyed(
+            push_button(), "replace", "Replace",
             "Accept the mask in place of the objects that share half of its area, or it of theirs "
-            f"({KEYS['replace'].shown})",
-        )
-        self.cut_out = push_button(
-            "Cut out",
-            f"Accept the mask and cut it out of other objects ({KEYS['cut_out'].shown})",
-        )
+            "({})",
+        )  # fmt: skip
+        self.cut_out = keyed(
+            push_button(), "cut_out", "Cut out",
+            "Accept the mask and cut it out of other objects ({})",
+        )  # fmt: skip
         self.undo = _button("↶ Undo", "undo", "")
         self.redo = _button("↷ Redo", "redo", "")
         self._lay_out(dock)
@@ -197,6 +195,12 @@ class AnnotateView:
         self.show_current()
         self.show_history()
         self.show_objects()
+
+    def show_keys(self, dock: Dock) -> None:
+        """Show the keys after some have changed."""
+        show_changed_keys(dock)
+        self.training.show_run()
+        self.show_all()
 
     def show_status(self) -> None:
         """Show how far the embedding is."""
@@ -334,12 +338,11 @@ class AnnotateView:
 
 
 def _button(text: str, action: str, tip: str) -> QPushButton:
-    key = KEYS[action].shown
-    return push_button(f"{text}  {key}", f"{tip} ({key})".strip())
+    return keyed(push_button(), action, f"{text}  {{}}", f"{tip} ({{}})".strip())
 
 
 def _tool_button(text: str, action: str, tip: str) -> QToolButton:
-    return tool_button(text, f"{tip} ({KEYS[action].shown})")
+    return keyed(tool_button(text, ""), action, text, f"{tip} ({{}})")
 
 
 def _hint_label() -> QLabel:

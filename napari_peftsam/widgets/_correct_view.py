@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QVBoxLayout
 
-from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._keys import keyed
 from napari_peftsam.widgets._objects_table import FILTERS, ObjectsTable
 from napari_peftsam.widgets._parts import (
     NARROW,
@@ -41,6 +41,7 @@ _TIPS = {
     "shrink": ("Shrink", "Shrink the selected objects by a pixel"),
     "delete": ("Delete", "Remove the selected objects"),
 }
+_KEY_OF = {"delete": "remove_last"}
 
 
 class CorrectView:
@@ -70,7 +71,7 @@ class CorrectView:
         for brush in self.brushes.values():
             brush.setCheckable(True)
         self.merge, self.split, self.cut, self.grow, self.shrink, self.delete = (
-            tool_button(text, f"{tip} ({KEYS[name].shown})" if name in KEYS else f"{tip} (Del)")
+            keyed(tool_button(text, ""), _KEY_OF.get(name, name), text, f"{tip} ({{}})")
             for name, (text, tip) in _TIPS.items()
         )
         self.cut.setCheckable(True)

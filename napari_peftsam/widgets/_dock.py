@@ -11,6 +11,7 @@ from weakref import ref
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QDockWidget, QMainWindow, QWidget
 
+from napari_peftsam.widgets._keys import load_keys
 from napari_peftsam.widgets.session import ViewerSession, session_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Dock(QWidget):
     def __init__(self, viewer: napari.Viewer) -> None:
         super().__init__()
         self.viewer_session: ViewerSession = session_of(viewer)
+        load_keys()
         self._listened: list[tuple[Any, Callable[..., object]]] = []
         self._life = life = _Life(self)
         session = self.viewer_session

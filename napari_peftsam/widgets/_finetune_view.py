@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
 from napari_peftsam.app.advice import format_time
 from napari_peftsam.widgets._curve import TrainingCurve
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
-from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._keys import KEYS, keyed
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
@@ -64,8 +64,8 @@ class FinetuneView(QWidget):
         self.curve = TrainingCurve(theme)
         self.memory = text_label()
         self.outcome = text_label()
-        self.compare = push_button(
-            tip=f"Switch between the adapters before and after it ({KEYS['before'].shown})"
+        self.compare = keyed(
+            push_button(), "before", "", "Switch between the adapters before and after it ({})"
         )
         for part in (
             self.progress, self.status, self.memory, self.curve, self.outcome, self.compare

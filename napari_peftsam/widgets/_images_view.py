@@ -10,7 +10,7 @@ from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QLabel, QLineEdit, QListWidget, QListWidgetItem, QVBoxLayout
 
 from napari_peftsam.document import CompleteRegion, DocumentImage
-from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._keys import keyed
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button, stacked, tool_button
 from napari_peftsam.widgets.layers.view import PATH
 
@@ -46,13 +46,16 @@ class ImagesView(QObject):
     def __init__(self, owner: ViewerSession) -> None:
         super().__init__()
         self._document, self._layers = owner.document, owner.layers
-        self.previous_image = tool_button("◂", f"Previous image ({KEYS['previous_image'].shown})")
-        self.next_image = tool_button("▸", f"Next image ({KEYS['next_image'].shown})")
+        self.previous_image = keyed(
+            tool_button("", ""), "previous_image", "◂", "Previous image ({})"
+        )
+        self.next_image = keyed(tool_button("", ""), "next_image", "▸", "Next image ({})")
         self.name, self.number, self.status = ElidedLabel(), QLabel(), QLabel()
         self.cancel = tool_button("✕", "Stop embedding this image")
-        self.complete = push_button(
-            "Done", "All objects of this image are annotated: the rest of it is background. "
-            f"{KEYS['complete'].shown} says so and goes on to the next image that is not done",
+        self.complete = keyed(
+            push_button(), "complete", "Done",
+            "All objects of this image are annotated: the rest of it is background. "
+            "{} says so and goes on to the next image that is not done",
         )  # fmt: skip
         self.complete.setCheckable(True)
         self.search = _Search()

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDockWidget, QGridLayout, QLabel, QMainWindow, QWidget
+from qtpy.QtWidgets import QDialog, QDockWidget, QMainWindow, QWidget
 
-from napari_peftsam.widgets._keys import KEYS
+from napari_peftsam.widgets._keys_window import KeysWindow
 from napari_peftsam.widgets._parts import stacked
 
 if TYPE_CHECKING:
@@ -42,20 +42,8 @@ def panel_dock(dock: Dock, title: str) -> Dock:
 
 
 def show_keys(dock: Dock) -> None:
-    """Show a table of all keys; Escape closes it."""
-    window = QDialog(_main_window(dock))
-    window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    window.setWindowTitle("Keys")
-    mouse = [("right button, Shift", "Not on the object"), ("double click", "Reopen an object")]
-    lines = [*((key.shown, key.does) for key in KEYS.values()), *mouse]
-    grid, half = QGridLayout(), -(-len(lines) // 2)
-    grid.setContentsMargins(16, 12, 16, 12)
-    grid.setHorizontalSpacing(16)
-    for number, (shown, does) in enumerate(lines):
-        grid.addWidget(QLabel(f"<b>{shown}</b>"), number % half, number // half * 2)
-        grid.addWidget(QLabel(does), number % half, number // half * 2 + 1)
-    window.setLayout(grid)
-    window.show()
+    """Show a table of all keys, where they can be changed; Escape closes it."""
+    KeysWindow(_main_window(dock)).show()
 
 
 def show_layer_docks(dock: Dock, shown: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from napari.settings import get_plugin_settings
 
 from napari_peftsam.folders import embedding_folder, model_folder, use_model_folder
 
-__all__ = ["PluginSettings", "plugin_settings", "use_preferred_model_folder"]
+__all__ = ["PluginSettings", "keep_keys", "plugin_settings", "use_preferred_model_folder"]
 
 _PLUGIN = "napari-peftsam"
 
@@ -30,6 +31,9 @@ class PluginSettings:
         ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     embedding_space
         Disk space of embeddings, in GB.
+    keys
+        Keys that the user has changed, as in ``"accept=A box=Shift+B"``; None where there are no
+        preferences to keep them in.
     """
 
     embedding_folder: Path
@@ -37,6 +41,7 @@ class PluginSettings:
     device: str = "auto"
     precision: str = "auto"
     embedding_space: float = 4.0
+    keys: str | None = None
 
 
 def plugin_settings() -> PluginSettings:
@@ -54,7 +59,14 @@ def plugin_settings() -> PluginSettings:
         settings.computing.device,
         settings.computing.precision,
         float(storage.embedding_space),
+        settings.keyboard.changed,
     )
+
+
+def keep_keys(changed: str) -> None:
+    """Keep the keys that the user has changed, where napari knows the plugin."""
+    with suppress(KeyError):
+        get_plugin_settings(_PLUGIN).keyboard.changed = changed
 
 
 def use_preferred_model_folder() -> None:

@@ -23,7 +23,7 @@ from napari_peftsam.document import (
 from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._correcting import Corrections
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._keys import KeyBindings
+from napari_peftsam.widgets._keys import KeyBindings, keys_changed
 from napari_peftsam.widgets._panels import panel_dock, show_keys, show_layer_docks, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
@@ -104,6 +104,7 @@ class AnnotateDock(Dock):
             (layers.images_changed, self._choose_soon),
             (layers.own_layers_changed, self._bind_keys),
             (layers.image_changed, self._bind_keys),
+            (keys_changed, self._keys_changed),
             (layers.tool_changed, self._tool_changed),
             (layers.plane_changed, self.corrections.note_plane),
             (layers.plane_changed, self.view.show_buttons),
@@ -240,6 +241,10 @@ class AnnotateDock(Dock):
         for objects in self.layers.object_layers:
             if objects.mode != "polygon":  # whose keys they are there
                 self._keys.bind((objects,), answers)
+
+    def _keys_changed(self) -> None:
+        self._bind_keys()
+        self.view.show_keys(self)
 
     def _toggle_training(self) -> None:
         cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()

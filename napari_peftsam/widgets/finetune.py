@@ -9,7 +9,7 @@ from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
-from napari_peftsam.widgets._keys import KeyBindings
+from napari_peftsam.widgets._keys import KeyBindings, keys_changed, show_changed_keys
 from napari_peftsam.widgets._parts import stacked, timer
 from napari_peftsam.widgets._runner import Worker, notify
 from napari_peftsam.widgets._training import Phase, training_of
@@ -47,14 +47,14 @@ class FinetuneDock(Dock):
         self._splitting: Worker | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
-        keys = {"finetune": self.toggle, "before": self.compare_while_held}
-        self._keys.bind((self.viewer_session.viewer,), keys)
+        self._bind_keys()
         self._timer.timeout.connect(self._find_split)
         self.view.train.clicked.connect(self.toggle)
         self.view.compare.clicked.connect(self.compare)
         self.options.changed.connect(self._options_changed)
         owner, events = self.viewer_session, self.viewer_session.document.events
         self.listen(
+            (keys_changed, self._keys_changed),
             (self.training.signals.changed, self._show_run),
             (self.training.signals.event, self.view.show_event),
             (self.training.signals.ticked, self._show_waiting),
@@ -79,6 +79,16 @@ class FinetuneDock(Dock):
             self._timer.stop()
             self.options.release()
             self.training.abandon()
+
+    def _bind_keys(self) -> None:
+        keys = {"finetune": self.toggle, "before": self.compare_while_held}
+        self._keys.bind((self.viewer_session.viewer,), keys)
+
+    def _keys_changed(self) -> None:
+        self._keys.release()
+        self._bind_keys()
+        show_changed_keys(self)
+        self._show_run()
 
     def _ready(self) -> None:
         self.options.offer_methods()
