@@ -30,6 +30,8 @@ from napari_peftsam.document import (
     read_pixels,
     store_pixels,
 )
+from napari_peftsam.document.derive import utc_now
+from napari_peftsam.document.objects import IMPORTED
 from napari_peftsam.errors import ExportError, ImageError, PeftSamError
 from napari_peftsam.files import (
     ImageFile,
@@ -323,13 +325,18 @@ def read_label_file(
 ) -> tuple[Imported, str]:
     """Read the objects of a file for an image, with a note as of `import_label_file`; slow."""
     file = read_objects(path, own.shape, file_name(own), own.info.metadata.names)
-    labels, notes = file.labels, []
+    labels, classes, notes = file.labels, file.classes, []
     pieces, problem = split_pieces(labels)
     if problem and number_pieces:
-        labels = pieces
+        labels, every = pieces, range(1, int(pieces.max()) + 1)
+        classes = {number: name for name in classes.values() for number in every}
     elif problem:
         notes.append(problem)
-    records = {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
+    now = utc_now()
+    records = {
+        label: ObjectRecord(label, (), IMPORTED, created=now, modified=now, category=category)
+        for label, category in classes.items()
+    } | {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
     found = import_objects(own, labels, records)
     if file.skipped:
         notes.append(f"{file.skipped} have no area in the image and are left out")

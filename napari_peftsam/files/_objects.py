@@ -23,8 +23,8 @@ __all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 _HIGHEST = 2**31
 _WITH_AREA = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
 Ring = Any  # (N, 2) numbers, as arrays or lists
-# Plane, first pixel, mask, and the label that our own export gave the object (0: none).
-_Found = tuple[tuple[int, ...], tuple[int, int], BoolArray, int]
+# Plane, first pixel, mask, the label that our own export gave the object (0: none), and its class.
+_Found = tuple[tuple[int, ...], tuple[int, int], BoolArray, int, str]
 _OUR_NAME = re.compile(r".* (\d+)(?: \[[\d, ]+\])?")
 
 
@@ -38,6 +38,9 @@ class LabelFile:
         ``(..., H, W)``; 0 is unlabelled.
     records
         The provenance that our own export wrote, by label; none from other programs.
+    classes
+        Classes by label, as a COCO file (categories) or GeoJSON of QuPath (classifications) has
+        them; objects without one are not in it.
     overlapping
         Number of objects of which earlier ones cover a part.
     skipped
@@ -46,6 +49,7 @@ class LabelFile:
 
     labels: LabelArray
     records: tuple[dict[str, Any], ...] = field(default=())
+    classes: dict[int, str] = field(default_factory=dict)
     overlapping: int = 0
     skipped: int = 0
 
@@ -140,9 +144,10 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     """
     every = list(objects)
     found = [each for each in every if each[2].size]
-    places = {(index, label) for index, _, _, label in found if label}
+    places = {(index, label) for index, _, _, label, _ in found if label}
     labels, overlapping, number = np.zeros(shape, np.int32), 0, 0
-    for index, (row, col), mask, label in found:
+    classes = dict[int, str]()
+    for index, (row, col), mask, label, category in found:
         if len(index) != len(shape) - 2 or any(
             i >= n for i, n in zip(index, shape[:-2], strict=True)
         ):
@@ -157,7 +162,10 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
         if free.any():
             number = label if len(places) == len(found) else number + 1
             part[free] = number
-    return LabelFile(labels, overlapping=overlapping, skipped=len(every) - len(found))
+            if category:
+                classes.setdefault(number, category)
+    skipped = len(every) - len(found)
+    return LabelFile(labels, classes=classes, overlapping=overlapping, skipped=skipped)
 
 
 def _filled(
@@ -165,6 +173,7 @@ def _filled(
     rings: Sequence[Ring],
     shape: tuple[int, ...],
     label: int = 0,
+    category: str = "",
     *,
     together: bool = False,
 ) -> Iterator[_Found]:
@@ -175,7 +184,7 @@ def _filled(
     from skimage.draw import polygon2mask
 
     arrays = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) > 2]
-    nothing = index, (0, 0), np.zeros((0, 0), np.bool_), label
+    nothing = index, (0, 0), np.zeros((0, 0), np.bool_), label, category
     if not arrays:
         yield nothing
         return
@@ -192,7 +201,7 @@ def _filled(
     for ring in arrays:
         part = polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
         inside = inside | part if together else inside ^ part
-    yield index, (int(low[1]), int(low[0])), inside, label
+    yield index, (int(low[1]), int(low[0])), inside, label, category
 
 
 def _label_in(name: object) -> int:
@@ -225,6 +234,7 @@ def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
     indices = {each["id"]: tuple(each.get("index", ())) for each in mine}
     if len(indices) > 1 and not any(indices.values()):
         raise InputFileError(f"{path}: holds the image {image.name!r} more than once")
+    names = _coco_classes(content)
 
     def objects() -> Iterator[_Found]:
         for each in content["annotations"]:
@@ -232,22 +242,30 @@ def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
             shaped = each["segmentation"]
             if index is None:
                 continue
+            label = _label_in(f"label {each.get('label')}")
+            category = "" if each.get("planes") else names.get(each.get("category_id"), "")
             if isinstance(shaped, dict):
                 height, width = shaped["size"]
                 runs = shaped
                 if isinstance(shaped["counts"], list):
                     runs = mask.frPyObjects(shaped, height, width)
-                label = _label_in(f"label {each.get('label')}")
-                yield index, (0, 0), mask.decode(runs).astype(bool), label
+                yield index, (0, 0), mask.decode(runs).astype(bool), label, category
             else:
                 rings = [np.reshape(ring, (-1, 2)) for ring in shaped]
-                label = _label_in(f"label {each.get('label')}")
-                yield from _filled(index, rings, shape, label, together=True)
+                yield from _filled(index, rings, shape, label, category, together=True)
 
     drawn = _drawn(objects(), shape, path)
     records = {a["label"]: a for a in content["annotations"] if a.get("planes") and "label" in a}
     kept = tuple(records[n] for n in np.unique(drawn.labels).tolist() if n in records)
     return replace(drawn, records=kept)
+
+
+def _coco_classes(content: Any) -> dict[Any, str]:
+    """Return names by id, but that by which our own export calls objects without a class."""
+    about = (content.get("info") or {}).get("description")
+    ours = str(about).rpartition(", by napari-peftsam")[0].partition(" of ")[0]
+    named = {each.get("id"): str(each.get("name")) for each in content.get("categories") or ()}
+    return {number: name.strip() for number, name in named.items() if name not in (ours, "None")}
 
 
 def _coco_images(
@@ -286,10 +304,20 @@ def _read_geojson(content: Any, path: Path, image: _Image) -> LabelFile:
                 rings = [ring for part in corners for ring in part]
             plane = geometry.get("plane") or {}
             place = image.plane(plane.get("z", 0), plane.get("t", 0))
-            label = _label_in((feature.get("properties") or {}).get("name", ""))
-            yield from _filled(place, rings, image.shape, label)
+            properties = feature.get("properties") or {}
+            label = _label_in(properties.get("name", ""))
+            category = _class_in(properties.get("classification"))
+            yield from _filled(place, rings, image.shape, label, category)
 
     return _drawn(objects(), image.shape, path)
+
+
+def _class_in(classification: Any) -> str:
+    """Return the class that QuPath writes: a name, or several of a class within a class."""
+    if isinstance(classification, dict):
+        names = classification.get("names") or ()
+        classification = classification.get("name") or ": ".join(map(str, names))
+    return str(classification or "").strip()
 
 
 def _read_rois(path: Path, image: _Image) -> LabelFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,41 @@ def test_provenance_and_pixel_size_go_there_and_back(app: App, tmp_path: Path) -
         assert image.objects == ()
         image.import_labels(path)
         assert image.objects == before
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.geojson", "x.tif", "x.ome.zarr"])
+def test_classes_go_there_and_back(app: App, tmp_path: Path, name: str) -> None:
+    image = app.images["cells"]
+    masks = [squares() == label for label in (5, 9)]
+    new = (NewObject(Prompts(), masks[0], category="nucleus"), NewObject(Prompts(), masks[1]))
+    app.document.do(AcceptObjects(PlaneKey(image.id), new))
+    path = image.export(tmp_path / name)
+    app.undo()
+    assert app.document.categories == ()
+    image.import_labels(path)
+    assert [record.category for record in image.objects] == ["nucleus", ""]
+    assert app.document.categories == ("nucleus",)
+    app.undo()
+    assert image.objects == ()
+
+
+def test_classes_of_another_program_come_with_the_objects(app: App, tmp_path: Path) -> None:
+    image = app.images["cells"]
+    ring = [[2, 2], [8, 2], [8, 8], [2, 8], [2, 2]]
+    other = [[x + 20, y] for x, y in ring]
+    feature = {
+        "geometry": {"type": "MultiPolygon", "coordinates": [[ring], [other]]},
+        "properties": {"classification": {"name": "Tumor", "color": [200, 0, 0]}},
+    }  # fmt: skip
+    (tmp_path / "x.geojson").write_text(json.dumps(feature))
+    image.import_labels(tmp_path / "x.geojson")
+    [record] = image.objects
+    assert (record.category, record.model) == ("Tumor", "imported")
+    assert record.created
+    assert [plane.index for plane in record.planes] == [()]
+    app.undo()
+    image.import_labels(tmp_path / "x.geojson", number_pieces=True)
+    assert [record.category for record in image.objects] == ["Tumor", "Tumor"]
 
 
 def test_labels_of_another_shape_are_refused(app: App, tmp_path: Path) -> None:

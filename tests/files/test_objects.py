@@ -74,6 +74,55 @@ def test_names_that_say_nothing_are_no_labels(tmp_path: Path) -> None:
     assert np.unique(found.labels).tolist() == [0, 1, 2]
 
 
+def ring(col: int) -> list[list[int]]:
+    return [[col, 2], [col + 4, 2], [col + 4, 6], [col, 6], [col, 2]]
+
+
+QUPATH = {
+    "a name and a colour": ({"name": "Tumor", "color": [200, 0, 0]}, "Tumor"),
+    "the colour of QuPath 0.2": ({"name": "Stroma", "colorRGB": -6895466}, "Stroma"),
+    "a class within a class": ({"names": ["Tumor", "CD3"]}, "Tumor: CD3"),
+    "a plain name": ("Necrosis", "Necrosis"),
+    "none": (None, ""),
+    "an empty one": ({}, ""),
+}
+
+
+@pytest.mark.parametrize(("given", "name"), QUPATH.values(), ids=QUPATH.keys())
+def test_classes_of_qupath(tmp_path: Path, given: object, name: str) -> None:
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring(col)]},
+         "properties": {"objectType": "detection", "classification": each}}
+        for col, each in ((2, given), (10, {"name": "Other"}))
+    ]  # fmt: skip
+    (tmp_path / "x.geojson").write_text(json.dumps(features))
+    found = read_objects(tmp_path / "x.geojson", (40, 50))
+    assert found.classes == ({1: name} if name else {}) | {2: "Other"}
+
+
+COCO = {
+    "of another program": ("", {1: "cell", 2: "nucleus"}),
+    "of ours": ("cell of x.png, by napari-peftsam", {2: "nucleus"}),
+}
+
+
+@pytest.mark.parametrize(("about", "classes"), COCO.values(), ids=COCO.keys())
+def test_classes_of_coco(tmp_path: Path, about: str, classes: dict[int, str]) -> None:
+    given = zip((2, 10, 20, 30), (7, 3, 99, None), strict=True)
+    content = {
+        "info": {"description": about},
+        "images": [{"id": 1, "file_name": "x.png", "height": 40, "width": 50}],
+        "annotations": [
+            {"id": i, "image_id": 1, "segmentation": [np.ravel(ring(col)).tolist()],
+             "category_id": category}
+            for i, (col, category) in enumerate(given)
+        ],
+        "categories": [{"id": 7, "name": "cell"}, {"id": 3, "name": "nucleus"}, {"id": 4}],
+    }  # fmt: skip
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert read_objects(tmp_path / "x.json", (40, 50), "x.tif").classes == classes
+
+
 def test_the_provenance_comes_back_with_them(tmp_path: Path) -> None:
     context = ExportContext(records=[{"label": 2, "source": "point"}])
     path = export_labels(objects(), tmp_path / "x.tif", context=context)
