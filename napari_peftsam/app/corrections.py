@@ -13,11 +13,12 @@ import numpy as np
 from napari_peftsam.app.freehand import Line, line_pixels
 from napari_peftsam.document import DocumentImage, Paint, PlaneKey
 from napari_peftsam.errors import LabelError
-from napari_peftsam.types import BoolArray, LabelArray, Window
+from napari_peftsam.types import BoolArray, FloatArray, LabelArray, Window
 
-__all__ = ["cut_object", "grow_objects", "relabel_object", "split_object"]
+__all__ = ["cut_object", "grow_objects", "relabel_object", "split_at", "split_object"]
 
 _DENSE = 8  # times the area of all objects; a larger window around them is mostly empty
+_NARROW = 0.85  # of the shallower part's depth; a border that is less deep is a neck
 
 
 def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
@@ -31,21 +32,78 @@ def split_object(image: DocumentImage, plane: PlaneKey, label: int) -> Paint:
     LabelError
         If it has no narrow place.
     """
-    from scipy import ndimage
     from skimage.feature import peak_local_max
     from skimage.segmentation import watershed
 
     window, inside = _object(image, plane, label, 1)
-    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1)
-    depth[~inside] = 0
+    depth = _depth(inside)
     distance = max(1, int(depth.max() // 2))
     peaks = peak_local_max(depth, min_distance=distance, labels=inside.astype(np.int32))
     if len(peaks) < 2:
-        raise LabelError(f"object {label} is narrow nowhere: cut it with a line instead")
+        raise LabelError(
+            f"object {label} is narrow nowhere: cut it with a line, or a click on each part"
+        )
     seeds = np.zeros(inside.shape, np.int32)
     seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     parts = watershed(-depth, seeds, mask=inside)
     return _in_parts(image, plane, label, window, parts)
+
+
+def split_at(image: DocumentImage, plane: PlaneKey, label: int, places: Line) -> Paint:
+    """Split an object between two places in it; its larger part keeps the label.
+
+    It is cut where it is narrow between them, else half-way: each pixel goes to the place that is
+    nearer inside the object.
+
+    Parameters
+    ----------
+    places
+        Two positions ``(row, col)`` of a plane.
+
+    Raises
+    ------
+    LabelError
+        If they are not two pixels of the object.
+    """
+    from skimage.graph import MCP_Geometric
+    from skimage.segmentation import watershed
+
+    window, inside = _object(image, plane, label, 1)
+    seeds = [(round(row) - window.row, round(col) - window.col) for row, col in places]
+    within = [s for s in set(seeds) if min(s) >= 0 and np.less(s, inside.shape).all() and inside[s]]
+    if len(within) != 2:
+        raise LabelError(f"click on two places in object {label}, one in each part")
+    depth = _depth(inside)
+    basins = watershed(-depth, mask=inside)
+    own = [basins == basins[seed] for seed in seeds]
+    peaks = np.zeros(inside.shape, np.int32)
+    for number, basin in enumerate(own, start=1):
+        peaks[np.unravel_index(np.argmax(depth * basin), depth.shape)] = number
+    parts = watershed(-depth, peaks, mask=inside)
+    shallow = min(float(depth[basin].max()) for basin in own)
+    if basins[seeds[0]] == basins[seeds[1]] or _saddle(depth, parts) > _NARROW * shallow:
+        costs = np.where(inside, 1.0, -1.0)  # no way leads through what is below 0
+        first, second = (MCP_Geometric(costs).find_costs([seed])[0] for seed in seeds)
+        parts = np.where(np.isfinite(np.minimum(first, second)), 1 + (second < first), 0)
+    return _in_parts(image, plane, label, window, parts)
+
+
+def _depth(inside: BoolArray) -> FloatArray:
+    """Return how far the pixels of an object are from its edge, without small bumps."""
+    from scipy import ndimage
+
+    depth: FloatArray = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1)
+    depth[~inside] = 0
+    return depth
+
+
+def _saddle(depth: FloatArray, parts: LabelArray) -> float:
+    """Return how deep the border between two parts is at most."""
+    deepest = 0.0
+    for d, p in ((depth, parts), (depth.T, parts.T)):
+        is_border = (p[1:] != p[:-1]) & (p[1:] > 0) & (p[:-1] > 0)
+        deepest = max(deepest, float(np.minimum(d[1:], d[:-1])[is_border].max(initial=0)))
+    return deepest
 
 
 def cut_object(image: DocumentImage, plane: PlaneKey, path: Line, label_set: str = "") -> Paint:

@@ -36,7 +36,7 @@ BRUSHES = {
 _TIPS = {
     "merge": ("Merge", "Make the selected objects one"),
     "split": ("Split", "Split the selected object where it is narrow"),
-    "cut": ("✂ Cut", "Draw a line across an object to cut it in two"),
+    "cut": ("✂ Cut", "Draw a line across an object to cut it in two, or click on each part"),
     "grow": ("Grow", "Grow the selected objects by a pixel"),
     "shrink": ("Shrink", "Shrink the selected objects by a pixel"),
     "delete": ("Delete", "Remove the selected objects"),

@@ -91,7 +91,7 @@ DEFAULT_KEYS: Mapping[str, Key] = {
     "discard_all": Key("Shift-Escape", "Discard all that are queued"),
     "remove_last": Key("Delete", "Take the last prompt back, or delete objects", _DELETE),
     "split": Key("Shift-X", "Split the selected object where it is narrow"),
-    "cut": Key("U", "Cut: draw a line across an object"),
+    "cut": Key("U", "Cut: draw a line across an object, or click on each part"),
     "merge": Key("Shift-U", "Merge the selected objects"),
     "grow": Key("Shift-E", "Grow the selected objects by a pixel"),
     "shrink": Key("Shift-C", "Shrink the selected objects by a pixel"),

@@ -11,6 +11,7 @@ from napari_peftsam.app.corrections import (
     cut_object,
     grow_objects,
     relabel_object,
+    split_at,
     split_object,
 )
 from napari_peftsam.document import Document, Paint, PlaneKey
@@ -46,7 +47,11 @@ def cut(document: Document, label: int) -> Paint:
     return cut_object(document.image(IMAGE), CELLS, [(0, 15), (23, 15)])
 
 
-@pytest.mark.parametrize("correct", [split, cut])
+def split_by_clicks(document: Document, label: int) -> Paint:
+    return split_at(document.image(IMAGE), CELLS, label, [(12, 20), (13.4, 6)])
+
+
+@pytest.mark.parametrize("correct", [split, cut, split_by_clicks])
 def test_two_that_touch_become_two(
     document: Document, correct: Callable[[Document, int], Paint]
 ) -> None:
@@ -66,6 +71,49 @@ def test_two_that_touch_become_two(
     document.undo()
     assert areas(document) == {1: int(PAIR.sum())}
     check_invariants(document)
+
+
+BUD = disc(12, 11, 10) | disc(12, 24, 4)
+SAUSAGE = (abs(ROWS - 12) <= 3) & (COLS >= 3) & (COLS < 29)
+
+
+@pytest.mark.parametrize(
+    ("mask", "places", "border"),
+    [
+        (BUD, [(12, 11), (12, 25)], 20),
+        (BUD, [(4, 11), (12, 26)], 20),
+        (LARGE, [(12, 5), (12, 12)], 9),
+        (SAUSAGE, [(12, 5), (12, 26)], 16),
+        (SAUSAGE, [(12, 5), (12, 14)], 10),
+    ],
+    ids=["at the neck", "clicks near the edge", "round", "long", "one part longer"],
+)
+def test_two_clicks_split_where_it_is_narrow_else_half_way(
+    document: Document, mask: np.ndarray, places: list[tuple[float, float]], border: int
+) -> None:
+    label = accept(document, mask)
+    document.do(split_at(document.image(IMAGE), CELLS, label, places))
+    labels = document.labels(CELLS)
+    assert np.array_equal(labels > 0, mask)
+    left, right = (int(labels[round(row), round(col)]) for row, col in places)
+    assert sorted((left, right)) == [1, 2]
+    assert (labels[:, : border - 2][mask[:, : border - 2]] == left).all()
+    assert (labels[:, border + 2 :][mask[:, border + 2 :]] == right).all()
+    document.undo()
+    assert areas(document) == {1: int(mask.sum())}
+    check_invariants(document)
+
+
+@pytest.mark.parametrize(
+    "places", [[(12, 9), (12, 9.2)], [(12, 9), (0, 31)], [(-5, 9), (12, 9)]],
+    ids=["one pixel", "outside", "outside the plane"],
+)  # fmt: skip
+def test_two_places_in_the_object_are_needed(
+    document: Document, places: list[tuple[float, float]]
+) -> None:
+    label = accept(document, LARGE)
+    with pytest.raises(LabelError, match="click on two places in object 1"):
+        split_at(document.image(IMAGE), CELLS, label, places)
 
 
 def test_what_is_narrow_nowhere_is_not_split(document: Document) -> None:

@@ -220,6 +220,26 @@ def test_buttons_and_keys_correct_the_selected_objects(bench: Open) -> None:
     assert b.document.undo_label == "merge objects 1, 2"
 
 
+def test_a_click_on_each_part_splits(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    put(b, disc(20, 20, 8) | disc(20, 32, 7), disc(40, 10, 5))
+    b.press("U")
+    b.click(20, 34)
+    assert b.view.table.selected_labels() == [1]
+    assert "other part of object 1" in b.view.next_step.text()
+    b.click(40, 10)  # another object: its first click
+    b.press("U")  # forgets it
+    b.click(40, 12)
+    b.click(20, 34)
+    b.click(20, 16)
+    assert b.document.undo_label == "split 1"
+    plane = b.document.labels(b.layers.plane)
+    assert sorted({int(plane[20, 16]), int(plane[20, 34]), int(plane[40, 10])}) == [1, 2, 3]
+    b.press("Control-Z")
+    assert sorted(b.document.image(b.layers.image_id).records) == [1, 2]
+    assert b.document.current is None
+
+
 def test_what_cannot_be_split_says_why(bench: Open) -> None:
     b = bench(blobs())
     put(b, disc(20, 20, 8))

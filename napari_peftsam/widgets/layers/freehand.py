@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from napari_peftsam.app.corrections import cut_object
+from napari_peftsam.app.corrections import cut_object, split_at
 from napari_peftsam.app.freehand import Line, lasso_prompts, scribble_points
 from napari_peftsam.app.regions import (
     background_stroke,
@@ -51,6 +51,11 @@ class Freehand:
 
     def __init__(self, bridge: LayerBridge, tools: PromptTools) -> None:
         self._bridge, self._tools, self._document = bridge, tools, bridge.document
+        self._clicked: tuple[PlaneKey, int, tuple[float, float]] | None = None
+
+    def forget(self) -> None:
+        """Forget the place that was clicked on in an object to be split."""
+        self._clicked = None
 
     def show(self, tool: Tool, path: _World) -> None:
         """Show a line while it is drawn."""
@@ -113,6 +118,8 @@ class Freehand:
             actions = [complete_area(plane, places, is_rectangle=tool == "rectangle")]
         elif tool == "cut" and len(places) > 1:
             actions = [cut_object(image, plane, places, self._document.label_set)]
+        elif tool == "cut":
+            actions = self._split(image, plane, places[0])
         elif tool == "lasso" and len(places) > 1:
             actions = [QueuePrompts(plane, (lasso_prompts(places, image.plane_shape),))]
         elif tool == "scribble":
@@ -121,6 +128,19 @@ class Freehand:
             actions = []
         for action in actions:
             self._document.do(action)
+
+    def _split(
+        self, image: DocumentImage, plane: PlaneKey, place: tuple[float, float]
+    ) -> Sequence[Action]:
+        """Split an object at the second click on it; select it at the first."""
+        label = int(image.plane_labels(plane)[round(place[0]), round(place[1])])
+        first, self._clicked = self._clicked, (plane, label, place)
+        if first is not None and first[:2] == (plane, label):
+            self.forget()
+            return [split_at(image, plane, label, (first[2], place))]
+        self._bridge.events.object_picked.emit(label, False)
+        self._bridge.events.hint.emit(f"Now click on the other part of object {label}")
+        return []
 
     def _scribble(
         self, image: DocumentImage, plane: PlaneKey, places: Line, is_negative: bool

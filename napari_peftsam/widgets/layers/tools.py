@@ -149,6 +149,7 @@ class PromptTools:
         if self._is_incomplete(layers):  # the user has removed one
             layers = self._need_layers()
         self._chosen = tool or self._chosen  # it stays over images
+        self._freehand.forget()
         layer = layers.boxes if tool == "box" else layers.points
         layer.mode = "add_rectangle" if tool == "box" else "pan_zoom"
         self._bridge.viewer.layers.selection.active = layer if tool else self._bridge.image
@@ -273,12 +274,12 @@ class PromptTools:
             self._click(event.position, event.button == 2, _names(event.modifiers))
 
     def _click(self, world: Sequence[float], is_right: bool, keys: set[str]) -> None:
-        """Select the object under the mouse, or add a point.
+        """Select the object under the mouse, or add a point; with the knife, say where to split.
 
         While an object is pending, and with the control key, a click is always a point.
         """
         label, is_plain = self._label_at(world), not keys and not is_right
-        if self.tool in AREAS:
+        if self.tool in AREAS or (self.tool == "cut" and label and is_plain):
             self._freehand.draw(self.tool, [world], is_right)
         elif label and keys == {"Shift", "Control"}:
             self._bridge.events.object_picked.emit(label, True)
