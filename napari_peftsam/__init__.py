@@ -32,7 +32,7 @@ _NAMES = {
     "projects": ("locate_image",),
     "app.app": ("App", "ProjectImage"),
     "app.choice": ("ModelChoice",),
-    "app.corrections": ("cut_object", "grow_objects", "relabel_object", "split_object"),
+    "app.corrections": ("cut_object", "grow_objects", "relabel_object", "split_at", "split_object"),
     "app.demo": ("run_demo",),
     "app.folders": ("evaluate_folders", "finetune_folders"),
     "app.project_commands": ("evaluate_project", "export_project", "finetune_project"),

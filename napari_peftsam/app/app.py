@@ -207,6 +207,7 @@ class ProjectImage:
         negatives: Sequence[Position] = (),
         box: tuple[float, float, float, float] | None = None,
         plane: tuple[int, ...] = (),
+        smooth: int = 0,
     ) -> Prediction:
         """Prompt an object and return the predicted candidates, best first; slow.
 
@@ -223,6 +224,8 @@ class ProjectImage:
             ``(row0, col0, row1, col1)`` around the object.
         plane
             Position along the leading axes of a stack, as ``(z,)``.
+        smooth
+            Radius in pixels below which bumps and notches of the mask are rounded off; 0: not.
         """
         document, key = self._app.document, PlaneKey(self.id, tuple(plane))
         given = _prompts(points, negatives, box)
@@ -238,7 +241,7 @@ class ProjectImage:
                 document.do(SetBox(key, given.box))
             for point in given.points:
                 document.do(AddPoint(key, point))
-        return predict_pending(self._app.workspace)
+        return predict_pending(self._app.workspace, smooth)
 
     def accept(self, overlap: Overlap = "keep") -> int:
         """Make the pending object's best candidate an object and return its label.
@@ -329,7 +332,7 @@ class _Script:
         self.workspace, self.document = workspace, workspace.document
 
 
-def predict_pending(workspace: Workspace) -> Prediction:
+def predict_pending(workspace: Workspace, smooth: int = 0) -> Prediction:
     """Predict the pending object at once, embedding its plane if need be; slow.
 
     Raises
@@ -343,6 +346,7 @@ def predict_pending(workspace: Workspace) -> Prediction:
     workspace.engine.live  # noqa: B018  # raises while no model is loaded
     script = _Script(workspace)
     controller = PromptController(script, script, InlineRunner())
+    controller.clean_masks(True, smooth)
     controller.events.failed.connect(errors.append)
     controller.follow()
     controller.release()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from napari_peftsam.document import Document, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.types import Prompts
 
-__all__ = ["Following"]
+__all__ = ["Cleaning", "Following"]
+
+Cleaning = tuple[bool, int]
+"""Whether masks are cleaned, and the radius in pixels by which they are smoothed."""
 
 
 class Following:
@@ -14,7 +17,7 @@ class Following:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._found: dict[Prompts, NewObject] = {}
-        self._made_by: tuple[PlaneKey, ModelVersion, bool] | None = None
+        self._made_by: tuple[PlaneKey, ModelVersion, Cleaning] | None = None
 
     @property
     def objects(self) -> tuple[NewObject, ...]:
@@ -26,7 +29,7 @@ class Following:
         return tuple(self._found[each] for each in queued if each in self._found)
 
     def known(
-        self, plane: PlaneKey, version: ModelVersion, clean: bool
+        self, plane: PlaneKey, version: ModelVersion, clean: Cleaning
     ) -> dict[Prompts, NewObject]:
         """Return what is predicted so far, to be read and added to."""
         if self._made_by != (plane, version, clean):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from napari_peftsam.app.following import Cleaning
 from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.document import ModelVersion, NewObject, PlaneKey
 from napari_peftsam.types import Prompts
@@ -18,8 +19,8 @@ __all__ = ["Preview"]
 _FAST = 0.04  # seconds
 _REMEMBERED = 9  # prompts by whose times that is decided
 
-Question = tuple[PlaneKey, Prompts, ModelVersion, bool]
-"""What is asked: plane, prompts, model version, and whether masks are cleaned."""
+Question = tuple[PlaneKey, Prompts, ModelVersion, Cleaning]
+"""What is asked: plane, prompts, model version, and how masks are cleaned."""
 
 
 class Preview:

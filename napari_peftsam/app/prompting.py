@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_peftsam.app.advice import explain_left, plane_text
 from napari_peftsam.app.clean import clean_prediction
-from napari_peftsam.app.following import Following
+from napari_peftsam.app.following import Cleaning, Following
 from napari_peftsam.app.preview import Preview
 from napari_peftsam.app.prompt_state import PromptEvents, PromptState, ShownPlane, WorkspaceHolder
 from napari_peftsam.app.refine import predict_best
@@ -51,8 +51,8 @@ class PromptController:
 
     Attributes
     ----------
-    clean
-        Whether masks are cleaned, see `napari_peftsam.app.clean`.
+    cleaning
+        Whether masks are cleaned, and how smooth, see `napari_peftsam.app.clean`.
     preview
         The mask under the mouse.
     """
@@ -70,7 +70,7 @@ class PromptController:
         self._asked = 0  # revision of the prompts that are being answered ...
         self._accepts: tuple[Prompts, ...] = ()  # ... and those that are being accepted
         self._failed = 0  # revision of prompts that could not be answered
-        self.clean = True
+        self.cleaning: Cleaning = (True, 0)
         self.preview = Preview(runner, self.events.preview_changed.emit)
         self._following = Following(self._document)
         for signal, slot in self._connections():
@@ -94,9 +94,9 @@ class PromptController:
 
     # --- what the user does ---------------------------------------------------------
 
-    def clean_masks(self, clean: bool) -> None:
-        """Clean masks from the next prompts on, or leave them as they are predicted."""
-        self.clean = clean
+    def clean_masks(self, clean: bool, smooth: int | None = None) -> None:
+        """Clean masks, or not, from the next prompts on; `smooth` as of `clean_mask`."""
+        self.cleaning = clean, self.cleaning[1] if smooth is None else smooth
 
     def hover(self, point: Point | None) -> None:
         """Predict what a click at a position would give; None: the mouse is elsewhere."""
@@ -107,7 +107,7 @@ class PromptController:
             self.preview.stop()
         elif engine is not None and embedding is not None and plane is not None:
             prompts = Prompts((point,))
-            asked = plane, prompts, engine.version(embedding), self.clean
+            asked = plane, prompts, engine.version(embedding), self.cleaning
             self.preview.ask(asked, self._predict_one(prompts, None))
 
     def cancel(self) -> None:
@@ -136,7 +136,7 @@ class PromptController:
             where = plane_text(document.image(plane.image).name, plane.index)
             self.events.hint.emit(f"The prompts are in {where}: show that plane to accept them")
             return
-        known = dict(self._following.known(plane, engine.version(embedding), self.clean))
+        known = dict(self._following.known(plane, engine.version(embedding), self.cleaning))
         if pending.made_by == engine.version(embedding) and pending.mask is not None:
             known[pending.prompts] = pending.as_new_object()
 
@@ -181,7 +181,7 @@ class PromptController:
         assert engine is not None, "the pending object is predicted"
         assert embedding is not None, "by its embedding"
         assert pending is not None
-        known = self._following.known(pending.plane, engine.version(embedding), self.clean)
+        known = self._following.known(pending.plane, engine.version(embedding), self.cleaning)
         rest = [each for each in dict.fromkeys(self._document.queue[1:]) if each not in known]
         if not rest:
             return
@@ -199,7 +199,8 @@ class PromptController:
     def _predict_objects(
         self, engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts]
     ) -> Generator[Any, None, dict[Prompts, NewObject] | None]:
-        found = yield from predict_best(engine, embedding, prompts, clean=self.clean)
+        clean, smooth = self.cleaning
+        found = yield from predict_best(engine, embedding, prompts, clean=clean, smooth=smooth)
         return None if found is None else {made.prompts: made for made in found}
 
     # --- embedding ------------------------------------------------------------------
@@ -314,7 +315,7 @@ class PromptController:
         if pending.candidates is not None and pending.made_by == version:
             self._predict_following()
             return
-        known = self.preview.answer((pending.plane, pending.prompts, version, self.clean))
+        known = self.preview.answer((pending.plane, pending.prompts, version, self.cleaning))
         self.preview.stop()
         if known is not None and pending.mask_prompt is None and not pending.reopens:
             self._document.set_candidates(known, revision, version)
@@ -345,12 +346,12 @@ class PromptController:
     def _predict_one(
         self, prompts: Prompts, mask_prompt: MaskPrompt | None
     ) -> Generator[Any, None, Prediction | None]:
-        engine, embedding, clean = self._engine, self._embedding, self.clean
+        engine, embedding, (clean, smooth) = self._engine, self._embedding, self.cleaning
         assert engine is not None, "who asks has looked"
         assert embedding is not None
         decoder = engine.version(embedding).decoder
         found = yield from engine.predict_steps(embedding, prompts, mask_prompt, adapter=decoder)
-        return clean_prediction(found, prompts) if found is not None and clean else found
+        return clean_prediction(found, prompts, smooth) if found and clean else found
 
     def _predict(
         self,

@@ -112,7 +112,12 @@ def embedded(
 
 
 def predict_best(
-    engine: Engine, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, clean: bool = True
+    engine: Engine,
+    embedding: PlaneEmbedding,
+    prompts: Sequence[Prompts],
+    *,
+    clean: bool = True,
+    smooth: int = 0,
 ) -> Generator[Any, None, tuple[NewObject, ...] | None]:
     """Predict the best mask of several objects; None once another adapter is live. Slow."""
     version = engine.version(embedding)
@@ -121,7 +126,7 @@ def predict_best(
         return None
     pairs = zip(prompts, found, strict=True)
     return tuple(
-        NewObject.best_of(each, clean_prediction(made, each) if clean else made, version)
+        NewObject.best_of(each, clean_prediction(made, each, smooth) if clean else made, version)
         for each, made in pairs
     )
 

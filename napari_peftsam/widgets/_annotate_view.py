@@ -21,7 +21,7 @@ from napari_peftsam.document import ImageId
 from napari_peftsam.widgets._correct_view import CorrectView
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._images_view import ImagesView
-from napari_peftsam.widgets._keys import KEYS, keyed, show_changed_keys
+from napari_peftsam.widgets._keys import KEYS, keyed, keys_changed, show_changed_keys
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
@@ -142,7 +142,7 @@ class AnnotateView:
         tools = beside(self.point, self.box, self.lasso, self.scribble, self.sign)
         for part in (2, 3):  # narrow ones
             tools.setStretch(part, 0)
-        inner = QWidget()
+        self._inner = inner = QWidget()
         layout = stacked(
             self.project, self.images.column(), _line(), self.next_step,
             tools, mask,
@@ -167,6 +167,7 @@ class AnnotateView:
             (owner.model_changed, self.sources.show),
             (downloads().arrived, self.sources.show),
             (owner.adapters_changed, self.sources.show),
+            (keys_changed, self.show_keys),
             (layers.images_changed, self.images.show),
             (document.background_changed, self.images.show),
             (layers.image_changed, self.show_all),
@@ -196,9 +197,9 @@ class AnnotateView:
         self.show_history()
         self.show_objects()
 
-    def show_keys(self, dock: Dock) -> None:
+    def show_keys(self) -> None:
         """Show the keys after some have changed."""
-        show_changed_keys(dock)
+        show_changed_keys(self._inner)
         self.training.show_run()
         self.show_all()
 

@@ -20,6 +20,7 @@ from napari_peftsam.widgets._correct_view import NEW_CLASS
 from napari_peftsam.widgets._dialogs import ask_number, ask_text
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.prompting import PromptController
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.widgets._correct_view import CorrectView
     from napari_peftsam.widgets.layers.freehand import Tool
@@ -44,8 +45,10 @@ class Corrections:
         The dialogs.
     """
 
-    def __init__(self, owner: ViewerSession, view: CorrectView) -> None:
-        self._owner, self._view = owner, view
+    def __init__(
+        self, owner: ViewerSession, view: CorrectView, prompting: PromptController
+    ) -> None:
+        self._owner, self._view, self._prompting = owner, view, prompting
         self._document, self._layers = owner.document, owner.layers
         self.ask_number, self.ask_text = ask_number, ask_text
         self._planes: list[PlaneKey | None] = [None, None]  # shown now, and before
@@ -56,6 +59,8 @@ class Corrections:
             ("Continue from the plane before",
              "Find the selected objects of the plane shown before, else all of it, in this one",
              self.continue_objects),
+            ("Smooth masks…", "Round off bumps and notches of masks from the next prompts on",
+             self.smooth),
         ):  # fmt: skip
             added = view.menu.addAction(text)
             assert added is not None
@@ -133,6 +138,14 @@ class Corrections:
                 image = self._document.image(self._image())
                 self._document.do(relabel_object(image, label, new))
                 self._view.table.select(new)
+
+    def smooth(self) -> None:
+        """Ask how much masks are smoothed from the next prompts on."""
+        clean, radius = self._prompting.cleaning
+        text = "Smooth: round off what is smaller than (pixels, 0: nothing)"
+        chosen = self.ask_number(self._view.table, "Smooth masks", text, radius, 0)
+        if chosen is not None:
+            self._prompting.clean_masks(clean, chosen)
 
     def categorize(self, category: str | None) -> None:
         """Give the selected objects a class; None asks for a new one."""

@@ -49,9 +49,11 @@ def ask_folder(parent: QWidget, title: str, begin: Path | None = None) -> Path |
     return Path(chosen) if chosen else None
 
 
-def ask_number(parent: QWidget, title: str, question: str, value: int) -> int | None:
-    """Let the user enter a number from 1 on; None if they change their mind."""
-    number, accepted = QInputDialog.getInt(parent, title, question, value, 1)
+def ask_number(
+    parent: QWidget, title: str, question: str, value: int, least: int = 1
+) -> int | None:
+    """Let the user enter a number from `least` on; None if they change their mind."""
+    number, accepted = QInputDialog.getInt(parent, title, question, value, least)
     return number if accepted else None
 
 

@@ -71,7 +71,7 @@ class AnnotateDock(Dock):
         self.prompting = PromptController(owner, self.layers, owner.workers)
         self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
         self.view = AnnotateView(self, self.prompting, self.project)
-        self.corrections = Corrections(owner, self.view.correct)
+        self.corrections = Corrections(owner, self.view.correct, self.prompting)
         self._keys, self._draws_polygon = KeyBindings(), False
         self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
         self._idle = timer(None, _QUIET)
@@ -104,7 +104,7 @@ class AnnotateDock(Dock):
             (layers.images_changed, self._choose_soon),
             (layers.own_layers_changed, self._bind_keys),
             (layers.image_changed, self._bind_keys),
-            (keys_changed, self._keys_changed),
+            (keys_changed, self._bind_keys),
             (layers.tool_changed, self._tool_changed),
             (layers.plane_changed, self.corrections.note_plane),
             (layers.plane_changed, self.view.show_buttons),
@@ -241,10 +241,6 @@ class AnnotateDock(Dock):
         for objects in self.layers.object_layers:
             if objects.mode != "polygon":  # whose keys they are there
                 self._keys.bind((objects,), answers)
-
-    def _keys_changed(self) -> None:
-        self._bind_keys()
-        self.view.show_keys(self)
 
     def _toggle_training(self) -> None:
         cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()

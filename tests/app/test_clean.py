@@ -41,6 +41,33 @@ def test_clean(mask: np.ndarray, points: tuple[Point, ...], expected: np.ndarray
     np.testing.assert_array_equal(clean_mask(mask, points), expected)
 
 
+BUMP = square(2, 2, 20) | square(10, 22, 2)
+NOTCH = square(2, 2, 20) & ~square(10, 20, 2)
+LINE = np.zeros((40, 50), bool)
+LINE[10, 5:30] = True
+
+SMOOTH = {
+    "a bump goes": (BUMP, (ON_LARGE,), (10, 23), False),
+    "a notch is filled": (NOTCH, (ON_LARGE,), (10, 20), True),
+    "unless it was denied": (
+        NOTCH, (ON_LARGE, Point(10, 20, positive=False)), (10, 20), False,
+    ),
+    "the middle stays": (BUMP, (ON_LARGE,), (12, 12), True),
+    "a speck stays": (SPECK, (), (0, 45), True),
+    "a thin line stays": (LINE, (), (10, 17), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("mask", "points", "place", "inside"), SMOOTH.values(), ids=SMOOTH.keys())
+@pytest.mark.parametrize("radius", [2, 20])
+def test_smooth_masks_lose_what_is_small_and_keep_their_area(
+    mask: np.ndarray, points: tuple[Point, ...], place: tuple[int, int], inside: bool, radius: int
+) -> None:
+    smooth = clean_mask(mask, points, smooth=radius)
+    assert smooth[place] == inside
+    assert 0.8 * mask.sum() <= smooth.sum() <= 1.1 * mask.sum()
+
+
 def test_points_are_those_of_the_plane() -> None:
     part = (LARGE | SMALL)[20:, 20:]
     cleaned = clean_mask(part, (ON_SMALL,), (20, 20))

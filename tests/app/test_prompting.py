@@ -151,6 +151,21 @@ def test_masks_can_be_left_as_they_are_predicted(desk: Desk) -> None:
         assert mask.any() == expected.any()
 
 
+def test_masks_are_smoothed_on_demand(desk: Desk) -> None:
+    prompting = controller(desk)
+    click(desk)
+    plain = desk.document.current.candidates
+    desk.document.do(ps.Discard())
+    prompting.clean_masks(True, 3)
+    click(desk)
+    current = desk.document.current
+    for choice in range(len(current.candidates)):
+        expected = clean_mask(plain.whole(choice), current.prompts.points, smooth=3)
+        assert (current.candidates.whole(choice) != expected).mean() < 0.01
+    prompting.clean_masks(False)
+    assert prompting.cleaning == (False, 3)  # the radius is not forgotten
+
+
 def test_a_prediction_that_fails_is_not_tried_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

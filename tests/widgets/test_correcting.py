@@ -240,6 +240,18 @@ def test_a_click_on_each_part_splits(bench: Open) -> None:
     assert b.document.current is None
 
 
+def test_how_smooth_masks_are_is_asked_for(bench: Open) -> None:
+    b = bench(blobs(), ready=False)
+    asked = []
+    b.dock.corrections.ask_number = lambda *given: asked.append(given[3:]) or 2
+    [action] = [a for a in b.view.correct.menu.actions() if a.text() == "Smooth masks…"]
+    action.trigger()
+    b.view.clean.click()
+    assert b.dock.prompting.cleaning == (False, 2)
+    action.trigger()
+    assert asked == [(0, 0), (2, 0)]
+
+
 def test_what_cannot_be_split_says_why(bench: Open) -> None:
     b = bench(blobs())
     put(b, disc(20, 20, 8))
