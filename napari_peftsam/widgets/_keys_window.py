@@ -74,7 +74,7 @@ class KeysWindow(QDialog):
         if action == _FIXED:
             return QLabel(f"<b>{KEYS[action].shown}</b>")
         self.fields[action] = field = QKeySequenceEdit()
-        field.setMaximumWidth(_WIDTH)
+        field.setFixedWidth(_WIDTH)
         field.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         if hasattr(field, "setMaximumSequenceLength"):  # since Qt 6.5
             field.setMaximumSequenceLength(1)
