@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,32 @@ from tests.widgets._annotate_cases import PATIENCE, Bench
 
 if TYPE_CHECKING:
     import napari
+
+
+_finished = count()
+
+
+def pytest_runtest_logfinish() -> None:
+    """Let go of old viewers, and spare later collections what stays.
+
+    Every viewer that closes collects the whole heap, and while it does so the viewers of
+    earlier tests are not garbage yet: without this they pile up, and each test takes longer
+    than the one before. Modules and what napari keeps of each window are frozen now and then.
+    """
+    gc.collect()
+    if next(_finished) % 20 == 0:
+        gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _manifests_are_read_once() -> Iterator[None]:
+    """Keep what npe2 finds: each viewer has all manifests read again, which do not change."""
+    from npe2 import PluginManifest
+
+    found = list(PluginManifest.discover())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda *_, **__: iter(found))
+        yield
 
 
 @pytest.fixture(scope="session")
