@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,18 @@ def _isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session")
+def user_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return names for folders; pytest's own numbers cost a look at all the folders before."""
+    root = tmp_path_factory.mktemp("users")
+    return (root / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def user_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_folder(monkeypatch: pytest.MonkeyPatch, user_folders: Iterator[Path]) -> Path:
     """Give each test empty cache, configuration, data and state folders; return their parent."""
-    folder = tmp_path_factory.mktemp("user")
+    folder = next(user_folders)
+    folder.mkdir()
     _isolate(monkeypatch, folder)
     return folder
 
