@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.models import Architecture, build_random
+from napari_peftsam.models import Architecture, SamModel, build_random
 from napari_peftsam.peft import (
     METHODS,
     Adapter,
@@ -446,15 +446,21 @@ def test_a_foreign_layer_is_refused() -> None:
 # --- an encoder that no adapters fit into ----------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def untouched() -> SamModel:
+    """Return a model that every test here leaves as it was, and says so."""
+    return build_random("vit_t")
+
+
 @pytest.mark.parametrize(
     "config",
     [c for n, c in CASES.items() if n.endswith("-all")],
     ids=[n for n in CASES if n.endswith("-all")],
 )
 def test_adapters_are_refused_before_anything_is_touched(
-    config: MethodConfig, small_vit_t: Architecture
+    config: MethodConfig, small_vit_t: Architecture, untouched: SamModel
 ) -> None:
-    model = build_random("vit_t")
+    model = untouched
     base = snapshot(model)
     message = r".+ is not available for vit_t, .*: choose the method frozen-encoder, or anoth"
     with pytest.raises(ConfigurationError, match=message):
