@@ -31,8 +31,8 @@ NEAR = 8  # pixels beside an object
 
 
 @cache
-def _model() -> SamModel:
-    return build("builtin")
+def _model(precision: str = "auto") -> SamModel:
+    return build("builtin", precision=precision)
 
 
 def _images(domain: str) -> list[tuple[PixelArray, LabelArray]]:
@@ -45,8 +45,11 @@ def _images(domain: str) -> list[tuple[PixelArray, LabelArray]]:
 
 
 @cache
-def _embedded(domain: str) -> list[tuple[Embedding, LabelArray]]:
-    return [(encode_one(_model(), pixels), labels) for pixels, labels in _images(domain)]
+def _embedded(
+    domain: str, precision: str = "auto", count: int | None = None
+) -> list[tuple[Embedding, LabelArray]]:
+    model = _model(precision)
+    return [(encode_one(model, pixels), labels) for pixels, labels in _images(domain)[:count]]
 
 
 def _objects(labels: LabelArray) -> Iterator[BoolArray]:
@@ -129,16 +132,17 @@ def test_clicks_help_and_scores_mean_something(domain: str) -> None:
 
 @pytest.mark.parametrize("box", [False, True], ids=["point", "box"])
 def test_masks_in_half_precision_agree_with_single(box: bool) -> None:
-    models = [build("builtin", precision=name) for name in ("fp32", "bf16")]
+    single, half = (_embedded("histology", name, 3) for name in ("fp32", "bf16"))
     ious: list[float] = []
-    for pixels, labels in _images("histology")[:3]:
+    for (one, labels), (other, _) in zip(single, half, strict=True):
         masks = list(_objects(labels))[:12]
         if box:
             prompts = [Prompts(box=_box(mask)) for mask in masks]
         else:
             prompts = [Prompts((Target.from_mask(mask).first_click(),)) for mask in masks]
         answers = [
-            Predictor(model).predict_many(encode_one(model, pixels), prompts) for model in models
+            Predictor(_model(name)).predict_many(embedding, prompts)
+            for name, embedding in (("fp32", one), ("bf16", other))
         ]
         ious += [iou(a.masks[0], b.masks[0]) for a, b in zip(*answers, strict=True)]
     assert len(ious) >= 30
