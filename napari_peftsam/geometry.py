@@ -9,7 +9,7 @@ import numpy as np
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
 
-__all__ = ["check_labels", "deepest_pixel", "iou", "object_windows", "sizes"]
+__all__ = ["check_labels", "deepest_pixel", "flattened", "iou", "object_windows", "sizes"]
 
 
 def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
@@ -97,3 +97,16 @@ def check_labels(array: PixelArray, name: str) -> LabelArray:
             f"{name}: labels must not be negative, got {array.min()}: use 0 where there is none"
         )
     return array
+
+
+def flattened(sets: Iterable[LabelArray]) -> LabelArray:
+    """Return label sets of one shape as one, that of smaller objects on top, as nuclei in cells."""
+
+    def size(labels: LabelArray) -> float:
+        inside = labels[labels > 0]
+        return inside.size / max(1, len(np.unique(inside)))
+
+    first, *others = sorted(sets, key=size, reverse=True)
+    for each in others:
+        first = np.where(each > 0, each, first)
+    return first

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import (
-    OBJECTS,
     Document,
     DocumentImage,
     ImageId,
@@ -25,6 +24,7 @@ from napari_peftsam.document import (
     describe_source,
     find_source,
     is_digest_of,
+    label_set_of,
     open_project,
     plane_digest,
     read_pixels,
@@ -259,11 +259,7 @@ class Imported:
 
 
 def import_objects(
-    own: DocumentImage,
-    labels: LabelArray,
-    records: Mapping[int, ObjectRecord],
-    label_set: str = OBJECTS,
-    first: int = 0,
+    own: DocumentImage, sets: Mapping[str, LabelArray], records: Mapping[int, ObjectRecord]
 ) -> Imported:
     """Add objects to an image; its own objects keep their pixels. Slow.
 
@@ -273,30 +269,32 @@ def import_objects(
     ----------
     own
         The image.
-    labels
-        ``(..., H, W)`` of the image's shape.
+    sets
+        ``(..., H, W)`` of the image's shape for each label set; no two have a label in common.
     records
         Provenance by label; objects without one count as imported.
-    label_set
-        Where they are put.
-    first
-        The lowest label that they get; default: that of the image's next object.
     """
-    every, present = np.unique(labels[labels > 0]), own.array(label_set)
-    free = (present == 0) & (labels > 0)
-    taken = np.unique(labels[free])
-    if not len(taken):
-        return Imported(covered=len(every))
-    numbers = taken
-    if own.records or first:
-        numbers = np.arange(len(taken)) + max(own.next_label, first)
-    own.check_label_range(int(numbers[-1]))
-    new = present.copy()
-    new[free] = numbers[np.searchsorted(taken, labels[free])]
-    pairs = zip(taken.tolist(), numbers.tolist(), strict=True)
-    kept = tuple(replace(records[old], label=n) for old, n in pairs if old in records)
-    covered = len(every) - len(taken)
-    return Imported(ImportLabels(own.id, new, kept, label_set), len(taken), covered)
+    new, kept, covered, number = dict[str, LabelArray](), list[ObjectRecord](), 0, own.next_label
+    objects = 0
+    for label_set, labels in sets.items():
+        every, present = np.unique(labels[labels > 0]), own.array(label_set)
+        free = (present == 0) & (labels > 0)
+        taken = np.unique(labels[free])
+        covered += len(every) - len(taken)
+        if not len(taken):
+            continue
+        numbers = np.arange(number, number + len(taken)) if own.records else taken
+        own.check_label_range(int(numbers[-1]))
+        new[label_set] = present.copy()
+        new[label_set][free] = numbers[np.searchsorted(taken, labels[free])]
+        pairs = zip(taken.tolist(), numbers.tolist(), strict=True)
+        kept += (replace(records[old], label=n) for old, n in pairs if old in records)
+        number, objects = number + len(taken), objects + len(taken)
+    if not new:
+        return Imported(covered=covered)
+    (first, labels), *others = new.items()
+    action = ImportLabels(own.id, labels, tuple(kept), first, dict(others))
+    return Imported(action, objects, covered)
 
 
 def file_name(image: DocumentImage) -> str:
@@ -324,11 +322,11 @@ def read_label_file(
     own: DocumentImage, path: str | Path, number_pieces: bool = False
 ) -> tuple[Imported, str]:
     """Read the objects of a file for an image, with a note as of `import_label_file`; slow."""
-    file = read_objects(path, own.shape, file_name(own), own.info.metadata.names)
-    labels, classes, notes = file.labels, file.classes, []
+    file, notes = read_objects(path, own.shape, file_name(own), own.info.metadata.names), []
+    labels, classes, sets = file.labels, file.classes, file.sets
     pieces, problem = split_pieces(labels)
     if problem and number_pieces:
-        labels, every = pieces, range(1, int(pieces.max()) + 1)
+        labels, sets, every = pieces, {}, range(1, int(pieces.max()) + 1)
         classes = {number: name for name in classes.values() for number in every}
     elif problem:
         notes.append(problem)
@@ -337,7 +335,8 @@ def read_label_file(
         label: ObjectRecord(label, (), IMPORTED, created=now, modified=now, category=category)
         for label, category in classes.items()
     } | {each.label: each for each in map(ObjectRecord.from_dict, file.records)}
-    found = import_objects(own, labels, records)
+    by_class = sets or _by_class(labels, records)
+    found = import_objects(own, {label_set_of(k): each for k, each in by_class.items()}, records)
     if file.skipped:
         notes.append(f"{file.skipped} have no area in the image and are left out")
     if file.overlapping:
@@ -345,6 +344,15 @@ def read_label_file(
     if found.covered:
         notes.append(f"{found.covered} are covered by objects that were there")
     return replace(found, problem="" if number_pieces else problem), "; ".join(notes)
+
+
+def _by_class(labels: LabelArray, records: Mapping[int, ObjectRecord]) -> dict[str, LabelArray]:
+    """Return the labels of each class."""
+    found, rest = dict[str, LabelArray](), labels
+    for category in sorted({record.category for record in records.values()} - {""}):
+        inside = np.isin(labels, [n for n, r in records.items() if r.category == category])
+        found[category], rest = np.where(inside, labels, 0), np.where(inside, 0, rest)
+    return {"": rest, **found}
 
 
 def check_not_a_source(document: Document, path: Path, project: Path | None) -> None:

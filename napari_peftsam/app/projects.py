@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from napari_peftsam.document import (
     open_project,
 )
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.projects import Imported, import_objects, read_image_of, read_located
+from napari_peftsam.projects import import_objects, read_image_of, read_located
 
 __all__ = [
     "ObjectImport",
@@ -173,7 +173,7 @@ def read_objects(document: Document, path: Path) -> ObjectImport:
     ProjectError
         If the other project cannot be read.
     """
-    found, skipped, images = list[Imported](), [], 0
+    found, skipped = [], []
     store = open_project(path, read_only=True)
     try:
         for other in Document(store).images.values():
@@ -181,24 +181,14 @@ def read_objects(document: Document, path: Path) -> ObjectImport:
             if own is None or own.shape != other.shape:
                 skipped.append(other.name)
             else:
-                images += 1
-                found += _import_sets(own, other)
+                sets = {name: other.array(name) for name in other.label_sets}
+                found.append(import_objects(own, sets, other.records))
     finally:
         store.close()
     objects, covered = (sum(getattr(i, n) for i in found) for n in ("objects", "covered"))
-    text = f"{count_text(objects, 'object')} imported into {count_text(images, 'image')}"
+    text = f"{count_text(objects, 'object')} imported into {count_text(len(found), 'image')}"
     if covered:
         text += f"; {covered} are covered by objects that were there"
     if skipped:
         text += f"; skipped, as no image here has their name and shape: {', '.join(skipped)}"
     return ObjectImport(tuple(i.action for i in found if i.action is not None), text)
-
-
-def _import_sets(own: DocumentImage, other: DocumentImage) -> Iterator[Imported]:
-    """Yield the objects of each label set; no two sets give the same label to an object."""
-    first = 0
-    for label_set in other.label_sets:
-        labels = other.array(label_set)
-        yield (found := import_objects(own, labels, other.records, label_set, first))
-        if found.action is not None:
-            first = max(own.next_label, int(found.action.labels.max()) + 1)

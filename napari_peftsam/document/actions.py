@@ -313,7 +313,7 @@ class MarkComplete:
 
 @dataclass(frozen=True)
 class ImportLabels:
-    """Make a label set of an image, by default of objects without a class, equal to `labels`.
+    """Make label sets of an image, by default that of objects without a class, equal to others.
 
     Attributes
     ----------
@@ -322,12 +322,17 @@ class ImportLabels:
     records
         Provenance of its objects. Without one, objects whose pixels stay the same keep
         their record and the others count as imported.
+    label_set
+        Where `labels` go.
+    others
+        Labels of further label sets.
     """
 
     image: ImageId
     labels: LabelArray = field(compare=False)
     records: tuple[ObjectRecord, ...] = ()
     label_set: str = OBJECTS
+    others: dict[str, LabelArray] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

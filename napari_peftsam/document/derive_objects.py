@@ -340,23 +340,23 @@ def _checked_positions(image: DocumentImage, where: LabelArray) -> Integers:
 
 @derive.register
 def _import(action: act.ImportLabels, state: State) -> Derived:
-    image = state.image(action.image)
-    check_labels(image.name, action.labels, image.shape)
-    image.check_label_range(int(action.labels.max()))
-    given = own_records(image, action.records)
-    present = image.array(action.label_set)
-    where = np.flatnonzero(present != action.labels)
-    old, new = np.take(present, where), np.take(action.labels, where)
-    changes = _imported(state, image, (where, old, new), given, action.label_set)
-    touched = set(np.union1d(old, new).tolist())
-    changed = {
-        label: replace(each, label_set=action.label_set).in_planes(image.index.planes(label))
-        for label, each in given.items()
-        if label in image.records
-        and label not in touched
-        and image.set_of(label) == action.label_set
-    }
-    return Derived((*changes, *set_records(state, image.id, changed)), "import labels", image.id)
+    image, given = state.image(action.image), own_records(state.image(action.image), action.records)
+    changes = list[Change]()
+    for label_set, labels in {action.label_set: action.labels, **action.others}.items():
+        check_labels(image.name, labels, image.shape)
+        image.check_label_range(int(labels.max()))
+        present = image.array(label_set)
+        where = np.flatnonzero(present != labels)
+        old, new = np.take(present, where), np.take(labels, where)
+        changes += _imported(state, image, (where, old, new), given, label_set)
+        touched = set(np.union1d(old, new).tolist())
+        changed = {
+            label: replace(each, label_set=label_set).in_planes(image.index.planes(label))
+            for label, each in given.items()
+            if label in image.records and label not in touched and image.set_of(label) == label_set
+        }
+        changes += set_records(state, image.id, changed)
+    return Derived(tuple(changes), "import labels", image.id)
 
 
 @derive.register

@@ -18,6 +18,7 @@ __all__ = [
     "Run",
     "StoredAdapter",
     "class_of",
+    "label_set_of",
 ]
 
 OBJECTS = ""

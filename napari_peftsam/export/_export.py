@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes
-from napari_peftsam.geometry import check_labels
+from napari_peftsam.geometry import check_labels, flattened
 from napari_peftsam.types import LabelArray
 
 from . import _cellpose, _coco, _ome_zarr, _overlay, _table, _tiff, _vectors
@@ -21,7 +21,6 @@ from ._format import (
     ExportFormat,
     Record,
     do_overlap,
-    flattened,
 )
 
 __all__ = ["FORMATS", "export_labels", "export_target"]
@@ -117,7 +116,8 @@ def _write(target: Path, chosen: ExportFormat, labels: LabelArray, context: Expo
 
 def _beside(target: Path, name: str, chosen: ExportFormat) -> Path:
     """Return the file of one label set beside the one that shows all of them."""
-    suffix = next(s for s in chosen.suffixes if target.name.lower().endswith(s))
+    endings = (*(f".ome{suffix}" for suffix in chosen.suffixes), *chosen.suffixes)
+    suffix = next(each for each in endings if target.name.lower().endswith(each))
     return target.with_name(f"{target.name[: -len(suffix)]}-{name}{suffix}")
 
 

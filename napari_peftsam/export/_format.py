@@ -150,19 +150,6 @@ class ExportFormat:
     library: str = ""
 
 
-def flattened(sets: Iterable[LabelArray]) -> LabelArray:
-    """Return label sets as one, that of smaller objects on top: a nucleus hides its cell."""
-
-    def size(labels: LabelArray) -> float:
-        inside = labels[labels > 0]
-        return inside.size / max(1, len(np.unique(inside)))
-
-    first, *others = sorted(sets, key=size, reverse=True)
-    for each in others:
-        first = np.where(each > 0, each, first)
-    return first
-
-
 def do_overlap(sets: Iterable[LabelArray]) -> bool:
     """Say whether objects of different label sets share a pixel."""
     shared = np.zeros((), np.uint8)
@@ -172,8 +159,8 @@ def do_overlap(sets: Iterable[LabelArray]) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """Return a name that every file system takes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "objects"
+    """Return a name of letters, digits, - and _, which every file system takes."""
+    return re.sub(r"[^\w-]+", "_", name).strip("_") or "objects"
 
 
 def smallest_unsigned(labels: LabelArray) -> LabelArray:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
-from napari_peftsam.geometry import check_labels
+from napari_peftsam.geometry import check_labels, flattened
 from napari_peftsam.types import BoolArray, LabelArray
 
 from ._read import image_name, open_labels, read_provenance
+from ._zarr import is_zarr, label_images
 
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 
@@ -35,14 +36,16 @@ class LabelFile:
     Attributes
     ----------
     labels
-        ``(..., H, W)``; 0 is unlabelled.
+        ``(..., H, W)``; 0 is unlabelled. Where classes overlap, smaller objects are on top.
     records
         The provenance that our own export wrote, by label; none from other programs.
     classes
         Classes by label, as a COCO file (categories) or GeoJSON of QuPath (classifications) has
         them; objects without one are not in it.
+    sets
+        Labels by class, an empty name for none, where a file has outlines: classes may overlap.
     overlapping
-        Number of objects of which earlier ones cover a part.
+        Number of objects of which earlier ones of their class cover a part.
     skipped
         Number of entries without an area, like points and lines.
     """
@@ -50,6 +53,7 @@ class LabelFile:
     labels: LabelArray
     records: tuple[dict[str, Any], ...] = field(default=())
     classes: dict[int, str] = field(default_factory=dict)
+    sets: dict[str, LabelArray] = field(default_factory=dict)
     overlapping: int = 0
     skipped: int = 0
 
@@ -77,8 +81,8 @@ def read_objects(
     """Read the objects of an image from a file of any kind.
 
     Label images (see `napari_peftsam.files.read_labels`), COCO JSON, GeoJSON, ROIs of ImageJ
-    (``.zip`` or ``.roi``) and Cellpose's ``_seg.npy``. Where objects overlap, the first keeps
-    the pixels.
+    (``.zip`` or ``.roi``) and Cellpose's ``_seg.npy``. Where objects of a class overlap, the
+    first keeps the pixels.
 
     Parameters
     ----------
@@ -102,9 +106,7 @@ def read_objects(
     path = Path(path)
     read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if read is None:
-        labels, metadata = open_labels(path)
-        labels = _in_order(labels, metadata.names, axes)
-        return LabelFile(_checked_shape(labels, shape, path), read_provenance(path))
+        return _read_label_images(path, shape, axes)
     if not path.is_file():
         raise InputFileError(f"{path}: no such file")
     try:
@@ -118,6 +120,28 @@ def read_objects(
             f"{path}: cannot be read as objects ({reason}); the file may be damaged or not be what "
             "its name says"
         ) from error
+
+
+def _read_label_images(path: Path, shape: tuple[int, ...], axes: str) -> LabelFile:
+    """Read a label image, or each of those in an OME-Zarr image, whose names are classes then."""
+    every = label_images(path) if is_zarr(path) else [path]
+    sets, classes, records = dict[str, LabelArray](), dict[int, str](), list[dict[str, Any]]()
+    highest = 0
+    for each in every:
+        labels, metadata = open_labels(each)
+        labels = _checked_shape(_in_order(labels, metadata.names, axes), shape, path)
+        own = read_provenance(each)
+        if len(every) == 1:
+            return LabelFile(labels, own)
+        category = str(own[0].get("category") or "") if own else each.name
+        category = each.name if category in sets else category
+        if not own:
+            labels = np.where(labels > 0, labels + np.int64(highest), 0)  # numbers are given once
+            classes |= dict.fromkeys(np.unique(labels[labels > 0]).tolist(), category)
+        sets[category] = labels
+        records += own
+        highest = max(highest, int(labels.max()))
+    return LabelFile(flattened(sets.values()), tuple(records), classes, sets)
 
 
 def _in_order(labels: LabelArray, names: str, axes: str) -> LabelArray:
@@ -137,7 +161,7 @@ def _checked_shape(labels: LabelArray, shape: tuple[int, ...], path: Path) -> La
 
 
 def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> LabelFile:
-    """Draw objects where nothing is drawn yet.
+    """Draw objects where nothing of their class is drawn yet.
 
     They get numbers from 1 on, or where all have one, and no two of a plane the same, their own:
     so the pieces of an object in several planes stay together.
@@ -145,7 +169,8 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     every = list(objects)
     found = [each for each in every if each[2].size]
     places = {(index, label) for index, _, _, label, _ in found if label}
-    labels, overlapping, number = np.zeros(shape, np.int32), 0, 0
+    sets: dict[str, LabelArray] = {"": np.zeros(shape, np.int32)}
+    overlapping, number = 0, 0
     classes = dict[int, str]()
     for index, (row, col), mask, label, category in found:
         if len(index) != len(shape) - 2 or any(
@@ -155,7 +180,9 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
                 f"{path}: an object lies in plane {index}, which an image of {shape} does not "
                 "have: choose the image that it was drawn on"
             )
-        part = labels[index][row : row + mask.shape[0], col : col + mask.shape[1]]
+        if category not in sets:
+            sets[category] = np.zeros(shape, np.int32)
+        part = sets[category][index][row : row + mask.shape[0], col : col + mask.shape[1]]
         inside = mask[: part.shape[0], : part.shape[1]]
         free = inside & (part == 0)
         overlapping += bool((inside & (part > 0)).any())
@@ -165,7 +192,8 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
             if category:
                 classes.setdefault(number, category)
     skipped = len(every) - len(found)
-    return LabelFile(labels, classes=classes, overlapping=overlapping, skipped=skipped)
+    labels = flattened(sets.values())
+    return LabelFile(labels, (), classes, sets, overlapping, skipped)
 
 
 def _filled(
@@ -243,7 +271,9 @@ def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
             if index is None:
                 continue
             label = _label_in(f"label {each.get('label')}")
-            category = "" if each.get("planes") else names.get(each.get("category_id"), "")
+            category = names.get(each.get("category_id"), "")
+            if each.get("planes"):  # our own
+                category = str(each.get("category") or "")
             if isinstance(shaped, dict):
                 height, width = shaped["size"]
                 runs = shaped
@@ -256,7 +286,8 @@ def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
 
     drawn = _drawn(objects(), shape, path)
     records = {a["label"]: a for a in content["annotations"] if a.get("planes") and "label" in a}
-    kept = tuple(records[n] for n in np.unique(drawn.labels).tolist() if n in records)
+    present = {n for labels in drawn.sets.values() for n in np.unique(labels).tolist()}
+    kept = tuple(records[n] for n in sorted(present & records.keys()))
     return replace(drawn, records=kept)
 
 

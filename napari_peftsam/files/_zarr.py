@@ -167,16 +167,28 @@ def _inner_labels(group: Any, path: Path) -> Any:
     """Return the single label image inside an OME-Zarr image, else the group itself."""
     if "labels" not in group:
         return group
-    inner = group["labels"]
-    listed = list(_ome(inner).get("labels", ()))
-    # What our own export declares background are no objects.
-    names = [name for name in listed if name != "background"] or listed
+    inner, names = group["labels"], _label_names(group)
     if len(names) > 1:
         raise InputFileError(
             f"{path}: holds the label images {', '.join(names)}: open one, like "
             f"{path / 'labels' / names[0]}"
         )
     return inner[names[0]] if names else group
+
+
+def _label_names(group: Any) -> list[str]:
+    """Return the names of the label images with objects inside an OME-Zarr image."""
+    listed = list(_ome(group["labels"]).get("labels", ())) if "labels" in group else []
+    # What our own export declares background are no objects.
+    return [str(name) for name in listed if name != "background"] or listed
+
+
+def label_images(path: Path) -> list[Path]:
+    """Return the label images inside an OME-Zarr image, or the path itself if there is one."""
+    import zarr
+
+    names = _label_names(zarr.open_group(path, mode="r"))
+    return [path / "labels" / name for name in names] if len(names) > 1 else [path]
 
 
 def zarr_provenance(path: Path) -> tuple[dict[str, Any], ...]:

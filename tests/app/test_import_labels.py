@@ -94,6 +94,23 @@ def test_classes_go_there_and_back(app: App, tmp_path: Path, name: str) -> None:
     assert image.objects == ()
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.geojson", "x.ome.zarr"])
+def test_a_nucleus_in_a_cell_goes_there_and_back(app: App, tmp_path: Path, name: str) -> None:
+    image = app.images["cells"]
+    cell, nucleus = np.zeros((2, *squares().shape), bool)
+    cell[4:20, 4:20], nucleus[8:14, 8:14] = True, True
+    new = (NewObject(Prompts(), nucleus, category="nucleus"), NewObject(Prompts(), cell))
+    app.document.do(AcceptObjects(PlaneKey(image.id), new))
+    path = image.export(tmp_path / name)
+    app.undo()
+    assert "overlap" not in image.import_labels(path)
+    entry = app.document.image(image.id)
+    areas = {record.category: entry.area(record.label) for record in image.objects}
+    assert areas == {"nucleus": nucleus.sum(), "": cell.sum()}
+    app.undo()
+    assert image.objects == ()
+
+
 def test_classes_of_another_program_come_with_the_objects(app: App, tmp_path: Path) -> None:
     image = app.images["cells"]
     ring = [[2, 2], [8, 2], [8, 8], [2, 8], [2, 2]]

@@ -23,7 +23,7 @@ def image_with(kind: str, objects: int, *, first_row: int, label: int = 1) -> Do
 
 
 def import_from(own: DocumentImage, other: DocumentImage) -> Imported:
-    return import_objects(own, other.labels, other.records)
+    return import_objects(own, {"": other.labels}, other.records)
 
 
 def test_own_objects_keep_their_pixels_and_the_others_get_new_labels() -> None:
