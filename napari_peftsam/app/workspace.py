@@ -352,10 +352,9 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             for each in record.planes:
                 found[PlaneKey(known, each.index), record.label_set].append(record)
     copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts, str]] = []
-    for plane, label_set in document.planes_and_sets():
-        image = document.image(plane.image)
-        if image.pixels is None:
-            continue
+    images = (i for i in document.images.values() if i.pixels is not None)
+    for image, (index, label_set) in ((i, place) for i in images for place in i.places):
+        plane = PlaneKey(image.id, index)
         labels, pixels = image.plane_labels(plane, label_set), document.pixels(plane)
         records = found[plane, label_set]
         given = {r.label: r.prompts_in(plane.index) for r in records}

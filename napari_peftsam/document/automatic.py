@@ -10,7 +10,7 @@ from pathlib import Path
 
 from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.project import SUFFIX, create_project, is_open_elsewhere, open_project
-from napari_peftsam.document.recovery import summary
+from napari_peftsam.document.replay import summary
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.folders import project_folder

@@ -317,17 +317,8 @@ class Document:
 
     def planes_with_objects(self) -> tuple[PlaneKey, ...]:
         """Return the planes in which objects have pixels, by image and index."""
-        return tuple(dict.fromkeys(plane for plane, _ in self.planes_and_sets()))
-
-    def planes_and_sets(self) -> tuple[tuple[PlaneKey, str], ...]:
-        """Return the planes and label sets in which objects have pixels, by image and index."""
-        return tuple(
-            (PlaneKey(image.id, index), label_set)
-            for image in self.images.values()
-            for index, label_set in sorted(
-                {(p.index, r.label_set) for r in image.records.values() for p in r.planes}
-            )
-        )
+        places = ((i.id, index) for i in self.images.values() for index, _ in i.places)
+        return tuple(PlaneKey(*place) for place in dict.fromkeys(places))
 
     @property
     def category(self) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_peftsam import geometry
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo, Index
 from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
@@ -112,6 +112,12 @@ class DocumentImage:
         """
         found = {record.label_set for record in self.records.values()}
         return (OBJECTS, *sorted(found - {OBJECTS}))
+
+    @property
+    def places(self) -> tuple[tuple[Index, str], ...]:
+        """The planes and label sets in which objects have pixels."""
+        records = self.records.values()
+        return tuple(sorted({(p.index, r.label_set) for r in records for p in r.planes}))
 
     def set_of(self, label: int) -> str:
         """Return the label set that holds an object."""

@@ -1,16 +1,13 @@
-"""Replay of the log, figures of a project, and recovery of a damaged one into a copy."""
+"""Recovery of a damaged project into a copy."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +23,20 @@ from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.project import save_copy
 from napari_peftsam.document.records import BACKGROUND, ImageInfo
+from napari_peftsam.document.replay import play
 from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import LoggedAction, TileKey, put_tile
+from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError
 
 __all__ = [
-    "Recovery", "check_project", "compare", "recover_project", "replay", "summary", "verify",
-]  # fmt: skip
+    "Recovery",
+    "check_project",
+    "recover_project",
+]
 
 Arrays = dict[str, Any]
-_LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
 
 
 @dataclass
@@ -302,114 +301,3 @@ def _restore_fields(document: Document, found: Salvage) -> None:
             document.do(act.SetQueue(pending.plane, pending.queue))
         elif pending.plane is None:
             document.do(act.Discard(everything=True))
-
-
-# --- replay -------------------------------------------------------------------------
-
-
-def play(document: Document, logged: LoggedAction) -> None:
-    """Do a logged action again; `ProjectError` if it is not the next one, or cannot be done."""
-    store, (number, time, kind, *_) = document.store, logged
-    if number != store.next_number:
-        raise ProjectError(f"the log lacks action {store.next_number}")
-    action = decode_action(*logged[2:])
-    document.clock = lambda: time
-    if isinstance(action, act.ChooseCandidate):
-        # The candidates were not kept; what was accepted of them is in the log.
-        store.commit(time, logged[2:], ())
-    else:
-        try:
-            document.do(action)
-        except PeftSamError as error:
-            raise ProjectError(f"action {number} ({kind}) cannot be done again: {error}") from error
-    if store.next_number == number:
-        raise ProjectError(f"action {number} ({kind}) no longer changes anything")
-
-
-def _play_all(document: Document, store: Store, until: int | None = None) -> None:
-    for logged in store.actions(until, after=document.store.last_number):
-        play(document, logged)
-
-
-def replay(store: Store, until: int | None = None) -> Document:
-    """Rebuild a document in memory from the log alone.
-
-    Parameters
-    ----------
-    store
-        The project; another process may be writing it.
-    until
-        Number of the last action to do again; None for all.
-    """
-    document = Document()
-    _play_all(document, store, until)
-    return document
-
-
-def compare(document: Document, store: Store) -> list[str]:
-    """Return the differences between a document and its stored state.
-
-    Labels, background and records are compared.
-    """
-    with store.snapshot():
-        stored = Document(store)
-        differences = [
-            f"the image {image.name!r} is only in the {where}"
-            for one, other, where in ((document, stored, "log"), (stored, document, "project"))
-            for image in one.images.values()
-            if image.id not in other.images
-        ]
-        for image in document.images.values():
-            if image.id in stored.images:
-                differences += _differences(image, stored.image(image.id))
-    return differences
-
-
-def verify(store: Store) -> tuple[Document, list[str]]:
-    """Replay a project and compare the result with its stored state, also during writes."""
-    document = replay(store, store.last_number)  # whoever writes faster is never caught up with
-    with store.snapshot():
-        _play_all(document, store)  # what was done meanwhile
-        return document, compare(document, store)
-
-
-def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
-    found = []
-    if image.labels.dtype != stored.labels.dtype or image.shape != stored.shape:
-        found.append(f"{image.name}: the labels have another shape or type")
-        return found
-    sets = dict.fromkeys((*image.label_sets, *stored.label_sets))
-    if count := sum(np.count_nonzero(image.array(k) != stored.array(k)) for k in sets):
-        found.append(f"{image.name}: {count} pixels of the labels differ")
-    sides = [np.zeros((), np.uint8) if i.background is None else i.background
-             for i in (image, stored)]  # fmt: skip
-    if count := np.count_nonzero(sides[0] != sides[1]):
-        found.append(f"{image.name}: {count} pixels of the background differ")
-    labels = sorted({*image.records, *stored.records})
-    differing = [n for n in labels if image.records.get(n) != stored.records.get(n)]
-    if differing:
-        found.append(f"{image.name}: the records of objects {differing} differ")
-    return found
-
-
-def summary(store: Store) -> dict[str, float]:
-    """Return figures of a project's content.
-
-    Returns
-    -------
-    dict
-        ``images``, ``objects`` (accepted ones with pixels), ``proposals``, ``adapters``,
-        ``actions``, and ``seconds`` of work: the gaps between actions, each at most 60 s.
-    """
-    with store.snapshot():
-        images = [image for image, info in store.images().items() if not info.is_removed]
-        times = [datetime.fromisoformat(time) for time in store.times()]
-        gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
-        return {
-            "images": len(images),
-            "objects": sum(store.count_objects(image) for image in images),
-            "proposals": 0,
-            "adapters": len(json.loads(store.fields().get("adapters", "[]"))),
-            "actions": len(times),
-            "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),
-        }

@@ -224,8 +224,9 @@ def _annotated_planes(document: Document) -> tuple[AnnotatedPlane, ...]:
     from napari_peftsam.training import AnnotatedPlane
 
     found = [
-        (f"{p.image}{p.index}{label_set}", p.image, document.labels(p, label_set))
-        for p, label_set in document.planes_and_sets()
+        (f"{image.id}{index}{label_set}", image.id, image.array(label_set)[index])
+        for image in document.images.values()
+        for index, label_set in image.places
     ]
     if sum(labels.size for _, _, labels in found) > _MOST_PIXELS:
         return ()

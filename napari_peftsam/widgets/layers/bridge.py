@@ -234,7 +234,7 @@ class LayerBridge:
         old = self.layer_of(image)
         assert old is not None, "it is shown"
         was_annotated, images = old is self.image, self.image_layers
-        self._take_out(*self._let_go(old).layers, old)
+        self.take_out(*self._let_go(old).layers, old)
         self.show(image, visible=was_annotated)
         new = self.layer_of(image)
         assert new is not None, "it was shown"
@@ -247,7 +247,7 @@ class LayerBridge:
         if not self.tools.is_open:
             self._solo.bring_all_back()
         for objects in self._shown.values():
-            _lock(objects, self.tools.is_open)
+            objects.lock(self.tools.is_open)
 
     def viewer_closes(self) -> None:
         """Keep the images whose layers napari has just removed from its closing viewer."""
@@ -271,7 +271,7 @@ class LayerBridge:
         )
         if left is not None:
             self._left.bring_classes(left, view.image)
-            self._drop_left(left.id)
+            self._left.drop(left.id)
         self._show_image(view)
         if layer not in self.viewer.layers:
             self.events.images_changed.emit()
@@ -286,7 +286,7 @@ class LayerBridge:
             at = self.viewer.layers.index(layer) + 1
             for place, each in enumerate(objects.layers, start=at):
                 self.viewer.layers.insert(place, each)
-        _lock(objects, self.tools.is_open)
+        objects.lock(self.tools.is_open)
 
     def _need_class(self) -> None:
         """Show a layer for the objects that are made from now on."""
@@ -307,14 +307,8 @@ class LayerBridge:
         self._let_go(objects.view.layer)
         self._left.keep(objects)
 
-    def _drop_left(self, image: ImageId) -> ImageObjects | None:
-        """Forget a removed image, and take the layer out in which its objects stayed."""
-        objects = self._left.pop(image)
-        if objects is not None:
-            self._take_out(*objects.layers)
-        return objects
-
-    def _take_out(self, *layers: Layer) -> None:
+    def take_out(self, *layers: Layer) -> None:
+        """Take layers out of the viewer, those that are put aside excepted."""
         for layer in layers:
             layer.locked = False
             if layer in self.viewer.layers:  # else it is put aside
@@ -390,7 +384,7 @@ class LayerBridge:
 
     def _document_added(self, image: str) -> None:
         """Show an image again whose removal was undone."""
-        objects = self._drop_left(ImageId(image))
+        objects = self._left.drop(ImageId(image))
         if objects is not None:
             self._show_image(objects.view)
             self._solo.bring_back(objects.view.layer)
@@ -404,7 +398,7 @@ class LayerBridge:
         if layer is not None:
             objects = self._shown[layer]
             self._forget(objects)
-            self._take_out(*objects.layers, layer)
+            self.take_out(*objects.layers, layer)
 
     def _document_renamed(self, image: str, name: str) -> None:
         layer = self.layer_of(ImageId(image))
@@ -419,10 +413,5 @@ class LayerBridge:
         self._solo.bring_all_back()
         for layer in list(self._shown):
             objects = self._let_go(layer).layers
-            self._take_out(*objects, *((layer,) if is_worked_on else ()))
+            self.take_out(*objects, *((layer,) if is_worked_on else ()))
         self._left.clear()
-
-
-def _lock(objects: ImageObjects, locked: bool) -> None:
-    for layer in objects.layers:
-        layer.locked = locked

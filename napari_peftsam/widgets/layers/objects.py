@@ -75,6 +75,11 @@ class ImageObjects:
             layers.selection.active = active
         self._bridge.events.own_layers_changed.emit()
 
+    def lock(self, locked: bool) -> None:
+        """Let the user remove the layers, or not."""
+        for layer in self.layers:
+            layer.locked = locked
+
     def release(self) -> None:
         """Leave the layers to the user as ordinary ones."""
         self._bridge.document.events.objects_changed.disconnect(self._follow_objects)

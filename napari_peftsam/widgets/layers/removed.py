@@ -72,9 +72,12 @@ class RemovedImages:
             labels = left.array(label_set).copy()
             self._bridge.document.do(ImportLabels(image, labels, records, label_set))
 
-    def pop(self, image: ImageId) -> ImageObjects | None:
-        """Forget an image and return the layer of its objects, None if it is not known."""
-        return self._images.pop(image, (None, None))[0]
+    def drop(self, image: ImageId) -> ImageObjects | None:
+        """Forget an image, and take the layers out in which its objects stayed."""
+        objects = self._images.pop(image, (None, None))[0]
+        if objects is not None:
+            self._bridge.take_out(*objects.layers)
+        return objects
 
     def clear(self) -> None:
         """Forget all of them."""

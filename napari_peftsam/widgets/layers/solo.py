@@ -146,8 +146,7 @@ class Solo:
                 for place, each in enumerate((layer, *objects), start=at):
                     layers.insert(place, each)
             self._bridge.note_name(layer)  # napari changes a name that another layer has
-            for each in objects:
-                each.locked = self._bridge.tools.is_open
+            self._objects[layer].lock(self._bridge.tools.is_open)
 
     def _put_away(self, image: Image, shown: Image) -> None:
         """Put an image aside or hide it, unless it is a channel of the shown one."""
