@@ -36,10 +36,11 @@ class User:
             (6, self.click), (2, self.double_click), (4, self.draw), (8, self.key),
             (2, self.button), (2, self.row), (1, self.sort), (1, self.filter), (1, self.eye),
             (1, self.rename), (1, self.activate), (1, self.plane), (1, self.zoom), (1, self.paint),
-            (2, self.wait), (1, self.menu), (1, self.reorder),
+            (2, self.wait), (1, self.menu), (1, self.reorder), (1, self.use_class),
+            (1, self.categorize),
         ]  # fmt: skip
         b.dock.corrections.ask_number = lambda *_: int(self.random.integers(1, 30))
-        b.dock.corrections.ask_text = lambda *_: "debris"
+        b.dock.corrections.ask_text = lambda *_: "cell"
 
     def step(self) -> None:
         weights = np.array([weight for weight, _ in self.ways], float)
@@ -130,6 +131,18 @@ class User:
         layers = self.b.viewer.layers
         layers.move(int(self.random.integers(len(layers))), int(self.random.integers(len(layers))))
 
+    def use_class(self) -> None:
+        combo = self.b.view.correct.category
+        index = int(self.random.integers(combo.count()))
+        self.log[-1] = f"class {combo.itemText(index)}"
+        combo.setCurrentIndex(index)
+        combo.activated.emit(index)
+
+    def categorize(self) -> None:
+        corrections, name = self.b.dock.corrections, self.one_of(["", "nucleus", "cell"])
+        self.log[-1] = f"categorize {name}"
+        self.b.layers.attempt(lambda: corrections.categorize(name))
+
     def plane(self) -> None:
         if self.b.viewer.dims.ndim > 2:
             self.b.viewer.dims.set_point(0, int(self.random.integers(3)))
@@ -138,7 +151,7 @@ class User:
         self.b.viewer.scene.camera.zoom = float(self.random.uniform(1, 9))
 
     def paint(self) -> None:
-        objects = self.b.layers.objects
+        objects = self.one_of(self.b.layers.object_layers)
         if objects is not None and objects in self.b.viewer.layers and objects.visible:
             row, col = (int(self.random.integers(n)) for n in SHAPE)
             index = (0,) * (objects.data.ndim - 2)
@@ -159,10 +172,10 @@ def check(b: Bench) -> None:
     assert layers.image in images
     visible = [layer for layer in images if layer.visible]
     assert visible in ([layers.image], [])  # its eye may be shut
-    assert layers.objects.data is document.image(layers.image_id).labels
-    assert layers.objects in b.viewer.layers
+    assert layers.objects.data is document.image(layers.image_id).array(document.label_set)
     own = [layer for layer in b.viewer.layers if layer not in b.prompts.layers]
-    assert len(own) == 2 + len([image for image in images if image is not layers.image])
+    assert set(own) == {*images, *layers.object_layers}
+    assert len(layers.object_layers) >= len(document.image(layers.image_id).label_sets)
     model = b.view.table.objects
     assert model.image == layers.image_id
     records = document.image(layers.image_id).records

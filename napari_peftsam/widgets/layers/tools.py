@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
+from napari_peftsam.app.advice import count_text, plane_text
 from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetQueue
 from napari_peftsam.types import Box, Point, Prompts, Window
 from napari_peftsam.widgets.layers.freehand import AREAS, FREEHAND, Freehand, Tool
@@ -247,8 +248,14 @@ class PromptTools:
         return self._document.image(plane.image).object_at(plane, round(row), round(col))
 
     def do(self, action: Action) -> None:
-        """Do an action, or report why it is refused."""
+        """Do an action, or report why it is refused, or which prompts elsewhere gave way."""
+        before = self._document.pending
         self._bridge.attempt(lambda: self._document.do(action))
+        left, plane = before.plane, self._document.pending.plane
+        if left not in (None, plane) and plane is not None and left.image in self._document.images:
+            where = plane_text(self._document.image(left.image).name, left.index)
+            asked = count_text(len(before.queue), "prompt")
+            self._bridge.events.hint.emit(f"{asked} in {where} gave way: undo brings them back")
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
         """Tell a click from a drag, which draws or moves the view."""
