@@ -237,15 +237,21 @@ class PromptTools:
         window = Window.from_slices(*image.region(label)[-2:])
         return Outlined(image.mask(plane, label, window), (window.row, window.col))
 
-    def _label_at(self, world: Sequence[float]) -> int:
-        """Return the object at a position in the world, 0 for none."""
+    def _label_at(self, world: Sequence[float], *, any_class: bool = False) -> int:
+        """Return the object at a position in the world, 0 for none.
+
+        With a class in use, only objects of that class are in the way of prompts, or `any_class`.
+        """
         plane, view = self._bridge.plane, self._bridge.view
         if plane is None or view is None:
             return 0
         row, col = view.position(plane, world)
         if not view.contains(row, col):
             return 0
-        return self._document.image(plane.image).object_at(plane, round(row), round(col))
+        image, at = self._document.image(plane.image), (round(row), round(col))
+        if any_class or not self._document.category:
+            return image.object_at(plane, *at)
+        return int(image.plane_labels(plane, self._document.label_set)[at])
 
     def do(self, action: Action) -> None:
         """Do an action, or report why it is refused, or which prompts elsewhere gave way."""
@@ -285,10 +291,11 @@ class PromptTools:
 
         While an object is pending, and with the control key, a click is always a point.
         """
-        label, is_plain = self._label_at(world), not keys and not is_right
+        is_plain, adds = not keys and not is_right, keys == {"Shift", "Control"}
+        label = self._label_at(world, any_class=adds or self.tool == "cut")
         if self.tool in AREAS or (self.tool == "cut" and label and is_plain):
             self._freehand.draw(self.tool, [world], is_right)
-        elif label and keys == {"Shift", "Control"}:
+        elif label and adds:
             self._bridge.events.object_picked.emit(label, True)
         elif label and is_plain and self._document.current is None:
             self._bridge.events.object_picked.emit(label, False)
