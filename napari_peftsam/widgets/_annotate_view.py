@@ -28,6 +28,7 @@ from napari_peftsam.widgets._parts import (
     beside,
     push_button,
     scrolled,
+    set_style,
     stacked,
     timer,
     tool_button,
@@ -225,7 +226,7 @@ class AnnotateView:
         }  # fmt: skip
         sign = "+" if tools.positive else "\N{MINUS SIGN}"
         self.sign.setText(f"{sign}  {KEYS['sign'].shown}")
-        self.sign.setStyleSheet("" if tools.positive else _NEGATIVE)
+        set_style(self.sign, "" if tools.positive else _NEGATIVE)
         for name, button in shown.items():
             button.setChecked(tools.tool == name)
         for mode, brush in self.correct.brushes.items():
@@ -322,7 +323,7 @@ class AnnotateView:
             blocked=self._layers.why_no_plane,
             point_key=KEYS["point"].shown,
         )
-        self.next_step.setStyleSheet(_BLOCKED if situation.blocked else "")
+        set_style(self.next_step, _BLOCKED if situation.blocked else "")
         text = f"⚠ {self._hint}" if self._hint else next_step(situation)
         if text != self.next_step.text():
             self.next_step.setText(text)

@@ -40,6 +40,7 @@ __all__ = [
     "label_of",
     "push_button",
     "scrolled",
+    "set_style",
     "stacked",
     "stop_timers",
     "text_label",
@@ -219,3 +220,9 @@ def _filled(layout: _Box, parts: Sequence[QWidget | QLayout], spacing: int) -> _
     for part in parts:
         layout.addWidget(part) if isinstance(part, QWidget) else layout.addLayout(part)
     return layout
+
+
+def set_style(widget: QWidget, style: str) -> None:
+    """Set a style sheet; the same one again would cost some milliseconds."""
+    if widget.styleSheet() != style:
+        widget.setStyleSheet(style)

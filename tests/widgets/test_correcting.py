@@ -388,7 +388,10 @@ def test_a_nucleus_in_a_cell(bench: Open) -> None:
     cells = b.layers.objects
     b.document.do(UseCategory("nucleus"))
     nuclei = b.layers.objects
-    assert [layer.name for layer in b.layers.object_layers] == ["objects (image0)", "nucleus (image0)"]
+    assert [layer.name for layer in b.layers.object_layers] == [
+        "objects (image0)",
+        "nucleus (image0)",
+    ]
     assert nuclei.locked
     b.click(24, 32)  # no object of this class is in the way
     b.answered()
