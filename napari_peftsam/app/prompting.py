@@ -74,7 +74,9 @@ class PromptController:
         self.preview = Preview(runner, self.events.preview_changed.emit)
         self._following = Following(self._document)
         for signal, slot in self._connections():
-            signal.connect(slot, max_args=0, priority=1)  # who draws does so meanwhile
+            # Prompts are answered first: who draws them does so meanwhile.
+            first = signal is self._document.events.prompts_changed
+            signal.connect(slot, max_args=0, priority=int(first))
 
     def _connections(self) -> tuple[tuple[Any, Callable[[], None]], ...]:
         events = self._document.events
