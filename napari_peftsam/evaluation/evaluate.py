@@ -34,6 +34,7 @@ from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
 
 __all__ = [
+    "EvaluationConfig",
     "EvaluationEvent",
     "EvaluationProgress",
     "EvaluationReport",
