@@ -1,4 +1,4 @@
-"""Write the tables of formats.md from the code; the words between them are the page's own.
+"""Write the table of export formats in formats.md; the words around it are the page's own.
 
 Run it with ``make formats-page``. A test compares the page with what this writes.
 """
@@ -11,21 +11,49 @@ from _tables import filled as filled_page
 from _tables import table
 
 from napari_peftsam.export import FORMATS
-from napari_peftsam.files import FILE_KINDS
 
 PAGE = Path(__file__).parent / "formats.md"
-
-
-def read() -> str:
-    """Return the kinds of file that are read."""
-    return table(
-        ("files", "axes", "pixel size", "channels", "read by", "tested with"),
-        "llllll",
+_ZARR = (
+    (
+        "t, z; pixel size, unit, interval; provenance; the image itself. To an image of another "
+        "program a label image is added"
+    ),
+    "zarr, ome-zarr",
+)
+_HOLDS = {
+    "tiff": (
         (
-            (kind.title, kind.axes, kind.scale, kind.channels, kind.library, kind.tested)
-            for kind in FILE_KINDS
+            "t, z; pixel size, unit, interval; provenance. 16 bits for ImageJ; OME-TIFF for "
+            "`.ome.tif` and above 65,535 objects"
         ),
-    )
+        "tifffile",
+    ),
+    "ome-zarr": _ZARR,
+    "ome-zarr-0.4": _ZARR,
+    "coco": ("one image per plane; provenance; classes as categories", "pycocotools"),
+    "yolo": (
+        (
+            "one image per plane, as 8-bit PNG; every fifth for validation; classes; holes and "
+            "parts by lines of no width"
+        ),
+        "shapely, Pillow",
+    ),
+    "roi": ("position in z and t; several parts and holes as composites", "roifile, shapely"),
+    "geojson": ("position in z and t; several parts and holes; score; classes", "shapely"),
+    "cellpose": (
+        "planes of z (Cellpose reads no t beside z); objects are numbered without gaps",
+        "numpy",
+    ),
+    "csv": (
+        (
+            "planes of t and z; pixels and unit; intensities of each channel; source, score, "
+            "corrected, class"
+        ),
+        "scikit-image",
+    ),
+    "overlay": ("one plane", "Pillow"),
+}
+"""What each format holds beside the labels or outlines, and the packages that write it."""
 
 
 def written() -> str:
@@ -34,7 +62,7 @@ def written() -> str:
         ("`--format`", "what", "ending", "holds", "written by"),
         "lllll",
         (
-            (f"`{one.name}`", one.title, f"`{one.suffixes[0]}`", one.holds, one.library)
+            (f"`{one.name}`", one.title, f"`{one.suffixes[0]}`", *_HOLDS[one.name])
             for one in FORMATS.values()
         ),
     )
@@ -42,7 +70,7 @@ def written() -> str:
 
 def filled(page: str) -> str:
     """Return the page with its tables made anew."""
-    return filled_page(page, {"read": read, "written": written}, PAGE.name)
+    return filled_page(page, {"written": written}, PAGE.name)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,11 @@ from scipy.stats import rankdata
 
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.evaluation.targets import Target
-from napari_peftsam.types import FloatArray, Prediction, Prompts
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.types import FloatArray, Prompts
 
 __all__ = [
     "CANDIDATES",
-    "BatchPredictor",
     "Candidates",
     "box_ious",
     "click_ious",
@@ -28,20 +27,6 @@ Floats = npt.NDArray[np.float64]
 
 CANDIDATES = 3
 """Number of candidates that `first_candidates` takes of each object, all in memory at once."""
-
-
-class BatchPredictor(Protocol):
-    """A predictor to evaluate, such as `napari_peftsam.segmentation.Predictor`."""
-
-    def predict_many(
-        self,
-        embedding: Embedding,
-        prompts: Sequence[Prompts],
-        previous: Sequence[FloatArray | None] | None = None,
-        candidates: int = CANDIDATES,
-    ) -> list[Prediction]:
-        """Return one `Prediction` per object, its best candidate first."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +69,7 @@ class Candidates:
 
 
 def first_candidates(
-    predictor: BatchPredictor, embedding: Embedding, targets: Sequence[Target]
+    predictor: Predictor, embedding: Embedding, targets: Sequence[Target]
 ) -> Candidates:
     """Return the candidates of every object after its first click."""
     prompts = [Prompts((target.first_click(),)) for target in targets]
@@ -98,7 +83,7 @@ def first_candidates(
     )
 
 
-def box_ious(predictor: BatchPredictor, embedding: Embedding, targets: Sequence[Target]) -> Floats:
+def box_ious(predictor: Predictor, embedding: Embedding, targets: Sequence[Target]) -> Floats:
     """Return the IoU of every object when prompted with its tight box, ``(objects,)``."""
     prompts = [Prompts(box=target.box) for target in targets]
     predictions = predictor.predict_many(embedding, prompts, candidates=1)
@@ -106,7 +91,7 @@ def box_ious(predictor: BatchPredictor, embedding: Embedding, targets: Sequence[
 
 
 def click_ious(
-    predictor: BatchPredictor, embedding: Embedding, targets: Sequence[Target], clicks: int
+    predictor: Predictor, embedding: Embedding, targets: Sequence[Target], clicks: int
 ) -> Iterator[Floats]:
     """Yield the IoU of every object after 1, 2, …, `clicks` clicks, each ``(objects,)``.
 

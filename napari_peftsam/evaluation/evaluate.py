@@ -21,7 +21,6 @@ from napari_peftsam.embeddings import (
 )
 from napari_peftsam.evaluation.clicks import (
     CANDIDATES,
-    BatchPredictor,
     Candidates,
     Floats,
     box_ious,
@@ -184,7 +183,7 @@ def _embed(
 
 
 def _measure(
-    predictor: BatchPredictor,
+    predictor: Predictor,
     embedding: Embedding,
     targets: Sequence[Target],
     clicks: int,

@@ -9,14 +9,12 @@ import numpy as np
 
 from napari_peftsam.types import LabelArray
 
-from ._format import ExportContext, ExportFormat
-
-__all__ = ["FORMAT"]
+from ._format import ExportContext
 
 _SMALL = 65535
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_cellpose(path: Path, labels: LabelArray, context: ExportContext) -> None:
     from skimage.segmentation import find_boundaries, relabel_sequential
 
     # Cellpose numbers objects without gaps.
@@ -36,14 +34,3 @@ def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
     }
     with path.open("wb") as file:  # a name would get another suffix
         np.save(file, np.array(content, dtype=object), allow_pickle=True)
-
-
-FORMAT = ExportFormat(
-    "cellpose",
-    "Cellpose",
-    ("_seg.npy",),
-    _write,
-    is_raster=True,
-    holds="planes of z (Cellpose reads no t beside z); objects are numbered without gaps",
-    library="numpy",
-)

@@ -13,16 +13,14 @@ import numpy.typing as npt
 
 from napari_peftsam.types import LabelArray
 
-from ._format import ExportContext, ExportFormat, Labelled, Record
-
-__all__ = ["FORMAT"]
+from ._format import ExportContext, Labelled, Record
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
-    _write_set(path, [(labels, context)])
+def write_coco(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    write_coco_set(path, [(labels, context)])
 
 
-def _write_set(path: Path, given: Iterable[Labelled]) -> None:
+def write_coco_set(path: Path, given: Iterable[Labelled]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     names: list[str] = []
@@ -101,14 +99,3 @@ def _run_lengths(plane: LabelArray) -> Iterator[tuple[int, list[int]]]:
     for label, runs in zip(found.tolist(), np.split(order, first[1:]), strict=False):
         edges = np.stack((starts[runs], stops[runs]), axis=1).ravel()
         yield label, np.diff(edges, prepend=0, append=flat.size).tolist()
-
-
-FORMAT = ExportFormat(
-    "coco",
-    "COCO JSON",
-    (".json",),
-    _write,
-    _write_set,
-    holds="one image per plane; provenance; classes as categories",
-    library="pycocotools",
-)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,40 @@ from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes
 from napari_peftsam.geometry import check_labels, flattened
 from napari_peftsam.types import LabelArray
 
-from . import _cellpose, _coco, _ome_zarr, _overlay, _table, _tiff, _vectors
-from ._format import (
-    AXES,
-    ExportContext,
-    ExportFormat,
-    Record,
-    do_overlap,
-)
+from ._cellpose import write_cellpose
+from ._coco import write_coco, write_coco_set
+from ._format import AXES, ExportContext, ExportFormat, Record, do_overlap
+from ._ome_zarr import append_labels, check_replaceable, holds_image, write_ome_zarr
+from ._overlay import write_overlay
+from ._table import write_table
+from ._tiff import write_tiff
+from ._vectors import write_geojson, write_roi, write_yolo, write_yolo_set
 
 __all__ = ["FORMATS", "export_labels", "export_target"]
 
+_ZARR = (".ome.zarr", ".zarr")
 FORMATS: dict[str, ExportFormat] = {
     f.name: f
     for f in (
-        _tiff.FORMAT,
-        _ome_zarr.FORMAT,
-        _ome_zarr.OLDER_FORMAT,
-        _coco.FORMAT,
-        _vectors.YOLO,
-        _vectors.ROI,
-        _vectors.GEOJSON,
-        _cellpose.FORMAT,
-        _table.FORMAT,
-        _overlay.FORMAT,
+        ExportFormat("tiff", "TIFF label image", (".tif", ".tiff"), write_tiff, is_raster=True),
+        ExportFormat("ome-zarr", "OME-Zarr labels", _ZARR, write_ome_zarr),
+        ExportFormat(
+            "ome-zarr-0.4", "OME-Zarr 0.4 labels", _ZARR, partial(write_ome_zarr, version="0.4")
+        ),
+        ExportFormat("coco", "COCO JSON", (".json",), write_coco, write_coco_set),
+        ExportFormat("yolo", "YOLO segmentation folder", (".yolo",), write_yolo, write_yolo_set),
+        ExportFormat("roi", "ImageJ ROIs", (".zip",), write_roi),
+        ExportFormat("geojson", "GeoJSON for QuPath", (".geojson",), write_geojson),
+        ExportFormat("cellpose", "Cellpose", ("_seg.npy",), write_cellpose, is_raster=True),
+        ExportFormat("csv", "Table of measurements", (".csv",), write_table),
+        ExportFormat(
+            "overlay",
+            "Picture with objects",
+            (".png",),
+            write_overlay,
+            is_raster=True,
+            per_plane=True,
+        ),
     )
 }
 """All export formats by name; a new one is a module and an entry here."""
@@ -93,9 +104,9 @@ def export_labels(
             f"{chosen.title} shows one plane, got labels of shape {labels.shape}: export its "
             "planes one by one"
         )
-    if chosen.name.startswith("ome-zarr") and target.is_dir() and _ome_zarr.holds_image(target):
+    if chosen.name.startswith("ome-zarr") and target.is_dir() and holds_image(target):
         try:
-            written = [_ome_zarr.append_labels(target, *each) for each in context.apart(labels)]
+            written = [append_labels(target, *each) for each in context.apart(labels)]
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         return written[0]
@@ -122,9 +133,9 @@ def _beside(target: Path, name: str, chosen: ExportFormat) -> Path:
 
 
 def _check_replaceable(target: Path, chosen: ExportFormat) -> None:
-    if chosen is _vectors.YOLO and (target / "data.yaml").is_file():
+    if chosen.name == "yolo" and (target / "data.yaml").is_file():
         return
-    _ome_zarr.check_replaceable(target)
+    check_replaceable(target)
 
 
 def export_target(path: str | Path, format_name: str | None = None) -> Path:

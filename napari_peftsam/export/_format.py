@@ -133,10 +133,6 @@ class ExportFormat:
         True for formats in which a pixel belongs to one object.
     per_plane
         True for formats that hold one plane.
-    holds
-        What it holds beside the labels or outlines, for the documentation.
-    library
-        The packages that write it.
     """
 
     name: str
@@ -146,8 +142,6 @@ class ExportFormat:
     write_all: Callable[[Path, Iterable[Labelled]], None] | None = None
     is_raster: bool = False
     per_plane: bool = False
-    holds: str = ""
-    library: str = ""
 
 
 def do_overlap(sets: Iterable[LabelArray]) -> bool:

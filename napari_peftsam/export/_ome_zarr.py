@@ -15,18 +15,17 @@ from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._format import AXES, ExportContext, ExportFormat, plain_name, smallest_unsigned
+from ._format import AXES, ExportContext, plain_name, smallest_unsigned
 
 if TYPE_CHECKING:
     import zarr
 
 __all__ = [
-    "FORMAT",
-    "OLDER_FORMAT",
     "append_labels",
     "check_replaceable",
     "create_labels",
     "holds_image",
+    "write_ome_zarr",
 ]
 
 _MARK = "napari-peftsam"
@@ -36,36 +35,21 @@ _CHUNK = 1024  # px; one chunk holds one plane, since viewers show one at a time
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise `ExportError` unless the folder `path` is empty or was written by `FORMAT`.
+    """Raise `ExportError` unless the folder `path` is empty or was written by us.
 
     An OME-Zarr may hold the only copy of an image, and is replaced as a whole.
     """
-    import zarr
-
-    if not any(path.iterdir()):
-        return
-    try:
-        ours = _MARK in zarr.open_group(path, mode="r").attrs
-    except (OSError, ValueError, KeyError):  # what zarr raises for other folders
-        ours = False
-    if not ours:
+    if any(path.iterdir()) and _MARK not in _attributes(path):
         raise ExportError(
             f"cannot write {path}: it was not written by napari-peftsam and is not replaced; "
             "choose another name"
         )
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
-    _write_version(path, labels, context, None)
-
-
-def _write_older(path: Path, labels: LabelArray, context: ExportContext) -> None:
-    _write_version(path, labels, context, "0.4")
-
-
-def _write_version(
-    path: Path, labels: LabelArray, context: ExportContext, version: str | None
+def write_ome_zarr(
+    path: Path, labels: LabelArray, context: ExportContext, version: str | None = None
 ) -> None:
+    """Write labels in a version of OME-Zarr, by default the current one."""
     import dask
     import zarr
 
@@ -145,14 +129,19 @@ def _write_labels(
 
 def holds_image(path: Path) -> bool:
     """Return True if a folder is an OME-Zarr image that another program wrote."""
+    attributes = _attributes(path)
+    ome = attributes.get("ome", attributes)
+    return _MARK not in attributes and isinstance(ome, dict) and bool(ome.get("multiscales"))
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a zarr group, none of another folder."""
     import zarr
 
     try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
+        return dict(zarr.open_group(path, mode="r").attrs)
     except (OSError, ValueError, KeyError):  # what zarr raises for other folders
-        return False
-    ome = attributes.get("ome", attributes)
-    return _MARK not in attributes and isinstance(ome, dict) and bool(ome.get("multiscales"))
+        return {}
 
 
 def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Path:
@@ -332,17 +321,3 @@ def _complete_metadata(
     (multiscale,) = writer.get_metadata(group[f"labels/{name}"])["multiscales"]
     datasets = [{**d, "path": f"labels/{name}/{d['path']}"} for d in multiscale["datasets"]]
     writer.write_multiscales_metadata(group, datasets, fmt=fmt, axes=multiscale["axes"], name=name)
-
-
-_SUFFIXES = (".ome.zarr", ".zarr")
-_LIBRARY = "zarr, ome-zarr"
-_HOLDS = (
-    "t, z; pixel size, unit, interval; provenance; the image itself. To an image of another "
-    "program a label image is added"
-)
-FORMAT = ExportFormat(
-    "ome-zarr", "OME-Zarr labels", _SUFFIXES, _write, holds=_HOLDS, library=_LIBRARY
-)
-OLDER_FORMAT = ExportFormat(
-    "ome-zarr-0.4", "OME-Zarr 0.4 labels", _SUFFIXES, _write_older, holds=_HOLDS, library=_LIBRARY
-)

@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._format import ExportContext, ExportFormat
-
-__all__ = ["FORMAT", "in_bytes"]
+from ._format import ExportContext
 
 _FILL = 0.25  # share of an object's colour
 _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles of what is shown
@@ -29,7 +27,7 @@ def in_bytes(pixels: PixelArray) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(stretched, 0, 1) * 255), np.uint8)
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_overlay(path: Path, labels: LabelArray, context: ExportContext) -> None:
     from PIL import Image
     from skimage.segmentation import find_boundaries
 
@@ -51,15 +49,3 @@ def _colours(labels: LabelArray) -> npt.NDArray[np.float64]:
     hue = (labels.astype(np.float64) * 0.618034) % 1.0  # the golden ratio spreads them
     parts = [np.clip(np.abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]
     return np.stack(parts, -1) * 255
-
-
-FORMAT = ExportFormat(
-    "overlay",
-    "Picture with objects",
-    (".png",),
-    _write,
-    is_raster=True,
-    per_plane=True,
-    holds="one plane",
-    library="Pillow",
-)

@@ -14,9 +14,7 @@ import numpy as np
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray
 
-from ._format import ExportContext, ExportFormat
-
-__all__ = ["FORMAT", "measure"]
+from ._format import ExportContext
 
 _PROPERTIES = ("label", "area", "centroid", "bbox", "perimeter")
 
@@ -84,21 +82,10 @@ def _of_plane(plane: LabelArray, pixels: Any, metadata: ImageMetadata) -> Iterat
         yield found
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_table(path: Path, labels: LabelArray, context: ExportContext) -> None:
     rows = measure(labels, context)
     names = list(rows[0]) if rows else ["image", "label"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-
-
-FORMAT = ExportFormat(
-    "csv",
-    "Table of measurements",
-    (".csv",),
-    _write,
-    holds="planes of t and z; pixels and unit; intensities of each channel; source, score, "
-    "corrected, class",
-    library="scikit-image",
-)

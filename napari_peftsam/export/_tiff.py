@@ -11,16 +11,14 @@ import numpy as np
 from napari_peftsam.metadata import UNIT_SYMBOLS, Axis, ImageMetadata
 from napari_peftsam.types import LabelArray
 
-from ._format import ExportContext, ExportFormat, smallest_unsigned
-
-__all__ = ["FORMAT"]
+from ._format import ExportContext, smallest_unsigned
 
 _IMAGEJ_LIMIT = 65535  # it has no integers of 32 bits
 _OME_LIMIT = 2**32 - 1
 _IMAGEJ_AXES = ("yx", "zyx", "tyx", "tzyx")
 
 
-def _write(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_tiff(path: Path, labels: LabelArray, context: ExportContext) -> None:
     calibration = context.calibration(labels.ndim)
     is_ome = path.name.lower().endswith((".ome.tif", ".ome.tiff"))
     fits = labels.max() <= _IMAGEJ_LIMIT and calibration.names in _IMAGEJ_AXES
@@ -106,15 +104,3 @@ def _write_ome(
         compression="zlib",
         metadata=metadata,
     )
-
-
-FORMAT = ExportFormat(
-    "tiff",
-    "TIFF label image",
-    (".tif", ".tiff"),
-    _write,
-    is_raster=True,
-    holds="t, z; pixel size, unit, interval; provenance. 16 bits for ImageJ; OME-TIFF for "
-    "`.ome.tif` and above 65,535 objects",
-    library="tifffile",
-)

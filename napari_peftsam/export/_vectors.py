@@ -1,4 +1,7 @@
-"""Outlines of objects for ImageJ (ROI zip), QuPath (GeoJSON) and YOLO."""
+"""Outlines of objects for ImageJ (ROI zip), QuPath (GeoJSON) and YOLO.
+
+They run along the edges of pixels, valid and exact, holes included.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,64 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.types import LabelArray
+from napari_peftsam.geometry import object_windows
+from napari_peftsam.types import BoolArray, LabelArray
 
-from ._format import ExportContext, ExportFormat, Labelled
-from ._outlines import outlines, path_through_holes, rings_of
+from ._format import ExportContext, Labelled
 
-__all__ = ["GEOJSON", "ROI", "YOLO"]
+# --- outlines ------------------------------------------------------------------------
+
+
+def outlines(plane: LabelArray) -> Iterator[tuple[int, Any]]:
+    """Yield each label of a plane ``(H, W)`` with its outline.
+
+    The outline is a shapely polygon, or several, whose ``(x, y)`` run along the edges of
+    pixels: the pixel in row 0 and column 0 covers 0 to 1.
+    """
+    for label, window in object_windows(plane).items():
+        row, col = (part.start for part in window)
+        yield label, _outline(plane[window] == label, row, col)
+
+
+def _outline(mask: BoolArray, row: int, col: int) -> Any:
+    import shapely
+
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    _, stops = np.nonzero(edges == -1)
+    boxes = shapely.box(starts + col, rows + row, stops + col, rows + row + 1)
+    return shapely.normalize(shapely.union_all(boxes))
+
+
+def polygons_of(outline: Any) -> list[Any]:
+    """Return the polygons of an outline, the largest first."""
+    parts = list(outline.geoms) if outline.geom_type == "MultiPolygon" else [outline]
+    return sorted(parts, key=lambda part: -part.area)
+
+
+def rings_of(outline: Any) -> list[Any]:
+    """Return all rings of an outline as ``(N, 2)`` arrays of x and y, without the repeated end."""
+    rings = []
+    for part in polygons_of(outline):
+        for ring in (part.exterior, *part.interiors):
+            rings.append(np.asarray(ring.coords)[:-1])  # noqa: PERF401  # two loops
+    return rings
+
+
+def path_through_holes(outline: Any) -> Any:
+    """Return one closed path ``(N, 2)`` around all parts and holes, for formats without either.
+
+    It leads to each further ring and back on the same line, so that the even-odd rule gives
+    the same pixels.
+    """
+    rings = rings_of(outline)
+    path = rings[0]
+    for ring in rings[1:]:
+        distances = ((path[:, None] - ring[None]) ** 2).sum(-1)
+        here, there = np.unravel_index(int(np.argmin(distances)), distances.shape)
+        detour = np.concatenate([np.roll(ring, -there, axis=0), ring[there : there + 1]])
+        path = np.concatenate([path[: here + 1], detour, path[here:]])
+    return path
 
 
 def _outlines(
@@ -30,7 +85,7 @@ def _outlines(
 # --- ImageJ -------------------------------------------------------------------------
 
 
-def _write_roi(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_roi(path: Path, labels: LabelArray, context: ExportContext) -> None:
     import roifile
 
     names, rois = context.calibration(labels.ndim).names, []
@@ -68,20 +123,10 @@ def _roi(roifile: Any, outline: Any) -> Any:
     return roi
 
 
-ROI = ExportFormat(
-    "roi",
-    "ImageJ ROIs",
-    (".zip",),
-    _write_roi,
-    holds="position in z and t; several parts and holes as composites",
-    library="roifile, shapely",
-)
-
-
 # --- QuPath -------------------------------------------------------------------------
 
 
-def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> None:
+def write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> None:
     import shapely
 
     names = context.calibration(labels.ndim).names
@@ -113,26 +158,16 @@ def _write_geojson(path: Path, labels: LabelArray, context: ExportContext) -> No
     path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
 
-GEOJSON = ExportFormat(
-    "geojson",
-    "GeoJSON for QuPath",
-    (".geojson",),
-    _write_geojson,
-    holds="position in z and t; several parts and holes; score; classes",
-    library="shapely",
-)
-
-
 # --- YOLO ---------------------------------------------------------------------------
 
 _VALIDATION = 5  # every fifth image
 
 
-def _write_yolo(path: Path, labels: LabelArray, context: ExportContext) -> None:
-    _write_yolo_set(path, [(labels, context)])
+def write_yolo(path: Path, labels: LabelArray, context: ExportContext) -> None:
+    write_yolo_set(path, [(labels, context)])
 
 
-def _write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
+def write_yolo_set(path: Path, images: Iterable[Labelled]) -> None:
     """Write ``images`` and ``labels`` in ``train`` and ``val``, and ``data.yaml``.
 
     Every fifth image is for validation; a single one is for both.
@@ -186,15 +221,3 @@ def _save_png(path: Path, pixels: Any) -> None:
     from ._overlay import in_bytes
 
     Image.fromarray(in_bytes(np.asarray(pixels))).save(path)
-
-
-YOLO = ExportFormat(
-    "yolo",
-    "YOLO segmentation folder",
-    (".yolo",),
-    _write_yolo,
-    _write_yolo_set,
-    holds="one image per plane, as 8-bit PNG; every fifth for validation; classes; holes and "
-    "parts by lines of no width",
-    library="shapely, Pillow",
-)

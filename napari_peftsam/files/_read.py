@@ -25,9 +25,7 @@ from ._vendors import VENDORS, read_vendor
 from ._zarr import is_zarr, read_zarr, zarr_provenance
 
 __all__ = [
-    "FILE_KINDS",
     "IMAGE_SUFFIXES",
-    "FileKind",
     "ImageFile",
     "image_name",
     "image_shape",
@@ -43,42 +41,6 @@ _PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 IMAGE_SUFFIXES = (*_TIFF, *_PLAIN, *VENDORS, ".zarr")
 """Suffixes that can be read; ``.ome.tif`` and ``.ome.zarr`` are included by their last part."""
 
-
-@dataclass(frozen=True)
-class FileKind:
-    """A kind of image file, for the documentation: what it tells of itself, and who reads it."""
-
-    title: str
-    axes: str
-    scale: str
-    channels: str
-    library: str
-    tested: str
-
-
-FILE_KINDS = (
-    FileKind("OME-TIFF", "named; sets of files", "all axes, unit", "names, colours", "tifffile",
-             "files by tifffile and by hand"),
-    FileKind("TIFF by ImageJ", "named", "all axes, unit", "labels of slices", "tifffile",
-             "files by tifffile"),
-    FileKind("other TIFF", "where its writer names them, else asked for", "pixels per centimetre",
-             "by number", "tifffile, imagecodecs", "files by tifffile and Pillow"),
-    FileKind("OME-Zarr 0.1 to 0.5", "named; plates, wells, fields, series", "all axes, unit",
-             "names, colours", "zarr", "files by zarr and ome-zarr"),
-    FileKind("zarr 2 and 3", "dimension names, else asked for", "none", "by number", "zarr",
-             "files by zarr"),
-    FileKind("PNG, BMP", "rows, columns", "none", "colours", "Pillow, imagecodecs",
-             "files by Pillow and by hand"),
-    FileKind("JPEG, WebP", "rows, columns; orientation", "none", "colours", "Pillow",
-             "files by Pillow"),
-    FileKind("CZI", "named; scenes", "all axes, unit", "names, colours",
-             "pylibCZIrw (extra `formats`)", "files by pylibCZIrw"),
-    FileKind("ND2", "named; positions", "all axes, unit", "names", "nd2 (extra `formats`)",
-             "untested: no sample"),
-    FileKind("LIF", "named; images", "all axes, unit", "by number", "liffile (extra `formats`)",
-             "untested: no sample"),
-)  # fmt: skip
-"""The kinds of files that `open_image` reads."""
 
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes

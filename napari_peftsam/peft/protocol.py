@@ -118,9 +118,10 @@ class MethodConfig(BaseModel):
         return ParameterHint()
 
     def first_changed_block(self, depth: int) -> int:
-        """Return the first encoder block whose output differs from the base model's.
+        """Return the first encoder block whose output an adapter can change.
 
-        `depth` when no block changes, -1 when what precedes the blocks changes.
+        Outputs before it are the same for every adapter of this configuration: `depth` if the
+        whole encoder stays as it is, -1 if the input of the blocks changes, too.
         """
         return depth
 

@@ -33,7 +33,7 @@ from napari_peftsam.embeddings import (
 from napari_peftsam.errors import ImageError
 from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, first_changed_block
+from napari_peftsam.peft import Adapter, AdapterSwitch, Placement
 from napari_peftsam.planes import plane_identity
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
@@ -257,7 +257,7 @@ class Engine:
             return None
         if live.adapter is None or live.encoder == BASE_ADAPTER:
             return FrozenActivations(self._tokens, arch.depth, self._kept)
-        reach = first_changed_block(live.adapter.config, arch.depth)
+        reach = live.adapter.config.first_changed_block(arch.depth)
         return FrozenActivations(self._tokens, reach, (*self._kept, reach))
 
     @contextmanager

@@ -23,7 +23,6 @@ from napari_peftsam.peft import (
     apply_adapter,
     capture,
     check_method,
-    first_changed_block,
     inject,
 )
 from napari_peftsam.segmentation import Predictor
@@ -125,7 +124,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     judge = incumbent or own
     data = _prepare(model, planes, config, [each.adapter for each in (own, incumbent) if each])
     with open_cache(config, model.device) as cache:
-        first = first_changed_block(method, model.architecture.depth)
+        first = method.first_changed_block(model.architecture.depth)
         encoder = PlaneEncoder(model, data.planes, first, cache)
         before = _measure(encoder, judge, data.held_out)
         torch.manual_seed(config.seed)
@@ -330,6 +329,6 @@ def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) 
     model = encoder.model
     with apply_adapter(model, judge.adapter) as injection:
         injection.set_strength(judge.strength)
-        first = first_changed_block(judge.adapter.config, model.architecture.depth)
+        first = judge.adapter.config.first_changed_block(model.architecture.depth)
         # Where both begin late, what the base makes of the planes is the same for both.
         return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)

@@ -9,7 +9,7 @@ from torch.nn import functional
 __all__ = ["mask_iou", "mask_loss", "promptable_loss"]
 
 
-def mask_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return Dice + binary cross-entropy, one value per mask.
 
     Parameters
@@ -17,39 +17,25 @@ def mask_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> T
     logits
         ``(..., H, W)``.
     target
-        ``(..., H, W)`` in {0, 1}, broadcastable to the logits.
-    weight
-        ``(..., H, W)`` non-negative; pixels of weight 0 do not count. They are those of
-        which the annotator said nothing.
+        ``(..., H, W)`` in [0, 1], broadcastable to the logits.
     """
     logits, target = torch.broadcast_tensors(logits.float(), target.float())
     probability = logits.sigmoid()
     pixelwise = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    if weight is None:
-        cross_entropy = pixelwise.mean((-2, -1))
-    else:
-        weight = weight.float().expand_as(target)
-        probability, target = probability * weight, target * weight
-        cross_entropy = (pixelwise * weight).sum((-2, -1)) / weight.sum((-2, -1)).clamp(min=1)
     overlap = (probability * target).sum((-2, -1))
     dice = 1 - (2 * overlap + 1) / (probability.sum((-2, -1)) + target.sum((-2, -1)) + 1)
-    return dice + cross_entropy
+    return dice + pixelwise.mean((-2, -1))
 
 
-def mask_iou(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     """Return the IoU of the thresholded logits with the target, one value per mask."""
     predicted, truth = torch.broadcast_tensors(logits > 0, target > 0.5)
-    if weight is not None:
-        known = weight.expand_as(truth) > 0
-        predicted, truth = predicted & known, truth & known
     overlap = (predicted & truth).sum((-2, -1)).float()
     iou: Tensor = overlap / (predicted | truth).sum((-2, -1)).clamp(min=1)
     return iou
 
 
-def promptable_loss(
-    logits: Tensor, scores: Tensor, target: Tensor, weight: Tensor | None = None
-) -> Tensor:
+def promptable_loss(logits: Tensor, scores: Tensor, target: Tensor) -> Tensor:
     """Return SAM's loss of all four outputs, averaged over objects.
 
     Of the three alternatives only the best one is trained (the minimum over their mask
@@ -62,10 +48,10 @@ def promptable_loss(
         ``(B, 4, H, W)`` from `napari_peftsam.segmentation.decode`.
     scores
         ``(B, 4)`` predicted IoU.
-    target, weight
+    target
         ``(B, 1, H, W)``, see `mask_loss`.
     """
-    losses = mask_loss(logits, target, weight)
-    true_iou = mask_iou(logits.detach(), target, weight)
+    losses = mask_loss(logits, target)
+    true_iou = mask_iou(logits.detach(), target)
     score_loss = functional.mse_loss(scores.float(), true_iou, reduction="none").mean(1)
     return (losses[:, 0] + losses[:, 1:].amin(1) + score_loss).mean()

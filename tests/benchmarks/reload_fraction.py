@@ -17,7 +17,7 @@ from _own_model import own_model
 
 from napari_peftsam.embeddings import ActivationCache, EncodeRequest, FrozenActivations, encode
 from napari_peftsam.models import SamModel, pick_device
-from napari_peftsam.peft import LoraConfig, Placement, first_changed_block, inject
+from napari_peftsam.peft import LoraConfig, Placement, inject
 
 _MEMORY = 10**9
 
@@ -29,7 +29,7 @@ def measure(model: SamModel, placement: str, repetitions: int) -> dict[str, Any]
     request = EncodeRequest("image", np.random.default_rng(0).random((700, 900)))
     method = LoraConfig(placement=Placement.parse(placement))
     depth = model.architecture.depth
-    reach = first_changed_block(method, depth)
+    reach = method.first_changed_block(depth)
 
     def timed(work: Callable[[], object]) -> float:
         began = perf_counter()

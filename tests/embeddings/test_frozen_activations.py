@@ -23,7 +23,7 @@ from napari_peftsam.embeddings import (
 )
 from napari_peftsam.errors import ImageError
 from napari_peftsam.models import SamModel, build, build_tiny
-from napari_peftsam.peft import LoraConfig, MethodConfig, Placement, first_changed_block, inject
+from napari_peftsam.peft import LoraConfig, MethodConfig, Placement, inject
 from napari_peftsam.peft.methods.adaptformer import AdaptFormerConfig
 from napari_peftsam.peft.methods.selective import LateFinetuningConfig
 from napari_peftsam.peft.methods.ssf import SsfConfig
@@ -72,7 +72,7 @@ def error(found: Embedding, expected: Embedding) -> float:
 def test_from_cached_activations_it_is_the_same(method: MethodConfig, precision: str) -> None:
     torch.manual_seed(0)  # adapters begin with random numbers
     model = tiny(precision)
-    reach = first_changed_block(method, DEPTH)
+    reach = method.first_changed_block(DEPTH)
     with ActivationCache(BYTES) as cache:
         base, _ = events(model, FrozenActivations(cache, DEPTH, (2, 3, reach)))
         with inject(model, method) as injection:
@@ -112,7 +112,7 @@ def test_the_latest_block_in_reach_is_taken_and_the_next_one_kept() -> None:
 
 @pytest.mark.parametrize("reach", [0, -1])
 def test_where_all_blocks_change_nothing_is_kept(reach: int) -> None:
-    assert first_changed_block(SsfConfig(), DEPTH) <= 0
+    assert SsfConfig().first_changed_block(DEPTH) <= 0
     with ActivationCache(BYTES) as cache:
         events(build_tiny(), FrozenActivations(cache, reach, (0, 2, 3, reach)), "0123")
         assert cache.memory_bytes == 0

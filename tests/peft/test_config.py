@@ -16,7 +16,6 @@ from napari_peftsam.peft import (
     LoraConfig,
     MethodField,
     Placement,
-    first_changed_block,
     parse_method_config,
 )
 from tests.peft._cases import CASES
@@ -143,7 +142,7 @@ def test_any_method_is_a_field_of_another_config() -> None:
     ],
 )
 def test_first_changed_block(config, block) -> None:
-    assert first_changed_block(config, 12) == block
+    assert config.first_changed_block(12) == block
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -23,7 +23,6 @@ from napari_peftsam.peft import (
     apply_adapter,
     capture,
     count_parameters,
-    first_changed_block,
     inject,
     load_adapter,
     merge,
@@ -129,7 +128,7 @@ def test_untouched_blocks_hold_nothing_new(config: MethodConfig) -> None:
     inject(model, config)
     changed = {i for i, block in enumerate(blocks) if _contents(block) != before[i]}
     assert changed == set(_chosen_blocks(config))
-    first = first_changed_block(config, 4)
+    first = config.first_changed_block(4)
     if _contents(model.sam.image_encoder.patch_embed) != stem:
         assert first == -1
     else:

@@ -27,18 +27,6 @@ def test_an_inverted_mask_costs_dice_one_and_its_cross_entropy() -> None:
     assert loss == pytest.approx(1 + SURE, rel=0.01)
 
 
-def test_pixels_of_no_weight_do_not_count() -> None:
-    target = _square(4, 8)
-    weight = torch.ones_like(target)
-    weight[:, 10:] = 0
-    right = (target - 0.5) * 2 * SURE
-    leaking = right.clone()
-    leaking[:, 10:] = SURE
-    assert mask_loss(leaking, target, weight) == mask_loss(right, target, weight)
-    assert mask_iou(leaking, target, weight) == 1
-    assert mask_iou(leaking, target) < 1
-
-
 @pytest.mark.parametrize(
     ("predicted", "truth", "iou"),
     [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import Architecture, SamModel, build_random, build_tiny
-from napari_peftsam.peft import first_changed_block, parse_method_config
+from napari_peftsam.peft import parse_method_config
 from napari_peftsam.training import (
     AnnotatedPlane,
     Incumbent,
@@ -94,7 +94,7 @@ def test_training_from_the_cache_is_training_without(
 ) -> None:
     model = replace(build_tiny(), precision=precision)
     config = _config(method, options, steps=4, validations=2)
-    assert first_changed_block(config.method, 4) == first
+    assert config.method.first_changed_block(4) == first
     figures, adapter = _run(model, planes, config)
     same, again = _run(model, planes, config.model_copy(update={"cache_prefix": False}))
     assert figures == pytest.approx(same, rel=1e-5)

@@ -19,7 +19,6 @@ from napari_peftsam.peft.protocol import MethodConfig
 __all__ = [
     "METHODS",
     "MethodField",
-    "first_changed_block",
     "parse_method_config",
     "with_cobot",
 ]
@@ -35,15 +34,6 @@ _ALL: tuple[type[MethodConfig], ...] = (
 METHODS: dict[str, type[MethodConfig]] = {
     method.model_fields["method"].default: method for method in _ALL
 }
-
-
-def first_changed_block(config: MethodConfig, depth: int) -> int:
-    """Return the first encoder block whose output an adapter can change.
-
-    Outputs before it are the same for every adapter of this configuration. `depth` means that the
-    whole encoder stays as it is, -1 that the input of the blocks changes, too.
-    """
-    return config.first_changed_block(depth)
 
 
 def with_cobot(name: str) -> str:
