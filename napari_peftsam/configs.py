@@ -9,8 +9,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["DEFAULT_BUDGET", "EvaluationConfig", "TrainingOptions"]
-
 DEFAULT_BUDGET = 60.0
 """Seconds of finetuning when no budget is named."""
 

@@ -6,23 +6,6 @@ its message as one line (exit code 2), the docks show it as a notification.
 
 from __future__ import annotations
 
-__all__ = [
-    "AdapterMismatchError",
-    "CheckpointError",
-    "ClusterError",
-    "ConfigurationError",
-    "DownloadError",
-    "ExportError",
-    "ImageError",
-    "InputFileError",
-    "LabelError",
-    "PeftSamError",
-    "ProjectError",
-    "PromptError",
-    "TrainingError",
-    "UndecidedError",
-]
-
 
 class PeftSamError(Exception):
     """Base of all errors that a user's input or environment can cause."""

@@ -11,19 +11,6 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = [
-    "CONFIGURATION_VARIABLE",
-    "MODELS_VARIABLE",
-    "PROJECTS_VARIABLE",
-    "configuration_folder",
-    "embedding_folder",
-    "model_folder",
-    "pretraining_folder",
-    "project_folder",
-    "scratch_folder",
-    "use_model_folder",
-]
-
 _PROGRAM = "napari-peftsam"
 CONFIGURATION_VARIABLE = "NAPARI_PEFTSAM_CONFIG"
 MODELS_VARIABLE = "NAPARI_PEFTSAM_MODELS"

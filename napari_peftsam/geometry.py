@@ -9,8 +9,6 @@ import numpy as np
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Window
 
-__all__ = ["check_labels", "deepest_pixel", "flattened", "iou", "object_windows", "sizes"]
-
 
 def iou(mask: BoolArray, other: BoolArray, window: Window | None = None) -> float:
     """Return the intersection over union of two masks; 1 if both are empty.

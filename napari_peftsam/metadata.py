@@ -6,19 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = [
-    "AS_THE_FILE_SAYS",
-    "UNIT_SYMBOLS",
-    "UNKNOWN",
-    "Axis",
-    "Channel",
-    "ImageMetadata",
-    "ReadOptions",
-    "in_micrometers",
-    "plain_unit",
-    "symbol",
-]
-
 
 @dataclass(frozen=True)
 class Axis:

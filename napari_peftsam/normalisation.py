@@ -15,8 +15,6 @@ import numpy as np
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import FloatArray, PixelArray, Plane
 
-__all__ = ["NORMALISATION", "Limits", "check_normalisable", "normalise", "sampled_limits"]
-
 NORMALISATION = "percentile-0.1-99.9-joint"
 _LOW, _HIGH = 0.1, 99.9
 _SAMPLES = 24  # places along each axis at which a large plane is looked at ...

@@ -11,8 +11,6 @@ import numpy as np
 from napari_peftsam.errors import ImageError
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["LazyImage", "plane_identity", "plane_of", "read_plane", "unreadable"]
-
 
 @dataclass(frozen=True, eq=False)
 class LazyImage:

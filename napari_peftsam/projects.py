@@ -46,26 +46,6 @@ from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import LabelArray
 
-__all__ = [
-    "Imported",
-    "add_image",
-    "attach_images",
-    "check_not_a_source",
-    "file_name",
-    "import_label_file",
-    "import_objects",
-    "is_rgb",
-    "keep_pixels",
-    "locate_image",
-    "note_recent",
-    "open_document",
-    "read_image_of",
-    "read_label_file",
-    "read_located",
-    "recent_projects",
-    "source_of",
-]
-
 _COLOURS = 3
 _RECENT = 10  # projects in the list
 

@@ -16,21 +16,6 @@ import numpy.typing as npt
 
 from napari_peftsam.errors import PromptError
 
-__all__ = [
-    "BoolArray",
-    "Box",
-    "FloatArray",
-    "Frame",
-    "LabelArray",
-    "MaskPrompt",
-    "PixelArray",
-    "Plane",
-    "Point",
-    "Prediction",
-    "Prompts",
-    "Window",
-]
-
 PixelArray = npt.NDArray[Any]
 """One image plane: ``(H, W)`` grey or ``(H, W, 3)`` RGB, any real dtype."""
 LabelArray = npt.NDArray[np.integer[Any]]

@@ -11,8 +11,6 @@ from multiprocessing import resource_tracker
 import dask
 from distributed import LocalCluster, Nanny
 
-__all__ = ["local_cluster", "quiet"]
-
 _LIVES = 2
 """Local workers that may die of one task: twice, beside other tasks and then alone."""
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado")

@@ -15,8 +15,6 @@ from napari_peftsam.errors import ClusterError, ConfigurationError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["ClusterChoice", "open_workers"]
-
 _CORES_PER_WORKER = 4  # torch uses several cores for one image, and each worker holds a model
 _CONNECT = 10.0  # seconds for a scheduler to answer
 _WORKERS_COME = 60.0  # seconds for the first worker to be there

@@ -30,8 +30,6 @@ from napari_peftsam.planes import plane_of, read_plane
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import PixelArray, Plane
 
-__all__ = ["embed_batch", "embed_plane"]
-
 _PART = 4 * 1024**2  # pixels of a large plane per task: seconds of work
 _DESCRIPTION = 2048  # bytes of an entry beside its values
 _ACTIVATIONS = 2  # frozen-block activations kept of a plane in one tile, see `Engine`

@@ -32,8 +32,6 @@ from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import MaskPrompt, Prompts, Window
 
-__all__ = ["segment_large_image"]
-
 _PLACE = 2048  # pixels: objects so near to each other share tiles, hence a task
 _TOGETHER = 32  # objects per task at most
 _REGION = 2048  # pixels; a multiple of the chunks, so that no two tasks write one chunk

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.engine import Engine
     from napari_peftsam.types import PixelArray
 
-__all__ = [
-    "BatchEvent",
-    "BatchFinished",
-    "BatchPlan",
-    "EngineSource",
-    "ModelSource",
-    "Stop",
-    "computed",
-    "finished",
-    "image_of_batch",
-    "make_folder",
-]
-
 _log = logging.getLogger(__name__)
 R = TypeVar("R")
 Stop = Callable[[], bool]

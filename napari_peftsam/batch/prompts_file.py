@@ -18,8 +18,6 @@ from napari_peftsam.files import (
 from napari_peftsam.geometry import object_windows
 from napari_peftsam.types import Box, Point, Prompts
 
-__all__ = ["check_prompts", "check_prompts_inside", "read_prompts", "read_prompts_for"]
-
 _log = logging.getLogger(__name__)
 
 _KEYS = ("points", "labels", "box")

@@ -14,8 +14,6 @@ from napari_peftsam.errors import ClusterError, PeftSamError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Task", "TaskDone", "TaskFunction", "Worker", "Workers", "reason_of"]
-
 _DEADLY = (
     "the workers that computed it died, the last time with nothing else to do, perhaps for want of "
     "memory: use a smaller image or model"

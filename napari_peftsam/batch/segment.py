@@ -43,14 +43,6 @@ from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import LabelArray, PixelArray, Prompts
 
-__all__ = [
-    "PromptedImage",
-    "SegmentReport",
-    "check_zarr_output",
-    "segment_batch",
-    "segment_plane",
-]
-
 _CHUNK = 1024  # pixels along each axis of the scratch array
 
 

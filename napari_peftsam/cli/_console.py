@@ -15,20 +15,6 @@ from typing import Any
 
 import typer
 
-__all__ = [
-    "INTERRUPTED",
-    "USER_ERROR",
-    "Progress",
-    "counted",
-    "emit",
-    "fail",
-    "graceful_interrupt",
-    "leads",
-    "say",
-    "sure_interrupt",
-    "wait_for_leader",
-]
-
 USER_ERROR = 2
 INTERRUPTED = 130
 """Exit codes; the latter is what shells report of a program that Ctrl-C ended."""

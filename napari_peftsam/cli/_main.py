@@ -19,8 +19,6 @@ from .evaluate import evaluate
 from .finetune import finetune
 from .open_viewer import open_images
 
-__all__ = ["main"]
-
 _BUILTIN = (object, BaseException, Exception)
 
 app = typer.Typer(

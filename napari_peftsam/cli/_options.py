@@ -22,30 +22,6 @@ if TYPE_CHECKING:
 
     ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-__all__ = [
-    "BATCH",
-    "METHOD",
-    "MODEL",
-    "NUMBER_PIECES",
-    "READING",
-    "SEED",
-    "SOURCE",
-    "Json",
-    "Model",
-    "ProjectFile",
-    "Values",
-    "configure",
-    "default_model",
-    "folders_of",
-    "grouped",
-    "method_options",
-    "option",
-    "options_of",
-    "project_model_options",
-    "read_options",
-    "seconds",
-]
-
 Values = dict[str, Any]
 """Values of a group of options by name."""
 

@@ -10,8 +10,6 @@ import typer
 from ._console import emit
 from ._options import Json, Model
 
-__all__ = ["export_adapter", "export_model", "import_adapter"]
-
 
 def export_model(
     adapter: Annotated[Path, typer.Option(help="Adapter file to merge into the model.")],

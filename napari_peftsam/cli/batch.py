@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
     from napari_peftsam.metadata import ReadOptions
 
-__all__ = ["embed", "segment", "segment_batch"]
-
 
 @grouped(model=MODEL, batch=(*BATCH, *READING))
 def embed(

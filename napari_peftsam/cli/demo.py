@@ -15,8 +15,6 @@ from .open_viewer import check_display, start_viewer
 if TYPE_CHECKING:
     from napari_peftsam.app.demo import DemoEvent, DemoReport
 
-__all__ = ["demo"]
-
 _FOLDER = Path("demo-output")
 
 

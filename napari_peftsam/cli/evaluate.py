@@ -25,8 +25,6 @@ from ._options import (
 if TYPE_CHECKING:
     from napari_peftsam.evaluation import EvaluationEvent, EvaluationReport
 
-__all__ = ["evaluate"]
-
 
 @grouped(
     source=(*SOURCE, *READING, NUMBER_PIECES),

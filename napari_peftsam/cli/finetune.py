@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from napari_peftsam.app.finetuning import FinetuneReport
     from napari_peftsam.training import TrainEvent
 
-__all__ = ["TrainingProgress", "finetune"]
-
 _RECIPE = (
     "Settings that belong together, instead of a method and its options: recommended (for the "
     "model and this computer), peft-sam, peft-sam-small or cobot."

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from napari_peftsam.app.choice import MethodOverview
     from napari_peftsam.models import DownloadProgress, ModelEntry, Part
 
-__all__ = ["download", "methods", "models"]
-
 _HEAD = ("method", "encoder", "total", "merges", "")
 
 

@@ -14,8 +14,6 @@ from napari_peftsam.errors import ConfigurationError
 
 from ._options import READING, Values, grouped, read_options
 
-__all__ = ["check_display", "open_images", "start_viewer"]
-
 
 @grouped(reading=READING)
 def open_images(

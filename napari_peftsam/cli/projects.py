@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_peftsam.app.export_all import ExportProgress
     from napari_peftsam.document import Document, Store
 
-__all__ = ["export", "info", "label_file_names", "recover", "replay"]
-
 _DIFFERENT = _LOST = 1  # exit codes
 _UNSAFE = re.compile(r"[^\w .()+=,@-]")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows

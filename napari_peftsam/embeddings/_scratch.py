@@ -9,8 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["ScratchFolder"]
-
 _LOCK_SUFFIX = ".lock"
 _PATIENCE_SECONDS = 5.0
 

@@ -10,15 +10,6 @@ import numpy as np
 from ._export import export_labels
 from ._format import ExportContext
 
-__all__ = [
-    "write_labels_coco",
-    "write_labels_csv",
-    "write_labels_geojson",
-    "write_labels_ome_zarr",
-    "write_labels_roi",
-    "write_labels_tiff",
-]
-
 
 def _write(path: str, data: Any, meta: dict[str, Any], format_name: str) -> list[str]:
     """Write a layer's labels, or the levels of their pyramid; return the path written."""

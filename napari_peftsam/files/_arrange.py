@@ -14,8 +14,6 @@ from napari_peftsam.planes import LazyImage
 
 from ._raw import RawImage
 
-__all__ = ["arrange", "guess_axes"]
-
 _COLOURS = 3
 _UNNAMED = "QI"
 _AS_THEY_ARE = ((0, 1.0), (1, 1.0), (2, 1.0))

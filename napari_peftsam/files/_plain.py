@@ -14,8 +14,6 @@ from napari_peftsam.errors import LabelError
 
 from ._raw import RawImage
 
-__all__ = ["outline_plain", "read_plain"]
-
 # Pillow goes by the content and has readers that start other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _LOSSY = ("JPEG", "MPO", "WEBP")

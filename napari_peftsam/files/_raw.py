@@ -8,8 +8,6 @@ from typing import Any
 
 from napari_peftsam.metadata import Channel
 
-__all__ = ["RawImage"]
-
 
 @dataclass(frozen=True, eq=False)
 class RawImage:

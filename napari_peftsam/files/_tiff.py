@@ -21,8 +21,6 @@ from napari_peftsam.types import PixelArray
 
 from ._raw import RawImage
 
-__all__ = ["read_tiff", "tiff_provenance"]
-
 _log = logging.getLogger(__name__)
 # tifffile writes what it finds wrong with a file to the log; what matters is said by us.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

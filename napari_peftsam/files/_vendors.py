@@ -15,8 +15,6 @@ from napari_peftsam.metadata import Channel, ReadOptions
 
 from ._raw import RawImage
 
-__all__ = ["VENDORS", "read_vendor"]
-
 
 def read_vendor(path: Path, options: ReadOptions) -> RawImage:
     """Read a CZI, ND2 or LIF file; `InputFileError` where its package is not installed."""

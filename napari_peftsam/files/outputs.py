@@ -7,8 +7,6 @@ from pathlib import Path
 
 from napari_peftsam.errors import ConfigurationError, ExportError
 
-__all__ = ["check_not_an_input", "check_output"]
-
 
 def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
     """Raise unless a file can be written at `path`.

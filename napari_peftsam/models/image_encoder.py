@@ -28,8 +28,6 @@ from torch.utils.checkpoint import checkpoint
 from napari_peftsam.models.architecture import Architecture, PlainVit
 from napari_peftsam.models.parts import ConvStem
 
-__all__ = ["ImageEncoder", "position_attention"]
-
 # Logits computed at once: they should stay in the processor's caches between the products.
 _CHUNK_BYTES = 4 << 20
 _ROWS = 512

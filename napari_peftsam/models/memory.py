@@ -18,16 +18,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = [
-    "MemoryPeak",
-    "free_memory",
-    "is_out_of_memory",
-    "measure_peak",
-    "readable_bytes",
-    "release_memory",
-    "tensor_bytes",
-]
-
 # What torch raises besides its OutOfMemoryError: the CPU's allocator on Linux and on Windows,
 # CUDA's libraries, which take memory of their own, and Apple's GPUs.
 _OUT_OF_MEMORY = (

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models.architecture import TinyVit
 
-__all__ = ["TinyVitEncoder", "to_mobile_sam", "to_timm"]
-
 # Tensors of the encoder: how their names begin in MobileSAM and here (in timm), and how
 # they end. Of the beginnings the first that fits counts, in both directions.
 # A stage of timm begins with the merging that ends the layer before it.

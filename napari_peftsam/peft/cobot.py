@@ -17,14 +17,6 @@ from torch import Tensor, nn
 from napari_peftsam.peft.protocol import ParameterHint, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = [
-    "CobotHub",
-    "CobotInit",
-    "CobotMixer",
-    "CobotOptions",
-    "install_hub",
-]
-
 CobotInit = Literal["neutral", "official"]
 _HUB_PATH = "image_encoder.cobot_hub"
 

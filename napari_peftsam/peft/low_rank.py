@@ -17,19 +17,6 @@ from napari_peftsam.peft.cobot import CobotMixer
 from napari_peftsam.peft.placement import Target
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = [
-    "AdaptedLinear",
-    "Factors",
-    "LowRankUpdate",
-    "RowUpdate",
-    "TargetSite",
-    "add_to_rows",
-    "exact",
-    "install_low_rank",
-    "plain",
-    "random_start",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -124,10 +111,15 @@ class FrozenLinear(Protocol):
     """The part of `nn.Linear` that an `AdaptedLinear` needs of its base."""
 
     @property
-    def weight(self) -> Tensor: ...
+    def weight(self) -> Tensor:
+        """``(out, in)``."""
+
     @property
-    def bias(self) -> Tensor | None: ...
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def bias(self) -> Tensor | None:
+        """``(out,)``, if there is one."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
 
 
 class AdaptedLinear(Replacement):

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = ["Replacement", "Surgery"]
-
 
 class Replacement(nn.Module):
     """A module that takes the place of another one.

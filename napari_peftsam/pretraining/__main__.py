@@ -26,8 +26,6 @@ from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.pretraining.validation import measure_domains
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["main", "read_log"]
-
 _PROGRAM = "python -m napari_peftsam.pretraining"
 _Pairs = list[tuple[PixelArray, LabelArray]]
 

@@ -19,8 +19,6 @@ from napari_peftsam.normalisation import normalise
 from napari_peftsam.pretraining.synthetic import generate_any
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["Batch", "CropStream"]
-
 _PART, _WHOLE, _GROUP = range(3)
 _LEVEL_SHARES = (0.35, 0.4, 0.25)  # how often each level of nested objects is prompted
 _SMALLEST = 16  # pixels of a crop: smaller objects are not prompted

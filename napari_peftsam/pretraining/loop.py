@@ -37,8 +37,6 @@ from napari_peftsam.pretraining.run import (
 from napari_peftsam.pretraining.validation import Figures, Validation
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["PretrainingStep", "pretrain"]
-
 _SEED_STRIDE = 1_000_003  # prompts of a step depend on the seed and the step, on nothing before
 _LOCALITY = 2.5  # how peaked the first attention maps are; 1 would be almost flat
 

@@ -12,15 +12,6 @@ from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training.losses import mask_iou
 from napari_peftsam.training.prompts import PromptSimulator, dilated
 
-__all__ = [
-    "compact_mask_loss",
-    "dense_loss",
-    "first_prompts",
-    "possible_levels",
-    "pretraining_loss",
-    "prompted_loss",
-]
-
 _FAR = 6  # pixels: foreground farther from the object is an island
 _DEEP = 3  # pixels: background deeper inside the object is a hole
 _LEAST_AREA = 64.0  # pixels: islands of an object this small, or of none, count as if it were so

@@ -21,8 +21,6 @@ from napari_peftsam.models import DENSE_HEAD, DenseHead, SamModel, architecture
 from napari_peftsam.pretraining.validation import Figures, Validation, quality
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["ARCHITECTURE", "PretrainingConfig", "RunState", "make_recipe", "read_chain"]
-
 Recipe = dict[str, str | float]
 
 ARCHITECTURE = "builtin"

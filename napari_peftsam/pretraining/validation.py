@@ -15,8 +15,6 @@ from napari_peftsam.models import SamModel, build
 from napari_peftsam.pretraining.synthetic import MODALITIES, generate
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["OTHER_DOMAINS", "Figures", "Validation", "measure_domains", "quality", "synthetic_set"]
-
 Figures = dict[str, float]
 
 OTHER_DOMAINS = ("dsb_histo", "phase_cells", "em_axons")

@@ -41,8 +41,6 @@ from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, pred
 from napari_peftsam.segmentation.turns import Turns
 from napari_peftsam.types import FloatArray, MaskPrompt, Plane, Prediction, Prompts, Window
 
-__all__ = ["IN_MEMORY", "Engine", "LiveAdapter"]
-
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
 

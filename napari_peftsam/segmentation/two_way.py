@@ -22,15 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = [
-    "box_tokens",
-    "dense_positions",
-    "layer_norm",
-    "mask_tokens",
-    "point_tokens",
-    "two_way",
-]
-
 # Of each matrix of random frequencies: its version, and positions by dtype.
 _POSITIONS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 

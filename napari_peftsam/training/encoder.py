@@ -19,8 +19,6 @@ from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.samples import Crop, ModelPlane
 from napari_peftsam.training.team import processes_here
 
-__all__ = ["PlaneEncoder", "open_cache"]
-
 _log = logging.getLogger(__name__)
 
 _SHARE = 4  # the cache takes a quarter of what is free, in memory and on disk ...

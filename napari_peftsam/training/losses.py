@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["mask_iou", "mask_loss", "promptable_loss"]
-
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return Dice + binary cross-entropy, one value per mask.

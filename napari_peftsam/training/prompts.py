@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from napari_peftsam.segmentation.decode import PromptTensors
 
-__all__ = ["PromptSimulator", "bounding_boxes", "depth", "dilated"]
-
 _BOX_NOISE = 0.04  # standard deviation of a box side, as a share of the box's size
 _CLICKS_FIRST = 0.6  # how often the first prompt is a click, which is harder than a box
 _DENYING_FIRST = 0.15  # how often it comes with a negative click next to the object

@@ -19,17 +19,6 @@ from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import PromptSimulator, bounding_boxes
 from napari_peftsam.types import Frame, Prompts
 
-__all__ = [
-    "Crop",
-    "ModelPlane",
-    "Targets",
-    "View",
-    "Views",
-    "crop_masks",
-    "prepare_planes",
-    "prompt_tensors",
-]
-
 _TURNS = 8  # the dihedral group of the square model frame
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
 _MOST_ZOOM = 2.0

@@ -23,8 +23,6 @@ from napari_peftsam.training.prompts import PromptSimulator
 from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
 
-__all__ = ["MicroBatch", "Trainer", "add_gradients"]
-
 _GRADIENT_NORM = 1.0
 
 

@@ -32,8 +32,6 @@ from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
 from napari_peftsam.peft.placement import Placement, Target
 from napari_peftsam.peft.protocol import MethodConfig
 
-__all__ = ["read_folder"]
-
 _LORA = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(magnitude_vector))")
 _ENCODER_LAYER = re.compile(r"image_encoder\.blocks\.\d+\.(?:attn\.qkv|mlp\.lin[12])")
 # Starts that leave the base weights as they are; others are of use with changed ones only.

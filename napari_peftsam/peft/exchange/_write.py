@@ -36,18 +36,6 @@ from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.placement import Target
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = [
-    "CONFIG_FILE",
-    "PREFIX",
-    "WEIGHTS_FILE",
-    "WHOLE_MODULES",
-    "check_replaceable",
-    "export_hf_peft",
-    "read_config",
-    "restore",
-    "row_lengths",
-]
-
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -18,11 +18,6 @@ from napari_peftsam.peft.cobot import CobotMixer, CobotOptions, install_hub
 from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = [
-    "ADAPTFORMER_METHODS",
-    "AdaptFormerConfig",
-]
-
 
 class _ParallelAdapter(Replacement):
     """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.

@@ -22,8 +22,6 @@ from napari_peftsam.peft.placement import targets
 from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["FactConfig"]
-
 _FACTORS_PATH = "image_encoder.fact"
 
 

@@ -14,8 +14,6 @@ from napari_peftsam.peft.methods.lora import LoraConfig, LowRankConfig
 from napari_peftsam.peft.placement import targets
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = ["QLoraConfig"]
-
 _MISSING = "needs bitsandbytes: pip install 'napari-peftsam[qlora]'"
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2")
 

@@ -12,8 +12,6 @@ from napari_peftsam.peft.low_rank import exact
 from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
-__all__ = ["ScaledShifted", "SsfConfig"]
-
 _SITES = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.lin1", "mlp.lin2")
 
 
