@@ -6,7 +6,7 @@ silently be mixed with older files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -132,8 +132,12 @@ def sampled_limits(plane: Plane) -> Limits:
 
 def _whole_limits(plane: Plane) -> Limits:
     """Return the lowest and highest value of all of a plane, read block by block."""
-    blocks = [range(0, n, _BLOCK) for n in plane.shape[:2]]
-    return _extremes(_finite(plane, row, col, _BLOCK) for row, col in product(*blocks))
+    low, high = np.inf, -np.inf
+    for row, col in product(*(range(0, n, _BLOCK) for n in plane.shape[:2])):
+        values = _finite(plane, row, col, _BLOCK)
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return _contrast(low, high)
 
 
 def _percentiles(squares: Sequence[FloatArray]) -> tuple[float, float]:
@@ -158,14 +162,6 @@ def _finite(plane: Plane, row: int, col: int, side: int, step: int = 1) -> Float
     part = np.asarray(plane[row : row + side, col : col + side])[::step, ::step]
     values = (part if part.ndim == 2 else part[..., :3]).astype(np.float32).ravel()
     return values[np.isfinite(values)]
-
-
-def _extremes(blocks: Iterator[FloatArray]) -> Limits:
-    low, high = np.inf, -np.inf
-    for values in blocks:
-        if values.size:
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-    return _contrast(low, high)
 
 
 def _limits(values: FloatArray) -> Limits:

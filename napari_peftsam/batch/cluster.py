@@ -72,18 +72,15 @@ def open_workers(cluster: ClusterChoice, most: int) -> Iterator[Workers]:
     ClusterError
         If there is no `distributed`, or the scheduler does not answer or has no worker.
     """
-    if _is_here(cluster):
+    is_here = cluster.workers == 0
+    if cluster.workers is None and cluster.scheduler is None:
+        # A single worker would only cost the time to start it.
+        is_here = _default_workers() == 1 or find_spec("distributed") is None
+    if is_here:
         yield Workers(None)
     else:
         with _connected(cluster, most) as (client, threads):
             yield Workers(client, threads)
-
-
-def _is_here(cluster: ClusterChoice) -> bool:
-    if cluster.workers is not None or cluster.scheduler is not None:
-        return cluster.workers == 0
-    # A single worker would only cost the time to start it.
-    return _default_workers() == 1 or find_spec("distributed") is None
 
 
 @contextmanager

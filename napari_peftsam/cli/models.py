@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from napari_peftsam.app.choice import MethodOverview
     from napari_peftsam.models import DownloadProgress, ModelEntry, Part
 
+_SHOWN = (
+    "name", "title", "purpose", "architecture", "megabytes", "license", "citation", "source",
+    "available",
+)  # fmt: skip
 _HEAD = ("method", "encoder", "total", "merges", "")
 
 
@@ -42,16 +46,7 @@ def models(as_json: Json = False) -> None:
 
 
 def _values(entry: ModelEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "purpose": entry.purpose,
-        "architecture": entry.architecture,
-        "megabytes": entry.megabytes,
-        "license": entry.license,
-        "citation": entry.citation,
-        "source": entry.source,
-        "available": entry.available,
+    return {name: getattr(entry, name) for name in _SHOWN} | {
         "path": str(entry.path) if entry.path else None,
         "decoder_available": entry.decoder_path is not None if entry.decoder_url else None,
     }

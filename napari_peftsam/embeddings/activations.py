@@ -159,15 +159,13 @@ class ActivationCache:
             leaving = self._tensors.put(key, tensor)
             self._leaving |= leaving
         for name, each in leaving.items():
-            if not self._is_written(name):
+            with self._lock:
+                is_written = self._entries is not None and _name(name) in self._entries
+            if not is_written:
                 self._write(name, each)
             with self._lock:
                 if self._leaving.get(name) is each:
                     del self._leaving[name]
-
-    def _is_written(self, key: str) -> bool:
-        with self._lock:
-            return self._entries is not None and _name(key) in self._entries
 
     def _write(self, key: str, tensor: Tensor) -> None:
         try:

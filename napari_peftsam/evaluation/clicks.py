@@ -40,15 +40,6 @@ class Candidates:
     ious: Floats
     """True IoU."""
 
-    @classmethod
-    def concatenated(cls, parts: Sequence[Candidates]) -> Candidates:
-        """Return the candidates of all objects of several images."""
-        return cls(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.areas for part in parts]),
-            np.concatenate([part.ious for part in parts]),
-        )
-
     @property
     def score_correlation(self) -> float | None:
         """Pearson's correlation of score and IoU over all candidates of all objects."""

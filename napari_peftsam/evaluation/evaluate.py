@@ -209,7 +209,8 @@ def _measure(
 def _report(images: int, skipped_small: int, measured: Sequence[_Measured]) -> EvaluationReport:
     boxes = np.concatenate([part.boxes for part in measured])
     curves = np.concatenate([part.curves for part in measured])
-    candidates = Candidates.concatenated([part.candidates for part in measured])
+    found = [(c.scores, c.areas, c.ious) for c in (part.candidates for part in measured)]
+    candidates = Candidates(*map(np.concatenate, zip(*found, strict=True)))
     at_clicks = tuple(float(v) for v in curves.mean(axis=0))
     return EvaluationReport(
         images=images,

@@ -44,16 +44,13 @@ def _outline(mask: BoolArray, row: int, col: int) -> Any:
     return shapely.normalize(shapely.union_all(boxes))
 
 
-def polygons_of(outline: Any) -> list[Any]:
-    """Return the polygons of an outline, the largest first."""
-    parts = list(outline.geoms) if outline.geom_type == "MultiPolygon" else [outline]
-    return sorted(parts, key=lambda part: -part.area)
-
-
 def rings_of(outline: Any) -> list[Any]:
-    """Return all rings of an outline as ``(N, 2)`` arrays of x and y, without the repeated end."""
-    rings = []
-    for part in polygons_of(outline):
+    """Return all rings of an outline as ``(N, 2)`` arrays of x and y, without the repeated end.
+
+    Those of the largest part come first.
+    """
+    rings, parts = [], outline.geoms if outline.geom_type == "MultiPolygon" else [outline]
+    for part in sorted(parts, key=lambda part: -part.area):
         for ring in (part.exterior, *part.interiors):
             rings.append(np.asarray(ring.coords)[:-1])  # noqa: PERF401  # two loops
     return rings

@@ -54,7 +54,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     temporary = _sibling(target)
     try:
         if not target.parent.is_dir():
-            _fail_without_parent(target.parent)
+            target.parent.stat()  # says better than we could why it cannot be reached
+            raise OSError(errno.ENOTDIR, f"{target.parent} is not a folder")
         yield temporary
         _check_kinds(temporary, target)
         _sync(temporary)
@@ -74,11 +75,6 @@ def _sibling(target: Path) -> Path:
     # writers choose the format by it; cut because names have a maximum length.
     suffix = "".join(target.suffixes[-2:])[-32:]
     return target.with_name(f".tmp-{uuid.uuid4().hex[:12]}{suffix}")
-
-
-def _fail_without_parent(folder: Path) -> None:
-    folder.stat()  # says better than we could why it cannot be reached
-    raise OSError(errno.ENOTDIR, f"{folder} is not a folder")
 
 
 def _reason(error: OSError) -> str:

@@ -1,12 +1,14 @@
-"""An image as its file holds it."""
+"""An image as its file holds it, and which one of several it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from napari_peftsam.metadata import Channel
+from napari_peftsam.errors import InputFileError
+from napari_peftsam.metadata import Channel, ReadOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +35,15 @@ class RawImage:
     scales: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     channels: tuple[Channel, ...] = ()
     levels: tuple[Any, ...] = ()
+
+
+def series_number(path: Path, options: ReadOptions, count: int) -> int:
+    """Return the number of the image to read; one of several must be chosen."""
+    if options.series is None and count > 1:
+        raise InputFileError(
+            f"{path}: holds {count} images: choose one with --series, from 0 to {count - 1}"
+        )
+    number = options.series or 0
+    if number >= max(count, 1):
+        raise InputFileError(f"{path}: there is no image {number}, it holds {count}")
+    return number

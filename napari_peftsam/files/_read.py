@@ -182,8 +182,13 @@ def _open(
         view, metadata = arrange(raw, options, str(path), labels=labels)
         size = np.dtype(view.dtype).itemsize * np.prod(view.shape, dtype=float)
         is_lazy = outline or (size > above and not isinstance(raw.array, np.ndarray))
-        levels = () if view.mix else raw.levels
-        return ImageFile(view if is_lazy else view[()], metadata, _like(view, levels))
+        # The lower resolutions have the same order of axes and the same channels.
+        levels = (
+            []
+            if view.mix
+            else [LazyImage(level, view.axes, view.fixed, view.last) for level in raw.levels]
+        )
+        return ImageFile(view if is_lazy else view[()], metadata, tuple(levels))
     except PeftSamError:
         raise
     except MemoryError as error:
@@ -195,11 +200,6 @@ def _open(
             f"{path}: cannot be read as {path.suffix.lower() or '.zarr'} ({reason}); the file may "
             "be damaged or not be what its name says"
         ) from error
-
-
-def _like(view: LazyImage, levels: tuple[Any, ...]) -> tuple[LazyImage, ...]:
-    """Return the lower resolutions with the same order of axes and the same channels."""
-    return tuple(LazyImage(level, view.axes, view.fixed, view.last) for level in levels)
 
 
 def _check_no_colours(raw: RawImage, path: Path) -> None:

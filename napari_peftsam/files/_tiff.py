@@ -73,7 +73,8 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
             return RawImage(levels[0], series.axes, _scales(tiff, series, number),
                             _channels(tiff, series, number), tuple(levels[1:]))  # fmt: skip
         else:
-            array, axes = _read_series(series), series.axes
+            array, axes = np.asarray(series.asarray()), series.axes
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)
         array, axes = _meaning(tiff, series.keyframe, array, axes, labels)
         return RawImage(array, axes, _scales(tiff, series, number),
                         _channels(tiff, series, number))  # fmt: skip
@@ -144,11 +145,6 @@ def _own_planes(
 
 
 # --- pixels -------------------------------------------------------------------------
-
-
-def _read_series(series: tifffile.TiffPageSeries) -> PixelArray:
-    array = np.asarray(series.asarray())
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _is_converted(series: tifffile.TiffPageSeries, labels: bool, tiff: tifffile.TiffFile) -> bool:

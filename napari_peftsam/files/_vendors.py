@@ -13,7 +13,7 @@ import numpy as np
 from napari_peftsam.errors import InputFileError
 from napari_peftsam.metadata import Channel, ReadOptions
 
-from ._raw import RawImage
+from ._raw import RawImage, series_number
 
 
 def read_vendor(path: Path, options: ReadOptions) -> RawImage:
@@ -32,7 +32,7 @@ def read_vendor(path: Path, options: ReadOptions) -> RawImage:
 def _read_czi(czi: Any, path: Path, options: ReadOptions) -> RawImage:
     with czi.open_czi(str(path)) as file:
         bounds, scenes = file.total_bounding_box, file.scenes_bounding_rectangle
-        scene = sorted(scenes)[_series(path, options, len(scenes))] if scenes else None
+        scene = sorted(scenes)[series_number(path, options, len(scenes))] if scenes else None
         ranges = {letter: range(*bounds[letter]) for letter in "TZC" if letter in bounds}
         planes = [
             file.read(plane=dict(zip(ranges, at, strict=True)), scene=scene)
@@ -74,7 +74,7 @@ def _read_nd2(nd2: Any, path: Path, options: ReadOptions) -> RawImage:
         array, sizes = file.asarray(), dict(file.sizes)
         if "P" in sizes:  # positions of the stage are images of their own
             at = list(sizes).index("P")
-            array = np.take(array, _series(path, options, sizes.pop("P")), at)
+            array = np.take(array, series_number(path, options, sizes.pop("P")), at)
         size = file.voxel_size()
         scales = {
             letter: (float(value), "micrometer")
@@ -90,7 +90,7 @@ def _read_nd2(nd2: Any, path: Path, options: ReadOptions) -> RawImage:
 
 def _read_lif(liffile: Any, path: Path, options: ReadOptions) -> RawImage:
     with liffile.LifFile(path) as file:
-        image = file.images[_series(path, options, len(file.images))]
+        image = file.images[series_number(path, options, len(file.images))]
         scales = {}
         for letter, values in image.coords.items():
             if letter not in "TZYX" or len(values) < 2:
@@ -99,18 +99,6 @@ def _read_lif(liffile: Any, path: Path, options: ReadOptions) -> RawImage:
             if step > 0:
                 scales[letter] = (step, "second") if letter == "T" else (step * 1e6, "micrometer")
         return RawImage(image.asarray(), "".join(image.dims), scales)
-
-
-def _series(path: Path, options: ReadOptions, count: int) -> int:
-    """Return the number of the image to read; one of several must be chosen."""
-    if options.series is None and count > 1:
-        raise InputFileError(
-            f"{path}: holds {count} images: choose one with --series, from 0 to {count - 1}"
-        )
-    number = options.series or 0
-    if number >= max(count, 1):
-        raise InputFileError(f"{path}: there is no image {number}, it holds {count}")
-    return number
 
 
 VENDORS: dict[str, tuple[str, Callable[[Any, Path, ReadOptions], RawImage]]] = {

@@ -12,7 +12,7 @@ from napari_peftsam.errors import InputFileError
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 
 from ._arrange import guess_axes
-from ._raw import RawImage
+from ._raw import RawImage, series_number
 
 __all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr", "zarr_provenance"]
 
@@ -103,15 +103,7 @@ def _series(group: Any, path: Path, options: ReadOptions) -> Any:
     if "bioformats2raw.layout" not in _ome(group):
         return group
     numbers = sorted((n for n in group.group_keys() if n.isdigit()), key=int)
-    if options.series is None and len(numbers) > 1:
-        raise InputFileError(
-            f"{path}: holds {len(numbers)} images: choose one with --series, from 0 to "
-            f"{len(numbers) - 1}"
-        )
-    wanted = str(options.series or 0)
-    if wanted not in numbers:
-        raise InputFileError(f"{path}: there is no image {wanted}, it holds {len(numbers)}")
-    return group[wanted]
+    return group[numbers[series_number(path, options, len(numbers))]]
 
 
 def _ome(group: Any) -> Mapping[str, Any]:

@@ -87,12 +87,6 @@ class ImageEncoder(nn.Module):
                 x = step(x)
         return neck(x)
 
-    def prefix(self, x: Tensor, blocks: int) -> Tensor:
-        """Return the tokens ``(B, h, w, width)`` that leave the first `blocks` blocks."""
-        for step in self.steps()[: 1 + blocks]:
-            x = step(x)
-        return x
-
     def steps(self, first: int = 0) -> tuple[Callable[[Tensor], Tensor], ...]:
         """Return its parts in order; each maps the output of the one before it.
 

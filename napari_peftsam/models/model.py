@@ -15,7 +15,7 @@ from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
-from napari_peftsam.models.tiny_vit import TinyVitEncoder, to_mobile_sam, to_timm
+from napari_peftsam.models.tiny_vit import TinyVitEncoder, renamed
 from napari_peftsam.normalisation import Limits, normalise
 from napari_peftsam.types import Frame, PixelArray
 
@@ -120,12 +120,14 @@ def construct(arch: Architecture) -> Sam:
 
 def checkpoint_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of a network under the names of the published checkpoints."""
-    return to_mobile_sam(state) if isinstance(arch.encoder, TinyVit) else dict(state)
+    is_tiny = isinstance(arch.encoder, TinyVit)
+    return {renamed(k, 1, 0) if is_tiny else k: v for k, v in state.items()}
 
 
 def network_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of a checkpoint file under the names of the network."""
-    return to_timm(state) if isinstance(arch.encoder, TinyVit) else dict(state)
+    is_tiny = isinstance(arch.encoder, TinyVit)
+    return {renamed(k, 0, 1) if is_tiny else k: v for k, v in state.items()}
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -182,8 +184,9 @@ def encode_prefix(sam: Sam, x: Tensor, blocks: int) -> Tensor:
 
     The architecture must be adaptable, also for `encode_suffix`.
     """
-    tokens: Tensor = sam.image_encoder.prefix(x, blocks)
-    return tokens
+    for step in sam.image_encoder.steps()[: 1 + blocks]:
+        x = step(x)
+    return x
 
 
 def encode_suffix(sam: Sam, x: Tensor, first: int, checkpointing: bool = False) -> Tensor:

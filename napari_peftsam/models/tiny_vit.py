@@ -7,7 +7,7 @@ have other names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,17 +102,8 @@ def _backbone(spec: TinyVit) -> Any:
     return backbone
 
 
-def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of MobileSAM under the names of `TinyVitEncoder`."""
-    return {_renamed(name, 0, 1): tensor for name, tensor in state.items()}
-
-
-def to_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of `TinyVitEncoder` under the names of MobileSAM."""
-    return {_renamed(name, 1, 0): tensor for name, tensor in state.items()}
-
-
-def _renamed(name: str, source: int, target: int) -> str:
+def renamed(name: str, source: int, target: int) -> str:
+    """Return the name of a tensor in MobileSAM (`target` 0) or in `TinyVitEncoder` (1)."""
     begin = next((pair for pair in _BEGINNINGS if name.startswith(pair[source])), None)
     if begin is None:
         return name  # outside the encoder, or the same in both

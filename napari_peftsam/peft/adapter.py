@@ -283,7 +283,9 @@ def load_adapter(path: str | Path) -> Adapter:
     except OSError as error:
         raise InputFileError(f"{path} cannot be read ({error}): check its permissions") from error
     except SafetensorError as error:
-        if _is_torch_file(path):
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+        if is_zip:
             raise AdapterMismatchError(
                 f"{path} is a checkpoint of torch, not an adapter file: use it as the model"
             ) from error
@@ -297,11 +299,6 @@ def load_adapter(path: str | Path) -> Adapter:
             "that was saved as an adapter"
         )
     return assemble_adapter(path, text, tensors)
-
-
-def _is_torch_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"  # a zip archive
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -42,7 +42,7 @@ def inject(model: SamModel, config: MethodConfig, *, loading: bool = False) -> I
 
     New weights are drawn from torch's CPU generator, so ``torch.manual_seed`` makes
     an injection repeatable on every device. Before any training the model goes on
-    computing what the base computes, see `Injection.starts_as_base`.
+    computing what the base computes, see `MethodConfig.starts_as_base`.
 
     Parameters
     ----------
@@ -165,11 +165,6 @@ class Injection:
     def strength(self) -> float:
         """Factor on the adapter's changes now; 0 if it is out of the model."""
         return self._strength
-
-    @property
-    def starts_as_base(self) -> bool:
-        """True if it computes what the base computes until it is trained."""
-        return self.config.starts_as_base
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's own parameters by public name."""

@@ -14,7 +14,7 @@ from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
-from napari_peftsam.types import Box, FloatArray, Frame, Prediction, Prompts, Window
+from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Decoded", "Predictor"]
 
@@ -197,22 +197,14 @@ def _prompt_tensors(
         points = torch.from_numpy(coordinates).to(device)
         signs = [[float(p.positive) for p in one.points] for one in prompts]
         labels = torch.tensor(signs, device=device)
-    cut = [_cut(one.box, frame) for one in prompts if one.box is not None]
-    if cut:
-        boxes = torch.from_numpy(np.stack([frame.box_to_model(box) for box in cut])).to(device)
+    cut = [one.within(Window(0, 0, frame.height, frame.width)).box for one in prompts]
+    edges = [frame.box_to_model(box) for box in cut if box is not None]
+    if edges:
+        boxes = torch.from_numpy(np.stack(edges)).to(device)
     kept = [logits for logits in mask_prompts if logits is not None]
     if kept:
         masks = torch.from_numpy(np.stack(kept).astype(np.float32)).to(device)[:, None]
     return PromptTensors(points, labels, boxes, masks)
-
-
-def _cut(box: Box, frame: Frame) -> Box:
-    return Box(
-        max(box.row0, 0.0),
-        max(box.col0, 0.0),
-        min(box.row1, float(frame.height)),
-        min(box.col1, float(frame.width)),
-    )
 
 
 def _outputs(prompts: PromptTensors) -> tuple[int, int]:

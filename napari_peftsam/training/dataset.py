@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
-from operator import or_
+from itertools import compress
+from operator import not_, or_
 from types import MappingProxyType
 
 import numpy as np
@@ -134,17 +135,15 @@ def split_objects(
             "accept more objects first"
         )
     images = sorted({planes[o.plane].image for o in objects})
-    if check_on:
-        return _chosen(objects, [planes[o.plane].image for o in objects], check_on)
-    if len(images) > 1:
+    if check_on or len(images) > 1:
+        _check_chosen(images, check_on)
         known = {plane.image for plane in planes if trained.get(plane.name)}
         shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
         held = _held([image in known for image in shuffled], share)
-        chosen = {shuffled[i] for i in held}
-        training = tuple(o for o in objects if planes[o.plane].image not in chosen)
-        return Split(
-            training, tuple(o for o in objects if planes[o.plane].image in chosen), "image"
-        )
+        chosen = {*check_on} or {shuffled[i] for i in held}
+        out = [planes[o.plane].image in chosen for o in objects]
+        kept = compress(objects, map(not_, out))
+        return Split(tuple(kept), tuple(compress(objects, out)), "image")
     # Planes of one stack count as a further axis: its end is held out before a part of a plane.
     centres = np.array(
         [(o.plane * 1e6, (o.bbox[0] + o.bbox[2]) / 2, (o.bbox[1] + o.bbox[3]) / 2) for o in objects]
@@ -156,21 +155,16 @@ def split_objects(
     return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
 
 
-def _chosen(
-    objects: Sequence[TrainingObject], images: Sequence[str], check_on: Collection[str]
-) -> Split:
-    """Hold out the objects of chosen images."""
+def _check_chosen(images: Sequence[str], check_on: Collection[str]) -> None:
+    """Raise `TrainingError` unless chosen images have objects, and so have others."""
     missing = sorted({*check_on} - {*images})
     if missing:
-        known = ", ".join(map(repr, sorted({*images})))
+        known = ", ".join(map(repr, images))
         raise TrainingError(
             f"the image {missing[0]!r} to check on has no object: choose one of {known}"
         )
-    pairs = list(zip(objects, images, strict=True))
-    training = tuple(each for each, image in pairs if image not in check_on)
-    if not training:
+    if {*images} <= {*check_on}:
         raise TrainingError("all images are to be checked on: leave one to learn from")
-    return Split(training, tuple(each for each, image in pairs if image in check_on), "image")
 
 
 def _held(is_known: Sequence[bool], share: float) -> list[int]:

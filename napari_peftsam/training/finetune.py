@@ -130,7 +130,7 @@ def finetune(  # noqa: PLR0913  # most are optional
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            is_start = judge == own and (own is not None or injection.starts_as_base)
+            is_start = judge == own and (own is not None or injection.config.starts_as_base)
             run = _Run(injection, encoder, config, data, before, is_start, team or Team(), stop)
             return (yield from _train(run))
         finally:

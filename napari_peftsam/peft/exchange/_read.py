@@ -51,6 +51,7 @@ _UNKNOWN_HERE: dict[str, Any] = {
     "use_bdlora": None,
     "velora_config": None,
 }
+_MERGE = "merge it into the weights where it was made, and use these as a model"
 _SAME_LENGTH = 1e-5  # relative; float32 norms of float32 rows
 _Updates = dict[Target, Factors]
 
@@ -127,8 +128,8 @@ def _factors(
     if not _ENCODER_LAYER.fullmatch(path) and path not in decoder_layers(model.sam):
         raise ConfigurationError(
             f"{folder} adapts {path}, where adapters here do not act (only on attn.qkv, mlp.lin1 "
-            "and mlp.lin2 of the image encoder, and q_proj and v_proj of the mask decoder): merge "
-            "it into the weights where it was made, and use these as a model"
+            "and mlp.lin2 of the image encoder, and q_proj and v_proj of the mask decoder): "
+            f"{_MERGE}"
         )
     down, up, lengths = (tensors.get(name) for name in ("A", "B", "lengths"))
     if down is None or up is None or (lengths is None) == bool(config.get("use_dora")):
@@ -217,8 +218,7 @@ def _tuned(folder: Path, model: SamModel, whole: Mapping[str, Tensor]) -> dict[s
         if path.partition(".")[0] not in WHOLE_MODULES:
             raise ConfigurationError(
                 f"{folder} also holds {path}, but beside LoRA only {' and '.join(WHOLE_MODULES)} "
-                "can be tuned here: merge it into the weights where it was made, and use these as "
-                "a model"
+                f"can be tuned here: {_MERGE}"
             )
         if path not in buffers:
             tuned[path] = tensor
@@ -269,7 +269,11 @@ def _assembled(
     config = parse_method_config({"method": method.model_fields["method"].default, **options})
     tensors = {public_name(path): tensor for path, tensor in whole.items()}
     tensors |= _tensors(decoder, 1.0) | _tensors(encoder, options.get("alpha", 1.0))
-    tensors |= _lengths(encoder)
+    tensors |= {
+        f"{public_name(target.layer)}.magnitude": factors.magnitude.float()
+        for target, factors in encoder.items()
+        if factors.magnitude is not None
+    }
     adapter = Adapter(config, BaseIdentity.of(model), tensors, provenance={"imported_from": source})
     adapted_twin(model, adapter)
     return adapter
@@ -291,8 +295,7 @@ def _check_encoder(source: str, updates: _Updates) -> tuple[int, ...]:
             raise ConfigurationError(
                 f"{source} adapts {first} in the blocks {Placement.of(blocks)} and {matrix} in "
                 f"{Placement.of(own)}, but adapters here act on the same matrices of every block "
-                "they are placed in: merge it into the weights where it was made, and use these "
-                "as a model"
+                f"they are placed in: {_MERGE}"
             )
     return tuple(sorted(blocks))
 
@@ -304,8 +307,7 @@ def _check_decoder(source: str, model: SamModel, updates: _Updates) -> None:
         raise ConfigurationError(
             f"{source} adapts {len(found)} layers of the mask decoder ({min(found)}, …), but "
             f"adapters here act on q_proj and v_proj of all its {len(expected) // 2} attention "
-            "layers or on none: merge it into the weights where it was made, and use these as a "
-            "model"
+            f"layers or on none: {_MERGE}"
         )
 
 
@@ -326,12 +328,3 @@ def _tensors(updates: _Updates, scale: float) -> dict[str, Tensor]:
             down, up = torch.cat([down, fresh]), nn.functional.pad(up, (0, missing))
         tensors[f"{name}A"], tensors[f"{name}B"] = down.contiguous(), up.contiguous()
     return tensors
-
-
-def _lengths(updates: _Updates) -> dict[str, Tensor]:
-    """Return DoRA's lengths of the rows of each layer."""
-    return {
-        f"{public_name(target.layer)}.magnitude": factors.magnitude.float()
-        for target, factors in updates.items()
-        if factors.magnitude is not None
-    }

@@ -34,7 +34,6 @@ from napari_peftsam.peft.low_rank import AdaptedLinear, Factors, RowUpdate, exac
 from napari_peftsam.peft.merge import adapted_twin
 from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.placement import Target
-from napari_peftsam.peft.surgery import Surgery
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -199,7 +198,8 @@ def _contents(
         tensors[f"{PREFIX}{path}.lora_B.weight"] = factors.up
         if factors.magnitude is not None:
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = factors.magnitude
-    whole = _whole_modules(surgery)
+    tuned = {path.partition(".")[0] for path in surgery.tuned()}
+    whole = [name for name in WHOLE_MODULES if name in tuned]
     state = injection.model.sam.state_dict()
     for name, value in state.items():
         if name.partition(".")[0] in whole:  # with its buffers, which `peft` asks for, too
@@ -218,11 +218,6 @@ def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
         assert isinstance(update, RowUpdate)
         parts[name] = update.low_rank()
     return layer, parts
-
-
-def _whole_modules(surgery: Surgery) -> list[str]:
-    tuned = {path.partition(".")[0] for path in surgery.tuned()}
-    return [name for name in WHOLE_MODULES if name in tuned]
 
 
 def _fused(
