@@ -22,7 +22,7 @@ import zarr
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
 
-__all__ = ["LOOK_SHARE", "Entry", "EntryFolder"]
+__all__ = ["EntryFolder"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2

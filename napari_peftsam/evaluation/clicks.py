@@ -14,14 +14,7 @@ from napari_peftsam.evaluation.targets import Target
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, Prompts
 
-__all__ = [
-    "CANDIDATES",
-    "Candidates",
-    "box_ious",
-    "click_ious",
-    "clicks_to_reach",
-    "first_candidates",
-]
+__all__ = ["Candidates", "box_ious", "click_ious", "clicks_to_reach", "first_candidates"]
 
 Floats = npt.NDArray[np.float64]
 

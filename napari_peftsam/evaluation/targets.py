@@ -13,7 +13,7 @@ from napari_peftsam.geometry import check_labels, deepest_pixel, iou
 from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import BoolArray, Box, LabelArray, PixelArray, Point, Window
 
-__all__ = ["LabelledImage", "Target", "select_objects", "targets_of"]
+__all__ = ["LabelledImage", "Target"]
 
 LabelledImage = tuple[str, PixelArray, LabelArray] | tuple[str, PixelArray, LabelArray, Limits]
 """Name, pixels ``(H, W[, 3])`` and instance labels ``(H, W)``; of a tile of a large image also

@@ -14,7 +14,7 @@ import numpy as np
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
 
-__all__ = ["AXES", "ExportContext", "ExportFormat", "Labelled", "Record", "smallest_unsigned"]
+__all__ = ["ExportContext", "ExportFormat"]
 
 Record = Mapping[str, Any]
 AXES = "tzyx"

@@ -20,13 +20,7 @@ from ._format import AXES, ExportContext, plain_name, smallest_unsigned
 if TYPE_CHECKING:
     import zarr
 
-__all__ = [
-    "append_labels",
-    "check_replaceable",
-    "create_labels",
-    "holds_image",
-    "write_ome_zarr",
-]
+__all__ = ["check_replaceable", "create_labels"]
 
 _MARK = "napari-peftsam"
 _OLDER_ZARR = 2  # the version of zarr below OME-Zarr 0.4

@@ -14,7 +14,7 @@ from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from ._arrange import guess_axes
 from ._raw import RawImage, series_number
 
-__all__ = ["is_zarr", "list_fields", "read_zarr", "settle_zarr", "zarr_provenance"]
+__all__ = ["is_zarr", "list_fields", "settle_zarr"]
 
 _SETTLES = 5.0  # seconds
 _METADATA = ("zarr.json", ".zarray", ".zgroup")

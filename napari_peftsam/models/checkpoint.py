@@ -26,7 +26,7 @@ from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.geometry import sizes
 from napari_peftsam.models.entry import ModelEntry
 
-__all__ = ["decoder_state_dict", "fitted", "read_state_dict"]
+__all__ = ["decoder_state_dict", "read_state_dict"]
 
 _WRAPPERS = ("model_state", "state_dict", "model")
 _PREFIXES = ("module.", "sam.")

@@ -31,7 +31,7 @@ from napari_peftsam.errors import DownloadError
 from napari_peftsam.folders import MODELS_VARIABLE
 from napari_peftsam.models.entry import ModelEntry, Part
 
-__all__ = ["DownloadProgress", "download", "file_digest"]
+__all__ = ["DownloadProgress", "download"]
 
 _BLOCK = 1 << 20
 _RECEIVED_BLOCK = 64 * 1024  # small, since what a broken connection leaves of a block is lost

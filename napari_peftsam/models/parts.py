@@ -8,7 +8,7 @@ import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
 
-__all__ = ["ConvStem", "DenseHead", "PromptDrawing"]
+__all__ = ["DenseHead"]
 
 
 class ConvStem(nn.Module):

@@ -28,19 +28,13 @@ from napari_peftsam.peft.methods import parse_method_config
 from napari_peftsam.peft.protocol import MethodConfig
 
 __all__ = [
-    "FORMAT_VERSION",
-    "METADATA_KEY",
     "Adapter",
     "BaseIdentity",
     "adapter_bytes",
     "adapter_from_bytes",
     "apply_adapter",
-    "assemble_adapter",
     "capture",
-    "check_base",
-    "describe_adapter",
     "load_adapter",
-    "read_tensors",
     "save_adapter",
 ]
 

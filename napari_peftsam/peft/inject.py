@@ -18,18 +18,7 @@ from napari_peftsam.peft.placement import Target
 from napari_peftsam.peft.protocol import MethodConfig, ParameterHint
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = [
-    "Injection",
-    "ParameterCounts",
-    "check_method",
-    "check_not_adapted",
-    "check_strength",
-    "count_parameters",
-    "decoder_layers",
-    "inject",
-    "operate",
-    "public_name",
-]
+__all__ = ["Injection", "ParameterCounts", "check_method", "count_parameters", "inject"]
 
 _MARK = "napari_peftsam_method"
 _ENCODER = "image_encoder."

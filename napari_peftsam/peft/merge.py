@@ -17,7 +17,7 @@ from napari_peftsam.peft.methods import METHODS
 from napari_peftsam.peft.protocol import MethodConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["adapted_twin", "merge"]
+__all__ = ["merge"]
 
 
 def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str, Tensor]:

@@ -12,14 +12,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from napari_peftsam.errors import ConfigurationError
 
-__all__ = [
-    "Placement",
-    "PlacementField",
-    "Target",
-    "TargetModulesField",
-    "parse_target_modules",
-    "targets",
-]
+__all__ = ["Placement"]
 
 _SHARE = re.compile(r"(late|early)-(\d{1,3})%")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")

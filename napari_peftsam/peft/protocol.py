@@ -13,7 +13,7 @@ from napari_peftsam.peft.placement import Placement, PlacementField
 if TYPE_CHECKING:
     from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["MethodConfig", "ParameterHint", "PlacedConfig"]
+__all__ = ["MethodConfig", "PlacedConfig"]
 
 
 @dataclass(frozen=True)

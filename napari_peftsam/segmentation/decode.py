@@ -18,7 +18,7 @@ from napari_peftsam.segmentation.two_way import (
     two_way,
 )
 
-__all__ = ["PromptTensors", "decode", "decode_outputs"]
+__all__ = ["PromptTensors", "decode"]
 
 Window = tuple[int, int, int, int]
 

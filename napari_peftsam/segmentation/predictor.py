@@ -16,7 +16,7 @@ from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
 from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts, Window
 
-__all__ = ["Decoded", "Predictor"]
+__all__ = ["Predictor"]
 
 _CANDIDATES = 3
 _OBJECTS_PER_BATCH = 32

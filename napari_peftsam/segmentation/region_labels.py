@@ -15,15 +15,7 @@ from napari_peftsam.types import BoolArray, FloatArray, Frame, MaskPrompt, Windo
 if TYPE_CHECKING:
     from napari_peftsam.embeddings import PlaneEmbedding
 
-__all__ = [
-    "RegionLabels",
-    "enlarged",
-    "logits_in_pixels",
-    "mask_prompt_of",
-    "object_part",
-    "to_image_logits",
-    "to_image_masks",
-]
+__all__ = ["RegionLabels", "logits_in_pixels", "mask_prompt_of"]
 
 _SURE = 8.0  # logits of a mask; the decoder's own lie between about -15 and 15
 _MOST = 0.5  # share of the image from which on it is faster to scale all of it

@@ -25,14 +25,7 @@ from napari_peftsam.types import (
     Window,
 )
 
-__all__ = [
-    "MOST_TILES",
-    "Mosaic",
-    "WantedTile",
-    "lattice",
-    "predict_in_tiles",
-    "predict_many_in_tiles",
-]
+__all__ = ["MOST_TILES", "WantedTile", "predict_in_tiles", "predict_many_in_tiles"]
 
 MOST_TILES = 25
 """Most tiles into which one object is followed, or which a box may span."""

@@ -23,10 +23,8 @@ __all__ = [
     "AnnotatedPlane",
     "Split",
     "TileReader",
-    "TrainedObjects",
     "TrainingObject",
     "cut_into_tiles",
-    "objects_of",
     "split_objects",
     "tiles_with_objects",
 ]

@@ -48,7 +48,7 @@ from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.step import Trainer
 from napari_peftsam.training.team import Team
 
-__all__ = ["HeldOut", "Incumbent", "draw_held_out", "finetune", "validation_iou"]
+__all__ = ["Incumbent", "finetune"]
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate

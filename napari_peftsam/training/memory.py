@@ -23,7 +23,7 @@ from napari_peftsam.training.team import processes_here
 if TYPE_CHECKING:
     from napari_peftsam.training.step import Trainer
 
-__all__ = ["StepPlan", "possible_plans", "preflight"]
+__all__ = ["StepPlan", "possible_plans"]
 
 # Of the free memory. The rest is for memory in pieces too small to be used, and for what other
 # programs take meanwhile.

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from napari_peftsam.errors import TrainingError
 
-__all__ = ["Team", "joined_team", "processes_here", "team_size"]
+__all__ = ["Team", "joined_team", "team_size"]
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed

@@ -35,13 +35,7 @@ from napari_peftsam.peft.placement import TargetModulesField, targets
 from napari_peftsam.peft.protocol import ParameterHint, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = [
-    "LORA_METHODS",
-    "CobotLoraConfig",
-    "DoraConfig",
-    "LoraConfig",
-    "LowRankConfig",
-]
+__all__ = ["CobotLoraConfig", "LoraConfig"]
 
 
 class LowRankConfig(PlacedConfig):

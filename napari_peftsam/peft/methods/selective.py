@@ -14,7 +14,7 @@ from napari_peftsam.peft.placement import Placement, PlacementField
 from napari_peftsam.peft.protocol import MethodConfig, PlacedConfig
 from napari_peftsam.peft.surgery import Surgery
 
-__all__ = ["SELECTIVE_METHODS", "FrozenEncoderConfig", "LateFinetuningConfig"]
+__all__ = ["FrozenEncoderConfig"]
 
 # Decay would pull biases and norms of the encoder to 0.
 _ENCODER_UNDECAYED = (r"^encoder\.", "encoder")
