@@ -15,7 +15,6 @@ from napari_peftsam.batch.plan import (
     BatchEvent,
     BatchPlan,
     Stop,
-    computed,
     finished,
     image_of_batch,
     make_folder,
@@ -95,7 +94,7 @@ def embed_batch(
     tasks = [Task(part.name, (part, options), str(part.path)) for part in parts]
     source = replace(plan.source, keeps_activations=True)  # as the docks do
     with open_workers(plan.cluster, len(tasks)) as workers:
-        done = yield from computed(workers, TaskFunction(source, _embed_part), tasks, stop)
+        done = yield from workers.run(TaskFunction(source, _embed_part), tasks, stop)
     tiles = sum(event.result[0] for event in done if event.result)
     new = sum(event.result[1] for event in done if event.result)
     blank = tuple(name for event in done if event.result for name in event.result[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from napari_peftsam.batch.cluster import ClusterChoice
-from napari_peftsam.batch.run import Task, TaskDone, TaskFunction, Worker, Workers
+from napari_peftsam.batch.run import Task, TaskDone, Worker
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import embedding_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
@@ -232,17 +232,6 @@ class BatchFinished:
 
 
 BatchEvent = TaskDone[Any] | BatchFinished
-
-
-def computed(
-    workers: Workers, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop
-) -> Generator[TaskDone[R], None, list[TaskDone[R]]]:
-    """Compute tasks; yield their results as they come and return them all."""
-    done = []
-    for event in workers.run(function, tasks, stop):
-        done.append(event)
-        yield event
-    return done
 
 
 def finished(

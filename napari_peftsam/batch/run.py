@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -115,8 +115,8 @@ class Workers:
 
     def run(
         self, function: TaskFunction[R], tasks: Sequence[Task], stop: Stop = lambda: False
-    ) -> Iterator[TaskDone[R]]:
-        """Compute tasks and yield their results as they come.
+    ) -> Generator[TaskDone[R], None, list[TaskDone[R]]]:
+        """Compute tasks; yield their results as they come, and return them all.
 
         A task whose worker died is computed again by another one; a local worker that died
         is started again. A task at which workers die repeatedly ends with a `ClusterError`.
@@ -139,12 +139,14 @@ class Workers:
             answers = _here(function, tasks, stop)
         else:
             answers = _on_cluster(self.client, function, tasks, self.threads, stop)
+        done: list[TaskDone[R]] = []
         with closing(answers):
-            for done, (task, answer) in enumerate(answers, start=1):
-                if isinstance(answer, PeftSamError):
-                    yield TaskDone(task, done, len(tasks), error=answer)
-                else:
-                    yield TaskDone(task, done, len(tasks), answer)
+            for number, (task, answer) in enumerate(answers, start=1):
+                failed = isinstance(answer, PeftSamError)
+                result, error = (None, answer) if failed else (answer, None)
+                done.append(TaskDone(task, number, len(tasks), result, error))
+                yield done[-1]
+        return done
 
 
 def _here(

@@ -17,7 +17,6 @@ from napari_peftsam.batch.plan import (
     BatchEvent,
     BatchPlan,
     Stop,
-    computed,
     finished,
     make_folder,
 )
@@ -219,7 +218,7 @@ def segment_batch(
             image, asked = (path.absolute() for path in paths)
             arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), options
             tasks.append(Task(name, arguments, name))
-        done = yield from computed(workers, TaskFunction(plan.source, _segment_image), tasks, stop)
+        done = yield from workers.run(TaskFunction(plan.source, _segment_image), tasks, stop)
     reports = [event.result for event in done if event.result]
     objects = sum(report.objects for report in reports)
     empty = sum(len(report.empty) for report in reports)
