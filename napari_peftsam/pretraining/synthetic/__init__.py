@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ._electron import electron, organelles
+from ._electron import electron, nested, organelles
 from ._fields import IntArray, Rng, Shape, log_uniform
 from ._grey import branching, dark_on_light, empty, fluorescence, textured
-from ._nested import nested
 from ._packed import membranes, tissue
-from ._phase import flat_phase, phase
 from ._render import Pixels, Rendered, imperfect
-from ._stained import histology, smear
+from ._transmitted import flat_phase, histology, phase, smear
 
 __all__ = [
     "MODALITIES",
