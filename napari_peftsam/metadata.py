@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,6 @@ class ImageMetadata:
     def is_calibrated(self) -> bool:
         """True if a size is known for the pixels of a plane."""
         return any(axis.unit or axis.scale != 1 for axis in self.axes[-2:])
-
-    def of_plane(self) -> ImageMetadata:
-        """Return that of one plane."""
-        return replace(self, axes=self.axes[-2:])
 
 
 UNKNOWN = ImageMetadata()

@@ -37,6 +37,13 @@ class CobotOptions(PlacedConfig):
         "are of order 1 where other weights are of order 0.01.",
     )
 
+    def mixers(self, surgery: Surgery, width: int, slots: int) -> Callable[[int], CobotMixer]:
+        """Add the hub to the encoder; return the maker of the mixer of slot ``t``."""
+        hub = CobotHub(width, slots, self.init)
+        reference = next(surgery.encoder.parameters())
+        surgery.add(_HUB_PATH, hub.to(reference.device, reference.dtype))
+        return lambda slot: CobotMixer(hub, slot, self.init)
+
     def hint(self, parameter: str) -> ParameterHint:
         """Give coefficients their own group; decay would pull S from the identity to 0."""
         if parameter.rpartition(".")[2] in ("C", "S", "gamma", "quaternion"):
@@ -105,13 +112,3 @@ class CobotMixer(nn.Module):
     def matrix(self) -> Tensor:
         """Return ``M^T diag(gamma + lambda)``, ``(V, V)``."""
         return self.projection().T * self.scale()
-
-
-def install_hub(
-    surgery: Surgery, width: int, slots: int, init: CobotInit
-) -> Callable[[int], CobotMixer]:
-    """Add the hub to the encoder; return the maker of the mixer of slot ``t``."""
-    hub = CobotHub(width, slots, init)
-    reference = next(surgery.encoder.parameters())
-    surgery.add(_HUB_PATH, hub.to(reference.device, reference.dtype))
-    return lambda slot: CobotMixer(hub, slot, init)

@@ -55,13 +55,14 @@ class RowUpdate(nn.Module):
         """Return the change of `out` ``(..., rows)``, the frozen layer's output for `x`."""
         raise NotImplementedError
 
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the frozen rows `weight` ``(rows, in)`` with the update added, float64."""
+    def low_rank(self) -> Factors:
+        """Return the equivalent plain low-rank update, float64."""
         raise NotImplementedError
 
-    def low_rank(self) -> Factors:
-        """Return the equivalent plain low-rank update."""
-        raise NotImplementedError
+    def folded(self, weight: Tensor) -> Tensor:
+        """Return the frozen rows `weight` ``(rows, in)`` with the update added, float64."""
+        factors = self.low_rank()
+        return weight + factors.scale * (factors.up @ factors.down)
 
 
 class LowRankUpdate(RowUpdate):
@@ -92,19 +93,12 @@ class LowRankUpdate(RowUpdate):
             inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
         return F.linear(inner * self.alpha, self.B.to(inner.dtype))
 
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the frozen rows plus the update."""
-        inner = exact(self.A)
-        if self.mixer is not None:
-            inner = exact(self.mixer.matrix()) @ inner
-        return weight + self.alpha * (exact(self.B) @ inner)
-
     def low_rank(self) -> Factors:
         """Return A and B, the mixer multiplied into A."""
-        down: Tensor = self.A
+        down = exact(self.A)
         if self.mixer is not None:
-            down = (exact(self.mixer.matrix()) @ exact(down)).to(down.dtype)
-        return Factors(plain(down), plain(self.B), self.alpha)
+            down = exact(self.mixer.matrix()) @ down
+        return Factors(down, exact(self.B), self.alpha)
 
 
 class FrozenLinear(Protocol):
@@ -279,11 +273,6 @@ def _check_rank(rank: int, shape: tuple[int, int], layer: str) -> None:
             f"rank {rank} is larger than the width {min(shape)} of {layer}: "
             f"choose at most {min(shape)}"
         )
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """Return the tensor itself on the CPU, without its history."""
-    return tensor.detach().cpu()
 
 
 def exact(tensor: Tensor) -> Tensor:

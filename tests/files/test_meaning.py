@@ -386,7 +386,6 @@ def test_units_have_one_name(unit: str, name: str) -> None:
 def test_metadata_of_a_plane() -> None:
     metadata = ImageMetadata.of((2.0, 0.5, 0.5), ("um", "um", "um"))
     assert metadata.names == "zyx"
-    assert metadata.of_plane().names == "yx"
 
 
 # --- large, and of several images ---------------------------------------------------

@@ -216,7 +216,8 @@ def _updates(layer: nn.Module) -> tuple[AdaptedLinear, dict[str, Factors]]:
     parts = {}
     for name, update in layer.slots.items():
         assert isinstance(update, RowUpdate)
-        parts[name] = update.low_rank()
+        found = update.low_rank()
+        parts[name] = replace(found, down=found.down.float(), up=found.up.float())
     return layer, parts
 
 

@@ -5,7 +5,6 @@ COBOT orchestrates it on request (Peng et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.peft.cobot import CobotMixer, CobotOptions, install_hub
+from napari_peftsam.peft.cobot import CobotMixer, CobotOptions
 from napari_peftsam.peft.protocol import PlacedConfig
 from napari_peftsam.peft.surgery import Replacement, Surgery
 
@@ -80,13 +79,11 @@ class _BottleneckConfig(PlacedConfig):
 
     def install(self, surgery: Surgery) -> None:
         """Put a branch beside each chosen MLP."""
-        self.put_beside(surgery)
-
-    def put_beside(
-        self, surgery: Surgery, mixer: Callable[[int], CobotMixer] | None = None
-    ) -> None:
-        """Put a branch beside each chosen MLP; `mixer` makes the map of slot ``t``."""
-        for slot, block in enumerate(self.placement.blocks(surgery.depth)):
+        blocks = self.placement.blocks(surgery.depth)
+        mixer = None
+        if isinstance(self, CobotOptions):
+            mixer = self.mixers(surgery, self.bottleneck, len(blocks))
+        for slot, block in enumerate(blocks):
             path = f"image_encoder.blocks.{block}.mlp"
             first = surgery.layer(f"{path}.lin1")
             if self.bottleneck > first.in_features:
@@ -143,11 +140,6 @@ class _CobotAdaptFormerConfig(CobotOptions, _BottleneckConfig):
         title="Bottleneck",
         description="Inner width of the adapter; divisible by 4, the parts of a quaternion.",
     )
-
-    def install(self, surgery: Surgery) -> None:
-        """Add the hub to the encoder and a branch beside each chosen MLP."""
-        slots = len(self.placement.blocks(surgery.depth))
-        self.put_beside(surgery, install_hub(surgery, self.bottleneck, slots, self.init))
 
 
 ADAPTFORMER_METHODS: tuple[type[PlacedConfig], ...] = (AdaptFormerConfig, _CobotAdaptFormerConfig)

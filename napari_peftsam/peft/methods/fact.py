@@ -15,7 +15,6 @@ from napari_peftsam.peft.low_rank import (
     TargetSite,
     exact,
     install_low_rank,
-    plain,
     random_start,
 )
 from napari_peftsam.peft.placement import targets
@@ -55,16 +54,10 @@ class _FactUpdate(RowUpdate):
         inner = F.dropout(inner, self.dropout, self.training)
         return F.linear(inner * self.alpha, self.factors.V.to(inner.dtype))
 
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the frozen rows plus the update."""
-        return weight + self.alpha * exact(self.factors.V) @ exact(self.Sigma) @ exact(
-            self.factors.U
-        )
-
     def low_rank(self) -> Factors:
         """Return U, and V with the core multiplied into it."""
-        up = (exact(self.factors.V) @ exact(self.Sigma)).to(self.factors.V.dtype)
-        return Factors(plain(self.factors.U), up, self.alpha)
+        up = exact(self.factors.V) @ exact(self.Sigma)
+        return Factors(exact(self.factors.U), up, self.alpha)
 
 
 class FactConfig(PlacedConfig):

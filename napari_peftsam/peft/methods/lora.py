@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from napari_peftsam.peft.cobot import CobotOptions, install_hub
+from napari_peftsam.peft.cobot import CobotOptions
 from napari_peftsam.peft.low_rank import (
     AdaptedLinear,
     Factors,
@@ -29,7 +29,6 @@ from napari_peftsam.peft.low_rank import (
     add_to_rows,
     exact,
     install_low_rank,
-    plain,
 )
 from napari_peftsam.peft.placement import TargetModulesField, targets
 from napari_peftsam.peft.protocol import ParameterHint, PlacedConfig
@@ -155,7 +154,7 @@ class CobotLoraConfig(CobotOptions, LowRankConfig):
     def install(self, surgery: Surgery) -> None:
         """Add the hub to the encoder and replace the chosen linear layers."""
         chosen = targets(self.placement.blocks(surgery.depth), self.matrices)
-        mixer = install_hub(surgery, self.rank, len(chosen), self.init)
+        mixer = self.mixers(surgery, self.rank, len(chosen))
 
         def make(site: TargetSite) -> LowRankUpdate:
             return LowRankUpdate(site.shape, self.rank, self.factor, mixer(site.number))
@@ -210,7 +209,7 @@ class _DoraLinear(AdaptedLinear):
 
     def lengths(self) -> Tensor:
         """Return the learned lengths of all rows."""
-        return plain(self.magnitude)
+        return self.magnitude.detach().cpu()
 
 
 def _without_zeros(norm: Tensor) -> Tensor:
@@ -259,15 +258,10 @@ class _PissaUpdate(RowUpdate):
         start = F.linear(F.linear(x, self.A0.to(x.dtype)), self.B0.to(x.dtype))
         return (trained - start) * self.alpha
 
-    def folded(self, weight: Tensor) -> Tensor:
-        """Return the frozen rows, their principal part replaced."""
-        change = exact(self.B) @ exact(self.A) - exact(self.B0) @ exact(self.A0)
-        return weight + self.alpha * change
-
     def low_rank(self) -> Factors:
         """Return both products as one of twice the rank."""
         down, up = torch.cat([self.A, self.A0]), torch.cat([self.B, -self.B0], dim=1)
-        return Factors(plain(down), plain(up), self.alpha)
+        return Factors(exact(down), exact(up), self.alpha)
 
 
 def _principal(site: TargetSite, rank: int, alpha: float) -> tuple[Tensor, Tensor]:
