@@ -15,7 +15,8 @@ from napari_peftsam.export import FORMATS
 PAGE = Path(__file__).parent / "formats.md"
 _ZARR = (
     (
-        "t, z; pixel size, unit, interval; provenance; the image itself. To an image of another "
+        "t, z; pixel size, unit, interval; provenance; the image itself; a label image for each "
+        "class. To an image of another "
         "program a label image is added"
     ),
     "zarr, ome-zarr",
@@ -23,7 +24,8 @@ _ZARR = (
 _HOLDS = {
     "tiff": (
         (
-            "t, z; pixel size, unit, interval; provenance. 16 bits for ImageJ; OME-TIFF for "
+            "t, z; pixel size, unit, interval; provenance; where classes overlap, a file for each "
+            "beside it. 16 bits for ImageJ; OME-TIFF for "
             "`.ome.tif` and above 65,535 objects"
         ),
         "tifffile",
@@ -41,7 +43,8 @@ _HOLDS = {
     "roi": ("position in z and t; several parts and holes as composites", "roifile, shapely"),
     "geojson": ("position in z and t; several parts and holes; score; classes", "shapely"),
     "cellpose": (
-        "planes of z (Cellpose reads no t beside z); objects are numbered without gaps",
+        "planes of z (Cellpose reads no t beside z); objects are numbered without gaps; classes "
+        "as in TIFF",
         "numpy",
     ),
     "csv": (

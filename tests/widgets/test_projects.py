@@ -584,7 +584,7 @@ def test_the_reader_opens_the_dock_and_returns_no_layers(
     read = project_reader(str(path))
     assert read is not None
     assert read(str(path)) == [(None,)]
-    wait(lambda: layers(viewer) == ["cells"] and "objects" in layers(viewer, Labels))
+    wait(lambda: layers(viewer) == ["cells"] and "objects (cells)" in layers(viewer, Labels))
     assert any("Annotate" in name for name in viewer.window.dock_widgets)
     assert project_reader(str(file)) is None
     assert project_reader([str(path), str(path)]) is None
