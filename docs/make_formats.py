@@ -43,8 +43,10 @@ _HOLDS = {
     "roi": ("position in z and t; several parts and holes as composites", "roifile, shapely"),
     "geojson": ("position in z and t; several parts and holes; score; classes", "shapely"),
     "cellpose": (
-        "planes of z (Cellpose reads no t beside z); objects are numbered without gaps; classes "
-        "as in TIFF",
+        (
+            "planes of z (Cellpose reads no t beside z); objects are numbered without gaps; "
+            "classes as in TIFF"
+        ),
         "numpy",
     ),
     "csv": (
