@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from napari_peftsam.app.following import Cleaning
 from napari_peftsam.app.runner import Runner, Slot
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from napari_peftsam.types import Prediction
 
 __all__ = ["Preview"]
+
+_T = TypeVar("_T")
 
 _FAST = 0.04  # seconds
 _REMEMBERED = 9  # prompts by whose times that is decided
@@ -52,6 +55,13 @@ class Preview:
         if self._answer is None or self._asked is None:
             return None
         return NewObject.best_of(self._asked[1], self._answer, self._asked[2])
+
+    def timed(self, work: Generator[Any, None, _T]) -> Generator[Any, None, _T]:
+        """Predict, and take note how long it takes without the wait for who shows the result."""
+        began = perf_counter()
+        result = yield from work
+        self.note_time(perf_counter() - began)
+        return result
 
     def note_time(self, seconds: float) -> None:
         """Take note how long a prompt took."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_peftsam.app.advice import explain_left, plane_text
@@ -364,14 +363,14 @@ class PromptController:
         """Run a prediction; the tiles of the prompts go before the visible ones."""
         assert self._embedding is not None
         several = self._embedding.whole is None
-        revision, began = self._asked, perf_counter()
+        revision = self._asked
         if several:
             self._embedder.stop()
+        elif kind == "predicting":
+            work = self.preview.timed(work)
 
         def ended(result: Any) -> None:
             self._set(PromptState("ready", 1.0))
-            if kind == "predicting" and not several:
-                self.preview.note_time(perf_counter() - began)
             done(result)
             if several:
                 self.events.idled.emit()
