@@ -233,6 +233,7 @@ def _click(hands: Hands) -> None:
     assert plane is not None
     free = np.argwhere(dock.document.labels(plane) == 0)
     counted = day.actions
+    _look_around(dock)
     hands.press(Qt.Key.Key_Q)
     began = perf_counter()
     hands.click(*map(float, free[len(free) // 2]))

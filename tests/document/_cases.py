@@ -120,7 +120,8 @@ def check_invariants(document: Document) -> None:
     """A label has pixels in one set exactly if its record says so; its region holds them all."""
     for image in document.images.values():
         present = {int(n): each for each in SETS for n in np.unique(image.array(each)) if n}
-        assert present == {n: record.label_set for n, record in image.records.items()}
+        recorded = {n: record.label_set for n, record in image.records.items()}
+        assert present == recorded, f"pixels {present}, records {recorded}"
         assert image.next_label > max(present, default=0)
         for label, label_set in present.items():
             labels = image.array(label_set)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
+from qtpy.QtCore import QTimer
 
 from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
 from napari_peftsam.errors import PeftSamError
@@ -165,12 +167,17 @@ class ObjectsLayer:
             self._bridge.document.do(action)
         except PeftSamError as error:  # a stroke that cannot be saved is not done
             assert action.old is not None, "a stroke knows what it painted over"
-            np.put(self._labels, action.where, action.old)
-            self._refresh(self.image.id)
+            take_back = partial(self._take_back, action.where, action.old)
+            take_back()
+            QTimer.singleShot(0, take_back)  # napari reports some strokes before it paints them
             self._bridge.events.failed.emit(error)
             return
         if is_new and self.layer.mode == "polygon":  # the next outline is another object
             self.layer.selected_label = self.image.next_label
+
+    def _take_back(self, where: LabelArray, old: int | LabelArray) -> None:
+        np.put(self._labels, where, old)
+        self._refresh(self.image.id)
 
     def _take_over(self) -> None:
         """Copy what replaced the layer's array (napari converts types so) into the shared one."""
