@@ -20,6 +20,7 @@ _HEIGHT = 150
 _LEAST_HEIGHT = 110
 _AXIS_WIDTH = 54
 _LEAST_STEPS = 5  # what the axes span at least
+_TICKS = 0.4  # of what pyqtgraph would write beside the plots, which are low
 _LEAST_IOU = 0.04
 
 
@@ -123,6 +124,7 @@ class TrainingCurve(pg.GraphicsLayoutWidget):  # type: ignore[misc]  # pyqtgraph
             plot.getAxis(side).setStyle(maxTickLevel=0)
         plot.setLabel("left", label)
         plot.getAxis("left").setWidth(_AXIS_WIDTH)
+        plot.getAxis("left").setTickDensity(_TICKS)
         plot.setLimits(xMin=0, minXRange=_LEAST_STEPS)
         plot.setMenuEnabled(False)
         plot.setMouseEnabled(x=False, y=False)
