@@ -19,8 +19,6 @@ from napari_peftsam.types import FloatArray, LabelArray, PixelArray, Prompts
 if TYPE_CHECKING:
     from napari_peftsam.app.demo import DemoReport
 
-__all__ = ["draw_figure", "segment_from_clicks", "write_report"]
-
 Row = tuple[str, PixelArray, LabelArray, LabelArray, LabelArray]
 """Name, pixels ``(H, W, 3)``, true labels, and both models' labels of an image."""
 

@@ -18,15 +18,6 @@ from napari_peftsam.peft import Adapter, adapter_bytes, adapter_from_bytes, save
 from napari_peftsam.segmentation.engine import LiveAdapter
 from napari_peftsam.training import TrainingReport
 
-__all__ = [
-    "AdapterEntry",
-    "AdapterList",
-    "save_live",
-    "store_adapter",
-    "store_run",
-    "stored_adapters",
-]
-
 _log = logging.getLogger(__name__)
 
 

@@ -14,29 +14,6 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.engine import LiveAdapter
     from napari_peftsam.training import Split, TrainingConfig
 
-__all__ = [
-    "MIN_OBJECTS",
-    "Outcome",
-    "Situation",
-    "TrainingData",
-    "change_text",
-    "count_text",
-    "describe_adapter",
-    "describe_data",
-    "download_text",
-    "explain_left",
-    "explain_merging",
-    "explain_strength",
-    "explain_value",
-    "format_time",
-    "iou_text",
-    "next_step",
-    "plane_text",
-    "starting_text",
-    "verdict",
-    "why_no_training",
-]
-
 MIN_OBJECTS = 3
 """Objects that a finetuning needs."""
 

@@ -38,8 +38,6 @@ from napari_peftsam.projects import (
 from napari_peftsam.training import TrainEvent, TrainingConfig
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
-__all__ = ["App", "ProjectImage", "predict_pending"]
-
 Position = tuple[float, float]
 
 

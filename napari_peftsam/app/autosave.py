@@ -27,8 +27,6 @@ from napari_peftsam.projects import keep_pixels
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Autosave", "ProjectEvents", "ProjectOwner"]
-
 _SLOW_COMMITS = 3  # one alone may have waited for another program
 _PATIENCE = 60.0  # s for pixels that are being stored while the viewer closes
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from napari_peftsam.app.finetuning import TrainingJob
     from napari_peftsam.training import TrainEvent, TrainingReport
 
-__all__ = ["GO_ON", "LONGEST_PAUSE", "PAUSE", "Pauses", "TrainingProcess", "serve"]
-
 PAUSE, GO_ON = b"p", b"g"
 """Commands to the child: leave the processor to the viewer for a moment, and no longer."""
 LONGEST_PAUSE = 5.0

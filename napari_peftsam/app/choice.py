@@ -33,15 +33,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document
     from napari_peftsam.embeddings import EmbeddingStore
 
-__all__ = [
-    "MethodOverview",
-    "ModelChoice",
-    "absolute_model",
-    "choose_method",
-    "choose_recipe",
-    "compare_methods",
-]
-
 
 @dataclass(frozen=True)
 class ModelChoice(ModelSource):

@@ -8,8 +8,6 @@ import numpy as np
 
 from napari_peftsam.types import BoolArray, Point, Prediction, Prompts
 
-__all__ = ["clean_mask", "clean_prediction"]
-
 _LARGEST_HOLE = 0.05  # of the area; larger ones belong to the shape, as in a ring
 
 

@@ -15,8 +15,6 @@ from napari_peftsam.document import DocumentImage, Paint, PlaneKey
 from napari_peftsam.errors import LabelError
 from napari_peftsam.types import BoolArray, FloatArray, LabelArray, Window
 
-__all__ = ["cut_object", "grow_objects", "relabel_object", "split_at", "split_object"]
-
 _DENSE = 8  # times the area of all objects; a larger window around them is mostly empty
 _NARROW = 0.85  # of the shallower part's depth; a border that is less deep is a neck
 

@@ -45,17 +45,6 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray
 
-__all__ = [
-    "DemoConfig",
-    "DemoEvent",
-    "DemoReport",
-    "DemoStage",
-    "annotate_object",
-    "choose_labels",
-    "demo",
-    "run_demo",
-]
-
 Sample = tuple[str, PixelArray, LabelArray]
 
 _ALL_SECONDS = 215.0  # of the four minutes; the rest is for starting and writing

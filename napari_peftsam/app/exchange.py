@@ -31,17 +31,6 @@ from napari_peftsam.peft import (
 )
 from napari_peftsam.projects import check_not_a_source
 
-__all__ = [
-    "export_adapter_folder",
-    "export_file",
-    "export_image",
-    "export_model",
-    "export_model_file",
-    "import_adapter_file",
-    "segment_file",
-]
-
-
 # --- labels --------------------------------------------------------------------------
 
 

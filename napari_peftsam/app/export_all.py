@@ -30,14 +30,6 @@ from napari_peftsam.files import atomic_path, image_name, is_zarr
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
 
-__all__ = [
-    "ExportProgress",
-    "ExportReport",
-    "default_place",
-    "export_all",
-    "images_to_export",
-]
-
 _MEMORY = ".napari-peftsam-export.json"
 Read = Callable[[], tuple[np.ndarray[Any, Any] | None, str]]
 

@@ -10,8 +10,6 @@ from napari_peftsam.export import ExportContext
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import file_name
 
-__all__ = ["context_of"]
-
 
 def context_of(
     image: DocumentImage,

@@ -34,17 +34,6 @@ if TYPE_CHECKING:
     Training = Generator[TrainEvent, None, TrainingReport | None]
     Watch = Callable[[TrainEvent], bool | None]
 
-__all__ = [
-    "DocumentRun",
-    "FinetuneReport",
-    "FinetuningRun",
-    "TrainingJob",
-    "finetune_document",
-    "finish",
-    "give_way_inside",
-    "train",
-]
-
 # --- training -------------------------------------------------------------------------
 
 

@@ -46,8 +46,6 @@ from napari_peftsam.training import (
 _log = logging.getLogger(__name__)
 _NAMED = 5  # files in a message
 
-__all__ = ["evaluate_folders", "finetune_folders", "folder_planes", "measure"]
-
 
 def folder_planes(
     images: Path, labels: Path, options: ReadOptions = AS_THE_FILE_SAYS

@@ -5,8 +5,6 @@ from __future__ import annotations
 from napari_peftsam.document import Document, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.types import Prompts
 
-__all__ = ["Cleaning", "Following"]
-
 Cleaning = tuple[bool, int]
 """Whether masks are cleaned, and the radius in pixels by which they are smoothed."""
 

@@ -11,8 +11,6 @@ from napari_peftsam.errors import PromptError
 from napari_peftsam.geometry import deepest_pixel
 from napari_peftsam.types import Box, LabelArray, Point, Prompts
 
-__all__ = ["Line", "lasso_prompts", "line_pixels", "scribble_points"]
-
 Line = Sequence[tuple[float, float]]
 """Positions ``(row, col)`` in pixel centres along a line."""
 

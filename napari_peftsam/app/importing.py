@@ -45,8 +45,6 @@ from napari_peftsam.projects import Imported, read_label_file, source_of
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
 
-__all__ = ["ImportController", "ImportOwner", "Undecided"]
-
 
 @dataclass(frozen=True, eq=False)
 class Undecided:

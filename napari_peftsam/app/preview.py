@@ -15,8 +15,6 @@ from napari_peftsam.types import Prompts
 if TYPE_CHECKING:
     from napari_peftsam.types import Prediction
 
-__all__ = ["Preview"]
-
 _T = TypeVar("_T")
 
 _FAST = 0.04  # seconds

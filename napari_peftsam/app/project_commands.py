@@ -30,13 +30,6 @@ from napari_peftsam.projects import (
 )
 from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
 
-__all__ = [
-    "evaluate_project",
-    "export_project",
-    "finetune_project",
-    "project_model",
-]
-
 Note = Callable[[str], object]
 
 

@@ -32,8 +32,6 @@ from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.folders import project_folder
 from napari_peftsam.projects import note_recent, recent_projects
 
-__all__ = ["ProjectController"]
-
 _LISTED = 10  # of the projects without a name
 
 

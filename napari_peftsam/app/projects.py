@@ -23,18 +23,6 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import PeftSamError
 from napari_peftsam.projects import import_objects, read_image_of, read_located
 
-__all__ = [
-    "ObjectImport",
-    "ReadImage",
-    "describe_offer",
-    "explain_offer",
-    "project_note",
-    "project_title",
-    "read_images",
-    "read_located_image",
-    "read_objects",
-]
-
 _IN_MEMORY = 2_000_000_000  # bytes of an image that the viewer holds in memory
 
 # --- sentences -----------------------------------------------------------------------------

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, PlaneKey
     from napari_peftsam.types import Window
 
-__all__ = ["PromptEvents", "PromptState", "ShownPlane", "ShownQueue", "WorkspaceHolder"]
-
 
 @dataclass(frozen=True)
 class PromptState:

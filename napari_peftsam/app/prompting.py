@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.engine import Engine
     from napari_peftsam.types import MaskPrompt, Point, Prediction
 
-__all__ = ["PromptController"]
-
 _AT_ONCE = 8  # objects of a queue, between which newer prompts go first
 
 

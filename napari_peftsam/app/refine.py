@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from napari_peftsam.embeddings import PlaneEmbedding
     from napari_peftsam.segmentation.engine import Engine
 
-__all__ = [
-    "Drawn",
-    "PlanePredicted",
-    "Predictions",
-    "added",
-    "embedded",
-    "predict_best",
-    "predict_centres",
-    "predict_objects",
-    "refine_objects",
-    "refined",
-]
-
 Index = tuple[int, ...]
 Predicting = Generator[Any, None, tuple[NewObject, ...]]
 

@@ -17,13 +17,6 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Box, Window
 
-__all__ = [
-    "background_stroke",
-    "complete_area",
-    "known_background",
-    "regions_at",
-]
-
 
 def known_background(
     image: DocumentImage, plane: PlaneKey, window: Window | None = None

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from napari_peftsam.app.prompt_state import ShownQueue, WorkspaceHolder
     from napari_peftsam.app.prompting import PromptController
 
-__all__ = ["Reload"]
-
 
 class Reload:
     """Uses the time in which the user waits for nothing.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["InlineRunner", "Runner", "Slot", "Task", "Work", "call", "run"]
-
 E = TypeVar("E")
 R = TypeVar("R")
 

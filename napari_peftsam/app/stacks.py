@@ -18,8 +18,6 @@ from napari_peftsam.types import BoolArray, Box, Point, Prompts, Window
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
 
-__all__ = ["Continued", "continue_objects", "continued_labels"]
-
 _SAME = 0.25  # IoU of one object in two neighbouring planes, at least
 
 

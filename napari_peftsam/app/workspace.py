@@ -42,8 +42,6 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.types import LabelArray, Plane, Prompts, Window
 
-__all__ = ["Workspace", "WorkspaceEvents", "annotated_planes"]
-
 _Prompts = Mapping[int, Prompts]
 
 

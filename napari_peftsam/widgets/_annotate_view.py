@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import PendingObject
     from napari_peftsam.widgets._dock import Dock
 
-__all__ = ["AnnotateView"]
-
 _HINT_TIME = 4000  # ms
 _HINT_LINES = 2
 _PADDING = 10  # pixels that napari's style puts around a text

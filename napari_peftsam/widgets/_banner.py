@@ -9,8 +9,6 @@ from napari_peftsam.widgets._parts import stop_timers, timer
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["Banner"]
-
 _STAYS = 2500  # ms: as long as it takes to answer a prompt anew
 _LOOKS: dict[str, Any] = {
     "font_size": 28.0, "position": "top_center", "color": "white", "box": True,

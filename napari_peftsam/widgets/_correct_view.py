@@ -20,8 +20,6 @@ from napari_peftsam.widgets._parts import (
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["NEW_CLASS", "CorrectView"]
-
 NEW_CLASS = "New class…"
 """Entry of the list of classes that is none."""
 

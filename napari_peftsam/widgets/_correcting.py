@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.freehand import Tool
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["Corrections"]
-
 
 _AREA_TOOLS: tuple[tuple[str, str, Tool], ...] = (
     ("Area done: rectangle", "Drag over an area in which all objects are annotated", "rectangle"),

@@ -12,8 +12,6 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_peftsam.widgets._parts import timer
 
-__all__ = ["TrainingCurve"]
-
 _REFRESH_MS = 150  # steps of a small model come faster than anyone can look at them
 _SMOOTHING = 0.9  # of the loss: single steps see few objects and jump
 _HEIGHT = 150

@@ -17,19 +17,6 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.widgets._parts import MARGINS, form_layout, stacked, text_label
 
-__all__ = [
-    "ask_files",
-    "ask_folder",
-    "ask_number",
-    "ask_one",
-    "ask_open",
-    "ask_save",
-    "ask_text",
-    "ask_texts",
-    "ask_yes",
-    "with_ending",
-]
-
 
 def ask_open(parent: QWidget, title: str, filters: str) -> Path | None:
     """Let the user choose an existing file; None if they change their mind."""

@@ -17,8 +17,6 @@ from napari_peftsam.widgets.session import ViewerSession, session_of
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["Dock"]
-
 _log = logging.getLogger(__name__)
 
 

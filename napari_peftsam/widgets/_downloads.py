@@ -17,8 +17,6 @@ from napari_peftsam.widgets._settings import use_preferred_model_folder
 if TYPE_CHECKING:
     from napari_peftsam.models import DownloadProgress, ModelEntry
 
-__all__ = ["Downloads", "downloads"]
-
 
 class Downloads:
     """Fetches models in threads, several at once; GUI thread only.

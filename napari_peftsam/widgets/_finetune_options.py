@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from napari_peftsam.training import Recipe, TrainingConfig
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["FinetuneOptions"]
-
 _BUDGETS = {"seconds": 60, "steps": 200, "epochs": 10}
 """Units, as `TrainingConfig` calls them, with a sensible start."""
 _OWN = "own"

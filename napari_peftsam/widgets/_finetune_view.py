@@ -31,8 +31,6 @@ from napari_peftsam.widgets._training import Phase
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent
 
-__all__ = ["FinetuneView"]
-
 _PROGRESS_PARTS = 1000
 _UNFOLDED_MS = 350  # longer than QCollapsible takes to unfold
 _LEAST_HEIGHT = 60  # pixels: method, placement and their cost

@@ -14,8 +14,6 @@ from qtpy.QtWidgets import QComboBox, QLabel, QWidget
 from napari_peftsam.app.advice import explain_value
 from napari_peftsam.widgets._parts import form_layout, label_of
 
-__all__ = ["Form", "fields_of"]
-
 _LARGEST = 2**31 - 1  # of Qt's spin boxes
 _Schema = Mapping[str, Any]
 

@@ -9,8 +9,6 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QWidget
 
 from napari_peftsam.widgets._parts import ElidedLabel, combo_box, fill_combo
 
-__all__ = ["ROLES", "ImageRoles"]
-
 ROLES = ("automatic", "check on", "leave out")
 """What is done with an image: learnt from unless it happens to be held out, and so on."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["ImagesView"]
-
 _ROWS = 3  # images in sight
 _MANY = 8  # images that are searched
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["PROJECTS", "FileQuestions"]
-
 PROJECTS = "Projects (*.peftsam)"
 """The filter of dialogs for projects."""
 _OBJECTS = (*OBJECT_SUFFIXES, ".csv")

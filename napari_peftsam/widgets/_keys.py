@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from app_model.types import KeyBinding
     from napari.layers import Layer
 
-__all__ = [
-    "DEFAULT_KEYS",
-    "KEYS",
-    "Key",
-    "KeyBindings",
-    "change_keys",
-    "keyed",
-    "keys_changed",
-    "load_keys",
-    "show_changed_keys",
-]
-
 _Button = TypeVar("_Button", bound=QAbstractButton)
 _NAMED = re.compile(r"F\d+|Enter|Escape|Delete|Backspace|Insert|Home|End|PageUp|PageDown")
 _SHORT = {"Enter": "↵", "Escape": "Esc", "Delete": "Del", "PageUp": "PgUp", "PageDown": "PgDn"}

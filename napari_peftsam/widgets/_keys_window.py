@@ -21,8 +21,6 @@ from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.widgets._keys import DEFAULT_KEYS, KEYS, change_keys
 from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label, tool_button
 
-__all__ = ["KeysWindow"]
-
 _FIXED = "keys"  # napari's bindings do not know it
 _MOUSE = (("right button, Shift", "Not on the object"), ("double click", "Reopen an object"))
 _WIDTH = 120  # pixels

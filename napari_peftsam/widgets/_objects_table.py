@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, ImageId, ObjectRecord
     from napari_peftsam.widgets.layers import LayerBridge
 
-__all__ = ["FILTERS", "ObjectsModel", "ObjectsTable"]
-
 FILTERS = ("all", "low score", "not looked at", "corrected")
 """Which objects are listed."""
 

@@ -14,8 +14,6 @@ from napari_peftsam.widgets._parts import stacked
 if TYPE_CHECKING:
     from napari_peftsam.widgets._dock import Dock
 
-__all__ = ["PANELS", "panel_dock", "show_keys", "show_layer_docks", "show_panel"]
-
 PANELS = {"Finetune": 420, "Adapters": 300, "Models": 480, "Export": 180}
 """Titles of the panels, and how high they open in pixels."""
 

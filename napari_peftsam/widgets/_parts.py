@@ -26,28 +26,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-__all__ = [
-    "DOCK_WIDTH",
-    "LABEL_WIDTH",
-    "MARGINS",
-    "NARROW",
-    "ElidedButton",
-    "ElidedLabel",
-    "beside",
-    "combo_box",
-    "fill_combo",
-    "form_layout",
-    "label_of",
-    "push_button",
-    "scrolled",
-    "set_style",
-    "stacked",
-    "stop_timers",
-    "text_label",
-    "timer",
-    "tool_button",
-]
-
 _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
 DOCK_WIDTH = 288

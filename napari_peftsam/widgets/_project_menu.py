@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["ProjectMenu"]
-
 _ENDING = ".peftsam"
 
 

@@ -21,8 +21,6 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.app.runner import call
 from napari_peftsam.errors import PeftSamError
 
-__all__ = ["ThreadRunner", "Worker", "notify"]
-
 _log = logging.getLogger(__name__)
 
 E = TypeVar("E")

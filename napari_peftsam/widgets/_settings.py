@@ -10,8 +10,6 @@ from napari.settings import get_plugin_settings
 
 from napari_peftsam.folders import embedding_folder, model_folder, use_model_folder
 
-__all__ = ["PluginSettings", "keep_keys", "plugin_settings", "use_preferred_model_folder"]
-
 _PLUGIN = "napari-peftsam"
 
 

@@ -13,8 +13,6 @@ from napari_peftsam.widgets._parts import NARROW, combo_box, fill_combo
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
 
-__all__ = ["ModelAction", "SourcesView"]
-
 
 class ModelAction(Enum):
     """Entries of the list of models that are no models."""

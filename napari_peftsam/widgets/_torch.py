@@ -15,8 +15,6 @@ from napari_peftsam.widgets._settings import plugin_settings, use_preferred_mode
 if TYPE_CHECKING:
     from napari_peftsam.models import ModelEntry
 
-__all__ = ["FoundModels", "find_models"]
-
 
 @dataclass(frozen=True)
 class FoundModels:

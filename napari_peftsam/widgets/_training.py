@@ -24,8 +24,6 @@ from napari_peftsam.widgets.session import ViewerSession
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent, TrainingConfig
 
-__all__ = ["Phase", "TrainingRun", "TrainingSignals", "training_of"]
-
 
 _TICK = 1000  # ms
 

@@ -17,8 +17,6 @@ from napari_peftsam.widgets._training import Phase, TrainingRun
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent
 
-__all__ = ["TrainingLine"]
-
 _WIDTH, _HEIGHT, _EDGE = 56, 22, 3  # pixels
 _LEAST = 0.05  # IoU that the height spans at least
 

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     from napari_peftsam.app.adapters import AdapterEntry
 
-__all__ = ["AdaptersDock"]
-
 _ADAPTERS = "Adapters (*.safetensors)"
 _CHECKPOINTS = "SAM checkpoints (*.pth)"
 _FULL = 100  # of the slider

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document.tables import Step
     from napari_peftsam.widgets.finetune import FinetuneDock
 
-__all__ = ["AnnotateDock", "ModelAction"]
-
 _SETTLE = 120  # ms to wait after a change of plane: scrolling embeds where it ends
 _QUIET = 400  # ms without anything the user waits for
 _OUTLINED = 200  # selected objects with an outline

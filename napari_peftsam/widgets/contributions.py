@@ -14,16 +14,6 @@ from napari_peftsam.types import PixelArray
 if TYPE_CHECKING:
     import napari
 
-__all__ = [
-    "image_reader",
-    "labels_reader",
-    "project_reader",
-    "sample_fluorescence",
-    "sample_histology",
-    "sample_membranes",
-    "sample_phase",
-]
-
 LayerData = tuple[PixelArray, dict[str, Any], str]
 Reader = Callable[[str | list[str]], list[tuple[None]]]
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from napari_peftsam.document import ImageId
 
-__all__ = ["ExportDock"]
-
 _EMPTY = "There are no objects yet: annotate an image first."
 
 

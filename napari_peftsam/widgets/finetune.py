@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document
     from napari_peftsam.training import AnnotatedPlane, Split
 
-__all__ = ["FinetuneDock", "Phase", "training_of"]
-
 _DELAY_MS = 200  # the split is worked out when the user pauses
 _MOST_PIXELS = 64_000_000  # beyond that, looking at all of them takes too long
 

@@ -21,8 +21,6 @@ from napari_peftsam.types import PixelArray
 from napari_peftsam.widgets.layers.view import file_layer
 from napari_peftsam.widgets.session import session_of
 
-__all__ = ["SAMPLES", "add_dock", "open_viewer"]
-
 SAMPLES = ("histology",)
 _DOCKS_SETTLE = 300  # ms
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from napari_peftsam.models import DownloadProgress, ModelEntry
     from napari_peftsam.types import PixelArray
 
-__all__ = ["ModelsDock"]
-
 _PARTS = 1000
 _CITE = "cite"
 _LOADING = "◌ Loading libraries …"

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from napari_peftsam.files import ImageFile
     from napari_peftsam.models import ModelEntry
 
-__all__ = ["SessionState", "ViewerSession", "session_of", "workspace_of"]
-
 _IDLE = 2000  # ms without an action: time to tidy the project file
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_peftsam.metadata import ImageMetadata
     from napari_peftsam.types import Window
 
-__all__ = ["LayerBridge"]
-
 _T = TypeVar("_T")
 
 

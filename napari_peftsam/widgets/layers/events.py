@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from psygnal import Signal, SignalGroup
 
-__all__ = ["BridgeEvents"]
-
 
 class BridgeEvents(SignalGroup):
     """Signals of a `LayerBridge`."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.tools import PromptTools
 
-__all__ = ["AREAS", "FREEHAND", "Freehand", "Tool"]
-
 Tool = Literal[
     "point", "box", "lasso", "scribble", "cut", "area", "rectangle", "background", ""
 ]  # fmt: skip

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.view import ImageView
 
-__all__ = ["ImageObjects", "ObjectsLayer"]
-
 _LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
 _SMALLEST = 512  # ... down to about this
 # napari's own undo knows strokes only; two histories of one array contradict each other.

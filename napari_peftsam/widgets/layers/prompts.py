@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from napari_peftsam.document import NewObject
 
-__all__ = ["Outlined", "PromptLayers"]
-
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
 _MASK, _DOUBTFUL, _BACKGROUND = "#00c8ff", "#ff9f0a", "#4d6bff"

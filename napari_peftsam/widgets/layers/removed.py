@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.objects import ImageObjects
     from napari_peftsam.widgets.layers.view import ImageView
 
-__all__ = ["RemovedImages"]
-
 
 class RemovedImages:
     """Removed images, whose objects stay with the user.

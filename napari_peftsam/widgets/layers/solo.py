@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.bridge import LayerBridge
     from napari_peftsam.widgets.layers.objects import ImageObjects
 
-__all__ = ["Solo"]
-
 _HIDING = ("translucent", "translucent_no_depth", "opaque")
 _SEEN = 0.5  # opacity at which an image below is seen well enough
 

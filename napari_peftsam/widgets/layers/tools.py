@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Action, DocumentImage, NewObject, PlaneKey
     from napari_peftsam.widgets.layers.bridge import LayerBridge
 
-__all__ = ["PromptTools"]
-
 _DRAG = 4  # px on the screen; a longer way is a drag and moves the view
 _ZOOM = "double_click_to_zoom"  # napari's
 _PAINTING = {"paint", "polygon", "fill", "erase"}

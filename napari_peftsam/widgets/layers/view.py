@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from napari_peftsam.files import ImageFile
     from napari_peftsam.types import PixelArray
 
-__all__ = ["METADATA", "PATH", "ImageView", "file_layer", "is_same_image", "layer_options"]
-
 METADATA = "napari-peftsam metadata"
 """Key of a layer's metadata: the `ImageMetadata` of its file."""
 PATH = "napari-peftsam path"
