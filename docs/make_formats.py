@@ -45,7 +45,7 @@ _HOLDS = {
     "cellpose": (
         (
             "planes of z (Cellpose reads no t beside z); objects are numbered without gaps; "
-            "classes as in TIFF"
+            "smaller objects on top where classes overlap"
         ),
         "numpy",
     ),

@@ -71,12 +71,15 @@ class AddImage:
         ``(..., H, W)`` objects it comes with, None for none.
     records
         Provenance of those objects; the others count as imported.
+    others
+        Labels of further label sets.
     """
 
     image: ImageId
     info: ImageInfo
     labels: LabelArray | None = field(default=None, compare=False)
     records: tuple[ObjectRecord, ...] = ()
+    others: dict[str, LabelArray] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

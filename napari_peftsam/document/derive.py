@@ -18,6 +18,8 @@ from napari_peftsam.types import Prompts
 
 __all__ = ["Derived", "derive", "utc_now"]
 
+_LONGEST_CLASS = 60  # characters
+
 
 def utc_now() -> str:
     """Return the present UTC time in ISO 8601, to the millisecond."""
@@ -269,7 +271,18 @@ def _use_adapter(action: act.UseAdapter, state: State) -> Derived:
 
 @derive.register
 def _use_category(action: act.UseCategory, state: State) -> Derived:
-    return Derived(set_field(state, "category", action.category.strip()))
+    return Derived(set_field(state, "category", checked_class(action.category)))
+
+
+def checked_class(name: str) -> str:
+    """Return the name of a class without spaces around it; `LabelError` if it cannot be one."""
+    name = name.strip()
+    if not name.isprintable() or len(name) > _LONGEST_CLASS:
+        raise LabelError(
+            f"{name[:20]!r} is no name of a class: give one line of at most {_LONGEST_CLASS} "
+            "characters"
+        )
+    return name
 
 
 @derive.register

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
+from napari_peftsam.document.changes import (
+    Change,
+    FieldChange,
+    LabelChange,
+    State,
+    set_field,
+    set_records,
+)
 from napari_peftsam.document.derive import Derived, check_name, derive
 from napari_peftsam.document.images import DocumentImage, check_labels
 from napari_peftsam.document.objects import IMPORTED, MANUAL, ObjectRecord, PlaneKey
@@ -43,8 +50,7 @@ def _paint(action: act.Paint, state: State) -> Derived:
     def made(label: int) -> ObjectRecord:
         predicted = given.get(label)
         if predicted is None:
-            own = _made(state, label, MANUAL)
-            return in_use(state, replace(own, category=class_of(label_set)))
+            return replace(_made(state, label, MANUAL), category=class_of(label_set))
         return replace(predicted, created=predicted.created or state.time, modified=state.time)
 
     def touched(record: ObjectRecord) -> ObjectRecord:
@@ -100,7 +106,14 @@ def _import(action: act.ImportLabels, state: State) -> Derived:
             if label in image.records and label not in touched and image.set_of(label) == label_set
         }
         changes += set_records(state, image.id, changed)
-    return Derived(tuple(changes), "import labels", image.id)
+    return Derived(_with_one_number(changes), "import labels", image.id)
+
+
+def _with_one_number(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Return changes of several label sets, after which the next label is above those of all."""
+    numbers = [c for c in changes if isinstance(c, FieldChange) and c.name == "next_label"]
+    highest = max(numbers, key=lambda change: change.after, default=None)
+    return tuple(change for change in changes if change is highest or change not in numbers)
 
 
 @derive.register
@@ -108,13 +121,14 @@ def _add_image(action: act.AddImage, state: State) -> Derived:
     """Let an image appear that the document has made, hidden and without objects."""
     image = state.images[action.image]
     check_name(state, action.info.name)
-    changes: tuple[Change, ...] = ()
-    if action.labels is not None:
-        given, where = own_records(image, action.records), np.flatnonzero(action.labels)
-        new = np.take(action.labels, where)
-        changes = _imported(state, image, (where, np.zeros_like(new), new), given)
+    given, changes = own_records(image, action.records), list[Change]()
+    sets = {} if action.labels is None else {OBJECTS: action.labels}
+    for label_set, labels in (sets | action.others).items():
+        where = np.flatnonzero(labels)
+        new = np.take(labels, where)
+        changes += _imported(state, image, (where, np.zeros_like(new), new), given, label_set)
     changes += set_field(state, "is_removed", False, image.id)
-    return Derived(changes, image=image.id, result=image.id)
+    return Derived(_with_one_number(changes), image=image.id, result=image.id)
 
 
 def _imported(
@@ -192,11 +206,9 @@ def _made(state: State, label: int, model: str) -> ObjectRecord:
 def check_set(image: DocumentImage, label: int, label_set: str) -> None:
     """Raise `LabelError` for an object of another label set."""
     if label in image.records and image.set_of(label) != label_set:
-        own, other = (class_of(each) or "no class" for each in (image.set_of(label), label_set))
-        raise LabelError(
-            f"object {label} is of {own}, not of {other}, and lies in another layer: give the "
-            "objects one class first"
-        )
+        names = (class_of(each) for each in (image.set_of(label), label_set))
+        own, other = (f"the class {name}" if name else "no class" for name in names)
+        raise LabelError(f"object {label} has {own}, not {other}: choose objects of one class")
 
 
 def in_use(state: State, record: ObjectRecord) -> ObjectRecord:

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
-from napari_peftsam.document.derive import Derived, derive, without_first
+from napari_peftsam.document.derive import Derived, checked_class, derive, without_first
 from napari_peftsam.document.derive_labels import check_set, in_use, pixel_changes
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
@@ -222,7 +222,7 @@ def _by_set(image: DocumentImage, labels: Sequence[int]) -> dict[str, list[int]]
 def _categorize(action: act.Categorize, state: State) -> Derived:
     image, labels = state.image(action.image), tuple(dict.fromkeys(action.labels))
     image.check_objects(labels)
-    category = action.category.strip()
+    category = checked_class(action.category)
     label_set = label_set_of(category)
     after = {k: replace(image.records[k], category=category, label_set=label_set) for k in labels}
     moved = [label for label in labels if image.set_of(label) != label_set]

@@ -219,6 +219,7 @@ class Document:
         rgb: bool | None = None,
         labels: LabelArray | None = None,
         records: Sequence[ObjectRecord] = (),
+        others: Mapping[str, LabelArray] | None = None,
         source: ImageSource | None = None,
         metadata: ImageMetadata = UNKNOWN,
     ) -> ImageId:
@@ -237,6 +238,8 @@ class Document:
             objects it holds are taken over. None makes an empty int32 array.
         records
             Provenance of objects in `labels`; the others count as imported.
+        others
+            Labels of further label sets.
         source, metadata
             Origin of the pixels; axes, pixel size and channels.
         """
@@ -245,7 +248,9 @@ class Document:
             known = self._state.images
             image = ImageId(next(free for free in numbered(name) if free not in known))
             info = replace(info, source=source, metadata=metadata)
-            return self._add(act.AddImage(image, info, labels, tuple(records)), array, labels)
+            return self._add(
+                act.AddImage(image, info, labels, tuple(records), dict(others or {})), array, labels
+            )
 
     def _add(
         self, action: act.AddImage, pixels: Any = None, labels: LabelArray | None = None

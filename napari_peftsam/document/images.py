@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from napari_peftsam import geometry
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo, Index
+from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo, Index, label_set_of
 from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
@@ -232,9 +232,10 @@ class DocumentImage:
         mask: BoolArray = self.plane_labels(plane, self.set_of(label))[window.slices] == label
         return mask
 
-    def object_at(self, plane: PlaneKey, row: int, col: int) -> int:
-        """Return the smallest object at a pixel, 0 where there is none."""
-        found = {int(self.plane_labels(plane, each)[row, col]) for each in self.label_sets} - {0}
+    def object_at(self, plane: PlaneKey, row: int, col: int, category: str = "") -> int:
+        """Return the smallest object at a pixel, or that of a class; 0 where there is none."""
+        sets = (label_set_of(category),) if category else self.label_sets
+        found = {int(self.plane_labels(plane, each)[row, col]) for each in sets} - {0}
         return min(found, key=self.area, default=0)
 
     def first_position(self, plane: PlaneKey) -> int:

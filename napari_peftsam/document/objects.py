@@ -126,7 +126,7 @@ class ObjectRecord:
         return self if planes == self.planes else replace(self, planes=planes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its provenance as JSON types, every field included."""
+        """Return its provenance as JSON types, every field but the label set included."""
         record: dict[str, Any] = {
             "label": self.label,
             "planes": [

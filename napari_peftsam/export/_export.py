@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
-from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes
+from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes, read_provenance
 from napari_peftsam.geometry import check_labels, flattened
 from napari_peftsam.types import LabelArray
 
@@ -111,8 +111,16 @@ def export_labels(
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         return written[0]
     if chosen.is_raster:
-        for each, alone in context.apart(labels) if do_overlap(sets) else ():
-            _write(_beside(target, alone.name, chosen), chosen, each, alone)
+        apart = context.apart(labels) if chosen.name == "tiff" and do_overlap(sets) else []
+        beside = [(_beside(target, its.name, chosen), each, its) for each, its in apart]
+        for path, _, _ in beside:
+            if path.exists() and not read_provenance(path):
+                raise ExportError(
+                    f"{path} is there and was not written by napari-peftsam, and the objects of a "
+                    "class go into it: move it, or choose another name"
+                )
+        for path, each, alone in beside:
+            _write(path, chosen, each, alone)
         labels = flattened(sets)
     _write(target, chosen, labels, context)
     return target

@@ -156,6 +156,10 @@ class Corrections:
         name = self._class_name(self._view.category.itemData(index))
         if name is not None:
             self._layers.attempt(lambda: self._document.do(UseCategory(name)))
+            brush = self._layers.tools.brush
+            if brush:  # it goes on in the layer of the class, with a new object
+                label = self._document.image(self._image()).next_label
+                self._layers.tools.choose_brush(brush, label)
         self._view.show_classes()
 
     def _class_name(self, category: str | None) -> str | None:

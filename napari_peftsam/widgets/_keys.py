@@ -90,6 +90,7 @@ DEFAULT_KEYS: Mapping[str, Key] = {
     "undo": Key("Control-Z", "Undo"),
     "redo": Key("Control-Shift-Z", "Redo"),
     "hide": Key("J", "Hide all masks while it is held"),
+    "contours": Key("Shift-J", "Objects as contours, or filled"),
     "finetune": Key("K", "Train, or stop the training"),
     "before": Key("H", "Before the last training, or after it"),
     "keys": Key("Shift-/", "This list"),

@@ -23,12 +23,13 @@ from napari_peftsam.document import (
 from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._correcting import Corrections
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._keys import KeyBindings, keys_changed
+from napari_peftsam.widgets._keys import KEYS, KeyBindings, keys_changed
 from napari_peftsam.widgets._panels import panel_dock, show_keys, show_layer_docks, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
+from napari_peftsam.widgets.layers.objects import UNDO_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,14 +229,20 @@ class AnnotateDock(Dock):
             "finetune": self._toggle_training,
             "before": self._compare,
         }
-        return {**tried, **training, "hide": tools.hide_while_held}
+        return {
+            **tried,
+            **training,
+            "hide": tools.hide_while_held,
+            "contours": self.layers.flip_contours,
+        }
 
     def _bind_keys(self) -> None:
         self._keys.release()
         prompts, actions = self.layers.tools.layers, self._actions()
         own = () if prompts is None else prompts.layers
         self._keys.bind((self.viewer_session.viewer, *own), actions)
-        answers = {name: actions[name] for name in ("accept", "discard")}
+        napari = {name for name, key in KEYS.items() if key.binding in UNDO_KEYS}
+        answers = {n: actions[n] for n in {"accept", "discard"} | napari if n in actions}
         for objects in self.layers.object_layers:
             if objects.mode != "polygon":  # whose keys they are there
                 self._keys.bind((objects,), answers)
@@ -244,7 +251,10 @@ class AnnotateDock(Dock):
         cast("FinetuneDock", panel_dock(self, "Finetune")).toggle()
 
     def _compare(self) -> Iterator[None]:
-        yield from cast("FinetuneDock", panel_dock(self, "Finetune")).compare_while_held()
+        dock = cast("FinetuneDock", panel_dock(self, "Finetune"))
+        if not dock.training.after:
+            self.view.show_hint("There is nothing to compare before the first training")
+        yield from dock.compare_while_held()
 
     # --- what the user does ---------------------------------------------------------
 

@@ -121,10 +121,14 @@ def test_another_class_moves_an_object(nested: Document) -> None:
     [
         pytest.param(Categorize(IMAGE, (2,), ""), "of no class, 1, lies there", id="onto another"),
         pytest.param(Categorize(IMAGE, (1, 2), "cell"), "of cell, ., lies there", id="both"),
-        pytest.param(MergeObjects(IMAGE, (1, 2)), "2 is of nucleus, not of no class", id="merge"),
         pytest.param(
-            ImportLabels(IMAGE, np.full(SHAPE, 2)), "2 is of nucleus, not of no class", id="import"
+            MergeObjects(IMAGE, (1, 2)), "2 has the class nucleus, not no class", id="merge"
         ),
+        pytest.param(
+            ImportLabels(IMAGE, np.full(SHAPE, 2)), "2 has the class nucleus", id="import"
+        ),
+        pytest.param(UseCategory("a\nb"), "no name of a class", id="a name of two lines"),
+        pytest.param(Categorize(IMAGE, (1,), "x" * 61), "at most 60", id="a long name"),
     ],
 )
 def test_what_would_mix_classes_is_refused(nested: Document, action: Action, message: str) -> None:
@@ -139,8 +143,35 @@ def test_a_brush_paints_in_the_layer_of_its_class(nested: Document) -> None:
     image = nested.image(IMAGE)
     assert (image.records[3].category, image.set_of(3)) == ("nucleus", NUCLEI)
     assert image.area(1) == CELL.sum()
-    with pytest.raises(LabelError, match="object 1 is of no class, not of nucleus"):
+    with pytest.raises(LabelError, match="object 1 has no class, not the class nucleus"):
         nested.do(painted(nested, IMAGE, rectangle(1, 1, 2, 2), 1, NUCLEI))
+
+
+def test_the_next_number_is_above_those_of_all_classes(document: Document) -> None:
+    high, low = rectangle(2, 2, 5, 5) * 5, rectangle(2, 2, 5, 5) * 2
+    document.do(ImportLabels(IMAGE, high, label_set=label_set_of("cell"), others={NUCLEI: low}))
+    assert document.image(IMAGE).next_label == 6
+    check_invariants(document)
+    document.undo()
+    assert document.image(IMAGE).next_label == 1
+
+
+def test_what_is_painted_has_the_class_of_its_layer(document: Document) -> None:
+    document.do(UseCategory("nucleus"))
+    document.do(painted(document, IMAGE, rectangle(1, 1, 3, 3), 1))
+    assert (document.records(IMAGE)[0].category, document.image(IMAGE).set_of(1)) == ("", OBJECTS)
+
+
+def test_an_image_is_added_with_objects_of_several_classes() -> None:
+    document = Document()
+    labels = rectangle(2, 2, 9, 9).astype(np.int32)
+    image = document.add_image("x", np.zeros(SHAPE), labels=labels, others={NUCLEI: labels * 2})
+    assert {n: r.category for n, r in document.image(image).records.items()} == {
+        1: "",
+        2: "nucleus",
+    }
+    assert document.undo() is None
+    check_invariants(document)
 
 
 def test_objects_of_several_classes_are_deleted_at_once(nested: Document) -> None:

@@ -372,7 +372,8 @@ def test_new_objects_have_the_class_in_use(document: Document) -> None:
     first = accept(document, rectangle(1, 1, 4, 4))
     document.do(UseCategory(" nucleus "))
     second = accept(document, rectangle(1, 10, 4, 14))
-    document.do(Paint(IMAGE, np.flatnonzero(rectangle(10, 1, 14, 4)), 9))
+    stroke = np.flatnonzero(rectangle(10, 1, 14, 4))
+    document.do(Paint(IMAGE, stroke, 9, label_set=document.label_set))
     found = {record.label: record.category for record in document.records(IMAGE)}
     assert found == {first: "", second: "nucleus", 9: "nucleus"}
     assert (document.category, document.categories) == ("nucleus", ("nucleus",))

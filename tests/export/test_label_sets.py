@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
+from napari_peftsam.errors import ExportError
 from napari_peftsam.export import ExportContext, export_labels
 from napari_peftsam.files import read_labels, read_objects
 from napari_peftsam.types import LabelArray
@@ -60,7 +62,7 @@ def test_an_ome_zarr_has_a_label_image_for_each_class(tmp_path: Path, name: str)
         assert {each["label-value"] for each in about} == set(np.unique(labels)) - {0}
 
 
-@pytest.mark.parametrize("name", ["x.tif", "x.ome.tif", "x_seg.npy"])
+@pytest.mark.parametrize("name", ["x.tif", "x.ome.tif"])
 def test_label_images_show_small_objects_and_have_files_of_classes(
     tmp_path: Path, name: str
 ) -> None:
@@ -79,6 +81,21 @@ def test_classes_that_do_not_overlap_share_a_file(tmp_path: Path, name: str) -> 
     apart = np.roll(NUCLEI, 12, axis=0)
     export_labels(CELLS, tmp_path / name, context=context(apart))
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_of_another_program_is_not_replaced_by_that_of_a_class(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x-nucleus.tif", np.ones((20, 30), np.uint8))
+    with pytest.raises(ExportError, match=r"x-nucleus.tif is there and was not written by"):
+        export_labels(CELLS, tmp_path / "x.tif", context=context())
+    assert [each.name for each in tmp_path.iterdir()] == ["x-nucleus.tif"]
+    path = export_labels(CELLS, tmp_path / "y.tif", context=context())
+    assert export_labels(CELLS, path, context=context()) == path  # our own are replaced
+
+
+def test_a_cellpose_file_shows_small_objects_on_top(tmp_path: Path) -> None:
+    path = export_labels(CELLS, tmp_path / "x_seg.npy", context=context())
+    np.testing.assert_array_equal(read_objects(path, CELLS.shape).labels > 0, CELLS > 0)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def test_the_only_label_set_is_that_of_a_class(tmp_path: Path) -> None:

@@ -430,6 +430,47 @@ def test_layers_of_classes_go_and_come_with_their_image(bench: Open) -> None:
     assert all(layer.visible for layer in own)
 
 
+def test_the_brush_goes_on_in_the_class_that_is_chosen(bench: Open) -> None:
+    b = bench(blobs())
+    b.dock.corrections.ask_text = lambda *_: "nucleus"
+    b.dock.corrections.choose_brush("paint")
+    combo = b.view.correct.category
+    combo.activated.emit(combo.count() - 1)  # New class…
+    active = b.viewer.layers.selection.active
+    assert (active, active.mode) == (b.layers.object_layers[1], "paint")
+
+
+def test_a_removed_image_comes_back_with_all_classes(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(24, 32, 14), disc(50, 20, 3))
+    b.document.do(Categorize(b.layers.image_id, (2,), "nucleus"))
+    [layer] = b.image_layers
+    b.viewer.layers.remove(layer)
+    settle()
+    b.viewer.add_layer(layer)
+    b.layers.select_image(layer)
+    records = b.document.records(b.layers.image_id)
+    assert [record.category for record in records] == ["", "nucleus"]
+    assert len(b.layers.object_layers) == 2
+
+
+def test_objects_as_contours(bench: Open) -> None:
+    b = bench(blobs())
+    put(b, disc(24, 32, 14))
+    b.press("Shift-J")
+    b.document.do(Categorize(b.layers.image_id, (1,), "cell"))
+    assert [layer.contour > 0 for layer in b.layers.object_layers] == [True, True]
+    b.press("Shift-J")
+    assert [layer.contour for layer in b.layers.object_layers] == [0, 0]
+
+
+def test_colours_of_objects_are_bright_and_differ(bench: Open) -> None:
+    b = bench(blobs())
+    colours = np.array([b.layers.objects.get_color(n) for n in range(1, 40)])[:, :3]
+    assert (colours.max(axis=1) == 1).all()  # no dark ones
+    assert (np.abs(np.diff(colours, axis=0)).sum(axis=1) > 0.5).all()
+
+
 # --- stacks -------------------------------------------------------------------------
 
 

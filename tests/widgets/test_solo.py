@@ -253,3 +253,21 @@ def test_several_files_are_shown_one_at_a_time(bench: Open, tmp_path: Path) -> N
     assert [e.name for e in b.viewer.layers if isinstance(e, napari.layers.Image)] == ["a"]
     b.press("PageDown")
     assert seen(b) == ["b"]
+
+
+def test_hidden_objects_stay_hidden_over_images(two: Bench) -> None:
+    first, hidden = two.layers.image, two.layers.objects
+    hidden.visible = False
+    other = next(layer for layer in two.layers.image_layers if layer is not first)
+    two.layers.select_image(other)
+    assert two.layers.objects.visible
+    two.layers.select_image(first)
+    assert not hidden.visible
+
+
+def test_layers_of_objects_follow_the_name_of_their_image(two: Bench) -> None:
+    two.layers.image.name = "smear"
+    assert two.layers.objects.name == "objects (smear)"
+    two.layers.objects.name = "mine"
+    two.layers.image.name = "other"
+    assert two.layers.objects.name == "mine"

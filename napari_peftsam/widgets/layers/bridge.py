@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_peftsam.types import Window
 
 _T = TypeVar("_T")
+_CONTOUR = 2  # pixels of the image
 
 
 class LayerBridge:
@@ -51,6 +52,8 @@ class LayerBridge:
         The plane of the annotated image which is shown; None if none is.
     why_no_plane
         Why prompts cannot be given in the present view, empty if they can.
+    contour
+        Width in pixels of the contours of objects; 0: they are filled.
     """
 
     def __init__(self, viewer: napari.Viewer, document: Document) -> None:
@@ -59,6 +62,7 @@ class LayerBridge:
         self.events = BridgeEvents()
         self.plane: PlaneKey | None = None
         self.why_no_plane = ""
+        self.contour = 0
         self._shown: dict[Layer, ImageObjects] = {}
         self._current: ImageObjects | None = None
         self._left = RemovedImages(self)
@@ -240,6 +244,12 @@ class LayerBridge:
         if was_annotated:
             self.select_image(new)
 
+    def flip_contours(self) -> None:
+        """Show the objects of all images as contours, or filled again."""
+        self.contour = 0 if self.contour else _CONTOUR
+        for layer in (each for objects in self._shown.values() for each in objects.layers):
+            layer.contour = self.contour
+
     def open_or_close(self) -> None:
         """Follow the tools: layers with objects cannot be removed while they are open."""
         if not self.tools.is_open:
@@ -265,10 +275,10 @@ class LayerBridge:
             rgb=bool(layer.rgb),
             labels=None if left is None else left.labels.copy(),
             records=() if left is None else tuple(left.records.values()),
+            others={} if left is None else {k: left.array(k).copy() for k in left.label_sets[1:]},
             metadata=view.metadata,
         )
         if left is not None:
-            self._left.bring_classes(left, view.image)
             self._left.drop(left.id)
         self._show_image(view)
         if layer not in self.viewer.layers:
@@ -277,8 +287,7 @@ class LayerBridge:
     def _show_image(self, view: ImageView) -> None:
         """Give an image of the document a layer for its objects, above its own layer."""
         layer = view.layer
-        name = f"objects ({self.document.image(view.image).name})"
-        self._shown[layer] = objects = ImageObjects(self, view, name)
+        self._shown[layer] = objects = ImageObjects(self, view)
         layer.events.data.connect(self._pixels_replaced)
         if layer in self.viewer.layers:
             at = self.viewer.layers.index(layer) + 1
@@ -386,6 +395,7 @@ class LayerBridge:
         if objects is not None:
             self._show_image(objects.view)
             self._solo.bring_back(objects.view.layer)
+            self._solo.sort()
             self.select_image(objects.view.layer)
         elif self.document.image(ImageId(image)).pixels is None:
             self.events.image_wanted.emit(image)
@@ -400,8 +410,10 @@ class LayerBridge:
 
     def _document_renamed(self, image: str, name: str) -> None:
         layer = self.layer_of(ImageId(image))
-        if layer is not None and layer.name != name:
-            layer.name = name
+        if layer is not None:
+            self._shown[layer].follow_name()
+            if layer.name != name:
+                layer.name = name
 
     def _project_closes(self) -> None:
         """Take the layers of a project out; images without any work stay for the next one."""

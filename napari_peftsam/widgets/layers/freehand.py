@@ -131,7 +131,8 @@ class Freehand:
         self, image: DocumentImage, plane: PlaneKey, place: tuple[float, float]
     ) -> Sequence[Action]:
         """Split an object at the second click on it; select it at the first."""
-        label = image.object_at(plane, round(place[0]), round(place[1]))
+        row, col = round(place[0]), round(place[1])
+        label = image.object_at(plane, row, col, self._document.category)
         first, self._clicked = self._clicked, (plane, label, place)
         if first is not None and first[:2] == (plane, label):
             self.forget()

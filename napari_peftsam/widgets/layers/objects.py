@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
+from napari.utils.colormaps import CyclicLabelColormap
 from qtpy.QtCore import QTimer
 
 from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 
 _LARGEST_FLAT = 8192  # pixels along the longer side; larger ones are shown as pyramids ...
 _SMALLEST = 512  # ... down to about this
+_FIRST_HUE, _HUES, _NUMBER, _GOLDEN = 0.85, 0.63, 49, 0.618034  # from pink over red to turquoise
 # napari's own undo knows strokes only; two histories of one array contradict each other.
-_UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
+UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 
 
 class ImageObjects:
@@ -34,14 +37,12 @@ class ImageObjects:
         Has the document and the viewer.
     view
         The image.
-    name
-        Name of the layer of objects without a class.
     """
 
-    def __init__(self, bridge: LayerBridge, view: ImageView, name: str) -> None:
+    def __init__(self, bridge: LayerBridge, view: ImageView) -> None:
         self._bridge, self.view = bridge, view
         self.image = bridge.document.image(view.image)
-        self._sets = {OBJECTS: ObjectsLayer(bridge, view, name)}
+        self._sets = {OBJECTS: ObjectsLayer(bridge, view, OBJECTS)}
         self._follow_objects(self.image.id)
         bridge.document.events.objects_changed.connect(self._follow_objects)
 
@@ -64,8 +65,7 @@ class ImageObjects:
         """Show a label set, above those that are shown."""
         if label_set in self._sets:
             return
-        name = f"{class_of(label_set)} ({self.image.name})"
-        self._sets[label_set] = added = ObjectsLayer(self._bridge, self.view, name, label_set)
+        self._sets[label_set] = added = ObjectsLayer(self._bridge, self.view, label_set)
         *_, below, layer = self.layers
         layer.visible, layer.locked = below.visible, below.locked
         layers = self._bridge.viewer.layers
@@ -74,6 +74,11 @@ class ImageObjects:
             layers.insert(layers.index(below) + 1, added.layer)
             layers.selection.active = active
         self._bridge.events.own_layers_changed.emit()
+
+    def follow_name(self) -> None:
+        """Name the layers after their image again, but those that the user has named."""
+        for each in self._sets.values():
+            each.follow_name()
 
     def lock(self, locked: bool) -> None:
         """Let the user remove the layers, or not."""
@@ -105,15 +110,11 @@ class ObjectsLayer:
         Has the document, and reports refused actions.
     view
         The image; its layer gives scale, translation and so on.
-    name
-        The layer's name; the user may change it.
     label_set
         What it shows.
     """
 
-    def __init__(
-        self, bridge: LayerBridge, view: ImageView, name: str, label_set: str = OBJECTS
-    ) -> None:
+    def __init__(self, bridge: LayerBridge, view: ImageView, label_set: str) -> None:
         self._bridge, self.label_set = bridge, label_set
         self.image = bridge.document.image(view.image)
         self._labels = self.image.array(label_set)
@@ -122,8 +123,9 @@ class ObjectsLayer:
         self.layer = layer = Labels(
             _pyramid(labels) if is_pyramid else labels,
             multiscale=is_pyramid,
-            name=name,
+            name=self._title,
             opacity=0.6,
+            colormap=_colours(),
             affine=source.affine,
             rotate=source.rotate,
             scale=source.scale,
@@ -132,6 +134,8 @@ class ObjectsLayer:
             units=source.units,
             axis_labels=source.axis_labels,
         )
+        layer.contour = bridge.contour
+        self._named = self._title
         shown = layer.data[0] if is_pyramid else layer.data
         assert shown is labels, "the document would write into another array"
         self._connections: list[tuple[Any, Callable[..., None]]] = [
@@ -144,15 +148,24 @@ class ObjectsLayer:
             self._connections.append((layer.events.data, self._take_over))
         for signal, slot in self._connections:
             signal.connect(slot)
-        for key, step in _UNDO_KEYS.items():
+        for key, step in UNDO_KEYS.items():
             action = getattr(bridge.document, step)
             layer.bind_key(key, lambda _, action=action: bridge.attempt(action), overwrite=True)
+
+    @property
+    def _title(self) -> str:
+        return f"{class_of(self.label_set) or 'objects'} ({self.image.name})"
+
+    def follow_name(self) -> None:
+        """Take the image's name, unless the user has named the layer."""
+        if self.layer.name == self._named:
+            self.layer.name = self._named = self._title
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
         for signal, slot in self._connections:
             signal.disconnect(slot)
-        for key in _UNDO_KEYS:
+        for key in UNDO_KEYS:
             self.layer.bind_key(key, None)
         self.layer.locked = False
 
@@ -188,6 +201,17 @@ class ObjectsLayer:
     def _refresh(self, image: str) -> None:
         if image == self.image.id:
             self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+
+
+def _colours() -> CyclicLabelColormap:
+    """Return bright colours, neighbours in number far apart.
+
+    None is the blue of the mask that is not accepted yet, or the violet of stained tissue.
+    """
+    hues = (_FIRST_HUE + _HUES * (np.arange(_NUMBER) * _GOLDEN % 1)) % 1
+    saturation = np.where(np.arange(_NUMBER) % 2, 0.65, 1.0)
+    colours = [(*hsv_to_rgb(*each, 1.0), 1.0) for each in zip(hues, saturation, strict=True)]
+    return CyclicLabelColormap(colors=np.array(colours, np.float32))
 
 
 def _pyramid(labels: LabelArray) -> list[LabelArray]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_peftsam.document import ImportLabels, RemoveImage
+from napari_peftsam.document import RemoveImage
 from napari_peftsam.widgets._parts import stop_timers, timer
 
 if TYPE_CHECKING:
@@ -62,13 +62,6 @@ class RemovedImages:
             if known and sample is not None and np.array_equal(sample, view.sample()):
                 return image
         return None
-
-    def bring_classes(self, left: DocumentImage, image: ImageId) -> None:
-        """Give an image that is back the objects of the label sets of classes."""
-        records = tuple(left.records.values())
-        for label_set in left.label_sets[1:]:
-            labels = left.array(label_set).copy()
-            self._bridge.document.do(ImportLabels(image, labels, records, label_set))
 
     def drop(self, image: ImageId) -> ImageObjects | None:
         """Forget an image, and take the layers out in which its objects stayed."""

@@ -47,6 +47,7 @@ class Solo:
         self.is_moving = False
         self._order: list[Image] = []
         self._planes: dict[Layer, PlaneKey] = {}  # shown last
+        self._eyes: dict[Layer, bool] = {}  # of objects of images that are not shown
         layers = bridge.viewer.layers
         layers.events.inserted.connect(self._inserted)
         layers.selection.events.active.connect(self._active_changed)
@@ -110,8 +111,9 @@ class Solo:
         before = {_place(each) for each in here if each.visible}
         with self._quietly():
             self.bring_back(layer)
-            for each in (layer, *self._objects[layer].layers):
-                each.visible = True
+            layer.visible = True
+            for each in self._objects[layer].layers:
+                each.visible = self._eyes.pop(each, True)
             for other in here:
                 if other is not layer:
                     self._put_away(other, layer)
@@ -152,19 +154,25 @@ class Solo:
         if not is_channel and self._bridge.tools.is_open and self._is_annotated(image):
             self.put_aside(image)
             return
-        image.visible = is_channel
         if image in self._objects:
-            for each in self._objects[image].layers:
-                each.visible = False
+            self._shut(image)
+        image.visible = is_channel
 
     def put_aside(self, image: Image) -> None:
         """Take the layers of an annotated image out of the viewer; they come back as they were."""
         layers = self._bridge.viewer.layers
+        self._shut(image)
         with self._quietly(), _without_collecting():
             for each in (*self._objects[image].layers, image):
                 each.visible = each.locked = False
                 if each in layers:
                     layers.remove(each)
+
+    def _shut(self, image: Image) -> None:
+        """Hide the objects of an image, and remember which layers the user had hidden."""
+        for each in self._objects[image].layers:
+            self._eyes.setdefault(each, each.visible or not image.visible)
+            each.visible = False
 
     def _is_annotated(self, image: Image) -> bool:
         """Say whether an image is in the document; one that was read from a file gets there."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 
-from napari_peftsam.app.advice import count_text, plane_text
+from napari_peftsam.app.advice import plane_text
 from napari_peftsam.document import AddPoint, QueuePrompts, Reopen, SetQueue
 from napari_peftsam.types import Box, Point, Prompts, Window
 from napari_peftsam.widgets.layers.freehand import AREAS, FREEHAND, Freehand, Tool
@@ -238,7 +238,7 @@ class PromptTools:
     def _label_at(self, world: Sequence[float], *, any_class: bool = False) -> int:
         """Return the object at a position in the world, 0 for none.
 
-        With a class in use, only objects of that class are in the way of prompts, or `any_class`.
+        With a class in use it is one of that class, unless `any_class` is wanted.
         """
         plane, view = self._bridge.plane, self._bridge.view
         if plane is None or view is None:
@@ -246,10 +246,9 @@ class PromptTools:
         row, col = view.position(plane, world)
         if not view.contains(row, col):
             return 0
-        image, at = self._document.image(plane.image), (round(row), round(col))
-        if any_class or not self._document.category:
-            return image.object_at(plane, *at)
-        return int(image.plane_labels(plane, self._document.label_set)[at])
+        category = "" if any_class else self._document.category
+        at = plane, round(row), round(col)
+        return self._document.image(plane.image).object_at(*at, category)
 
     def do(self, action: Action) -> None:
         """Do an action, or report why it is refused, or which prompts elsewhere gave way."""
@@ -258,8 +257,8 @@ class PromptTools:
         left, plane = before.plane, self._document.pending.plane
         if left not in (None, plane) and plane is not None and left.image in self._document.images:
             where = plane_text(self._document.image(left.image).name, left.index)
-            asked = count_text(len(before.queue), "prompt")
-            self._bridge.events.hint.emit(f"{asked} in {where} gave way: undo brings them back")
+            hint = f"What was asked for in {where} gave way: undo brings it back"
+            self._bridge.events.hint.emit(hint)
 
     def _clicked(self, layer: Layer, event: Any) -> Iterator[None]:
         """Tell a click from a drag, which draws or moves the view."""
@@ -290,7 +289,7 @@ class PromptTools:
         While an object is pending, and with the control key, a click is always a point.
         """
         is_plain, adds = not keys and not is_right, keys == {"Shift", "Control"}
-        label = self._label_at(world, any_class=adds or self.tool == "cut")
+        label = self._label_at(world, any_class=adds)
         if self.tool in AREAS or (self.tool == "cut" and label and is_plain):
             self._freehand.draw(self.tool, [world], is_right)
         elif label and adds:
