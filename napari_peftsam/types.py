@@ -8,8 +8,10 @@ conventions of `skimage.measure.regionprops` and of napari respectively.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -341,3 +343,30 @@ class Prediction:
         offset = self.offset[0] + kept.row, self.offset[1] + kept.col
         masks = self.masks[(..., *kept.slices)].copy()
         return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model and the frame to load it with; as text ``vit_b`` or ``vit_b@512``.
+
+    Attributes
+    ----------
+    source
+        A name of the registry, or the path of a checkpoint.
+    frame
+        Side of the square that images are scaled to, in pixels; None: that of the checkpoint.
+    """
+
+    source: str
+    frame: int | None = None
+
+    @classmethod
+    def parse(cls, text: str | Path) -> Self:
+        """Read a reference; the path of a file is one, whatever it ends in."""
+        found = re.fullmatch(r"(.+)@(\d{1,6})", str(text))
+        if found is None or Path(text).is_file():
+            return cls(str(text))
+        return cls(found[1], int(found[2]))
+
+    def __str__(self) -> str:
+        return self.source if self.frame is None else f"{self.source}@{self.frame}"

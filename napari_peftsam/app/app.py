@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from napari_peftsam.app.choice import absolute_model
+from napari_peftsam.app.choice import ModelChoice, absolute_model
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
@@ -81,7 +81,11 @@ class App:
         self.document.store.close()
 
     def load_model(
-        self, source: str | Path | None = None, device: str = "auto", precision: str = "auto"
+        self,
+        source: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        frame: int | None = None,
     ) -> None:
         """Load a model with the adapters that the project holds for it; slow.
 
@@ -92,11 +96,12 @@ class App:
         source
             Registry name or checkpoint path; None is the model that the project was last used
             with, or else ``"builtin"``.
-        device, precision
+        device, precision, frame
             As of `napari_peftsam.app.ModelChoice`.
         """
         chosen = source or self.document.live.model or "builtin"
-        self.workspace.load_model(absolute_model(chosen), device, precision)
+        choice = ModelChoice(chosen, None, device, precision, frame)
+        self.workspace.load_model(absolute_model(choice.model), device, precision)
 
     @property
     def images(self) -> dict[str, ProjectImage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from napari_peftsam.peft import (
     with_cobot,
 )
 from napari_peftsam.training import RECIPES, Recipe, recipe
+from napari_peftsam.types import ModelReference
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
@@ -62,9 +63,10 @@ class ModelChoice(ModelSource):
 
 def absolute_model(source: str | Path) -> str:
     """Return a model's name, or its path as it is understood in any folder."""
-    path = Path(source).expanduser()
-    is_path = path.is_file() and find_model(str(source)) is None
-    return str(path.absolute() if is_path else source)
+    reference = ModelReference.parse(source)
+    path = Path(reference.source).expanduser()
+    is_path = path.is_file() and find_model(reference.source) is None
+    return str(replace(reference, source=str(path.absolute())) if is_path else reference)
 
 
 def choose_method(

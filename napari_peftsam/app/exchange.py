@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.projects import check_not_a_source
+from napari_peftsam.types import ModelReference
 
 # --- labels --------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ def export_adapter_folder(
         raise ConfigurationError(
             f"unknown format {format_name!r}: choose one of {', '.join(EXCHANGE_FORMATS)}"
         )
-    check_not_an_input(output, Path(model), adapter)
+    check_not_an_input(output, Path(ModelReference.parse(model).source), adapter)
     if output.is_dir():
         check_replaceable(output)
         check_output(output / "x")
@@ -166,6 +169,8 @@ def export_model(
     `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
     MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
     the dense head of the built-in model. `strength` is a factor on the adapter's changes.
+    The frame is in torch's metadata of the state dict, ``_metadata[""]["image_size"]``;
+    `segment_anything.modeling.Sam` takes it as ``img_size`` where it is not 1024.
 
     Raises
     ------
@@ -178,7 +183,8 @@ def export_model(
     named = checkpoint_state(model.architecture, state)
     if model.dense_head is not None:
         named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}
-    plain = {name: tensor.cpu() for name, tensor in named.items()}
+    plain: Any = OrderedDict((name, tensor.cpu()) for name, tensor in named.items())
+    plain._metadata = {"": {"image_size": model.image_size}}  # noqa: SLF001  # as torch keeps it
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(plain, file)
@@ -192,6 +198,6 @@ def export_model(
 def export_model_file(model: str | Path, adapter: Path, output: Path) -> Path:
     """Write a plain SAM checkpoint of a model with an adapter merged in; slow."""
     check_output(output, (".pth", ".pt"))
-    check_not_an_input(output, Path(model), adapter)
+    check_not_an_input(output, Path(ModelReference.parse(model).source), adapter)
     trained = load_adapter(adapter)
     return export_model(build(model), trained, output)

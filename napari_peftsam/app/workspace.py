@@ -40,7 +40,7 @@ from napari_peftsam.training import (
     TrainingReport,
     tiles_with_objects,
 )
-from napari_peftsam.types import LabelArray, Plane, Prompts, Window
+from napari_peftsam.types import LabelArray, ModelReference, Plane, Prompts, Window
 
 _Prompts = Mapping[int, Prompts]
 
@@ -152,6 +152,8 @@ class Workspace:
             self._loads += 1
             load = self._loads
         model = build(source, pick_device(device), precision=precision)
+        if "@" not in model.name:  # at its own frame it is the model without one
+            source = ModelReference.parse(source).source
         with self._lock:
             if load != self._loads:
                 return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,7 @@ from napari_peftsam.batch.run import Task, TaskDone, Worker
 from napari_peftsam.errors import ExportError
 from napari_peftsam.folders import embedding_folder
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
+from napari_peftsam.types import ModelReference
 
 if TYPE_CHECKING:
     from napari_peftsam.embeddings import EmbeddingStore
@@ -36,19 +37,27 @@ class ModelSource:
     Attributes
     ----------
     model
-        A name of the registry, or the path of a checkpoint.
+        A name of the registry, or the path of a checkpoint; with its frame, as ``vit_b@512``.
     adapter
         An adapter file made for this model; None for the bare model.
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     precision
         ``auto``, ``fp32``, ``bf16`` or ``fp16``, see `napari_peftsam.models.pick_precision`.
+    frame
+        Only to make it with: takes the place of the frame in `model`; None changes nothing.
     """
 
     model: str | Path = "builtin"
     adapter: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    frame: InitVar[int | None] = None
+
+    def __post_init__(self, frame: int | None) -> None:
+        if frame is not None:
+            reference = replace(ModelReference.parse(self.model), frame=frame)
+            object.__setattr__(self, "model", str(reference))
 
     def reading(self, options: ReadOptions) -> ReadOptions:
         """Return options that read the adapter's own channels where none are chosen."""
@@ -108,7 +117,8 @@ class EngineSource:
         if worker.number is not None and torch.cuda.is_available():
             torch.cuda.set_device(worker.number % torch.cuda.device_count())
         _forget_images_before(self.batch)
-        return _opened(self, _stamps(Path(self.source.model), self.source.adapter))
+        source = ModelReference.parse(self.source.model).source
+        return _opened(self, _stamps(Path(source), self.source.adapter))
 
 
 def image_of_batch(path: Path, options: ReadOptions = AS_THE_FILE_SAYS) -> PixelArray | LazyImage:

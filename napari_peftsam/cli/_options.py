@@ -30,6 +30,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 _MODEL = "A name of the registry (see `models`) or a checkpoint's path."
 Model = Annotated[str, typer.Option(help=_MODEL)]
+_FRAME = (
+    "Side of the square that images are scaled to: 1024, 768 or 512 pixels for Segment Anything.  "
+    "[default: that of the checkpoint]"
+)
+FrameSize = Annotated[int | None, typer.Option("--frame", help=_FRAME)]
 
 
 # --- groups of options ----------------------------------------------------------------
@@ -114,6 +119,7 @@ def _model_options(default: str | None, model: str, adapter: str) -> tuple[Param
             help="auto, fp32, bf16 or fp16: what to compute in; auto takes what is fast on the "
             "device.",
         ),
+        option("frame", int | None, help=_FRAME),
     )
 
 

@@ -8,19 +8,21 @@ from typing import Annotated
 import typer
 
 from ._console import emit
-from ._options import Json, Model
+from ._options import FrameSize, Json, Model
 
 
 def export_model(
     adapter: Annotated[Path, typer.Option(help="Adapter file to merge into the model.")],
     output: Annotated[Path, typer.Option(help="Checkpoint to write (.pth).")],
     model: Model = "builtin",
+    frame: FrameSize = None,
     as_json: Json = False,
 ) -> None:
     """Write a plain SAM checkpoint with an adapter merged in, for other SAM software."""
     from napari_peftsam.app.exchange import export_model_file
+    from napari_peftsam.batch.plan import ModelSource
 
-    written = export_model_file(model, adapter, output)
+    written = export_model_file(ModelSource(model, frame=frame).model, adapter, output)
     emit({"output": str(written)}, as_json, str(written))
 
 
@@ -28,6 +30,7 @@ def export_adapter(
     adapter: Annotated[Path, typer.Option(help="Adapter file to export.")],
     output: Annotated[Path, typer.Option(help="Folder to write; an older export is replaced.")],
     model: Model = "builtin",
+    frame: FrameSize = None,
     format_name: Annotated[
         str, typer.Option("--format", help="hf-peft: a folder that HF peft loads.")
     ] = "hf-peft",
@@ -39,8 +42,10 @@ def export_adapter(
     with what to do instead. There: PeftModel.from_pretrained(sam, folder).
     """
     from napari_peftsam.app.exchange import export_adapter_folder
+    from napari_peftsam.batch.plan import ModelSource
 
-    written = export_adapter_folder(model, adapter, output, format_name)
+    chosen = ModelSource(model, frame=frame).model
+    written = export_adapter_folder(chosen, adapter, output, format_name)
     emit({"output": str(written), "format": format_name}, as_json, str(written))
 
 
@@ -54,6 +59,7 @@ def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
             "exports of this program know theirs]"
         ),
     ] = None,
+    frame: FrameSize = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank it must have; by default the one found.")
     ] = None,
@@ -72,9 +78,12 @@ def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
     HF's folders do not name the model they belong to: give it with --model.
     """
     from napari_peftsam.app.exchange import import_adapter_file
+    from napari_peftsam.batch.plan import ModelSource
     from napari_peftsam.peft import ExpectedAdapter, Placement
 
     placed = None if placement is None else Placement.parse(placement)
+    if frame is not None:
+        model = str(ModelSource(model or "builtin", frame=frame).model)
     adapter = import_adapter_file(source, output, model, ExpectedAdapter(rank, placed, alpha))
     options = adapter.config.model_dump(mode="json")
     shown = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FOLDER = Path("demo-output")
 
 
-@grouped(run=(*(each for each in MODEL if each.name in ("model", "device")), *SEED))
+@grouped(run=(*(each for each in MODEL if each.name in ("model", "device", "frame")), *SEED))
 def demo(
     *,
     output: Annotated[
@@ -53,15 +53,13 @@ def demo(
         start_viewer([], sample="histology")
 
 
-def _run(
-    output: Path, budget: str | None, as_json: bool, *, model: str, device: str, seed: int
-) -> None:
+def _run(output: Path, budget: str | None, as_json: bool, *, seed: int, **model: Any) -> None:
     time = None if budget is None else seconds(budget)
 
     from napari_peftsam.app.choice import ModelChoice
     from napari_peftsam.app.demo import DemoConfig, DemoStage, run_demo
 
-    choice = ModelChoice(model, None, device)
+    choice = ModelChoice(**model)
     with Progress() as progress:
         training = TrainingProgress(progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from napari_peftsam.errors import ConfigurationError
@@ -98,6 +98,8 @@ class Architecture:
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
         smaller distances, which small objects in a small frame need.
+    frames
+        All values of `image_size` that it can be loaded with; empty if there is only its own.
     """
 
     name: str
@@ -109,6 +111,30 @@ class Architecture:
     decoder_mlp_width: int = 2048
     drawn_prompts: bool = False
     position_scale: float = 1.0
+    frames: tuple[int, ...] = ()
+
+    def at_frame(self, image_size: int | None, name: str) -> Architecture:
+        """Return it with another frame; None is its own, `name` is for the message.
+
+        Raises
+        ------
+        ConfigurationError
+            If it cannot be loaded with this frame.
+        """
+        if image_size in (None, self.image_size):
+            return self
+        if image_size in self.frames:
+            return replace(self, image_size=image_size)
+        if self.frames:
+            *most, last = map(str, self.frames)
+            raise ConfigurationError(
+                f"{name} cannot be loaded with a frame of {image_size} pixels: choose "
+                f"{', '.join(most)} or {last}"
+            )
+        raise ConfigurationError(
+            f"{name} has a frame of {self.image_size} pixels and no other, not {image_size}: load "
+            "it without a frame, or choose a model that was published with a frame of 1024"
+        )
 
     @property
     def width(self) -> int:
@@ -141,8 +167,12 @@ class Architecture:
         return self.image_size // self.patch_size
 
 
+_FRAMES = (1024, 768, 512)
+
+
 def _sam(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> Architecture:
-    return Architecture(name, 1024, 16, PlainVit(width, depth, heads, blocks, 14), 256)
+    vit = PlainVit(width, depth, heads, blocks, 14)
+    return Architecture(name, _FRAMES[0], 16, vit, 256, frames=_FRAMES)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -157,13 +187,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
         _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
         Architecture(
-            "vit_t", 1024, 16,
+            "vit_t", _FRAMES[0], 16,
             TinyVit((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)), 256,
+            frames=_FRAMES,
         ),
         # For tests: everything the real ones have, in milliseconds.
         Architecture(
             "tiny", 64, 8, PlainVit(16, 4, 2, (1, 3), 4), 16,
-            decoder_heads=2, decoder_mlp_width=32,
+            decoder_heads=2, decoder_mlp_width=32, frames=(64, 48, 32),
         ),
     )
 }  # fmt: skip

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import xxhash
 from torch import Tensor
+from torch.nn import functional
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
@@ -24,6 +27,7 @@ from napari_peftsam.models.model import (
 )
 from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.registry import find_model, model_names
+from napari_peftsam.types import ModelReference
 
 __all__ = [
     "DENSE_HEAD",
@@ -39,6 +43,7 @@ DENSE_HEAD = "dense_head."
 # The blocks of a plain ViT, or of the stages of a TinyViT, and a norm as wide as they are
 _BLOCK = re.compile(r"(image_encoder\.(?:layers\.\d\.)?blocks\.)(\d+)\.")
 _NORMS = ("norm1", "conv3.bn", "local_conv.bn")
+_POSITIONS = "image_encoder.pos_embed"
 
 
 def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> SamModel:
@@ -49,7 +54,8 @@ def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> Sa
     model
         A name of the registry (`available_models`) or the path of a checkpoint: an
         original ``.pth`` state dict or a ``.safetensors`` file. The architecture is
-        inferred from the shapes in the file.
+        inferred from the shapes in the file. With ``@768`` or ``@512`` behind it (see
+        `ModelReference`) positions are interpolated to this frame.
     device
         Torch device, see `pick_device`.
     precision
@@ -58,22 +64,32 @@ def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> Sa
     Raises
     ------
     ConfigurationError
-        If `model` is neither a name nor an existing file, or was not downloaded, or the device
-        does not compute in `precision`.
+        If `model` is neither a name nor an existing file, or was not downloaded, or cannot be
+        loaded with the frame, or the device does not compute in `precision`.
     CheckpointError
         If the file cannot be read safely or fits no known architecture.
     """
     pick_precision(device, precision)
-    entry = find_model(str(model))
-    path = _path_of(model, entry)
+    reference = ModelReference.parse(model)
+    entry = find_model(reference.source)
+    path = _path_of(reference.source, entry)
     state = read_state_dict(path)
     arch = _infer_architecture(state, path)
-    name = Path(model).stem if entry is None else entry.name
+    name = path.stem if entry is None else entry.name
+    framed = arch.at_frame(reference.frame, name)
     dense = {k.removeprefix(DENSE_HEAD): v for k, v in state.items() if k.startswith(DENSE_HEAD)}
     weights = {k: v for k, v in state.items() if not k.startswith(DENSE_HEAD)}
     with torch.device("meta"):
         sam = construct(arch)
     weights = fitted(name, checkpoint_state(arch, sam.state_dict()), weights)
+    digest = hash_weights(weights)
+    if framed != arch:
+        name = str(ModelReference(name, reference.frame))
+        # Of what is in the file, since processors interpolate with other rounding errors.
+        digest = xxhash.xxh128_hexdigest(f"{digest}@{reference.frame}".encode())
+        with torch.device("meta"):
+            sam = construct(framed)
+        weights = _at_frame(weights, checkpoint_state(framed, sam.state_dict()))
     sam.load_state_dict(network_state(arch, weights), assign=True)
     # The two normalisation buffers are not in SAM state dicts, so they are still on meta.
     sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
@@ -85,7 +101,7 @@ def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> Sa
         head.eval().to(device)
     sam.eval().to(device)
     sam.requires_grad_(False)
-    return SamModel(name, arch, sam, hash_weights(weights), head, precision)
+    return SamModel(name, framed, sam, digest, head, precision)
 
 
 def find_architecture(model: str | Path) -> Architecture:
@@ -94,19 +110,22 @@ def find_architecture(model: str | Path) -> Architecture:
     Parameters and errors are those of `build`; a model whose entry names its architecture
     need not be on this computer.
     """
-    entry = find_model(str(model))
+    reference = ModelReference.parse(model)
+    entry = find_model(reference.source)
     if entry is not None and entry.architecture:
-        return architecture(entry.architecture)
-    path = _path_of(model, entry)
-    return _infer_architecture(read_state_dict(path), path)
+        arch = architecture(entry.architecture)
+    else:
+        path = _path_of(reference.source, entry)
+        arch = _infer_architecture(read_state_dict(path), path)
+    return arch.at_frame(reference.frame, reference.source)
 
 
-def _path_of(model: str | Path, entry: ModelEntry | None) -> Path:
+def _path_of(model: str, entry: ModelEntry | None) -> Path:
     if entry is None:
         path = Path(model)
         if not path.is_file():
             raise ConfigurationError(
-                f"unknown model {str(model)!r}: neither an existing checkpoint file nor one of "
+                f"unknown model {model!r}: neither an existing checkpoint file nor one of "
                 f"{', '.join(model_names())}"
             )
         return path
@@ -142,13 +161,46 @@ def _infer_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture
     stem = any(key.startswith("image_encoder.patch_embed.layers.") for key in state)
     for arch in ARCHITECTURES.values():
         if (stages, stem) == (arch.encoder.stages, arch.encoder.convolutional_stem):
-            return arch
+            return _with_own_frame(arch, state)
     sizes = " + ".join(f"{blocks} blocks, {width} wide" for blocks, width in stages)
     what = f"an image encoder of {sizes}" if stages else "no SAM image encoder"
     raise CheckpointError(
         f"{path} has {what}: expected one of "
         + ", ".join(f"{arch.name} ({arch.size})" for arch in ARCHITECTURES.values())
     )
+
+
+def _with_own_frame(arch: Architecture, state: Mapping[str, Tensor]) -> Architecture:
+    """Return the architecture with the frame of a checkpoint that was saved at a smaller one.
+
+    Where nothing in it depends on the frame (MobileSAM), it is taken for the published one.
+    """
+    grid = tuple(state[_POSITIONS].shape[1:3]) if _POSITIONS in state else ()
+    for frame in arch.frames[1:]:
+        if grid == (frame // arch.patch_size,) * 2:
+            return replace(arch, image_size=frame, frames=())
+    return arch
+
+
+def _at_frame(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolate positions to the shapes of a network with another frame.
+
+    Absolute ones bicubically, as is usual for ViTs; tables of relative ones linearly, as SAM's
+    own ``get_rel_pos``. TinyViT has neither.
+    """
+    framed = dict(weights)
+    for name, tensor in weights.items():
+        size = expected[name].shape
+        if tensor.shape == size:
+            continue
+        if name == _POSITIONS:  # (1, h, w, C)
+            moved = tensor.permute(0, 3, 1, 2)
+            moved = functional.interpolate(moved, size[1:3], mode="bicubic", align_corners=False)
+            framed[name] = moved.permute(0, 2, 3, 1).contiguous()
+        else:  # (distances, channels of a head)
+            table = functional.interpolate(tensor.T[None], size[0], mode="linear")
+            framed[name] = table[0].T.contiguous()
+    return framed
 
 
 def _stages(state: Mapping[str, Tensor]) -> tuple[tuple[int, int], ...]:

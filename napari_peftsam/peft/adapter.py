@@ -26,6 +26,7 @@ from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.inject import Injection, inject
 from napari_peftsam.peft.methods import parse_method_config
 from napari_peftsam.peft.protocol import MethodConfig
+from napari_peftsam.types import ModelReference
 
 __all__ = [
     "Adapter",
@@ -44,7 +45,10 @@ METADATA_KEY = "napari_peftsam"
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """The model an adapter was trained on; `weights_hash` decides, names are for people."""
+    """The model an adapter was trained on; `weights_hash` decides, names are for people.
+
+    The name ends in the frame where that is not the model's own, as ``vit_b@512``.
+    """
 
     name: str
     architecture: str
@@ -178,6 +182,10 @@ def check_base(model: SamModel, adapter: Adapter) -> None:
 
 
 def _what_to_do(own: BaseIdentity, wanted: BaseIdentity) -> str:
+    loaded, trained = ModelReference.parse(own.name), ModelReference.parse(wanted.name)
+    if loaded.source == trained.source and loaded.frame != trained.frame:
+        frame = "without a frame" if trained.frame is None else f"with the frame {trained.frame}"
+        return f"load {trained.source} {frame} to use it, or train again with the frame of now"
     if own.name != wanted.name:
         return f"load {wanted.name} to use it"
     return (

@@ -46,6 +46,10 @@ def segment(i: Inputs, *more: str) -> tuple[str, ...]:
             *more)  # fmt: skip
 
 
+def segment_with_adapter(i: Inputs) -> tuple[str, ...]:
+    return segment(i, "--adapter", str(i / "adapter.safetensors"))
+
+
 def export(i: Inputs, *more: str) -> tuple[str, ...]:
     return ("export", str(i / "labels.tif"), "--format", "tiff", "--output", str(i / "out.tif"),
             *more)  # fmt: skip
@@ -403,6 +407,31 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
         nothing, lambda i: ("demo", "--output", str(i / "no" / "where")), (), "cannot make the fol",
     ),
     "demo in no time": (nothing, lambda i: ("demo", "--budget", "soon"), (), "the time 'soon'"),
+    # frames of models
+    **{
+        f"frame of 600 in {name}": (
+            nothing, command, ("--frame", "600"), "600 pixels: choose 64, 48 or 32",
+        )
+        for name, command in {
+            "finetune": finetune, "evaluate": evaluate, "segment": segment,
+            "export-model": export_model, "export-adapter": export_adapter,
+        }.items()
+    },
+    "frame of 600 in import-adapter": (
+        exported(), import_adapter, ("--frame", "600"), "600 pixels: choose 64, 48 or 32",
+    ),
+    "frame of 600 in embed": (
+        nothing, lambda i: ("embed", str(i / "images"), *i.model()), ("--frame", "600"),
+        "600 pixels: choose 64, 48 or 32",
+    ),
+    "frame of the built-in model": (
+        nothing, lambda i: ("embed", str(i / "images")), ("--frame", "512"),
+        "builtin has a frame of 384 pixels and no other, not 512: load it without a frame",
+    ),
+    "frame that is no number": (nothing, segment, ("--frame", "big"), "--frame"),
+    "frame of an adapter": (
+        nothing, segment_with_adapter, ("--frame", "32"), "the model is tiny@32",
+    ),
     # the rest of the command line
     "unknown command": (nothing, lambda i: ("segmnt",), (), "segmnt"),
     "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--prompts"),

@@ -427,6 +427,24 @@ def test_export_model(shared: Inputs, program: Program, tmp_path: Path) -> None:
     assert build(output).architecture.name == "tiny"
 
 
+def test_a_frame_goes_from_training_to_export(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    adapter, merged = tmp_path / "a.safetensors", tmp_path / "merged.pth"
+    frame = ("--frame", "32")
+    assert program(*finetune(shared, adapter, *frame)).code == 0
+    assert load_adapter(adapter).base.name == "tiny@32"
+    with_adapter = (*shared.model(), "--adapter", str(adapter), *frame)
+    assert program("evaluate", *shared.folders(), *with_adapter, "--json").json["objects"] > 0
+    assert program("export-model", *with_adapter, "--output", str(merged)).code == 0
+    assert build(merged).image_size == 32
+    folder, back = tmp_path / "hf", tmp_path / "back.safetensors"
+    assert program("export-adapter", *with_adapter, "--output", folder).code == 0
+    imported = program("import-adapter", folder, "--output", back, "--json")
+    assert imported.json["model"] == "tiny@32"
+    assert load_adapter(back).digest == load_adapter(adapter).digest
+
+
 def test_an_adapter_goes_to_hf_peft_and_comes_back(
     shared: Inputs, program: Program, tmp_path: Path
 ) -> None:
