@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFrame, QLabel, QProgressBar, QToolTip, QVBoxLayout, 
 
 from napari_peftsam.app.advice import download_text
 from napari_peftsam.folders import model_folder
+from napari_peftsam.types import ModelReference
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._parts import (
@@ -20,6 +21,7 @@ from napari_peftsam.widgets._parts import (
     MARGINS,
     beside,
     combo_box,
+    fill_combo,
     form_layout,
     push_button,
     scrolled,
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
 
 _PARTS = 1000
 _CITE = "cite"
+_FRAMES = (1024, 768, 512)  # of Segment Anything; the first is the published one
+_FRAME_TIP = (
+    "Side of the square that images are scaled to for Segment Anything; the built-in model has its "
+    "own"
+)
 _LOADING = "◌ Loading libraries …"
 
 
@@ -52,17 +59,21 @@ class ModelsDock(Dock):
         owner = self.viewer_session
         self.downloads = downloads()
         self.kind = combo_box("What your images are; guessed where it shows in the active image")
+        self.frame = combo_box(_FRAME_TIP)
         self.advice = text_label(_LOADING)
+        self.frame_advice = text_label()
         self.place = text_label()
         self._rows: dict[str, _ModelRow] = {}
         self._list = QVBoxLayout()
         self._kind_chosen = False
         self._recommended = ""
+        self._followed = ""  # the source whose frame the choice has followed
         self._lay_out()
         self.kind.activated.connect(self._choose_kind)
+        self.frame.activated.connect(self._choose_frame)
         self.listen(
-            (owner.events.model_changed, self._show_rows),
-            (owner.events.status_changed, self._show_rows),
+            (owner.events.model_changed, self._follow_frame),
+            (owner.events.status_changed, self._follow_frame),
             (owner.layers.events.image_changed, self._guess_kind),
             (self.downloads.arrived, self._show_row),
             (self.downloads.changed, self._show_row),
@@ -84,10 +95,12 @@ class ModelsDock(Dock):
     def _lay_out(self) -> None:
         inner = QWidget()
         self._list.setSpacing(0)
-        listed = stacked(self.advice, self._list, self.place, inside=inner, spacing=5)
+        listed = stacked(
+            self.advice, self.frame_advice, self._list, self.place, inside=inner, spacing=5
+        )
         listed.setContentsMargins(0, 0, 6, 0)
         listed.addStretch(1)
-        images = form_layout(("Images", self.kind))
+        images = form_layout(("Images", self.kind), ("Frame", self.frame))
         layout = stacked(images, scrolled(inner), inside=self, spacing=5)
         layout.setContentsMargins(*MARGINS)
 
@@ -105,6 +118,7 @@ class ModelsDock(Dock):
             self._list.addWidget(_separator())
             self._list.addWidget(row)
         self._guess_kind()
+        self._follow_frame()
 
     def _guess_kind(self) -> None:
         if self._rows and not self._kind_chosen:
@@ -134,14 +148,59 @@ class ModelsDock(Dock):
     def _show_rows(self) -> None:
         if not self._rows:
             return
-        from napari_peftsam.models import recommend
+        from napari_peftsam.models import recommend, recommend_frame
 
         kind, memory = self.kind.currentData(), self.viewer_session.gpu_memory
         self._recommended, reason = recommend(kind, memory)
         self.advice.setText(f"★ <b>{self._recommended}</b>: {reason}.")
+        layers, shape = self.viewer_session.layers, None
+        if layers.image_id is not None:
+            shape = self.viewer_session.document.image(layers.image_id).plane_shape
+        frame, why = (None, "") if shape is None else recommend_frame(shape, memory)
+        self._fill_frames(frame, why)
         self.place.setText(f"Downloads are kept in {model_folder()}, see napari's preferences.")
         for name in self._rows:
             self._show_row(name)
+
+    def _fill_frames(self, recommended: int | None, why: str) -> None:
+        items: list[tuple[str, object]] = [
+            (f"{'★ ' * (size == recommended)}{size} pixels", size) for size in _FRAMES
+        ]
+        fill_combo(self.frame, items, max(0, self.frame.currentIndex()))
+        self.frame_advice.setVisible(recommended is not None)
+        self.frame_advice.setText(f"★ <b>frame {recommended}</b>: {why}.")
+        self.frame.setToolTip(f"{_FRAME_TIP}.\n★ {why}" if why else _FRAME_TIP)
+
+    def _follow_frame(self) -> None:
+        """Show the frame of a model that has come into use, if it has a choice."""
+        workspace = self.viewer_session.workspace
+        if self._rows and workspace is not None and workspace.source != self._followed:
+            self._followed = workspace.source
+            model = workspace.engine.model
+            if model.image_size in model.architecture.frames:
+                self.frame.setCurrentIndex(self.frame.findData(model.image_size))
+        self._show_rows()
+
+    def _choose_frame(self) -> None:
+        owner, size = self.viewer_session, self.frame.currentData()
+        if owner.workspace is not None and owner.has_model:
+            model, source = owner.workspace.engine.model, owner.workspace.source
+            if size in model.architecture.frames and size != model.image_size:
+                owner.load_model(self._at_frame(ModelReference.parse(source).source))
+        self._show_rows()
+
+    def _reference(self, name: str) -> str:
+        """Return a model of the list with the chosen frame, if it has a choice."""
+        from napari_peftsam.models import ARCHITECTURES
+
+        known = ARCHITECTURES.get(self._rows[name].entry.architecture)
+        if known is not None and self.frame.currentData() not in known.frames:
+            return name
+        return self._at_frame(name)
+
+    def _at_frame(self, source: str) -> str:
+        size = self.frame.currentData()
+        return str(ModelReference(source, None if size == _FRAMES[0] else size))
 
     def _show_row(self, name: str) -> None:
         owner, downloads = self.viewer_session, self.downloads
@@ -152,8 +211,8 @@ class ModelsDock(Dock):
         states = {
             download_text(progress): is_downloading,
             "◌ stopping": downloads.is_stopping(name),
-            "◌ loading": owner.loading == name,
-            "● in use": owner.source == name,
+            "◌ loading": owner.loading == self._reference(name),
+            "● in use": owner.source == self._reference(name),
             "⚠ missing": not entry.available and not entry.url,
         }
         self._rows[name].show_state(
@@ -172,7 +231,7 @@ class ModelsDock(Dock):
     def _act(self, name: str) -> None:
         entry = self._rows[name].entry
         if entry.available:
-            self.viewer_session.load_model(name)
+            self.viewer_session.load_model(self._reference(name))
         else:
             self.downloads.start(entry)
 

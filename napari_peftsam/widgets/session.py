@@ -229,7 +229,7 @@ class ViewerSession:
                 self.load_model(first)  # that of a project may be gone
 
         def loaded() -> None:
-            self._source = str(source)
+            self._source = workspace.source
             self._set_status()
 
         self._set_status(loading=Path(source).name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,12 @@ import torch
 import xxhash
 from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QGuiApplication
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QWidget
 
-from napari_peftsam.models import REGISTRY, build_tiny
+from napari_peftsam.models import ARCHITECTURES, REGISTRY, build_tiny
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.widgets._panels import panel_dock
 from napari_peftsam.widgets.annotate import AnnotateDock, ModelAction
@@ -65,6 +69,12 @@ def dock(viewer: napari.Viewer) -> ModelsDock:
     viewer.window.add_dock_widget(dock, name="Models")
     wait(lambda: dock.viewer_session.has_model and dock._rows)
     return dock
+
+
+def _press(widget: QWidget, key: Qt.Key) -> None:
+    widget.setFocus()
+    QTest.keyClick(widget, key)
+    settle()
 
 
 def _said(text: str) -> bool:
@@ -252,6 +262,71 @@ def test_the_kind_that_one_chose_stays(dock: ModelsDock) -> None:
     dock.kind.activated.emit(electron)
     _show(dock, "fluorescence")
     assert dock.kind.currentData() == "electron"
+
+
+@pytest.fixture
+def framed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tiny model have the frames of Segment Anything."""
+    tiny = replace(ARCHITECTURES["tiny"], image_size=1024, patch_size=64, frames=(1024, 768, 512))
+    monkeypatch.setitem(ARCHITECTURES, "tiny", tiny)
+
+
+@pytest.mark.usefixtures("framed")
+class TestFrames:
+    """The frame of SAM models: recommended, chosen, and followed."""
+
+    @pytest.fixture
+    def tiny_checkpoint(self, tmp_path: Path) -> Path:
+        """Return a tiny checkpoint that was published with a frame of 1024."""
+        torch.save(build_tiny().sam.state_dict(), tmp_path / "tiny.pt")
+        return tmp_path / "tiny.pt"
+
+    def test_the_smallest_is_recommended_for_small_images_on_a_cpu(self, dock: ModelsDock) -> None:
+        assert not dock.frame_advice.isVisibleTo(dock)
+        _show(dock, "fluorescence")
+        assert dock.frame_advice.isVisibleTo(dock)
+        assert "<b>frame 512</b>: images up to 512 pixels" in dock.frame_advice.text()
+        assert "five times" in dock.frame.toolTip()
+        texts = [dock.frame.itemText(i) for i in range(dock.frame.count())]
+        assert texts == ["1024 pixels", "768 pixels", "★ 512 pixels"]
+        assert dock.frame.currentData() == 1024  # nothing is chosen for anybody
+        dock.viewer_session.layers.select_image(
+            dock.viewer_session.viewer.add_image(np.eye(600, dtype=np.float32))
+        )
+        assert not dock.frame_advice.isVisibleTo(dock)
+        assert dock.frame.itemText(2) == "512 pixels"
+
+    def test_the_model_in_use_takes_the_chosen_one(
+        self, dock: ModelsDock, tiny_checkpoint: Path
+    ) -> None:
+        owner = dock.viewer_session
+        _press(dock.frame, Qt.Key.Key_End)  # the last one
+        wait(lambda: owner.source == f"{tiny_checkpoint}@512")
+        assert owner.require().engine.model.image_size == 512
+        assert owner.document.live.model == f"{tiny_checkpoint}@512"
+        _press(dock.frame, Qt.Key.Key_Home)
+        wait(lambda: owner.source == str(tiny_checkpoint))
+        assert owner.require().engine.model.image_size == 1024
+
+    def test_models_of_the_list_are_used_with_it(self, dock: ModelsDock) -> None:
+        owner, row = dock.viewer_session, dock.row("ours")
+        _download(dock)
+        _press(dock.frame, Qt.Key.Key_End)
+        row.action.click()
+        wait(lambda: owner.source == "ours@512")
+        settle()
+        assert row.state.text() == "● in use"
+        dock.row("builtin").action.click()  # it has its own
+        wait(lambda: owner.source == "builtin")
+        settle()
+        assert dock.row("builtin").state.text() == "● in use"
+        assert dock.frame.currentData() == 512
+
+    def test_the_choice_follows_the_model_in_use(
+        self, dock: ModelsDock, tiny_checkpoint: Path
+    ) -> None:
+        dock.viewer_session.load_model(f"{tiny_checkpoint}@768")
+        wait(lambda: dock.frame.currentData() == 768)
 
 
 def test_the_annotate_dock_leads_to_the_list(viewer: napari.Viewer) -> None:
