@@ -84,6 +84,14 @@ def embedded(model: SamModel | Sam) -> Tensor:
 # --- positions --------------------------------------------------------------------------
 
 
+def test_a_wrapped_checkpoint_is_framed_like_a_plain_one(checkpoint: Path, tmp_path: Path) -> None:
+    state = {f"module.{k}": v for k, v in torch.load(checkpoint, weights_only=True).items()}
+    torch.save({"model_state": state, "iteration": 3}, tmp_path / "wrapped.pt")
+    plain, wrapped = at(checkpoint, 32), at(tmp_path / "wrapped.pt", 32)
+    assert wrapped.weights_hash == plain.weights_hash
+    torch.testing.assert_close(embedded(wrapped), embedded(plain))
+
+
 def test_the_published_frame_changes_nothing(checkpoint: Path) -> None:
     plain, named = at(checkpoint), at(checkpoint, 64)
     assert (named.name, named.weights_hash) == (plain.name, plain.weights_hash)
