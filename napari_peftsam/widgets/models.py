@@ -173,8 +173,10 @@ class ModelsDock(Dock):
 
     def _follow_frame(self) -> None:
         """Show the frame of a model that has come into use, if it has a choice."""
-        workspace = self.viewer_session.workspace
-        if self._rows and workspace is not None and workspace.source != self._followed:
+        owner, workspace = self.viewer_session, self.viewer_session.workspace
+        # While one is loading, what was chosen for it stays.
+        is_settled = bool(self._rows) and not owner.loading
+        if is_settled and workspace is not None and workspace.source != self._followed:
             self._followed = workspace.source
             model = workspace.engine.model
             if model.image_size in model.architecture.frames:
