@@ -235,7 +235,7 @@ def test_a_prompt_in_another_image_is_not_accepted_there(bench: Open) -> None:
     assert b.view.accept.isEnabled()
     b.layers.select_image(other)
     b.click(20, 30)
-    assert f"1 prompt in {shown.name} gave way: undo brings" in b.view.next_step.text()
+    assert f"asked for in {shown.name} gave way: undo brings" in b.view.next_step.text()
 
 
 def test_undo_shows_where_it_acts(bench: Open) -> None:
