@@ -235,6 +235,8 @@ def _click(hands: Hands) -> None:
     counted = day.actions
     _look_around(dock)
     hands.press(Qt.Key.Key_Q)
+    for _ in range(20):  # what the key changes is drawn before a hand is on the mouse
+        QApplication.processEvents()
     began = perf_counter()
     hands.click(*map(float, free[len(free) // 2]))
     wait(lambda: dock.document.current is not None and dock.document.current.mask is not None)
