@@ -345,6 +345,10 @@ class Prediction:
         return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)
 
 
+SAM_FRAMES = (1024, 768, 512)
+"""Frames that Segment Anything can be loaded with, in pixels; it was published with the first."""
+
+
 @dataclass(frozen=True)
 class ModelReference:
     """A model and the frame to load it with; as text ``vit_b`` or ``vit_b@512``.

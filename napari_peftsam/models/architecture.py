@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.types import SAM_FRAMES
 
 __all__ = ["ARCHITECTURES", "Architecture", "PlainVit", "TinyVit", "architecture"]
 
@@ -167,12 +168,9 @@ class Architecture:
         return self.image_size // self.patch_size
 
 
-_FRAMES = (1024, 768, 512)
-
-
 def _sam(name: str, width: int, depth: int, heads: int, blocks: tuple[int, ...]) -> Architecture:
     vit = PlainVit(width, depth, heads, blocks, 14)
-    return Architecture(name, _FRAMES[0], 16, vit, 256, frames=_FRAMES)
+    return Architecture(name, SAM_FRAMES[0], 16, vit, 256, frames=SAM_FRAMES)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -187,9 +185,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
         _sam("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
         Architecture(
-            "vit_t", _FRAMES[0], 16,
+            "vit_t", SAM_FRAMES[0], 16,
             TinyVit((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7)), 256,
-            frames=_FRAMES,
+            frames=SAM_FRAMES,
         ),
         # For tests: everything the real ones have, in milliseconds.
         Architecture(

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFrame, QLabel, QProgressBar, QToolTip, QVBoxLayout, 
 
 from napari_peftsam.app.advice import download_text
 from napari_peftsam.folders import model_folder
-from napari_peftsam.types import ModelReference
+from napari_peftsam.types import SAM_FRAMES, ModelReference
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._parts import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _PARTS = 1000
 _CITE = "cite"
-_FRAMES = (1024, 768, 512)  # of Segment Anything; the first is the published one
 _FRAME_TIP = (
     "Side of the square that images are scaled to for Segment Anything; the built-in model has its "
     "own"
@@ -164,7 +163,7 @@ class ModelsDock(Dock):
 
     def _fill_frames(self, recommended: int | None, why: str) -> None:
         items: list[tuple[str, object]] = [
-            (f"{'★ ' * (size == recommended)}{size} pixels", size) for size in _FRAMES
+            (f"{'★ ' * (size == recommended)}{size} pixels", size) for size in SAM_FRAMES
         ]
         fill_combo(self.frame, items, max(0, self.frame.currentIndex()))
         self.frame_advice.setVisible(recommended is not None)
@@ -202,7 +201,7 @@ class ModelsDock(Dock):
 
     def _at_frame(self, source: str) -> str:
         size = self.frame.currentData()
-        return str(ModelReference(source, None if size == _FRAMES[0] else size))
+        return str(ModelReference(source, None if size == SAM_FRAMES[0] else size))
 
     def _show_row(self, name: str) -> None:
         owner, downloads = self.viewer_session, self.downloads
