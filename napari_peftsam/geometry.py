@@ -104,7 +104,8 @@ def flattened(sets: Iterable[LabelArray]) -> LabelArray:
         inside = labels[labels > 0]
         return inside.size / max(1, len(np.unique(inside)))
 
-    first, *others = sorted(sets, key=size, reverse=True)
+    every = list(sets)
+    first, *others = sorted(every, key=size, reverse=True) if len(every) > 1 else every
     for each in others:
         first = np.where(each > 0, each, first)
     return first

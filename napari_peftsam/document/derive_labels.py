@@ -136,7 +136,7 @@ def _imported(
     image: DocumentImage,
     pixels: tuple[Integers, Any, Any],
     given: dict[int, ObjectRecord],
-    label_set: str = OBJECTS,
+    label_set: str,
 ) -> tuple[Change, ...]:
     """Return the changes by labels from elsewhere with the records that are given."""
     where, old, new = pixels
@@ -157,7 +157,7 @@ def pixel_changes(  # what is changed, and how records follow
     pixels: tuple[Integers, Any, Any],
     update: Update,
     create: Create,
-    label_set: str = OBJECTS,
+    label_set: str,
 ) -> tuple[Change, ...]:
     """Return the change of pixels, and the changes of records and next label that follow.
 
@@ -209,8 +209,3 @@ def check_set(image: DocumentImage, label: int, label_set: str) -> None:
         names = (class_of(each) for each in (image.set_of(label), label_set))
         own, other = (f"the class {name}" if name else "no class" for name in names)
         raise LabelError(f"object {label} has {own}, not {other}: choose objects of one class")
-
-
-def in_use(state: State, record: ObjectRecord) -> ObjectRecord:
-    """Return the record of a new object in the class that is in use, if it has none."""
-    return record if record.category else replace(record, category=state.category)

@@ -10,7 +10,7 @@ import numpy as np
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
 from napari_peftsam.document.derive import Derived, checked_class, derive, without_first
-from napari_peftsam.document.derive_labels import check_set, in_use, pixel_changes
+from napari_peftsam.document.derive_labels import check_set, pixel_changes
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
 from napari_peftsam.document.records import class_of, label_set_of
@@ -130,10 +130,15 @@ def _new_in_set(  # `number` is the first free label
         image,
         (where, np.take(present, where), new),
         touched,
-        lambda number: in_use(state, given[number].record(number, plane.index, state.time)),
+        lambda number: _in_use(state, given[number].record(number, plane.index, state.time)),
         label_set,
     )
     return changes, tuple(labels.tolist())
+
+
+def _in_use(state: State, record: ObjectRecord) -> ObjectRecord:
+    """Return the record of a new object in the class that is in use, if it has none."""
+    return record if record.category else replace(record, category=state.category)
 
 
 def _replaced(labels: LabelArray, plane: LabelArray, pieces: Sequence[Integers]) -> Integers:

@@ -234,7 +234,9 @@ class DocumentImage:
 
     def object_at(self, plane: PlaneKey, row: int, col: int, category: str = "") -> int:
         """Return the smallest object at a pixel, or that of a class; 0 where there is none."""
-        sets = (label_set_of(category),) if category else self.label_sets
+        self.read()
+        every = (OBJECTS, *(name for name in self._others if name != BACKGROUND))
+        sets = (label_set_of(category),) if category else every  # of which some may be empty
         found = {int(self.plane_labels(plane, each)[row, col]) for each in sets} - {0}
         return min(found, key=self.area, default=0)
 

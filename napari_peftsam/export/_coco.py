@@ -35,7 +35,7 @@ def write_coco_set(path: Path, given: Iterable[Labelled]) -> None:
             about = _image(len(images) + 1, index, labels.shape, context.image_name)
             complete = [c for c in context.complete if c["index"] in (None, list(index))]
             images.append({**about, "complete": complete} if complete else about)
-            sets = context.sets(labels).values()
+            sets = context.every(labels)
             for annotation in chain(*(_annotations(each[index], records) for each in sets)):
                 name = own.get(annotation["label"], category)
                 numbers = {

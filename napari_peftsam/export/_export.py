@@ -111,7 +111,8 @@ def export_labels(
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         return written[0]
     if chosen.is_raster:
-        apart = context.apart(labels) if chosen.name == "tiff" and do_overlap(sets) else []
+        is_nested = chosen.name == "tiff" and len(sets) > 1 and do_overlap(sets)
+        apart = context.apart(labels) if is_nested else []
         beside = [(_beside(target, its.name, chosen), each, its) for each, its in apart]
         for path, _, _ in beside:
             if path.exists() and not read_provenance(path):

@@ -78,6 +78,10 @@ class ExportContext:
         """The classes of objects by label; objects without one are not in it."""
         return {r["label"]: str(r["category"]) for r in self.records if r.get("category")}
 
+    def every(self, labels: LabelArray) -> tuple[LabelArray, ...]:
+        """Return the labels and those of all further label sets, also without objects."""
+        return labels, *self.label_sets.values()
+
     def sets(self, labels: LabelArray) -> dict[str, LabelArray]:
         """Return label sets with objects by class, `labels` by an empty name; one at least."""
         found = {"": labels, **self.label_sets}

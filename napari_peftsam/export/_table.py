@@ -31,7 +31,7 @@ def measure(labels: LabelArray, context: ExportContext) -> list[dict[str, Any]]:
     for index in np.ndindex(labels.shape[:-2]):
         where = dict(zip(calibration.names, index, strict=False))
         pixels = _plane_pixels(context, labels, index)
-        planes = [each[index] for each in context.sets(labels).values()]
+        planes = [each[index] for each in context.every(labels)]
         for row in chain(*(_of_plane(each, pixels, calibration) for each in planes)):
             record = records.get(row["label"], {})
             about = {name: record.get(name) for name in ("source", "model", "adapter", "score")}

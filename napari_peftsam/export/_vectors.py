@@ -76,7 +76,7 @@ def _outlines(
     labels: LabelArray, context: ExportContext, index: tuple[int, ...]
 ) -> Iterator[tuple[int, Any]]:
     """Yield labels and outlines of the objects of all label sets in a plane."""
-    return chain(*(outlines(each[index]) for each in context.sets(labels).values()))
+    return chain(*(outlines(each[index]) for each in context.every(labels)))
 
 
 # --- ImageJ -------------------------------------------------------------------------
