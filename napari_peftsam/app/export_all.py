@@ -24,8 +24,8 @@ from napari_peftsam.document import (
     open_project,
 )
 from napari_peftsam.document.derive import numbered
-from napari_peftsam.errors import ConfigurationError, InputFileError, LabelError, PeftSamError
-from napari_peftsam.export import FORMATS, ExportContext, ExportFormat, export_labels
+from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
+from napari_peftsam.export import ExportContext, ExportFormat, export_format, export_labels
 from napari_peftsam.files import atomic_path, image_name, is_zarr
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
@@ -161,7 +161,7 @@ def export_all(
     ConfigurationError, ExportError
         See `napari_peftsam.export.export_labels`; files that are written stay.
     """
-    chosen = [_format(name) for name in dict.fromkeys(formats)]
+    chosen = [export_format(name) for name in dict.fromkeys(formats)]
     if not images:
         raise LabelError("no image has an object: there is nothing to export")
     make_folder(folder)
@@ -194,7 +194,7 @@ def default_place(labels: Path, formats: Sequence[str], image: str | None = None
     formats
         Keys of `napari_peftsam.export.FORMATS`.
     """
-    suffix = _format(formats[0]).suffixes[0]
+    suffix = export_format(formats[0]).suffixes[0]
     if not labels.name or (labels.is_dir() and not is_zarr(labels)):
         raise InputFileError(f"{labels} is a folder: name a file of labels or a project")
     if not is_project(labels):
@@ -208,14 +208,6 @@ def default_place(labels: Path, formats: Sequence[str], image: str | None = None
         return folder / "objects"
     name = image_name(file_name(images[0])) if images else labels.stem
     return folder / f"{name}-objects{suffix}"
-
-
-def _format(name: str) -> ExportFormat:
-    if name not in FORMATS:
-        raise ConfigurationError(
-            f"unknown export format {name!r}: choose one of {', '.join(FORMATS)}"
-        )
-    return FORMATS[name]
 
 
 def _jobs(

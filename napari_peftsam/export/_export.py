@@ -24,7 +24,7 @@ from ._table import write_table
 from ._tiff import write_tiff
 from ._vectors import write_geojson, write_roi, write_yolo, write_yolo_set
 
-__all__ = ["FORMATS", "export_labels", "export_target"]
+__all__ = ["FORMATS", "export_format", "export_labels", "export_target"]
 
 _ZARR = (".ome.zarr", ".zarr")
 FORMATS: dict[str, ExportFormat] = {
@@ -163,13 +163,18 @@ def _target(path: str | Path, format_name: str | None) -> tuple[Path, ExportForm
     return _with_ending(Path(path), chosen), chosen
 
 
+def export_format(name: str) -> ExportFormat:
+    """Return a format by its name; an unknown one is a `ConfigurationError`."""
+    if name not in FORMATS:
+        raise ConfigurationError(
+            f"unknown export format {name!r}: choose one of {', '.join(FORMATS)}"
+        )
+    return FORMATS[name]
+
+
 def _choose(name: str | None, path: Path) -> ExportFormat:
     if name is not None:
-        if name not in FORMATS:
-            raise ConfigurationError(
-                f"unknown export format {name!r}: choose one of {', '.join(FORMATS)}"
-            )
-        return FORMATS[name]
+        return export_format(name)
     for known in FORMATS.values():
         if path.name.lower().endswith(known.suffixes):
             return known

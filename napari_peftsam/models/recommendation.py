@@ -69,8 +69,8 @@ def recommend_frame(shape: tuple[int, ...], gpu_memory: int | None) -> tuple[int
         return None, ""
     return _SMALL_FRAME, (
         f"images up to {_SMALL_FRAME} pixels lose no detail in it, and without a GPU they are "
-        "embedded about five times and finetuned about four times faster than at 1024; Segment "
-        "Anything was trained at 1024, so finetune it before you judge it"
+        "embedded about five times and finetuned about four times faster than at 1024; it "
+        "was trained at 1024, so finetune it before you judge it"
     )
 
 

@@ -167,7 +167,7 @@ class ModelsDock(Dock):
         ]
         fill_combo(self.frame, items, max(0, self.frame.currentIndex()))
         self.frame_advice.setVisible(recommended is not None)
-        self.frame_advice.setText(f"★ <b>frame {recommended}</b>: {why}.")
+        self.frame_advice.setText(f"★ <b>frame {recommended}</b> for Segment Anything: {why}.")
         self.frame.setToolTip(f"{_FRAME_TIP}.\n★ {why}" if why else _FRAME_TIP)
 
     def _follow_frame(self) -> None:

@@ -285,7 +285,7 @@ class TestFrames:
         assert not dock.frame_advice.isVisibleTo(dock)
         _show(dock, "fluorescence")
         assert dock.frame_advice.isVisibleTo(dock)
-        assert "<b>frame 512</b>: images up to 512 pixels" in dock.frame_advice.text()
+        assert "<b>frame 512</b> for Segment Anything: images up to 512" in dock.frame_advice.text()
         assert "five times" in dock.frame.toolTip()
         texts = [dock.frame.itemText(i) for i in range(dock.frame.count())]
         assert texts == ["1024 pixels", "768 pixels", "★ 512 pixels"]
