@@ -14,12 +14,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from napari_peftsam.models import (
     Architecture,
     PlainVit,
+    attention,
     build_random,
     encode_prefix,
     encode_suffix,
     encode_tensor,
+    linear,
 )
-from napari_peftsam.models.image_encoder import ImageEncoder, position_attention
+from napari_peftsam.models.attention import Grid, position_attention
+from napari_peftsam.models.image_encoder import ImageEncoder
 
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
@@ -115,21 +118,24 @@ def test_names_shapes_and_order_of_the_state_dict_are_those_of_sam() -> None:
 def test_attention_in_parts_and_in_fused_kernels_is_the_written_out_one(
     grid: tuple[int, int], batch: int
 ) -> None:
-    from napari_peftsam.models import image_encoder
-
     torch.manual_seed(0)
-    tokens = grid[0] * grid[1]
-    q, k, v = (torch.randn(batch, tokens, 8).requires_grad_() for _ in range(3))
-    tables = [torch.randn(n, n, 8).requires_grad_() for n in grid]
-    bias = image_encoder._biases(q, *tables)
-    logits = (q * 8**-0.5) @ k.transpose(1, 2)
-    pairs = logits.unflatten(2, grid) + bias[0][..., None] + bias[1][..., None, :]
-    expected = pairs.flatten(2).softmax(-1) @ v
-    folded = image_encoder._folded(q * 8**-0.5, k, *bias)
-    fused = scaled_dot_product_attention(*folded, v, scale=1.0)
-    found = position_attention(q, k, v, *tables)
+    qkv = torch.randn(batch, *grid, 3 * 8).requires_grad_()
+    tables = [torch.randn(2 * n - 1, 8).requires_grad_() for n in grid]
+    q, k, v = qkv.flatten(1, 2).chunk(3, -1)
+    distances = [torch.arange(n)[:, None] - torch.arange(n) + n - 1 for n in grid]
+    rows, columns = (table[d] for table, d in zip(tables, distances, strict=True))
+    queries = q.unflatten(1, grid)
+    bias_rows = torch.einsum("bhwc,hkc->bhwk", queries, rows)[..., None]
+    bias_columns = torch.einsum("bhwc,wkc->bhwk", queries, columns)[..., None, :]
+    logits = (q * 8**-0.5) @ k.transpose(1, 2) + (bias_rows + bias_columns).flatten(3).flatten(1, 2)
+    expected = (logits.softmax(-1) @ v).unflatten(1, grid)
+    divided = Grid(1, *grid)
+    table = torch.cat([t.flip(0) for t in tables]) / 8**-0.5
+    folded = attention._Split.apply(qkv, None, table, divided, True)
+    fused = scaled_dot_product_attention(*folded, scale=1.0).unflatten(1, grid)
+    found = position_attention(qkv, None, *tables, divided)
     seed = torch.randn_like(expected)
-    leaves = (q, k, v, *tables)
+    leaves = (qkv, *tables)
     exact = torch.autograd.grad(expected, leaves, seed, retain_graph=True)
     for other in (found, fused):
         assert _error(other, expected) <= 1e-5
@@ -142,11 +148,34 @@ def test_attention_in_parts_and_in_fused_kernels_is_the_written_out_one(
 def test_nothing_as_large_as_all_pairs_of_tokens_is_kept(size: int) -> None:
     kept: list[int] = []
     tokens = size * size
-    q, k, v = (torch.randn(2, tokens, 8).requires_grad_() for _ in range(3))
-    tables = [torch.randn(size, size, 8) for _ in range(2)]
+    qkv = torch.randn(2, size, size, 3 * 8).requires_grad_()
+    tables = [torch.randn(2 * size - 1, 8) for _ in range(2)]
     with saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        position_attention(q, k, v, *tables)
+        position_attention(qkv, None, *tables, Grid(1, size, size))
     assert max(kept) < tokens * tokens / 8
+
+
+def test_a_changed_weight_alone_is_packed_again() -> None:
+    if not linear._packs():
+        pytest.skip("this torch packs no weights here")
+    ours, _ = _pair(5, (1,))
+    x = torch.randn(1, 3, 112, 112)
+
+    def packed() -> tuple[list[int], Tensor]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found = ours(x)
+        layers = [m for m in ours.modules() if isinstance(m, linear.KeepingLinear)]
+        return [id(linear._PACKED[layer.weight][1]) for layer in layers], found
+
+    first, before = packed()
+    again, same = packed()
+    assert again == first
+    assert torch.equal(before, same)
+    with torch.no_grad():
+        ours.blocks[1].attn.qkv.weight.mul_(2)
+    changed, after = packed()
+    assert [a != b for a, b in zip(first, changed, strict=True)].count(True) == 1
+    assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize("first", range(5))
