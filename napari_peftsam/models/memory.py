@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from napari_peftsam.heap import give_back_memory
 
 # What torch raises besides its OutOfMemoryError: the CPU's allocator on Linux and on Windows,
 # CUDA's libraries, which take memory of their own, and Apple's GPUs.
@@ -103,10 +103,7 @@ def _release_caches() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
-    if sys.platform == "linux":
-        trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # only glibc has it
-            trim(0)
+    give_back_memory()
 
 
 def tensor_bytes(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_peftsam.heap import keep_freed_memory
 from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
@@ -65,6 +66,8 @@ class SamModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", pick_precision(str(self.device), self.precision))
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @property
     def image_size(self) -> int:

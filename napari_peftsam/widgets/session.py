@@ -19,6 +19,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.app.importing import ImportController
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.document import Document, ImageId, ImageSource, find_source
+from napari_peftsam.heap import keep_freed_memory
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
@@ -97,6 +98,7 @@ class ViewerSession:
     """
 
     def __init__(self, viewer: napari.Viewer) -> None:
+        keep_freed_memory()  # before there are workers: see there about arenas
         self._viewer = ref(viewer)
         self.document = Document()
         self.events = SessionState()

@@ -1,0 +1,40 @@
+"""Freed memory stays with a process that loads a model on the CPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Frees 64 MB, and prints by how many megabytes the process is larger, then and given back.
+CODE = """
+import numpy as np
+import psutil
+from napari_peftsam.heap import give_back_memory, keep_freed_memory
+
+def larger():
+    return (psutil.Process().memory_info().rss - start) >> 20
+
+kept = keep_freed_memory()
+start = psutil.Process().memory_info().rss
+np.ones(64 << 20, np.uint8)
+freed = larger()
+give_back_memory()
+print(kept, freed, larger())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory")
+@pytest.mark.parametrize("value", ["", "0"], ids=["kept", "switched off"])
+def test_freed_memory_is_kept_until_it_is_given_back(value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], check=True, capture_output=True, text=True,
+        env={**os.environ, "NAPARI_PEFTSAM_KEEP_MEMORY": value},
+    )  # fmt: skip
+    kept, freed, given_back = done.stdout.split()
+    assert kept == str(value != "0")
+    assert (int(freed) >= 60) == (value != "0")
+    assert int(given_back) < 10
