@@ -1,10 +1,10 @@
 """Finetuning in a child process: a job goes in, events come out, and then the report.
 
-The child reads one pickled `TrainingJob` from its standard input and writes pickled messages
-to its standard output. A process that is started this way, and not through
-`multiprocessing`, never runs the user's own script again. After the job, every byte is a
-command: `PAUSE` or `GO_ON`. The parent asks for an early end by closing the child's standard
-input.
+A child may be started before there is a job, see `Child`. It reads one pickled `TrainingJob`
+from its standard input and writes pickled messages to its standard output. A process that is
+started this way, and not through `multiprocessing`, never runs the user's own script again. After
+the job, every byte is a command: `PAUSE` or `GO_ON`. The parent asks for an early end by closing
+the child's standard input.
 
 In a thread of the viewer's process training is slower and prompts wait longer, since both
 need Python's interpreter lock; ``tests/benchmarks/event_loop_latency.py`` measures it.
@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
@@ -47,15 +48,56 @@ _TAIL_BYTES = 8192
 _NICENESS = 5  # below the viewer's own work, so that it stays responsive on few cores
 
 
+@dataclass(frozen=True, eq=False)
+class Child:
+    """A process that waits for a job; meanwhile it imports what it needs for one."""
+
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    @classmethod
+    def start(cls) -> Child:
+        """Start one; takes milliseconds."""
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
+        process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,  # a file never fills up, and needs no thread that empties it
+            creationflags=_NO_WINDOW,
+            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+        )
+        return cls(process, log)
+
+    def end(self) -> None:
+        """End it, by force after two seconds."""
+        self.process.terminate()  # does nothing if it has ended
+        _reap(self.process)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(OSError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.log.close()
+
+
 class TrainingProcess:
     """One finetuning run in a child process.
 
     Iterate `events` in a worker thread, where `prepare` is called. The other methods may be
     called from any thread, at any time, more than once, and return at once.
+
+    Parameters
+    ----------
+    prepare
+        Returns the job.
+    child
+        Does it, unless it has died; default: a new one.
     """
 
-    def __init__(self, prepare: Callable[[], TrainingJob]) -> None:
+    def __init__(self, prepare: Callable[[], TrainingJob], child: Child | None = None) -> None:
         self._prepare: Callable[[], TrainingJob] | None = prepare
+        self._ready = child
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._commands: IO[bytes] | None = None  # the child's stdin while it may be closed
@@ -106,39 +148,38 @@ class TrainingProcess:
             An error of `prepare` or the child; `TrainingError` if the child died without a result.
         """
         assert self._prepare is not None
-        job, self._prepare = self._prepare(), None
-        with tempfile.TemporaryFile() as log:
-            child = self._start(log)
-            if child is None:
-                return None
-            try:
-                self._send(job, child)
-                del job  # it holds model and images
-                while (answer := _answer(child)) is not None:
-                    message, is_report = answer
-                    if is_report:
-                        report: TrainingReport = message
-                        return report
-                    yield message
-                if not self._cancelled:
-                    raise _death(_reap(child, _EXIT_SECONDS), log)
-                return None
-            finally:
-                self._end(child)
+        prepare, self._prepare = self._prepare, None
+        started = self._start()  # first: it imports while the job is prepared
+        if started is None:
+            return None
+        child = started.process
+        try:
+            self._send(prepare(), child)
+            while (answer := _answer(child)) is not None:
+                message, is_report = answer
+                if is_report:
+                    report: TrainingReport = message
+                    return report
+                yield message
+            if not self._cancelled:
+                raise _death(_reap(child, _EXIT_SECONDS), started.log)
+            return None
+        finally:
+            with self._lock:
+                self._commands = None
+            started.end()
 
-    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes] | None:
+    def _start(self) -> Child | None:
         with self._lock:
+            child, self._ready = self._ready, None
+            if child is not None and (self._cancelled or child.process.poll() is not None):
+                child.end()
+                child = None
             if self._cancelled:
                 return None
-            self._child = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *sys.path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,  # a file never fills up, and needs no thread that empties it
-                creationflags=_NO_WINDOW,
-                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
-            )
-            return self._child
+            child = child or Child.start()
+            self._child = child.process
+            return child
 
     def _send(self, job: TrainingJob, child: subprocess.Popen[bytes]) -> None:
         assert child.stdin is not None
@@ -155,15 +196,6 @@ class TrainingProcess:
         if self._commands is not None:
             with suppress(OSError):
                 self._commands.close()
-
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
-        child.terminate()
-        _reap(child)
-        assert child.stdout is not None
-        child.stdout.close()
-        with self._lock, suppress(OSError):
-            assert child.stdin is not None
-            child.stdin.close()
 
 
 def _answer(child: subprocess.Popen[bytes]) -> tuple[Any, bool] | None:
@@ -248,7 +280,11 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
     """
     from napari_peftsam.app.finetuning import train
 
-    job: TrainingJob = pickle.load(commands)
+    _warm_up()
+    try:
+        job: TrainingJob = pickle.load(commands)
+    except EOFError:  # nobody wants anything from it any more
+        return
     stopping, pauses = threading.Event(), Pauses()
 
     def watch() -> None:
@@ -278,21 +314,31 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
         answer(TrainingError(f"training failed: {type(error).__name__}: {error}"))
 
 
+def _warm_up() -> None:
+    """Import what a training needs: half of the seconds until its first step."""
+    import torch
+
+    import napari_peftsam.models
+    import napari_peftsam.training  # noqa: F401
+
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first one imports a compiler
+
+
 def _give_way() -> None:
     """Let the viewer's process have a core first whenever it wants one.
 
     One core is left to it altogether: torch's threads wait for the slowest of them, so
     that a viewer busy on one of two cores would slow two threads down twentyfold.
     """
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
     # Linux shares cores among sessions before it looks at processes, and this is a session.
     autogroup = Path("/proc/self/autogroup")
     with suppress(OSError):
         autogroup.write_text(str(_NICENESS))
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
 
 
 def main() -> None:

@@ -13,11 +13,10 @@ from napari_peftsam.app.runner import run as run_inline
 from napari_peftsam.errors import TrainingError
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import SamModel
+    from napari_peftsam.models.networks import Sam
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
         AnnotatedPlane,

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.common import MLPBlock
-from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from napari_peftsam.models.architecture import Architecture, PlainVit
 from napari_peftsam.models.attention import Grid, position_attention
 from napari_peftsam.models.linear import KeepingLinear
+from napari_peftsam.models.networks import Attention, Block, ImageEncoderViT, MLPBlock
 from napari_peftsam.models.parts import ConvStem
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import xxhash
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +15,7 @@ from napari_peftsam.heap import keep_freed_memory
 from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
+from napari_peftsam.models.networks import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, renamed
 from napari_peftsam.normalisation import Limits, normalise
@@ -98,27 +99,41 @@ def construct(arch: Architecture) -> Sam:
         encoder = TinyVitEncoder(arch.encoder, arch.image_size, arch.embedding_width)
     else:
         encoder = ImageEncoder(arch, arch.encoder)
-    prompt_encoder = PromptEncoder(
-        embed_dim=arch.embedding_width,
-        image_embedding_size=(arch.grid, arch.grid),
-        input_image_size=(arch.image_size, arch.image_size),
-        mask_in_chans=16,
-    )
-    prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= arch.position_scale
-    if arch.drawn_prompts:
-        prompt_encoder.drawing = PromptDrawing(arch.embedding_width, arch.patch_size)
-    transformer = TwoWayTransformer(
-        depth=2,
-        embedding_dim=arch.embedding_width,
-        mlp_dim=arch.decoder_mlp_width,
-        num_heads=arch.decoder_heads,
-    )
-    decoder = MaskDecoder(
-        transformer_dim=arch.embedding_width,
-        transformer=transformer,
-        iou_head_hidden_dim=arch.embedding_width,
-    )
+    with _drawing_numbers():
+        prompt_encoder = PromptEncoder(
+            embed_dim=arch.embedding_width,
+            image_embedding_size=(arch.grid, arch.grid),
+            input_image_size=(arch.image_size, arch.image_size),
+            mask_in_chans=16,
+        )
+        prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= arch.position_scale
+        if arch.drawn_prompts:
+            prompt_encoder.drawing = PromptDrawing(arch.embedding_width, arch.patch_size)
+        transformer = TwoWayTransformer(
+            depth=2,
+            embedding_dim=arch.embedding_width,
+            mlp_dim=arch.decoder_mlp_width,
+            num_heads=arch.decoder_heads,
+        )
+        decoder = MaskDecoder(
+            transformer_dim=arch.embedding_width,
+            transformer=transformer,
+            iou_head_hidden_dim=arch.embedding_width,
+        )
     return Sam(encoder, prompt_encoder, decoder).eval()
+
+
+@contextmanager
+def _drawing_numbers() -> Iterator[None]:
+    """Draw random numbers on the CPU where the device is "meta".
+
+    There they would import torch's compiler, which takes longer than the model.
+    """
+    if torch.get_default_device().type != "meta":
+        yield
+        return
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def checkpoint_state(arch: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
+
+from napari_peftsam.models.networks import LayerNorm2d
 
 __all__ = ["DenseHead"]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models.architecture import TinyVit
+from napari_peftsam.models.networks import LayerNorm2d
 
 # Tensors of the encoder: how their names begin in MobileSAM and here (in timm), and how
 # they end. Of the beginnings the first that fits counts, in both directions.

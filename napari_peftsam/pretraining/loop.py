@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from segment_anything.modeling import MaskDecoder
 from torch.utils.data import DataLoader
 
 from napari_peftsam.errors import ImageError, TrainingError
@@ -25,6 +24,7 @@ from napari_peftsam.models import (
     find_model,
     pick_device,
 )
+from napari_peftsam.models.networks import MaskDecoder
 from napari_peftsam.pretraining.data import Batch, CropStream
 from napari_peftsam.pretraining.objective import pretraining_loss
 from napari_peftsam.pretraining.run import (

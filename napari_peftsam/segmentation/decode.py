@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from segment_anything.modeling import MaskDecoder, Sam
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_peftsam.models.networks import MaskDecoder, Sam
 from napari_peftsam.segmentation.two_way import (
     box_tokens,
     dense_positions,

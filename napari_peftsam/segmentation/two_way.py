@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from segment_anything.modeling import PromptEncoder
-from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from napari_peftsam.models.networks import PromptAttention as Attention
+from napari_peftsam.models.networks import PromptEncoder, TwoWayTransformer
 
 # Of each matrix of random frequencies: its version, and positions by dtype.
 _POSITIONS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

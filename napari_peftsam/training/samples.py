@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import roi_align
 
 from napari_peftsam.models import Architecture, SamModel, frame_of, to_model_input
 from napari_peftsam.segmentation.decode import PromptTensors
@@ -324,6 +323,8 @@ class Targets:
 
 def _resample(x: Tensor, windows: Tensor, scale: float) -> Tensor:
     """Sample ``(B, K, h, w)`` on a fixed grid in each object's own window."""
+    from torchvision.ops import roi_align  # imports torch's compiler, for seconds
+
     index = torch.arange(len(windows), device=windows.device, dtype=windows.dtype)[:, None]
     boxes = torch.cat([index, windows], dim=1)
     grid: Tensor = roi_align(x, boxes, _GRID, spatial_scale=scale, sampling_ratio=1, aligned=True)

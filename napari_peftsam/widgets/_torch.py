@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +23,7 @@ class FoundModels:
 
 def find_models() -> FoundModels:
     """Import what needs torch, and ask the GPU, which takes time, too."""
-    _import_workspace()
+    import napari_peftsam.app.workspace  # noqa: F401  # what every model needs, and torch
     from napari_peftsam.models import REGISTRY, available_models, device_memory
 
     use_preferred_model_folder()
@@ -40,28 +37,3 @@ def find_models() -> FoundModels:
     except ConfigurationError:  # not there, which loading a model will tell
         memory = None
     return FoundModels(models, memory)
-
-
-def _import_workspace() -> None:
-    """Import the workspace, and with it torch; takes seconds the first time."""
-    with _without_triton():
-        import napari_peftsam.app.workspace  # noqa: F401
-
-
-@contextmanager
-def _without_triton() -> Iterator[None]:
-    """Let torchvision believe that triton is not installed.
-
-    torchvision 0.29 imports torch's compiler, which imports triton if it finds it. Its
-    library and Mesa's OpenGL drivers, which the window has loaded by then, each hold
-    an LLVM: loading the second ends the process with a segmentation fault (seen with
-    torch 2.15, triton 3.9 and Mesa's llvmpipe). The compiler is not used here.
-    """
-    absent = "triton" not in sys.modules
-    if absent:
-        sys.modules["triton"] = None  # type: ignore[assignment]  # Python's way to say so
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules["triton"]

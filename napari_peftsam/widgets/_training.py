@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, ref
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app.advice import Outcome, starting_text, verdict
-from napari_peftsam.app.child import TrainingProcess
+from napari_peftsam.app.child import Child, TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.widgets._banner import Banner
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _TICK = 1000  # ms
+_ENOUGH = 3  # objects: from then on people may train, and a child should be ready
 
 
 class Phase(Enum):
@@ -78,6 +79,7 @@ class TrainingRun:
         self.banner = Banner(owner.viewer)
         self._clock = timer(None, _TICK)
         self._clock.timeout.connect(self._tick)
+        self._idle: Child | None = None
         self._process: TrainingProcess | None = None
         self._run: DocumentRun | None = None
         self._placement = ""
@@ -85,6 +87,7 @@ class TrainingRun:
         owner.events.awaited_changed.connect(self._give_way)
         owner.events.model_changed.connect(self._model_changed)
         owner.document.events.closing.connect(self.abandon)
+        owner.document.events.objects_changed.connect(self._have_child, max_args=0)
 
     @property
     def is_running(self) -> bool:
@@ -122,7 +125,8 @@ class TrainingRun:
             raise TrainingError("a training is running: stop it first, or wait until it has ended")
         owner = self._viewer_session()
         self._run = run = DocumentRun(owner.require(), config)
-        self._process = process = TrainingProcess(run.prepare)
+        self._process = process = TrainingProcess(run.prepare, self._idle)
+        self._idle = None
         self.message, self.before, self.after = "", run.before, ""
         self._placement = str(getattr(config.method, "placement", ""))
         self.began = monotonic()
@@ -149,6 +153,13 @@ class TrainingRun:
         """End the run at once; its best state so far is kept if it is an improvement."""
         if self._process is not None and self.is_running:
             self._process.cancel()
+
+    def _have_child(self) -> None:
+        """Have a child ready once there is enough to train on: its start takes seconds."""
+        images = self._viewer_session().document.images.values()
+        objects = sum(len(image.records) for image in images)
+        if self._idle is None and not self.is_running and objects >= _ENOUGH:
+            self._idle = Child.start()
 
     def _give_way(self, awaited: bool) -> None:
         """Leave the processor to the work that the user waits for."""
@@ -219,6 +230,8 @@ class TrainingRun:
         """End the child since the viewer closes; nobody is left to tell."""
         stop_timers(self._clock)
         self.banner.hide()
+        if self._idle is not None:
+            self._idle.end()
         if self._process is not None and self._run is not None:
             self._run.drop()
             self._process.cancel()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from napari_peftsam.app.child import TrainingProcess
+from napari_peftsam.app.child import Child, TrainingProcess
 from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.errors import PeftSamError, TrainingError
@@ -59,6 +59,39 @@ def test_events_come_in_order_and_no_process_is_left(
     assert isinstance(report, TrainingReport)
     assert process.pid is not None
     assert not is_alive(process.pid)
+
+
+@pytest.mark.parametrize("state", ["ready", "dead"])
+def test_a_child_that_waits_does_the_run_unless_it_died(checkpoint: Path, state: str) -> None:
+    child = Child.start()
+    if state == "dead":
+        child.process.kill()
+        child.process.wait()
+    process = TrainingProcess(_job(checkpoint), child)
+    _, report = finish(process.events())
+    assert isinstance(report, TrainingReport)
+    assert process.pid is not None
+    assert (process.pid == child.process.pid) == (state == "ready")
+    assert not is_alive(process.pid)
+    assert not is_alive(child.process.pid)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "not prepared", "no run"])
+def test_a_child_that_waits_is_ended_with_what_it_waits_for(end: str) -> None:
+    def prepare() -> TrainingJob:
+        raise TrainingError("no objects")
+
+    child = Child.start()
+    process = TrainingProcess(prepare, child)
+    if end == "no run":
+        child.end()
+    elif end == "cancelled":
+        process.cancel()
+        assert list(process.events()) == []
+    else:
+        with pytest.raises(TrainingError, match="no objects"):
+            list(process.events())
+    assert not is_alive(child.process.pid)
 
 
 def test_errors_of_the_child_arrive_as_they_are(checkpoint: Path) -> None:

@@ -55,6 +55,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _no_child_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start children for trainings only, not with the third object: they take seconds each."""
+    monkeypatch.setattr("napari_peftsam.widgets._training._ENOUGH", 10**9)
+
+
+@pytest.fixture(autouse=True)
 def project_folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep projects without a name, and the list of recent ones, in folders of this test."""
     monkeypatch.setenv("NAPARI_PEFTSAM_CONFIG", str(user_folder / "configuration"))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 from pydantic import ValidationError
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
-from napari_peftsam.document import ImportLabels, RemoveImage
+from napari_peftsam.document import ImportLabels, Redo, RemoveImage, Undo
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import (
     METHODS,
@@ -436,6 +437,36 @@ def test_closing_the_viewer_ends_the_child(finetuning: Callable[..., Finetuning]
     wait(lambda: not is_alive(pid))
     assert len(owner.workers) == 0
     assert np.unique(document.image("i0").labels).tolist() == [0, 1, 2]
+
+
+def _children() -> set[int]:
+    """Return the processes that train, or wait to do so."""
+    found = psutil.Process().children(recursive=True)
+    return {each.pid for each in found if any("app.child" in word for word in each.cmdline())}
+
+
+def test_a_child_waits_once_there_is_enough_to_train_on(
+    finetuning: Callable[..., Finetuning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_peftsam.widgets._training._ENOUGH", 3)
+    bench = finetuning(images=1)  # two objects
+    assert not _children()
+    image, labels = stripes(1)
+    bench.owner.document.add_image("more", image)
+    bench.owner.document.do(ImportLabels("more", labels))
+    [waiting] = _children()
+    bench.start()
+    bench.until_step()
+    assert bench.training.pid == waiting
+    bench.dock.toggle()
+    bench.until_ended()
+    assert not _children()
+    bench.owner.document.do(Undo())
+    bench.owner.document.do(Redo())
+    assert len(_children()) == 1  # for the next one
+    owner = bench.owner
+    bench.viewer.close()
+    wait(lambda: owner.is_closed and not _children())
 
 
 def test_another_model_ends_the_training(
