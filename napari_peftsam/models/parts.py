@@ -134,10 +134,13 @@ class PromptDrawing(nn.Module):
         nothing = given.new_zeros(len(given), 2, 2, 2 * height, 2 * width)
         maps = [nothing] * 3 if boxes is None else [*self._box_maps(boxes, x, y)]
         for sign in (1, 0):
-            if points is None or labels is None:
+            chosen = None if labels is None else labels == sign
+            # To ask a GPU would take longer than to draw.
+            none = chosen is None or (chosen.device.type == "cpu" and not chosen.any())
+            if points is None or chosen is None or none:
                 maps += [nothing] * len(self.reaches)
             else:
-                maps += self._point_maps(points, labels == sign, x, y)
+                maps += self._point_maps(points, chosen, x, y)
         return torch.stack(maps, dim=1)
 
     def _centres(self, first: int, count: int, device: torch.device) -> torch.Tensor:

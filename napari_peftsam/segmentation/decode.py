@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ from napari_peftsam.segmentation.two_way import (
     point_tokens,
     two_way,
 )
+from napari_peftsam.types import Window
 
 __all__ = ["PromptTensors", "decode"]
 
-Window = tuple[int, int, int, int]
+Corner = tuple[int, int]
+_CACHED = 4096  # tokens whose pixels stay in a CPU's caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class PromptTensors:
 
 
 def decode(
-    sam: Sam, features: Tensor, prompts: PromptTensors, offset: tuple[int, int] = (0, 0)
+    sam: Sam, features: Tensor, prompts: PromptTensors, offset: Corner = (0, 0)
 ) -> tuple[Tensor, Tensor]:
     """Decode B prompted objects in one batch.
 
@@ -74,25 +77,29 @@ def decode(
     scores
         ``(B, 4)`` predicted IoU, float32.
     """
-    outputs = decode_outputs(sam, features, prompts, offset)
+    outputs = decode_outputs(sam, features, prompts, [offset])
     return outputs.logits(), outputs.scores
 
 
 def decode_outputs(
-    sam: Sam, features: Tensor, prompts: PromptTensors, offset: tuple[int, int] = (0, 0)
+    sam: Sam, features: Tensor, prompts: PromptTensors, offsets: Sequence[Corner] = ((0, 0),)
 ) -> MaskOutputs:
-    """Decode as `decode`, but let the caller choose the masks to compute."""
+    """Decode as `decode`, but let the caller choose the masks to compute.
+
+    There may be one of the `offsets` per object, as there may be one embedding.
+    """
     device = features.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     grid = features.shape[-2], features.shape[-1]
-    window = (*offset, *grid)
     decoder = sam.mask_decoder
     # Positions in half precision would be off by whole pixels. Prompt tokens are so few that
     # half precision would only cost their weights' conversion.
     with torch.autocast(device, enabled=False):
         tokens = _tokens(sam, prompts)
-        image = _rows(features, dtype) + _dense(sam, prompts, window).to(dtype)
-        positions = dense_positions(sam.prompt_encoder, window, dtype)
+        image = _rows(features, dtype) + _dense(sam, prompts, offsets, grid).to(dtype)
+        windows = ((*offset, *grid) for offset in offsets)
+        placed = [dense_positions(sam.prompt_encoder, window, dtype) for window in windows]
+        positions = torch.cat(placed)
         hidden, image = two_way(decoder.transformer, tokens, image, positions)
         mlps = decoder.output_hypernetworks_mlps
         queries = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
@@ -113,7 +120,9 @@ def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
     return torch.cat([own.expand(len(found[0]), -1, -1), *found], dim=1)
 
 
-def _dense(sam: Sam, prompts: PromptTensors, window: Window) -> Tensor:
+def _dense(
+    sam: Sam, prompts: PromptTensors, offsets: Sequence[Corner], grid: tuple[int, int]
+) -> Tensor:
     """Return the mask prompt ``(B or 1, h w or 1, C)``."""
     encoder = sam.prompt_encoder
     dense: Tensor
@@ -124,7 +133,13 @@ def _dense(sam: Sam, prompts: PromptTensors, window: Window) -> Tensor:
         dense = mask_tokens(encoder.mask_downscaling, quarters.unflatten(1, (-1, 2, 2)))
     drawing = getattr(encoder, "drawing", None)  # SAM's own prompt encoder has none
     if drawing is not None:
-        maps = drawing.maps(prompts.points, prompts.labels, prompts.boxes, window)
+        stride = 4 * drawing.stride
+        # Points (x, y) are drawn as seen from their object's corner.
+        corners = [(stride * col, stride * row) for row, col in offsets]
+        corner = dense.new_tensor(corners)[:, None]
+        points = None if prompts.points is None else prompts.points - corner
+        boxes = None if prompts.boxes is None else prompts.boxes - corner.repeat(1, 1, 2)[:, 0]
+        maps = drawing.maps(points, prompts.labels, boxes, (0, 0, *grid))
         dense = dense + mask_tokens(drawing.layers, maps)
     return dense
 
@@ -166,10 +181,19 @@ class MaskOutputs:
         if outputs is not None:
             queries = queries.take_along_dim(outputs[..., None], dim=1)
         with torch.autocast(self.image.device.type, enabled=False):
-            # Pixels are 4 times as much as tokens. Those of one object stay in a CPU's caches.
-            size = 1 if self.image.device.type == "cpu" else len(queries)
+            # Pixels are 4 times as much as tokens.
+            on_cpu = self.image.device.type == "cpu"
+            size = max(1, _CACHED // self.image.shape[1]) if on_cpu else len(queries)
             pairs = zip(queries.split(size), self.image.split(size), strict=True)
             return torch.cat([self._drawn(*pair) for pair in pairs])
+
+    def within(self, windows: Sequence[Window]) -> MaskOutputs:
+        """Return the same, to be drawn in a window of tokens for each object, all of one size."""
+        if windows[0].shape == self.grid:
+            return self
+        parts = zip(self.image.unflatten(1, self.grid), windows, strict=True)
+        image = torch.stack([one[window.slices].flatten(0, 1) for one, window in parts])
+        return replace(self, image=image, grid=windows[0].shape)
 
     def _drawn(self, queries: Tensor, image: Tensor) -> Tensor:
         pixels = _upscaled(self.decoder, image)

@@ -35,6 +35,7 @@ from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import Adapter, AdapterSwitch, Placement
 from napari_peftsam.planes import plane_identity
+from napari_peftsam.segmentation.crops import Crop
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
@@ -297,10 +298,18 @@ class Engine:
         return (yield from self._answer(embedding, work, adapter))
 
     def predict_many_steps(
-        self, embedding: PlaneEmbedding, prompts: Sequence[Prompts], *, adapter: str | None = None
+        self,
+        embedding: PlaneEmbedding,
+        prompts: Sequence[Prompts],
+        *,
+        adapter: str | None = None,
+        crop: Crop | None = None,
     ) -> Generator[EncodeEvent, None, list[Prediction] | None]:
-        """Predict the best mask of several objects; see `predict_steps`."""
-        work = predict_many_in_tiles(self._predictor, embedding.image.grid, prompts)
+        """Predict the best mask of several objects; see `predict_steps`.
+
+        With `crop`, look at the surroundings of each object only, in a plane of one tile.
+        """
+        work = predict_many_in_tiles(self._predictor, embedding.image.grid, prompts, crop)
         return (yield from self._answer(embedding, work, adapter))
 
     def _answer(

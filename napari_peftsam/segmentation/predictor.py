@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from segment_anything.modeling import Sam
 from torch import Tensor
 
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
+from napari_peftsam.segmentation.crops import Crop, cut, fine, placed
+from napari_peftsam.segmentation.decode import MaskOutputs, PromptTensors, decode_outputs
 from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
 from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts, Window
 
 __all__ = ["Predictor"]
 
 _CANDIDATES = 3
-_OBJECTS_PER_BATCH = 32
+# What more objects take from memory, and give back, costs a CPU more than the calls they save.
+_OBJECTS_ON_CPU, _OBJECTS_ON_GPU = 8, 32
 
 MaskPrompts = Sequence[FloatArray | None] | FloatArray
 
@@ -90,6 +93,7 @@ class Predictor:
         prompts: Sequence[Prompts],
         mask_prompts: MaskPrompts | None = None,
         candidates: int = _CANDIDATES,
+        crop: Crop | None = None,
     ) -> list[Prediction]:
         """Predict the candidates for several objects of one image, batched.
 
@@ -102,8 +106,10 @@ class Predictor:
         candidates
             Candidates to keep per object, from 1 to 3; 1 keeps the best and saves memory
             and time.
+        crop
+            To look at the surroundings of each object only; default: at the whole image.
         """
-        decoded = self.decode_many(embedding, prompts, mask_prompts, keep=candidates)
+        decoded = self.decode_many(embedding, prompts, mask_prompts, candidates, crop)
         return [_to_prediction(one, embedding.frame) for one in decoded]
 
     def best_parts(
@@ -123,20 +129,35 @@ class Predictor:
         prompts: Sequence[Prompts],
         mask_prompts: MaskPrompts | None = None,
         keep: int = _CANDIDATES,
+        crop: Crop | None = None,
     ) -> list[Decoded]:
         """Do `predict_many` without scaling to the image; keep `keep` candidates of each."""
         masks = _check(self.model, embedding, prompts, mask_prompts)
         features = _to_tensor(embedding.features, self.model.device)[None]
+        grid: int = features.shape[-1]
+        places = [Window(0, 0, grid, grid)] * len(prompts)
+        if crop is not None:
+            places = [crop.window(one, embedding.frame, grid) for one in prompts]
+        near = crop is not None and crop.approximate
+        if near:
+            pairs = zip(masks, places, strict=True)
+            masks = [None if one is None else one[fine(place).slices] for one, place in pairs]
+        few = _OBJECTS_ON_CPU if features.device.type == "cpu" else _OBJECTS_ON_GPU
+
+        def most(window: Window) -> int:
+            return few * grid**2 // window.height**2 if near else few
+
         answers: dict[int, Decoded] = {}
-        for batch in _batches(prompts, masks):
+        for batch in _batches(prompts, masks, places, most):
+            windows = [places[i] for i in batch]
             tensors = _prompt_tensors(
                 [prompts[i] for i in batch], [masks[i] for i in batch], embedding.frame, features
             )
             with torch.inference_mode(), self.model.autocast():
-                decoded = decode_outputs(self.model.sam, features, tensors)
+                decoded = _decoded(self.model.sam, features, tensors, windows, near)
                 outputs, scores = _ranked(decoded.scores, _outputs(tensors), keep)
-                found = map(Decoded, decoded.logits(outputs), scores)
-                answers.update(zip(batch, found, strict=True))
+                logits = placed(decoded.logits(outputs), windows, grid)
+                answers.update(zip(batch, map(Decoded, logits, scores), strict=True))
         return [answers[i] for i in range(len(prompts))]
 
 
@@ -172,15 +193,31 @@ def _check(
     return masks
 
 
-def _batches(prompts: Sequence[Prompts], masks: Sequence[FloatArray | None]) -> Iterator[list[int]]:
-    """Yield indices of objects that one call of the decoder can take."""
-    groups: dict[tuple[int, bool, bool], list[int]] = {}
-    for index, (one, logits) in enumerate(zip(prompts, masks, strict=True)):
-        structure = (len(one.points), one.box is not None, logits is not None)
+def _batches(
+    prompts: Sequence[Prompts],
+    masks: Sequence[FloatArray | None],
+    windows: Sequence[Window],
+    most: Callable[[Window], int],
+) -> Iterator[list[int]]:
+    """Yield indices of objects that one call of the decoder can take, `most` of a window."""
+    groups: dict[tuple[int, bool, bool, int], list[int]] = {}
+    for index, (one, logits, window) in enumerate(zip(prompts, masks, windows, strict=True)):
+        structure = (len(one.points), one.box is not None, logits is not None, window.height)
         groups.setdefault(structure, []).append(index)
     for group in groups.values():
-        for start in range(0, len(group), _OBJECTS_PER_BATCH):
-            yield group[start : start + _OBJECTS_PER_BATCH]
+        size = most(windows[group[0]])
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _decoded(
+    sam: Sam, features: Tensor, prompts: PromptTensors, windows: Sequence[Window], near: bool
+) -> MaskOutputs:
+    """Decode objects that are drawn in windows of tokens, and with `near` see nothing else."""
+    if near and windows[0].height < features.shape[-1]:
+        corners = [(window.row, window.col) for window in windows]
+        return decode_outputs(sam, cut(features, windows), prompts, corners)
+    return decode_outputs(sam, features, prompts).within(windows)
 
 
 def _prompt_tensors(

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from napari_peftsam.embeddings import Embedding, Tile, TileGrid
 from napari_peftsam.errors import PromptError
+from napari_peftsam.segmentation.crops import NOTHING, Crop
 from napari_peftsam.segmentation.predictor import Decoded, Predictor
 from napari_peftsam.segmentation.region_labels import enlarged
 from napari_peftsam.types import (
@@ -31,7 +32,6 @@ MOST_TILES = 25
 """Most tiles into which one object is followed, or which a box may span."""
 _AGREEMENT = 0.5  # IoU in the overlap from which on a neighbouring tile is believed
 _OUTPUTS = 4
-_NOTHING = -10.0  # logit of what no tile has seen: surely not the object
 _UNSURE = 0.25  # weight below which a tile's word is not the last: the outer half of its halo
 _SPECK = 4  # logits; fewer that reach over a border do not lead into the next tile
 
@@ -113,9 +113,11 @@ def predict_in_tiles(
 
 
 def predict_many_in_tiles(
-    predictor: Predictor, grid: TileGrid, prompts: Sequence[Prompts]
+    predictor: Predictor, grid: TileGrid, prompts: Sequence[Prompts], crop: Crop | None = None
 ) -> Generator[WantedTile, Embedding, list[Prediction]]:
     """Predict the best candidate of several objects; in a single tile, in batches.
+
+    Of several tiles, which are parts of the image already, no `crop` is taken.
 
     Yields
     ------
@@ -124,7 +126,7 @@ def predict_many_in_tiles(
     """
     if len(grid) == 1:
         embedding = yield WantedTile(grid.tile(0, 0), 0, 1)
-        return predictor.predict_many(embedding, prompts, candidates=1)
+        return predictor.predict_many(embedding, prompts, candidates=1, crop=crop)
     found = []
     for one in prompts:
         prediction = yield from predict_in_tiles(predictor, grid, one)
@@ -168,7 +170,7 @@ class _Object:
 
     def _begin(self, tile: Tile, embedding: Embedding) -> None:
         window = lattice(tile.window, self._grid)
-        nothing = np.full(window.shape, _NOTHING, np.float32)
+        nothing = np.full(window.shape, NOTHING, np.float32)
         remembered = self._remembered(window, nothing, nothing > 0)
         prompts = self._prompts.within(tile.window)
         [answer] = self._predictor.decode_many(embedding, [prompts], [remembered])
@@ -224,7 +226,7 @@ class _Object:
 def _squared(logits: FloatArray) -> FloatArray:
     side = max(logits.shape)
     missing = [(0, side - n) for n in logits.shape]
-    return np.pad(logits, missing, constant_values=_NOTHING)
+    return np.pad(logits, missing, constant_values=NOTHING)
 
 
 def _of_window(decoded: Decoded, window: Window) -> FloatArray:
@@ -335,14 +337,14 @@ class Mosaic:
         return reduce(or_, (lattice(tile.window, self.grid) for tile in self._pieces))
 
     def blend(self, window: Window) -> tuple[FloatArray, BoolArray]:
-        """Return the logits ``(h, w)`` in a window, `_NOTHING` where unseen, and what is seen."""
+        """Return the logits ``(h, w)`` in a window, `NOTHING` where unseen, and what is seen."""
         total = np.zeros(window.shape, np.float32)
         weight = np.zeros(window.shape, np.float32)
         for here, piece, share in self._parts(window):
             total[here] += piece * share
             weight[here] += share
         seen = weight > 0
-        logits = np.full(window.shape, _NOTHING, np.float32)
+        logits = np.full(window.shape, NOTHING, np.float32)
         np.divide(total, weight, out=logits, where=seen)
         return logits, seen
 

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from napari_peftsam.models import Architecture, PlainVit, SamModel, construct
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, inject
 from napari_peftsam.segmentation import PromptTensors, decode
+from napari_peftsam.segmentation.crops import fine
 from napari_peftsam.segmentation.decode import decode_outputs
+from napari_peftsam.types import Window
 
 # Wide enough for both ways to compute an attention: up to 20 tokens, and more.
 SMALL = Architecture(
@@ -166,6 +169,22 @@ def test_a_crop_lies_where_it_lies(arch: Architecture, given: dict[str, int]) ->
     assert_same(gradients(decode, model, *arguments), gradients(reference, model, *arguments))
 
 
+@pytest.mark.parametrize("given", PROMPTS)
+@pytest.mark.parametrize("arch", [SMALL, DRAWN], ids=["SAM", "drawn prompts"])
+def test_crops_of_objects_lie_each_where_it_lies(arch: Architecture, given: dict[str, int]) -> None:
+    prompts, model = make_prompts(2, **given), build(arch)
+    if prompts.masks is not None:
+        prompts = replace(prompts, masks=prompts.masks[..., :16, :16])
+    crops, corners = embedding(2, side=4), [(1, 3), (0, 2)]
+    with torch.no_grad():
+        outputs = decode_outputs(model.sam, crops, prompts, corners)
+        logits, scores = zip(
+            *map(partial(decode, model.sam), crops.split(1), objects(prompts), corners), strict=True
+        )
+        assert error(outputs.logits(), torch.cat(logits)) < 1e-5
+    assert error(outputs.scores, torch.cat(scores)) < 1e-5
+
+
 @pytest.mark.parametrize("points", [2, 30], ids=["few points", "many points"])
 @pytest.mark.parametrize(
     "config",
@@ -212,6 +231,10 @@ def test_only_the_masks_asked_for_are_drawn() -> None:
     outputs = decode_outputs(model.sam, embedding(), prompts)
     every = outputs.logits()
     assert every.shape == (3, 4, 4 * GRID, 4 * GRID)
+    windows = [Window(row, row + 1, 4, 4) for row in range(3)]
+    drawn = outputs.within(windows).logits()
+    for one, window, whole in zip(drawn, windows, every, strict=True):
+        torch.testing.assert_close(one, whole[:, *fine(window).slices])
     wanted = torch.tensor([[2, 0], [3, 3], [1, 2]])
     expected = torch.stack([masks[chosen] for masks, chosen in zip(every, wanted, strict=True)])
     torch.testing.assert_close(outputs.logits(wanted), expected)

@@ -105,7 +105,7 @@ def test_more_objects_than_one_batch_holds(predictor: Predictor, embedding: Embe
     prompts = [Prompts((Point(i % 50, i % 37),)) for i in range(70)]
     many = predictor.predict_many(embedding, prompts, candidates=1)
     assert [len(p) for p in many] == [1] * 70
-    for i in (0, 31, 32, 69):
+    for i in (0, 7, 8, 31, 32, 69):
         whole = predictor.predict(embedding, prompts[i])
         assert_same(many[i], Prediction(whole.masks[:1], whole.scores[:1], whole.logits[:1]))
     assert predictor.predict_many(embedding, []) == []
