@@ -169,5 +169,9 @@ class PromptDrawing(nn.Module):
             for n, axis in enumerate((x, y))
         )
         along = along.masked_fill(~chosen.view(*chosen.shape, 1, 1, 1, 1), torch.inf)
+        if points.shape[1] == 1:  # exponentials of rows and columns instead of all pixels
+            axes = across[:, 0], along[:, 0]
+            row, col = ([torch.exp(a / (-2 * reach**2)) for reach in self.reaches] for a in axes)
+            return [a * b for a, b in zip(row, col, strict=True)]
         nearest = (along + across).amin(1)
         return [torch.exp(nearest / (-2 * reach**2)) for reach in self.reaches]

@@ -57,6 +57,14 @@ def test_clicks_are_bells_of_three_widths(label: float, first: int) -> None:
     assert not others.any()
 
 
+@pytest.mark.parametrize("label", [1.0, 0.0, -1.0], ids=["positive", "negative", "no point"])
+def test_a_click_alone_is_drawn_as_among_others(label: float) -> None:
+    points, labels = torch.tensor([[[100.3, 30.7]]]), torch.tensor([[label]])
+    alone = _maps(points=points, labels=labels)
+    again = _maps(points=points.repeat(1, 2, 1), labels=labels.repeat(1, 2))
+    torch.testing.assert_close(alone, again, rtol=1e-4, atol=1e-7)
+
+
 def test_a_crop_draws_its_part_of_the_frame() -> None:
     boxes = torch.tensor([[100.0, 90.0, 200.0, 180.0]])
     points, labels = torch.tensor([[[150.0, 130.0]]]), torch.ones(1, 1)
