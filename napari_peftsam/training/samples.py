@@ -16,7 +16,7 @@ from napari_peftsam.models import Architecture, SamModel, frame_of, to_model_inp
 from napari_peftsam.segmentation.decode import PromptTensors
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import PromptSimulator, bounding_boxes
-from napari_peftsam.types import Frame, Prompts
+from napari_peftsam.types import Frame, Prompts, Window
 
 _TURNS = 8  # the dihedral group of the square model frame
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
@@ -27,6 +27,7 @@ _LEAST_MARGIN = 12.0  # ... and at least this many model pixels
 # Side of the grid on which an object and its surroundings are compared with the truth.
 # It follows the object, so that small ones count as much as large ones, at a fixed cost.
 _GRID = 96
+_TOUCHED = 0.25  # tokens, of four pixels a side: how far outside a sample's neighbours reach
 
 
 # --- planes -----------------------------------------------------------------------
@@ -316,9 +317,30 @@ class Targets:
         corner = torch.tensor(self.corner, dtype=torch.float32)
         return PromptSimulator(generator, windows[:, :2] + spacing / 2 - 0.5 + corner, spacing)
 
-    def view(self, logits: Tensor, objects: slice) -> Tensor:
-        """Sample logits ``(B, K, h, w)`` of some of the objects on their grids."""
-        return _resample(logits.float(), self.windows[objects], logits.shape[-1] / self.side)
+    def seen(self, objects: slice, grid: int) -> list[Window]:
+        """Return, of ``grid x grid`` tokens, the window that holds all that `view` takes.
+
+        One for each of some of the objects, all of one size.
+        """
+        edges = self.windows[objects].cpu() * (grid / self.side)
+        first = (edges[:, :2] - _TOUCHED).floor().clamp(min=0)
+        last = (edges[:, 2:] + _TOUCHED).ceil().clamp(max=grid)
+        side = int((last - first).max())
+        corners = first.clamp(max=grid - side).int().tolist()
+        return [Window(row, col, side, side) for col, row in corners]
+
+    def view(
+        self, logits: Tensor, objects: slice, grid: int = 1, seen: Sequence[Window] = ()
+    ) -> Tensor:
+        """Sample logits ``(B, K, h, w)`` of some of the objects on their grids.
+
+        They are of the whole input, or of the windows of tokens that are `seen`.
+        """
+        windows = self.windows[objects] * (grid / self.side)  # in tokens
+        tokens = seen[0].width if seen else grid
+        if seen:
+            windows = windows - windows.new_tensor([(w.col, w.row) * 2 for w in seen])
+        return _resample(logits.float(), windows, logits.shape[-1] / tokens)
 
 
 def _resample(x: Tensor, windows: Tensor, scale: float) -> Tensor:

@@ -13,7 +13,7 @@ from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
 from napari_peftsam.models.memory import is_out_of_memory, release_memory
 from napari_peftsam.peft import Injection
-from napari_peftsam.segmentation.decode import PromptTensors, decode
+from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.events import MemoryPlanned
@@ -216,7 +216,7 @@ def add_gradients(
     """
     targets, prompts, patch = batch.targets, batch.prompts, model.architecture.patch_size
     token = targets.corner[1] // patch, targets.corner[0] // patch
-    count = len(targets.shapes)
+    count, grid = len(targets.shapes), features.shape[-1]
     size = plan.objects_at_once or count
     total, gradient = torch.zeros((), device=features.device), None
     for index in range(batch.rounds):
@@ -225,9 +225,10 @@ def add_gradients(
             embedding = features.detach().requires_grad_(features.requires_grad)
             with model.autocast():
                 given = _objects(prompts, part, features.device)
-                low, scores = decode(model.sam, embedding, given, token)
-                logits = targets.view(low, part)
-                shapes = targets.shapes[part]
+                outputs = decode_outputs(model.sam, embedding, given, [token])
+                around = targets.seen(part, grid)  # the loss depends on nothing outside
+                logits = targets.view(outputs.within(around).logits(), part, grid, around)
+                scores, shapes = outputs.scores, targets.shapes[part]
                 share = len(shapes) / count / batch.rounds
                 loss = promptable_loss(logits, scores, shapes) * share
             (loss * weight).backward()
@@ -235,9 +236,12 @@ def add_gradients(
             if embedding.grad is not None:  # added up in single precision
                 found = embedding.grad.float()
                 gradient = found if gradient is None else gradient + found
-            best = torch.arange(len(low), device=low.device), scores.detach().argmax(1)
-            answers.append((low.detach()[best][:, None], logits.detach()[best]))
-            del embedding, low, scores, logits, loss  # make room for the next part
+            if index + 1 < batch.rounds:
+                with torch.no_grad(), model.autocast():
+                    best = scores.argmax(1, keepdim=True)
+                    answer = logits.take_along_dim(best[..., None, None], 1)[:, 0]
+                    answers.append((outputs.logits(best), answer))
+            del embedding, outputs, scores, logits, loss  # make room for the next part
         if index + 1 < batch.rounds:
             masks, seen = (torch.cat(each) for each in zip(*answers, strict=True))
             # For all objects together: parts must not change what is drawn.
