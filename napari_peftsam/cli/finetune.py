@@ -168,7 +168,7 @@ class TrainingProgress:
     def __init__(self, progress: Progress, preface: str = "") -> None:
         self._progress = progress
         self._preface = preface
-        self._iou = 0.0
+        self._iou = ""  # not known before the first step
 
     def show(self, event: object) -> None:
         """Show one event of `napari_peftsam.training`, nothing for others."""
@@ -190,12 +190,12 @@ class TrainingProgress:
         elif isinstance(event, MemoryPlanned):
             say(event.describe())
         elif isinstance(event, Validated):
-            self._iou = event.iou
+            self._iou = f"held-out IoU {event.iou:.3f}, "
         elif isinstance(event, TrainingStep):
             share = event.seconds / max(event.seconds + event.remaining, 1e-9)
             self._progress.show(
                 share,
-                f"step {event.step}, loss {event.loss:.3f}, held-out IoU {self._iou:.3f}, "
+                f"step {event.step}, loss {event.loss:.3f}, {self._iou}"
                 f"{event.remaining:.0f} s left",
             )
 

@@ -19,7 +19,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """Sizes of the run, and the held-out IoU of the incumbent.
+    """Sizes of the run, and the held-out IoU of the incumbent; comes after the first step.
 
     `held_out_objects` are those that IoU is measured on, not more than it takes.
     """
@@ -34,7 +34,7 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class MemoryPlanned:
-    """The plan of the steps, after a trial step and again whenever memory ran out.
+    """The plan of the steps, from the first one on trial, and again whenever memory ran out.
 
     The result does not depend on the plan: a step in which memory ran out is taken again.
 
@@ -65,7 +65,7 @@ class MemoryPlanned:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One optimiser step; `remaining` is the estimated rest of the run in seconds."""
+    """A step whose gradients are there; `remaining` is the estimated rest of the run in seconds."""
 
     step: int
     loss: float

@@ -92,7 +92,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     generator ends or is closed. Only objects are learned: unlabelled pixels further from an
     object than its own size are never taken as background. Activations of frozen blocks may
     take room on disk, in a scratch folder that is gone by then. Before the first event the
-    peaks of memory that the system and torch note are reset, to measure a step on trial.
+    peaks of memory that the system and torch note are reset, to measure the first step.
 
     Parameters
     ----------
@@ -126,12 +126,13 @@ def finetune(  # noqa: PLR0913  # most are optional
     with open_cache(config, model.device) as cache:
         first = method.first_changed_block(model.architecture.depth)
         encoder = PlaneEncoder(model, data.planes, first, cache)
-        before = _measure(encoder, judge, data.held_out)
+        starts_as_base = (start.config if start else config.method).starts_as_base
+        is_start = judge == own and (own is not None or starts_as_base)
+        before = math.nan if is_start else _measure(encoder, judge, data.held_out)
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            is_start = judge == own and (own is not None or injection.config.starts_as_base)
-            run = _Run(injection, encoder, config, data, before, is_start, team or Team(), stop)
+            run = _Run(injection, encoder, config, data, before, team or Team(), stop)
             return (yield from _train(run))
         finally:
             injection.remove()
@@ -198,8 +199,7 @@ class _Run:
     encoder: PlaneEncoder
     config: TrainingConfig
     data: _Data
-    before: float
-    before_is_start: bool
+    before: float  # IoU of the incumbent; not a number if that is the start itself
     team: Team
     stop: Callable[[], bool]
 
@@ -229,28 +229,35 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         data.split.training, encoder.planes, encoder.model.architecture,
         config.objects_per_step, config.seed, limit,
     )  # fmt: skip
-    yield preflight(trainer, config, encoder, views)
-    yield from trainer.take_adjustments()
-    training, held_out = len(data.split.training), sum(map(len, data.held_out.values()))
-    yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, run.before)
     began, upcoming = perf_counter(), iter(views)
-
-    # The untrained start is a candidate too: a run that only makes things worse returns it.
-    best_iou = run.before if run.before_is_start else validation_iou(encoder, data.held_out)
-    best_step, best = 0, _capture(run, 0, best_iou)
-    yield Validated(0, best_iou, best)
+    best_iou, best_step, best = -math.inf, 0, None
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
-    while (progress := run.progress(perf_counter() - began, step, epochs)) < 1:
-        if run.stopped():
+    while (progress := run.progress(perf_counter() - began, step, epochs)) < 1 or step == 0:
+        if run.stopped() and step:
             break
         batch = list(itertools.islice(upcoming, config.images_per_step))
-        epochs = batch[-1][0]
-        loss = trainer.step(step, [view for _, view in batch], _learning_rate(progress))
+        epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
+        if step == 0:
+            planned, loss = preflight(trainer, config, encoder, seen)
+            yield planned
+        else:
+            loss = trainer.gradients(step, seen)
         yield from trainer.take_adjustments()
         step += 1
         seconds = perf_counter() - began
         progress = run.progress(seconds, step, epochs)
         yield TrainingStep(step, loss, seconds, seconds * (1 - progress) / max(progress, 1e-6))
+        if step == 1:  # nothing is changed before `update`
+            # The untrained start is a candidate too: a run that only makes things worse returns it.
+            best_iou = validation_iou(encoder, data.held_out)
+            run = replace(run, before=best_iou) if math.isnan(run.before) else run
+            training, held_out = len(data.split.training), sum(map(len, data.held_out.values()))
+            yield TrainingStarted(
+                trainable, in_encoder, training, held_out, data.split.by, run.before
+            )
+            best = _capture(run, 0, best_iou)
+            yield Validated(0, best_iou, best)
+        trainer.update(rate)
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
@@ -259,6 +266,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
             if better:
                 best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
+    assert best is not None  # there was a step
     seconds = perf_counter() - began
     return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)
 

@@ -1,9 +1,9 @@
-"""The memory of a training step: a measured trial step, and smaller plans to back off to."""
+"""The memory of a training step: the first one is measured; smaller plans to back off to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,7 @@ from napari_peftsam.models.memory import (
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.events import MemoryPlanned
-from napari_peftsam.training.samples import Views
+from napari_peftsam.training.samples import View
 from napari_peftsam.training.team import processes_here
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = ["StepPlan", "possible_plans"]
 # Of the free memory. The rest is for memory in pieces too small to be used, and for what other
 # programs take meanwhile.
 _USABLE = 0.85
-_LOOKED_AT = 64  # views, to find one of the largest
 
 
 @dataclass(frozen=True)
@@ -73,26 +72,27 @@ def possible_plans(config: TrainingConfig, objects: int) -> tuple[StepPlan, ...]
 
 
 def preflight(
-    trainer: Trainer, config: TrainingConfig, encoder: PlaneEncoder, views: Views
-) -> MemoryPlanned:
-    """Give the trainer the fastest plan whose trial step leaves enough memory free.
+    trainer: Trainer, config: TrainingConfig, encoder: PlaneEncoder, views: Sequence[View]
+) -> tuple[MemoryPlanned, float]:
+    """Take the first step with the fastest plan that leaves enough memory free.
 
-    For the trial, the peaks of memory that the system and torch note are reset, see
-    `napari_peftsam.models.memory.measure_peak`.
+    Its gradients are as of `Trainer.gradients`, and so is the loss that is returned. The first of
+    the views must be one of the largest. The peaks of memory that the system and torch note are
+    reset, see `napari_peftsam.models.memory.measure_peak`.
     """
     model = encoder.model
-    largest = max((v for _, v in islice(views, _LOOKED_AT)), key=lambda v: len(v.objects))
-    trainer.plans = possible_plans(config, len(largest.objects))
+    trainer.plans = possible_plans(config, len(views[0].objects))
     free = max(0, _free(model.device) - _promised(encoder, config.views))
     loaded = tensor_bytes(model.sam)
     while True:
         plans = trainer.plans
         with measure_peak(model.device) as peak:
-            trainer.try_out(largest)
+            loss = trainer.try_out(views)
         if trainer.plans is not plans:
             continue  # memory ran out, and the peak is that of the plan before
         if peak.rise <= _USABLE * free:
-            return MemoryPlanned(plans[0].describe(), loaded + peak.rise, free)
+            planned = MemoryPlanned(plans[0].describe(), loaded + peak.rise, free)
+            return planned, trainer.add_up(loss)
         trainer.back_off(f"{readable_bytes(peak.rise)} of {readable_bytes(free)} were needed")
 
 

@@ -176,13 +176,19 @@ class Views:
     limit: int | None = None
 
     def __iter__(self) -> Iterator[tuple[float, View]]:
-        """Yield views without end, with the epochs completed; each has every object once."""
+        """Yield views without end, with the epochs completed; each has every object once.
+
+        The first view is one of the largest of its epoch: its step shows what memory suffices.
+        """
         for epoch in itertools.count():
             number = epoch if self.limit is None else epoch % self.limit
             rng = self._random(_SEEN, number)
             groups = self._neighbours(rng)
             views = [view for objects in groups for view in self._seen(objects, number, rng)]
             order = self._random(_ORDER, epoch).permutation(len(views))
+            if epoch == 0:
+                largest = max(range(len(order)), key=lambda place: len(views[order[place]].objects))
+                order[[0, largest]] = order[[largest, 0]]
             for done, index in enumerate(order, start=1):
                 yield epoch + done / len(views), views[index]
 

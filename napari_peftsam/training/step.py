@@ -51,8 +51,8 @@ class MicroBatch:
 class Trainer:
     """An adapter with its optimiser.
 
-    When memory runs out, a step is computed again with a smaller plan: nothing is changed before
-    all of its gradients are there.
+    A step is `gradients`, then `update`. When memory runs out, the gradients are computed again
+    with a smaller plan: nothing is changed before all of them are there.
 
     Attributes
     ----------
@@ -75,26 +75,26 @@ class Trainer:
         # Half precision has too few exponents for small gradients.
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
 
-    def try_out(self, view: View) -> None:
-        """Compute a step and drop it, to see that there is room for it.
+    def try_out(self, views: Sequence[View]) -> Tensor:
+        """Compute what `gradients` of the first step does, with room for the moments.
 
-        Weights, optimiser and torch's generators are as before.
+        Return this process's part of the loss. The first of the views is among those that it
+        computes, if only for the room that it takes.
         """
-        device = self._model.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self._fit(lambda plan: self._with_moments(view, plan))
-        self._optimiser.zero_grad()
+        return self._fit(lambda plan: self._with_moments(views, plan))
 
-    def _with_moments(self, view: View, plan: StepPlan) -> Tensor:
-        # The moments that AdamW allocates in its first step, unless that has been taken.
-        missing = [] if self._optimiser.state else self._parameters
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in missing]
-        loss = self._gradients(0, [view], [0], plan)  # by each process for itself
+    def _with_moments(self, views: Sequence[View], plan: StepPlan) -> Tensor:
+        # The moments that AdamW allocates in its first step.
+        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in self._parameters]
+        share = self._team.share(len(views))
+        if 0 not in share:
+            self._gradients(0, views, [0], plan)
+        loss = self._gradients(0, views, share, plan)
         del moments
         return loss
 
-    def step(self, number: int, views: Sequence[View], rate: float) -> float:
-        """Train on a global batch; return its mean loss.
+    def gradients(self, number: int, views: Sequence[View]) -> float:
+        """Compute the gradients of a global batch; return its mean loss.
 
         Parameters
         ----------
@@ -103,8 +103,6 @@ class Trainer:
             random choices, whichever process makes them.
         views
             The global batch of all processes.
-        rate
-            Factor on the learning rates.
 
         Raises
         ------
@@ -112,7 +110,10 @@ class Trainer:
             If the loss is no longer finite, or the memory is too small for every plan.
         """
         share = self._team.share(len(views))
-        loss = self._fit(lambda plan: self._gradients(number, views, share, plan))
+        return self.add_up(self._fit(lambda plan: self._gradients(number, views, share, plan)))
+
+    def add_up(self, loss: Tensor) -> float:
+        """Add up loss and gradients of all processes; return the loss, see `gradients`."""
         self._team.add_up(loss)
         self._team.add_up_gradients(self._parameters)
         if not torch.isfinite(loss):
@@ -120,13 +121,16 @@ class Trainer:
                 "the training diverged (its loss is no longer a finite number): lower the learning "
                 "rate; the adapter that was live before is unchanged"
             )
+        return loss.item()
+
+    def update(self, rate: float) -> None:
+        """Change the parameters by their gradients; `rate` is a factor on the learning rates."""
         for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate
         self._scaler.unscale_(self._optimiser)
         torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
         self._scaler.step(self._optimiser)
         self._scaler.update()
-        return loss.item()
 
     def _fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
         """Compute something, with smaller and smaller plans while memory runs out."""

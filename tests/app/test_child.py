@@ -54,7 +54,7 @@ def test_events_come_in_order_and_no_process_is_left(
     process = TrainingProcess(_job(checkpoint))
     events, report = finish(process.events())
     kinds = [type(event) for event in events]
-    assert kinds[:4] == [MemoryPlanned, TrainingStarted, Validated, TrainingStep]
+    assert kinds[:4] == [MemoryPlanned, TrainingStep, TrainingStarted, Validated]
     assert kinds[-1] is Validated
     assert isinstance(report, TrainingReport)
     assert process.pid is not None

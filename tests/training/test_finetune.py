@@ -49,12 +49,12 @@ def _weights(model: SamModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)
 def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[AnnotatedPlane]) -> None:
     events, finished = finish(finetune(build_tiny(), planes, _config(method)))
-    planned, started, *middle = events
+    planned, first, started, *middle = events
     assert isinstance(planned, MemoryPlanned)
     assert isinstance(started, TrainingStarted)
     assert (started.training_objects, started.held_out_objects) == (8, 8)
     assert started.held_out_by == "image"
-    steps = [e for e in middle if isinstance(e, TrainingStep)]
+    steps = [e for e in (first, *middle) if isinstance(e, TrainingStep)]
     assert [e.step for e in steps] == [1, 2, 3, 4]
     assert all(np.isfinite(e.loss) for e in steps)
     assert [e.step for e in middle if isinstance(e, Validated)] == [0, 2, 4]

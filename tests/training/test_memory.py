@@ -100,7 +100,8 @@ ERRORS = [
 
 
 def test_a_run_says_first_what_it_takes(planes: list[AnnotatedPlane]) -> None:
-    planned, started, *_ = _train(planes)
+    planned, first, started, *_ = _train(planes)
+    assert isinstance(first, TrainingStep)
     assert isinstance(planned, MemoryPlanned)
     assert isinstance(started, TrainingStarted)
     assert 0 < planned.measured < planned.free

@@ -189,7 +189,7 @@ def test_processes_that_share_a_step_add_up_to_one(
     with inject(model, FactConfig(dropout=0.3)) as injection:
         encoder = PlaneEncoder(model, prepared, first=0)
         for member in (alone, *team):
-            Trainer(injection, config, encoder, member).step(7, views, 1.0)
+            Trainer(injection, config, encoder, member).gradients(7, views)
     together: dict[int, Tensor] = {}
     for member in team:
         for index, gradient in member.noted.items():
