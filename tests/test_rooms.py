@@ -68,3 +68,12 @@ def test_each_module_with_a_lock_is_listed_in_the_architecture() -> None:
 def test_torch_is_not_imported_at_start(name: str) -> None:
     command = [sys.executable, "-c", f"import sys, {name}; sys.exit('torch' in sys.modules)"]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_other_users_of_segment_anything_see_nothing_of_ours() -> None:
+    code = (
+        "import napari_peftsam.models, sys; assert 'segment_anything' not in sys.modules;"
+        "from segment_anything import sam_model_registry, SamPredictor;"
+        "import segment_anything; segment_anything.modeling.Sam"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import SamModel
-    from napari_peftsam.models.networks import Sam
+    from napari_peftsam.models.sam_parts import Sam
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
         AnnotatedPlane,

@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import xxhash
-import zarr
 
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
@@ -177,6 +176,8 @@ class EntryFolder:
 
 
 def _write(path: Path, entry: Entry) -> None:
+    import zarr  # takes a third of a second, and a training needs it late if at all
+
     values = np.ascontiguousarray(entry.values)
     described = {
         **entry.attributes,
@@ -195,6 +196,8 @@ def _write(path: Path, entry: Entry) -> None:
 
 
 def _read(path: Path, key: object) -> Entry:
+    import zarr
+
     array = zarr.open_array(path, mode="r", zarr_format=3)
     attributes = cast("dict[str, Any]", dict(array.attrs))
     checksum = attributes.pop("checksum")

@@ -117,15 +117,9 @@ def clicks_to_reach(curves: Floats, threshold: float) -> Floats:
 
 def _ranks(values: Floats) -> Floats:
     """Rank each row, centred on its middle; equal values share their mean rank."""
-    ranks: Floats = np.stack([_row_ranks(row) for row in values]) - (values.shape[1] + 1) / 2
+    # Not by `scipy.stats`, which takes half a second to import.
+    ranks: Floats = np.sign(values[:, :, None] - values[:, None, :]).sum(2) / 2
     return ranks
-
-
-def _row_ranks(row: Floats) -> Floats:
-    # As scipy.stats.rankdata does, which takes half a second to import.
-    _, places, counts = np.unique(row, return_inverse=True, return_counts=True)
-    means: Floats = np.cumsum(counts) - (counts - 1) / 2
-    return means[places]
 
 
 def _correlation(first: Floats, second: Floats) -> float | None:

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from napari_peftsam.models.architecture import Architecture, PlainVit
 from napari_peftsam.models.attention import Grid, position_attention
 from napari_peftsam.models.linear import KeepingLinear
-from napari_peftsam.models.networks import Attention, Block, ImageEncoderViT, MLPBlock
 from napari_peftsam.models.parts import ConvStem
+from napari_peftsam.models.sam_parts import Attention, Block, ImageEncoderViT, MLPBlock
 
 
 class ImageEncoder(nn.Module):

@@ -15,8 +15,8 @@ from napari_peftsam.heap import keep_freed_memory
 from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
-from napari_peftsam.models.networks import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
+from napari_peftsam.models.sam_parts import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, renamed
 from napari_peftsam.normalisation import Limits, normalise
 from napari_peftsam.types import Frame, PixelArray

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from napari_peftsam.models.networks import LayerNorm2d
+from napari_peftsam.models.sam_parts import LayerNorm2d
 
 __all__ = ["DenseHead"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models.architecture import TinyVit
-from napari_peftsam.models.networks import LayerNorm2d
+from napari_peftsam.models.sam_parts import LayerNorm2d
 
 # Tensors of the encoder: how their names begin in MobileSAM and here (in timm), and how
 # they end. Of the beginnings the first that fits counts, in both directions.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
-from napari_peftsam.models.networks import Sam
+from napari_peftsam.models.sam_parts import Sam
 from napari_peftsam.peft.adapter import Adapter, check_base
 from napari_peftsam.peft.inject import Injection, check_method, check_not_adapted, operate
 from napari_peftsam.peft.methods import METHODS

@@ -24,7 +24,7 @@ from napari_peftsam.models import (
     find_model,
     pick_device,
 )
-from napari_peftsam.models.networks import MaskDecoder
+from napari_peftsam.models.sam_parts import MaskDecoder
 from napari_peftsam.pretraining.data import Batch, CropStream
 from napari_peftsam.pretraining.objective import pretraining_loss
 from napari_peftsam.pretraining.run import (

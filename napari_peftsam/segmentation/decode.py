@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_peftsam.models.networks import MaskDecoder, Sam
+from napari_peftsam.models.sam_parts import MaskDecoder, Sam
 from napari_peftsam.segmentation.two_way import (
     box_tokens,
     dense_positions,

@@ -12,7 +12,7 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.models.networks import Sam
+from napari_peftsam.models.sam_parts import Sam
 from napari_peftsam.segmentation.crops import Crop, cut, fine, placed
 from napari_peftsam.segmentation.decode import MaskOutputs, PromptTensors, decode_outputs
 from napari_peftsam.segmentation.region_labels import object_part, to_image_masks

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from napari_peftsam.models.networks import PromptAttention as Attention
-from napari_peftsam.models.networks import PromptEncoder, TwoWayTransformer
+from napari_peftsam.models.sam_parts import PromptAttention as Attention
+from napari_peftsam.models.sam_parts import PromptEncoder, TwoWayTransformer
 
 # Of each matrix of random frequencies: its version, and positions by dtype.
 _POSITIONS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

@@ -83,8 +83,8 @@ class _Shortage:
     def __init__(self, patch: pytest.MonkeyPatch, failing: set[int], error: Exception) -> None:
         self.calls = 0
         self._failing, self._error = failing, error
-        self._decode = step.decode
-        patch.setattr(step, "decode", self)
+        self._decode = step.decode_outputs
+        patch.setattr(step, "decode_outputs", self)
 
     def __call__(self, sam: Any, features: torch.Tensor, *rest: Any) -> Any:
         self.calls += 1
