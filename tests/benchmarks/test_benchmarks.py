@@ -13,7 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
+import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -264,3 +267,19 @@ def test_every_peer_is_planned_that_is_installed(installed: bool) -> None:
     for script in {work.script for work in works} - {"_micro_sam.py"}:
         known = module(Path(script).stem).WORKS
         assert {work.work for work in works if work.script == script} <= known.keys()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_crops_are_compared_by_domain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.zeros((2, 64, 64), np.uint16)
+    labels[1, 8:20, 8:20], labels[1, 30:50, 30:40] = 1, 2
+    for kind in ("images", "labels"):
+        (tmp_path / "stacks" / kind).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "stacks" / kind / "a.tif", labels)
+    crops, threads = module("crops"), torch.get_num_threads()
+    crops.main([str(tmp_path), "--model", "tiny", "--threads", str(threads)])
+    crops.main(["--speed", "2", "--model", "tiny", "--threads", str(threads)])
+    domain, every, speed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (domain["domain"], every["domain"], every["objects"]) == ("stacks", "all", 2)
+    assert domain["crop with whole"] == 1  # the whole of so small a grid
+    assert {"whole", "exact", "crop"} <= speed.keys()
