@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from segment_anything.modeling import PromptEncoder as PromptEncoder
     from segment_anything.modeling import Sam as Sam
     from segment_anything.modeling import TwoWayTransformer as TwoWayTransformer
+    from segment_anything.modeling import transformer
     from segment_anything.modeling.common import LayerNorm2d as LayerNorm2d
     from segment_anything.modeling.common import MLPBlock as MLPBlock
     from segment_anything.modeling.image_encoder import Attention as Attention
     from segment_anything.modeling.image_encoder import Block as Block
-    from segment_anything.modeling.transformer import Attention as PromptAttention
+
+    PromptAttention = transformer.Attention
 else:
     _found = find_spec("segment_anything")
     if _found is None:

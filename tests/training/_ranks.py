@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -27,17 +28,13 @@ from napari_peftsam.training import (
 )
 from tests.training._world import finish, make_plane
 
-CASES: dict[str, tuple[MethodConfig, int, int]] = {
-    "even": (LoraConfig(rank=4), 2, 0),
-    "odd": (LoraConfig(rank=2), 3, 0),
-    "dropout": (FactConfig(rank=4, dropout=0.3), 2, 0),
-    "decoder": (FrozenEncoderConfig(), 5, 2),
+CASES: dict[str, tuple[MethodConfig, int]] = {
+    "even": (LoraConfig(rank=4), 2),
+    "odd": (LoraConfig(rank=2), 3),
+    "dropout": (FactConfig(rank=4, dropout=0.3), 2),
+    "decoder": (FrozenEncoderConfig(), 5),
 }
-"""Methods with the number of images per step and the seed.
-
-With half of the seeds a unit of the decoder is at the kink of its ReLU, where the rounding of
-batches of another size decides about its gradient, and Adam about the rest.
-"""
+"""Methods with the number of images per step."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,21 @@ class Seen:
     state: dict[str, torch.Tensor]
 
 
-def config(method: MethodConfig, images: int, seed: int = 0, **budget: float) -> TrainingConfig:
+def config(method: MethodConfig, images: int, **budget: float) -> TrainingConfig:
     return TrainingConfig(
         method=method, images_per_step=images, objects_per_step=3, rounds=2, learning_rate=1e-2,
-        validations=1, seed=seed, **(budget or {"steps": 3}),
+        validations=1, **(budget or {"steps": 3}),
     )  # fmt: skip
+
+
+def plain_optimiser(groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    """Return one that steps as far as the gradient is large.
+
+    Adam's steps are as large for gradients that are nothing but the rounding of batches of
+    another size, of which some seeds have many and others none.
+    """
+    assert fused
+    return torch.optim.SGD(groups)
 
 
 def train(
@@ -62,7 +69,10 @@ def train(
     planes = [make_plane("a"), make_plane("b", 1), make_plane("c", 2)]
     better = count()
     module = sys.modules["napari_peftsam.training.finetune"]
-    with patch.object(module, "validation_iou", lambda *_: float(next(better))):
+    with (
+        patch.object(module, "validation_iou", lambda *_: float(next(better))),
+        patch.object(torch.optim, "AdamW", plain_optimiser),
+    ):
         events, finished = finish(finetune(build_tiny(), planes, settings, team=team, stop=stop))
     assert finished.best_step == finished.steps
     losses = [event.loss for event in events if isinstance(event, TrainingStep)]
