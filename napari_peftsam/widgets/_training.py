@@ -193,7 +193,7 @@ class TrainingRun:
         failure = run.failure or error
         failure = f"{failure[:1].upper()}{failure[1:]}." if failure else ""
         entry, result = run.entry, run.result
-        if result is None:
+        if result is None and (failure or not run.replaced):
             name = "the base model" if self.before == "base" else self.before
             self._end(failure or f"Stopped before the first step, so {name} stays live.")
         elif entry is None and run.replaced:
@@ -201,7 +201,7 @@ class TrainingRun:
             self._end(f"Another {other}, so the training was ended without a result.")
         elif error and not run.failure:
             self._end(f"The new adapter cannot be used: {error}")
-        else:
+        elif result is not None:
             if entry is not None:
                 self.after = entry.name
                 self.measured[entry.name] = result.iou_after
