@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _RECIPE = (
     "Settings that belong together, instead of a method and its options: recommended (for the "
-    "model and this computer), peft-sam, peft-sam-small or cobot."
+    "model and this computer), peft-sam, peft-sam-many, peft-sam-small or cobot."
 )
 _OUTPUT = (
     "Adapter file to write (.safetensors); needed with folders, with --project beside what the "

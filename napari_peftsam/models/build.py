@@ -140,9 +140,10 @@ def _path_of(model: str, entry: ModelEntry | None) -> Path:
     return entry.path
 
 
-def build_random(name: str, seed: int = 0) -> SamModel:
-    """Build an architecture with random weights (tests, benchmarks)."""
+def build_random(name: str, seed: int = 0, frame: int | None = None) -> SamModel:
+    """Build an architecture with random weights (tests, benchmarks), at a frame if named."""
     arch = architecture(name)
+    arch = replace(arch, image_size=frame or arch.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sam = construct(arch)

@@ -239,7 +239,11 @@ class FinetuneOptions(QWidget):
         chosen = method.model_validate(options)
         images = {"check_on": self.roles.chosen("check on")}
         images["leave_out"] = self.roles.chosen("leave out")
-        return TrainingConfig.model_validate({"method": chosen, **budget, **images, **values})
+        hidden = self._applied.items() if self.recipe.currentData() != _OWN else ()
+        rest = {name: value for name, value in hidden if name not in {"method", *values}}
+        return TrainingConfig.model_validate(
+            {"method": chosen, **rest, **budget, **images, **values}
+        )
 
     def _count(self) -> None:
         """Count the parameters in a thread: it builds the model, if without weights."""

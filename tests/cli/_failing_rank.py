@@ -11,15 +11,15 @@ from napari_peftsam.cli import main
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.training.step import Trainer
 
-_step = Trainer.step
+_gradients = Trainer.gradients
 
 
-def step(self: Trainer, number: int, *others: Any) -> float:
+def gradients(self: Trainer, number: int, *others: Any) -> float:
     if number == 1 and os.environ["RANK"] == os.environ["FAILING_RANK"]:
         raise TrainingError("this one has failed")
-    return _step(self, number, *others)
+    return _gradients(self, number, *others)
 
 
 if __name__ == "__main__":
-    with patch.object(Trainer, "step", step):
+    with patch.object(Trainer, "gradients", gradients):
         sys.exit(main())

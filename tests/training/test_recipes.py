@@ -20,6 +20,11 @@ GIB = 2**30
             LoraConfig(rank=32, alpha=1, matrices="all-linear", placement="late-50%"),
             1e-5,
         ),
+        (
+            "peft-sam-many",
+            LoraConfig(rank=32, alpha=1, matrices="all-linear", placement="late-50%"),
+            1e-5,
+        ),
         ("peft-sam-small", FrozenEncoderConfig(), 1e-5),
         ("cobot", CobotLoraConfig(rank=4, coefficient_lr_multiplier=100), None),
     ],
@@ -28,6 +33,11 @@ def test_the_papers_settings(name, method, rate) -> None:
     made = RECIPES[name]
     assert (made.method, made.learning_rate) == (method, rate)
     assert TrainingConfig(steps=1, **made.settings()).learning_rate == rate
+
+
+def test_one_recipe_learns_many_objects_in_each_step() -> None:
+    config = TrainingConfig(steps=1, **RECIPES["peft-sam-many"].settings())
+    assert (config.objects_per_step, config.rounds) == (30, 4)
 
 
 def test_peft_sam_trains_what_its_paper_says() -> None:
@@ -71,6 +81,7 @@ def test_each_is_explained_in_one_sentence(name, memory, model) -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    message = "unknown recipe 'best': choose one of recommended, peft-sam, peft-sam-small, cobot"
+    message = "unknown recipe 'best': choose one of recommended, peft-sam, peft-sam-many, "
+    message += "peft-sam-small, cobot"
     with pytest.raises(ConfigurationError, match=message):
         recipe("best", architecture("builtin"), None)
