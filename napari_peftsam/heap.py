@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 
 _VARIABLE = "NAPARI_PEFTSAM_KEEP_MEMORY"
-# Parameters of glibc's `mallopt`, see mallopt(3), and what they are set to. With threads' arenas
+# Parameters of glibc's `mallopt`, see mallopt(3): mmap threshold, trim threshold and arenas, and
+# what to set them to. Older versions refuse an mmap threshold above 32 MB. With threads' arenas
 # of their own, which hold 64 MB at most, large tensors would be given back all the same.
-_KEEPING = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))  # arenas, mmap threshold, trim threshold
+_KEEPING = ((-3, (1 << 30, 32 << 20)), (-1, ((1 << 31) - 1,)), (-8, (1,)))
 
 
 def keep_freed_memory() -> bool:
@@ -23,7 +24,7 @@ def keep_freed_memory() -> bool:
     mallopt = _glibc("mallopt")
     if mallopt is None or os.environ.get(_VARIABLE) == "0":
         return False
-    return all(mallopt(*parameter) for parameter in _KEEPING)
+    return all(any(mallopt(name, value) for value in values) for name, values in _KEEPING)
 
 
 def give_back_memory() -> None:

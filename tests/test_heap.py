@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from napari_peftsam import heap
+
 # Frees 64 MB, and prints by how many megabytes the process is larger, then and given back.
 CODE = """
 import numpy as np
@@ -38,3 +40,27 @@ def test_freed_memory_is_kept_until_it_is_given_back(value: str) -> None:
     assert kept == str(value != "0")
     assert (int(freed) >= 60) == (value != "0")
     assert int(given_back) < 10
+
+
+@pytest.mark.parametrize(
+    ("limit", "threshold"),
+    [
+        pytest.param(1 << 40, 1 << 30, id="any threshold"),
+        pytest.param(32 << 20, 32 << 20, id="older glibc: 32 MB at most"),
+    ],
+)
+def test_the_largest_threshold_that_glibc_takes(
+    limit: int, threshold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {}
+
+    def mallopt(name: int, value: int) -> int:
+        if name == -3 and value > limit:
+            return 0
+        taken[name] = value
+        return 1
+
+    monkeypatch.delenv("NAPARI_PEFTSAM_KEEP_MEMORY", raising=False)
+    monkeypatch.setattr(heap, "_glibc", lambda _: mallopt)
+    assert heap.keep_freed_memory()
+    assert taken == {-3: threshold, -1: (1 << 31) - 1, -8: 1}
