@@ -312,7 +312,7 @@ def starting_text(seconds: float, config: TrainingConfig) -> str:
     budgets = (("step", config.steps), ("epoch", config.epochs))
     counted = (count_text(number, unit) for unit, number in budgets if number is not None)
     budget = next(counted, format_time(config.seconds or 0))
-    doing = "Loading the model and measuring it on held-out objects"
+    doing = "Loading the model and taking the first step"
     return f"{doing}: {format_time(seconds)} so far, then {budget} of training."
 
 

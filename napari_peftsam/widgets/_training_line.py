@@ -50,7 +50,7 @@ class TrainingLine(QWidget):
         before, after = (training.measured.get(n) for n in (training.before, training.after))
         if training.phase is Phase.IDLE and before is not None and after is not None:
             self.text.setText(change_text(before, after))
-        else:
+        elif training.phase is not Phase.TRAINING:  # else it says how far the run is
             self.text.setText("Finishing…" if training.phase is Phase.STOPPING else "")
         self.text.setToolTip(training.message)
         self.show_waiting()
@@ -69,7 +69,7 @@ class TrainingLine(QWidget):
             self.curve.add(event.validation_iou)
         elif isinstance(event, Validated):
             self.curve.add(event.iou)
-        elif isinstance(event, TrainingStep):
+        elif isinstance(event, TrainingStep) and self.training.phase is not Phase.STOPPING:
             self.text.setText(f"{format_time(event.remaining)} left")
             self.text.setToolTip("")
 
