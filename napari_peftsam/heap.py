@@ -19,10 +19,10 @@ def keep_freed_memory() -> bool:
 
     glibc gives large blocks back to the system, and getting their pages again takes a third of
     the time of many prompts. `give_back_memory` gives them back. Does nothing without glibc, or
-    where the variable ``NAPARI_PEFTSAM_KEEP_MEMORY`` is 0.
+    where the variable ``NAPARI_PEFTSAM_KEEP_MEMORY`` is 0, false, no or off.
     """
     mallopt = _glibc("mallopt")
-    if mallopt is None or os.environ.get(_VARIABLE) == "0":
+    if mallopt is None or _is_off(os.environ.get(_VARIABLE, "")):
         return False
     return all(any(mallopt(name, value) for value in values) for name, values in _KEEPING)
 
@@ -32,6 +32,10 @@ def give_back_memory() -> None:
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _is_off(value: str) -> bool:
+    return value.strip().lower() in {"0", "false", "no", "off"}
 
 
 def _glibc(name: str) -> Callable[..., int] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.types import Frame, Prompts, Window
 
 __all__ = ["Crop"]
@@ -41,6 +42,12 @@ class Crop:
 
     widths: float = 3.0
     approximate: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.widths < math.inf:
+            raise ConfigurationError(
+                f"a crop is {self.widths} boxes wide: give a positive number, such as 3"
+            )
 
     def window(self, prompts: Prompts, frame: Frame, grid: int) -> Window:
         """Return the part of an embedding of ``grid x grid`` tokens that is looked at."""

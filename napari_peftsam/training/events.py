@@ -34,7 +34,7 @@ class TrainingStarted:
 
 @dataclass(frozen=True)
 class MemoryPlanned:
-    """The plan of the steps, from the first one on trial, and again whenever memory ran out.
+    """The plan of the steps, measured in the first one, and again whenever memory ran out.
 
     The result does not depend on the plan: a step in which memory ran out is taken again.
 
@@ -43,11 +43,11 @@ class MemoryPlanned:
     plan
         The way steps are computed from now on, for people.
     measured
-        Bytes at the highest point of the trial step, weights included.
+        Bytes at the highest point of the first step, weights included.
     free
         Bytes that were free before it, the network's weights being loaded already.
     reason
-        The error of running out of memory; empty after the trial step.
+        The error of running out of memory; empty after the first step.
     """
 
     plan: str
@@ -60,7 +60,7 @@ class MemoryPlanned:
         if self.reason:
             return f"memory ran out, so training goes on {self.plan}"
         measured, free = readable_bytes(self.measured), readable_bytes(self.free)
-        return f"memory: {measured} in a trial step, {free} free; training {self.plan}"
+        return f"memory: {measured} in the first step, {free} free; training {self.plan}"
 
 
 @dataclass(frozen=True)

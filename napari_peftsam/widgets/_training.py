@@ -195,7 +195,8 @@ class TrainingRun:
         entry, result = run.entry, run.result
         if result is None and (failure or not run.replaced):
             name = "the base model" if self.before == "base" else self.before
-            self._end(failure or f"Stopped before the first step, so {name} stays live.")
+            early = "the first step" if self.began is not None else "anything was learned"
+            self._end(failure or f"Stopped before {early}, so {name} stays live.")
         elif entry is None and run.replaced:
             other = "project was opened" if run.replaced == "project" else "model was loaded"
             self._end(f"Another {other}, so the training was ended without a result.")

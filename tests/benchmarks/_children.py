@@ -51,6 +51,10 @@ class Work:
         What it is asked to do.
     python
         The interpreter.
+    within
+        A program that it runs in.
+    may_fail
+        True for what not every machine has, as all works of peers.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Work:
     work: str
     options: Mapping[str, Any] = field(default_factory=dict)
     python: str = sys.executable
+    within: tuple[str, ...] = ()
+    may_fail: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,12 @@ def measure(work: Work, threads: int | None = None) -> Measured:
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [work.python, str(HERE / work.script), work.work, json.dumps(dict(work.options))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    options = json.dumps(dict(work.options))
+    command = [*work.within, work.python, str(HERE / work.script), work.work, options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    except OSError as error:
+        raise ChildError(f"{work.name}: {error}") from error
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
         killed = f"it was ended by signal {-done.returncode}, as where memory runs out"
@@ -156,7 +166,7 @@ def measure_all(
         try:
             results.measured.append(runner(work, threads))
         except ChildError as error:
-            if not work.name.startswith(PEER):
+            if not (work.may_fail or work.name.startswith(PEER)):
                 raise
             results.failures[work.name] = str(error)
         print(f" {perf_counter() - began:.0f} s", file=sys.stderr)

@@ -6,18 +6,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import reload_fraction
 import torch
 from _measure import Answer, Works, gigabytes, main, seconds, synchronise
-from _own_model import own_model
+from _own_model import model_side, own_model
 from _reference import reference_sam
-from _scene import embedded_image, training_scene
+from _scene import embedded_image, squares, training_scene
 from torch.profiler import ProfilerActivity, profile
 
+from napari_peftsam.app.child import Child, TrainingProcess
+from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.embeddings import encode_one
 from napari_peftsam.models import (
     SamModel,
@@ -33,7 +36,7 @@ from napari_peftsam.peft import (
     parse_method_config,
     save_adapter,
 )
-from napari_peftsam.segmentation import Predictor
+from napari_peftsam.segmentation import Crop, Predictor
 from napari_peftsam.training import (
     AnnotatedPlane,
     TrainingConfig,
@@ -41,18 +44,26 @@ from napari_peftsam.training import (
     finetune,
     memory,
 )
-from napari_peftsam.types import Point, Prompts
+from napari_peftsam.types import Box, Point, Prompts
 
 Options = dict[str, Any]
 LORA: Options = {"method": "lora", "rank": 4}
 
 
 def embed(
-    architecture: str, repeats: int, precision: str, device: str = "cpu", side: int | None = None
+    architecture: str,
+    repeats: int,
+    precision: str,
+    device: str = "cpu",
+    side: int = 0,
+    frame: int | None = None,
 ) -> Answer:
-    """Measure `encode_one` on an image of the frame's size, or of another."""
-    model = own_model(architecture, precision, device)
-    image = embedded_image(side or model.image_size)
+    """Measure `encode_one` on an image of the frame's size, or of another.
+
+    At a smaller frame the image is as large as at the model's own.
+    """
+    model = own_model(architecture, precision, device, frame)
+    image = embedded_image(side or model_side(architecture))
     times = seconds(lambda: encode_one(model, image), repeats, device)
     return {"seconds": times, "gigabytes": gigabytes(device)}
 
@@ -79,6 +90,50 @@ def prompt(
         return predictor.predict_many(embedding, clicks, candidates=1)
 
     return {"seconds": seconds(work, repeats, device), "gigabytes": gigabytes(device)}
+
+
+def prompts(
+    architecture: str, repeats: int, objects: int, precision: str = "auto", crop: bool = False
+) -> Answer:
+    """Measure `Predictor.predict_many` of boxes with a point each, exactly or cropped."""
+    model = own_model(architecture, precision)
+    image = embedded_image(model.image_size)
+    embedding = encode_one(model, image)
+    predictor = Predictor(model)
+    given = [
+        Prompts((Point(row + side / 2, col + side / 2),), Box(row, col, row + side, col + side))
+        for row, col, side in squares(objects, model.image_size)
+    ]
+    options = {"crop": Crop()} if crop else {}
+    return {
+        "seconds": seconds(
+            lambda: predictor.predict_many(embedding, given, candidates=1, **options), repeats
+        ),
+        "gigabytes": gigabytes(),
+    }
+
+
+def start(source: str) -> Answer:
+    """Measure a training in a process that waits for it, from the job to its first step."""
+    image, labels = training_scene()
+    job = TrainingJob(
+        source, "cpu", (AnnotatedPlane("plane", "image", image, labels),), TrainingConfig(steps=1)
+    )
+    child = Child.start()
+    imports = -1.0
+    while (spent := _cpu_seconds(child)) > imports:
+        imports = spent
+        sleep(3.0)
+    began, events = perf_counter(), TrainingProcess(lambda: job, child).events()
+    next(event for event in events if isinstance(event, TrainingStep))
+    took, spent = perf_counter() - began, _cpu_seconds(child)
+    events.close()
+    return {"seconds": [took], "cpu_seconds": spent - imports, "imports_cpu_seconds": imports}
+
+
+def _cpu_seconds(child: Child) -> float:
+    times = psutil.Process(child.process.pid).cpu_times()
+    return times.user + times.system
 
 
 @torch.inference_mode()
@@ -118,10 +173,11 @@ def training(
     method: Options,
     precision: str = "auto",
     device: str = "cpu",
+    frame: int | None = None,
     **scene: int,
 ) -> Answer:
     """Measure finetuning steps, from one to the next as their events come."""
-    model = own_model(architecture, precision, device)
+    model = own_model(architecture, precision, device, frame)
     before = gigabytes(device)
     times, began, peaks = [], 0.0, [before]
 
@@ -235,6 +291,8 @@ def _operators(found: profile, rows: int, device: str) -> list[dict[str, Any]]:
 WORKS: Works = {
     "embed": embed,
     "prompt": prompt,
+    "prompts": prompts,
+    "start": start,
     "throughput": throughput,
     "agreement": agreement,
     "training": training,

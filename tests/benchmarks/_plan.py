@@ -12,6 +12,8 @@ from _children import PEER, Runner, Work, measure
 __all__ = ["PROFILED", "Plan", "ours"]
 
 PROMPTS = 15
+MANY = 400
+DISPLAY = ("xvfb-run", "-a", "-s", "-screen 0 1400x900x24")
 PROFILED = ("embed", "prompt", "training")
 METHODS = {
     "lora": {"method": "lora", "rank": 4},
@@ -48,6 +50,8 @@ class Plan:
         Why there is none.
     scene
         What is trained on at once, where it differs from five objects and eight rounds.
+    many, frame
+        Prompts of the largest batch, and the smaller frame.
     runner
         Does the works.
     """
@@ -60,6 +64,8 @@ class Plan:
     micro_sam: str | None = None
     why_not: str = ""
     scene: Mapping[str, int] = field(default_factory=dict)
+    many: int = MANY
+    frame: int = 512
     runner: Runner = measure
 
     def works(self) -> Iterator[Work]:
@@ -75,6 +81,23 @@ class Plan:
         yield segment_anything(f"{PEER} prompt", work="prompt", options=many)
         builtin = {**many, "architecture": "builtin"}
         yield ours("ours prompt builtin", work="prompt", options=builtin)
+        yield ours("ours prompts 32", work="prompts", options={**some, "objects": 32})
+        yield segment_anything(
+            f"{PEER} prompts 32", work="prompts", options={**some, "objects": 32}
+        )
+        for name, architecture in (("builtin", "builtin"), ("vit_b", self.architecture)):
+            options = {**some, "architecture": architecture, "objects": self.many, "crop": True}
+            yield ours(f"ours prompts 400 {name}", work="prompts", options=options)
+        yield ours(
+            "ours embed 512",
+            work="embed",
+            options={**some, "precision": "auto", "frame": self.frame},
+        )
+        yield ours("ours start", work="start", options={"source": "builtin"})
+        if self.runner is measure:
+            yield ours(
+                "ours window", script="_window.py", work="window", within=DISPLAY, may_fail=True
+            )
         yield ours("ours reload", work="reload", options=some)
         yield from self._trainings(some)
 
@@ -83,6 +106,13 @@ class Plan:
             steps = self.repeats if name == "lora" else self.cached_steps
             options = {**some, **self.scene, "repeats": steps, "method": method}
             yield ours(f"ours {name}", work="training", options=options)
+        lora = {**some, "method": METHODS["lora"]}
+        for name, scene in (
+            ("lora 4 rounds", {"rounds": 4}),
+            ("lora all objects", {"rounds": 4, "objects": 30}),
+            ("lora 512", {"frame": self.frame, **self.scene}),
+        ):
+            yield ours(f"ours {name}", work="training", options={**lora, **scene})
         if self.micro_sam is not None:
             yield self._micro_sam("fp32")
 

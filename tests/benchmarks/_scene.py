@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["embedded_image", "training_scene"]
+__all__ = ["embedded_image", "squares", "training_scene"]
 
 _RADIUS = 20
 _SPACING = 80
@@ -17,6 +19,16 @@ def embedded_image(side: int = 1024) -> np.ndarray:
     At 1024 pixels nobody need resize it, and our normalisation leaves it as it is.
     """
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def squares(count: int, side: int) -> list[tuple[float, float, float]]:
+    """Return ``(row, col, side)`` of squares side by side, a gap between them."""
+    across = math.ceil(math.sqrt(count))
+    pitch = side / across
+    return [
+        (n // across * pitch + pitch / 8, n % across * pitch + pitch / 8, 0.75 * pitch)
+        for n in range(count)
+    ]
 
 
 def training_scene(side: int = 512, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

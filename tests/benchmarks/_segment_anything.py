@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from _measure import Answer, Works, gigabytes, main, seconds
 from _reference import reference_sam
-from _scene import embedded_image
+from _scene import embedded_image, squares
 from segment_anything import SamPredictor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,6 +40,20 @@ def prompt(architecture: str, repeats: int, precision: str = "fp32", device: str
     return {"seconds": times, "gigabytes": gigabytes(device)}
 
 
+def prompts(architecture: str, repeats: int, objects: int) -> Answer:
+    """Measure `SamPredictor.predict_torch` of boxes with a point each, one mask of each."""
+    predictor, image = _predictor(architecture, "cpu")
+    predictor.set_image(image)
+    given = squares(objects, len(image))
+    points = torch.tensor([[[col + side / 2, row + side / 2]] for row, col, side in given])
+    boxes = torch.tensor([[col, row, col + side, row + side] for row, col, side in given])
+    labels = torch.ones(objects, 1)
+    times = seconds(
+        lambda: predictor.predict_torch(points, labels, boxes, multimask_output=False), repeats
+    )
+    return {"seconds": times, "gigabytes": gigabytes()}
+
+
 def throughput(
     architecture: str,
     repeats: int,
@@ -68,6 +82,7 @@ def operations(architecture: str) -> Answer:
 WORKS: Works = {
     "embed": embed,
     "prompt": prompt,
+    "prompts": prompts,
     "throughput": throughput,
     "operations": operations,
 }

@@ -2,10 +2,10 @@
 
 Ours and the peers' works take turns, each in a fresh process with the same number of threads.
 A figure is the median of a process's repetitions, of the least disturbed process; memory is the
-most of all processes. Correctness is asserted, speed is reported. Writes `bench.json` (the ten
-figures, each ``{ours, peer, ratio}``; times in seconds, memory in 1e9 bytes, a ratio above one is
-in our favour) and `bench-report.json` (machine, all measurements, profile, limits), from which
-``make performance-page`` fills docs/performance.md.
+most of all processes. Correctness is asserted, speed is reported. Writes `bench.json` (of each
+figure ``{ours, peer, ratio, limit_share, goal, reached}``; times in seconds, memory in 1e9 bytes, a
+ratio above one is in our favour, null is what there is none of) and `bench-report.json` (machine,
+all measurements, profile, limits), from which ``make performance-page`` fills docs/performance.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _children import ChildError, Results, Runner, do_here, measure, measure_all
-from _goals import KEYS, missing
+from _goals import KEYS, missing, with_goals
 from _plan import Plan, ours
 from _report import printed, report
 
@@ -53,13 +53,14 @@ def planned(arguments: argparse.Namespace, precisions: tuple[str, ...], runner: 
     """Return what the command line asks for."""
     if arguments.quick:
         why_not = "it is not measured in a quick run"
-        return Plan("tiny", 1, 1, 1, precisions, None, why_not, {"rounds": 2}, runner)
+        small = {"rounds": 2}
+        return Plan("tiny", 1, 1, 1, precisions, None, why_not, small, 4, 32, runner)
     python, why_not = arguments.micro_sam, ""
     if python is None or not Path(python).exists():
         python, why_not = None, "its environment is not installed (make interoperability)"
     return Plan(
         arguments.architecture, arguments.repeats, arguments.cached_steps, arguments.rounds,
-        precisions, python, why_not, {}, runner,
+        precisions, python, why_not, runner=runner,
     )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except ChildError as error:
         raise SystemExit(f"error: {error}") from error
     figures = {key: content["figures"][key] for key in KEYS}
+    figures = with_goals(figures, architecture)
     if problems := missing(figures):
         raise SystemExit("error: " + "; ".join(problems))
     for path, value in ((arguments.output, figures), (arguments.report, content)):

@@ -1,4 +1,4 @@
-"""Memory: a trial step is measured, the fastest plan that fits is taken, running out is no end."""
+"""Memory: the first step is measured, the fastest fitting plan is taken, running out is no end."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_little_memory_makes_a_smaller_plan_with_the_same_result(
 
 
 def _measured(patch: pytest.MonkeyPatch, free: int, peaks: Iterator[int]) -> None:
-    """Let trial steps take chosen amounts of the free memory."""
+    """Let first steps take chosen amounts of the free memory."""
 
     @contextmanager
     def measure(_: torch.device) -> Iterator[MemoryPeak]:
@@ -171,7 +171,7 @@ def test_no_memory_is_refused_before_the_start(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("failing", [{1}, {3}, {4}], ids=["trial step", "round 1", "round 2"])
+@pytest.mark.parametrize("failing", [{1}, {3}, {4}], ids=["first step", "round 1", "round 2"])
 def test_running_out_of_memory_takes_the_step_again_with_a_smaller_plan(
     planes: list[AnnotatedPlane],
     monkeypatch: pytest.MonkeyPatch,

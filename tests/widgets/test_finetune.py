@@ -324,7 +324,7 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     with pytest.raises(TrainingError, match="a training is running"):
         bench.training.start(TrainingConfig(steps=1))
     bench.until_step()
-    assert " in a trial step, " in bench.view.memory.text()
+    assert " in the first step, " in bench.view.memory.text()
     # Prompts are answered meanwhile, by the old adapter.
     plane = bench.owner.document.planes_with_objects()[0]
     list(bench.workspace.embed(plane))
