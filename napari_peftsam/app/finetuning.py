@@ -208,10 +208,17 @@ class DocumentRun(FinetuningRun):
         super().__init__(model.name, str(model.device), self._promote)
 
     def prepare(self) -> TrainingJob:
-        """Read the images of the objects as they were at the start; slow, once only."""
-        prepare, self._prepare = self._prepare, None  # it holds copies of all labels
+        """Read images and objects as they were at the start; slow, once only, in any thread."""
+        prepare, self._prepare = self._prepare, None  # the document keeps strokes for it
         assert prepare is not None
         return prepare()
+
+    def events(self, training: Training) -> Training:
+        """Yield the events of a training and deliver its best state, see `FinetuningRun`."""
+        try:
+            return (yield from super().events(training))
+        finally:
+            self._prepare = None  # a run that is cut off before it begins does not call it
 
     def drop(self) -> None:
         """Deliver nothing in the end: whoever closes a viewer or project need not wait for it."""

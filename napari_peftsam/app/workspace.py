@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,11 @@ from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
 from napari_peftsam.training import (
     AnnotatedPlane,
     Incumbent,
-    TileReader,
     TrainingConfig,
     TrainingReport,
     tiles_with_objects,
 )
-from napari_peftsam.types import LabelArray, ModelReference, Plane, Prompts, Window
-
-_Prompts = Mapping[int, Prompts]
+from napari_peftsam.types import ModelReference, Window
 
 
 class WorkspaceEvents(SignalGroup):
@@ -280,8 +278,8 @@ class Workspace:
         Returns
         -------
         callable
-            Gives everything that the run needs, picklable, for another process. It reads
-            images, so it is slow; call it in any thread.
+            Gives everything that the run needs, picklable, for another process. It copies
+            labels and reads images, so it is slow; call it in any thread.
         """
         live, source, model = self.live, self.source, self.engine.model
         before = live.adapter
@@ -341,43 +339,38 @@ class Workspace:
 
 
 def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterator[AnnotatedPlane]]:
-    """Copy labels and prompts of the planes with objects; return a function that reads pixels.
+    """Note the objects as they are now; return a function that copies labels and reads pixels.
 
-    It yields the planes, or the tiles with objects of a large one, and is slow. Images whose
-    file is not there are left out.
+    It yields the planes, or the tiles with objects of a large one. It is slow, and may be called
+    in any thread while the document changes. Images whose file is not there are left out.
     """
-    found: dict[tuple[PlaneKey, str], list[ObjectRecord]] = defaultdict(list)
-    for known in document.images:
-        for record in document.records(known):
+    noted = []
+    for image in (i for i in document.images.values() if i.pixels is not None):
+        found: dict[tuple[tuple[int, ...], str], list[ObjectRecord]] = defaultdict(list)
+        for record in document.records(image.id):
             for each in record.planes:
-                found[PlaneKey(known, each.index), record.label_set].append(record)
-    copied: list[tuple[str, str, Plane, LabelArray | tuple[TileReader, ...], _Prompts, str]] = []
-    images = (i for i in document.images.values() if i.pixels is not None)
-    for image, (index, label_set) in ((i, place) for i in images for place in i.places):
-        plane = PlaneKey(image.id, index)
-        labels, pixels = image.plane_labels(plane, label_set), document.pixels(plane)
-        records = found[plane, label_set]
-        given = {r.label: r.prompts_in(plane.index) for r in records}
-        prompts = {label: each for label, each in given.items() if each}
-        kept: LabelArray | tuple[TileReader, ...] = ()
-        if len(tile_grid(pixels.shape, engine.model)) > 1:
-            places = {r.label: Window.from_slices(*image.region(r.label)[-2:]) for r in records}
-            tiled = engine.tiled(pixels, plane.image)
-            kept = tuple(tiles_with_objects(tiled, labels, places, prompts))
-        else:
-            kept = labels.copy()
-        where = str(list(plane.index)) if plane.index else ""
-        name = " ".join(filter(None, (image.name + where, class_of(label_set))))
-        channels = image.info.metadata.read_with.channels
-        copied.append((name, plane.image, pixels, kept, prompts, channels))
+                found[each.index, record.label_set].append(record)
+        snapshot, channels = image.snapshot(), image.info.metadata.read_with.channels
+        for (index, label_set), records in sorted(found.items()):
+            tiled = engine.tiled(image.plane_pixels(PlaneKey(image.id, index)), image.id)
+            where = str(list(index)) if index else ""
+            name = " ".join(filter(None, (image.name + where, class_of(label_set))))
+            noted.append((name, image.id, channels, tiled, snapshot, index, label_set, records))
 
     def read() -> Iterator[AnnotatedPlane]:
-        for name, of, pixels, labels, prompts, shown in copied:
-            if isinstance(labels, tuple):
-                yield from (replace(read_tile(name, of), channels=shown) for read_tile in labels)
+        for name, of, channels, tiled, snapshot, index, label_set, records in noted:
+            given = {r.label: r.prompts_in(index) for r in records}
+            prompts = {label: each for label, each in given.items() if each}
+            labels = partial(snapshot.labels, label_set, index)
+            if len(tiled.grid) > 1:
+                places = {r.label: snapshot.window(r.label) for r in records}
+                for tile in tiles_with_objects(tiled, labels, places, prompts):
+                    title = f"{name} {tile.name}"
+                    yield replace(tile, name=title, image=of, channels=channels)
             else:
-                whole = np.array(pixels)
-                yield AnnotatedPlane(name, of, whole, labels, prompts, channels=shown)
+                whole = np.array(tiled.plane)
+                kept = labels(tiled.grid.window)
+                yield AnnotatedPlane(name, of, whole, kept, prompts, channels=channels)
 
     return read
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from napari_peftsam import geometry
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
 from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo, Index, label_set_of
 from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
+from napari_peftsam.document.snapshot import Snapshot
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
@@ -67,6 +69,7 @@ class DocumentImage:
         self._records: dict[int, ObjectRecord] | None = None if store else {}
         self.store = store
         self._reading = threading.RLock()  # whoever comes second gets the same array
+        self._snapshots: WeakSet[Snapshot] = WeakSet()
 
     @property
     def labels(self) -> LabelArray:
@@ -286,9 +289,18 @@ class DocumentImage:
             self._others[label_set] = self._empty(label_set)
         return self._others[label_set]
 
+    def snapshot(self) -> Snapshot:
+        """Return the objects as they are now, to be read in any thread; copies no pixels."""
+        labels = {label_set: self.array(label_set) for label_set in self.label_sets}
+        taken = Snapshot(labels, self.index.regions())
+        self._snapshots.add(taken)
+        return taken
+
     def put(self, label_set: str, where: Integers, old: Any, new: Any) -> Region:
         """Write labels at N >= 1 flat positions and return the region they lie in."""
         array = self.array(label_set)
+        for snapshot in self._snapshots:
+            snapshot.note(label_set, where, old)
         if array.flags.c_contiguous:
             array.reshape(-1)[where] = new
         else:

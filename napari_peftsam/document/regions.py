@@ -69,6 +69,10 @@ class LabelIndex:
         self._regions: dict[int, Region] = {}  # may be too large, never too small
         self._counts: dict[int, dict[int, int]] = {}  # pixels by label and number of the plane
 
+    def regions(self) -> dict[int, Region]:
+        """Return the regions of all labels as they are now."""
+        return dict(self._regions)
+
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of a label, an empty one if it has none."""
         return self._regions.get(label, tuple(slice(0, 0) for _ in self._shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import compress
 from operator import not_, or_
 from types import MappingProxyType
@@ -22,7 +22,6 @@ from napari_peftsam.types import LabelArray, PixelArray, Prompts, Window
 __all__ = [
     "AnnotatedPlane",
     "Split",
-    "TileReader",
     "TrainingObject",
     "cut_into_tiles",
     "split_objects",
@@ -190,10 +189,6 @@ def objects_of(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:
 # --- large planes -------------------------------------------------------------------
 
 
-TileReader = Callable[[str, str], AnnotatedPlane]
-"""Reads a tile, given the names of its plane and image; slow."""
-
-
 def cut_into_tiles(planes: Sequence[AnnotatedPlane], model: SamModel) -> tuple[AnnotatedPlane, ...]:
     """Replace large planes by their tiles with objects, see `tiles_with_objects`; slow."""
     return tuple(part for plane in planes for part in _parts(plane, model))
@@ -208,26 +203,31 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
         o.label: Window.from_slices(slice(o.bbox[0], o.bbox[2]), slice(o.bbox[1], o.bbox[3]))
         for o in objects_of(0, plane)
     }
-    for read in tiles_with_objects(image, plane.labels, places, plane.prompts):
-        yield replace(read(plane.name, plane.image), channels=plane.channels)
+
+    def labels(window: Window) -> LabelArray:
+        return plane.labels[window.slices]
+
+    for tile in tiles_with_objects(image, labels, places, plane.prompts):
+        name = f"{plane.name} {tile.name}"
+        yield replace(tile, name=name, image=plane.image, channels=plane.channels)
 
 
 def tiles_with_objects(
     image: TiledImage,
-    labels: LabelArray,
+    labels: Callable[[Window], LabelArray],
     places: Mapping[int, Window],
     prompts: Mapping[int, Prompts],
-) -> Iterator[TileReader]:
-    """Yield a reader of each tile of a large plane that holds the middle of an object.
+) -> Iterator[AnnotatedPlane]:
+    """Read each tile of a large plane that holds the middle of an object; slow.
 
-    It reads the tile as a plane of its own, with the objects as they are now. Each object is in
-    one tile only, so that none is trained on in one tile and held out in another. The other
-    objects of a tile count as unlabelled. Objects are cut at its border.
+    A tile is a plane of its own, named by its place. Each object is in one tile only, so that
+    none is trained on in one tile and held out in another. The other objects of a tile count
+    as unlabelled. Objects are cut at its border.
 
     Parameters
     ----------
     labels
-        ``(H, W)`` integers; sliced, so they may lie on disk.
+        Returns the labels ``(h, w)`` in a window of the plane.
     places, prompts
         By label: a window that holds the object, and the user's own prompts.
     """
@@ -237,24 +237,11 @@ def tiles_with_objects(
         owners.setdefault(image.grid.tile_at(*middle), []).append(label)
     for tile, own in sorted(owners.items(), key=lambda item: (item[0].row, item[0].col)):
         place = reduce(or_, (places[label] for label in own)) & tile.window & image.grid.window
-        given = {n: prompts.get(n, Prompts()).within(tile.window) for n in own}
-        yield partial(_read_tile, image, tile, place, np.array(labels[place.slices]), given)
-
-
-def _read_tile(  # noqa: PLR0913, PLR0917  # all but the names are bound at once
-    source: TiledImage,
-    tile: Tile,
-    place: Window,
-    labels: LabelArray,
-    prompts: Mapping[int, Prompts],
-    name: str,
-    image: str,
-) -> AnnotatedPlane:
-    """Read a tile with its own objects, which lie in `place` and are all in `prompts`."""
-    kept = np.zeros(tile.window.shape, labels.dtype)
-    inside = place.seen_from(tile.window)
-    kept[inside.slices] = np.where(np.isin(labels, [*prompts]), labels, 0)
-    return AnnotatedPlane(
-        f"{name} [{tile.row}, {tile.col}]", image, source.read(tile), kept,
-        {label: one for label, one in prompts.items() if one}, source.intensity_range,
-    )  # fmt: skip
+        found = labels(place)
+        kept = np.zeros(tile.window.shape, found.dtype)
+        kept[place.seen_from(tile.window).slices] = np.where(np.isin(found, own), found, 0)
+        given = {n: prompts[n].within(tile.window) for n in own if n in prompts}
+        yield AnnotatedPlane(
+            f"[{tile.row}, {tile.col}]", image.name, image.read(tile), kept,
+            {label: one for label, one in given.items() if one}, image.intensity_range,
+        )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from pydantic import ValidationError
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
-from napari_peftsam.document import ImportLabels, Redo, RemoveImage, Undo
+from napari_peftsam.app.finetuning import DocumentRun, TrainingJob
+from napari_peftsam.document import ImportLabels, Paint, Redo, RemoveImage, Snapshot, Undo
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.peft import (
     METHODS,
@@ -358,6 +360,39 @@ def test_new_objects_leave_what_a_run_shows(finetuning: Callable[..., Finetuning
     view.show_event(TrainingStep(45, loss=0.1, seconds=30.0, remaining=30.0))
     view.show_phase(Phase.TRAINING, "")  # as after each object that is accepted meanwhile
     assert view.status.text() == "Step 45 · 0:30 left"
+
+
+def test_labels_are_copied_in_a_thread_and_without_later_strokes(
+    finetuning: Callable[..., Finetuning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = finetuning(images=2)
+    painted, copied_in, jobs = threading.Event(), set(), []
+    copy, prepare = Snapshot.labels, DocumentRun.prepare
+
+    def copied(self: Snapshot, *of: Any) -> Any:
+        copied_in.add(threading.current_thread())
+        return copy(self, *of)
+
+    def late(run: DocumentRun) -> TrainingJob:
+        assert painted.wait(PATIENCE)
+        jobs.append(prepare(run))
+        return jobs[-1]
+
+    monkeypatch.setattr(Snapshot, "labels", copied)
+    monkeypatch.setattr(DocumentRun, "prepare", late)
+    bench.start(steps=1)
+    document = bench.owner.document
+    labels = document.image("i0").labels
+    before = labels.copy()
+    labels[:, :20] = 2  # as napari's brush does before it reports the stroke
+    where = np.flatnonzero(labels != before)
+    document.do(Paint("i0", where, 2, old=before.reshape(-1)[where]))
+    painted.set()
+    bench.until_ended()
+    [job] = jobs
+    np.testing.assert_array_equal(job.planes[0].labels, before)
+    assert copied_in
+    assert threading.main_thread() not in copied_in
 
 
 def test_an_adapter_that_is_not_better_changes_nothing(

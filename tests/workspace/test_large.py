@@ -18,7 +18,7 @@ from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch, embed_plane
 from napari_peftsam.batch.plan import BatchFinished, BatchPlan
-from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey, RemoveImage
+from napari_peftsam.document import AddPoint, ImportLabels, Paint, PlaneKey, RemoveImage
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
@@ -183,7 +183,9 @@ def test_a_training_is_prepared_without_reading_pixels(
     with monkeypatch.context() as patch:
         patch.setattr(zarr.Array, "__getitem__", lambda *_: pytest.fail("read in the GUI thread"))
         prepare = large.prepare_training(TrainingConfig(steps=1))
-    large.document.labels(PLANE)[:] = 0  # what is annotated afterwards does not count
+    where = np.flatnonzero(labels)
+    large.document.labels(PLANE)[:] = 0  # as napari's brush does before it reports the stroke
+    large.document.do(Paint(PLANE.image, where, 0, old=1))  # afterwards, so it does not count
     (tile,) = prepare().planes
     assert np.count_nonzero(tile.labels) == 400
 
