@@ -307,13 +307,23 @@ def change_text(before: float, after: float) -> str:
     return f"{before:.{digits}f} → {after:.{digits}f}"
 
 
-def starting_text(seconds: float, config: TrainingConfig) -> str:
-    """Return what a run does before its first step, for how long already, and what follows."""
+def starting_text(seconds: float, config: TrainingConfig, share: float | None = None) -> str:
+    """Return what a run does until its first step ends, for how long already, and what follows.
+
+    `share` of that step is done; None before it begins.
+    """
     budgets = (("step", config.steps), ("epoch", config.epochs))
     counted = (count_text(number, unit) for unit, number in budgets if number is not None)
     budget = next(counted, format_time(config.seconds or 0))
     doing = "Loading the model and taking the first step"
+    if share is not None:
+        doing = first_step_text(share)
     return f"{doing}: {format_time(seconds)} so far, then {budget} of training."
+
+
+def first_step_text(share: float) -> str:
+    """Return how much of the first step is done."""
+    return f"First step {100 * share:.0f} %"
 
 
 def format_time(seconds: float) -> str:

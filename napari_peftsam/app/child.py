@@ -31,7 +31,7 @@ from napari_peftsam.errors import PeftSamError, TrainingError
 
 if TYPE_CHECKING:
     from napari_peftsam.app.finetuning import TrainingJob
-    from napari_peftsam.training import TrainEvent, TrainingReport
+    from napari_peftsam.training import StepProgress, TrainEvent, TrainingReport
 
 PAUSE, GO_ON = b"p", b"g"
 """Commands to the child: leave the processor to the viewer for a moment, and no longer."""
@@ -45,6 +45,7 @@ _GRACE_SECONDS = 2.0  # between asking a child to end and making it end
 _EXIT_SECONDS = 30.0  # for a child that ends by itself; a busy machine takes its time
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows opens a console else
 _TAIL_BYTES = 8192
+_PROGRESS_SECONDS = 1.0  # between two events from inside the first step
 _NICENESS = 5  # below the viewer's own work, so that it stays responsive on few cores
 
 
@@ -304,7 +305,7 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
 
     try:
         InlineRunner().start(
-            train(job, stopping.is_set, pauses.wait),
+            train(job, stopping.is_set, pauses.wait, on_progress=_now_and_then(answer)),
             on_event=answer,
             on_done=lambda report: answer(report, True),
         )
@@ -312,6 +313,19 @@ def serve(commands: BinaryIO, answers: BinaryIO) -> None:
         answer(error)
     except Exception as error:  # noqa: BLE001 - the parent must learn of it, whatever it is
         answer(TrainingError(f"training failed: {type(error).__name__}: {error}"))
+
+
+def _now_and_then(answer: Callable[[StepProgress], None]) -> Callable[[StepProgress], None]:
+    """Return a function that passes the first event on, and then at most one per second."""
+    due = 0.0
+
+    def progress(event: StepProgress) -> None:
+        nonlocal due
+        if monotonic() >= due:
+            due = monotonic() + _PROGRESS_SECONDS
+            answer(event)
+
+    return progress
 
 
 def _warm_up() -> None:

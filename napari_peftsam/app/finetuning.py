@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.models import SamModel
-    from napari_peftsam.models.sam_parts import Sam
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
         AnnotatedPlane,
         Incumbent,
+        StepProgress,
         Team,
         TrainEvent,
         TrainingConfig,
@@ -55,14 +55,16 @@ def train(
     give_way: Callable[[], object] | None = None,
     team: Team | None = None,
     model: SamModel | None = None,
+    on_progress: Callable[[StepProgress], object] | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
     """Build the job's model and finetune it; `give_way` is called between small steps.
 
-    `stop` and `team` are as of `napari_peftsam.training.finetune`; `model` is a copy of the
-    job's model that nobody else uses, None builds one.
+    `stop`, `team` and `on_progress` are as of `napari_peftsam.training.finetune`; `model` is a
+    copy of the job's model that nobody else uses, None builds one.
     """
     from napari_peftsam.models import build
     from napari_peftsam.training import finetune
+    from napari_peftsam.training.step import give_way_inside
 
     if model is None:
         model = build(job.source, job.device, precision=job.precision)
@@ -71,28 +73,8 @@ def train(
     return (yield from finetune(
         model, job.planes, job.config,
         start=job.start, incumbent=job.incumbent, team=team, stop=stop,
+        on_progress=on_progress,
     ))  # fmt: skip
-
-
-def give_way_inside(sam: Sam, give_way: Callable[[], object]) -> None:
-    """Let a network call `give_way` between its parts, forwards and backwards.
-
-    Parts are attention and MLP of each block, in the image encoder and the mask decoder:
-    one step of the training takes seconds for a large model, one part a fraction of that.
-    """
-    from torch import Tensor
-
-    def before(*_: Any) -> None:
-        give_way()
-
-    def after(_module: Any, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(before)
-
-    for name, module in sam.named_modules():
-        if name.endswith((".attn", ".self_attn", ".mlp")):
-            module.register_forward_pre_hook(before)
-            module.register_forward_hook(after)
 
 
 # --- the run --------------------------------------------------------------------------

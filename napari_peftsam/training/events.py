@@ -9,12 +9,23 @@ from napari_peftsam.peft import Adapter
 
 __all__ = [
     "MemoryPlanned",
+    "StepProgress",
     "TrainEvent",
     "TrainingReport",
     "TrainingStarted",
     "TrainingStep",
     "Validated",
 ]
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """The share of the first step that is done, below 1: estimated, and never less than before.
+
+    It comes from inside the step, which takes many seconds with a large model.
+    """
+
+    share: float
 
 
 @dataclass(frozen=True)
@@ -107,4 +118,4 @@ class TrainingReport:
         return self.iou_after > self.iou_before
 
 
-TrainEvent = MemoryPlanned | TrainingStarted | TrainingStep | Validated
+TrainEvent = StepProgress | MemoryPlanned | TrainingStarted | TrainingStep | Validated

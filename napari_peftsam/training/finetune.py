@@ -37,6 +37,7 @@ from napari_peftsam.training.dataset import (
 )
 from napari_peftsam.training.encoder import PlaneEncoder, open_cache
 from napari_peftsam.training.events import (
+    StepProgress,
     TrainEvent,
     TrainingReport,
     TrainingStarted,
@@ -45,7 +46,7 @@ from napari_peftsam.training.events import (
 )
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
-from napari_peftsam.training.step import Trainer
+from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
 __all__ = ["Incumbent", "finetune"]
@@ -85,6 +86,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     incumbent: Incumbent | None = None,
     team: Team | None = None,
     stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[StepProgress], object] | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
     """Train an adapter from accepted objects; return the best state on held-out ones.
 
@@ -109,6 +111,8 @@ def finetune(  # noqa: PLR0913  # most are optional
     stop
         Asked after every step; True ends the run early, with a last validation. Closing
         the generator ends it at once; the last `Validated.adapter` is then the best.
+    on_progress
+        Called between the parts of the first step, with the share that is done.
 
     Raises
     ------
@@ -132,7 +136,7 @@ def finetune(  # noqa: PLR0913  # most are optional
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            run = _Run(injection, encoder, config, data, before, team or Team(), stop)
+            run = _Run(injection, encoder, config, data, before, team or Team(), stop, on_progress)
             return (yield from _train(run))
         finally:
             injection.remove()
@@ -202,6 +206,7 @@ class _Run:
     before: float  # IoU of the incumbent; not a number if that is the start itself
     team: Team
     stop: Callable[[], bool]
+    on_progress: Callable[[StepProgress], object] | None
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
@@ -238,7 +243,8 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
         if step == 0:
-            planned, loss = preflight(trainer, config, encoder, seen)
+            with parts_reported(encoder, len(run.team.share(len(seen))), run.on_progress):
+                planned, loss = preflight(trainer, config, encoder, seen)
             yield planned
         else:
             loss = trainer.gradients(step, seen)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
@@ -16,7 +20,7 @@ from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.encoder import PlaneEncoder
-from napari_peftsam.training.events import MemoryPlanned
+from napari_peftsam.training.events import MemoryPlanned, StepProgress
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.memory import StepPlan
 from napari_peftsam.training.prompts import PromptSimulator
@@ -24,6 +28,7 @@ from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_te
 from napari_peftsam.training.team import Team
 
 _GRADIENT_NORM = 1.0
+_MOST_DONE = 0.99  # of a step that takes more parts than expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,3 +264,52 @@ def _objects(prompts: PromptTensors, part: slice, device: torch.device) -> Promp
     """Return the prompts of some of the objects, on the device."""
     given = {f.name: getattr(prompts, f.name) for f in fields(prompts)}
     return PromptTensors(**{n: None if t is None else t[part].to(device) for n, t in given.items()})
+
+
+# --- between the parts of a step ------------------------------------------------------
+
+
+def give_way_inside(network: nn.Module, give_way: Callable[[], object]) -> list[RemovableHandle]:
+    """Let a network call `give_way` between its parts, forwards and backwards.
+
+    Parts are attention and MLP of each block, in the image encoder and the mask decoder:
+    one step of the training takes seconds for a large model, one part a fraction of that.
+    Removing the handles ends it.
+    """
+
+    def before(*_: Any) -> None:
+        give_way()
+
+    def after(_module: Any, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(before)
+
+    handles = []
+    for name, module in network.named_modules():
+        if name.endswith((".attn", ".self_attn", ".mlp")):
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(after))
+    return handles
+
+
+@contextmanager
+def parts_reported(
+    encoder: PlaneEncoder, views: int, report: Callable[[StepProgress], object] | None
+) -> Iterator[None]:
+    """Report how much of a step of so many views is done, by the parts of the image encoder."""
+    if report is None:
+        yield
+        return
+    depth, calls = encoder.model.architecture.depth, count()
+    trained = (depth - min(max(encoder.first, 0), depth)) / depth  # these go backwards, too
+
+    def part() -> None:
+        report(StepProgress(min(_MOST_DONE, next(calls) / total)))
+
+    handles = give_way_inside(encoder.model.sam.image_encoder, part)
+    total = max(1, views) * len(handles) / 2 * (1 + trained)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -46,7 +46,7 @@ class TrainingSignals(SignalGroup):
     event = Signal(object)
     """A `TrainEvent` of the run."""
     ticked = Signal()
-    """Another second has passed, and there is no step yet."""
+    """Another second has passed, or a part of the first step, which has not ended yet."""
 
 
 class TrainingRun:
@@ -62,6 +62,8 @@ class TrainingRun:
         Names of the adapter that was live and of the new version, empty without one.
     began
         When the run was started, in seconds of `monotonic`; None after its first step.
+    share
+        How much of the first step is done, from 0 to 1; None before it.
     banner
         Names the model that is shown, over the image.
     measured
@@ -76,6 +78,7 @@ class TrainingRun:
         self.message = ""
         self.before = self.after = ""
         self.began: float | None = None
+        self.share: float | None = None
         self.banner = Banner(owner.viewer)
         self._clock = timer(None, _TICK)
         self._clock.timeout.connect(self._tick)
@@ -107,11 +110,11 @@ class TrainingRun:
 
     @property
     def waiting(self) -> str:
-        """What the run does before its first step; empty after it."""
+        """What the run does until its first step ends; empty after it."""
         waited = self.waited
-        return (
-            "" if waited is None or self._run is None else starting_text(waited, self._run.config)
-        )
+        if waited is None or self._run is None:
+            return ""
+        return starting_text(waited, self._run.config, self.share)
 
     def start(self, config: TrainingConfig) -> None:
         """Start a run on the session's objects; returns at once.
@@ -129,7 +132,7 @@ class TrainingRun:
         self._idle = None
         self.message, self.before, self.after = "", run.before, ""
         self._placement = str(getattr(config.method, "placement", ""))
-        self.began = monotonic()
+        self.began, self.share = monotonic(), None
         self._clock.start()
         owner.workers.start(
             lambda: run.events(process.events()),
@@ -172,10 +175,13 @@ class TrainingRun:
             self.signals.ticked.emit()
 
     def _receive(self, event: TrainEvent) -> None:
-        from napari_peftsam.training import TrainingStep
+        from napari_peftsam.training import StepProgress, TrainingStep
 
         if isinstance(event, TrainingStep):
             self.began = None
+        elif isinstance(event, StepProgress):
+            self.share = event.share
+            self.signals.ticked.emit()
         started = None if self._run is None else self._run.started
         if started is not None and self.phase is Phase.STARTING:
             self.measured[self.before] = started.validation_iou

@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QMouseEvent, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_peftsam.app.advice import change_text, format_time
+from napari_peftsam.app.advice import change_text, first_step_text, format_time
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button
 from napari_peftsam.widgets._training import Phase, TrainingRun
@@ -56,9 +56,11 @@ class TrainingLine(QWidget):
         self.show_waiting()
 
     def show_waiting(self) -> None:
-        """Show for how long the run has been starting, if there is no step yet."""
-        if self.training.waited is not None:
-            self.text.setText(f"Starting… {format_time(self.training.waited)}")
+        """Show how far the first step is, and for how long the run has been starting before it."""
+        waited, share = self.training.waited, self.training.share
+        if waited is not None:
+            starting = f"Starting… {format_time(waited)}"
+            self.text.setText(starting if share is None else first_step_text(share))
             self.text.setToolTip(self.training.waiting)
 
     def show_event(self, event: TrainEvent) -> None:

@@ -161,6 +161,11 @@ def test_the_start_says_how_long_it_takes(budget: dict[str, int], expected: str)
     assert starting_text(7.2, TrainingConfig(**budget)).endswith(expected)
 
 
+def test_the_start_says_how_far_the_first_step_is() -> None:
+    text = starting_text(7.2, TrainingConfig(steps=200), 0.4)
+    assert text == "First step 40 %: 0:07 so far, then 200 steps of training."
+
+
 @pytest.mark.parametrize(
     ("index", "expected"),
     [

@@ -20,6 +20,7 @@ from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.training import (
     MemoryPlanned,
+    StepProgress,
     TrainingConfig,
     TrainingReport,
     TrainingStarted,
@@ -53,7 +54,12 @@ def test_events_come_in_order_and_no_process_is_left(
     monkeypatch.chdir(tmp_path)
     process = TrainingProcess(_job(checkpoint))
     events, report = finish(process.events())
-    kinds = [type(event) for event in events]
+    first = [type(event) for event in events].index(MemoryPlanned)
+    assert first, "the step shows signs of life from inside"
+    shares = [event.share for event in events[:first] if isinstance(event, StepProgress)]
+    assert len(shares) == first
+    assert shares == sorted(shares)
+    kinds = [type(event) for event in events[first:]]
     assert kinds[:4] == [MemoryPlanned, TrainingStep, TrainingStarted, Validated]
     assert kinds[-1] is Validated
     assert isinstance(report, TrainingReport)
@@ -113,7 +119,7 @@ def test_stop_ends_the_run_with_a_result(checkpoint: Path) -> None:
 def test_closing_the_generator_ends_the_child(checkpoint: Path) -> None:
     process = TrainingProcess(_job(checkpoint, steps=100_000))
     events = process.events()
-    assert isinstance(next(events), MemoryPlanned)
+    assert isinstance(next(events), StepProgress)
     assert process.pid is not None
     assert is_alive(process.pid)
     events.close()

@@ -20,6 +20,7 @@ from napari_peftsam.peft import (
 from napari_peftsam.training import (
     AnnotatedPlane,
     MemoryPlanned,
+    StepProgress,
     TrainingConfig,
     TrainingStarted,
     TrainingStep,
@@ -63,6 +64,31 @@ def test_a_run_tells_its_story_in_order(method: MethodConfig, planes: list[Annot
     assert finished.iou_before == started.validation_iou
     assert finished.iou_after == max(e.iou for e in middle if isinstance(e, Validated))
     assert finished.adapter.config == method
+
+
+@pytest.mark.parametrize(
+    ("method", "images"),
+    [
+        pytest.param(LoraConfig(rank=4), 2, id="all blocks, two images"),
+        pytest.param(LoraConfig(rank=4, placement="late-50%"), 1, id="half of the blocks"),
+        pytest.param(FrozenEncoderConfig(), 1, id="no block"),
+    ],
+)
+def test_the_first_step_tells_how_far_it_is(
+    method: MethodConfig, images: int, planes: list[AnnotatedPlane]
+) -> None:
+    found: list[StepProgress] = []
+    config = _config(method, images_per_step=images)
+    events = finetune(build_tiny(), planes, config, on_progress=found.append)
+    assert isinstance(next(events), MemoryPlanned)
+    shares = [each.share for each in found]
+    assert shares[0] == 0
+    assert shares == sorted(set(shares))
+    assert 0.85 < shares[-1] < 1
+    _, report = finish(events)
+    assert len(found) == len(shares), "later steps are events of their own"
+    _, expected = finish(finetune(build_tiny(), planes, config))
+    assert report.adapter.digest == expected.adapter.digest
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.method)

@@ -320,12 +320,15 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     finetuning: Callable[..., Finetuning],
 ) -> None:
     bench = finetuning()
+    shown: list[str] = []
+    bench.training.signals.ticked.connect(lambda: shown.append(bench.view.status.text()))
     bench.start(steps=12, rate=1e-2)
     assert "Stop" in bench.view.train.text()
     assert "so far, then 12 steps of training" in bench.view.status.text()
     with pytest.raises(TrainingError, match="a training is running"):
         bench.training.start(TrainingConfig(steps=1))
     bench.until_step()
+    assert any(text.startswith("First step 0 %: ") for text in shown)
     assert " in the first step, " in bench.view.memory.text()
     # Prompts are answered meanwhile, by the old adapter.
     plane = bench.owner.document.planes_with_objects()[0]

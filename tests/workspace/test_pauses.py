@@ -12,10 +12,11 @@ import torch
 
 from napari_peftsam.app import child
 from napari_peftsam.app.child import GO_ON, LONGEST_PAUSE, PAUSE, Pauses, serve
-from napari_peftsam.app.finetuning import TrainingJob, give_way_inside
+from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.models import build_tiny, encode_tensor
 from napari_peftsam.peft import LoraConfig, inject
 from napari_peftsam.training import TrainingConfig, TrainingReport
+from napari_peftsam.training.step import give_way_inside
 from tests.training._world import make_plane
 
 PATIENCE = 60.0  # s; a limit for a hanging test, not a demand
