@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from time import sleep, time
 
@@ -12,6 +13,7 @@ from _measure import Answer, Works, main
 from _scene import training_scene
 from qtpy.QtWidgets import QApplication
 
+from napari_peftsam.document import AddPoint
 from napari_peftsam.types import Point
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.launch import open_viewer
@@ -27,9 +29,10 @@ def window() -> Answer:
         assert isinstance(dock, AnnotateDock)
         _until(lambda: dock.layers.plane is not None and dock.isVisible())
         QApplication.processEvents()
-        usable = _age()
+        usable, plane = _age(), dock.layers.plane
+        assert plane is not None
         _until(lambda: dock.prompting.state.kind == "ready")
-        dock.prompting.click(Point(200.0, 200.0))
+        dock.document.do(AddPoint(plane, Point(200.0, 200.0)))
         _until(lambda: dock.document.current and dock.document.current.candidates is not None)
         answer = {"window_seconds": usable, "mask_seconds": _age()}
         viewer.close()
@@ -40,7 +43,7 @@ def _age() -> float:
     return time() - psutil.Process().create_time()
 
 
-def _until(condition: object) -> None:
+def _until(condition: Callable[[], object]) -> None:
     while not condition():
         QApplication.processEvents()
         sleep(0.001)
