@@ -331,6 +331,7 @@ def _now_and_then(answer: Callable[[StepProgress], None]) -> Callable[[StepProgr
 def _warm_up() -> None:
     """Import what a training needs: half of the seconds until its first step."""
     import torch
+    import torchvision.ops  # noqa: F401
 
     import napari_peftsam.models
     import napari_peftsam.training  # noqa: F401
