@@ -51,5 +51,7 @@ def _until(condition: Callable[[], object]) -> None:
         sleep(0.001)
 
 
+WORKS = {"window": window}
+
 if __name__ == "__main__":  # not by `_measure`, which imports torch first
     print(json.dumps({"torch": version("torch"), "threads": os.cpu_count(), **window()}))
