@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _KEPT = 20
+_LOOK_SECONDS = 1.0  # whoever lists the projects holds each of them for less
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def delete_automatic(path: Path) -> None:
         raise ProjectError(f"{path} was saved under a name: delete it in the file manager")
     lock = ProjectLock(path)
     try:
-        if not lock.acquire():
+        if not lock.acquire(_LOOK_SECONDS):
             raise ProjectError(f"{path} is open in {lock.owner}: close it there first")
         try:
             for suffix in ("-shm", "", "-wal"):
