@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -73,7 +74,8 @@ class Trainer:
         rate = config.learning_rate or recommended_learning_rate(model.architecture)
         groups = injection.parameter_groups(rate, config.weight_decay)
         self._peaks = [float(group["lr"]) for group in groups]
-        self._optimiser = torch.optim.AdamW(groups, fused=True)
+        with _without_triton():
+            self._optimiser = torch.optim.AdamW(groups, fused=True)
         self.plans: tuple[StepPlan, ...] = (StepPlan(),)
         self._adjustments: list[MemoryPlanned] = []
         self._parameters = [p for group in groups for p in group["params"]]
@@ -264,6 +266,25 @@ def _objects(prompts: PromptTensors, part: slice, device: torch.device) -> Promp
     """Return the prompts of some of the objects, on the device."""
     given = {f.name: getattr(prompts, f.name) for f in fields(prompts)}
     return PromptTensors(**{n: None if t is None else t[part].to(device) for n, t in given.items()})
+
+
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """Let torch believe that triton is not installed.
+
+    The first optimiser of a process imports torch's compiler, which imports triton if it finds
+    it. Its library and Mesa's OpenGL drivers, which the process of a window has loaded by then,
+    each hold an LLVM: loading the second ends the process with a segmentation fault (seen with
+    torch 2.14, triton 3.9 and Mesa's llvmpipe). The compiler is not used here.
+    """
+    absent = "triton" not in sys.modules
+    if absent:
+        sys.modules["triton"] = None  # type: ignore[assignment]  # Python's way to say so
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["triton"]
 
 
 # --- between the parts of a step ------------------------------------------------------
