@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# It imports triton, which ends a process that has drawn a window without a graphics card before
+# (see `napari_peftsam.training.step`); other tests of the same process import it later.
+import segment_anything  # noqa: F401
+
 from tests.widgets._annotate_cases import PATIENCE, Bench
 
 if TYPE_CHECKING:
