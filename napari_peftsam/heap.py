@@ -1,4 +1,4 @@
-"""What the C library does with the memory that a process frees."""
+"""Memory that a process has freed: kept for its next tensors, or given back to the system."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -295,8 +294,6 @@ class _Workspace:
             for start in range(0, size, together)
             for row in range(0, tokens, rows)
         ]
-        if isinstance(q, FakeTensor):  # it has no values, and one part takes what all take
-            self.parts = self.parts[:1]
         self._logits, self._probability = (q.new_empty(together, rows, tokens) for _ in range(2))
 
     def spare(self, part: tuple[slice, slice]) -> Tensor:

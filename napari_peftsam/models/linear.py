@@ -11,7 +11,6 @@ from collections.abc import MutableMapping
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -63,7 +62,7 @@ def _packed(weight: Tensor) -> Tensor:
 def _arithmetic(x: Tensor) -> torch.dtype | None:
     """Return the arithmetic of oneDNN's product of an input; None where there is none of it."""
     mkldnn = torch.backends.mkldnn
-    if x.device.type != "cpu" or isinstance(x, FakeTensor) or not mkldnn.is_available():
+    if x.device.type != "cpu" or not mkldnn.is_available():
         return None
     if not torch.is_autocast_enabled("cpu"):
         return torch.float32 if x.dtype == torch.float32 else None

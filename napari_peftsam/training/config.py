@@ -89,8 +89,8 @@ def _lora(placement: str) -> MethodConfig:
     )
 
 
-MANY_OBJECTS = {"objects_per_step": 30, "rounds": 4}
-"""Options of a training that learns the most objects per second."""
+# The most objects per second.
+_MANY_OBJECTS = {"objects_per_step": 30, "rounds": 4}
 
 # The paper's settings; its small one is "frozen encoder, or the last block".
 _PEFT_SAM_RATE = 1e-5
@@ -112,7 +112,7 @@ RECIPES: Mapping[str, Recipe] = {
             "learns the most objects per minute.",
             _lora("late-50%"),
             _PEFT_SAM_RATE,
-            MANY_OBJECTS,
+            _MANY_OBJECTS,
         ),
         Recipe(
             "peft-sam-small",

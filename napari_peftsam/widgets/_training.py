@@ -159,10 +159,14 @@ class TrainingRun:
 
     def _have_child(self) -> None:
         """Have a child ready once there is enough to train on: its start takes seconds."""
-        images = self._viewer_session().document.images.values()
-        objects = sum(len(image.records) for image in images)
-        if self._idle is None and not self.is_running and objects >= _ENOUGH:
-            self._idle = Child.start()
+        if self._idle is not None or self.is_running:
+            return
+        objects = 0
+        for image in self._viewer_session().document.images.values():
+            objects += len(image.records)  # of an image not shown yet, read from the project
+            if objects >= _ENOUGH:
+                self._idle = Child.start()
+                return
 
     def _give_way(self, awaited: bool) -> None:
         """Leave the processor to the work that the user waits for."""
