@@ -49,6 +49,8 @@ class FinetuneOptions(QWidget):
         What is chosen; None while there is nothing to choose from, or it is not valid.
     form
         Options of the method, its placement first, and the learning rate.
+    every
+        After how many more accepted objects a training starts by itself, 0 for never.
     """
 
     changed = QtSignal()
@@ -67,7 +69,7 @@ class FinetuneOptions(QWidget):
         self.advice, self.parameters, self.problem = text_label(), text_label(), text_label()
         self.problem.hide()
         self.parameters.setToolTip("What the training changes; all other weights stay as they are.")
-        self.amount, self.unit = QSpinBox(), QComboBox()
+        self.amount, self.unit, self.every = QSpinBox(), QComboBox(), QSpinBox()
         self._timer = timer(self, _DELAY_MS)
         self._lay_out()
         for signal, slot in (
@@ -94,6 +96,10 @@ class FinetuneOptions(QWidget):
         self.unit.addItems(list(_BUDGETS))
         self.unit.setToolTip("Seconds of training, steps, or passes over all objects.")
         budget = beside(self.amount, self.unit)
+        self.every.setRange(0, 10_000)
+        self.every.setSpecialValueText("off")
+        self.every.setSuffix(" new objects")
+        self.every.setToolTip("Train again whenever so many more objects are accepted.")
         method = QWidget()
         method.setLayout(form_layout(("Method", self.method)))
         self.collapsible.addWidget(method)
@@ -104,7 +110,10 @@ class FinetuneOptions(QWidget):
         for inner in folded:
             assert inner is not None
             inner.setContentsMargins(0, 0, 0, 0)
-        rows = form_layout(("Recipe", self.recipe)), form_layout(("Budget", budget))
+        rows = (
+            form_layout(("Recipe", self.recipe)),
+            form_layout(("Budget", budget), ("By itself every", self.every)),
+        )
         stacked(
             rows[0], self.advice, rows[1], self.images, self.collapsible, self.parameters,
             inside=self,

@@ -79,6 +79,7 @@ class AnnotateDock(Dock):
             (self._settle, self.prompting.follow),
             (self._look, self.prompting.look_around),
             (self._idle, self.reload.begin),
+            (self._idle, self.layers.tools.prepare),
             (self._choose_later, self._choose_image),
         ):
             clock.timeout.connect(slot)

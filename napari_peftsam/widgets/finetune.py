@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document
     from napari_peftsam.training import AnnotatedPlane, Split
 
-_DELAY_MS = 200  # the split is worked out when the user pauses
+_DELAY_MS = 200  # the split is worked out, and a training due begins, when the user pauses
 _MOST_PIXELS = 64_000_000  # beyond that, looking at all of them takes too long
 
 
@@ -42,14 +42,17 @@ class FinetuneDock(Dock):
         self.view = FinetuneView(self.options, napari_viewer.theme)
         stacked(self.view, inside=self)
         self._split: Split | None = None
+        self._counted = TrainingData.of(self.viewer_session.document).objects
         self._splitting: Worker | None = None
         self._timer = timer(self, _DELAY_MS)
         self._keys = KeyBindings()
         self._bind_keys()
         self._timer.timeout.connect(self._find_split)
+        self._timer.timeout.connect(self._train_when_due)
         self.view.train.clicked.connect(self.toggle)
         self.view.compare.clicked.connect(self.compare)
         self.options.changed.connect(self._options_changed)
+        self.options.every.valueChanged.connect(self._count_anew)
         owner, events = self.viewer_session, self.viewer_session.document.events
         self.listen(
             (keys_changed, self._keys_changed),
@@ -57,6 +60,7 @@ class FinetuneDock(Dock):
             (self.training.signals.event, self.view.show_event),
             (self.training.signals.ticked, self._show_waiting),
             (events.objects_changed, self._data_changed),
+            (events.opened, self._count_anew),
             (events.image_removed, self._data_changed),
             (events.image_renamed, self._data_changed),
             (owner.projects.events.loaded, self._data_changed),
@@ -108,6 +112,19 @@ class FinetuneDock(Dock):
             self.training.start(config)
         except PeftSamError as error:
             notify(error)
+
+    def _count_anew(self) -> None:
+        """Count objects from now on: what is there was trained on, or came with a project."""
+        self._counted = TrainingData.of(self.viewer_session.document).objects
+
+    def _train_when_due(self) -> None:
+        """Start training by itself once enough objects are new, if the user wants that."""
+        every, objects = self.options.every.value(), TrainingData.of(self.viewer_session.document)
+        self._counted = min(self._counted, objects.objects)  # some were removed
+        is_due = every and objects.objects - self._counted >= every
+        if is_due and not self.training.is_running and not self._why_not():
+            self._count_anew()  # also if it cannot start: it is not tried at every object
+            self.toggle()
 
     def compare(self) -> None:
         """Switch between the adapters before and after the last training, and name the one."""
@@ -186,11 +203,13 @@ class FinetuneDock(Dock):
     def _show_run(self) -> None:
         if self.training.phase is Phase.STARTING:
             self.view.curve.clear_curves()
+            self._count_anew()
         self.view.show_outcome(self.training.message)
         self._show_button()
         self._show_waiting()
         self._show_data()
         self._show_compare()
+        self._timer.start()  # objects may have come while it ran
 
     def _show_waiting(self) -> None:
         if self.training.waiting:

@@ -20,9 +20,9 @@ def stripes(seed: int = 0) -> tuple[Any, Any]:
     return (noise + (labels > 0)).astype(np.float32), labels
 
 
-def add_images(document: Any, count: int = 3) -> None:
+def add_images(document: Any, count: int = 3, first: int = 0) -> None:
     """Add annotated images ``i0``, ``i1``, … to a document."""
-    for index in range(count):
+    for index in range(first, first + count):
         image, labels = stripes(index)
         document.add_image(f"i{index}", image)
         document.do(ImportLabels(f"i{index}", labels))

@@ -30,7 +30,7 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     b = bench(blobs())
     b.click(20, 30)
     mask = b.answered()
-    np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
+    np.testing.assert_array_equal(b.prompts.mask.numbers.astype(bool), mask)
     assert b.view.candidate.text() == "1/3"
     b.view.accept.click()
     (record,) = b.document.records("image0")
@@ -38,7 +38,7 @@ def test_a_click_becomes_a_mask_and_an_object(bench: Open) -> None:
     np.testing.assert_array_equal(b.layers.objects.data == record.label, mask)
     assert b.view.correct.count.text() == "Objects  1"
     assert b.view.table.selected_labels() == [record.label]
-    assert not b.prompts.mask.data.any()
+    assert not b.prompts.mask.numbers.any()
     assert len(b.prompts.points.data) == 0
 
 
@@ -143,7 +143,7 @@ def test_queued_boxes_show_their_masks_before_they_are_accepted(bench: Open) -> 
     for top, left in ((2, 2), (2, 32), (26, 2)):
         b.drag((top, left), (top + 18, left + 20))
     wait(lambda: len(b.dock.prompting.following) == 2)
-    layer = b.prompts.outlines
+    layer = b.prompts.outlines.layer
     assert layer.contour > 0
     whole = np.zeros((48, 60), int)
     row, col = layer.translate.astype(int)
@@ -271,7 +271,7 @@ def test_a_click_on_an_object_selects_it(bench: Open) -> None:
     b.click(5, 5)
     assert b.view.table.selected_labels() == [1]
     assert b.document.current is None
-    outlines = b.prompts.outlines
+    outlines = b.prompts.outlines.layer
     rows, cols = np.nonzero(outlines.data)
     top, left = outlines.translate
     assert (rows.min() + top, cols.max() + left, len(rows)) == (2, 11, 100)

@@ -164,38 +164,38 @@ def test_areas_are_declared_done_and_taken_back(bench: Open) -> None:
     choose(b, "Area done: rectangle")
     b.draw([(10, 20), (20, 30), (30, 40)])
     assert b.document.undo_label == "mark complete"
-    shown = b.prompts.background.data
+    shown = b.prompts.background.numbers
     assert shown[12, 22]
     assert not shown[20, 30]  # an object
     assert not shown[40, 50]
     b.click(12, 22, button=2)
     assert b.document.undo_label == "mark incomplete"
-    assert not b.prompts.background.data.any()
+    assert not b.prompts.background.numbers.any()
     choose(b, "Area done: lasso")
     b.draw(CIRCLE)
-    assert b.prompts.background.data[14, 30]
+    assert b.prompts.background.numbers[14, 30]
 
 
 def test_the_background_is_painted_and_wiped(bench: Open) -> None:
     b = bench(blobs())
     choose(b, "Background brush")
     b.draw([(10, 20), (10, 30)])
-    assert b.prompts.background.data[10, 25]
-    assert not b.prompts.background.data[40, 40]
+    assert b.prompts.background.numbers[10, 25]
+    assert not b.prompts.background.numbers[40, 40]
     b.click(10, 25, button=2)
-    assert not b.prompts.background.data[10, 25]
+    assert not b.prompts.background.numbers[10, 25]
     assert b.document.current is None
     b.press("Control-Z")
-    assert b.prompts.background.data[10, 25]
+    assert b.prompts.background.numbers[10, 25]
 
 
 def test_done_images_show_what_is_background(bench: Open) -> None:
     b = bench(blobs())
     b.view.images.complete.click()
-    assert b.prompts.background.data.all()
+    assert b.prompts.background.numbers.all()
     label = b.segment(20, 30)
     row, col = np.argwhere(b.document.labels(b.layers.plane) == label)[0]
-    assert not b.prompts.background.data[row, col]
+    assert not b.prompts.background.numbers[row, col]
 
 
 # --- the selected objects -----------------------------------------------------------

@@ -357,6 +357,31 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
     wait(lambda: bench.live == "v1")
 
 
+def test_training_starts_by_itself_after_enough_new_objects(
+    finetuning: Callable[..., Finetuning],
+) -> None:
+    bench = finetuning(images=2)
+    bench.budget(steps=1)
+    document, every = bench.owner.document, bench.options.every
+    assert every.text() == "off"
+    add_images(document, 1, first=2)
+    assert not bench.training.is_running
+    every.setValue(3)
+    add_images(document, 1, first=3)  # two more
+    bench.dock._timer.timeout.emit()
+    assert not bench.training.is_running
+    add_images(document, 1, first=4)
+    wait(lambda: bench.training.is_running)
+    add_images(document, 2, first=5)  # four more, while it runs
+    bench.until_ended()
+    wait(lambda: bench.training.is_running)
+    bench.until_ended()
+    document.do(Undo())
+    document.do(Redo())
+    bench.dock._timer.timeout.emit()
+    assert not bench.training.is_running
+
+
 def test_new_objects_leave_what_a_run_shows(finetuning: Callable[..., Finetuning]) -> None:
     view = finetuning().view
     view.show_phase(Phase.TRAINING, "")

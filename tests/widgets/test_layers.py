@@ -72,13 +72,13 @@ def test_prompts_show_in_their_own_slice_only(bench: Open) -> None:
     here = b.viewer.dims.current_step[0]
     b.viewer.dims.set_point(0, here + 1)
     assert len(b.prompts.points.data) == 0
-    assert not b.prompts.mask.data.any()
+    assert not b.prompts.mask.numbers.any()
     assert f"A prompt waits in plane {here} of image0" in b.view.next_step.text()
     b.press("Enter")
     assert f"The prompts are in plane {here} of image0" in b.view.next_step.text()
     b.viewer.dims.set_point(0, here)
     assert len(b.prompts.points.data) == 1
-    assert b.prompts.mask.data.any()
+    assert b.prompts.mask.numbers.any()
 
 
 def test_another_slice_is_embedded_when_it_is_shown(bench: Open) -> None:
@@ -459,8 +459,8 @@ def test_a_large_image_is_prompted_without_reading_all_of_it(bench: Open) -> Non
     current = b.document.current
     assert current.candidates.plane_shape == (6_000, 6_000)
     row, col = current.offset
-    np.testing.assert_allclose(b.prompts.mask.translate, (row, col))
-    np.testing.assert_array_equal(b.prompts.mask.data.astype(bool), mask)
+    np.testing.assert_allclose(b.prompts.mask.layer.translate, (row, col))
+    np.testing.assert_array_equal(b.prompts.mask.numbers.astype(bool), mask)
     label = b.document.do(Accept())
     here = b.layers.objects.data[row : row + mask.shape[0], col : col + mask.shape[1]]
     assert (here == label).sum() == mask.sum()

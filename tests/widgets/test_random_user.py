@@ -187,7 +187,7 @@ def check(b: Bench) -> None:
     pending = document.pending
     assert (pending.plane is None) == (not pending.queue)
     if document.current is None or document.current.plane != layers.plane:
-        assert not b.prompts.mask.data.any()
+        assert not b.prompts.mask.numbers.any()
         # What is hidden is shown as it was until its eye opens.
         assert not len(b.prompts.points.data) or not b.prompts.points.visible
     assert b.view.undo.isEnabled() == (document.undo_label is not None)

@@ -86,7 +86,7 @@ class Freehand:
         image = None if plane is None else self._document.images.get(plane.image)
         if plane is None or image is None or max(image.plane_shape) > _LARGEST:
             layers.show_background(None)
-        elif not region or layers.background.data.shape != image.plane_shape:
+        elif not region or layers.background.numbers.shape != image.plane_shape:
             layers.show_background(known_background(image, plane))
         elif image_id == image.id:
             window = Window.from_slices(*region[-2:])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
-from napari.utils import DirectLabelColormap
 
 from napari_peftsam.types import BoolArray, Box, Point, Prompts, Window
 from napari_peftsam.widgets._parts import timer
+from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,34 +41,6 @@ def _outline_colours() -> dict[int | None, str]:
     """Return the colours of all numbers that outlines can have."""
     numbers = range(1, 1 + _NEIGHBOURS * len(_OUTLINES))
     return {number: _OUTLINES[(number - 1) % len(_OUTLINES)] for number in numbers}
-
-
-def _overlay(
-    name: str, units: Sequence[Any] | None, opacity: float, colours: dict[int | None, str]
-) -> Labels:
-    """Return a layer over the image. Its colours stay: a new map of them takes napari 0.1 s."""
-    colormap = DirectLabelColormap(color_dict=colours)
-    nothing = np.zeros((1, 1), np.uint8)
-    return Labels(nothing, name=name, units=units, opacity=opacity, colormap=colormap)
-
-
-@contextmanager
-def _drawn_once(layer: Layer) -> Iterator[None]:
-    """Let napari draw a layer once, at the end; the world is not measured: the image fills it."""
-    try:
-        with layer.events.blocker_all():
-            yield
-    finally:
-        layer.refresh(thumbnail=False)
-
-
-def _lay(
-    layer: Labels, numbers: npt.NDArray[np.uint8] | None = None, offset: tuple[int, int] = (0, 0)
-) -> None:
-    """Show numbers ``(h, w)`` at this row and column of the plane; None for nothing."""
-    with _drawn_once(layer):
-        layer.data = np.zeros((1, 1), np.uint8) if numbers is None else numbers
-        layer.translate = offset
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +75,8 @@ class PromptLayers:
         None if the layers may show something else than the document.
     sign
         Returns whether a point added with napari's own tool is positive.
+    on_added
+        Called after one of the layers was added later, when it had something to show.
     units
         Of the rows and columns of the shown image: napari compares those of all layers.
     """
@@ -112,23 +86,25 @@ class PromptLayers:
         viewer: napari.Viewer,
         on_edit: Callable[[tuple[Prompts, ...] | None], None],
         sign: Callable[[], bool],
+        on_added: Callable[[], object],
         units: Sequence[Any] | None = None,
     ) -> None:
-        self._on_edit = on_edit
+        self._on_edit, self._on_added = on_edit, on_added
         self._sign = sign
         self._prompts: tuple[Prompts, ...] = ()
         self._shown: tuple[object, object] = ((), False), ((), False)
         self._gesture: Box | None = None  # from press to release of the last drag
         self._showing = self._held = self._is_path_shown = False
-        self._camera = viewer.scene.camera
+        self._layers, self._camera = viewer.layers, viewer.scene.camera
         self._pixel_size = 1.0
         self._edit: tuple[Prompts, ...] | None = None
         self._later = timer(None, 0)
-        plain: dict[int | None, str] = {None: "transparent"}
-        self.background = _overlay("background", units, 0.25, {**plain, 1: _BACKGROUND})
-        self.mask = _overlay("mask", units, 0.55, {**plain, 1: _MASK})
-        self.outlines = _overlay("outlines", units, 0.9, {**plain, **_outline_colours()})
-        self.outlines.contour = _EDGE
+        self.background = Overlay("background", 0.25, {1: _BACKGROUND}, self._add)
+        self.mask = Overlay("mask", 0.55, {1: _MASK}, self._add)
+        self.outlines = Overlay("outlines", 0.9, _outline_colours(), self._add, _EDGE)
+        self._overlays = self.background, self.mask, self.outlines  # the lowest first
+        for overlay in self._overlays:
+            overlay.place(units, None)
         self.boxes = Shapes(
             ndim=2,
             name="prompt boxes",
@@ -145,11 +121,6 @@ class PromptLayers:
             face_color=_POSITIVE,
             border_color="black",
         )
-        self.layers: tuple[Layer, ...] = (
-            self.background, self.mask, self.outlines, self.boxes, self.points
-        )  # fmt: skip
-        for layer in (self.background, self.mask, self.outlines):
-            layer.editable = False
         self._connections: tuple[tuple[Any, Callable[..., None]], ...] = (
             (self._later.timeout, self._catch_up),
             (self._camera.events.zoom, self._rescale),
@@ -157,30 +128,51 @@ class PromptLayers:
             (self.boxes.events.data, self._boxes_edited),
             (self.points.events.visible, self._catch_up),
             (self.boxes.events.visible, self._catch_up),
-            *((layer.events.help, _silence) for layer in self.layers),
         )
         for signal, slot in self._connections:
             signal.connect(slot)
         for layer in (self.points, self.boxes):
             layer.mouse_drag_callbacks.append(self._hold)
         viewer.layers.extend(self.layers)
-        for layer in self.layers:
-            layer.locked = True
+        self._keep(*self.layers)
 
-    def release(self, viewer: napari.Viewer) -> None:
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that are there, the lowest first."""
+        overlays = (each.layer for each in self._overlays if each.layer is not None)
+        return *overlays, self.boxes, self.points
+
+    def _add(self, overlay: Overlay, layer: Labels) -> None:
+        """Add the layer of an overlay below those that lie above it."""
+        layers, active = self._layers, self._layers.selection.active
+        above = self.layers[self.layers.index(layer) + 1]
+        layers.insert(layers.index(above) if above in layers else len(layers), layer)
+        layers.selection.active = active
+        self._keep(layer)
+        self._on_added()
+
+    def _keep(self, *layers: Layer) -> None:
+        for layer in layers:
+            layer.locked = True
+            layer.events.help.connect(_silence)
+
+    def release(self) -> None:
         """Take the layers out of the viewer."""
         self._later.stop()
         for signal, slot in self._connections:
             signal.disconnect(slot)
         for layer in self.layers:
             layer.locked = False
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
+            layer.events.help.disconnect(_silence)
+            if layer in self._layers:
+                self._layers.remove(layer)
 
     def place(self, affine: npt.NDArray[np.float64], units: Sequence[Any]) -> None:
         """Put the layers where an image plane is."""
         self._pixel_size = float(np.sqrt(abs(np.linalg.det(affine[:2, :2]))))
-        for layer in self.layers:
+        for overlay in self._overlays:
+            overlay.place(units, affine)
+        for layer in (self.boxes, self.points):
             layer.units = units
             layer.affine = affine
 
@@ -227,22 +219,17 @@ class PromptLayers:
 
     def show_mask(self, mask: BoolArray | None, offset: tuple[int, int] = (0, 0)) -> None:
         """Show a mask ``(h, w)`` at this row and column of the plane, or none."""
-        if mask is not None:
-            _lay(self.mask, mask.astype(np.uint8), offset)
-        elif self.mask.data.any():
-            _lay(self.mask)
+        self.mask.lay(None if mask is None else mask.astype(np.uint8), offset)
 
     def show_background(self, known: BoolArray | None) -> None:
         """Show the pixels ``(H, W)`` of the plane that are known to hold no object."""
-        if known is not None and known.any():
-            _lay(self.background, known.astype(np.uint8))
-        elif self.background.data.any():
-            _lay(self.background)
+        is_some = known is not None and known.any()
+        self.background.lay(known.astype(np.uint8) if known is not None and is_some else None)
 
     def update_background(self, known: BoolArray | None, window: Window) -> None:
         """Show the pixels ``(h, w)`` of a window anew, None for none; the others stay."""
-        self.background.data[window.slices] = 0 if known is None else known
-        self.background.refresh(extent=False, highlight=False, thumbnail=False)
+        self.background.numbers[window.slices] = 0 if known is None else known
+        self.background.refresh()
 
     def image_pixels(self, screen: float) -> float:
         """Return how many pixels of the image a length on the screen is, one at least."""
@@ -257,14 +244,13 @@ class PromptLayers:
             part = numbers[window.seen_from(whole).slices]
             number = 1 + place % _NEIGHBOURS * len(_OUTLINES) + _OUTLINES.index(each.colour)
             part[each.mask & (part == 0)] = number
-        if outlined or self.outlines.data.any():
-            _lay(self.outlines, numbers, (whole.row, whole.col))
+        self.outlines.lay(numbers if outlined else None, (whole.row, whole.col))
 
     # --- showing --------------------------------------------------------------------
 
     def _show_points(self, points: Sequence[Point], waiting: bool, are_same: bool) -> None:
         layer = self.points
-        with _drawn_once(layer):
+        with drawn_once(layer):
             if not are_same:
                 layer.selected_data = set()
                 layer.data = np.array([(p.row, p.col) for p in points], float).reshape(-1, 2)
@@ -278,7 +264,7 @@ class PromptLayers:
 
     def _show_boxes(self, boxes: Sequence[Box], active: bool) -> None:
         layer = self.boxes
-        with _drawn_once(layer):
+        with drawn_once(layer):
             layer.selected_data = set()
             layer.data = []
             if boxes:

@@ -95,7 +95,9 @@ class PromptTools:
             self._drop_layers()
             viewer, view = self._bridge.viewer, self._bridge.view
             units = None if view is None else view.layer.units[-2:]
-            made = self.layers = PromptLayers(viewer, self._edited, lambda: self.positive, units)
+            made = self.layers = PromptLayers(
+                viewer, self._edited, lambda: self.positive, self._layer_added, units
+            )
             for layer in (made.points, made.boxes):
                 layer.mouse_drag_callbacks.append(self._clicked)
                 layer.mouse_double_click_callbacks.append(self._double_clicked)
@@ -106,13 +108,21 @@ class PromptTools:
         self.raise_layers()
         return made
 
+    def _layer_added(self) -> None:
+        self._bridge.events.own_layers_changed.emit()
+
+    def prepare(self) -> None:
+        """Add the layer for masks, which takes a moment, before the first one comes."""
+        if self.layers is not None:
+            self.layers.mask.need()
+
     def _is_incomplete(self, made: PromptLayers) -> bool:
         return any(layer not in self._bridge.viewer.layers for layer in made.layers)
 
     def _drop_layers(self) -> None:
         layers, self.layers = self.layers, None
         if layers is not None:
-            layers.release(self._bridge.viewer)
+            layers.release()
 
     # --- tools ----------------------------------------------------------------------------
 

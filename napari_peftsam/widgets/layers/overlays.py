@@ -1,0 +1,101 @@
+"""Labels layers over the image that are added when they first have something to show."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels, Layer
+from napari.utils import DirectLabelColormap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+
+@contextmanager
+def drawn_once(layer: Layer) -> Iterator[None]:
+    """Let napari draw a layer once, at the end; the world is not measured: the image fills it."""
+    try:
+        with layer.events.blocker_all():
+            yield
+    finally:
+        layer.refresh(thumbnail=False)
+
+
+class Overlay:
+    """Numbers over a part of the shown plane.
+
+    napari takes a third of a second to add a layer of labels: a window opens without it.
+
+    Parameters
+    ----------
+    name, opacity, contour
+        Of the layer.
+    colours
+        Of its numbers. They stay: a new map of them takes napari 0.1 s.
+    add
+        Adds a layer of this overlay to the viewer.
+
+    Attributes
+    ----------
+    layer
+        None until there was something to show.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        opacity: float,
+        colours: dict[int | None, str],
+        add: Callable[[Overlay, Labels], None],
+        contour: int = 0,
+    ) -> None:
+        self.layer: Labels | None = None
+        self._name, self._opacity, self._contour, self._add = name, opacity, contour, add
+        self._colours: dict[int | None, str] = {None: "transparent", **colours}
+        self._place: dict[str, Any] = {}
+
+    @property
+    def numbers(self) -> npt.NDArray[np.uint8]:
+        """The numbers ``(h, w)`` that are shown, which may be changed; see `refresh`."""
+        return np.zeros((1, 1), np.uint8) if self.layer is None else np.asarray(self.layer.data)
+
+    def place(self, units: Sequence[Any] | None, affine: npt.NDArray[np.float64] | None) -> None:
+        """Lie where an image plane is, in the units of its rows and columns."""
+        self._place = {"units": units, "affine": affine}
+        if self.layer is not None:
+            self.layer.units = units
+            self.layer.affine = affine
+
+    def need(self) -> Labels:
+        """Return the layer, which is added if there is none."""
+        if self.layer is None:
+            self.layer = Labels(
+                np.zeros((1, 1), np.uint8),
+                name=self._name,
+                opacity=self._opacity,
+                colormap=DirectLabelColormap(color_dict=self._colours),
+                **self._place,
+            )
+            self.layer.contour = self._contour
+            self.layer.editable = False
+            self._add(self, self.layer)
+        return self.layer
+
+    def lay(
+        self, numbers: npt.NDArray[np.uint8] | None = None, offset: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Show numbers ``(h, w)`` at this row and column of the plane; None for nothing."""
+        if numbers is None and not self.numbers.any():
+            return
+        layer = self.need()
+        with drawn_once(layer):
+            layer.data = np.zeros((1, 1), np.uint8) if numbers is None else numbers
+            layer.translate = offset
+
+    def refresh(self) -> None:
+        """Show changed numbers."""
+        self.need().refresh(extent=False, highlight=False, thumbnail=False)
