@@ -32,6 +32,14 @@ class TrainingOptions(BaseModel):
         description="Peak learning rate of AdamW; by default what suits the model.",
     )
     weight_decay: float = Field(0.01, ge=0, title="Weight decay", description="Of AdamW.")
+    averaging: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Averaging",
+        description="Share of the running average of the weights that each step leaves of it, such "
+        "as 0.98; the average is what is validated and kept. 0 keeps the weights themselves.",
+    )
     objects_per_step: int = Field(
         8, ge=1, title="Objects per step", description="Objects of one image trained at once."
     )

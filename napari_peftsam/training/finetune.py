@@ -267,10 +267,11 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
-            iou = validation_iou(encoder, data.held_out)
-            better = iou > best_iou
-            if better:
-                best_iou, best_step, best = iou, step, _capture(run, step, iou)
+            with trainer.averaged():
+                iou = validation_iou(encoder, data.held_out)
+                better = iou > best_iou
+                if better:
+                    best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
     assert best is not None  # there was a step
     seconds = perf_counter() - began

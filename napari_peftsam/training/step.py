@@ -29,6 +29,7 @@ from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_te
 from napari_peftsam.training.team import Team
 
 _GRADIENT_NORM = 1.0
+_HELD_BACK = 9  # after n steps the average keeps at most n / (n + this) of itself
 _MOST_DONE = 0.99  # of a step that takes more parts than expected
 
 
@@ -79,6 +80,8 @@ class Trainer:
         self.plans: tuple[StepPlan, ...] = (StepPlan(),)
         self._adjustments: list[MemoryPlanned] = []
         self._parameters = [p for group in groups for p in group["params"]]
+        self._average = [p.detach().clone() for p in self._parameters if config.averaging]
+        self._updates = 0
         # Half precision has too few exponents for small gradients.
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
 
@@ -138,6 +141,30 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
         self._scaler.step(self._optimiser)
         self._scaler.update()
+        self._updates += 1
+        # Few steps must not leave most of the start in it.
+        kept = min(self._config.averaging, self._updates / (self._updates + _HELD_BACK))
+        for average, parameter in zip(self._average, self._parameters, strict=False):
+            average.lerp_(parameter.detach(), 1 - kept)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the running average in the place of the parameters, if one is kept.
+
+        An exponential moving average (Polyak averaging) costs no step, and differs less from
+        one step to the next than the weights do.
+        """
+        own = [parameter.detach().clone() for parameter in self._parameters if self._average]
+        self._load_parameters(self._average)
+        try:
+            yield
+        finally:
+            self._load_parameters(own)
+
+    @torch.no_grad()
+    def _load_parameters(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=False):
+            parameter.copy_(value)
 
     def _fit(self, compute: Callable[[StepPlan], Tensor]) -> Tensor:
         """Compute something, with smaller and smaller plans while memory runs out."""

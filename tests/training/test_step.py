@@ -197,3 +197,26 @@ def test_processes_that_share_a_step_add_up_to_one(
     _assert_same(
         {str(i): g for i, g in together.items()}, {str(i): g for i, g in alone.noted.items()}
     )
+
+
+def test_the_average_of_the_weights_takes_their_place_for_a_while(
+    model: SamModel, planes: list[AnnotatedPlane]
+) -> None:
+    objects = split_objects(planes, 0.2, 0).training
+    prepared = prepare_planes(planes, objects, model)
+    config = TrainingConfig(steps=3, averaging=0.4, learning_rate=1e-2)
+    views = [v for _, v in islice(Views(objects, prepared, model.architecture, 2, 0), 3)]
+    with inject(model, FrozenEncoderConfig()) as injection:
+        trainer = Trainer(injection, config, PlaneEncoder(model, prepared, first=0), Team())
+        weights = injection.trainable_parameters()
+        name = next(iter(weights))
+        expected = weights[name].detach().clone()
+        for step, kept in enumerate((1 / 10, 2 / 11, 3 / 12)):
+            trainer.gradients(step, views[step : step + 1])
+            trainer.update(1.0)
+            expected = kept * expected + (1 - kept) * weights[name].detach()
+        own = {n: p.detach().clone() for n, p in weights.items()}
+        with trainer.averaged():
+            torch.testing.assert_close(weights[name].detach(), expected)
+            assert not torch.equal(weights[name], own[name])
+        assert all(torch.equal(weights[n], own[n]) for n in weights)
