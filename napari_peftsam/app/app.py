@@ -29,13 +29,14 @@ from napari_peftsam.document import (
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.files import read_centres
 from napari_peftsam.metadata import ImageMetadata, ReadOptions
+from napari_peftsam.models import device_memory
 from napari_peftsam.projects import (
     add_image,
     import_label_file,
     locate_image,
     open_document,
 )
-from napari_peftsam.training import TrainEvent, TrainingConfig
+from napari_peftsam.training import RECOMMENDED, TrainEvent, TrainingConfig, recipe
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
 Position = tuple[float, float]
@@ -153,7 +154,8 @@ class App:
         seconds
             Time for training and validation.
         config
-            Method, budget and the rest instead of the default, which is LoRA + COBOT.
+            Method, budget and the rest instead of the default, which is the recipe
+            `napari_peftsam.training.RECOMMENDED` for the model.
         watch
             Called with every event; if it returns True the run ends early.
 
@@ -162,13 +164,16 @@ class App:
         ConfigurationError
             If `seconds` is no time to train.
         """
-        if config is None:
-            if not 0 < seconds < float("inf"):
-                raise ConfigurationError(
-                    f"seconds is {seconds!r}: give the time to train as a positive number"
-                )
-            config = TrainingConfig(seconds=seconds)
+        if config is None and not 0 < seconds < float("inf"):
+            raise ConfigurationError(
+                f"seconds is {seconds!r}: give the time to train as a positive number"
+            )
         _need_model(self)
+        if config is None:
+            model = self.workspace.engine.model
+            memory = device_memory(str(model.device))
+            settings = recipe(RECOMMENDED, model.architecture, memory).settings()
+            config = TrainingConfig(seconds=seconds, **settings)
         return finetune_document(self.workspace, config, watch)
 
 

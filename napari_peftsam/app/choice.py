@@ -80,7 +80,8 @@ def choose_method(
     Parameters
     ----------
     name
-        As in `napari_peftsam.peft.METHODS`; default: that of `start`, else LoRA + COBOT.
+        As in `napari_peftsam.peft.METHODS`; default: that of `start`, else LoRA + COBOT, whose
+        options are then meant.
     options
         Its options, only those that differ from the default; values may be texts.
     start

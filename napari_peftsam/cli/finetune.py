@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 _RECIPE = (
     "Settings that belong together, instead of a method and its options: recommended (for the "
-    "model and this computer), peft-sam, peft-sam-many, peft-sam-small or cobot."
+    "model and this computer), peft-sam, peft-sam-many, peft-sam-small or cobot.  [default: "
+    "recommended, unless a method is named]"
 )
 _OUTPUT = (
     "Adapter file to write (.safetensors); needed with folders, with --project beside what the "
@@ -129,8 +130,9 @@ def _method_or_recipe(
 ) -> tuple[Values, str]:
     """Return the training's settings, and a sentence about a recipe."""
     from napari_peftsam.app.choice import choose_method, choose_recipe
+    from napari_peftsam.training import RECOMMENDED
 
-    if recipe is None:
+    if recipe is None and (any(given) or choice.adapter):
         method, options, cobot = given
         return {"method": choose_method(method, options, choice.adapter, cobot)}, ""
     if any(given) or choice.adapter:
@@ -138,7 +140,7 @@ def _method_or_recipe(
             "a recipe comes with its method and options: leave out --recipe, or the method, its "
             "options and --adapter"
         )
-    found = choose_recipe(recipe, choice)
+    found = choose_recipe(recipe or RECOMMENDED, choice)
     return found.settings(), f"{found.title} ({found.method.method}): {found.explanation}"
 
 

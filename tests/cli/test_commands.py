@@ -211,6 +211,7 @@ def test_ctrl_c_keeps_the_best_state(shared: Inputs, tmp_path: Path) -> None:
     process = start(*finetune(shared, output, "--budget", "1h"))
     assert process.stderr is not None
     assert process.stderr.readline().startswith("memory: ")
+    assert process.stderr.readline().startswith("Recommended ")
     assert process.stderr.readline().startswith("training ")  # the loop has begun
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
