@@ -32,6 +32,14 @@ class TrainingOptions(BaseModel):
         description="Peak learning rate of AdamW; by default what suits the model.",
     )
     weight_decay: float = Field(0.01, ge=0, title="Weight decay", description="Of AdamW.")
+    variation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Variation",
+        description="How much brightness, contrast and colours change at random, such as 0.25, "
+        "where no part of the encoder is frozen; 0 leaves images as they are.",
+    )
     averaging: float = Field(
         0.0,
         ge=0,

@@ -16,7 +16,7 @@ from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
 from napari_peftsam.models.memory import free_memory
 from napari_peftsam.training.config import TrainingConfig
-from napari_peftsam.training.samples import Crop, ModelPlane
+from napari_peftsam.training.samples import Crop, ModelPlane, varied
 from napari_peftsam.training.team import processes_here
 
 _log = logging.getLogger(__name__)
@@ -74,12 +74,16 @@ class PlaneEncoder:
     cache
         Keeps them; None computes them anew every time, to the same result. Encoders of
         other adapters of the same base may share it.
+    variation
+        Strength with which pictures are `varied` while they are learned from; only where nothing
+        is kept.
     """
 
     model: SamModel
     planes: Mapping[int, ModelPlane]
     first: int
     cache: ActivationCache | None = None
+    variation: float = 0.0
 
     @property
     def kept_type(self) -> torch.dtype:
@@ -98,6 +102,8 @@ class PlaneEncoder:
         if self.first < 1:
             with model.autocast():
                 picture = self.planes[plane].picture(turn, crop)
+                if self.variation and torch.is_grad_enabled():
+                    picture = varied(picture, self.variation)
                 return encode_suffix(model.sam, picture, 0, checkpointing)
         known = self._known(plane, turn, crop).to(model.device, non_blocking=True).float()
         if self.first == model.architecture.depth:

@@ -129,7 +129,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     data = _prepare(model, planes, config, [each.adapter for each in (own, incumbent) if each])
     with open_cache(config, model.device) as cache:
         first = method.first_changed_block(model.architecture.depth)
-        encoder = PlaneEncoder(model, data.planes, first, cache)
+        encoder = PlaneEncoder(model, data.planes, first, cache, config.variation)
         starts_as_base = (start.config if start else config.method).starts_as_base
         is_start = judge == own and (own is not None or starts_as_base)
         before = math.nan if is_start else _measure(encoder, judge, data.held_out)

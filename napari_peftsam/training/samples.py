@@ -21,6 +21,7 @@ from napari_peftsam.types import Frame, Prompts, Window
 _TURNS = 8  # the dihedral group of the square model frame
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
 _MOST_ZOOM = 2.0
+_NOISY, _BLURRED = 0.3, 0.2  # shares of varied pictures
 _SEEN, _ORDER, _TURN = range(3)  # independent streams of random numbers
 _MARGIN = 1.0  # an object's surroundings: its own size on each side ...
 _LEAST_MARGIN = 12.0  # ... and at least this many model pixels
@@ -85,6 +86,32 @@ class ModelPlane:
         """Return the model input ``(1, 3, s, s)`` of the rotated plane, or of a crop of it."""
         image = _turned(self.image.to(self.device), turn)
         return crop.resample(image) if crop else image
+
+
+def varied(picture: Tensor, strength: float) -> Tensor:
+    """Change a picture ``(1, 3, s, s)`` at random, as lamps, stains and cameras do.
+
+    Contrast and brightness change as a whole and, of a colour image, each colour a little; three
+    of ten get noise, two of ten are blurred. `strength` is the standard deviation of brightness in
+    that of the model's training images, and of the logarithm of contrast.
+    """
+    is_grey = torch.equal(picture[:, 0], picture[:, 1])
+    colours = 1 if is_grey else 3
+
+    def drawn(*shape: int) -> Tensor:  # on the CPU, so that devices agree
+        return (strength * torch.randn(1, *shape)).to(picture.device)
+
+    middle = picture.mean((-2, -1), keepdim=True)
+    contrast, brightness = drawn(1, 1, 1), drawn(1, 1, 1)
+    if not is_grey:
+        contrast, brightness = contrast + drawn(3, 1, 1) / 2, brightness + drawn(3, 1, 1)
+    changed = (picture - middle) * contrast.exp() + middle + brightness
+    noisy, share, blurred = torch.rand(3).tolist()
+    if noisy < _NOISY:
+        changed = changed + share / 2 * drawn(colours, *picture.shape[-2:])
+    if blurred < _BLURRED:
+        changed = functional.avg_pool2d(functional.pad(changed, (1,) * 4, mode="replicate"), 3, 1)
+    return changed
 
 
 def _turned(x: Tensor, turn: int) -> Tensor:

@@ -183,6 +183,8 @@ class FinetuneOptions(QWidget):
 
     def _method_changed(self) -> None:
         self._show_fields(self.method.currentData())
+        if self.recipe.currentData() != _OWN:  # its rate was meant for its method
+            self.form.set_value("learning_rate", None)
         self._read()
 
     def _show_fields(self, name: str) -> None:

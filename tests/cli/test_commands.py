@@ -131,7 +131,7 @@ def test_models(program: Program) -> None:
 
 # options, and what the adapter then says of itself
 FINETUNE = {
-    "": "cobot-lora rank=8",
+    "": "full-finetuning",
     "--method cobot-lora --rank 4 --placement late-50%": "cobot-lora rank=4 placement=late-50%",
     "--method lora --rank 2 --alpha 2 --placement 0,2": "lora rank=2 alpha=2.0 placement=0,2",
     "--method lora --rank 4 --cobot": "cobot-lora rank=4",
@@ -144,9 +144,9 @@ FINETUNE = {
     "--method frozen-encoder": "frozen-encoder",
     "--recipe cobot": "cobot-lora rank=4 coefficient_lr_multiplier=100.0",
     "--recipe PEFT_SAM_small": "frozen-encoder",
-    "--recipe recommended --learning-rate 1e-3": "cobot-lora rank=8 placement=all",
-    "--epochs 1": "cobot-lora",
-    "--budget 1s": "cobot-lora",
+    "--recipe recommended --learning-rate 1e-3": "full-finetuning",
+    "--epochs 1": "full-finetuning",
+    "--budget 1s": "full-finetuning",
 }  # fmt: skip
 
 

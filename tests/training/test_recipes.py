@@ -48,8 +48,8 @@ def test_peft_sam_trains_what_its_paper_says() -> None:
 @pytest.mark.parametrize(
     ("model", "memory", "method", "placement"),
     [
-        ("builtin", None, "cobot-lora", "all"),
-        ("builtin", 8, "cobot-lora", "all"),
+        ("builtin", None, "full-finetuning", None),
+        ("builtin", 8, "full-finetuning", None),
         ("vit_t", 80, "frozen-encoder", None),
         ("vit_b", None, "frozen-encoder", None),
         ("vit_b", 6, "frozen-encoder", None),

@@ -27,7 +27,14 @@ from napari_peftsam.peft import (
     MethodConfig,
     count_parameters,
 )
-from napari_peftsam.training import RECIPES, TrainingConfig, TrainingStep, split_objects
+from napari_peftsam.training import (
+    RECIPES,
+    RECOMMENDED,
+    TrainingConfig,
+    TrainingStep,
+    recipe,
+    split_objects,
+)
 from napari_peftsam.types import Point, Prompts
 from napari_peftsam.widgets._form import Form, fields_of
 from napari_peftsam.widgets.finetune import FinetuneDock, Phase, training_of
@@ -231,14 +238,17 @@ def test_options_are_checked_and_counted_before_the_start(
     options = bench.options
     architecture = bench.workspace.engine.model.architecture
 
+    settings = recipe(RECOMMENDED, architecture, None).settings()
+    recommended = TrainingConfig(seconds=60, **settings)
+
     def shows(config: MethodConfig) -> bool:
         counts = count_parameters(architecture, config)
         return options.parameters.text() == (
             f"Trains {counts.total:,} parameters ({counts.encoder:,} in the encoder)"
         )
 
-    assert options.config == TrainingConfig(seconds=60)  # what is recommended
-    wait(lambda: shows(CobotLoraConfig()))
+    assert options.config == recommended
+    wait(lambda: shows(recommended.method))
     options.method.setCurrentIndex(options.method.findData("lora"))
     options.form.set_value("placement", "late-25%")
     options.form.set_value("rank", 2)
@@ -271,7 +281,10 @@ def test_recipes_fill_the_forms_until_the_user_chooses(
         options.recipe.setCurrentIndex(options.recipe.findData(name))
 
     assert options.recipe.currentData() == "recommended"
-    assert options.advice.text().endswith("small enough for it.")
+    assert options.advice.text().endswith("small enough.")
+    chosen = options.config
+    assert chosen is not None
+    assert (chosen.method.method, chosen.averaging) == ("full-finetuning", 0.98)
     for name, made in RECIPES.items():
         choose(name)
         assert options.config is not None
@@ -292,7 +305,8 @@ def test_recipes_fill_the_forms_until_the_user_chooses(
         "trained, or leave the rank at 0"
     )
     choose("recommended")
-    assert options.config == TrainingConfig(seconds=60)
+    assert options.config is not None
+    assert options.config.model_dump() == chosen.model_dump()
     options.method.setCurrentIndex(options.method.findData("dora"))
     assert options.recipe.currentData() == "own"
 
