@@ -29,6 +29,7 @@ PAGES = {
     "Other programs": "exchange.md",
     "Performance": "performance.md",
     "Study of the methods": "study.md",
+    "Study of the settings": "settings-study.md",
     "The built-in model": "model-card.md",
     "Architecture": "architecture.md",
     "The rebuild": "rebuild.md",
