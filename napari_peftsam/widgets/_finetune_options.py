@@ -98,6 +98,7 @@ class FinetuneOptions(QWidget):
         budget = beside(self.amount, self.unit)
         self.every.setRange(0, 10_000)
         self.every.setSpecialValueText("off")
+        self.every.setPrefix("every ")
         self.every.setSuffix(" new objects")
         self.every.setToolTip("Train again whenever so many more objects are accepted.")
         method = QWidget()
@@ -112,7 +113,7 @@ class FinetuneOptions(QWidget):
             inner.setContentsMargins(0, 0, 0, 0)
         rows = (
             form_layout(("Recipe", self.recipe)),
-            form_layout(("Budget", budget), ("By itself every", self.every)),
+            form_layout(("Budget", budget), ("Repeat", self.every)),
         )
         stacked(
             rows[0], self.advice, rows[1], self.images, self.collapsible, self.parameters,
