@@ -237,9 +237,9 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
     began, upcoming = perf_counter(), iter(views)
     best_iou, best_step, best = -math.inf, 0, None
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
-    while (progress := run.progress(perf_counter() - began, step, epochs)) < 1 or step == 0:
-        if run.stopped() and step:
-            break
+    ending = False
+    while not ending:
+        progress = run.progress(perf_counter() - began, step, epochs)
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
         if step == 0:
@@ -264,6 +264,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
             best = _capture(run, 0, best_iou)
             yield Validated(0, best_iou, best)
         trainer.update(rate)
+        progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
@@ -273,6 +274,8 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
                 if better:
                     best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
+            # It took time, and what comes after the last one would be trained for nothing.
+            ending = ending or run.progress(perf_counter() - began, step, epochs) >= 1
     assert best is not None  # there was a step
     seconds = perf_counter() - began
     return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)

@@ -39,8 +39,9 @@ MODEL_KEYS = [
     "available", "path", "decoder_available", "recommended_for",
 ]  # fmt: skip
 EVALUATE_KEYS = [
-    "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
-    "score_correlation", "score_ranking", "area_ranking",
+    "images", "objects", "skipped_small", "point_iou", "box_iou", "ip_iou", "ib_iou",
+    "iou_at_clicks", "noc80", "noc85", "noc90", "score_correlation", "score_ranking",
+    "area_ranking", "intervals", "per_image",
 ]  # fmt: skip
 
 

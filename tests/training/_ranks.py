@@ -86,7 +86,7 @@ def disagreeing(team: Team) -> dict[str, Seen]:
     with patch.object(module, "perf_counter", perf_counter if team.leads else lambda: 0.0):
         timed = train(short, team)
     asked = count()
-    stop = (lambda: next(asked) >= 3) if team.leads else (lambda: False)
+    stop = (lambda: next(asked) >= 1) if team.leads else (lambda: False)
     return {"timed": timed, "stopped": train(config(LoraConfig(rank=2), 2, steps=50), team, stop)}
 
 
