@@ -60,6 +60,7 @@ SETTINGS = (
     Setting("recommended"),
     Setting("cobot-lora", _COBOT),
     Setting("full", _FULL),
+    Setting("full, rate 3e-4, averaged", _FULL, {"learning_rate": 3e-4, **_AVERAGED}),
     Setting("full, rate 6e-4, averaged", _FULL, {"learning_rate": 6e-4, **_AVERAGED}),
     Setting(
         "full, rate 6e-4, averaged, 24 objects, 4 rounds",
