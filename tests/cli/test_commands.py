@@ -434,7 +434,7 @@ def test_a_frame_goes_from_training_to_export(
 ) -> None:
     adapter, merged = tmp_path / "a.safetensors", tmp_path / "merged.pth"
     frame = ("--frame", "32")
-    assert program(*finetune(shared, adapter, *frame)).code == 0
+    assert program(*finetune(shared, adapter, *frame, "--method", "lora")).code == 0
     assert load_adapter(adapter).base.name == "tiny@32"
     with_adapter = (*shared.model(), "--adapter", str(adapter), *frame)
     assert program("evaluate", *shared.folders(), *with_adapter, "--json").json["objects"] > 0

@@ -41,7 +41,7 @@ def errors(text: str) -> list[str]:
 
 def test_two_processes_write_and_tell_one_result(shared: Inputs, tmp_path: Path) -> None:
     output = tmp_path / "two.safetensors"
-    done = torchrun("napari_peftsam", *finetune(shared, output))
+    done = torchrun("napari_peftsam", *finetune(shared, output, "--method", "cobot-lora"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 3
     assert done.stderr.count("training 13,742 parameters") == 1

@@ -93,6 +93,8 @@ def test_addresses_and_predictions_are_those_recorded(
     assert normalised == {(tiny_model.weights_hash, "base", key.normalisation)}
     shape, total, size, pixels, scores = FIGURES[name]
     assert found.logits.shape == shape
+    if tiny_model.precision != "bf16":
+        pytest.skip("figures are recorded in bfloat16, which this processor does not compute in")
     assert found.logits.sum(dtype=np.float64) == pytest.approx(total, rel=1e-5, abs=1e-3)
     assert np.abs(found.logits).sum(dtype=np.float64) == pytest.approx(size, rel=1e-5)
     assert found.masks.sum(axis=(1, 2)).tolist() == pixels

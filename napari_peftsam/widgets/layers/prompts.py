@@ -133,8 +133,11 @@ class PromptLayers:
             signal.connect(slot)
         for layer in (self.points, self.boxes):
             layer.mouse_drag_callbacks.append(self._hold)
+        for layer in self.layers:  # before napari listens, so that ours is the last word
+            layer.events.help.connect(_silence)
         viewer.layers.extend(self.layers)
-        self._keep(*self.layers)
+        for layer in self.layers:
+            layer.locked = True
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -146,15 +149,11 @@ class PromptLayers:
         """Add the layer of an overlay below those that lie above it."""
         layers, active = self._layers, self._layers.selection.active
         above = self.layers[self.layers.index(layer) + 1]
+        layer.events.help.connect(_silence)
         layers.insert(layers.index(above) if above in layers else len(layers), layer)
         layers.selection.active = active
-        self._keep(layer)
+        layer.locked = True
         self._on_added()
-
-    def _keep(self, *layers: Layer) -> None:
-        for layer in layers:
-            layer.locked = True
-            layer.events.help.connect(_silence)
 
     def release(self) -> None:
         """Take the layers out of the viewer."""
