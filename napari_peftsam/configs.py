@@ -141,6 +141,13 @@ class EvaluationConfig(BaseModel):
     clicks: int = Field(
         default=10, ge=1, le=100, title="Clicks", description="Simulated clicks per object."
     )
+    rounds: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        title="Rounds",
+        description="Prompts of an iterative prompting: a point or a box, then clicks.",
+    )
     min_area: int = Field(
         default=25,
         ge=1,

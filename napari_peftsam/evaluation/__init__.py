@@ -6,4 +6,6 @@ The package offers the names that the `__all__` of these modules lists.
 
 from napari_peftsam.evaluation.clicks import *
 from napari_peftsam.evaluation.evaluate import *
+from napari_peftsam.evaluation.intervals import *
 from napari_peftsam.evaluation.targets import *
+from napari_peftsam.evaluation.verdict import *

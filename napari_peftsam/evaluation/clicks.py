@@ -13,12 +13,21 @@ from napari_peftsam.evaluation.targets import Target
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.types import FloatArray, Prompts
 
-__all__ = ["Candidates", "box_ious", "click_ious", "clicks_to_reach", "first_candidates"]
+__all__ = [
+    "Candidates",
+    "box_ious",
+    "click_ious",
+    "clicks_to_reach",
+    "first_candidates",
+    "given_ious",
+]
 
 Floats = npt.NDArray[np.float64]
 
 CANDIDATES = 3
 """Number of candidates that `first_candidates` takes of each object, all in memory at once."""
+
+_MOST_STEPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +83,26 @@ def box_ious(predictor: Predictor, embedding: Embedding, targets: Sequence[Targe
 
 
 def click_ious(
-    predictor: Predictor, embedding: Embedding, targets: Sequence[Target], clicks: int
+    predictor: Predictor,
+    embedding: Embedding,
+    targets: Sequence[Target],
+    rounds: int,
+    *,
+    from_box: bool = False,
+    enough: float = 1.0,
 ) -> Iterator[Floats]:
-    """Yield the IoU of every object after 1, 2, …, `clicks` clicks, each ``(objects,)``.
+    """Yield the IoU of every object after 1, 2, …, `rounds` prompts, each ``(objects,)``.
 
-    The first click is `Target.first_click`; each further one is `Target.next_click` on the
-    candidate of the highest predicted score, whose logits are fed back as the previous mask. A
-    mask without an error keeps its IoU of 1 and gets no more clicks.
+    The first prompt is `Target.first_click`, or the tight box; each further one is
+    `Target.next_click` on the candidate of the highest predicted score, whose logits are fed back
+    as the previous mask. A mask that is right, or whose IoU is `enough`, keeps its IoU and gets
+    no more clicks.
     """
-    prompts = [Prompts((target.first_click(),)) for target in targets]
+    prompts = [Prompts(box=t.box) if from_box else Prompts((t.first_click(),)) for t in targets]
     previous: list[FloatArray | None] = [None] * len(targets)
     ious = np.zeros(len(targets))
     active = list(range(len(targets)))
-    for count in range(1, clicks + 1):
+    for count in range(1, rounds + 1):
         predictions = predictor.predict_many(
             embedding, [prompts[i] for i in active], [previous[i] for i in active], candidates=1
         )
@@ -94,13 +110,46 @@ def click_ious(
         for i, prediction in zip(active, predictions, strict=True):
             mask = prediction.masks[0]
             ious[i] = targets[i].iou(mask)
-            click = targets[i].next_click(mask) if count < clicks else None
+            is_over = count == rounds or ious[i] >= enough
+            click = None if is_over else targets[i].next_click(mask)
             if click is not None:
                 prompts[i] = prompts[i].with_point(click)
                 previous[i] = prediction.logits[0]
                 wrong.append(i)
         active = wrong
         yield ious.copy()
+
+
+def given_ious(
+    predictor: Predictor,
+    embedding: Embedding,
+    targets: Sequence[Target],
+    prompts: Sequence[Prompts],
+) -> list[tuple[float, ...]]:
+    """Return the IoU of every object after each of a person's prompts, in the order given.
+
+    A box comes first. As in the viewer, the logits of the best candidate are fed back. Of more
+    than eight prompts, such as those of a scribble, eight of the steps are taken.
+    """
+    steps = [_steps(each) for each in prompts]
+    found: list[list[float]] = [[] for _ in targets]
+    previous: list[FloatArray | None] = [None] * len(targets)
+    for number in range(max(map(len, steps), default=0)):
+        active = [i for i, each in enumerate(steps) if number < len(each)]
+        asked, masks = [steps[i][number] for i in active], [previous[i] for i in active]
+        predictions = predictor.predict_many(embedding, asked, masks, candidates=1)
+        for i, prediction in zip(active, predictions, strict=True):
+            found[i].append(targets[i].iou(prediction.masks[0]))
+            previous[i] = prediction.logits[0]
+    return [tuple(each) for each in found]
+
+
+def _steps(prompts: Prompts) -> list[Prompts]:
+    """Return the prompts as they grew, at most `_MOST_STEPS` times."""
+    first = 0 if prompts.box is not None else 1
+    points = range(first, len(prompts.points) + 1)
+    chosen = np.linspace(0, len(points) - 1, min(len(points), _MOST_STEPS)).round().astype(int)
+    return [Prompts(prompts.points[: points[i]], prompts.box) for i in chosen]
 
 
 def clicks_to_reach(curves: Floats, threshold: float) -> Floats:

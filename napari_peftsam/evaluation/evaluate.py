@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +25,11 @@ from napari_peftsam.evaluation.clicks import (
     CANDIDATES,
     Candidates,
     Floats,
-    box_ious,
     click_ious,
     clicks_to_reach,
     first_candidates,
 )
+from napari_peftsam.evaluation.intervals import bootstrap_intervals
 from napari_peftsam.evaluation.targets import LabelledImage, Target, select_objects, targets_of
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
@@ -37,8 +39,14 @@ __all__ = [
     "EvaluationEvent",
     "EvaluationProgress",
     "EvaluationReport",
+    "ImageFigures",
     "evaluate",
 ]
+
+FIGURES = ("point_iou", "box_iou", "ip_iou", "ib_iou", "noc80", "noc85", "noc90")
+"""Figures that each object has; of an image, or all of them, the means."""
+
+Intervals = Mapping[str, tuple[float, float] | None]
 
 # Masks of one batch, all candidates of its objects at the image's size; bounds memory on large
 # images.
@@ -55,6 +63,27 @@ class EvaluationProgress:
 
 
 @dataclass(frozen=True)
+class ImageFigures:
+    """Mean figures of one image's objects, by the names in `EvaluationReport`.
+
+    Attributes
+    ----------
+    intervals
+        95 % bootstrap intervals of the means over objects; None of a single object.
+    """
+
+    name: str
+    objects: int
+    means: Mapping[str, float]
+    intervals: Intervals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        intervals = _as_lists(self.intervals)
+        return {"name": self.name, "objects": self.objects, **self.means, "intervals": intervals}
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """The figures; means over all evaluated objects.
 
@@ -66,12 +95,22 @@ class EvaluationReport:
         Objects left out as too small.
     point_iou, box_iou
         IoU after one click on the deepest pixel, and with the tight bounding box.
+    ip_iou, ib_iou
+        IoU after so many rounds (`EvaluationConfig.rounds`) of iterative prompting that begins
+        with that point or that box: the I_P and I_B of PEFT-SAM (Teuber et al.). Each further
+        round is one corrective click with the last mask fed back; theirs is a positive and a
+        negative one.
     iou_at_clicks
         IoU after 1, 2, … simulated clicks.
-    noc80, noc90
-        Number of clicks to reach IoU 0.8 and 0.9, see `clicks_to_reach`.
+    noc80, noc85, noc90
+        Number of clicks to reach IoU 0.8, 0.85 and 0.9, see `clicks_to_reach`.
     score_correlation, score_ranking, area_ranking
         Of the candidates after one click, see `Candidates`.
+    intervals
+        95 % bootstrap intervals of the means, by the names in `FIGURES`: over images and the
+        objects in them, of one image over its objects (see `bootstrap_intervals`).
+    per_image
+        The same figures of every image.
     """
 
     images: int
@@ -79,16 +118,30 @@ class EvaluationReport:
     skipped_small: int
     point_iou: float
     box_iou: float
+    ip_iou: float
+    ib_iou: float
     iou_at_clicks: tuple[float, ...]
     noc80: float
+    noc85: float
     noc90: float
     score_correlation: float | None
     score_ranking: float | None
     area_ranking: float | None
+    intervals: Intervals = field(hash=False)
+    per_image: tuple[ImageFigures, ...] = field(hash=False)
 
-    def to_dict(self) -> dict[str, int | float | list[float] | None]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON."""
-        return {**asdict(self), "iou_at_clicks": list(self.iou_at_clicks)}
+        return {
+            **asdict(self),
+            "iou_at_clicks": list(self.iou_at_clicks),
+            "intervals": _as_lists(self.intervals),
+            "per_image": [image.to_dict() for image in self.per_image],
+        }
+
+
+def _as_lists(intervals: Intervals) -> dict[str, list[float] | None]:
+    return {name: None if each is None else list(each) for name, each in intervals.items()}
 
 
 EvaluationEvent = EvaluationProgress | EvaluationReport
@@ -143,17 +196,21 @@ def evaluate(
         request = EncodeRequest(name, pixels, *limits)
         embedding = yield from _embed(encode(model, [request], store, adapter), span)
         targets = targets_of(labels, chosen)
-        measured += yield from _measure(Predictor(model), embedding, targets, config.clicks, span)
+        measured += yield from _measure(Predictor(model), embedding, targets, config, span)
         done += len(chosen)
-    yield _report(len(selected), small, measured)
+    yield _report(small, measured, config)
 
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """Figures of some objects: IoUs ``(objects,)``, ``(objects, clicks)``, and candidates."""
+    """IoUs of some objects of an image after every prompt, ``(objects, prompts)``.
 
-    boxes: Floats
+    `curves` begin with a click, `boxes` with a box.
+    """
+
+    span: _Span
     curves: Floats
+    boxes: Floats
     candidates: Candidates
 
 
@@ -186,7 +243,7 @@ def _measure(
     predictor: Predictor,
     embedding: Embedding,
     targets: Sequence[Target],
-    clicks: int,
+    config: EvaluationConfig,
     span: _Span,
 ) -> Generator[EvaluationProgress, None, list[_Measured]]:
     """Measure all objects of one image, in batches."""
@@ -195,33 +252,64 @@ def _measure(
     size = max(1, _MASK_BYTES // (CANDIDATES * pixels))
     for start in range(0, len(targets), size):
         batch = targets[start : start + size]
-        boxes = box_ious(predictor, embedding, batch)
         candidates = first_candidates(predictor, embedding, batch)
-        curves = np.zeros((len(batch), clicks))
-        for click, ious in enumerate(click_ious(predictor, embedding, batch, clicks)):
-            curves[:, click] = ious
-            done = (start + len(batch) * (click + 1) / clicks) / len(targets)
-            yield span.at(_EMBEDDING_SHARE + (1 - _EMBEDDING_SHARE) * done)
-        measured.append(_Measured(boxes, curves, candidates))
+        curves = np.zeros((len(batch), max(config.clicks, config.rounds)))
+        boxes = np.zeros((len(batch), config.rounds))
+        done = 0
+        for figures, from_box in ((curves, False), (boxes, True)):
+            rounds = figures.shape[1]
+            asked = click_ious(predictor, embedding, batch, rounds, from_box=from_box)
+            for number, ious in enumerate(asked):
+                figures[:, number] = ious
+                done += 1
+                share = done / (curves.shape[1] + config.rounds)
+                fraction = (start + len(batch) * share) / len(targets)
+                yield span.at(_EMBEDDING_SHARE + (1 - _EMBEDDING_SHARE) * fraction)
+        measured.append(_Measured(span, curves, boxes, candidates))
     return measured
 
 
-def _report(images: int, skipped_small: int, measured: Sequence[_Measured]) -> EvaluationReport:
-    boxes = np.concatenate([part.boxes for part in measured])
-    curves = np.concatenate([part.curves for part in measured])
+def _report(
+    skipped_small: int, measured: Sequence[_Measured], config: EvaluationConfig
+) -> EvaluationReport:
+    values = np.concatenate([_figures(part, config) for part in measured])
+    curves = np.concatenate([part.curves[:, : config.clicks] for part in measured])
     found = [(c.scores, c.areas, c.ious) for c in (part.candidates for part in measured)]
     candidates = Candidates(*map(np.concatenate, zip(*found, strict=True)))
-    at_clicks = tuple(float(v) for v in curves.mean(axis=0))
+    spans = list(dict.fromkeys(part.span for part in measured))  # one of each image
+    image = np.repeat(
+        [spans.index(part.span) for part in measured], [len(part.boxes) for part in measured]
+    )
+    by_image = [(span.name, values[image == number]) for number, span in enumerate(spans)]
     return EvaluationReport(
-        images=images,
-        objects=len(boxes),
+        images=len(spans),
+        objects=len(values),
         skipped_small=skipped_small,
-        point_iou=at_clicks[0],
-        box_iou=float(boxes.mean()),
-        iou_at_clicks=at_clicks,
-        noc80=float(clicks_to_reach(curves, 0.8).mean()),
-        noc90=float(clicks_to_reach(curves, 0.9).mean()),
+        **_means(values),
+        iou_at_clicks=tuple(float(v) for v in curves.mean(axis=0)),
         score_correlation=candidates.score_correlation,
         score_ranking=candidates.score_ranking,
         area_ranking=candidates.area_ranking,
+        intervals=_intervals(values, image.tolist()),
+        per_image=tuple(
+            ImageFigures(name, len(own), _means(own), _intervals(own, [0] * len(own)))
+            for name, own in by_image
+        ),
     )
+
+
+def _figures(part: _Measured, config: EvaluationConfig) -> Floats:
+    """Return the `FIGURES` of each object, ``(objects, figures)``."""
+    last, clicks = config.rounds - 1, part.curves[:, : config.clicks]
+    ious = (part.curves[:, 0], part.boxes[:, 0], part.curves[:, last], part.boxes[:, last])
+    needed = (clicks_to_reach(clicks, threshold) for threshold in (0.8, 0.85, 0.9))
+    return np.stack([*ious, *needed], axis=1)
+
+
+def _means(values: Floats) -> dict[str, float]:
+    return dict(zip(FIGURES, values.mean(axis=0).tolist(), strict=True))
+
+
+def _intervals(values: Floats, groups: Sequence[int]) -> Intervals:
+    found = bootstrap_intervals(values, groups)
+    return dict(zip(FIGURES, found or itertools.repeat(None), strict=found is not None))

@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
-import numpy as np
 import torch
 
-from napari_peftsam.embeddings import Embedding, embedding_key
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.evaluation import Target, box_ious, click_ious
+from napari_peftsam.evaluation import Answers, Verdict
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import (
     Adapter,
@@ -25,13 +23,11 @@ from napari_peftsam.peft import (
     check_method,
     inject,
 )
-from napari_peftsam.segmentation import Predictor
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import (
     AnnotatedPlane,
     Split,
     TrainedObjects,
-    TrainingObject,
     cut_into_tiles,
     split_objects,
 )
@@ -44,37 +40,31 @@ from napari_peftsam.training.events import (
     TrainingStep,
     Validated,
 )
+from napari_peftsam.training.judging import (
+    ENOUGH,
+    HELD_OUT_AT_MOST,
+    FoldObjects,
+    HeldOut,
+    Incumbent,
+    answers_of,
+    draw_held_out,
+    judge_in_folds,
+    mean_iou,
+    trials,
+    validate,
+)
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
-__all__ = ["Incumbent", "finetune"]
+__all__ = ["finetune"]
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
 _log = logging.getLogger(__name__)
-_HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
-# A model that answers the first click well and corrections badly costs the user clicks, so
-# corrections count too; only three of them, since a validation takes time from the training.
-_CLICKS = 3
-
-HeldOut = Mapping[int, tuple[Target, ...]]
-"""Held-out objects by the index of their plane."""
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """The adapter that a result is judged against, as it is used now.
-
-    Attributes
-    ----------
-    strength
-        Factor on its changes, see `napari_peftsam.peft.Injection.set_strength`.
-    """
-
-    adapter: Adapter
-    strength: float = 1.0
+_VERDICT_SHARE = 0.2  # of a budget of time, at most
+_VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 
 
 def finetune(  # noqa: PLR0913  # most are optional
@@ -103,8 +93,8 @@ def finetune(  # noqa: PLR0913  # most are optional
     start
         Adapter to go on from; its method and options take the place of the config's.
     incumbent
-        The adapter that is live now, against which the result is judged (``iou_before``);
-        default: `start`, or the bare base.
+        The adapter that is live now, against which the result is judged; default: `start`, or
+        the bare base.
     team
         The processes that take part; each must call this with the same arguments. Default:
         this one alone.
@@ -132,14 +122,15 @@ def finetune(  # noqa: PLR0913  # most are optional
         encoder = PlaneEncoder(model, data.planes, first, cache, config.variation)
         starts_as_base = (start.config if start else config.method).starts_as_base
         is_start = judge == own and (own is not None or starts_as_base)
-        before = math.nan if is_start else _measure(encoder, judge, data.held_out)
+        before = None if is_start else answers_of(encoder, judge, data.held_out, validate)
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
             run = _Run(injection, encoder, config, data, before, team or Team(), stop, on_progress)
-            return (yield from _train(run))
+            report = yield from _train(run)
         finally:
             injection.remove()
+        return replace(report, verdict=_judge(run, report, start, judge))
 
 
 # --- data -------------------------------------------------------------------------
@@ -150,6 +141,7 @@ class _Data:
     split: Split
     planes: Mapping[int, ModelPlane]
     held_out: HeldOut
+    others: FoldObjects
     trained: TrainedObjects  # what the result and the adapters before it were trained on
     channels: str
 
@@ -180,10 +172,13 @@ def _prepare(
             "all objects are smaller than a pixel of the model's input: cut the images into "
             "smaller pieces first"
         )
-    held_out = draw_held_out(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
+    held_out = draw_held_out(split.held_out, planes, HELD_OUT_AT_MOST, config.seed)
+    unseen = [o for o in visible if o.label not in trained.get(planes[o.plane].name, ())]
+    others = FoldObjects(tuple(unseen), (*visible, *split.held_out), planes, config)
     for item in visible:
         trained.setdefault(planes[item.plane].name, set()).add(item.label)
-    return _Data(replace(split, training=visible), prepared, held_out, trained, _channels(planes))
+    split = replace(split, training=visible)
+    return _Data(split, prepared, held_out, others, trained, _channels(planes))
 
 
 def _channels(planes: Sequence[AnnotatedPlane]) -> str:
@@ -203,20 +198,38 @@ class _Run:
     encoder: PlaneEncoder
     config: TrainingConfig
     data: _Data
-    before: float  # IoU of the incumbent; not a number if that is the start itself
+    before: tuple[Answers, ...] | None  # of the incumbent; None if that is the start itself
     team: Team
     stop: Callable[[], bool]
     on_progress: Callable[[StepProgress], object] | None
+    reserve: float = 0.0  # seconds of the budget that the verdict takes, estimated
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
         return bool(self.team.broadcast(float(self.stop())))
 
+    @property
+    def iou_before(self) -> float:
+        """Held-out IoU of the incumbent."""
+        assert self.before is not None  # from the first step on
+        return mean_iou(self.before)
+
+    def compared_with(self, start: tuple[Answers, ...], seconds: float) -> _Run:
+        """Return the run with what the answers of its start, and their time, decide."""
+        before = start if self.before is None else self.before
+        most = _VERDICT_SHARE * (self.config.seconds or 0.0)
+        return replace(self, before=before, reserve=min(most, _VERDICT_COST * seconds))
+
+    def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
+        """Return the verdict of a validation, for a run that breaks off."""
+        assert self.before is not None
+        return Verdict(trials(self.data.held_out, self.before, answers))
+
     def progress(self, seconds: float, step: int, epochs: float) -> float:
         """Return the share of the budget used up, in [0, 1]; the same for all processes."""
         config = self.config
         if config.seconds is not None:
-            return self.team.broadcast(min(1.0, seconds / config.seconds))
+            return self.team.broadcast(min(1.0, seconds / (config.seconds - self.reserve)))
         if config.epochs is not None:
             return min(1.0, epochs / config.epochs)
         assert config.steps is not None  # the configuration has exactly one budget
@@ -237,9 +250,9 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
     began, upcoming = perf_counter(), iter(views)
     best_iou, best_step, best = -math.inf, 0, None
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
-    while (progress := run.progress(perf_counter() - began, step, epochs)) < 1 or step == 0:
-        if run.stopped() and step:
-            break
+    ending = False
+    while not ending:
+        progress = run.progress(perf_counter() - began, step, epochs)
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
         if step == 0:
@@ -255,27 +268,30 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         yield TrainingStep(step, loss, seconds, seconds * (1 - progress) / max(progress, 1e-6))
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
-            best_iou = validation_iou(encoder, data.held_out)
-            run = replace(run, before=best_iou) if math.isnan(run.before) else run
-            training, held_out = len(data.split.training), sum(map(len, data.held_out.values()))
-            yield TrainingStarted(
-                trainable, in_encoder, training, held_out, data.split.by, run.before
-            )
+            answers = validate(encoder, data.held_out)
+            run = run.compared_with(answers, perf_counter() - began - seconds)
+            best_iou, before = mean_iou(answers), run.iou_before
+            training, held_out = len(data.split.training), len(answers)
+            yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, before)
             best = _capture(run, 0, best_iou)
-            yield Validated(0, best_iou, best)
+            yield Validated(0, best_iou, best, run.verdict(answers))
         trainer.update(rate)
+        progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
             with trainer.averaged():
-                iou = validation_iou(encoder, data.held_out)
+                answers = validate(encoder, data.held_out)
+                iou = mean_iou(answers)
                 better = iou > best_iou
                 if better:
                     best_iou, best_step, best = iou, step, _capture(run, step, iou)
-            yield Validated(step, iou, best if better else None)
+            yield Validated(step, iou, best if better else None, run.verdict(answers))
+            # It took time, and what comes after the last one would be trained for nothing.
+            ending = ending or run.progress(perf_counter() - began, step, epochs) >= 1
     assert best is not None  # there was a step
     seconds = perf_counter() - began
-    return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)
+    return TrainingReport(best, step, seconds, trainable, run.iou_before, best_iou, best_step)
 
 
 def _learning_rate(progress: float) -> float:
@@ -300,50 +316,21 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
     }
     if run.data.channels:
         provenance["channels"] = run.data.channels
-    return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})
+    return capture(run.injection, provenance, {"val_iou_before": run.iou_before, "val_iou": iou})
 
 
-# --- validation -------------------------------------------------------------------
+def _judge(
+    run: _Run, report: TrainingReport, start: Adapter | None, judge: Incumbent | None
+) -> Verdict:
+    """Compare the best state with the incumbent, on more prompts than a validation has.
 
-
-def draw_held_out(
-    objects: Sequence[TrainingObject], planes: Sequence[AnnotatedPlane], at_most: int, seed: int
-) -> HeldOut:
-    """Choose at most `at_most` of the objects at random."""
-    rng = np.random.default_rng(seed)
-    targets: dict[int, tuple[Target, ...]] = {}
-    for index in sorted(rng.permutation(len(objects))[:at_most].tolist()):
-        item = objects[index]
-        target = Target.from_mask(planes[item.plane].labels == item.label)
-        targets[item.plane] = (*targets.get(item.plane, ()), target)
-    return targets
-
-
-def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
-    """Return the mean IoU over the objects: of a tight box, and after 1, 2 and 3 clicks."""
-    predictor = Predictor(encoder.model)
-    found: list[float] = []
-    with torch.inference_mode():
-        for index, targets in held_out.items():
-            plane = encoder.planes[index]
-            key = embedding_key(
-                encoder.model, plane.source.pixels, intensity_range=plane.source.limits
-            )
-            features = encoder.features(index)[0].float().cpu().numpy()
-            embedding = Embedding(key, plane.frame, features)
-            found += box_ious(predictor, embedding, targets).tolist()
-            for ious in click_ious(predictor, embedding, targets, _CLICKS):
-                found += ious.tolist()
-    return float(np.mean(found))
-
-
-def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:
-    """Return the held-out IoU of the incumbent, or of the bare base."""
-    if judge is None:
-        return validation_iou(encoder, held_out)
-    model = encoder.model
-    with apply_adapter(model, judge.adapter) as injection:
-        injection.set_strength(judge.strength)
-        first = judge.adapter.config.first_changed_block(model.architecture.depth)
-        # Where both begin late, what the base makes of the planes is the same for both.
-        return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)
+    The state was chosen on these very objects, as the best of a few. That flatters it; the level
+    of the verdict was chosen with it, see docs/gate.md.
+    """
+    encoder, data = run.encoder, run.data
+    old = answers_of(encoder, judge, data.held_out)
+    new = answers_of(encoder, Incumbent(report.adapter), data.held_out)
+    found = trials(data.held_out, old, new)
+    if len(found) < ENOUGH and report.best_step:
+        found += judge_in_folds(encoder, data.others, start, judge, _learning_rate, run.stop)
+    return Verdict(found)

@@ -32,15 +32,16 @@ COMMANDS = (
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
-    "adapter",
+    "verdict", "adapter",
 ]  # fmt: skip
 MODEL_KEYS = [
     "name", "title", "purpose", "architecture", "megabytes", "license", "citation", "source",
     "available", "path", "decoder_available", "recommended_for",
 ]  # fmt: skip
 EVALUATE_KEYS = [
-    "images", "objects", "skipped_small", "point_iou", "box_iou", "iou_at_clicks", "noc80", "noc90",
-    "score_correlation", "score_ranking", "area_ranking",
+    "images", "objects", "skipped_small", "point_iou", "box_iou", "ip_iou", "ib_iou",
+    "iou_at_clicks", "noc80", "noc85", "noc90", "score_correlation", "score_ranking",
+    "area_ranking", "intervals", "per_image",
 ]  # fmt: skip
 
 

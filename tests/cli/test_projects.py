@@ -29,7 +29,7 @@ INFO_KEYS = ["images", "objects", "proposals", "adapters", "actions", "seconds"]
 REPLAY_KEYS = ["actions", "images", "objects", "identical", "differences", "files"]
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
-    "adapter", "live", "output",
+    "verdict", "adapter", "live", "output",
 ]  # fmt: skip
 OBJECTS = 10  # five in each image
 

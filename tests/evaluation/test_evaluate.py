@@ -22,11 +22,12 @@ from napari_peftsam.evaluation import (
     clicks_to_reach,
     evaluate,
     first_candidates,
+    given_ious,
 )
 from napari_peftsam.geometry import iou
 from napari_peftsam.models import build_tiny
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts
+from napari_peftsam.types import Box, FloatArray, Frame, Point, Prediction, Prompts
 
 SHAPE = (40, 50)
 LABELS = np.zeros(SHAPE, np.uint16)
@@ -43,13 +44,19 @@ KEYS = [
     "skipped_small",
     "point_iou",
     "box_iou",
+    "ip_iou",
+    "ib_iou",
     "iou_at_clicks",
     "noc80",
+    "noc85",
     "noc90",
     "score_correlation",
     "score_ranking",
     "area_ranking",
+    "intervals",
+    "per_image",
 ]
+FIGURES = ["point_iou", "box_iou", "ip_iou", "ib_iou", "noc80", "noc85", "noc90"]
 
 
 class Oracle:
@@ -95,6 +102,31 @@ def test_clicks_go_on_until_the_mask_is_right() -> None:
     assert [fed_back for _, fed_back in oracle.asked[:2]] == [[False] * 2, [True] * 2]
     for prompts in oracle.asked[2][0]:
         assert [p.positive for p in prompts.points] == [True] * 3
+
+
+def test_enough_is_enough() -> None:
+    oracle = Oracle(LABELS)
+    curves = np.stack(list(click_ious(oracle, EMBEDDING, targets(900, 11), 3, enough=0.72)), axis=1)
+    np.testing.assert_allclose(curves, [[0.5, 0.7, 1], [0.5, 0.75, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "ious"),
+    [
+        pytest.param(Prompts((Point(25, 12),)), [0.5], id="a click"),
+        pytest.param(Prompts((Point(25, 12), Point(28, 12), Point(29, 12))), [0.5, 0.7, 1],
+                     id="clicks in their order"),
+        pytest.param(Prompts(box=Box(20, 10, 30, 30)), [1], id="a box"),
+        pytest.param(Prompts((Point(25, 12),), Box(20, 10, 30, 30)), [1, 1], id="box, then click"),
+        pytest.param(Prompts((Point(25, 12),) * 50), [0.5, *[1] * 7], id="a scribble"),
+        pytest.param(Prompts(), [], id="nothing"),
+    ],
+)  # fmt: skip
+def test_a_persons_prompts_are_repeated_as_they_grew(prompts: Prompts, ious: list[float]) -> None:
+    oracle = Oracle(LABELS)
+    others = Prompts((Point(5, 45),))
+    found = given_ious(oracle, EMBEDDING, targets(900, 11), [prompts, others])
+    assert [list(each) for each in found] == [ious, [0.5]]
 
 
 def test_boxes_are_tight() -> None:
@@ -171,7 +203,30 @@ def test_report_has_its_keys_and_is_json_ready() -> None:
     assert len(figures["iou_at_clicks"]) == 3
     assert figures["point_iou"] == figures["iou_at_clicks"][0]
     assert 0 <= figures["box_iou"] <= 1
-    assert 1 <= figures["noc80"] <= figures["noc90"] <= 3
+    assert 1 <= figures["noc80"] <= figures["noc85"] <= figures["noc90"] <= 3
+    assert list(figures["intervals"]) == FIGURES
+    for name, (low, high) in figures["intervals"].items():
+        assert low <= figures[name] <= high
+    assert [list(image) for image in figures["per_image"]] == [
+        ["name", "objects", *FIGURES, "intervals"]
+    ] * 2
+    for name in FIGURES:
+        means = [image[name] for image in figures["per_image"]]
+        assert np.mean(means) == pytest.approx(figures[name]), "both have as many objects"
+
+
+def test_iterative_prompting_is_a_first_prompt_and_corrections() -> None:
+    once, thrice = run(rounds=1), run(rounds=3)
+    assert (once.ip_iou, once.ib_iou) == (once.point_iou, once.box_iou)
+    assert thrice.ip_iou == thrice.iou_at_clicks[2]
+    assert thrice.ib_iou != thrice.box_iou
+    assert once.iou_at_clicks == thrice.iou_at_clicks
+
+
+def test_a_single_object_has_no_interval() -> None:
+    report = run(max_objects=1)
+    assert set(report.intervals.values()) == {None}
+    assert report.per_image[0].intervals == report.intervals
 
 
 def test_ten_clicks_are_the_default() -> None:

@@ -70,7 +70,7 @@ def train(
     better = count()
     module = sys.modules["napari_peftsam.training.finetune"]
     with (
-        patch.object(module, "validation_iou", lambda *_: float(next(better))),
+        patch.object(module, "mean_iou", lambda *_: float(next(better))),
         patch.object(torch.optim, "AdamW", plain_optimiser),
     ):
         events, finished = finish(finetune(build_tiny(), planes, settings, team=team, stop=stop))

@@ -30,7 +30,7 @@ from napari_peftsam.training import (
 )
 from napari_peftsam.training.dataset import split_objects
 from napari_peftsam.training.encoder import PlaneEncoder
-from napari_peftsam.training.finetune import draw_held_out, validation_iou
+from napari_peftsam.training.judging import draw_held_out, mean_iou, validate
 from napari_peftsam.training.samples import Targets, crop_masks, prepare_planes
 from tests.training._world import finish, make_plane
 
@@ -128,7 +128,7 @@ def test_the_best_state_is_the_result_and_reproduces_its_figure() -> None:
     held_out = draw_held_out(split.held_out, planes, 40, config.seed)
     with apply_adapter(model, finished.adapter):
         encoder = PlaneEncoder(model, prepared, first=0)
-        assert validation_iou(encoder, held_out) == finished.iou_after
+        assert mean_iou(validate(encoder, held_out)) == finished.iou_after
     assert finished.adapter.metrics["val_iou"] == finished.iou_after
 
 
