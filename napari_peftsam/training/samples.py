@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -316,12 +316,16 @@ class Targets:
         tight = boxes.cpu() - 0.5 + torch.tensor([*corner, *corner], dtype=torch.float32)
         return cls(side, corner, windows, shapes, shapes[:, 0].cpu() >= 0.5, tight)
 
-    def user(self, generator: torch.Generator) -> PromptSimulator:
+    def user(
+        self,
+        generator: torch.Generator,
+        make: Callable[[torch.Generator, Tensor, Tensor], PromptSimulator] = PromptSimulator,
+    ) -> PromptSimulator:
         """Return a user who prompts these objects; `generator` makes all random choices."""
         windows = self.windows.cpu()
         spacing = (windows[:, 2:] - windows[:, :2]) / _GRID
         corner = torch.tensor(self.corner, dtype=torch.float32)
-        return PromptSimulator(generator, windows[:, :2] + spacing / 2 - 0.5 + corner, spacing)
+        return make(generator, windows[:, :2] + spacing / 2 - 0.5 + corner, spacing)
 
     def seen(self, objects: slice, grid: int) -> list[Window]:
         """Return, of ``grid x grid`` tokens, the window that holds all that `view` takes.
