@@ -163,6 +163,7 @@ def store_run(
         "iou_before": training.iou_before,
         "iou_after": training.iou_after,
         "best_step": training.best_step,
+        "verdict": training.verdict.to_dict(),
         "curve": [list(point) for point in curve],
     }
     config = training.adapter.config.model_dump(mode="json")

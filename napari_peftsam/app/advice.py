@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.document import Document, NewObject
+    from napari_peftsam.evaluation import Verdict
     from napari_peftsam.models import DownloadProgress
     from napari_peftsam.segmentation.engine import LiveAdapter
     from napari_peftsam.training import Split, TrainingConfig
@@ -250,61 +250,41 @@ class Outcome:
         Name of the adapter that was live.
     after
         Name of the new version, empty without one.
-    iou_before, iou_best, iou_last
-        Held-out IoU of `before`, of the best and of the last state of the run.
+    verdict
+        The comparison of both.
     steps
         Number of steps done.
-    held_out
-        Number of objects that IoU was measured on.
     placement
         Placement of the adapter, as text; empty if the encoder was not adapted.
     """
 
     before: str
     after: str
-    iou_before: float
-    iou_best: float
-    iou_last: float
+    verdict: Verdict
     steps: int
-    held_out: int
     placement: str = ""
 
 
-_NOISE = 0.1  # IoU: two standard deviations of one object's change, assumed and not measured
+_MANY = 16  # compared objects: with fewer, more of them may show what these could not
 
 
-def verdict(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
     """Return what happened and, if nothing was gained, what to try next."""
-    before = "the base model" if outcome.before == "base" else outcome.before
-    judges = count_text(outcome.held_out, "held-out object")
     if outcome.after:
-        change = change_text(outcome.iou_before, outcome.iou_best)
-        if outcome.iou_best - outcome.iou_before < _NOISE / sqrt(max(1, outcome.held_out)):
-            doubt = f"{change} on {judges} is within noise. Accept more objects to be sure."
-            return f"{outcome.after} is live, but {doubt}"
-        few = " One object proves little: accept more." if outcome.held_out == 1 else ""
-        return f"{outcome.after} is better on {judges} ({change}): live.{few}"
+        return f"{outcome.after} is live. {outcome.verdict.sentence}."
     if not outcome.steps:
+        before = "the base model" if outcome.before == "base" else outcome.before
         return f"Stopped before the first step, so {before} stays live."
-    start, last = f"{outcome.iou_before:.2f}", f"{outcome.iou_last:.2f}"
-    advice = "Train longer, or add objects that it gets wrong."
-    if last == start:
-        found = f"IoU stayed at {start}"
-    elif outcome.iou_last > outcome.iou_before:  # a rise too small for a new version
-        found = f"IoU did not rise above {start}"
-    else:
-        found = f"IoU fell from {start} to {last}"
+    if outcome.verdict.outcome == "worse":
         can_narrow = outcome.placement in ("all", "late-50%")
         setting = "Placement" if can_narrow else "Learning rate"
         way = "let it change fewer parts of the model" if can_narrow else "let it learn more slowly"
         advice = f"Add objects that it gets wrong, or {way} (Finetune… ▸ {setting})."
-    return f"{found} on {judges}, so {before} stays live. {advice}"
-
-
-def change_text(before: float, after: float) -> str:
-    """Return both with as many digits as it takes to tell them apart, six at most."""
-    digits = next((n for n in range(2, 6) if round(before, n) != round(after, n)), 6)
-    return f"{before:.{digits}f} → {after:.{digits}f}"
+    elif outcome.verdict.objects < _MANY:
+        advice = "Accept more objects, best in other images."
+    else:
+        advice = "Train longer, or add objects that it gets wrong."
+    return f"{outcome.verdict.sentence}. {advice}"
 
 
 def starting_text(seconds: float, config: TrainingConfig, share: float | None = None) -> str:

@@ -98,6 +98,8 @@ class DemoReport:
         On the annotated objects that the training held out.
     reloaded
         True if the trained adapter was better there and is live.
+    verdict
+        The comparison of both there, in a sentence.
     before, after
         Quality on the held-out images, which were neither annotated nor trained on.
     curve
@@ -115,6 +117,7 @@ class DemoReport:
     val_iou_before: float
     val_iou_after: float
     reloaded: bool
+    verdict: str
     before: EvaluationReport
     after: EvaluationReport
     curve: tuple[tuple[int, float], ...]
@@ -184,7 +187,8 @@ def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoRep
         time.perf_counter() - began, len(made), sum(one.clicks for one in made) / len(made),
         sum(one.brushed for one in made),
         finished.steps, finished.trainable_parameters, finished.iou_before, finished.iou_after,
-        run.entry is not None, before, after, tuple((step, iou) for step, _, iou in run.curve),
+        run.entry is not None, finished.verdict.sentence, before, after,
+        tuple((step, iou) for step, _, iou in run.curve),
         (*files, "figure.png", "report.html", "summary.json"),
     )  # fmt: skip
     figure = draw_figure(

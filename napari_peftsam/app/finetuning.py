@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from napari_peftsam.errors import TrainingError
 if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.app.workspace import Workspace
+    from napari_peftsam.evaluation import Verdict
     from napari_peftsam.models import SamModel
     from napari_peftsam.peft import Adapter
     from napari_peftsam.training import (
@@ -161,6 +162,7 @@ class FinetuningRun:
         return TrainingReport(
             best.adapter, step.step if step else 0, step.seconds if step else 0.0,
             started.trainable_parameters, started.validation_iou, best.iou, best.step,
+            best.verdict,
         )  # fmt: skip
 
 
@@ -228,15 +230,17 @@ class FinetuneReport:
     ----------
     val_iou_before, val_iou_after
         IoU on the held-out objects at the same prompts, of the model the run started
-        from and of the best state.
+        from and of the state that was kept.
     best_step
-        The step of the best state; 0 if training made nothing better.
+        The step of that state; 0 if training made only worse ones.
+    verdict
+        Whether that state is better, and by how much.
     adapter
         Name of the new version, which is live in the project; empty without one.
     live
         Name of the adapter that is live in the project now; empty for folders.
     output
-        The file that the best state was written to, None without one.
+        The file that the state was written to, None without one.
     """
 
     steps: int
@@ -245,6 +249,7 @@ class FinetuneReport:
     val_iou_before: float
     val_iou_after: float
     best_step: int
+    verdict: Verdict
     adapter: str = ""
     live: str = ""
     output: Path | None = None
@@ -256,17 +261,19 @@ class FinetuneReport:
         """Return the report of a training whose best state was delivered."""
         return cls(
             report.steps, report.seconds, report.trainable_parameters,
-            report.iou_before, report.iou_after, report.best_step, adapter, live, output,
+            report.iou_before, report.iou_after, report.best_step, report.verdict, adapter, live,
+            output,
         )  # fmt: skip
 
     @property
     def improved(self) -> bool:
         """True if the best state beats the model the run started from."""
-        return bool(self.adapter) if self.live else self.val_iou_after > self.val_iou_before
+        return bool(self.adapter) if self.live else self.verdict.is_better
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON."""
-        values = asdict(self)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["verdict"] = self.verdict.to_dict()
         output = values.pop("output")
         if not values["live"]:
             del values["live"]

@@ -312,7 +312,7 @@ class Workspace:
         curve: Sequence[tuple[int, float, float]] = (),
         basis: tuple[Engine | None, object] | None = None,
     ) -> AdapterEntry | None:
-        """Make a trained adapter live if it beats the one that was live before the training.
+        """Make a trained adapter live if the verdict is that it beats the one that was live.
 
         Keep the run in the document, with its `curve`: step, loss and held-out IoU.
 

@@ -80,10 +80,11 @@ def finetune(
 ) -> None:
     """Finetune on folders of images and labels that have the same names, or on a project.
 
-    Some of the images are held out; the state that is best on them is saved, which may
-    be the start. In a project it becomes the next version, live, if it is better than what
-    was live. Ctrl-C ends the training and keeps the best state so far. With several
-    GPUs: torchrun --nproc-per-node 4 -m napari_peftsam finetune ...
+    Some of the images are held out; the last state is saved, or an earlier one that is better
+    on them by more than noise, which may be the start. In a project it becomes the next version,
+    live, if it saves clicks there or answers the same prompts better, by more than chance. Ctrl-C
+    ends the training and keeps the state so far. With several GPUs:
+    torchrun --nproc-per-node 4 -m napari_peftsam finetune ...
     """
     reading = read_options(source)
     folders, project = folders_of(**source), source["project"]
@@ -203,16 +204,11 @@ class TrainingProgress:
 
 
 def _text(report: FinetuneReport) -> str:
-    verdict = (
-        f"best at step {report.best_step}"
-        if report.improved
-        else "no better than the start: more objects, more time or another learning rate may help"
-    )
     lines = [f"live in the project: {report.live}"] if report.live else []
     lines += [f"adapter: {report.output}"] if report.output else []
     return (
         f"{counted(report.steps, 'step')} in {report.seconds:.0f} s, "
         f"{report.trainable_parameters:,} parameters\n"
-        f"held-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f} ({verdict})\n"
-        + "\n".join(lines)
+        f"held-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f}, state of step "
+        f"{report.best_step}\n{report.verdict.sentence}\n" + "\n".join(lines)
     )

@@ -19,9 +19,14 @@ __all__ = ["Answers", "Difference", "Trial", "Verdict"]
 TARGET = 0.8
 """IoU at which a user is assumed to accept a mask."""
 LEVEL = 0.95
-"""Of the intervals, two-sided; chosen on half of the sessions of docs/gate.md."""
+"""Of the intervals, two-sided: of equal models, one verdict in forty says that it is better."""
 LEAST = 5
 """Objects below which nothing is judged."""
+LEAST_CLICKS, LEAST_IOU = 0.1, 0.01
+"""Mean differences below which models are equal for a user, however sure they are.
+
+One click for ten objects, and a hundredth of the pixels of an object.
+"""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,9 @@ class Verdict:
 
     The figures are paired: means over objects of the difference between the two models, with
     bootstrap intervals over images and their objects (`bootstrap_intervals`). The trained model
-    is better if the whole interval of the clicks that it saves is above 0 and it loses no IoU at
-    the given prompts on average; or the same with both exchanged. In a tie the old one stays.
+    is better if the whole interval of the clicks that it saves is above 0, their mean is at least
+    `LEAST_CLICKS`, and it loses no IoU at the given prompts on average; or the same with both
+    exchanged and `LEAST_IOU`. In a tie the old one stays.
     """
 
     trials: tuple[Trial, ...] = ()
@@ -136,8 +142,10 @@ class Verdict:
         own = [Verdict(tuple(t for t in self.trials if not t.in_fold))] if self._has_folds else []
         means = [d.mean for each in (self, *own) for d in (each.clicks_saved, each.iou_gain)]
         clicks, iou = (
-            difference.sign if all(difference.mean * mean >= 0 for mean in means) else 0
-            for difference in both
+            difference.sign
+            if abs(difference.mean) >= least and all(difference.mean * mean >= 0 for mean in means)
+            else 0
+            for difference, least in zip(both, (LEAST_CLICKS, LEAST_IOU), strict=True)
         )
         return clicks, iou
 

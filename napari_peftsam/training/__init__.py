@@ -8,5 +8,6 @@ from napari_peftsam.training.config import *
 from napari_peftsam.training.dataset import *
 from napari_peftsam.training.events import *
 from napari_peftsam.training.finetune import *
+from napari_peftsam.training.judging import *
 from napari_peftsam.training.memory import *
 from napari_peftsam.training.team import *

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from napari_peftsam.evaluation import Verdict
 from napari_peftsam.models.memory import readable_bytes
 from napari_peftsam.peft import Adapter
 
@@ -88,20 +89,22 @@ class TrainingStep:
 class Validated:
     """IoU of the held-out objects at their fixed prompts.
 
-    `adapter` is the state of this step if it is the best so far, else None.
+    `adapter` is the state of this step if it is to be kept, else None. `verdict` compares it with
+    the incumbent at those prompts; it counts if the run breaks off.
     """
 
     step: int
     iou: float
     adapter: Adapter | None
+    verdict: Verdict = field(default_factory=Verdict)
 
 
 @dataclass(frozen=True)
 class TrainingReport:
     """The result of a run, ended by its budget or because it was asked to stop.
 
-    `adapter` is the best state on the held-out objects, of `best_step`. `iou_before` is the
-    held-out IoU of the incumbent, `iou_after` that of `adapter`.
+    `adapter` is the state that was kept, of `best_step`. `iou_before` is the held-out IoU of the
+    incumbent, `iou_after` that of `adapter`. The `verdict` alone says whether it is better.
     """
 
     adapter: Adapter
@@ -111,11 +114,12 @@ class TrainingReport:
     iou_before: float
     iou_after: float
     best_step: int
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def improved(self) -> bool:
-        """True if the best state beats the incumbent on held-out objects."""
-        return self.iou_after > self.iou_before
+        """True if the best state is to take the place of the incumbent."""
+        return self.verdict.is_better
 
 
 TrainEvent = StepProgress | MemoryPlanned | TrainingStarted | TrainingStep | Validated

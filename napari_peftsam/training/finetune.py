@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
-import numpy as np
 import torch
 
-from napari_peftsam.embeddings import Embedding, embedding_key
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.evaluation import Target, box_ious, click_ious
+from napari_peftsam.evaluation import Answers, Verdict
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft import (
     Adapter,
@@ -25,13 +23,11 @@ from napari_peftsam.peft import (
     check_method,
     inject,
 )
-from napari_peftsam.segmentation import Predictor
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import (
     AnnotatedPlane,
     Split,
     TrainedObjects,
-    TrainingObject,
     cut_into_tiles,
     split_objects,
 )
@@ -44,37 +40,32 @@ from napari_peftsam.training.events import (
     TrainingStep,
     Validated,
 )
+from napari_peftsam.training.judging import (
+    ENOUGH,
+    HELD_OUT_AT_MOST,
+    FoldObjects,
+    HeldOut,
+    Incumbent,
+    answers_of,
+    draw_held_out,
+    is_worse,
+    judge_in_folds,
+    mean_iou,
+    trials,
+    validate,
+)
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
-__all__ = ["Incumbent", "finetune"]
+__all__ = ["finetune"]
 
 _WARMUP = 0.05  # share of the budget
 _FINAL_RATE = 0.05  # of the peak learning rate
+_VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
+_VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
-_HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
-# A model that answers the first click well and corrections badly costs the user clicks, so
-# corrections count too; only three of them, since a validation takes time from the training.
-_CLICKS = 3
-
-HeldOut = Mapping[int, tuple[Target, ...]]
-"""Held-out objects by the index of their plane."""
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """The adapter that a result is judged against, as it is used now.
-
-    Attributes
-    ----------
-    strength
-        Factor on its changes, see `napari_peftsam.peft.Injection.set_strength`.
-    """
-
-    adapter: Adapter
-    strength: float = 1.0
 
 
 def finetune(  # noqa: PLR0913  # most are optional
@@ -88,7 +79,12 @@ def finetune(  # noqa: PLR0913  # most are optional
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[StepProgress], object] | None = None,
 ) -> Generator[TrainEvent, None, TrainingReport]:
-    """Train an adapter from accepted objects; return the best state on held-out ones.
+    """Train an adapter from accepted objects; return it with a verdict on held-out ones.
+
+    The result is the last state that is validated, unless an earlier one is better on held-out
+    objects by more than noise (`is_worse`): few of them cannot rank states, and the highest of
+    several figures flatters. A run that only makes things worse returns its start. Whether the
+    result should go live is for the verdict alone, see docs/gate.md.
 
     The model must carry no adapter; it is trained in place and restored, bit for bit, when the
     generator ends or is closed. Only objects are learned: unlabelled pixels further from an
@@ -103,14 +99,14 @@ def finetune(  # noqa: PLR0913  # most are optional
     start
         Adapter to go on from; its method and options take the place of the config's.
     incumbent
-        The adapter that is live now, against which the result is judged (``iou_before``);
-        default: `start`, or the bare base.
+        The adapter that is live now, against which the result is judged; default: `start`, or
+        the bare base.
     team
         The processes that take part; each must call this with the same arguments. Default:
         this one alone.
     stop
         Asked after every step; True ends the run early, with a last validation. Closing
-        the generator ends it at once; the last `Validated.adapter` is then the best.
+        the generator ends it at once; the last `Validated.adapter` is then the result.
     on_progress
         Called between the parts of the first step, with the share that is done.
 
@@ -132,14 +128,15 @@ def finetune(  # noqa: PLR0913  # most are optional
         encoder = PlaneEncoder(model, data.planes, first, cache, config.variation)
         starts_as_base = (start.config if start else config.method).starts_as_base
         is_start = judge == own and (own is not None or starts_as_base)
-        before = math.nan if is_start else _measure(encoder, judge, data.held_out)
+        before = None if is_start else answers_of(encoder, judge, data.held_out, validate)
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
             run = _Run(injection, encoder, config, data, before, team or Team(), stop, on_progress)
-            return (yield from _train(run))
+            report = yield from _train(run)
         finally:
             injection.remove()
+        return replace(report, verdict=_judge(run, report, start, judge))
 
 
 # --- data -------------------------------------------------------------------------
@@ -150,6 +147,7 @@ class _Data:
     split: Split
     planes: Mapping[int, ModelPlane]
     held_out: HeldOut
+    others: FoldObjects
     trained: TrainedObjects  # what the result and the adapters before it were trained on
     channels: str
 
@@ -180,10 +178,13 @@ def _prepare(
             "all objects are smaller than a pixel of the model's input: cut the images into "
             "smaller pieces first"
         )
-    held_out = draw_held_out(split.held_out, planes, _HELD_OUT_AT_MOST, config.seed)
+    held_out = draw_held_out(split.held_out, planes, HELD_OUT_AT_MOST, config.seed)
+    unseen = [o for o in visible if o.label not in trained.get(planes[o.plane].name, ())]
+    others = FoldObjects(tuple(unseen), (*visible, *split.held_out), planes, config)
     for item in visible:
         trained.setdefault(planes[item.plane].name, set()).add(item.label)
-    return _Data(replace(split, training=visible), prepared, held_out, trained, _channels(planes))
+    split = replace(split, training=visible)
+    return _Data(split, prepared, held_out, others, trained, _channels(planes))
 
 
 def _channels(planes: Sequence[AnnotatedPlane]) -> str:
@@ -203,20 +204,44 @@ class _Run:
     encoder: PlaneEncoder
     config: TrainingConfig
     data: _Data
-    before: float  # IoU of the incumbent; not a number if that is the start itself
+    before: tuple[Answers, ...] | None  # of the incumbent; None if that is the start itself
     team: Team
     stop: Callable[[], bool]
     on_progress: Callable[[StepProgress], object] | None
+    reserve: float = 0.0  # seconds of the budget that the verdict takes, estimated
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
         return bool(self.team.broadcast(float(self.stop())))
 
+    @property
+    def iou_before(self) -> float:
+        """Held-out IoU of the incumbent."""
+        assert self.before is not None  # from the first step on
+        return mean_iou(self.before)
+
+    def compared_with(self, start: tuple[Answers, ...], seconds: float) -> _Run:
+        """Return the run with what the answers of its start, and their time, decide."""
+        before = start if self.before is None else self.before
+        reserve = _VERDICT_SHARE * (self.config.seconds or 0.0)
+        if len(start) >= ENOUGH:  # no folds
+            reserve = min(reserve, _VERDICT_COST * seconds)
+        return replace(self, before=before, reserve=reserve)
+
+    def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
+        """Return the verdict of a validation, for a run that breaks off."""
+        assert self.before is not None
+        return Verdict(trials(self.data.held_out, self.before, answers))
+
+    def fell(self, answers: tuple[Answers, ...], best: tuple[Answers, ...]) -> bool:
+        """Return whether a state is worse than the best one; the same for all processes."""
+        return bool(self.team.broadcast(is_worse(self.data.held_out, answers, best)))
+
     def progress(self, seconds: float, step: int, epochs: float) -> float:
         """Return the share of the budget used up, in [0, 1]; the same for all processes."""
         config = self.config
         if config.seconds is not None:
-            return self.team.broadcast(min(1.0, seconds / config.seconds))
+            return self.team.broadcast(min(1.0, seconds / (config.seconds - self.reserve)))
         if config.epochs is not None:
             return min(1.0, epochs / config.epochs)
         assert config.steps is not None  # the configuration has exactly one budget
@@ -235,8 +260,9 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         config.objects_per_step, config.seed, limit,
     )  # fmt: skip
     began, upcoming = perf_counter(), iter(views)
-    best_iou, best_step, best = -math.inf, 0, None
     step, epochs, next_validation = 0, 0.0, 1 / config.validations
+    kept: Adapter | None = None
+    best: tuple[Answers, ...] = ()
     ending = False
     while not ending:
         progress = run.progress(perf_counter() - began, step, epochs)
@@ -252,33 +278,33 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         step += 1
         seconds = perf_counter() - began
         progress = run.progress(seconds, step, epochs)
-        yield TrainingStep(step, loss, seconds, seconds * (1 - progress) / max(progress, 1e-6))
+        left = seconds * (1 - progress) / max(progress, 1e-6) + run.reserve
+        yield TrainingStep(step, loss, seconds, left)
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
-            best_iou = validation_iou(encoder, data.held_out)
-            run = replace(run, before=best_iou) if math.isnan(run.before) else run
-            training, held_out = len(data.split.training), sum(map(len, data.held_out.values()))
-            yield TrainingStarted(
-                trainable, in_encoder, training, held_out, data.split.by, run.before
-            )
-            best = _capture(run, 0, best_iou)
-            yield Validated(0, best_iou, best)
+            best = validate(encoder, data.held_out)
+            run = run.compared_with(best, perf_counter() - began - seconds)
+            iou, before = mean_iou(best), run.iou_before
+            training, held_out = len(data.split.training), len(best)
+            yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, before)
+            kept = _capture(run, 0, iou)
+            yield Validated(0, iou, kept, run.verdict(best))
         trainer.update(rate)
         progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
         if progress >= next_validation or ending:
             next_validation = (math.floor(progress * config.validations) + 1) / config.validations
             with trainer.averaged():
-                iou = validation_iou(encoder, data.held_out)
-                better = iou > best_iou
-                if better:
-                    best_iou, best_step, best = iou, step, _capture(run, step, iou)
-            yield Validated(step, iou, best if better else None)
+                answers = validate(encoder, data.held_out)
+                iou, fell = mean_iou(answers), run.fell(answers, best)
+                kept = kept if fell else _capture(run, step, iou)
+            best = max(best, answers, key=mean_iou)
+            yield Validated(step, iou, None if fell else kept, run.verdict(answers))
             # It took time, and what comes after the last one would be trained for nothing.
             ending = ending or run.progress(perf_counter() - began, step, epochs) >= 1
-    assert best is not None  # there was a step
-    seconds = perf_counter() - began
-    return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)
+    assert kept is not None  # there was a step
+    seconds, iou, of = perf_counter() - began, kept.metrics["val_iou"], kept.provenance["step"]
+    return TrainingReport(kept, step, seconds, trainable, run.iou_before, iou, of)
 
 
 def _learning_rate(progress: float) -> float:
@@ -303,50 +329,33 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
     }
     if run.data.channels:
         provenance["channels"] = run.data.channels
-    return capture(run.injection, provenance, {"val_iou_before": run.before, "val_iou": iou})
+    return capture(run.injection, provenance, {"val_iou_before": run.iou_before, "val_iou": iou})
 
 
-# --- validation -------------------------------------------------------------------
+def _judge(
+    run: _Run, report: TrainingReport, start: Adapter | None, judge: Incumbent | None
+) -> Verdict:
+    """Compare the result with the incumbent, on more prompts than a validation has.
 
+    The leading process does it for all, as the time that is left differs between them. A run that
+    was stopped is judged, too: the few objects that are held out rarely suffice alone.
+    """
+    encoder, data, config = run.encoder, run.data, run.config
+    end = perf_counter() + _VERDICT_SHARE * (config.seconds or math.inf)
 
-def draw_held_out(
-    objects: Sequence[TrainingObject], planes: Sequence[AnnotatedPlane], at_most: int, seed: int
-) -> HeldOut:
-    """Choose at most `at_most` of the objects at random."""
-    rng = np.random.default_rng(seed)
-    targets: dict[int, tuple[Target, ...]] = {}
-    for index in sorted(rng.permutation(len(objects))[:at_most].tolist()):
-        item = objects[index]
-        target = Target.from_mask(planes[item.plane].labels == item.label)
-        targets[item.plane] = (*targets.get(item.plane, ()), target)
-    return targets
+    def is_over() -> bool:
+        return perf_counter() > end
 
+    def verdict() -> Verdict:
+        old = answers_of(encoder, judge, data.held_out)
+        new = answers_of(encoder, Incumbent(report.adapter), data.held_out)
+        found = trials(data.held_out, old, new)
+        is_unchanged = not report.best_step and judge == (Incumbent(start) if start else None)
+        if len(found) < ENOUGH and not is_unchanged:
+            found += judge_in_folds(
+                encoder, data.others, start, judge,
+                rate=_learning_rate, steps=report.best_step, is_over=is_over,
+            )  # fmt: skip
+        return Verdict(found)
 
-def validation_iou(encoder: PlaneEncoder, held_out: HeldOut) -> float:
-    """Return the mean IoU over the objects: of a tight box, and after 1, 2 and 3 clicks."""
-    predictor = Predictor(encoder.model)
-    found: list[float] = []
-    with torch.inference_mode():
-        for index, targets in held_out.items():
-            plane = encoder.planes[index]
-            key = embedding_key(
-                encoder.model, plane.source.pixels, intensity_range=plane.source.limits
-            )
-            features = encoder.features(index)[0].float().cpu().numpy()
-            embedding = Embedding(key, plane.frame, features)
-            found += box_ious(predictor, embedding, targets).tolist()
-            for ious in click_ious(predictor, embedding, targets, _CLICKS):
-                found += ious.tolist()
-    return float(np.mean(found))
-
-
-def _measure(encoder: PlaneEncoder, judge: Incumbent | None, held_out: HeldOut) -> float:
-    """Return the held-out IoU of the incumbent, or of the bare base."""
-    if judge is None:
-        return validation_iou(encoder, held_out)
-    model = encoder.model
-    with apply_adapter(model, judge.adapter) as injection:
-        injection.set_strength(judge.strength)
-        first = judge.adapter.config.first_changed_block(model.architecture.depth)
-        # Where both begin late, what the base makes of the planes is the same for both.
-        return validation_iou(replace(encoder, first=min(first, encoder.first)), held_out)
+    return run.team.from_leader(verdict)

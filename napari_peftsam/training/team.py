@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -14,6 +15,8 @@ from torch import Tensor, distributed
 from napari_peftsam.errors import TrainingError
 
 __all__ = ["Team", "joined_team", "team_size"]
+
+T = TypeVar("T")
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
@@ -118,6 +121,10 @@ class Team:
         """Return the leading process' value, so that all take the same decision on it."""
         return value
 
+    def from_leader(self, compute: Callable[[], T]) -> T:
+        """Return what the leading process computes, in all of them; the others wait for it."""
+        return compute()
+
 
 class _ProcessTeam(Team):
     """The processes of the default group of `torch.distributed`.
@@ -161,6 +168,12 @@ class _ProcessTeam(Team):
         with _together():
             distributed.broadcast(shared, src=0)
         return float(shared)
+
+    def from_leader(self, compute: Callable[[], T]) -> T:
+        shared = [compute() if self.leads else None]
+        with _together():
+            distributed.broadcast_object_list(shared, src=0)
+        return cast("T", shared[0])
 
 
 def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.advice import Outcome, starting_text, verdict
+from napari_peftsam.app.advice import Outcome, outcome_text, starting_text
 from napari_peftsam.app.child import Child, TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
@@ -58,6 +58,8 @@ class TrainingRun:
         What it is doing.
     message
         How the last run ended, a full sentence; empty before.
+    verdict
+        The comparison of its result with the model before, in a sentence; empty without one.
     before, after
         Names of the adapter that was live and of the new version, empty without one.
     began
@@ -75,7 +77,7 @@ class TrainingRun:
         self.signals = TrainingSignals()
         self.measured: dict[str, float] = {}
         self.phase = Phase.IDLE
-        self.message = ""
+        self.message = self.verdict = ""
         self.before = self.after = ""
         self.began: float | None = None
         self.share: float | None = None
@@ -130,7 +132,8 @@ class TrainingRun:
         self._run = run = DocumentRun(owner.require(), config)
         self._process = process = TrainingProcess(run.prepare, self._idle)
         self._idle = None
-        self.message, self.before, self.after = "", run.before, ""
+        self.message = self.verdict = self.after = ""
+        self.before = run.before
         self._placement = str(getattr(config.method, "placement", ""))
         self.began, self.share = monotonic(), None
         self._clock.start()
@@ -216,18 +219,11 @@ class TrainingRun:
             if entry is not None:
                 self.after = entry.name
                 self.measured[entry.name] = result.iou_after
-            last = run.validated
+            self.verdict = result.verdict.sentence
             outcome = Outcome(
-                before=self.before,
-                after=self.after,
-                iou_before=result.iou_before,
-                iou_best=result.iou_after,
-                iou_last=result.iou_after if last is None else last.iou,
-                steps=result.steps,
-                held_out=0 if run.started is None else run.started.held_out_objects,
-                placement=self._placement,
+                self.before, self.after, result.verdict, result.steps, self._placement
             )
-            self._end(f"{failure} {verdict(outcome)}".strip())
+            self._end(f"{failure} {outcome_text(outcome)}".strip())
 
     def _end(self, message: str) -> None:
         self.message = message

@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QMouseEvent, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_peftsam.app.advice import change_text, first_step_text, format_time
+from napari_peftsam.app.advice import first_step_text, format_time
 from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button
 from napari_peftsam.widgets._training import Phase, TrainingRun
@@ -47,9 +47,8 @@ class TrainingLine(QWidget):
         self.train.setText(f"{verb}  {key}")
         if training.phase is Phase.STARTING:
             self.curve.clear()
-        before, after = (training.measured.get(n) for n in (training.before, training.after))
-        if training.phase is Phase.IDLE and before is not None and after is not None:
-            self.text.setText(change_text(before, after))
+        if training.phase is Phase.IDLE and training.verdict:
+            self.text.setText(training.verdict)
         elif training.phase is not Phase.TRAINING:  # else it says how far the run is
             self.text.setText("Finishing…" if training.phase is Phase.STOPPING else "")
         self.text.setToolTip(training.message)

@@ -21,11 +21,12 @@ from napari_peftsam.app.advice import (
     format_time,
     iou_text,
     next_step,
+    outcome_text,
     plane_text,
     starting_text,
-    verdict,
     why_no_training,
 )
+from napari_peftsam.evaluation import Answers, Trial, Verdict
 from napari_peftsam.models import DownloadProgress
 from napari_peftsam.peft import CobotLoraConfig
 from napari_peftsam.segmentation.engine import LiveAdapter
@@ -87,66 +88,65 @@ def test_the_data_or_the_next_step_are_named(data: TrainingData, expected: str) 
     assert describe_data(data) == expected
 
 
-def _outcome(**changes: Any) -> Outcome:
-    values: dict[str, Any] = {
-        "before": "v2", "after": "", "iou_before": 0.8, "iou_best": 0.8, "iou_last": 0.74,
-        "steps": 9, "placement": "all", "held_out": 13,
-    }  # fmt: skip
-    return Outcome(**(values | changes))
+def _outcome(saved: int, objects: int = 20, **changes: Any) -> Outcome:
+    """Return the end of a run whose result saves 1, 0 or -1 clicks for each object."""
+    new = {-1: (0.4, 0.6, 0.8), 0: (0.5, 0.8), 1: (0.8,)}[saved]
+    trial = Trial("a", Answers((0.5,), (0.5, 0.8)), Answers(new[:1], new))
+    trials = (trial,) * objects
+    values: dict[str, Any] = {"before": "v2", "after": "", "steps": 9, "placement": "all"}
+    return Outcome(verdict=Verdict(trials), **(values | changes))
 
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
         pytest.param(
-            _outcome(after="v3", iou_before=0.71, iou_best=0.82),
-            "v3 is better on 13 held-out objects (0.71 → 0.82): live.",
+            _outcome(1, after="v3"),
+            "v3 is live. Saves about 1.0 clicks per object (1.0–1.0, n = 20).",
             id="better",
         ),
         pytest.param(
-            _outcome(after="v3", iou_before=0.8101, iou_best=0.8104),
-            "v3 is live, but 0.8101 → 0.8104 on 13 held-out objects is within noise. Accept more "
-            "objects to be sure.",
-            id="hardly better",
+            _outcome(0, objects=6),
+            "No difference that 6 objects could show: the old one stays. Accept more objects, best "
+            "in other images.",
+            id="no difference on few objects",
         ),
         pytest.param(
-            _outcome(after="v1", iou_before=0.878, iou_best=0.884, held_out=6),
-            "v1 is live, but 0.878 → 0.884 on 6 held-out objects is within noise. Accept more "
-            "objects to be sure.",
-            id="a little better on few objects",
-        ),
-        pytest.param(
-            _outcome(after="v1", iou_before=0.29, iou_best=0.75, held_out=1),
-            "v1 is better on 1 held-out object (0.29 → 0.75): live. One object proves little: "
-            "accept more.",
-            id="better on one object",
-        ),
-        pytest.param(
-            _outcome(),
-            "IoU fell from 0.80 to 0.74 on 13 held-out objects, so v2 stays live. Add objects "
-            "that it gets wrong, or let it change fewer parts of the model (Finetune… ▸ "
-            "Placement).",
-            id="worse",
-        ),
-        pytest.param(
-            _outcome(before="base", placement="last"),
-            "IoU fell from 0.80 to 0.74 on 13 held-out objects, so the base model stays live. Add "
-            "objects that it gets wrong, or let it learn more slowly (Finetune… ▸ Learning rate).",
-            id="worse in few blocks",
-        ),
-        pytest.param(
-            _outcome(iou_last=0.801),
-            "IoU stayed at 0.80 on 13 held-out objects, so v2 stays live. Train longer, or add "
+            _outcome(0),
+            "No difference that 20 objects could show: the old one stays. Train longer, or add "
             "objects that it gets wrong.",
-            id="the same",
+            id="no difference",
         ),
         pytest.param(
-            _outcome(steps=0), "Stopped before the first step, so v2 stays live.", id="no step"
+            _outcome(0, objects=0),
+            "No object was held out to compare the models on: the old one stays. Accept more "
+            "objects, best in other images.",
+            id="nothing held out",
         ),
+        pytest.param(_outcome(0, steps=0), "Stopped before the first step, so v2 stays live.",
+                     id="no step"),
+        pytest.param(_outcome(0, steps=0, before="base"),
+                     "Stopped before the first step, so the base model stays live.",
+                     id="no step from the base"),
     ],
-)
-def test_the_verdict_is_a_sentence(outcome: Outcome, expected: str) -> None:
-    assert verdict(outcome) == expected
+)  # fmt: skip
+def test_the_end_of_a_run_is_said(outcome: Outcome, expected: str) -> None:
+    assert outcome_text(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("placement", "way"),
+    [
+        pytest.param("all", "let it change fewer parts of the model (Finetune… ▸ Placement).",
+                     id="many blocks"),
+        pytest.param("last", "let it learn more slowly (Finetune… ▸ Learning rate).",
+                     id="few blocks"),
+    ],
+)  # fmt: skip
+def test_a_worse_model_comes_with_a_way_out(placement: str, way: str) -> None:
+    worse = "Costs about 1.0 more clicks per object (1.0–1.0, n = 20): the old one stays."
+    advice = f"Add objects that it gets wrong, or {way}"
+    assert outcome_text(_outcome(-1, placement=placement)) == f"{worse} {advice}"
 
 
 @pytest.mark.parametrize(

@@ -79,14 +79,13 @@ SETTINGS = (
 
 
 def train(model: SamModel, domain: Domain, config: TrainingConfig) -> TrainingReport:
-    """Train for the budget in processor time; return the last state as the best one."""
+    """Train for the budget in processor time; keep the last state whatever it is worth."""
     module = sys.modules[finetune.__module__]
-    clock, validated = module.perf_counter, module.validation_iou  # type: ignore[attr-defined]
-    looks = iter(range(10**6))
+    clock, is_worse = module.perf_counter, module.is_worse  # type: ignore[attr-defined]
     events = finetune(model, domain.training, config)
     try:
         module.perf_counter = process_time  # type: ignore[attr-defined]
-        module.validation_iou = lambda *_: float(next(looks))  # type: ignore[attr-defined]
+        module.is_worse = lambda *_: False  # type: ignore[attr-defined]
         while True:
             next(events)
     except StopIteration as end:
@@ -94,7 +93,7 @@ def train(model: SamModel, domain: Domain, config: TrainingConfig) -> TrainingRe
         return report
     finally:
         module.perf_counter = clock  # type: ignore[attr-defined]
-        module.validation_iou = validated  # type: ignore[attr-defined]
+        module.is_worse = is_worse  # type: ignore[attr-defined]
 
 
 def prompt(model: SamModel, domain: Domain, most: int) -> dict[str, list[float]]:

@@ -32,7 +32,7 @@ COMMANDS = (
 )  # fmt: skip
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
-    "adapter",
+    "verdict", "adapter",
 ]  # fmt: skip
 MODEL_KEYS = [
     "name", "title", "purpose", "architecture", "megabytes", "license", "citation", "source",
@@ -162,7 +162,10 @@ def test_finetune(
     assert outcome.json["adapter"] == str(output)
     assert outcome.json["steps"] >= 1
     assert 0 <= outcome.json["best_step"] <= outcome.json["steps"]
-    assert outcome.json["val_iou_after"] >= outcome.json["val_iou_before"]
+    verdict = outcome.json["verdict"]
+    assert verdict["objects"] >= 1
+    assert verdict["outcome"] in ("better", "no difference", "worse")
+    assert verdict["sentence"]
     adapter = load_adapter(output)
     method, *values = trained.split()
     assert adapter.config.method == method

@@ -29,7 +29,7 @@ INFO_KEYS = ["images", "objects", "proposals", "adapters", "actions", "seconds"]
 REPLAY_KEYS = ["actions", "images", "objects", "identical", "differences", "files"]
 FINETUNE_KEYS = [
     "steps", "seconds", "trainable_parameters", "val_iou_before", "val_iou_after", "best_step",
-    "adapter", "live", "output",
+    "verdict", "adapter", "live", "output",
 ]  # fmt: skip
 OBJECTS = 10  # five in each image
 
@@ -262,7 +262,7 @@ def test_a_version_that_is_no_better_leaves_the_project_as_it_is(
 ) -> None:
     outcome = program(*finetune(project, inputs, "--learning-rate", "1e-12"))
     assert outcome.code == 0, outcome.err
-    assert "no better than the start" in outcome.out
+    assert "the old one stays" in outcome.out
     assert "live in the project: base" in outcome.out
     document = opened(project)
     assert document.adapters == ()

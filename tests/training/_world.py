@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from skimage.draw import disk
 
+from napari_peftsam.evaluation import Answers, Trial, Verdict
 from napari_peftsam.training import AnnotatedPlane
 from napari_peftsam.types import Point, Prompts
 
@@ -25,6 +26,12 @@ def finish(run: Generator[E, None, R]) -> tuple[list[E], R]:
             events.append(next(run))
         except StopIteration as end:
             return events, end.value
+
+
+def judged(iou_before: float, iou_after: float) -> Verdict:
+    """Return the verdict on six objects whose masks have these IoUs."""
+    old, new = (Answers((iou,), (iou,)) for iou in (iou_before, iou_after))
+    return Verdict((Trial("a", old, new),) * 6)
 
 
 def make_plane(name: str, seed: int = 0, image: str | None = None) -> AnnotatedPlane:

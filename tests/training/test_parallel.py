@@ -88,6 +88,7 @@ def test_the_result_is_that_of_one_process(case: str, members: tuple[Runs, Runs]
 def test_all_processes_end_with_the_same(case: str, members: tuple[Runs, Runs]) -> None:
     leader, other = members
     assert leader[case]["losses"] == other[case]["losses"]
+    assert leader[case]["verdict"] == other[case]["verdict"]
     for name, tensor in leader[case]["state"].items():
         assert torch.equal(tensor, other[case]["state"][name]), name
 

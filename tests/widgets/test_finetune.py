@@ -356,8 +356,8 @@ def test_a_better_adapter_becomes_live_and_can_be_compared(
 
     bench.until_ended()
     assert bench.view.outcome.text() == bench.training.message
-    assert bench.training.message.startswith("v1 is ")
-    assert "on 2 held-out objects" in bench.training.message
+    assert bench.training.message.startswith("v1 is live. ")
+    assert "n = 6)" in bench.training.message, "two held out, four in folds"
     assert bench.live == "v1"
     assert set(bench.training.measured) == {"base", "v1"}
     assert bench.training.measured["v1"] > bench.training.measured["base"]
@@ -443,7 +443,7 @@ def test_an_adapter_that_is_not_better_changes_nothing(
     bench = finetuning()
     bench.start(steps=2, rate=1e-12)
     bench.until_ended()
-    assert "so the base model stays live" in bench.view.outcome.text()
+    assert "No difference that 6 objects could show" in bench.view.outcome.text()
     assert bench.live == "base"
     assert len(bench.workspace.adapters.entries) == 1
     assert bench.view.compare.isHidden()

@@ -32,7 +32,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets.contributions import project_reader
-from tests.training._world import finish
+from tests.training._world import finish, judged
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 from tests.workspace._steps import training
 
@@ -268,7 +268,7 @@ def test_the_adapter_comes_back(bench: Open) -> None:
     workspace = b.owner.require()
     config = TrainingConfig(steps=1, learning_rate=1e-2)
     _, finished = finish(training(workspace, config))
-    entry = workspace.promote(replace(finished, iou_before=0.0, iou_after=0.5))
+    entry = workspace.promote(replace(finished, verdict=judged(0.0, 0.5)))
     workspace.activate(entry.name, 0.5)
     close(b)
     again = bench(ready=False)

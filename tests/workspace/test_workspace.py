@@ -33,7 +33,7 @@ from napari_peftsam.training import (
 from napari_peftsam.types import Box, Point, Prompts
 from tests.models._mobile_sam import checkpoint
 from tests.peft._cases import perturb
-from tests.training._world import finish, make_plane
+from tests.training._world import finish, judged, make_plane
 from tests.workspace._steps import accept, embedding_of, exported, training
 
 PLANE = PlaneKey("discs")
@@ -59,6 +59,7 @@ def _finish(
         adapter=replace(finished.adapter, tensors=tensors),
         iou_before=iou_before,
         iou_after=iou_after,
+        verdict=judged(iou_before, iou_after),
     )
 
 
@@ -349,7 +350,7 @@ def test_the_loop_with_mobile_sam(tmp_path: Path) -> None:
         next(training(workspace, CONFIG))
     frozen = CONFIG.model_copy(update={"method": FrozenEncoderConfig()})
     _, finished = finish(training(workspace, frozen))
-    workspace.promote(replace(finished, iou_before=0.1, iou_after=0.9))
+    workspace.promote(replace(finished, verdict=judged(0.1, 0.9)))
     merged = torch.load(exported(workspace, tmp_path / "merged.pth"), weights_only=True)
     assert merged.keys() == state.keys()
     encoder = [name for name in state if name.startswith("image_encoder.")]
