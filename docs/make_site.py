@@ -30,6 +30,7 @@ PAGES = {
     "Performance": "performance.md",
     "Study of the methods": "study.md",
     "Study of the settings": "settings-study.md",
+    "Which model goes live": "gate.md",
     "The built-in model": "model-card.md",
     "Architecture": "architecture.md",
     "The rebuild": "rebuild.md",

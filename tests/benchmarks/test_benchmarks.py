@@ -312,3 +312,37 @@ def test_crops_are_compared_by_domain(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (domain["domain"], every["domain"], every["objects"]) == ("stacks", "all", 2)
     assert domain["crop with whole"] == 1  # the whole of so small a grid
     assert {"whole", "exact", "crop"} <= speed.keys()
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_the_page_of_the_gate_counts_what_went_wrong() -> None:
+    """Sessions by what the held-out objects, the IoU and the hidden images say of the result."""
+    gate = module("_gate_page")
+    saves, costs = [0.5, 0.6, 0.7, 0.9], [0.5, 0.7, 0.9]
+
+    def answers(curve: list[float]) -> dict[str, Any]:
+        return {"given": curve[:1], "clicked": curve}
+
+    def row(number: int, held_out: int, iou: float, hidden: int) -> dict[str, Any]:
+        better, worse = (saves, costs), (costs, saves)
+        old, new = {1: better, -1: worse, 0: (costs, costs)}[held_out]
+        trial = {"image": "a", "old": answers(old), "new": answers(new), "in_fold": False}
+        before, after = {1: better, -1: worse, 0: (costs, costs)}[hidden]
+        return {
+            "session": number, "kind": "clean", "trials": [trial] * 8, "iou_before": 0.5,
+            "iou_after": iou, "hidden": {"old": [before] * 2, "new": [after] * 2},
+        }  # fmt: skip
+
+    rows = [row(0, 1, 0.6, 1), row(1, 1, 0.4, -1), row(2, 0, 0.6, 1), row(3, -1, 0.6, -1)]
+    sessions = [gate.Session(each) for each in rows]
+    found = [[(r.cases, r.all) for r in gate.rates(sessions, rule)]
+             for rule in (gate.gate(), gate.higher_iou)]  # fmt: skip
+    assert found == [[(2, 4), (1, 4), (1, 2)], [(3, 4), (1, 4), (0, 2)]]
+    page = gate.page(rows)
+    assert "4 of 100 planned sessions were run" in page
+    assert "**not shown**, 1 of 4 (1 to 81 %) so far" in page
+    whole = gate.found_text((gate.Rate(40, 100), gate.Rate(25, 100), gate.Rate(1, 20)))
+    assert "in at most 2 of 100: **not met**, 25 of 100 (17 to 35 %)" in whole
+    assert "in at most 10 of 100: met, 1 of 20 (0 to 25 %)" in whole
+    first = next(iter(gate.others(sessions)))
+    assert first == ["70 %", "0 clicks, 0 % IoU", "0 of 2, 1 of 2", "1 of 2, 0 of 0"]
