@@ -46,13 +46,12 @@ from napari_peftsam.training.events import (
 )
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
+from napari_peftsam.training.schedule import Schedule
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
 __all__ = ["Incumbent", "finetune"]
 
-_WARMUP = 0.05  # share of the budget
-_FINAL_RATE = 0.05  # of the peak learning rate
 _log = logging.getLogger(__name__)
 _HELD_OUT_AT_MOST = 32  # objects: a validation must stay short beside the training
 # A model that answers the first click well and corrections badly costs the user clicks, so
@@ -236,12 +235,12 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
     )  # fmt: skip
     began, upcoming = perf_counter(), iter(views)
     best_iou, best_step, best = -math.inf, 0, None
-    step, epochs, next_validation = 0, 0.0, 1 / config.validations
+    step, epochs, schedule = 0, 0.0, Schedule(config)
     ending = False
     while not ending:
         progress = run.progress(perf_counter() - began, step, epochs)
         batch = list(itertools.islice(upcoming, config.images_per_step))
-        epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
+        epochs, rate, seen = batch[-1][0], schedule.rate(progress), [view for _, view in batch]
         if step == 0:
             with parts_reported(encoder, len(run.team.share(len(seen))), run.on_progress):
                 planned, loss = preflight(trainer, config, encoder, seen)
@@ -262,31 +261,25 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
                 trainable, in_encoder, training, held_out, data.split.by, run.before
             )
             best = _capture(run, 0, best_iou)
+            schedule.validated(run.team.broadcast(best_iou))
             yield Validated(0, best_iou, best)
         trainer.update(rate)
         progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
-        if progress >= next_validation or ending:
-            next_validation = (math.floor(progress * config.validations) + 1) / config.validations
+        if schedule.validation_due(progress, step, epochs) or ending:
             with trainer.averaged():
                 iou = validation_iou(encoder, data.held_out)
                 better = iou > best_iou
                 if better:
                     best_iou, best_step, best = iou, step, _capture(run, step, iou)
             yield Validated(step, iou, best if better else None)
+            schedule.validated(run.team.broadcast(iou))
             # It took time, and what comes after the last one would be trained for nothing.
-            ending = ending or run.progress(perf_counter() - began, step, epochs) >= 1
+            used_up = run.progress(perf_counter() - began, step, epochs) >= 1
+            ending = ending or schedule.over or used_up
     assert best is not None  # there was a step
     seconds = perf_counter() - began
     return TrainingReport(best, step, seconds, trainable, run.before, best_iou, best_step)
-
-
-def _learning_rate(progress: float) -> float:
-    """Return the share of the peak learning rate: a short warm-up, then a cosine."""
-    if progress < _WARMUP:
-        return (progress + 0.1 * _WARMUP) / (1.1 * _WARMUP)
-    decay = 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
-    return _FINAL_RATE + (1 - _FINAL_RATE) * decay
 
 
 def _capture(run: _Run, step: int, iou: float) -> Adapter:
