@@ -85,6 +85,7 @@ def all_recipes() -> str:
         given = each.method.model_dump(mode="json")
         default = type(each.method)().model_dump(mode="json")
         changed = [f"{k} {v}" for k, v in given.items() if v != default[k]]
+        changed += [f"{k} {v}" for k, v in each.options.items()]
         rate = "automatic" if each.learning_rate is None else f"{each.learning_rate:g}"
         yield from (f"`{each.name}`", f"`{each.method.method}`", ", ".join(changed), rate)
         yield each.explanation

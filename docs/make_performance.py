@@ -25,7 +25,6 @@ SOURCES = {
     "gpu": DOCS.parent / "bench-gpu.json",
 }
 NOT_YET = "Not measured yet."
-EMBED_GOALS = {"bf16": 8.0, "fp32": 2.5}
 
 Content = Mapping[str, Any]
 
@@ -113,7 +112,7 @@ def limits(content: Content) -> str:
         "precision", "linear layer, GFLOP/s", "operations of an embed", "so at least",
         "at best x segment-anything", "ours", "share of the limit",
     )  # fmt: skip
-    rows, words = [], []
+    rows = []
     for row in content["limits"]:
         name = row["precision"]
         rows.append(
@@ -127,16 +126,7 @@ def limits(content: Content) -> str:
                 f"{row['ours_share']:.0%}",
             )
         )
-        goal = EMBED_GOALS[name]
-        if row["best_ratio"] < goal:
-            words.append(
-                wrapped(
-                    f"In {name} the goal of {goal:g}x is beyond what this processor can do: even "
-                    "if everything but the matrix products cost nothing, an embed would be "
-                    f"{row['best_ratio']:.1f} times as fast as segment-anything."
-                )
-            )
-    return "\n\n".join([table(head, "lrrrrrr", rows), *words])
+    return table(head, "lrrrrrr", rows)
 
 
 def profile(content: Content, work: str) -> str:

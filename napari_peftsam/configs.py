@@ -5,7 +5,7 @@ They need pydantic only, so that the help of a command appears without torch.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,6 +90,34 @@ class TrainingOptions(BaseModel):
     rounds: int = Field(
         3, ge=1, title="Prompt rounds", description="First prompt plus corrections, per step."
     )
+    prompts: Literal["varied", "peft-sam"] = Field(
+        "varied",
+        title="Prompts",
+        description="varied: the user's own prompts and those of a simulated user who varies; "
+        "peft-sam: as PEFT-SAM's trainer, a click and a box in turns, boxes grown by up to 2.5 % "
+        "a side, then one click on what is missing and one on what is too much, the mask fed "
+        "back every other time.",
+    )
+    loss: Literal["dice-bce", "dice"] = Field(
+        "dice-bce",
+        title="Loss",
+        description="dice-bce: Dice and cross-entropy of the single mask and of the best of three; "
+        "dice: as PEFT-SAM's trainer, Dice of the best of three after a lone click, else of the "
+        "single mask. The error of the predicted IoU is added to both.",
+    )
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine",
+        title="Schedule",
+        description="Learning rate over the run. cosine: a warm-up, then down to 5 %; plateau: "
+        "times 0.9 whenever more than ten validations in a row were no better.",
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        title="Early stopping",
+        description="Validations in a row that may be no better than the best before the run "
+        "ends; by default the budget alone ends it.",
+    )
     held_out: float = Field(
         0.2,
         gt=0,
@@ -108,7 +136,11 @@ class TrainingOptions(BaseModel):
         description="Names of images that are neither trained on nor held out.",
     )
     validations: int = Field(
-        5, ge=1, title="Validations", description="How often held-out objects are looked at."
+        5,
+        ge=0,
+        title="Validations",
+        description="How often held-out objects are looked at; 0: after each pass over the "
+        "training objects, but at least 50 steps apart.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, title="Seed", description="Seed of every random choice of the run."

@@ -58,7 +58,8 @@ def options_of(config: type[BaseModel], *names: str, **defaults: str) -> tuple[P
     names
         Its fields.
     defaults
-        For fields whose default is found later, the text that says which it is.
+        For fields whose default is found later, the text that says which it is; an empty one
+        names that of the field, which a recipe may replace.
     """
     made = []
     for name in (*names, *defaults):
@@ -68,7 +69,8 @@ def options_of(config: type[BaseModel], *names: str, **defaults: str) -> tuple[P
                   if hasattr(m, key)}  # fmt: skip
         if kind == tuple[str, ...]:
             kind = list[str]  # an option that is given several times
-        later = f"  [default: {defaults[name]}]" if name in defaults else ""
+        text = defaults.get(name)
+        later = "" if text is None else f"  [default: {text or field.default}]"
         made.append(
             option(
                 name,

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _RECIPE = (
     "Settings that belong together, instead of a method and its options: recommended (for the "
-    "model and this computer), peft-sam, peft-sam-many, peft-sam-small or cobot.  [default: "
-    "recommended, unless a method is named]"
+    "model and this computer), peft-sam, peft-sam-many, peft-sam-small, peft-sam-trainer, cobot "
+    "or cobot-adaptformer.  [default: recommended, unless a method is named]"
 )
 _OUTPUT = (
     "Adapter file to write (.safetensors); needed with folders, with --project beside what the "
@@ -59,7 +59,9 @@ _TRAINING = options_of(
     "check_on",
     "leave_out",
     "seed",
+    "early_stopping",
     images_per_step="as many as there are processes of torchrun, which share them",
+    **dict.fromkeys(("rounds", "prompts", "loss", "schedule", "validations"), ""),
 )
 
 

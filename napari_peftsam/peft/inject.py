@@ -181,7 +181,7 @@ class Injection:
                 {
                     "name": hint.group,
                     "params": [],
-                    "lr": lr * hint.lr_multiplier,
+                    "lr": lr * hint.lr_multiplier if hint.rate is None else hint.rate,
                     "weight_decay": weight_decay if hint.decay else 0.0,
                 },
             )

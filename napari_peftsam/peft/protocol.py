@@ -28,11 +28,14 @@ class ParameterHint:
         Factor on the learning rate.
     decay
         Whether weight decay may act on it.
+    rate
+        A learning rate of its own, which takes the place of the one times the factor.
     """
 
     group: str = "main"
     lr_multiplier: float = 1.0
     decay: bool = True
+    rate: float | None = None
 
 
 class MethodConfig(BaseModel):

@@ -97,6 +97,23 @@ _MANY_OBJECTS = {"objects_per_step": 30, "rounds": 4}
 
 # The paper's settings; its small one is "frozen encoder, or the last block".
 _PEFT_SAM_RATE = 1e-5
+# As its scripts call micro-sam's trainer; early stopping as for single images.
+_PEFT_SAM_TRAINER = {
+    "objects_per_step": 25,
+    "images_per_step": 2,
+    "rounds": 8,
+    "prompts": "peft-sam",
+    "loss": "dice",
+    "schedule": "plateau",
+    "early_stopping": 10,
+    "validations": 0,
+}
+
+# SAM-COBOT's paper trains on natural and remote-sensing images at 1e-4, on medical ones at
+# 1.25e-6. Its code for the latter has groups: 1.25e-4 for C, S and the hyper-complex layer; gamma
+# is with the adapters. Within minutes, 1.25e-6 would hardly move B from 0.
+_COBOT_RATE = 1e-4
+_COBOT = {"init": "official", "coefficient_rate": "1.25e-4", "fast_gamma": False}
 RECIPES: Mapping[str, Recipe] = {
     r.name: r
     for r in (
@@ -126,11 +143,38 @@ RECIPES: Mapping[str, Recipe] = {
             _PEFT_SAM_RATE,
         ),
         Recipe(
+            "peft-sam-trainer",
+            "PEFT-SAM, its trainer",
+            "As PEFT-SAM's trainer: 8 rounds of prompts, Dice and IoU loss, a rate that falls on "
+            "plateaus, early stopping; slow, to compare with its paper.",
+            _lora("late-50%"),
+            _PEFT_SAM_RATE,
+            _PEFT_SAM_TRAINER,
+        ),
+        Recipe(
             "cobot",
             "SAM-COBOT",
-            "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024); coefficients "
-            "learn 100 times as fast, as C and S do in the published code.",
-            CobotLoraConfig(rank=4, coefficient_lr_multiplier=100.0),
+            "LoRA of rank 4 with cross-block orchestration (Peng et al., CVPR 2024); the "
+            "coefficients' start, rate and groups are those of its code.",
+            parse_method_config({"method": "cobot-lora", "rank": 4, **_COBOT}),
+            _COBOT_RATE,
+        ),
+        Recipe(
+            "cobot-adaptformer",
+            "SAM-COBOT, AdaptFormer",
+            "AdaptFormer of width 16 with cross-block orchestration, the best of the SAM-COBOT "
+            "paper; coefficients and dropout as in its code.",
+            parse_method_config(
+                {
+                    "method": "cobot-adaptformer",
+                    "bottleneck": 16,
+                    "input_norm": True,
+                    "learn_scale": False,
+                    "dropout": 0.1,
+                    **_COBOT,
+                }
+            ),
+            _COBOT_RATE,
         ),
     )
 }

@@ -56,13 +56,12 @@ from napari_peftsam.training.judging import (
 )
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
+from napari_peftsam.training.schedule import Schedule
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
 __all__ = ["finetune"]
 
-_WARMUP = 0.05  # share of the budget
-_FINAL_RATE = 0.05  # of the peak learning rate
 _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
@@ -260,14 +259,14 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         config.objects_per_step, config.seed, limit,
     )  # fmt: skip
     began, upcoming = perf_counter(), iter(views)
-    step, epochs, next_validation = 0, 0.0, 1 / config.validations
+    step, epochs, schedule = 0, 0.0, Schedule(config)
     kept: Adapter | None = None
     best: tuple[Answers, ...] = ()
     ending = False
     while not ending:
         progress = run.progress(perf_counter() - began, step, epochs)
         batch = list(itertools.islice(upcoming, config.images_per_step))
-        epochs, rate, seen = batch[-1][0], _learning_rate(progress), [view for _, view in batch]
+        epochs, rate, seen = batch[-1][0], schedule.rate(progress), [view for _, view in batch]
         if step == 0:
             with parts_reported(encoder, len(run.team.share(len(seen))), run.on_progress):
                 planned, loss = preflight(trainer, config, encoder, seen)
@@ -278,41 +277,38 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
         step += 1
         seconds = perf_counter() - began
         progress = run.progress(seconds, step, epochs)
-        left = seconds * (1 - progress) / max(progress, 1e-6) + run.reserve
-        yield TrainingStep(step, loss, seconds, left)
+        left = seconds * (1 - progress) / max(progress, 1e-6)
+        yield TrainingStep(step, loss, seconds, left + run.reserve)
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
             best = validate(encoder, data.held_out)
             run = run.compared_with(best, perf_counter() - began - seconds)
-            iou, before = mean_iou(best), run.iou_before
-            training, held_out = len(data.split.training), len(best)
-            yield TrainingStarted(trainable, in_encoder, training, held_out, data.split.by, before)
+            iou, split = mean_iou(best), data.split
+            yield TrainingStarted(
+                trainable, in_encoder, len(split.training), len(best), split.by, run.iou_before
+            )
             kept = _capture(run, 0, iou)
+            schedule.validated(run.team.broadcast(iou))
             yield Validated(0, iou, kept, run.verdict(best))
         trainer.update(rate)
         progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
-        if progress >= next_validation or ending:
-            next_validation = (math.floor(progress * config.validations) + 1) / config.validations
+        if schedule.validation_due(progress, step, epochs) or ending:
             with trainer.averaged():
                 answers = validate(encoder, data.held_out)
                 iou, fell = mean_iou(answers), run.fell(answers, best)
                 kept = kept if fell else _capture(run, step, iou)
             best = max(best, answers, key=mean_iou)
             yield Validated(step, iou, None if fell else kept, run.verdict(answers))
+            schedule.validated(run.team.broadcast(iou))
             # It took time, and what comes after the last one would be trained for nothing.
-            ending = ending or run.progress(perf_counter() - began, step, epochs) >= 1
+            used_up = run.progress(perf_counter() - began, step, epochs) >= 1
+            ending = ending or schedule.over or used_up
     assert kept is not None  # there was a step
-    seconds, iou, of = perf_counter() - began, kept.metrics["val_iou"], kept.provenance["step"]
-    return TrainingReport(kept, step, seconds, trainable, run.iou_before, iou, of)
-
-
-def _learning_rate(progress: float) -> float:
-    """Return the share of the peak learning rate: a short warm-up, then a cosine."""
-    if progress < _WARMUP:
-        return (progress + 0.1 * _WARMUP) / (1.1 * _WARMUP)
-    decay = 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
-    return _FINAL_RATE + (1 - _FINAL_RATE) * decay
+    return TrainingReport(
+        kept, step, perf_counter() - began, trainable,
+        run.iou_before, kept.metrics["val_iou"], kept.provenance["step"],
+    )  # fmt: skip
 
 
 def _capture(run: _Run, step: int, iou: float) -> Adapter:
@@ -354,7 +350,7 @@ def _judge(
         if len(found) < ENOUGH and not is_unchanged:
             found += judge_in_folds(
                 encoder, data.others, start, judge,
-                rate=_learning_rate, steps=report.best_step, is_over=is_over,
+                rate=Schedule(config).rate, steps=report.best_step, is_over=is_over,
             )  # fmt: skip
         return Verdict(found)
 

@@ -53,3 +53,27 @@ def promptable_loss(logits: Tensor, scores: Tensor, target: Tensor) -> Tensor:
     true_iou = mask_iou(logits.detach(), target)
     score_loss = functional.mse_loss(scores.float(), true_iou, reduction="none").mean(1)
     return (losses[:, 0] + losses[:, 1:].amin(1) + score_loss).mean()
+
+
+def dice_loss(logits: Tensor, scores: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of PEFT-SAM's trainer, averaged over objects.
+
+    It is the Dice loss of the best mask, and the squared error of each predicted IoU. Source:
+    Teuber et al. 2025 and `SamTrainer` of micro-sam, whose Dice has squares in the denominator.
+
+    Parameters
+    ----------
+    logits
+        ``(B, K, H, W)``: the three alternatives, or one mask.
+    scores
+        ``(B, K)`` predicted IoU.
+    target
+        ``(B, 1, H, W)``, see `mask_loss`.
+    """
+    target = target.float()
+    probability = logits.float().sigmoid()
+    overlap = (probability * target).sum((-2, -1))
+    sizes = probability.square().sum((-2, -1)) + target.square().sum((-2, -1))
+    dice = 1 - 2 * overlap / sizes.clamp(min=1e-7)
+    score_loss = functional.mse_loss(scores.float(), mask_iou(logits.detach(), target))
+    return dice.amin(1).mean() + score_loss

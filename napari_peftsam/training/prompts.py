@@ -50,11 +50,15 @@ class PromptSimulator:
         deep = depth(region, _DEEPEST if central else 2)
         deeper = (deep - 1).clamp(min=0) ** _CENTRALITY
         weights = torch.where(deeper.amax((1, 2), keepdim=True) > 0, deeper, deep)
+        return self._drawn(weights, count)
+
+    def _drawn(self, weights: Tensor, count: int = 1) -> Tensor:
+        """Return points ``(B, count, 2)`` drawn by the weight of pixels ``(B, H, W)``."""
         index = torch.multinomial(
             weights.flatten(1).cpu(), count, replacement=True, generator=self.generator
         )
-        width = region.shape[-1]
-        return self._points(index % width, index // width).to(region.device)
+        width = weights.shape[-1]
+        return self._points(index % width, index // width).to(weights.device)
 
     def _points(self, columns: Tensor, rows: Tensor) -> Tensor:
         """Return points ``(B, N, 2)`` in model pixels of indices ``(B, N)``."""
@@ -148,13 +152,92 @@ class PromptSimulator:
         count = int(torch.randint(1, _MOST_CORRECTIONS + 1, (), generator=self.generator))
         points = self.clicks(region, count)
         labels = positive.float()[:, None].expand(-1, count)
+        return self._added(prompts, points, labels, low_resolution, _FEEDBACK)
+
+    def _added(
+        self,
+        prompts: PromptTensors,
+        points: Tensor,
+        labels: Tensor,
+        low_resolution: Tensor,
+        feedback: float,
+    ) -> PromptTensors:
+        """Add points to the prompts, and with a probability the mask that was the answer."""
         if prompts.points is not None and prompts.labels is not None:
             points = torch.cat([prompts.points, points], dim=1)
             labels = torch.cat([prompts.labels, labels], dim=1)
         fed_back = None
-        if torch.rand((), generator=self.generator) < _FEEDBACK:
+        if torch.rand((), generator=self.generator) < feedback:
             fed_back = low_resolution.detach().float().clamp(-32, 32)
         return PromptTensors(points, labels, prompts.boxes, fed_back)
+
+
+_TRAINER_BOX = 0.025  # of a box's size, at most: how far PEFT-SAM's trainer moves a side outwards
+_TRAINER_FEEDBACK = 0.5
+_TRAINER_BESIDE = 3  # pixels: where it denies if nothing is too much
+
+
+@dataclass(frozen=True, eq=False)
+class PeftSamSimulator(PromptSimulator):
+    """The user of PEFT-SAM's training (Teuber et al. 2025; micro-sam's `SamTrainer`).
+
+    Attributes
+    ----------
+    box_first
+        Whether the first prompt is a box: in every other step of the training.
+    """
+
+    box_first: bool = False
+
+    def clicks(self, region: Tensor, count: int = 1) -> Tensor:
+        """Return random pixels ``(B, count, 2)`` of each region, all alike."""
+        return self._drawn(region.float(), count)
+
+    def boxes(self, tight: Tensor) -> Tensor:
+        """Move each side of tight boxes ``(B, 4)`` in model pixels outwards a little."""
+        size = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
+        share = torch.rand(tight.shape, generator=self.generator).to(tight.device) * _TRAINER_BOX
+        return tight + share * size * tight.new_tensor([-1, -1, 1, 1])
+
+    def first(self, masks: Tensor, tight: Tensor | None = None) -> PromptTensors:
+        """Give every object a click, or every one a box, as `box_first` says."""
+        if self.box_first:
+            return PromptTensors(boxes=self.boxes(self._tight(masks) if tight is None else tight))
+        points = self.clicks(masks)
+        return PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
+
+    def correct(
+        self, prompts: PromptTensors, answer: Tensor, low_resolution: Tensor, masks: Tensor
+    ) -> PromptTensors:
+        """Add a click on what is missing and one on what is too much, see `PromptSimulator`.
+
+        Where nothing is missing the first goes anywhere on the object, where nothing is too much
+        the second goes beside it.
+        """
+        missed, excess = masks & (answer <= 0), ~masks & (answer > 0)
+        wanted = _first_with_pixels(missed, masks)
+        denied = _first_with_pixels(excess, _beside(masks), ~masks, masks)
+        points = torch.cat([self.clicks(wanted), self.clicks(denied)], dim=1)
+        labels = torch.ones_like(points[..., 0])
+        labels[:, 1] = (denied & masks).flatten(1).any(1).float()  # an object without a background
+        return self._added(prompts, points, labels, low_resolution, _TRAINER_FEEDBACK)
+
+
+def _beside(masks: Tensor) -> Tensor:
+    """Return the box around each of the masks ``(B, H, W)``, a little larger, without the mask."""
+    x0, y0, x1, y1 = (edges[:, None] for edges in bounding_boxes(masks).unbind(1))
+    rows, columns = (torch.arange(size, device=masks.device) for size in masks.shape[1:])
+    high = (rows >= y0 - _TRAINER_BESIDE) & (rows < y1 + _TRAINER_BESIDE)
+    wide = (columns >= x0 - _TRAINER_BESIDE) & (columns < x1 + _TRAINER_BESIDE)
+    return high[:, :, None] & wide[:, None, :] & ~masks
+
+
+def _first_with_pixels(*regions: Tensor) -> Tensor:
+    """Return of each object the first of its regions ``(B, H, W)`` that is not empty."""
+    *earlier, found = regions
+    for region in reversed(earlier):
+        found = torch.where(region.flatten(1).any(1)[:, None, None], region, found)
+    return found
 
 
 def bounding_boxes(masks: Tensor) -> Tensor:

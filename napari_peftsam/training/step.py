@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.events import MemoryPlanned, StepProgress
-from napari_peftsam.training.losses import promptable_loss
+from napari_peftsam.training.losses import dice_loss, promptable_loss
 from napari_peftsam.training.memory import StepPlan
-from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.prompts import PeftSamSimulator, PromptSimulator
 from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
 
@@ -47,12 +47,15 @@ class MicroBatch:
         First prompts of all objects, on the CPU.
     rounds
         First prompt plus corrections.
+    loss
+        As `TrainingConfig` calls it.
     """
 
     targets: Targets
     user: PromptSimulator
     prompts: PromptTensors
     rounds: int
+    loss: Literal["dice-bce", "dice"] = "dice-bce"
 
 
 class Trainer:
@@ -209,8 +212,13 @@ class Trainer:
                 loss += add_gradients(self._model, batch, features, plan, weight) / len(views)
         return loss
 
-    def _load(self, view: View, seed: tuple[int, ...], plan: StepPlan) -> tuple[MicroBatch, Tensor]:
-        """Return a view's objects, rotated and cropped, and the embedding of the same part."""
+    def _load(
+        self, view: View, seed: tuple[int, int, int], plan: StepPlan
+    ) -> tuple[MicroBatch, Tensor]:
+        """Return a view's objects, rotated and cropped, and the embedding of the same part.
+
+        `seed` is that of the run, the number of the step and the view's index in the batch.
+        """
         drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
         torch.manual_seed(drawn)  # of what the adapter draws, e.g. dropout
         generator = torch.Generator().manual_seed(drawn)
@@ -219,14 +227,18 @@ class Trainer:
         masks = plane.masks(view.objects, view.turn)
         masks, crop = crop_masks(masks, arch.training_side, arch.patch_size, view.zoom)
         targets = Targets.of(masks, crop)
-        user = targets.user(generator)
-        if view.own_prompts:
+        config, user = self._config, targets.user(generator)
+        varied = config.prompts == "varied"
+        if not varied:
+            _, number, _ = seed
+            user = PeftSamSimulator(generator, user.origin, user.spacing, number % 2 == 1)
+        if view.own_prompts and varied:
             own = plane.source.prompts[view.objects[0].label]
             prompts = prompt_tensors(own, plane.frame)
         else:
             prompts = user.first(targets.truth, targets.boxes)
         features = self._encoder.features(index, view.turn, crop, plan.checkpoint)
-        return MicroBatch(targets, user, prompts, self._config.rounds), features
+        return MicroBatch(targets, user, prompts, config.rounds, config.loss), features
 
 
 def add_gradients(
@@ -256,9 +268,10 @@ def add_gradients(
     token = targets.corner[1] // patch, targets.corner[0] // patch
     count, grid = len(targets.shapes), features.shape[-1]
     size = plan.objects_at_once or count
+    loss_of = promptable_loss if batch.loss == "dice-bce" else dice_loss
     total, gradient = torch.zeros((), device=features.device), None
     for index in range(batch.rounds):
-        answers = []
+        answers, trained = [], _trained(batch, prompts)
         for part in (slice(start, min(start + size, count)) for start in range(0, count, size)):
             embedding = features.detach().requires_grad_(features.requires_grad)
             with model.autocast():
@@ -266,9 +279,9 @@ def add_gradients(
                 outputs = decode_outputs(model.sam, embedding, given, [token])
                 around = targets.seen(part, grid)  # the loss depends on nothing outside
                 logits = targets.view(outputs.within(around).logits(), part, grid, around)
-                scores, shapes = outputs.scores, targets.shapes[part]
+                scores, shapes = outputs.scores[:, trained], targets.shapes[part]
                 share = len(shapes) / count / batch.rounds
-                loss = promptable_loss(logits, scores, shapes) * share
+                loss = loss_of(logits[:, trained], scores, shapes) * share
             (loss * weight).backward()
             total += loss.detach()
             if embedding.grad is not None:  # added up in single precision
@@ -276,7 +289,7 @@ def add_gradients(
                 gradient = found if gradient is None else gradient + found
             if index + 1 < batch.rounds:
                 with torch.no_grad(), model.autocast():
-                    best = scores.argmax(1, keepdim=True)
+                    best = scores.argmax(1, keepdim=True) + trained.start
                     answer = logits.take_along_dim(best[..., None, None], 1)[:, 0]
                     answers.append((outputs.logits(best), answer))
             del embedding, outputs, scores, logits, loss  # make room for the next part
@@ -287,6 +300,15 @@ def add_gradients(
     if gradient is not None:
         torch.autograd.backward(features, gradient.to(features.dtype))
     return total
+
+
+def _trained(batch: MicroBatch, prompts: PromptTensors) -> slice:
+    """Return which of the four outputs are trained in a round, and answer in it."""
+    if batch.loss == "dice-bce":
+        return slice(0, 4)
+    # A lone click may mean several things, so it has three answers.
+    lone = prompts.boxes is None and prompts.points is not None and prompts.points.shape[1] == 1
+    return slice(1, 4) if lone else slice(0, 1)
 
 
 def _objects(prompts: PromptTensors, part: slice, device: torch.device) -> PromptTensors:

@@ -200,7 +200,8 @@ class FinetuneOptions(QWidget):
             is_boolean = fields[name].get("type") == "boolean"
             return name != "placement", name in common, is_boolean
 
-        fields = {name: fields[name] for name in sorted(fields, key=rank)}
+        shown = [name for name in fields if not fields[name].get("expert")]
+        fields = {name: fields[name] for name in sorted(shown, key=rank)}
         self.form.set_fields({**fields, **fields_of(TrainingConfig, ["learning_rate"])})
         model = self._model()
         if model is not None:
@@ -247,6 +248,9 @@ class FinetuneOptions(QWidget):
 
         method, values = METHODS[self.method.currentData()], self.form.values()
         options = {n: values.pop(n) for n in method.model_fields if n in values}
+        applied = self._applied["method"]
+        if isinstance(applied, method):  # what a recipe set and the form does not show
+            options = applied.model_dump(mode="json") | options
         budget = {self.unit.currentText(): self.amount.value()}
         chosen = method.model_validate(options)
         images = {"check_on": self.roles.chosen("check on")}

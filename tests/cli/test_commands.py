@@ -93,18 +93,37 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "config", "names"),
     [
-        ("finetune", TrainingOptions, ["steps", "epochs", "learning_rate", "seed"]),
+        (
+            "finetune",
+            TrainingOptions,
+            [
+                "steps",
+                "epochs",
+                "learning_rate",
+                "rounds",
+                "prompts",
+                "loss",
+                "schedule",
+                "validations",
+                "early_stopping",
+                "seed",
+            ],
+        ),
         ("evaluate", EvaluationConfig, ["max_objects", "seed"]),
     ],
 )
 def test_options_are_described_as_the_fields_of_their_configuration(
     command: str, config: type[BaseModel], names: list[str], program: Program
 ) -> None:
-    shown = " ".join(program(command, "--help").out.split())
+    shown = _without_spaces(program(command, "--help").out)  # lines break after hyphens, too
     for name in names:
         # typer before 0.27 writes types as INTEGER, later ones as <integer>.
-        assert re.search(rf"--{name.replace('_', '-')} (<|[A-Z]{{3,}})", shown)
-        assert str(config.model_fields[name].description) in shown
+        assert re.search(rf"--{name.replace('_', '-')}(<|\[|[A-Z]{{3,}})", shown)
+        assert _without_spaces(str(config.model_fields[name].description)) in shown
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())
 
 
 # --- models --------------------------------------------------------------------------
@@ -143,7 +162,14 @@ FINETUNE = {
     "--method adaptformer --cobot --bottleneck 4": "cobot-adaptformer bottleneck=4",
     "--method Late_Finetuning --placement last": "late-finetuning placement=last",
     "--method frozen-encoder": "frozen-encoder",
-    "--recipe cobot": "cobot-lora rank=4 coefficient_lr_multiplier=100.0",
+    "--recipe cobot": "cobot-lora rank=4 coefficient_rate=0.000125 fast_gamma=False",
+    "--method cobot-lora --rank 4 --set coefficient_lr_multiplier=100":
+        "cobot-lora coefficient_rate=100x",
+    "--cobot --rank 4 --set relations=fixed --set projection=linear":
+        "cobot-lora relations=fixed projection=linear",
+    "--method adaptformer --bottleneck 4 --set dropout=0.1": "adaptformer dropout=0.1",
+    "--prompts peft-sam --loss dice --schedule plateau --early-stopping 2 --validations 0":
+        "full-finetuning",
     "--recipe PEFT_SAM_small": "frozen-encoder",
     "--recipe recommended --learning-rate 1e-3": "full-finetuning",
     "--epochs 1": "full-finetuning",
@@ -175,6 +201,19 @@ def test_finetune(
     with apply_adapter(build(shared / "tiny.pth"), adapter) as injection:
         sizes = [p.numel() for p in injection.trainable_parameters().values()]
     assert outcome.json["trainable_parameters"] == sum(sizes)
+
+
+def test_options_of_training_take_the_place_of_a_recipes(
+    shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    output = tmp_path / "a.safetensors"
+    options = ("--recipe", "peft-sam-many", "--rounds", "2", "--loss", "dice")
+    assert program(*finetune(shared, output, *options)).code == 2  # rank 32 in a width of 16
+    options = ("--recipe", "recommended", "--rounds", "2", "--loss", "dice")
+    assert program(*finetune(shared, output, *options)).code == 0
+    training = load_adapter(output).provenance["training"]
+    assert (training["rounds"], training["loss"]) == (2, "dice")
+    assert (training["prompts"], training["validations"]) == ("varied", 5)
 
 
 def test_the_same_seed_trains_the_same_adapter(

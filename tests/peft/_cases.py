@@ -20,6 +20,13 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
         "method": "cobot-lora", "rank": 8, "alpha": 2.0, "init": "official",
         "matrices": "all-linear",
     },
+    "cobot-sets": {
+        "method": "cobot-lora", "rank": 4, "relations": "none", "projection": "none",
+    },
+    "cobot-fixed-linear": {
+        "method": "cobot-lora", "rank": 4, "init": "official", "relations": "fixed",
+        "projection": "linear",
+    },
     "rslora": {"method": "rslora", "rank": 4},
     "dora": {"method": "dora", "rank": 4},
     "pissa": {"method": "pissa", "rank": 4, "alpha": 0.5},
@@ -31,6 +38,10 @@ METHOD_OPTIONS: dict[str, dict[str, Any]] = {
         "method": "adaptformer", "bottleneck": 4, "input_norm": True, "learn_scale": False,
     },
     "cobot-adaptformer": {"method": "cobot-adaptformer", "bottleneck": 8},
+    "cobot-adaptformer-published": {
+        "method": "cobot-adaptformer", "bottleneck": 4, "input_norm": True, "learn_scale": False,
+        "dropout": 0.1, "init": "official",
+    },
     "attention-tuning": {"method": "attention-tuning"},
     "bias-tuning": {"method": "bias-tuning"},
     "layernorm-tuning": {"method": "layernorm-tuning"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from napari_peftsam.peft import (
     merge,
     save_adapter,
 )
-from tests.peft._cases import perturb, snapshot
+from tests.peft._cases import perturb, snapshot, tiny
 
 
 @pytest.fixture
@@ -123,6 +124,14 @@ def test_broken_json_is_refused(path, text) -> None:
     save_file({"x": torch.zeros(1)}, path, metadata={"napari_peftsam": text})
     with pytest.raises(AdapterMismatchError, match="is damaged"):
         load_adapter(path)
+
+
+def test_a_file_with_the_old_name_of_the_coefficients_rate_is_read() -> None:
+    old = load_adapter(Path(__file__).parent / "data" / "old_cobot.safetensors")
+    assert old.config.coefficient_rate == "100x"
+    with apply_adapter(tiny(), old) as injection:
+        groups = {g["name"]: g["lr"] for g in injection.parameter_groups(1e-4, 0.1)}
+    assert groups == {"main": 1e-4, "coefficients": pytest.approx(1e-2)}
 
 
 def test_unknown_keys_in_the_description_are_allowed(path, adapter) -> None:

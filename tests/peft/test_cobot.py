@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import CobotLoraConfig, Injection, LoraConfig, inject
+from napari_peftsam.peft import (
+    CobotLoraConfig,
+    Injection,
+    LoraConfig,
+    apply_adapter,
+    capture,
+    inject,
+)
 from napari_peftsam.peft.cobot import CobotHub, CobotMixer
 from napari_peftsam.peft.low_rank import LowRankUpdate
 from tests.peft._cases import image, outputs, perturb, snapshot, tiny
@@ -122,6 +129,64 @@ def test_start_values(model, init, c, r, other) -> None:
             assert (value[0] == r).all()
             inside = (value[1:] >= 0) & (value[1:] < 1)
             assert (value[1:] == other).all() if other is not None else inside.all()
+
+
+@pytest.mark.parametrize("init", ["neutral", "official"])
+def test_b_starts_as_zero_whatever_the_coefficients(model, init) -> None:
+    state = inject(model, CobotLoraConfig(rank=RANK, init=init)).state()
+    starts = [value for name, value in state.items() if name.endswith(".B")]
+    assert len(starts) == 8
+    assert not any(value.any() for value in starts)
+    described = CobotLoraConfig.model_fields["init"].description
+    assert "B of LoRA starts as 0 in both" in described
+    assert "Xavier" in described
+
+
+# What the mixer's matrix is, by the paper's tables of ablations.
+ABLATIONS = {
+    "coefficient sets": {"relations": "none", "projection": "none"},
+    "no projection": {"projection": "none"},
+    "no relations": {"relations": "none"},
+    "fixed relations": {"relations": "fixed"},
+    "linear layer": {"projection": "linear"},
+}
+
+
+@pytest.mark.parametrize("init", ["neutral", "official"])
+@pytest.mark.parametrize("options", ABLATIONS.values(), ids=ABLATIONS.keys())
+def test_ablations_equal_their_closed_form(model, options, init) -> None:
+    injection = inject(model, CobotLoraConfig(rank=RANK, alpha=0.5, init=init, **options))
+    perturb(injection.trainable_parameters(), 0.3)
+    state = injection.state()
+    lam = state["encoder.cobot_hub.C"]
+    if options.get("relations") != "none":
+        lam = lam @ state["encoder.cobot_hub.S"]
+    for number, update in enumerate(updates(model)):
+        mixer = update.mixer
+        mixing = {
+            "none": lambda mixer=mixer: torch.eye(RANK),
+            "linear": lambda mixer=mixer: mixer.linear,
+        }.get(options.get("projection"), lambda mixer=mixer: mixer.projection().T)()
+        delta = 0.5 * update.B @ mixing @ torch.diag(mixer.gamma + lam[:, number]) @ update.A
+        x = torch.randn(5, 16)
+        torch.testing.assert_close(update(x, x), x @ delta.T, rtol=1e-5, atol=1e-5)
+
+
+def test_fixed_relations_are_random_kept_and_not_trained(model) -> None:
+    torch.manual_seed(1)
+    injection = inject(model, CobotLoraConfig(rank=4, relations="fixed"))
+    assert "encoder.cobot_hub.S" not in injection.trainable_parameters()
+    drawn = injection.state()["encoder.cobot_hub.S"]
+    assert 0.5 < drawn.std() * 8**0.5 < 1.5  # of eight slots
+    torch.manual_seed(2)
+    again = apply_adapter(tiny(), capture(injection))
+    assert torch.equal(again.state()["encoder.cobot_hub.S"], drawn)
+
+
+def test_a_linear_layer_starts_as_torchs_own_if_official(model) -> None:
+    state = inject(model, CobotLoraConfig(rank=16, init="official", projection="linear")).state()
+    weights = torch.cat([v for name, v in state.items() if name.endswith("mixer.linear")])
+    assert 0.24 < weights.abs().max() <= 16**-0.5
 
 
 def test_neutral_start_stays_plain_lora_while_only_lora_learns() -> None:

@@ -86,6 +86,15 @@ def test_placement_outside_the_encoder() -> None:
         ({"method": "lora", "placement": 3}, r"option 'placement' is 3: "),
         ({"method": "cobot-lora", "rank": 6}, r"'rank' is 6, allowed is .* divisible by 4"),
         ({"method": "cobot-lora", "init": "zero"}, r"one of 'neutral' or 'official'"),
+        (
+            {"method": "cobot-lora", "coefficient_rate": "10"},
+            r"use a factor .* as 10x, or a rate b",
+        ),
+        ({"method": "cobot-lora", "coefficient_rate": 0}, r"'coefficient_rate' is 0: use a factor"),
+        ({"method": "cobot-lora", "coefficient_rate": "fast"}, r"'coefficient_rate' is 'fast': "),
+        ({"method": "cobot-lora", "coefficient_rate": "nanx"}, r"'coefficient_rate' is 'nanx': "),
+        ({"method": "cobot-lora", "relations": "some"}, r"one of 'learned', 'fixed' or 'none'"),
+        ({"method": "adaptformer", "dropout": 1}, r"'dropout' is 1, allowed is less than 1"),
         ({"method": "frozen-encoder", "rank": 4}, r"unknown option 'rank'"),
         ({"method": "lora", "rank": 0, "alpha": -1}, r"'rank' is 0.*; option 'alpha' is -1"),
     ],
@@ -94,6 +103,24 @@ def test_wrong_options_are_explained_in_one_line(options, message) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         parse_method_config(options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "canonical"),
+    [
+        ({}, "10x"),
+        ({"coefficient_rate": " 2.50X"}, "2.5x"),
+        ({"coefficient_rate": "1.25e-4"}, "0.000125"),
+        ({"coefficient_rate": 1e-5}, "1e-05"),
+        ({"coefficient_lr_multiplier": 100.0}, "100x"),
+        ({"coefficient_lr_multiplier": "3"}, "3x"),
+    ],
+    ids=str,
+)
+def test_rates_of_coefficients_are_factors_or_absolute(given, canonical) -> None:
+    config = parse_method_config({"method": "cobot-adaptformer", **given})
+    assert config.coefficient_rate == canonical
+    assert parse_method_config(config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())

@@ -81,6 +81,19 @@ COBOT: list[tuple[str, str, dict[str, Any], int, int]] = [
     ("vit_h", "adaptformer", ADAPTER_16, 32, 4_096),
 ]
 
+# method, options, ablation, parameters more than without COBOT, on ViT-B: with V the width and T
+# the slots, 2 V T coefficients, T^2 relations, T V^2 / 4 of the quaternion layer or T V^2
+ABLATIONS: list[tuple[str, dict[str, Any], dict[str, Any], int]] = [
+    ("lora", {"rank": 4}, {"relations": "none", "projection": "none"}, 192),
+    ("lora", {"rank": 4}, {"projection": "none"}, 192 + 576),
+    ("lora", {"rank": 4}, {"relations": "none"}, 192 + 96),
+    ("lora", {"rank": 4}, {"relations": "fixed"}, 192 + 96),
+    ("lora", {"rank": 4}, {"projection": "linear"}, 192 + 576 + 384),
+    ("adaptformer", ADAPTER_16, {"relations": "none", "projection": "none"}, 384),
+    ("adaptformer", ADAPTER_16, {"relations": "fixed"}, 384 + 768),
+    ("adaptformer", ADAPTER_16, {"projection": "linear"}, 384 + 144 + 3_072),
+]
+
 
 def counts(model: str, method: str, options: dict[str, Any]) -> ParameterCounts:
     return count_parameters(architecture(model), parse_method_config({"method": method, **options}))
@@ -112,6 +125,12 @@ def test_what_cobot_adds(model, method, options, slots, more) -> None:
     assert injection.trainable_parameters()["encoder.cobot_hub.S"].shape == (slots, slots)
 
 
+@pytest.mark.parametrize(("method", "options", "ablation", "more"), ABLATIONS, ids=label)
+def test_what_cobot_adds_without_a_part(method, options, ablation, more) -> None:
+    orchestrated = counts("vit_b", with_cobot(method), options | ablation)
+    assert orchestrated.encoder - counts("vit_b", method, options).encoder == more
+
+
 @pytest.mark.parametrize(
     ("options", "beside"),
     [
@@ -131,5 +150,5 @@ def test_what_is_trained_beside_the_encoder(options, beside) -> None:
 def test_the_orchestrated_methods_are_there() -> None:
     forms = {name: method.cobot for name, method in METHODS.items() if method.cobot}
     assert forms == {"lora": "cobot-lora", "adaptformer": "cobot-adaptformer"}
-    assert all("coefficient_lr_multiplier" in METHODS[n].model_fields for n in forms.values())
+    assert all("coefficient_rate" in METHODS[n].model_fields for n in forms.values())
     assert [with_cobot(name) for name in forms.values()] == list(forms.values())

@@ -163,6 +163,34 @@ def test_adaptformer(method, input_norm, learn_scale) -> None:
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("method", ["adaptformer", "cobot-adaptformer"])
+def test_adaptformer_drops_after_the_relu_in_training_only(method) -> None:
+    t = Trained({"method": method, "bottleneck": 8, "dropout": 0.5})
+    mlp = t.block.mlp
+    expected = mlp(t.x)
+    assert torch.equal(mlp(t.x), expected)
+    with t.injection.training():
+        drawn = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            drawn.append(mlp(t.x).detach())
+        assert torch.equal(drawn[0], drawn[1])
+        assert not torch.equal(drawn[0], drawn[2])
+        average = torch.stack([mlp(t.x).detach() for _ in range(2000)]).mean(0)
+    assert torch.equal(mlp(t.x), expected)
+    # Only after the ReLU, what is left out is linear in the output.
+    assert (average - expected).norm() <= 0.05 * expected.norm()
+
+
+def test_adaptformer_does_not_drop_by_default() -> None:
+    t = Trained({"method": "adaptformer", "bottleneck": 8})
+    expected = t.block.mlp(t.x)
+    before = torch.get_rng_state()
+    with t.injection.training():
+        assert torch.equal(t.block.mlp(t.x), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 SSF_LAYERS = ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2", "norm1", "norm2")
 
 

@@ -11,7 +11,8 @@ from napari_peftsam.peft import inject, parse_method_config
 from tests.peft._cases import CASES, tiny
 
 RATE, DECAY = 1e-4, 0.1
-COEFFICIENTS = (".C", ".S", ".gamma", ".quaternion")
+PUBLISHED = (".C", ".S", ".quaternion")
+COEFFICIENTS = (*PUBLISHED, ".gamma")
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ COEFFICIENTS = (".C", ".S", ".gamma", ".quaternion")
             id="DoRA with LoRA+",
         ),
         pytest.param(
-            {"method": "cobot-lora", "coefficient_lr_multiplier": 100, "lora_plus_ratio": 2},
+            {"method": "cobot-lora", "coefficient_rate": "100x", "lora_plus_ratio": 2},
             {"B": (2, DECAY, ".B"), "coefficients": (100, 0, COEFFICIENTS)},
             id="COBOT",
         ),
@@ -38,6 +39,21 @@ COEFFICIENTS = (".C", ".S", ".gamma", ".quaternion")
                 "coefficients": (10, 0, COEFFICIENTS),
             },
             id="AdaptFormer with COBOT",
+        ),
+        pytest.param(
+            {"method": "cobot-lora", "coefficient_rate": "1.25e-4", "fast_gamma": False},
+            {"coefficients": (1.25, 0, PUBLISHED), "gamma": (1, 0, ".gamma")},
+            id="COBOT as published",
+        ),
+        pytest.param(
+            {"method": "cobot-lora", "relations": "fixed", "projection": "linear"},
+            {"coefficients": (10, 0, (".C", ".gamma", ".linear"))},
+            id="COBOT with fixed relations and a linear layer",
+        ),
+        pytest.param(
+            {"method": "cobot-lora", "relations": "none", "projection": "none"},
+            {"coefficients": (10, 0, (".C", ".gamma"))},
+            id="coefficient sets alone",
         ),
         pytest.param({"method": "ssf"}, {"scales": (1, 0, (".gamma", ".beta"))}, id="SSF"),
     ],
@@ -54,6 +70,14 @@ def test_groups(options: dict[str, Any], special: dict[str, tuple[float, float, 
         assert groups[name]["weight_decay"] == decay
         found = {names[id(p)] for p in groups[name]["params"]}
         assert found == {n for n in parameters if n.endswith(endings)}
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-3])
+def test_an_absolute_rate_does_not_follow_the_learning_rate(rate: float) -> None:
+    config = parse_method_config({"method": "cobot-lora", "coefficient_rate": 1.5e-4})
+    groups = {g["name"]: g for g in inject(tiny(), config).parameter_groups(rate, DECAY)}
+    assert groups["coefficients"]["lr"] == 1.5e-4
+    assert groups["main"]["lr"] == rate
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n.endswith("-0,2")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ from napari_peftsam.peft import (
     LoraConfig,
     MethodConfig,
     apply_adapter,
+    parse_method_config,
 )
 from napari_peftsam.training import (
+    RECIPES,
     AnnotatedPlane,
     MemoryPlanned,
     StepProgress,
+    Team,
     TrainingConfig,
     TrainingStarted,
     TrainingStep,
@@ -32,6 +36,7 @@ from napari_peftsam.training.dataset import split_objects
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.judging import draw_held_out, mean_iou, validate
 from napari_peftsam.training.samples import Targets, crop_masks, prepare_planes
+from napari_peftsam.training.step import Trainer
 from tests.training._world import finish, make_plane
 
 METHODS = [LoraConfig(rank=4), CobotLoraConfig(rank=4), FrozenEncoderConfig()]
@@ -182,6 +187,91 @@ def test_an_adapter_of_another_base_is_refused(planes: list[AnnotatedPlane]) -> 
     list(finetune(model, planes, _config(steps=1)))  # and the model is usable still
 
 
+def test_a_run_that_no_longer_improves_ends_early(planes: list[AnnotatedPlane]) -> None:
+    config = _config(steps=40, validations=40, early_stopping=3, learning_rate=1e-12)
+    events, finished = finish(finetune(build_tiny(), planes, config))
+    assert finished.steps == 4
+    assert finished.verdict.outcome == "no difference"
+    assert isinstance(events[-1], Validated)
+    _, whole = finish(finetune(build_tiny(), planes, _config(steps=9, learning_rate=1e-12)))
+    assert whole.steps == 9
+
+
+class _Follower(Team):
+    """One of several processes; the leading one finds the model better at every validation."""
+
+    leads = False
+
+    def __init__(self) -> None:
+        self._found = (0.5 + 0.01 * n for n in count())
+
+    def broadcast(self, value: float) -> float:
+        return value if value in {0, 1} else next(self._found)  # those of `stop` are 0 or 1
+
+
+def test_all_processes_end_when_the_leading_one_no_longer_improves(
+    planes: list[AnnotatedPlane],
+) -> None:
+    config = _config(steps=9, validations=9, early_stopping=3, learning_rate=1e-12)
+    _, alone = finish(finetune(build_tiny(), planes, config))
+    _, together = finish(finetune(build_tiny(), planes, config, team=_Follower()))
+    assert (alone.steps, together.steps) == (4, 9)
+
+
+@pytest.mark.parametrize("validations", [0, 1, 3])
+def test_a_run_ends_with_a_validation(validations: int, planes: list[AnnotatedPlane]) -> None:
+    config = _config(steps=4, validations=validations, early_stopping=7)
+    events, finished = finish(finetune(build_tiny(), planes, config))
+    assert finished.steps == 4
+    assert isinstance(events[-1], Validated)
+    assert events[-1].step == 4
+    assert sum(isinstance(each, Validated) for each in events) == 1 + max(validations, 1)
+
+
+def test_on_a_plateau_smaller_steps_are_taken(
+    planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    whole = Trainer.update
+
+    def spied(self: Trainer, rate: float) -> None:
+        rates.append(rate)
+        whole(self, rate)
+
+    monkeypatch.setattr(Trainer, "update", spied)
+    options = {"steps": 25, "validations": 25, "schedule": "plateau", "learning_rate": 1e-12}
+    finish(finetune(build_tiny(), planes, _config(FrozenEncoderConfig(), **options)))
+    # The start and ten more may pass; the eleventh that is no better lowers the rate.
+    own = rates[:25]  # the folds of the verdict come after the run
+    assert own == pytest.approx([1.0] * 11 + [0.9] * 11 + [0.81] * 3)
+
+
+def test_the_recipe_of_peft_sams_trainer_trains() -> None:
+    planes = [make_plane(f"image {i}", i) for i in range(3)]
+    settings = RECIPES["peft-sam-trainer"].settings()
+    fitting = LoraConfig(rank=2, matrices="all-linear", placement="late-50%")
+    config = TrainingConfig(steps=6, **{**settings, "method": fitting, "learning_rate": 2e-3})
+    events, finished = finish(finetune(build_tiny(), planes, config))
+    losses = [e.loss for e in events if isinstance(e, TrainingStep)]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert [e.step for e in events if isinstance(e, Validated)] == [0, 6]  # no whole epoch of 50
+    _, again = finish(finetune(build_tiny(), planes, config))
+    assert again.adapter.digest == finished.adapter.digest
+
+
+def test_dropout_is_decided_by_the_seed(planes: list[AnnotatedPlane]) -> None:
+    def losses(seed: int, dropout: float) -> list[float]:
+        method = parse_method_config({"method": "adaptformer", "bottleneck": 4, "dropout": dropout})
+        config = _config(method, seed=seed, learning_rate=1e-2)
+        return [
+            e.loss for e in finetune(build_tiny(), planes, config) if isinstance(e, TrainingStep)
+        ]
+
+    assert losses(0, 0.5) == losses(0, 0.5)
+    assert losses(0, 0.5) != losses(0, 0.0)
+
+
 def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) -> None:
     asked: list[bool] = []
 
@@ -225,6 +315,10 @@ def test_a_budget_of_time_ends_the_run(planes: list[AnnotatedPlane]) -> None:
         ({"learning_rate": -1.0}, "greater than 0"),
         ({"held_out": 1.0}, "less than 1"),
         ({"surprise": 1}, "Extra inputs"),
+        ({"early_stopping": 0}, "greater than or equal to 1"),
+        ({"loss": "focal"}, "'dice-bce' or 'dice'"),
+        ({"schedule": "step"}, "'cosine' or 'plateau'"),
+        ({"prompts": "none"}, "'varied' or 'peft-sam'"),
     ],
     ids=lambda v: str(v)[:30],
 )

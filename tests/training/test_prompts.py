@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_peftsam.segmentation.decode import PromptTensors
-from napari_peftsam.training.prompts import PromptSimulator
+from napari_peftsam.training.prompts import PeftSamSimulator, PromptSimulator
 
 SEEDS = range(12)
 
@@ -139,3 +139,84 @@ def test_where_there_is_no_object_clicks_deny(excess: bool) -> None:
     assert then.labels is not None
     assert then.labels[0, 0] == 1
     assert not then.labels[0, 1:].any()
+
+
+# --- the user of PEFT-SAM's trainer ------------------------------------------------------
+
+
+def _trainer(seed: int, box_first: bool = False) -> PeftSamSimulator:
+    return PeftSamSimulator(torch.Generator().manual_seed(seed), box_first=box_first)
+
+
+def test_the_trainers_boxes_grow_by_up_to_a_fortieth_a_side() -> None:
+    tight = torch.tensor([[10.0, 20.0, 50.0, 40.0]]).repeat(500, 1)
+    grown = (_trainer(0).boxes(tight) - tight) * torch.tensor([-1, -1, 1, 1])
+    size = torch.tensor([40.0, 20.0, 40.0, 20.0])
+    share = grown / size
+    assert share.min() >= 0
+    assert 0.024 < share.max() <= 0.025 + 1e-6
+    assert share.mean() == pytest.approx(0.0125, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_trainer_begins_with_a_click_or_a_box_as_it_is_told(seed: int) -> None:
+    click, box = (_trainer(seed, kind).first(_masks()) for kind in (False, True))
+    assert click.boxes is None
+    assert click.points is not None
+    assert _hits(click.points[:, 0], _masks()) == [True, True]
+    assert (box.points, box.boxes is None) == (None, False)
+
+
+def test_the_trainer_clicks_anywhere_on_an_object() -> None:
+    points = _trainer(0).clicks(_masks()[:1], 2000)[0].long()
+    assert len({tuple(point) for point in points.tolist()}) == 8 * 14  # all of its pixels
+
+
+SHOWN = {
+    "too small": (slice(4, 7), "missed", "beside"),
+    "too large": (slice(0, 30), "object", "excess"),
+    "shifted": (slice(8, 16), "missed", "excess"),
+    "perfect": (slice(4, 12), "object", "beside"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("rows", "wanted", "denied"), SHOWN.values(), ids=SHOWN.keys())
+def test_the_trainer_corrects_with_a_click_of_each_sign(
+    rows: slice, wanted: str, denied: str, seed: int
+) -> None:
+    truth = _masks()[:1]
+    shown = torch.zeros_like(truth)
+    shown[0, rows, 6:20] = True
+    around = torch.zeros_like(truth)
+    around[0, 1:15, 3:23] = True  # the object's box and three pixels more
+    regions = {
+        "missed": truth & ~shown, "excess": shown & ~truth, "object": truth,
+        "beside": around & ~truth,
+    }  # fmt: skip
+    first = _trainer(seed, box_first=True).first(truth)
+    then = _trainer(seed).correct(first, _answer(shown), torch.zeros(1, 1, 16, 16), truth)
+    assert then.points is not None
+    assert then.labels is not None
+    assert then.labels.tolist() == [[1, 0]]
+    assert _hits(then.points[:, 0], regions[wanted]) == [True]
+    assert _hits(then.points[:, 1], regions[denied]) == [True]
+    assert then.boxes is not None
+    again = _trainer(seed).correct(then, _answer(shown), torch.zeros(1, 1, 16, 16), truth)
+    assert again.labels is not None
+    assert again.labels.tolist() == [[1, 0, 1, 0]]
+
+
+def test_the_trainer_feeds_the_mask_back_every_other_time() -> None:
+    truth = _masks()[:1]
+    first, low = _trainer(0).first(truth), torch.ones(1, 1, 16, 16)
+    fed = [_trainer(s).correct(first, _answer(truth), low, truth).masks for s in range(300)]
+    assert 0.4 < sum(mask is not None for mask in fed) / 300 < 0.6
+
+
+def test_the_trainer_denies_nothing_where_all_is_one_object() -> None:
+    masks = torch.ones(1, 16, 16, dtype=torch.bool)
+    trainer = _trainer(0)
+    then = trainer.correct(trainer.first(masks), _answer(masks), torch.zeros(1, 1, 8, 8), masks)
+    assert then.labels is not None
+    assert then.labels.tolist() == [[1, 1, 1]]

@@ -13,12 +13,13 @@ from torch import Tensor
 from napari_peftsam.models import SamModel, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
 from napari_peftsam.peft.methods.fact import FactConfig
-from napari_peftsam.segmentation.decode import decode
+from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training import AnnotatedPlane, StepPlan, Team, TrainingConfig
 from napari_peftsam.training.dataset import split_objects
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.losses import promptable_loss
-from napari_peftsam.training.samples import Targets, Views, prepare_planes
+from napari_peftsam.training.prompts import PeftSamSimulator
+from napari_peftsam.training.samples import Targets, View, Views, prepare_planes
 from napari_peftsam.training.step import MicroBatch, Trainer, add_gradients
 from tests.training._world import make_plane
 
@@ -118,6 +119,63 @@ def test_a_frozen_encoder_is_not_differentiated(model: SamModel) -> None:
         assert not features.requires_grad
         add_gradients(model, batch, features, StepPlan(), torch.tensor(1.0))
         assert all(not n.startswith("image_encoder") for n in _take_gradients(model))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "outputs"),
+    [
+        pytest.param(False, ["three masks", "one mask", "one mask"], id="click"),
+        pytest.param(True, ["one mask"] * 3, id="box"),
+    ],
+)
+def test_the_dice_loss_trains_the_outputs_that_answer(
+    model: SamModel, boxes: bool, outputs: list[str]
+) -> None:
+    """Of the masks' tokens those that no answer comes from get no gradient."""
+    with inject(model, FrozenEncoderConfig()):
+        for rounds in (1, 2, 3):
+            batch, image = _batch(model, rounds)
+            prompts = batch.prompts
+            if boxes:
+                prompts = PromptTensors(boxes=batch.user.boxes(batch.targets.boxes))
+            elif prompts.points is None:
+                points = batch.user.clicks(batch.targets.truth)
+                prompts = PromptTensors(points=points, labels=torch.ones_like(points[..., 0]))
+            batch = replace(batch, prompts=prompts, loss="dice")
+            features = encode_tensor(model.sam, image)
+            loss = add_gradients(model, batch, features, StepPlan(), torch.tensor(1.0))
+            assert 0 < loss < 2.5
+            found = _take_gradients(model)
+            heads = [
+                any(g.any() for n, g in found.items() if f"output_hypernetworks_mlps.{head}." in n)
+                for head in range(4)
+            ]
+            kinds = set(outputs[:rounds])
+            assert heads[0] == ("one mask" in kinds)
+            assert any(heads[1:]) == ("three masks" in kinds)
+
+
+def test_the_prompts_of_peft_sams_trainer_alternate(
+    model: SamModel, planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = split_objects(planes, 0.2, 0).training
+    prepared = prepare_planes(planes, objects, model)
+    config = TrainingConfig(steps=1, rounds=2, prompts="peft-sam", loss="dice")
+    own = [View(objects[:1], own_prompts=True)]  # the user's prompts are not the trainer's
+    views = [v for _, v in islice(Views(objects, prepared, model.architecture, 4, 0), 1)]
+    kinds: list[bool] = []
+    whole = PeftSamSimulator.first
+
+    def spied(self: PeftSamSimulator, *given: Tensor) -> PromptTensors:
+        kinds.append(self.box_first)
+        return whole(self, *given)
+
+    monkeypatch.setattr(PeftSamSimulator, "first", spied)
+    with inject(model, FrozenEncoderConfig()) as injection:
+        trainer = Trainer(injection, config, PlaneEncoder(model, prepared, first=4), Team())
+        for number in range(4):
+            trainer.gradients(number, own if number == 2 else views)
+    assert kinds == [False, True, False, True]
 
 
 class _Kept:

@@ -292,6 +292,16 @@ def test_recipes_fill_the_forms_until_the_user_chooses(
         assert options.config.learning_rate == made.learning_rate
         assert options.advice.text() == made.explanation
         assert not options.advice.isHidden()
+    choose("peft-sam-trainer")
+    assert options.config is not None
+    assert (options.config.loss, options.config.rounds) == ("dice", 8)
+    choose("cobot")  # what the form does not show is kept with its method
+    options.form.set_value("rank", 8)
+    assert options.config is not None
+    assert options.config.method == RECIPES["cobot"].method.model_copy(update={"rank": 8})
+    shown = set(options.form.values())
+    assert {"placement", "rank", "init", "coefficient_rate", "learning_rate"} <= shown
+    assert not shown & {"fast_gamma", "relations", "projection", "loss", "early_stopping"}
     choose("peft-sam")
     options.form.set_value("rank", 8)
     assert options.recipe.currentData() == "own"

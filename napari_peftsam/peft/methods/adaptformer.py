@@ -21,7 +21,8 @@ from napari_peftsam.peft.surgery import Replacement, Surgery
 class _ParallelAdapter(Replacement):
     """``mlp(z) + s * W_up ReLU(R (W_down z + b_down)) + s * b_up``; R the mixer or identity.
 
-    W_down starts Kaiming-uniform, everything else of the branch as zeros, so that it adds 0.
+    Dropout acts after the ReLU, in training only. W_down starts Kaiming-uniform, everything else
+    of the branch as zeros, so that it adds 0.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class _ParallelAdapter(Replacement):
         self.norm = nn.LayerNorm(width, device="cpu") if config.input_norm else None
         self.down = nn.Linear(width, config.bottleneck, device="cpu")
         self.up = nn.Linear(config.bottleneck, width, device="cpu")
-        self.mixer = mixer
+        self.mixer, self.dropout = mixer, config.dropout
         for tensor in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(tensor)
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
@@ -48,7 +49,8 @@ class _ParallelAdapter(Replacement):
         inner: Tensor = self.down(z if self.norm is None else self.norm(z))
         if self.mixer is not None:
             inner = F.linear(inner, self.mixer.matrix().to(inner.dtype))
-        branch: Tensor = self.up(F.relu(inner))
+        kept = F.dropout(F.relu(inner), self.dropout, self.training)
+        branch: Tensor = self.up(kept)
         out: Tensor = self.base(z)
         return out + branch * self.scale * self.strength
 
@@ -75,6 +77,14 @@ class _BottleneckConfig(PlacedConfig):
         default=False,
         title="Normalise the input",
         description="Put a layer norm before the bottleneck.",
+    )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Dropout",
+        description="Share of the bottleneck left out at random in each training step; the "
+        "published adapters have 0.1.",
     )
 
     def install(self, surgery: Surgery) -> None:
