@@ -13,7 +13,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo docs test test-lowest test-under-load kill-test versions lint interoperability \
-	test-interoperability screenshots methods-page formats-page pretrain samples study gate-study bench \
+	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study gate-study bench \
 	bench-document bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 
@@ -34,6 +34,7 @@ help:
 	@echo "make samples      draw the synthetic samples of the package again"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make gate-study   how often the wrong model goes live (two hours; goes on where stopped)"
+	@echo "make settings-study  compare settings of a training (hours; goes on where stopped)"
 	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
 	@echo "make bench-document  how fast annotations are saved, and how large projects get"
 	@echo "make bench-window  actions and times of a day in the real window"
@@ -127,6 +128,10 @@ study: $(VENV)/.installed
 gate-study: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/gate_study.py $(GATE_ARGS)
 	$(BIN)/python tests/benchmarks/gate_study.py --write docs/gate.md $(GATE_ARGS)
+
+# The same for settings of a training; runs/recipe_study.jsonl.
+settings-study: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/recipe_study.py $(STUDY_ARGS)
 
 # micro-sam is measured where its environment can be installed (7 GB); a quick run does without.
 # The last words win, as in BENCH_ARGS="--rounds 1 --threads 2".

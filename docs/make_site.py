@@ -25,6 +25,7 @@ PAGES = {
     "Methods": "methods.md",
     "Python": "python.md",
     "Command line": "command-line.md",
+    "Automatic segmentation": "automatic.md",
     "Many machines": "many-machines.md",
     "Other programs": "exchange.md",
     "Performance": "performance.md",

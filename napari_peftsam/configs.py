@@ -9,6 +9,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LabelsAre = Literal["sparse", "complete"]
+"""Whether what is not labelled is unknown, or background."""
 DEFAULT_BUDGET = 60.0
 """Seconds of finetuning when no budget is named."""
 
@@ -118,6 +120,17 @@ class TrainingOptions(BaseModel):
         description="Validations in a row that may be no better than the best before the run "
         "ends; by default the budget alone ends it.",
     )
+    automatic: bool = Field(
+        True,
+        title="Automatic segmentation",
+        description="Train the head for automatic segmentation, too.",
+    )
+    labels_are: LabelsAre = Field(
+        "sparse",
+        title="Labels are",
+        description="For automatic segmentation. sparse: what is not labelled is unknown; "
+        "complete: it is background.",
+    )
     held_out: float = Field(
         0.2,
         gt=0,
@@ -186,3 +199,38 @@ class EvaluationConfig(BaseModel):
         title="Smallest area",
         description="Objects of fewer pixels are left out and counted.",
     )
+
+
+class AutomaticConfig(BaseModel):
+    """Options of a segmentation without prompts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    eager: float = Field(
+        0.65,
+        ge=0,
+        le=1,
+        title="How eager",
+        description="From 0, only what is certain, to 1, everything that was looked at.",
+    )
+    min_size: int | None = Field(
+        None,
+        ge=1,
+        title="Smallest object",
+        description="Pixels; objects below are left out, 25 if not given.",
+    )
+    fast: bool = Field(
+        False,
+        title="Fast",
+        description="Look for objects at one threshold of the dense maps instead of five.",
+    )
+
+    @property
+    def threshold(self) -> float:
+        """Expected IoU from which on a proposal is an object."""
+        return 1 - self.eager
+
+    @property
+    def least_area(self) -> int:
+        """Pixels of the smallest object."""
+        return self.min_size or 25

@@ -12,18 +12,20 @@ import torch
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.export_context import context_of
 from napari_peftsam.batch.segment import PromptedImage, SegmentReport
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import atomic_path, open_labels, read_provenance
 from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
-from napari_peftsam.models import DENSE_HEAD, SamModel, build, checkpoint_state
+from napari_peftsam.models import DENSE_HEAD, DenseHead, SamModel, build, checkpoint_state
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
     Adapter,
     ExpectedAdapter,
     check_replaceable,
+    dense_head_of,
     export_hf_peft,
     import_adapter,
     load_adapter,
@@ -39,12 +41,13 @@ from napari_peftsam.types import ModelReference
 
 def segment_file(
     image: Path,
-    prompts: Path,
+    prompts: Path | None,
     output: Path,
     choice: ModelChoice | None = None,
     options: ReadOptions = AS_THE_FILE_SAYS,
+    config: AutomaticConfig | None = None,
 ) -> SegmentReport:
-    """Segment the objects of a prompts file in one image and write their labels.
+    """Segment the objects of a prompts file, or all objects, in one image and write their labels.
 
     Parameters
     ----------
@@ -52,18 +55,20 @@ def segment_file(
         One plane, ``(H, W)`` or ``(H, W, 3)``; a large one is read and segmented in tiles.
     prompts
         A file, see `napari_peftsam.batch.prompts_file.read_prompts_for`; its object ``i``
-        (from 1) gets label ``i``.
+        (from 1) gets label ``i``. None: look for all objects.
     output
         The TIFF file or OME-Zarr folder to write; for a large image it must be a folder,
         into which objects are written one by one.
     options
         Axes, channels and the rest of what the image's file leaves open.
+    config
+        How to look for objects without prompts.
     """
     choice = choice or ModelChoice()
     prompted = PromptedImage.open(image, prompts, output, choice.reading(options))
     engine = choice.engine()
     engine.keeps_activations = False  # no other adapter comes
-    return prompted.segment(engine, output)
+    return prompted.segment(engine, output, config)
 
 
 def export_file(labels: Path, output: Path, format_name: str) -> Path:
@@ -168,8 +173,9 @@ def export_model(
 
     `segment_anything.sam_model_registry` loads it if the architecture is one of its own,
     MobileSAM's loads ``vit_t``; `napari_peftsam.models.build` loads it in any case, with
-    the dense head of the built-in model. `strength` is a factor on the adapter's changes.
-    The frame is in torch's metadata of the state dict, ``_metadata[""]["image_size"]``;
+    the head of the built-in model, or of the adapter on it. `strength` is a factor on the
+    adapter's changes. The frame is in torch's metadata of the state dict,
+    ``_metadata[""]["image_size"]``;
     `segment_anything.modeling.Sam` takes it as ``img_size`` where it is not 1024.
 
     Raises
@@ -181,8 +187,9 @@ def export_model(
     """
     state = model.sam.state_dict() if adapter is None else merge(model, adapter, strength)
     named = checkpoint_state(model.architecture, state)
-    if model.dense_head is not None:
-        named |= {f"{DENSE_HEAD}{key}": v for key, v in model.dense_head.state_dict().items()}
+    if isinstance(model.dense_head, DenseHead):  # other programs refuse one in their own models
+        head = dense_head_of(model, adapter) or model.dense_head
+        named |= {f"{DENSE_HEAD}{key}": v for key, v in head.state_dict().items()}
     plain: Any = OrderedDict((name, tensor.cpu()) for name, tensor in named.items())
     plain._metadata = {"": {"image_size": model.image_size}}  # noqa: SLF001  # as torch keeps it
     with atomic_path(path) as temporary, temporary.open("wb") as file:

@@ -18,20 +18,24 @@ from napari_peftsam.app.finetuning import (
     finish,
     train,
 )
-from napari_peftsam.configs import DEFAULT_BUDGET
+from napari_peftsam.configs import DEFAULT_BUDGET, AutomaticConfig, LabelsAre
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError, PeftSamError
 from napari_peftsam.evaluation import (
+    AutomaticEvaluation,
     EvaluationConfig,
     EvaluationEvent,
+    EvaluationProgress,
     EvaluationReport,
+    LabelledImage,
     evaluate,
+    evaluate_automatic,
 )
 from napari_peftsam.files import ImagePair, pair_folders
 from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import pick_device
 from napari_peftsam.normalisation import check_normalisable
-from napari_peftsam.peft import Adapter, load_adapter, save_adapter
+from napari_peftsam.peft import Adapter, dense_head_of, load_adapter, save_adapter
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -193,6 +197,34 @@ def evaluate_folders(
     return measure(engine, cut_into_tiles(planes, engine.model), config, watch)
 
 
+def evaluate_folders_automatically(  # noqa: PLR0913, PLR0917
+    images: Path,
+    labels: Path,
+    config: AutomaticConfig | None = None,
+    choice: ModelChoice | None = None,
+    watch: Callable[[EvaluationProgress], object] = lambda _: None,
+    options: ReadOptions = AS_THE_FILE_SAYS,
+    labels_are: LabelsAre = "complete",
+) -> AutomaticEvaluation:
+    """Measure how well all objects are found without prompts; slow.
+
+    Parameters are as in `evaluate_folders`, and `labels_are` as in
+    `napari_peftsam.evaluation.evaluate_automatic`.
+    """
+    choice = choice or ModelChoice()
+    planes = folder_planes(images, labels, choice.reading(options))
+    engine = choice.open().engine
+    head = dense_head_of(engine.model, engine.live.adapter)
+    pairs = _pairs(cut_into_tiles(planes, engine.model))
+    for event in evaluate_automatic(
+        engine.model, pairs, config, labels_are, head, adapter=engine.live.encoder
+    ):
+        if isinstance(event, AutomaticEvaluation):
+            return event
+        watch(event)
+    raise AssertionError("the figures are the last event")
+
+
 def measure(
     engine: Engine,
     planes: Iterable[AnnotatedPlane],
@@ -200,14 +232,17 @@ def measure(
     watch: Callable[[EvaluationEvent], object],
 ) -> EvaluationReport:
     """Measure how well a model answers prompts on annotated planes; slow."""
-    pairs = [
+    event: EvaluationEvent | None = None
+    for event in evaluate(engine.model, _pairs(planes), config, adapter=engine.live.encoder):
+        watch(event)
+    assert isinstance(event, EvaluationReport), "it is the last event"
+    return event
+
+
+def _pairs(planes: Iterable[AnnotatedPlane]) -> list[LabelledImage]:
+    return [
         (plane.name, plane.pixels, plane.labels)
         if plane.limits is None
         else (plane.name, plane.pixels, plane.labels, plane.limits)
         for plane in planes
     ]
-    event: EvaluationEvent | None = None
-    for event in evaluate(engine.model, pairs, config, adapter=engine.live.encoder):
-        watch(event)
-    assert isinstance(event, EvaluationReport), "it is the last event"
-    return event

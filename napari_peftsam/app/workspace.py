@@ -21,6 +21,7 @@ from napari_peftsam.app.adapters import (
     stored_adapters,
 )
 from napari_peftsam.app.finetuning import TrainingJob
+from napari_peftsam.app.regions import known_background
 from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey, class_of
 from napari_peftsam.embeddings import (
     EmbeddingStore,
@@ -355,10 +356,14 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             tiled = engine.tiled(image.plane_pixels(PlaneKey(image.id, index)), image.id)
             where = str(list(index)) if index else ""
             name = " ".join(filter(None, (image.name + where, class_of(label_set))))
-            noted.append((name, image.id, channels, tiled, snapshot, index, label_set, records))
+            plane = PlaneKey(image.id, index)
+            background = known_background(image, plane) if len(tiled.grid) == 1 else None
+            noted.append(
+                (name, image.id, channels, tiled, snapshot, index, label_set, records, background)
+            )
 
     def read() -> Iterator[AnnotatedPlane]:
-        for name, of, channels, tiled, snapshot, index, label_set, records in noted:
+        for name, of, channels, tiled, snapshot, index, label_set, records, empty in noted:
             given = {r.label: r.prompts_in(index) for r in records}
             prompts = {label: each for label, each in given.items() if each}
             labels = partial(snapshot.labels, label_set, index)
@@ -370,7 +375,9 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             else:
                 whole = np.array(tiled.plane)
                 kept = labels(tiled.grid.window)
-                yield AnnotatedPlane(name, of, whole, kept, prompts, channels=channels)
+                yield AnnotatedPlane(
+                    name, of, whole, kept, prompts, channels=channels, background=empty
+                )
 
     return read
 

@@ -90,7 +90,8 @@ def segment_large_image(
             f"{image} fits one frame of the model: use `segment`, or name a folder of images"
         )
     check_zarr_output(output, image.name, (height, width))
-    asked, plane = len(prompted.prompts), Window(0, 0, height, width)
+    given = prompted.prompts or ()
+    asked, plane = len(given), Window(0, 0, height, width)
     try:
         with (
             open_workers(plan.cluster, asked) as workers,
@@ -131,7 +132,7 @@ def _predictions(prompted: PromptedImage, scratch: Path, options: ReadOptions) -
     image, options = prompted.path.absolute(), replace(options, own_planes=True)
     return [
         Task(f"objects {group[0][0]}, ...", (image, group, scratch, options))
-        for group in _neighbours(prompted.prompts)
+        for group in _neighbours(prompted.prompts or ())
     ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from napari_peftsam.batch.automatic import AutomaticCounts, segment_all
 from napari_peftsam.batch.cluster import open_workers
 from napari_peftsam.batch.embed import embed_plane
 from napari_peftsam.batch.plan import (
@@ -26,6 +27,7 @@ from napari_peftsam.batch.prompts_file import (
     read_prompts_for,
 )
 from napari_peftsam.batch.run import Task, TaskFunction
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import PlaneEmbedding, TiledImage
 from napari_peftsam.errors import ConfigurationError, ExportError, ImageError
 from napari_peftsam.export import (
@@ -34,7 +36,7 @@ from napari_peftsam.export import (
     create_labels,
     export_labels,
 )
-from napari_peftsam.files import atomic_path, open_image, pair_prompts
+from napari_peftsam.files import atomic_path, find_images, image_name, open_image, pair_prompts
 from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
@@ -47,29 +49,46 @@ _CHUNK = 1024  # pixels along each axis of the scratch array
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """Prompted objects, labels without a pixel, and the file of a segmentation."""
+    """Objects, labels of prompted ones without a pixel, and the file of a segmentation.
+
+    Attributes
+    ----------
+    counts
+        What became of the proposals; None if objects were prompted.
+    """
 
     objects: int
     empty: tuple[int, ...]
     output: Path
+    counts: AutomaticCounts | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON."""
-        return {**asdict(self), "empty": list(self.empty), "output": str(self.output)}
+        found = {"objects": self.objects, "output": str(self.output)}
+        if self.counts is None:
+            return found | {"empty": list(self.empty)}
+        return found | {"stages": self.counts.to_dict()}
 
 
 @dataclass(frozen=True, eq=False)
 class PromptedImage:
-    """One image plane, perhaps on disk, with prompts for its objects that lie inside."""
+    """One image plane, perhaps on disk, with prompts for its objects that lie inside.
+
+    `prompts` is None if all objects are to be found without.
+    """
 
     path: Path
     pixels: PixelArray | LazyImage = field(repr=False)
-    prompts: tuple[Prompts, ...] = field(repr=False)
+    prompts: tuple[Prompts, ...] | None = field(repr=False)
     metadata: ImageMetadata = UNKNOWN
 
     @classmethod
     def open(
-        cls, image: Path, prompts: Path, output: Path, options: ReadOptions = AS_THE_FILE_SAYS
+        cls,
+        image: Path,
+        prompts: Path | None,
+        output: Path,
+        options: ReadOptions = AS_THE_FILE_SAYS,
     ) -> PromptedImage:
         """Read prompts and open the image, if its labels can be written to `output`.
 
@@ -78,7 +97,7 @@ class PromptedImage:
         PeftSamError
             If a file cannot be used, or a prompt lies outside the image.
         """
-        check_not_an_input(output, image, prompts)
+        check_not_an_input(output, *filter(None, (image, prompts)))
         if output.suffix.lower() == ".zarr" and output.is_dir():
             check_replaceable(output)
         else:
@@ -88,6 +107,8 @@ class PromptedImage:
         if len(file.metadata.axes) > 2:
             shape = file.pixels.shape
             raise ImageError(f"{image} is a stack of shape {shape}: save one plane of it")
+        if prompts is None:
+            return cls(image, file.pixels, None, file.metadata)
         asked = read_prompts_for(file, image.name, prompts, options.number_pieces)
         check_prompts_inside(asked, (file.pixels.shape[0], file.pixels.shape[1]), prompts)
         return cls(image, file.pixels, asked, file.metadata)
@@ -97,11 +118,18 @@ class PromptedImage:
         """Name, axes and pixel size of the image, for the file of its labels."""
         return ExportContext.of(self.metadata, image_name=self.path.name)
 
-    def segment(self, engine: Engine, output: Path) -> SegmentReport:
-        """Segment the objects and write their labels; object ``i`` (from 1) gets label ``i``."""
+    def segment(
+        self, engine: Engine, output: Path, config: AutomaticConfig | None = None
+    ) -> SegmentReport:
+        """Segment the objects and write their labels; object ``i`` (from 1) gets label ``i``.
+
+        `config` is for what is found without prompts.
+        """
+        if self.prompts is None:
+            return self._segment_all(engine, output, config or AutomaticConfig())
         image = engine.tiled(self.pixels, self.path.name)
         if len(image.grid) > 1:
-            return _segment_in_parts(engine, image, self, output)
+            return _segment_in_parts(engine, image, self.prompts, self.context, output)
         [encoded] = embed_plane(engine, str(self.path), self.pixels)
         embedding = PlaneEmbedding(encoded.embedding.key, image, encoded.embedding)
         labels = segment_plane(engine, embedding, self.prompts)
@@ -109,6 +137,20 @@ class PromptedImage:
         empty = tuple(i for i in range(1, len(self.prompts) + 1) if i not in found)
         written = export_labels(labels, output, None, self.context)
         return SegmentReport(len(self.prompts), empty, written)
+
+    def _segment_all(self, engine: Engine, output: Path, config: AutomaticConfig) -> SegmentReport:
+        image = engine.tiled(self.pixels, self.path.name)
+        shape = image.grid.window.shape
+        if len(image.grid) == 1:
+            labels = np.zeros(shape, np.int32)
+            counts = segment_all(engine, self.pixels, self.path.name, labels, config)
+            written = export_labels(labels, output, None, self.context)
+            return SegmentReport(counts.objects, (), written, counts)
+        check_zarr_output(output, image.name, shape)
+        with atomic_path(output) as temporary:
+            stored = create_labels(temporary, shape, self.context)
+            counts = segment_all(engine, self.pixels, self.path.name, stored, config)
+        return SegmentReport(counts.objects, (), output, counts)
 
 
 def segment_plane(
@@ -132,13 +174,17 @@ def check_zarr_output(output: Path, name: str, shape: tuple[int, int]) -> None:
 
 
 def _segment_in_parts(
-    engine: Engine, image: TiledImage, prompted: PromptedImage, output: Path
+    engine: Engine,
+    image: TiledImage,
+    prompts: Sequence[Prompts],
+    context: ExportContext,
+    output: Path,
 ) -> SegmentReport:
     """Write an OME-Zarr label image, only the parts that hold objects.
 
     Only the tiles around the prompts are embedded.
     """
-    grid, prompts = image.grid, prompted.prompts
+    grid = image.grid
     check_zarr_output(output, image.name, grid.window.shape)
     embedding = PlaneEmbedding(image.key(engine.model, engine.live.encoder), image)
     try:
@@ -147,7 +193,7 @@ def _segment_in_parts(
         raise ExportError(f"cannot write {output}: {error.strerror or error}") from error
     with folder as scratch, atomic_path(output) as temporary:
         shape = grid.window.shape
-        labels = create_labels(temporary, shape, prompted.context)
+        labels = create_labels(temporary, shape, context)
         highest = zarr.create_array(
             Path(scratch, "highest.zarr"), shape=shape, chunks=(_CHUNK, _CHUNK),
             dtype="float32", fill_value=0,
@@ -165,12 +211,13 @@ def _segment_in_parts(
 
 def segment_batch(
     images: Path,
-    prompts: Path,
+    prompts: Path | None,
     output: Path,
     plan: BatchPlan | None = None,
     stop: Stop = lambda: False,
+    config: AutomaticConfig | None = None,
 ) -> Iterator[BatchEvent]:
-    """Segment prompted objects in the images of a folder; one OME-Zarr of labels for each.
+    """Segment objects in the images of a folder; one OME-Zarr of labels for each.
 
     The labels equal the ones of `napari_peftsam.segment_file`. A second run writes the same ones
     again, and finds the embeddings, which take the time, in the store.
@@ -178,11 +225,14 @@ def segment_batch(
     Parameters
     ----------
     images, prompts
-        Folders of images and of prompts files (see `read_prompts`), paired by name.
+        Folders of images and of prompts files (see `read_prompts`), paired by name. Without
+        prompts all objects are looked for.
     output
         Folder for ``NAME.ome.zarr``; made if need be.
     stop
         Asked several times per second; True ends the batch early.
+    config
+        How to look for objects without prompts.
 
     Yields
     ------
@@ -192,18 +242,20 @@ def segment_batch(
     Raises
     ------
     InputFileError
-        If no image has prompts.
+        If no image has prompts, or there is no image.
     PromptError
         If a prompts file is not valid.
     ExportError
         If `output` cannot be written.
     """
     plan = plan or BatchPlan()
-    pairs, options = pair_prompts(images, prompts), plan.reading
-    if output.exists() and output.samefile(images):
+    options = plan.reading
+    pairs = _unprompted(images) if prompts is None else pair_prompts(images, prompts)
+    if output.exists() and images.exists() and output.samefile(images):
         raise ConfigurationError(f"{output} is the folder of the images: choose another one")
     for _, _, asked in pairs:
-        check_prompts(asked)
+        if asked is not None:
+            check_prompts(asked)
     make_folder(output)
     folder = output.absolute()
     with (
@@ -215,8 +267,8 @@ def segment_batch(
     ):
         tasks = []
         for name, *paths in pairs:
-            image, asked = (path.absolute() for path in paths)
-            arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), options
+            image, asked = (path and path.absolute() for path in paths)
+            arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), options, config
             tasks.append(Task(name, arguments, name))
         done = yield from workers.run(TaskFunction(plan.source, _segment_image), tasks, stop)
     reports = [event.result for event in done if event.result]
@@ -225,15 +277,25 @@ def segment_batch(
     yield finished(tasks, done, output, objects=objects, empty=empty)
 
 
-def _segment_image(
-    engine: Engine, image: Path, prompts: Path, output: Path, scratch: Path, options: ReadOptions
+def _unprompted(images: Path) -> list[tuple[str, Path, None]]:
+    return [(image_name(path.name), path, None) for path in find_images([images])]
+
+
+def _segment_image(  # noqa: PLR0913, PLR0917
+    engine: Engine,
+    image: Path,
+    prompts: Path | None,
+    output: Path,
+    scratch: Path,
+    options: ReadOptions,
+    config: AutomaticConfig | None,
 ) -> SegmentReport:
     """Make the labels of one image in the folder `scratch`, then move them to `output`.
 
     The maker of `scratch`, on the same disk, removes what a process that died left there.
     """
     prompted = PromptedImage.open(image, prompts, output, options)
-    made = prompted.segment(engine, scratch / output.name)
+    made = prompted.segment(engine, scratch / output.name, config)
     with atomic_path(output) as temporary:
         made.output.rename(temporary)
     return replace(made, output=output)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.errors import ConfigurationError
 
 from ._console import (
@@ -21,7 +22,18 @@ from ._console import (
     graceful_interrupt,
     say,
 )
-from ._options import BATCH, MODEL, NUMBER_PIECES, READING, Json, Values, grouped, read_options
+from ._options import (
+    BATCH,
+    MODEL,
+    NUMBER_PIECES,
+    READING,
+    Json,
+    Values,
+    configure,
+    grouped,
+    options_of,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
@@ -57,68 +69,95 @@ def embed(
     _run(lambda stop: embed_batch(images, plan, stop), text, as_json)
 
 
-@grouped(model=MODEL, reading=(*READING, NUMBER_PIECES))
-def segment(
+AUTOMATIC = options_of(AutomaticConfig, "eager", "min_size", "fast")
+
+
+@grouped(model=MODEL, reading=(*READING, NUMBER_PIECES), automatic=AUTOMATIC)
+def segment(  # noqa: PLR0913
     *,
     image: Annotated[Path, typer.Argument(help="One 2D image: TIFF, PNG, JPEG or zarr.")],
-    prompts: Annotated[
-        Path,
-        typer.Option(
-            help="JSON file: a list of objects, as above; or centres (.csv), or rough labels or "
-            "outlines, of which the boxes are taken."
-        ),
-    ],
     output: Annotated[
         Path, typer.Option(help="Label image to write: .tif, or .zarr, which a large image needs.")
     ],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file: a list of objects, as above; or centres (.csv), or rough labels or "
+            "outlines, of which the boxes are taken. Without it all objects are looked for."
+        ),
+    ] = None,
+    automatic: Values,
     reading: Values,
     model: Values,
     as_json: Json = False,
 ) -> None:
-    """Segment prompted objects; object number i of the prompts file gets label i.
+    """Segment all objects of an image, or those that are prompted.
 
-    The prompts file is a list of {"points": [[row, col], ...], "labels": [1, 0, ...],
-    "box": [row0, col0, row1, col1]}: points (label 1 on the object, 0 not on it), a box,
-    or both.
+    Object number i of a prompts file gets label i. The file is a list of {"points": [[row, col],
+    ...], "labels": [1, 0, ...], "box": [row0, col0, row1, col1]}: points (label 1 on the object,
+    0 not on it), a box, or both.
     """
+    config = automatic_config(prompts, automatic)
     from napari_peftsam.app.choice import ModelChoice
     from napari_peftsam.app.exchange import segment_file
 
-    report = segment_file(image, prompts, output, ModelChoice(**model), read_options(reading))
+    reading_options = read_options(reading)
+    report = segment_file(image, prompts, output, ModelChoice(**model), reading_options, config)
+    if report.counts is not None and not report.objects:
+        say("note: no object was found; a higher --eager shows less certain ones")
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")
     emit(report.to_dict(), as_json, f"{counted(report.objects, 'object')}: {report.output}")
 
 
-@grouped(model=MODEL, batch=(*BATCH, *READING, NUMBER_PIECES))
-def segment_batch(
+def automatic_config(prompts: Path | None, values: Values) -> AutomaticConfig:
+    """Return the options of a segmentation without prompts; with prompts there are none."""
+    config = configure(AutomaticConfig, **values)
+    changed = [
+        name
+        for name, value in values.items()
+        if value != AutomaticConfig.model_fields[name].default
+    ]
+    if prompts is not None and changed:
+        raise ConfigurationError(
+            f"--{changed[0].replace('_', '-')} is for a segmentation without --prompts: leave one "
+            "of them out"
+        )
+    return config
+
+
+@grouped(model=MODEL, batch=(*BATCH, *READING, NUMBER_PIECES), automatic=AUTOMATIC)
+def segment_batch(  # noqa: PLR0913
     *,
     images: Annotated[
         Path, typer.Option(help="Folder of images (TIFF, PNG, JPEG or zarr), or a large zarr.")
     ],
-    prompts: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of files as `segment` takes, named as the images; of a large image "
-            "the file."
-        ),
-    ],
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder for the labels, NAME.ome.zarr for each; of a large image the OME-Zarr."
+            help="Folder for the labels, NAME.ome.zarr for each; of a large image with prompts the "
+            "OME-Zarr."
         ),
     ],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of files as `segment` takes, named as the images; of a large image "
+            "the file. Without it all objects are looked for."
+        ),
+    ] = None,
+    automatic: Values,
     batch: Values,
     model: Values,
     as_json: Json = False,
 ) -> None:
-    """Segment prompted objects of many images, or of a large one, by several processes.
+    """Segment all or prompted objects of many images, or of a large one, by several processes.
 
     Object number i of an image's prompts file gets label i. Images that fail are left out
     and listed; a second run finds the embeddings of the first.
     """
+    config = automatic_config(prompts, automatic)
     plan = _plan(model, read_options(batch), **batch)
     from napari_peftsam.batch.large_image import segment_large_image
     from napari_peftsam.batch.segment import segment_batch as segment_folder
@@ -131,8 +170,12 @@ def segment_batch(
         found = counted(finished.objects, "object")
         return f"{found}{empty} in {_images(finished)}: {finished.output}"
 
-    run = segment_large_image if images.is_file() or is_zarr(images) else segment_folder
-    _run(lambda stop: run(images, prompts, output, plan, stop), text, as_json)
+    def run(stop: Callable[[], bool]) -> Iterator[BatchEvent]:
+        if prompts is not None and (images.is_file() or is_zarr(images)):
+            return segment_large_image(images, prompts, output, plan, stop)
+        return segment_folder(images, prompts, output, plan, stop, config)
+
+    _run(run, text, as_json)
 
 
 def _images(finished: BatchFinished) -> str:

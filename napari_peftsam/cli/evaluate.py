@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from napari_peftsam.configs import EvaluationConfig
+import typer
+
+from napari_peftsam.configs import AutomaticConfig, EvaluationConfig, LabelsAre
+from napari_peftsam.errors import ConfigurationError
 
 from ._console import Progress, counted, emit, say
 from ._options import (
@@ -24,14 +28,31 @@ from ._options import (
 
 if TYPE_CHECKING:
     from napari_peftsam.evaluation import EvaluationEvent, EvaluationReport
+    from napari_peftsam.metadata import ReadOptions
 
 
 @grouped(
     source=(*SOURCE, *READING, NUMBER_PIECES),
     model=project_model_options(),
     sample=options_of(EvaluationConfig, "max_objects", "seed"),
+    automatic=options_of(AutomaticConfig, "eager", "min_size", "fast"),
 )
-def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = False) -> None:
+def evaluate(  # noqa: PLR0913
+    *,
+    source: Values,
+    model: Values,
+    sample: Values,
+    without_prompts: Annotated[
+        bool,
+        typer.Option("--automatic", help="Measure the segmentation without prompts instead."),
+    ] = False,
+    labels_are: Annotated[
+        LabelsAre,
+        typer.Option(help="complete: unlabelled is background; sparse: unknown. For --automatic."),
+    ] = "complete",
+    automatic: Values,
+    as_json: Json = False,
+) -> None:
     """Measure how well prompts are answered: IoU from a point, a box and 1 to 10 clicks.
 
     With --project, on its objects and with its live adapter; it may be open in a viewer. I_P and
@@ -46,6 +67,9 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
     from napari_peftsam.app.project_commands import evaluate_project
     from napari_peftsam.evaluation import EvaluationProgress
 
+    if without_prompts:
+        _automatic(folders, project, model, reading, automatic, labels_are, as_json)
+        return
     config = configure(EvaluationConfig, **sample)
     with Progress() as progress:
 
@@ -60,6 +84,36 @@ def evaluate(*, source: Values, model: Values, sample: Values, as_json: Json = F
         else:
             report = evaluate_folders(*folders, config, choice, watch, reading)
     emit(report.to_dict(), as_json, _text(report))
+
+
+def _automatic(  # noqa: PLR0913, PLR0917
+    folders: tuple[Path, Path] | None,
+    project: Path | None,
+    model: Values,
+    reading: ReadOptions,
+    values: Values,
+    labels_are: LabelsAre,
+    as_json: bool,
+) -> None:
+    from napari_peftsam.app.choice import ModelChoice
+    from napari_peftsam.app.folders import evaluate_folders_automatically
+
+    config = configure(AutomaticConfig, **values)
+    if folders is None:
+        raise ConfigurationError("--automatic needs folders of images and labels, not a project")
+    model["model"] = model["model"] or default_model(project)
+    with Progress() as progress:
+        report = evaluate_folders_automatically(
+            *folders, config, ModelChoice(**model),
+            lambda event: progress.show(event.fraction, event.name), reading, labels_are,
+        )  # fmt: skip
+    found = report.to_dict()
+    lines = [
+        f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}"
+        for name, value in found.items()
+        if not isinstance(value, dict | list)
+    ]
+    emit(found, as_json, "\n".join(lines))
 
 
 _COLUMNS = {

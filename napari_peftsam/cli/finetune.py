@@ -60,6 +60,8 @@ _TRAINING = options_of(
     "leave_out",
     "seed",
     "early_stopping",
+    "automatic",
+    "labels_are",
     images_per_step="as many as there are processes of torchrun, which share them",
     **dict.fromkeys(("rounds", "prompts", "loss", "schedule", "validations"), ""),
 )

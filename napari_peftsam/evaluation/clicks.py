@@ -88,17 +88,17 @@ def click_ious(
     targets: Sequence[Target],
     rounds: int,
     *,
-    from_box: bool = False,
+    first: Sequence[Prompts] | None = None,
     enough: float = 1.0,
 ) -> Iterator[Floats]:
     """Yield the IoU of every object after 1, 2, …, `rounds` prompts, each ``(objects,)``.
 
-    The first prompt is `Target.first_click`, or the tight box; each further one is
+    The first prompt is one of `first`, else `Target.first_click`; each further one is
     `Target.next_click` on the candidate of the highest predicted score, whose logits are fed back
     as the previous mask. A mask that is right, or whose IoU is `enough`, keeps its IoU and gets
     no more clicks.
     """
-    prompts = [Prompts(box=t.box) if from_box else Prompts((t.first_click(),)) for t in targets]
+    prompts = list(first or [Prompts((target.first_click(),)) for target in targets])
     previous: list[FloatArray | None] = [None] * len(targets)
     ious = np.zeros(len(targets))
     active = list(range(len(targets)))

@@ -33,6 +33,7 @@ from napari_peftsam.evaluation.intervals import bootstrap_intervals
 from napari_peftsam.evaluation.targets import LabelledImage, Target, select_objects, targets_of
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
+from napari_peftsam.types import Prompts
 
 __all__ = [
     "EvaluationConfig",
@@ -192,9 +193,9 @@ def evaluate(
     done = 0
     for index, chosen in selected.items():
         name, pixels, labels, *limits = images[index]
-        span = _Span(name, done / objects, len(chosen) / objects)
+        span = Span(name, done / objects, len(chosen) / objects)
         request = EncodeRequest(name, pixels, *limits)
-        embedding = yield from _embed(encode(model, [request], store, adapter), span)
+        embedding = yield from embedded(encode(model, [request], store, adapter), span)
         targets = targets_of(labels, chosen)
         measured += yield from _measure(Predictor(model), embedding, targets, config, span)
         done += len(chosen)
@@ -208,14 +209,14 @@ class _Measured:
     `curves` begin with a click, `boxes` with a box.
     """
 
-    span: _Span
+    span: Span
     curves: Floats
     boxes: Floats
     candidates: Candidates
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
     """One image's part of the whole progress."""
 
     name: str
@@ -226,8 +227,8 @@ class _Span:
         return EvaluationProgress(self.name, self.start + self.share * fraction)
 
 
-def _embed(
-    events: Iterable[EncodeEvent], span: _Span
+def embedded(
+    events: Iterable[EncodeEvent], span: Span
 ) -> Generator[EvaluationProgress, None, Embedding]:
     for event in events:
         if isinstance(event, EncodeProgress):
@@ -244,7 +245,7 @@ def _measure(
     embedding: Embedding,
     targets: Sequence[Target],
     config: EvaluationConfig,
-    span: _Span,
+    span: Span,
 ) -> Generator[EvaluationProgress, None, list[_Measured]]:
     """Measure all objects of one image, in batches."""
     measured: list[_Measured] = []
@@ -256,9 +257,9 @@ def _measure(
         curves = np.zeros((len(batch), max(config.clicks, config.rounds)))
         boxes = np.zeros((len(batch), config.rounds))
         done = 0
-        for figures, from_box in ((curves, False), (boxes, True)):
+        for figures, first in ((curves, None), (boxes, [Prompts(box=t.box) for t in batch])):
             rounds = figures.shape[1]
-            asked = click_ious(predictor, embedding, batch, rounds, from_box=from_box)
+            asked = click_ious(predictor, embedding, batch, rounds, first=first)
             for number, ious in enumerate(asked):
                 figures[:, number] = ious
                 done += 1

@@ -14,3 +14,4 @@ from napari_peftsam.models.model import *
 from napari_peftsam.models.parts import *
 from napari_peftsam.models.recommendation import *
 from napari_peftsam.models.registry import *
+from napari_peftsam.models.unetr import *

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.models.architecture import ARCHITECTURES, Architecture, architecture
-from napari_peftsam.models.checkpoint import fitted, read_state_dict
+from napari_peftsam.models.checkpoint import decoder_state_dict, fitted, read_state_dict
 from napari_peftsam.models.device import pick_precision
 from napari_peftsam.models.download import file_digest
 from napari_peftsam.models.entry import ModelEntry
@@ -27,6 +27,7 @@ from napari_peftsam.models.model import (
 )
 from napari_peftsam.models.parts import DenseHead
 from napari_peftsam.models.registry import find_model, model_names
+from napari_peftsam.models.unetr import UnetrDecoder
 from napari_peftsam.types import ModelReference
 
 __all__ = [
@@ -94,11 +95,14 @@ def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> Sa
     # The two normalisation buffers are not in SAM state dicts, so they are still on meta.
     sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
     sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1), False)
-    head = None
+    head: DenseHead | UnetrDecoder | None = None
     if dense:
         head = DenseHead(arch.embedding_width)
         head.load_state_dict(fitted(name, head.state_dict(), dense))
         head.eval().to(device)
+    elif entry is not None and entry.decoder_path is not None:
+        head = UnetrDecoder.from_state(decoder_state_dict(entry), str(entry.decoder_path))
+        head.to(device)
     sam.eval().to(device)
     sam.requires_grad_(False)
     return SamModel(name, framed, sam, digest, head, precision)

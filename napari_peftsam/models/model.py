@@ -18,6 +18,7 @@ from napari_peftsam.models.image_encoder import ImageEncoder
 from napari_peftsam.models.parts import DenseHead, PromptDrawing
 from napari_peftsam.models.sam_parts import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, renamed
+from napari_peftsam.models.unetr import UnetrDecoder
 from napari_peftsam.normalisation import Limits, normalise
 from napari_peftsam.types import Frame, PixelArray
 
@@ -52,7 +53,8 @@ class SamModel:
     weights_hash
         xxh128 of the base weights; addresses embeddings and binds adapters.
     dense_head
-        Instance head of the built-in model, None for the others.
+        Head for automatic segmentation: the built-in model's own, or the decoder that belongs to
+        a micro-sam model, if it is on this computer.
     precision
         Arithmetic of its networks, ``fp32``, ``bf16`` or ``fp16``; ``auto`` becomes the one
         that suits its device, see `pick_precision`.
@@ -62,7 +64,7 @@ class SamModel:
     architecture: Architecture
     sam: Sam = field(repr=False)
     weights_hash: str
-    dense_head: DenseHead | None = field(default=None, repr=False)
+    dense_head: DenseHead | UnetrDecoder | None = field(default=None, repr=False)
     precision: str = "auto"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import DenseHead, SamModel, UnetrDecoder
 from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.inject import Injection, inject
 from napari_peftsam.peft.methods import parse_method_config
@@ -35,12 +35,15 @@ __all__ = [
     "adapter_from_bytes",
     "apply_adapter",
     "capture",
+    "dense_head_of",
     "load_adapter",
     "save_adapter",
 ]
 
 FORMAT_VERSION = 1
 METADATA_KEY = "napari_peftsam"
+HEAD = "automatic.head."
+"""The prefix of the tensors of a head for automatic segmentation, which an adapter may hold."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Adapter:
     base
         The model it belongs to.
     tensors
-        As `Injection.state` returns them.
+        As `Injection.state` returns them, and perhaps a head for automatic segmentation.
     normalisation
         Name of the intensity normalisation it was trained with.
     provenance, metrics
@@ -93,6 +96,25 @@ class Adapter:
     def digest(self) -> str:
         """The xxh128 (hex) of everything that determines its output; not its metrics."""
         return _digest(self, self.config.model_dump(mode="json"))
+
+    @property
+    def injected(self) -> dict[str, Tensor]:
+        """The tensors of the method, without a head for automatic segmentation."""
+        return {name: t for name, t in self.tensors.items() if not name.startswith(HEAD)}
+
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """The state of its head for automatic segmentation; empty if it has none."""
+        return {
+            name.removeprefix(HEAD): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(HEAD)
+        }
+
+    def with_head(self, head: Mapping[str, Tensor]) -> Adapter:
+        """Return the adapter with another head, or with none."""
+        named = {f"{HEAD}{name}": tensor for name, tensor in head.items()}
+        return replace(self, tensors=self.injected | named)
 
     @property
     def changes_embeddings(self) -> bool:
@@ -134,12 +156,21 @@ def capture(
     injection: Injection,
     provenance: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    head: DenseHead | None = None,
 ) -> Adapter:
-    """Return the adapter that `injection` holds now; later training does not change it."""
+    """Return the adapter that `injection` holds now; later training does not change it.
+
+    With a `head` for automatic segmentation, which the adapter then brings along.
+    """
+    state = {} if head is None else head.state_dict()
+    automatic = {
+        f"{HEAD}{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in state.items()
+    }
     return Adapter(
         config=injection.config,
         base=BaseIdentity.of(injection.model),
-        tensors=injection.state(),
+        tensors=injection.state() | automatic,
         provenance=dict(provenance or {}),
         metrics=dict(metrics or {}),
     )
@@ -158,11 +189,35 @@ def apply_adapter(model: SamModel, adapter: Adapter) -> Injection:
     with torch.random.fork_rng(devices=[]):
         injection = inject(model, adapter.config, loading=True)
     try:
-        injection.load(adapter.tensors)
+        if adapter.head:
+            dense_head_of(model, adapter)
+        injection.load(adapter.injected)
     except BaseException:
         injection.remove()
         raise
     return injection
+
+
+def dense_head_of(model: SamModel, adapter: Adapter | None) -> DenseHead | UnetrDecoder | None:
+    """Return the head for automatic segmentation that an adapter brings, else the model's own.
+
+    Raises
+    ------
+    AdapterMismatchError
+        If the adapter's does not fit the model.
+    """
+    if adapter is None or not adapter.head:
+        return model.dense_head
+    head = DenseHead(model.architecture.embedding_width)
+    try:
+        head.load_state_dict(adapter.head)
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        raise AdapterMismatchError(
+            f"the adapter's head for automatic segmentation does not fit {model.name} ({what}): "
+            "use the model and version it was made with"
+        ) from error
+    return head.requires_grad_(False).eval().to(model.device)
 
 
 def check_base(model: SamModel, adapter: Adapter) -> None:

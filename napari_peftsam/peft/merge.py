@@ -85,7 +85,7 @@ def adapted_twin(
     with torch.random.fork_rng(devices=[]):
         surgery = operate(twin, config, loading=True, running=False)
     injection = Injection(twin, config, surgery)
-    injection.load(adapter.tensors)
+    injection.load(adapter.injected)
     return injection, surgery
 
 

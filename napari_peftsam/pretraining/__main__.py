@@ -1,7 +1,8 @@
 """Command line of the pretraining: ``python -m napari_peftsam.pretraining``.
 
 Without a command it trains; ``curve`` draws a run, ``domains`` measures weights on the domains
-that no run trains on, ``samples`` draws the synthetic samples of the package again.
+that no run trains on, ``samples`` draws the synthetic samples of the package again, ``scorer``
+fits the prior of proposal scores.
 """
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from PIL import Image
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import pair_folders
 from napari_peftsam.folders import pretraining_folder
-from napari_peftsam.models import DEVICES
-from napari_peftsam.pretraining import PretrainingConfig, PretrainingStep, Validation, pretrain
+from napari_peftsam.models import DEVICES, build
+from napari_peftsam.pretraining import (
+    PretrainingConfig,
+    PretrainingStep,
+    Validation,
+    pretrain,
+    scorer,
+)
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.pretraining.validation import measure_domains
 from napari_peftsam.types import LabelArray, PixelArray
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     why.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"curve": _curve, "domains": _domains, "samples": _samples}
+    commands = {"curve": _curve, "domains": _domains, "samples": _samples, "scorer": _scorer}
     command = commands.get(given[0], _train) if given else _train
     try:
         command(given)
@@ -154,6 +161,20 @@ def _samples(arguments: Sequence[str]) -> None:
         rng = np.random.default_rng(seed)
         made = generate(modality, (320, 320), rng=rng, mean_diameter=32)
         Image.fromarray(made.image[:256, :256]).save(folder / f"{modality}.png", optimize=True)
+
+
+def _scorer(arguments: Sequence[str]) -> None:
+    parser = _parser("scorer", "Fit the prior of proposal scores on labelled images.")
+    parser.add_argument("data", type=Path, help="folder of the domains")
+    parser.add_argument("output", type=Path, help="the .npz file to write")
+    parser.add_argument("--known", nargs="*", default=[], help="images that the model has seen")
+    options = parser.parse_args(arguments[1:])
+    images = list(scorer.proposed_images(build("builtin", "cpu"), options.data))
+    names = [image.name for image in images if image.name not in options.known]
+    for domain in scorer.DOMAINS:
+        figures = scorer.figures_without(images, domain, names)
+        print(json.dumps({"without": domain, **figures}), flush=True)
+    scorer.write_prior(scorer.fit_prior(images), options.output)
 
 
 def _curve(arguments: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from napari_peftsam.document import ModelVersion
 from napari_peftsam.embeddings import (
@@ -33,14 +33,23 @@ from napari_peftsam.embeddings import (
 from napari_peftsam.errors import ImageError
 from napari_peftsam.lru import Recent
 from napari_peftsam.models import SamModel
-from napari_peftsam.peft import Adapter, AdapterSwitch, Placement
+from napari_peftsam.peft import Adapter, AdapterSwitch, Placement, dense_head_of
 from napari_peftsam.planes import plane_identity
+from napari_peftsam.segmentation.automatic import TileProposals, propose_in_tiles
 from napari_peftsam.segmentation.crops import Crop
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import logits_in_pixels
 from napari_peftsam.segmentation.tiled import WantedTile, predict_in_tiles, predict_many_in_tiles
 from napari_peftsam.segmentation.turns import Turns
-from napari_peftsam.types import FloatArray, MaskPrompt, Plane, Prediction, Prompts, Window
+from napari_peftsam.types import (
+    BoolArray,
+    FloatArray,
+    MaskPrompt,
+    Plane,
+    Prediction,
+    Prompts,
+    Window,
+)
 
 IN_MEMORY = 16
 """Embeddings kept beside the store; 4 MB each for the large models."""
@@ -51,6 +60,7 @@ _MOST_VISIBLE = 9  # tiles embedded before anybody asks; a view of more is an ov
 _TILED_IN_MEMORY = 8  # large images whose intensity range is remembered
 
 R = TypeVar("R")
+Event = TypeVar("Event")
 
 
 class _AdapterSwappedError(Exception):
@@ -315,10 +325,13 @@ class Engine:
     def _answer(
         self,
         embedding: PlaneEmbedding,
-        work: Generator[WantedTile, Embedding, R],
+        work: Generator[WantedTile | Event, Any, R],
         adapter: str | None,
-    ) -> Generator[EncodeEvent, None, R | None]:
-        """Give `work` the tiles that it wants; return None once another adapter is live."""
+    ) -> Generator[EncodeEvent | Event, None, R | None]:
+        """Give `work` the tiles that it wants; return None once another adapter is live.
+
+        What else it yields is passed on, between turns.
+        """
         found: Embedding | None = None
         while True:
             with self._turns.urgent():  # nothing is yielded within
@@ -330,6 +343,10 @@ class Engine:
                 except StopIteration as done:
                     result: R = done.value
                     return result
+            if not isinstance(wanted, WantedTile):
+                yield wanted
+                found = None
+                continue
             found = embedding.whole or (yield from self._tile(embedding.image, wanted, live))
             if found is None:  # the adapter was swapped
                 return None
@@ -364,6 +381,22 @@ class Engine:
                 next(steps)
             except StopIteration as done:
                 return cast("Prediction | None", done.value)
+
+    def propose_steps(
+        self,
+        embedding: PlaneEmbedding,
+        taken: Callable[[Window], BoolArray] | None = None,
+        fast: bool = False,
+        part: Window | None = None,
+    ) -> Generator[EncodeEvent | TileProposals, None, int | None]:
+        """Propose all objects of a plane, embedding its tiles on the way.
+
+        See `napari_peftsam.segmentation.automatic.propose_in_tiles`; None if the adapter of the
+        embedding is no longer live.
+        """
+        head = dense_head_of(self.model, self.live.adapter)
+        work = propose_in_tiles(self._predictor, embedding.image, head, taken, fast, part)
+        return (yield from self._answer(embedding, work, None))
 
     def best_logits(
         self, embedding: PlaneEmbedding, prompts: Sequence[Prompts]

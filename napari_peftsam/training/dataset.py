@@ -17,7 +17,7 @@ from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits
-from napari_peftsam.types import LabelArray, PixelArray, Prompts, Window
+from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Prompts, Window
 
 __all__ = [
     "AnnotatedPlane",
@@ -54,6 +54,8 @@ class AnnotatedPlane:
     channels
         The channels of the file that the pixels show, as of `napari_peftsam.metadata.ReadOptions`;
         empty if the file has no others.
+    background
+        ``(H, W)``: where it is known that no object is; None if nowhere.
     """
 
     name: str
@@ -63,6 +65,7 @@ class AnnotatedPlane:
     prompts: Mapping[int, Prompts] = field(default_factory=dict)
     limits: Limits | None = None
     channels: str = ""
+    background: BoolArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", check_labels(self.labels, self.name))

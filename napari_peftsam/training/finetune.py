@@ -14,13 +14,14 @@ import torch
 
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.evaluation import Answers, Verdict
-from napari_peftsam.models import SamModel
+from napari_peftsam.models import SamModel, UnetrDecoder
 from napari_peftsam.peft import (
     Adapter,
     Injection,
     apply_adapter,
     capture,
     check_method,
+    dense_head_of,
     inject,
 )
 from napari_peftsam.training.config import TrainingConfig
@@ -31,6 +32,7 @@ from napari_peftsam.training.dataset import (
     cut_into_tiles,
     split_objects,
 )
+from napari_peftsam.training.dense import LEAST_OBJECTS, DenseTraining
 from napari_peftsam.training.encoder import PlaneEncoder, open_cache
 from napari_peftsam.training.events import (
     StepProgress,
@@ -43,10 +45,12 @@ from napari_peftsam.training.events import (
 from napari_peftsam.training.judging import (
     ENOUGH,
     HELD_OUT_AT_MOST,
+    JUDGED_AT_MOST,
     FoldObjects,
     HeldOut,
     Incumbent,
     answers_of,
+    count_found,
     draw_held_out,
     is_worse,
     judge_in_folds,
@@ -131,11 +135,15 @@ def finetune(  # noqa: PLR0913  # most are optional
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            run = _Run(injection, encoder, config, data, before, team or Team(), stop, on_progress)
-            report = yield from _train(run)
+            dense = _dense(model, data, config, start)
+            run = _Run(
+                injection, encoder, config, data, dense, before, team or Team(), stop, on_progress
+            )
+            report, judged = yield from _train(run)
         finally:
             injection.remove()
-        return replace(report, verdict=_judge(run, report, start, judge))
+        report = _with_better_head(run, report, judge)
+        return replace(report, verdict=_judge(run, report, start, judge, judged))
 
 
 # --- data -------------------------------------------------------------------------
@@ -194,6 +202,27 @@ def _channels(planes: Sequence[AnnotatedPlane]) -> str:
     return found[0] if len(found) == 1 else ""
 
 
+def _dense(
+    model: SamModel, data: _Data, config: TrainingConfig, start: Adapter | None
+) -> DenseTraining | None:
+    """Return what trains a head for automatic segmentation, if one is to be trained."""
+    objects = data.split.training
+    if not config.automatic:
+        return None
+    if len(objects) < LEAST_OBJECTS:
+        _log.warning(
+            "the head for automatic segmentation stays as it is: it is trained with %d objects or "
+            "more, and there are %d",
+            LEAST_OBJECTS,
+            len(objects),
+        )
+        return None
+    own = dense_head_of(model, start)
+    if isinstance(own, UnetrDecoder):
+        return None  # it is far larger than an adapter, and stays as it is
+    return DenseTraining.of(model, own, data.planes, objects, config.labels_are == "complete")
+
+
 # --- the loop ---------------------------------------------------------------------
 
 
@@ -203,11 +232,13 @@ class _Run:
     encoder: PlaneEncoder
     config: TrainingConfig
     data: _Data
+    dense: DenseTraining | None
     before: tuple[Answers, ...] | None  # of the incumbent; None if that is the start itself
     team: Team
     stop: Callable[[], bool]
     on_progress: Callable[[StepProgress], object] | None
     reserve: float = 0.0  # seconds of the budget that the verdict takes, estimated
+    judged: int = JUDGED_AT_MOST  # objects that it looks at
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
@@ -222,10 +253,13 @@ class _Run:
     def compared_with(self, start: tuple[Answers, ...], seconds: float) -> _Run:
         """Return the run with what the answers of its start, and their time, decide."""
         before = start if self.before is None else self.before
-        reserve = _VERDICT_SHARE * (self.config.seconds or 0.0)
+        most, each = _VERDICT_SHARE * (self.config.seconds or math.inf), seconds / len(start)
+        affordable = min(most / (_VERDICT_COST * each), JUDGED_AT_MOST)
+        judged = max(len(start), int(affordable))
+        reserve = 0.0 if math.isinf(most) else most
         if len(start) >= ENOUGH:  # no folds
-            reserve = min(reserve, _VERDICT_COST * seconds)
-        return replace(self, before=before, reserve=reserve)
+            reserve = min(reserve, _VERDICT_COST * each * judged)
+        return replace(self, before=before, reserve=reserve, judged=judged)
 
     def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
         """Return the verdict of a validation, for a run that breaks off."""
@@ -247,12 +281,11 @@ class _Run:
         return min(1.0, step / config.steps)
 
 
-def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
+def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]:
+    """Return the report, and how many objects there is time to judge it on."""
     config, data, encoder = run.config, run.data, run.encoder
-    counts = {name: p.numel() for name, p in run.injection.trainable_parameters().items()}
-    trainable = sum(counts.values())
-    in_encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
-    trainer = Trainer(run.injection, config, encoder, run.team)
+    trainable, in_encoder = _counts(run.injection)
+    trainer = Trainer(run.injection, config, encoder, run.team, run.dense)
     limit = config.views if encoder.first > 0 else None  # else nothing is kept of a view
     views = Views(
         data.split.training, encoder.planes, encoder.model.architecture,
@@ -262,8 +295,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
     step, epochs, schedule = 0, 0.0, Schedule(config)
     kept: Adapter | None = None
     best: tuple[Answers, ...] = ()
-    ending = False
-    while not ending:
+    while True:
         progress = run.progress(perf_counter() - began, step, epochs)
         batch = list(itertools.islice(upcoming, config.images_per_step))
         epochs, rate, seen = batch[-1][0], schedule.rate(progress), [view for _, view in batch]
@@ -303,12 +335,20 @@ def _train(run: _Run) -> Generator[TrainEvent, None, TrainingReport]:
             schedule.validated(run.team.broadcast(iou))
             # It took time, and what comes after the last one would be trained for nothing.
             used_up = run.progress(perf_counter() - began, step, epochs) >= 1
-            ending = ending or schedule.over or used_up
+            if ending or schedule.over or used_up:
+                break
     assert kept is not None  # there was a step
     return TrainingReport(
         kept, step, perf_counter() - began, trainable,
         run.iou_before, kept.metrics["val_iou"], kept.provenance["step"],
-    )  # fmt: skip
+    ), run.judged  # fmt: skip
+
+
+def _counts(injection: Injection) -> tuple[int, int]:
+    """Return the numbers of trained parameters, of all and of the image encoder's."""
+    counts = {name: p.numel() for name, p in injection.trainable_parameters().items()}
+    in_encoder = sum(n for name, n in counts.items() if name.startswith("encoder."))
+    return sum(counts.values()), in_encoder
 
 
 def _capture(run: _Run, step: int, iou: float) -> Adapter:
@@ -325,11 +365,31 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
     }
     if run.data.channels:
         provenance["channels"] = run.data.channels
-    return capture(run.injection, provenance, {"val_iou_before": run.iou_before, "val_iou": iou})
+    metrics = {"val_iou_before": run.iou_before, "val_iou": iou}
+    head = None if run.dense is None else run.dense.head
+    return capture(run.injection, provenance, metrics, head)
+
+
+def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None) -> TrainingReport:
+    """Leave the new head out if it finds fewer of the held-out objects than the present one."""
+
+    def is_worse_head() -> bool:
+        new = count_found(run.encoder, Incumbent(report.adapter), run.data.held_out)
+        return new < count_found(run.encoder, judge, run.data.held_out)
+
+    if not report.adapter.head or not run.team.from_leader(is_worse_head):
+        return report
+    _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
+    head = None if judge is None else judge.adapter.head
+    return replace(report, adapter=report.adapter.with_head(head or {}))
 
 
 def _judge(
-    run: _Run, report: TrainingReport, start: Adapter | None, judge: Incumbent | None
+    run: _Run,
+    report: TrainingReport,
+    start: Adapter | None,
+    judge: Incumbent | None,
+    at_most: int,
 ) -> Verdict:
     """Compare the result with the incumbent, on more prompts than a validation has.
 
@@ -343,9 +403,11 @@ def _judge(
         return perf_counter() > end
 
     def verdict() -> Verdict:
-        old = answers_of(encoder, judge, data.held_out)
-        new = answers_of(encoder, Incumbent(report.adapter), data.held_out)
-        found = trials(data.held_out, old, new)
+        planes, held_out = data.others.planes, data.split.held_out
+        judged = draw_held_out(held_out, planes, at_most, config.seed)
+        old = answers_of(encoder, judge, judged)
+        new = answers_of(encoder, Incumbent(report.adapter), judged)
+        found = trials(judged, old, new)
         is_unchanged = not report.best_step and judge == (Incumbent(start) if start else None)
         if len(found) < ENOUGH and not is_unchanged:
             found += judge_in_folds(

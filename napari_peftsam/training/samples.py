@@ -18,7 +18,7 @@ from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import PromptSimulator, bounding_boxes
 from napari_peftsam.types import Frame, Prompts, Window
 
-_TURNS = 8  # the dihedral group of the square model frame
+TURNS = 8  # the dihedral group of the square model frame
 _REAL_PROMPTS = 0.25  # how often an object is trained on the user's own prompts
 _MOST_ZOOM = 2.0
 _NOISY, _BLURRED = 0.3, 0.2  # shares of varied pictures
@@ -78,13 +78,13 @@ class ModelPlane:
 
     def masks(self, objects: Sequence[TrainingObject], turn: int = 0) -> Tensor:
         """Return masks ``(B, S, S)`` of objects in the rotated and flipped plane (0 to 7)."""
-        labels = _turned(self.labels.to(self.device), turn)
+        labels = turned(self.labels.to(self.device), turn)
         numbers = torch.tensor([o.label for o in objects], dtype=labels.dtype, device=self.device)
         return labels[None] == numbers[:, None, None]
 
     def picture(self, turn: int = 0, crop: Crop | None = None) -> Tensor:
         """Return the model input ``(1, 3, s, s)`` of the rotated plane, or of a crop of it."""
-        image = _turned(self.image.to(self.device), turn)
+        image = turned(self.image.to(self.device), turn)
         return crop.resample(image) if crop else image
 
 
@@ -114,7 +114,8 @@ def varied(picture: Tensor, strength: float) -> Tensor:
     return changed
 
 
-def _turned(x: Tensor, turn: int) -> Tensor:
+def turned(x: Tensor, turn: int) -> Tensor:
+    """Return images ``(..., S, S)`` rotated and flipped, `turn` from 0 to 7."""
     x = torch.rot90(x, turn % 4, (-2, -1))
     return x.flip(-1) if turn >= 4 else x
 
@@ -241,9 +242,9 @@ class Views:
     ) -> list[View]:
         """Return a group of objects in one view, or in two if one has own prompts."""
         plane, label = objects[0].plane, objects[0].label
-        turn, drawn = int(rng.integers(_TURNS)), rng.random()
+        turn, drawn = int(rng.integers(TURNS)), rng.random()
         if self.limit is not None and not self._crops:
-            turn = int(self._random(_TURN, plane).permutation(_TURNS)[epoch % _TURNS])
+            turn = int(self._random(_TURN, plane).permutation(TURNS)[epoch % TURNS])
         # Objects of all sizes: the few annotated ones must not teach that there is one size.
         zoom = math.exp(math.log(_MOST_ZOOM) * rng.uniform(-1, 1))
         if drawn >= _REAL_PROMPTS or label not in self.planes[plane].source.prompts:

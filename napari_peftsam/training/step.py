@@ -20,12 +20,13 @@ from napari_peftsam.models.memory import is_out_of_memory, release_memory
 from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
+from napari_peftsam.training.dense import DENSE_WEIGHT, HEAD_RATE, DenseTraining
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.events import MemoryPlanned, StepProgress
 from napari_peftsam.training.losses import dice_loss, promptable_loss
 from napari_peftsam.training.memory import StepPlan
 from napari_peftsam.training.prompts import PeftSamSimulator, PromptSimulator
-from napari_peftsam.training.samples import Targets, View, crop_masks, prompt_tensors
+from napari_peftsam.training.samples import Crop, Targets, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
 
 _GRADIENT_NORM = 1.0
@@ -71,12 +72,21 @@ class Trainer:
     """
 
     def __init__(
-        self, injection: Injection, config: TrainingConfig, encoder: PlaneEncoder, team: Team
+        self,
+        injection: Injection,
+        config: TrainingConfig,
+        encoder: PlaneEncoder,
+        team: Team,
+        dense: DenseTraining | None = None,
     ) -> None:
         self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
+        self._dense = dense
         self._model = model = injection.model
         rate = config.learning_rate or recommended_learning_rate(model.architecture)
         groups = injection.parameter_groups(rate, config.weight_decay)
+        if dense is not None:
+            head = {"name": "head", "params": [*dense.head.parameters()], "lr": HEAD_RATE}
+            groups.append(head | {"weight_decay": config.weight_decay})
         self._peaks = [float(group["lr"]) for group in groups]
         with _without_triton():
             self._optimiser = torch.optim.AdamW(groups, fused=True)
@@ -208,14 +218,28 @@ class Trainer:
         with self._injection.training():
             for index in share:
                 view, seed = views[index], (self._config.seed, number, index)
-                batch, features = self._load(view, seed, plan)
-                loss += add_gradients(self._model, batch, features, plan, weight) / len(views)
+                batch, features, crop = self._load(view, seed, plan)
+                gradient = self._add_dense(view, features, crop, weight)
+                found = add_gradients(self._model, batch, features, plan, weight, gradient)
+                loss += found / len(views)
         return loss
+
+    def _add_dense(
+        self, view: View, features: Tensor, crop: Crop | None, weight: Tensor
+    ) -> Tensor | None:
+        """Add the gradients of the head's loss; return those of the embedding, if it has any."""
+        if self._dense is None:
+            return None
+        embedding = features.detach().requires_grad_(features.requires_grad)
+        with self._model.autocast():
+            loss = self._dense.loss(embedding, view.objects[0].plane, view.turn, crop)
+        (loss * weight * DENSE_WEIGHT).backward()
+        return None if embedding.grad is None else embedding.grad.float()
 
     def _load(
         self, view: View, seed: tuple[int, int, int], plan: StepPlan
-    ) -> tuple[MicroBatch, Tensor]:
-        """Return a view's objects, rotated and cropped, and the embedding of the same part.
+    ) -> tuple[MicroBatch, Tensor, Crop | None]:
+        """Return a view's objects, rotated and cropped, the embedding of that part, and the part.
 
         `seed` is that of the run, the number of the step and the view's index in the batch.
         """
@@ -238,11 +262,16 @@ class Trainer:
         else:
             prompts = user.first(targets.truth, targets.boxes)
         features = self._encoder.features(index, view.turn, crop, plan.checkpoint)
-        return MicroBatch(targets, user, prompts, config.rounds, config.loss), features
+        return MicroBatch(targets, user, prompts, config.rounds, config.loss), features, crop
 
 
 def add_gradients(
-    model: SamModel, batch: MicroBatch, features: Tensor, plan: StepPlan, weight: Tensor
+    model: SamModel,
+    batch: MicroBatch,
+    features: Tensor,
+    plan: StepPlan,
+    weight: Tensor,
+    gradient: Tensor | None = None,
 ) -> Tensor:
     """Add the gradients of a micro-batch's loss to those of the parameters.
 
@@ -258,6 +287,8 @@ def add_gradients(
         is freed.
     weight
         Factor on the gradients, a scalar.
+    gradient
+        Of the image embedding, from another loss.
 
     Returns
     -------
@@ -269,7 +300,7 @@ def add_gradients(
     count, grid = len(targets.shapes), features.shape[-1]
     size = plan.objects_at_once or count
     loss_of = promptable_loss if batch.loss == "dice-bce" else dice_loss
-    total, gradient = torch.zeros((), device=features.device), None
+    total = torch.zeros((), device=features.device)
     for index in range(batch.rounds):
         answers, trained = [], _trained(batch, prompts)
         for part in (slice(start, min(start + size, count)) for start in range(0, count, size)):

@@ -31,7 +31,7 @@ to eight simulated clicks. The verdict is one sentence, such as *Saves about 2.1
 (1.4–2.9, n = 9)*. `finetune --json` has it with its figures."""
 
 _RULES = """\
-- **Objects.** Held-out images, or one end of a single image. Below {enough} held-out objects the
+- **Objects.** Of held-out images, or of one end of a single image, up to 96. Below {enough} the
   others are judged too, in three folds: mask decoders trained for a few steps without the objects
   that they are asked for. Verdict and folds take a tenth of a budget of time at most.
 - **State.** The last one, unless an earlier one is better on held-out objects by more than one

@@ -49,15 +49,18 @@ class Setting:
     def config(self, model: SamModel, seconds: float, seed: int) -> TrainingConfig:
         """Return the configuration of a run of so many seconds."""
         if self.method:
-            chosen = {"method": parse_method_config(self.method), **self.options}
+            chosen = {"method": parse_method_config(self.method)}
         else:
             chosen = recipe(RECOMMENDED, model.architecture, None).settings()
+        chosen |= self.options
         return TrainingConfig.model_validate({**chosen, "seconds": seconds, "seed": seed})
 
 
 _AVERAGED = {"averaging": 0.98}
 SETTINGS = (
     Setting("recommended"),
+    Setting("recommended, complete labels", options={"labels_are": "complete"}),
+    Setting("recommended, prompts alone", options={"automatic": False}),
     Setting("cobot-lora", _COBOT),
     Setting("full", _FULL),
     Setting("full, rate 3e-4, averaged", _FULL, {"learning_rate": 3e-4, **_AVERAGED}),

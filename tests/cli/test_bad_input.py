@@ -434,7 +434,7 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     ),
     # the rest of the command line
     "unknown command": (nothing, lambda i: ("segmnt",), (), "segmnt"),
-    "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--prompts"),
+    "missing option": (nothing, lambda i: ("segment", str(i / "image.tif")), (), "--output"),
     "missing argument": (nothing, lambda i: ("export",), (), "Missing argument"),
 }  # fmt: skip
 

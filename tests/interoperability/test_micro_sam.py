@@ -21,6 +21,7 @@ from napari_peftsam.app.exchange import export_model_file
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import (
     ModelEntry,
+    UnetrDecoder,
     build,
     decoder_state_dict,
     encode_tensor,
@@ -40,8 +41,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("micro_sam", reason="micro-sam is not installed: `make interoperability`")
     from micro_sam import training
-    from micro_sam.instance_segmentation import get_unetr
+    from micro_sam.instance_segmentation import DecoderAdapter, get_unetr
     from micro_sam.util import export_custom_sam_model, get_sam_model, precompute_image_embeddings
+    from torch_em.model import UNETR
     from torch_em.trainer import DefaultTrainer
 
 pytestmark = [
@@ -222,3 +224,23 @@ def test_its_embedding_of_an_image_is_ours(checkpoint: Path) -> None:
     with torch.inference_mode():
         ours = encode_tensor(model.sam, to_model_input(image(), model))
     assert_equal(torch.as_tensor(found["features"]), ours)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["bilinear", "transposed convolutions"])
+def test_the_decoder_is_theirs(transposed: bool) -> None:
+    encoder = torch.nn.Module()
+    encoder.img_size, encoder.in_chans, encoder.embed_dim = 1024, 3, 256  # type: ignore[assignment]
+    there = UNETR(
+        encoder=encoder, out_channels=3, use_sam_stats=True, final_activation="Sigmoid",
+        use_skip_connection=False, embed_dim=256, use_conv_transpose=transposed,
+    )  # fmt: skip
+    for part in there.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    state = {k: v for k, v in there.eval().state_dict().items() if not k.startswith("encoder")}
+    here = UnetrDecoder.from_state(state, "decoder.pt")
+    features = torch.randn(1, 256, 8, 8)
+    with torch.inference_mode():
+        expected = DecoderAdapter(there)._forward_impl(features)
+        assert torch.equal(here.distances(features).sigmoid(), expected)

@@ -1,0 +1,113 @@
+"""Labels of all objects of a plane, without prompts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from napari_peftsam.configs import AutomaticConfig
+from napari_peftsam.embeddings import EncodeFailed, PlaneReady
+from napari_peftsam.segmentation.automatic import (
+    ProposalScorer,
+    TileProposals,
+    features_of,
+    merge,
+)
+from napari_peftsam.segmentation.engine import Engine
+from napari_peftsam.types import Plane, Window
+
+
+@dataclass(frozen=True)
+class AutomaticCounts:
+    """Where proposals of a plane were lost, and how many objects were found.
+
+    Attributes
+    ----------
+    seeded
+        Places that the dense maps show.
+    empty, cut, elsewhere
+        Without a mask, cut by a tile's edge, and found by the tile beside.
+    below, overlapped, too_small
+        Of a low score, on a better one, and with too few pixels.
+    left_out
+        Beyond the most that is looked at in a tile.
+    """
+
+    seeded: int = 0
+    empty: int = 0
+    cut: int = 0
+    elsewhere: int = 0
+    below: int = 0
+    overlapped: int = 0
+    too_small: int = 0
+    left_out: int = 0
+    objects: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts, ready for JSON."""
+        return asdict(self)
+
+
+def segment_all(
+    engine: Engine,
+    plane: Plane,
+    name: str,
+    labels: Any,
+    config: AutomaticConfig,
+    scorer: ProposalScorer | None = None,
+) -> AutomaticCounts:
+    """Segment all objects of a plane.
+
+    Parameters
+    ----------
+    labels
+        ``(H, W)`` signed integers; what is above zero stays as it is. An array of zarr is read
+        and written in parts of a tile.
+    scorer
+        Default: the one that is shipped.
+
+    Raises
+    ------
+    PeftSamError
+        If the plane cannot be embedded, or the model has no head for it.
+    """
+    scorer = scorer or ProposalScorer()
+    embedding = None
+    for event in engine.embed(name, plane):
+        if isinstance(event, EncodeFailed):
+            raise event.error
+        if isinstance(event, PlaneReady):
+            embedding = event.embedding
+    assert embedding is not None, "embedding ends with PlaneReady or EncodeFailed"
+    counts, first = Counter[str](), 1
+    whole = embedding.image.grid.window
+
+    def taken(window: Window) -> Any:
+        return np.asarray(labels[window.slices]) > 0
+
+    for found in engine.propose_steps(embedding, taken, config.fast):
+        if isinstance(found, EncodeFailed):
+            raise found.error
+        if not isinstance(found, TileProposals):
+            continue
+        counts.update(
+            {k: getattr(found, k) for k in ("seeded", "empty", "cut", "elsewhere", "left_out")}
+        )
+        seen = found.tile.window & whole
+        part = np.asarray(labels[seen.slices])
+        merged = merge(
+            found.proposals,
+            scorer.scores(features_of(found.proposals)).iou,
+            part,
+            threshold=config.threshold,
+            least_area=config.least_area,
+            first=first,
+            corner=(seen.row, seen.col),
+        )
+        labels[seen.slices] = part
+        first += len(merged.kept)
+        counts.update({k: len(getattr(merged, k)) for k in ("below", "overlapped", "too_small")})
+    return AutomaticCounts(**counts, objects=first - 1)

@@ -1,0 +1,256 @@
+"""Evaluation of automatic segmentation: agreement with the labels, and what a person has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from napari_peftsam.configs import AutomaticConfig, LabelsAre
+from napari_peftsam.embeddings import (
+    BASE_ADAPTER,
+    Embedding,
+    EmbeddingStore,
+    EncodeRequest,
+    encode,
+)
+from napari_peftsam.evaluation.clicks import click_ious, clicks_to_reach
+from napari_peftsam.evaluation.evaluate import EvaluationProgress, Intervals, Span, embedded
+from napari_peftsam.evaluation.instances import InstanceAgreement, Matching, compare_instances
+from napari_peftsam.evaluation.intervals import bootstrap_intervals
+from napari_peftsam.evaluation.targets import LabelledImage, Target, targets_of
+from napari_peftsam.geometry import check_labels
+from napari_peftsam.models import SamModel
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.segmentation.automatic import (
+    Proposal,
+    ProposalScorer,
+    features_of,
+    merge,
+    propose_in_frame,
+)
+from napari_peftsam.types import LabelArray, Prompts
+
+__all__ = ["AutomaticEvaluation", "AutomaticFigures", "evaluate_automatic"]
+
+ENOUGH = 0.75
+"""IoU from which on a person accepts a mask."""
+MOST_CLICKS = 20
+"""Clicks after which a person gives an object up."""
+
+
+@dataclass(frozen=True)
+class AutomaticFigures:
+    """What automatic segmentation found in one image, and what is left to do.
+
+    Attributes
+    ----------
+    objects
+        True objects.
+    figures
+        By name: ``msa, ap50, ap75, pq, sq, rq, split, merged, missed, invented,
+        effort_per_object, effort_prompting_only`` (see `InstanceAgreement` and `effort`), or of
+        sparse labels ``recall50, matched_iou``; None where there is no object.
+    seconds
+        For embedding, proposals and merging.
+    """
+
+    name: str
+    objects: int
+    figures: Mapping[str, float | None]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        return {
+            "name": self.name,
+            "objects": self.objects,
+            **self.figures,
+            "seconds_per_image": self.seconds,
+        }
+
+
+_COUNTS = ("split", "merged", "missed", "invented")
+
+
+@dataclass(frozen=True)
+class AutomaticEvaluation:
+    """The figures of all images: sums of counts, else means over images.
+
+    Attributes
+    ----------
+    intervals
+        95 % bootstrap intervals of the means over images.
+    """
+
+    labels_are: LabelsAre
+    per_image: tuple[AutomaticFigures, ...]
+    figures: Mapping[str, float | None] = field(hash=False)
+    intervals: Intervals = field(hash=False)
+
+    @classmethod
+    def of(cls, labels_are: LabelsAre, images: Sequence[AutomaticFigures]) -> AutomaticEvaluation:
+        """Sum up the images."""
+        names = list(images[0].figures)
+        table = np.array([[one.figures[n] for n in names] for one in images], float)
+        figures: dict[str, float | None] = {}
+        intervals: dict[str, tuple[float, float] | None] = {}
+        for name, values in zip(names, table.T, strict=True):
+            known = values[np.isfinite(values)]
+            if name in _COUNTS:
+                figures[name] = int(known.sum())
+                continue
+            figures[name] = float(known.mean()) if len(known) else None
+            found = bootstrap_intervals(known[:, None], [0] * len(known)) if len(known) else None
+            intervals[name] = found[0] if found else None
+        return cls(labels_are, tuple(images), figures, intervals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        return {
+            "labels_are": self.labels_are,
+            "images": len(self.per_image),
+            "objects": sum(one.objects for one in self.per_image),
+            **self.figures,
+            "seconds_per_image": float(np.mean([one.seconds for one in self.per_image])),
+            "intervals": {k: None if v is None else list(v) for k, v in self.intervals.items()},
+            "per_image": [one.to_dict() for one in self.per_image],
+        }
+
+
+def evaluate_automatic(  # noqa: PLR0913, PLR0917
+    model: SamModel,
+    pairs: Iterable[LabelledImage],
+    config: AutomaticConfig | None = None,
+    labels_are: LabelsAre = "complete",
+    head: nn.Module | None = None,
+    scorer: ProposalScorer | None = None,
+    adapter: str = BASE_ADAPTER,
+    store: EmbeddingStore | None = None,
+) -> Iterator[EvaluationProgress | AutomaticEvaluation]:
+    """Segment every image without prompts, and compare with its labels.
+
+    Parameters
+    ----------
+    model, pairs, adapter, store
+        As in `napari_peftsam.evaluation.evaluate`.
+    labels_are
+        ``"complete"``: all objects are labelled; ``"sparse"``: what is not labelled is unknown.
+    head
+        See `napari_peftsam.segmentation.automatic.DenseMaps.of`.
+    scorer
+        Default: the one that is shipped.
+
+    Yields
+    ------
+    EvaluationProgress or AutomaticEvaluation
+        The second is the last.
+    """
+    config, scorer = config or AutomaticConfig(), scorer or ProposalScorer()
+    images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
+    predictor, found = Predictor(model), []
+    for index in range(len(images)):
+        name, pixels, labels, *limits = images[index]
+        check_labels(labels, name)
+        span = Span(name, index / len(images), 1 / len(images))
+        began = perf_counter()
+        request = EncodeRequest(name, pixels, *limits)
+        embedding = yield from embedded(encode(model, [request], store, adapter), span)
+        proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=config.fast)
+        predicted = np.zeros(labels.shape, np.int32)
+        scores = scorer.scores(features_of(proposals)).iou
+        merged = merge(
+            proposals, scores, predicted,
+            threshold=config.threshold, least_area=config.least_area,
+        )  # fmt: skip
+        seconds = perf_counter() - began
+        kept = [proposals[i] for i in merged.kept]
+        agreement = compare_instances(labels, predicted)
+        if labels_are == "sparse":
+            figures = _of_sparse(agreement)
+        else:
+            figures = _of_complete(agreement)
+            targets = _targets(labels)
+            figures |= effort(predictor, embedding, targets, agreement.matching, kept)
+        found.append(AutomaticFigures(name, agreement.matching.true_count, figures, seconds))
+    yield AutomaticEvaluation.of(labels_are, found)
+
+
+def _of_complete(agreement: InstanceAgreement) -> dict[str, float | None]:
+    names = ("msa", "ap50", "ap75", "pq", "sq", "rq", *_COUNTS)
+    return {name: getattr(agreement, name) for name in names}
+
+
+def _of_sparse(agreement: InstanceAgreement) -> dict[str, float | None]:
+    """Return what is known where unlabelled pixels may be objects, too."""
+    matching = agreement.matching
+    known = matching.true_count > 0
+    return {
+        "recall50": matching.true_positives / matching.true_count if known else None,
+        "matched_iou": agreement.sq if matching.pairs else None,
+    }
+
+
+# --- effort -----------------------------------------------------------------------
+
+
+def effort(
+    predictor: Predictor,
+    embedding: Embedding,
+    targets: Mapping[int, Target],
+    matching: Matching,
+    kept: Sequence[Proposal],
+) -> dict[str, float | None]:
+    """Return the actions per object that finish an image, with proposals and without.
+
+    Accepting all proposals is one action, deleting a wrong one another. A proposal that has
+    `ENOUGH` IoU is left alone; one that is matched with less is corrected, which takes its clicks
+    and the acceptance. A missed object takes its clicks and the acceptance. An object that does
+    not get there counts with `MOST_CLICKS`.
+
+    Parameters
+    ----------
+    targets
+        The true objects by their label.
+    matching
+        At IoU 0.5; predicted labels count the proposals in `kept` from 1.
+    """
+    if not targets:
+        return {"effort_per_object": None, "effort_prompting_only": None}
+    labels = list(targets)
+    alone = dict(zip(labels, _clicks(predictor, embedding, list(targets.values())), strict=True))
+    paired = {true: (found, iou) for true, found, iou in matching.pairs}
+    to_correct = [true for true in labels if true in paired and paired[true][1] < ENOUGH]
+    starts = [kept[paired[true][0] - 1].prompts for true in to_correct]
+    corrected = _clicks(predictor, embedding, [targets[t] for t in to_correct], starts)
+    actions = 1 + matching.false_positives if matching.predicted_count else 0
+    actions += sum(count + 1 for count in corrected)
+    actions += sum(alone[true] + 1 for true in labels if true not in paired)
+    return {
+        "effort_per_object": actions / len(labels),
+        "effort_prompting_only": float(np.mean([count + 1 for count in alone.values()])),
+    }
+
+
+def _clicks(
+    predictor: Predictor,
+    embedding: Embedding,
+    targets: Sequence[Target],
+    starts: Sequence[Prompts] | None = None,
+) -> list[int]:
+    """Return the clicks until each mask is right; the prompts it starts from cost none."""
+    if not targets:
+        return []
+    rounds = MOST_CLICKS if starts is None else MOST_CLICKS + 1
+    asked = click_ious(predictor, embedding, targets, rounds, first=starts, enough=ENOUGH)
+    counts = clicks_to_reach(np.stack(list(asked), axis=1), ENOUGH).astype(int)
+    return (counts - (starts is not None)).tolist()  # type: ignore[no-any-return]
+
+
+def _targets(labels: LabelArray) -> dict[int, Target]:
+    numbers = np.unique(labels[labels > 0]).tolist()
+    return dict(zip(numbers, targets_of(labels, numbers), strict=True)) if numbers else {}

@@ -1,0 +1,150 @@
+"""Segmentation without prompts from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_peftsam.files import read_labels
+from tests.cli._cases import Inputs, Program
+
+FIGURES = {
+    "msa", "ap50", "ap75", "pq", "sq", "rq", "split", "merged", "missed", "invented",
+    "effort_per_object", "effort_prompting_only", "seconds_per_image",
+}  # fmt: skip
+STAGES = {
+    "seeded", "empty", "cut", "elsewhere", "below", "overlapped", "too_small", "left_out",
+    "objects",
+}  # fmt: skip
+
+
+def discs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[:160, :160]
+    pixels, labels = np.full((160, 160), 20.0), np.zeros((160, 160), np.uint16)
+    for number, (row, col) in enumerate([(45, 45), (45, 115), (115, 80)][:count], start=1):
+        inside = (y - row) ** 2 + (x - col) ** 2 <= 15**2
+        pixels[inside], labels[inside] = 200, number
+    noisy = pixels + np.random.default_rng(0).normal(0, 3, pixels.shape)
+    return noisy.clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Return folders of two images and of their labels."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder in (images, labels):
+        folder.mkdir()
+    for name, count in (("a", 2), ("b", 3)):
+        pixels, true = discs(count)
+        tifffile.imwrite(images / f"{name}.tif", pixels)
+        tifffile.imwrite(labels / f"{name}.tif", true)
+    return images, labels
+
+
+def test_segment_finds_the_objects(
+    folders: tuple[Path, Path], program: Program, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.tif"
+    outcome = program("segment", folders[0] / "b.tif", "--output", output, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["objects"] == 3
+    assert outcome.json["output"] == str(output)
+    assert outcome.json["stages"].keys() == STAGES
+    true, found = discs(3)[1], tifffile.imread(output)
+    assert np.unique(found).tolist() == [0, 1, 2, 3]
+    for label in (1, 2, 3):
+        under = found[true == label]
+        assert (under == np.bincount(under).argmax()).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "objects"),
+    [
+        pytest.param(("--eager", "0"), 0, id="only what is certain"),
+        pytest.param(("--min-size", "5000"), 0, id="only what is large"),
+        pytest.param(("--fast",), 3, id="one threshold"),
+    ],
+)
+def test_options(
+    options: tuple[str, ...],
+    objects: int,
+    folders: tuple[Path, Path],
+    program: Program,
+    tmp_path: Path,
+) -> None:
+    outcome = program(
+        "segment", folders[0] / "b.tif", "--output", tmp_path / "out.tif", "--json", *options
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["objects"] == objects
+    assert ("no object was found" in outcome.err) == (objects == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(("--eager", "1.5"), "eager", id="more than eager"),
+        pytest.param(
+            ("--prompts", "{root}/prompts.json", "--eager", "0.3"),
+            "--eager is for",
+            id="with prompts",
+        ),
+        pytest.param(
+            ("--model", "{root}/tiny.pth"), "has no head for automatic segmentation", id="no head"
+        ),
+    ],
+)
+def test_bad_input(
+    options: tuple[str, ...], message: str, shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    given = [each.format(root=shared.root) for each in options]
+    outcome = program("segment", shared / "image.tif", "--output", tmp_path / "out.tif", *given)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_segment_batch_does_a_folder(
+    folders: tuple[Path, Path], program: Program, tmp_path: Path
+) -> None:
+    outcome = program(
+        "segment-batch", "--images", folders[0], "--output", tmp_path / "out", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["objects"] == 5
+    found = read_labels(tmp_path / "out" / "a.ome.zarr")
+    assert len(np.unique(found)) == 3
+
+
+def test_evaluate_without_prompts(folders: tuple[Path, Path], program: Program) -> None:
+    images, labels = folders
+    arguments = ("evaluate", "--images", images, "--labels", labels, "--automatic", "--json")
+    outcome = program(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json.keys() >= FIGURES | {"images", "objects", "intervals", "per_image"}
+    assert outcome.json["ap50"] == 1
+    assert outcome.json["effort_per_object"] < outcome.json["effort_prompting_only"]
+    sparse = program(*arguments, "--labels-are", "sparse").json
+    assert sparse["recall50"] == 1
+    assert "msa" not in sparse
+
+
+def test_an_adapter_brings_its_head(
+    folders: tuple[Path, Path], shared: Inputs, program: Program, tmp_path: Path
+) -> None:
+    """A model without a head segments after a finetuning."""
+    adapter = tmp_path / "adapter.safetensors"
+    outcome = program(
+        "finetune", *shared.folders(), *shared.model(), "--output", adapter,
+        "--labels-are", "complete", "--steps", "3", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    outcome = program(
+        "segment", shared / "image.tif", *shared.model(), "--adapter", adapter, "--output",
+        tmp_path / "out.tif", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["stages"]["objects"] == outcome.json["objects"]

@@ -1,0 +1,162 @@
+"""The head for automatic segmentation: its targets, its loss, and what a run makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_peftsam.app.runner import run
+from napari_peftsam.errors import AdapterMismatchError
+from napari_peftsam.models import DenseHead, SamModel, build, build_tiny
+from napari_peftsam.peft import (
+    apply_adapter,
+    dense_head_of,
+    load_adapter,
+    parse_method_config,
+    save_adapter,
+)
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune
+from napari_peftsam.training.dataset import objects_of
+from napari_peftsam.training.dense import DenseTraining, dense_loss, dense_target
+from napari_peftsam.training.samples import prepare_planes
+
+SIDE = 64
+
+
+def plane(name: str, background: np.ndarray | None = None) -> AnnotatedPlane:
+    """Return a plane with four bright squares, two of them labelled 1 and 2."""
+    labels = np.zeros((SIDE, SIDE), np.int32)
+    for number, (row, col) in enumerate([(6, 6), (6, 40), (40, 6), (40, 40)], start=1):
+        labels[row : row + 16, col : col + 16] = number
+    pixels = (labels > 0) * 100.0 + np.random.default_rng(0).normal(0, 5, labels.shape)
+    return AnnotatedPlane(name, name, pixels, labels, background=background)
+
+
+# --- targets ------------------------------------------------------------------------
+
+
+def test_depth_is_a_share_of_the_deepest() -> None:
+    foreground, depth, boundary = dense_target(plane("a").labels)
+    assert foreground.sum() == 4 * 256
+    assert depth.max() == 1
+    assert depth[14, 14] > depth[8, 8] > depth[7, 7]
+    assert boundary.sum() == 4 * 60  # the outermost pixels of a square of 16
+    assert not depth[boundary > 0].any()
+
+
+def known(
+    complete: bool, labelled: tuple[int, ...], background: np.ndarray | None = None
+) -> np.ndarray:
+    model, one = build_tiny(), plane("a", background)
+    objects = [o for o in objects_of(0, one) if o.label in labelled]
+    planes = prepare_planes([one], objects, model)
+    training = DenseTraining.of(model, None, planes, objects, complete)
+    found: np.ndarray = training.targets[0][0, 3].numpy() > 0
+    return found
+
+
+ALL = (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("complete", "labelled", "place", "expected"),
+    [
+        pytest.param(True, ALL, (32, 32), True, id="complete: background far from all"),
+        pytest.param(True, (1, 2), (48, 48), False, id="complete: an object that is not learned"),
+        pytest.param(False, ALL, (14, 14), True, id="sparse: an object"),
+        pytest.param(False, ALL, (4, 14), True, id="sparse: its rim"),
+        pytest.param(False, ALL, (32, 32), False, id="sparse: far from all"),
+    ],
+)
+def test_what_is_known(
+    complete: bool, labelled: tuple[int, ...], place: tuple[int, int], expected: bool
+) -> None:
+    assert known(complete, labelled)[place] == expected
+
+
+def test_declared_background_is_known() -> None:
+    background = np.zeros((SIDE, SIDE), bool)
+    background[30:34, 30:34] = True
+    found = known(False, ALL, background)
+    assert found[32, 32]
+    assert not found[28, 28]
+
+
+# --- loss ---------------------------------------------------------------------------
+
+
+def test_unknown_pixels_do_not_count() -> None:
+    target = torch.from_numpy(dense_target(plane("a").labels))[None]
+    sure = torch.zeros(1, SIDE, SIDE)
+    sure[:, :32] = 1
+    logits = torch.zeros(1, 3, SIDE, SIDE)
+    other = logits.clone()
+    other[:, :, 40:] = 9
+    assert dense_loss(logits, target, sure) == dense_loss(other, target, sure)
+
+
+def test_a_perfect_answer_costs_nothing() -> None:
+    target = torch.from_numpy(dense_target(plane("a").labels))[None]
+    logits = torch.logit(target.clamp(1e-6, 1 - 1e-6))
+    assert dense_loss(logits, target).item() == pytest.approx(0, abs=1e-4)
+
+
+# --- runs ---------------------------------------------------------------------------
+
+
+def trained(model: SamModel, **options: object):  # type: ignore[no-untyped-def]
+    config = TrainingConfig(
+        method=parse_method_config({"method": "frozen-encoder"}),
+        **{"steps": 4, "labels_are": "complete"} | options,  # type: ignore[arg-type]
+    )
+    return run(finetune(model, [plane("a"), plane("b"), plane("c")], config))
+
+
+def test_a_model_without_a_head_gets_one(tiny_model: SamModel) -> None:
+    adapter = trained(tiny_model).adapter
+    head = dense_head_of(tiny_model, adapter)
+    assert head is not None
+    assert tiny_model.dense_head is None
+    with apply_adapter(tiny_model, adapter):
+        pass  # the head is no part of what is injected
+
+
+def test_the_head_of_the_model_stays_as_it_is() -> None:
+    model = build("builtin", "cpu")
+    assert model.dense_head is not None
+    before = {name: value.clone() for name, value in model.dense_head.state_dict().items()}
+    trained(model)
+    for name, value in model.dense_head.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"automatic": False}, id="not wanted"),
+        pytest.param({"leave_out": ("b",), "check_on": ("c",)}, id="four objects are too few"),
+    ],
+)
+def test_no_head_is_trained(tiny_model: SamModel, options: dict[str, object]) -> None:
+    assert not trained(tiny_model, **options).adapter.head
+
+
+def test_files_bring_the_head_along(tiny_model: SamModel, tmp_path: Path) -> None:
+    adapter = trained(tiny_model).adapter
+    save_adapter(adapter, tmp_path / "a.safetensors")
+    again = load_adapter(tmp_path / "a.safetensors")
+    assert again.digest == adapter.digest
+    assert again.head.keys() == adapter.head.keys()
+
+
+def test_a_head_of_another_width_is_refused(tiny_model: SamModel) -> None:
+    from dataclasses import replace
+
+    adapter = trained(tiny_model).adapter
+    wide = DenseHead(64).state_dict()
+    tensors = dict(adapter.tensors) | {f"automatic.head.{k}": v for k, v in wide.items()}
+    with pytest.raises(AdapterMismatchError, match="head for automatic segmentation does not fit"):
+        apply_adapter(tiny_model, replace(adapter, tensors=tensors))
