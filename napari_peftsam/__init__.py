@@ -19,10 +19,11 @@ _NAMES = {
     "document": (
         # the document, its actions, and what they are made of
         "Accept", "AcceptObjects", "AddPoint", "Categorize", "ChooseCandidate", "DeleteObjects",
-        "Discard", "Reopen", "UseCategory",
+        "Discard", "Reopen", "UseCategory", "AcceptProposals", "RejectProposals", "Suggest",
         "Document", "ImportLabels", "MarkComplete", "MergeObjects", "NewObject", "Paint",
         "PaintBackground", "PlaneKey", "QueuePrompts", "Redo", "RemoveImage", "RemoveLastPrompt",
         "RenameImage", "SetBox", "SetPrompts", "Undo", "CompleteRegion", "ObjectRecord",
+        "ProposalRecord",
         "create_project", "open_project", "recover_project", "replay", "save_copy", "summary",
         "verify",
     ),
@@ -37,6 +38,7 @@ _NAMES = {
     "app.folders": ("evaluate_folders", "finetune_folders"),
     "app.project_commands": ("evaluate_project", "export_project", "finetune_project"),
     "app.exchange": ("export_file", "export_model_file", "segment_file"),
+    "app.suggesting": ("SuggestOptions",),
     "app.workspace": ("Workspace",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

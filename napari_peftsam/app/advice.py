@@ -159,6 +159,7 @@ _TOOLS = {
     "scribble": "Draw a line on each object, with the right button where it is not.",
     "cut": "Draw a line across an object to cut it in two.",
     "rectangle": "Drag over an area that is done. A click with the right button takes it back.",
+    "suggest": "Drag over the part of the image in which to look for objects.",
     "area": "Draw around an area that is done. A click with the right button takes it back.",
     "background": "Draw where no object is. The right button takes it back.",
 }

@@ -11,7 +11,10 @@ from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
 from napari_peftsam.app.refine import added, predict_centres, refine_objects, refined
+from napari_peftsam.app.review import ReviewController
 from napari_peftsam.app.runner import InlineRunner, run
+from napari_peftsam.app.suggest_run import SuggestController
+from napari_peftsam.app.suggesting import SuggestOptions
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -23,6 +26,7 @@ from napari_peftsam.document import (
     Overlap,
     PendingObject,
     PlaneKey,
+    ProposalRecord,
     SetBox,
     SetPrompts,
 )
@@ -36,6 +40,7 @@ from napari_peftsam.projects import (
     locate_image,
     open_document,
 )
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.training import RECOMMENDED, TrainEvent, TrainingConfig, recipe
 from napari_peftsam.types import Box, LabelArray, Point, Prediction, Prompts
 
@@ -301,6 +306,61 @@ class ProjectImage:
             self._app.document.do(action)
         return drawn.objects
 
+    def segment(
+        self,
+        plane: tuple[int, ...] = (),
+        options: SuggestOptions | None = None,
+        scorer: ProposalScorer | None = None,
+    ) -> tuple[ProposalRecord, ...]:
+        """Propose the objects of a plane that are not annotated, by falling score; slow.
+
+        They take the place of earlier proposals of the plane; objects and background stay as
+        they are.
+
+        Parameters
+        ----------
+        plane
+            Position along the leading axes of a stack, as ``(z,)``.
+        options
+            What is looked for.
+        scorer
+            What is known without this project's judgements; default: what is shipped.
+        """
+        _need_model(self._app)
+        run, review = self._reviewed(plane, scorer)
+        errors = list[Exception]()
+        run.events.failed.connect(errors.append)
+        run.options, review.eager = options or SuggestOptions(), 1.0
+        run.suggest()
+        if errors:
+            raise errors[0]
+        return tuple(review.records[number] for number in review.visible)
+
+    def accept_proposals(
+        self,
+        eager: float = 0.5,
+        plane: tuple[int, ...] = (),
+        scorer: ProposalScorer | None = None,
+    ) -> tuple[int, ...]:
+        """Accept the proposals of a plane whose expected IoU is at least 1 - `eager`.
+
+        Return the labels of the objects that they are now; `plane` and `scorer` as of `segment`.
+        """
+        _, review = self._reviewed(plane, scorer)
+        review.eager = eager
+        return tuple(label for label in review.accept_above() if label)
+
+    def _reviewed(
+        self, plane: tuple[int, ...], scorer: ProposalScorer | None
+    ) -> tuple[SuggestController, ReviewController]:
+        key = PlaneKey(self.id, tuple(plane))
+        self._app.document.image(self.id).check_plane(key)
+        script = _Script(self._app.workspace, key)
+        run = SuggestController(script, script, InlineRunner(), scorer)
+        review = ReviewController(script, script, run)
+        review.follow()
+        return run, review
+
     @property
     def metadata(self) -> ImageMetadata:
         """Axes, pixel size and channels."""
@@ -334,10 +394,10 @@ class _Script:
 
     loading = error = ""
     has_model = True
-    plane = visible = None
+    visible = None
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.document = workspace, workspace.document
+    def __init__(self, workspace: Workspace, plane: PlaneKey | None = None) -> None:
+        self.workspace, self.document, self.plane = workspace, workspace.document, plane
 
 
 def predict_pending(workspace: Workspace, smooth: int = 0) -> Prediction:

@@ -64,17 +64,28 @@ def complete_area(plane: PlaneKey, path: Line, *, is_rectangle: bool) -> MarkCom
     PromptError
         If it goes around less than a pixel.
     """
-    places = np.asarray(path, float)
-    (row0, col0), (row1, col1) = places.min(axis=0), places.max(axis=0)
-    if min(row1 - row0, col1 - col0) < 1:
-        raise PromptError("the line goes around nothing: draw it around a part of the image")
+    around = window_around(path)
     if not is_rectangle:
-        outline = tuple((float(row), float(col)) for row, col in places)
+        outline = tuple((float(row), float(col)) for row, col in path)
         return MarkComplete(plane.image, CompleteRegion(plane.index, outline=outline))
-    first, last = places[0], places[-1]
-    (row0, col0), (row1, col1) = np.minimum(first, last), np.maximum(first, last)
-    box = Box(*(float(round(value)) for value in (row0, col0, row1 + 1, col1 + 1)))
+    box = Box(float(around.row), float(around.col), *map(float, around.stop))
     return MarkComplete(plane.image, CompleteRegion(plane.index, box))
+
+
+def window_around(path: Line) -> Window:
+    """Return the rectangle whose opposite corners are the first and last position of a line.
+
+    Raises
+    ------
+    PromptError
+        If the line goes around less than a pixel.
+    """
+    places = np.asarray(path, float)
+    if (np.ptp(places, axis=0) < 1).any():
+        raise PromptError("the line goes around nothing: draw it around a part of the image")
+    (row0, col0), (row1, col1) = np.sort(places[[0, -1]], axis=0)
+    top, left, bottom, right = (round(value) for value in (row0, col0, row1 + 1, col1 + 1))
+    return Window(top, left, bottom - top, right - left)
 
 
 def background_stroke(

@@ -13,6 +13,7 @@ from napari_peftsam.document.events import *
 from napari_peftsam.document.images import *
 from napari_peftsam.document.objects import *
 from napari_peftsam.document.project import *
+from napari_peftsam.document.proposals import *
 from napari_peftsam.document.records import *
 from napari_peftsam.document.recovery import *
 from napari_peftsam.document.replay import *

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
+from napari_peftsam.document.proposals import NewProposal, Rejection
 from napari_peftsam.document.records import (
     OBJECTS,
     CompleteRegion,
@@ -23,11 +24,12 @@ from napari_peftsam.document.records import (
 from napari_peftsam.document.tables import decode, encode
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.metadata import ImageMetadata
-from napari_peftsam.types import Box, LabelArray, Point, Prompts
+from napari_peftsam.types import Box, LabelArray, Point, Prompts, Window
 
 __all__ = [
     "Accept",
     "AcceptObjects",
+    "AcceptProposals",
     "Action",
     "AddAdapter",
     "AddImage",
@@ -44,6 +46,7 @@ __all__ = [
     "PaintBackground",
     "QueuePrompts",
     "Redo",
+    "RejectProposals",
     "RemoveImage",
     "RemoveLastPrompt",
     "RenameImage",
@@ -52,6 +55,7 @@ __all__ = [
     "SetBox",
     "SetPrompts",
     "SetQueue",
+    "Suggest",
     "Undo",
     "UseAdapter", "UseCategory",
 ]  # fmt: skip
@@ -229,6 +233,42 @@ class AcceptObjects:
 
 
 @dataclass(frozen=True)
+class Suggest:
+    """Show proposals in place of the open ones that were there.
+
+    Those that lie on accepted objects of the class in use by half are left out.
+
+    Attributes
+    ----------
+    proposals
+        Where they overlap, the first keeps the pixels.
+    part
+        Where they were looked for; None for all of the plane.
+    """
+
+    plane: PlaneKey
+    proposals: tuple[NewProposal, ...] = field(compare=False)
+    part: Window | None = None
+
+
+@dataclass(frozen=True)
+class AcceptProposals:
+    """Make proposals objects, which take no pixel of others."""
+
+    plane: PlaneKey
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RejectProposals:
+    """Take proposals away, and remember that they are none; see `Rejection`."""
+
+    plane: PlaneKey
+    numbers: tuple[int, ...]
+    reason: Rejection = "nothing here"
+
+
+@dataclass(frozen=True)
 class DeleteObjects:
     """Remove objects and their pixels."""
 
@@ -374,7 +414,8 @@ class Redo:
 Action = (
     AddImage | RemoveImage | RenameImage | ReplacePixels | LocateImage
     | AddPoint | SetBox | SetPrompts | Reopen | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
-    | ChooseCandidate | Accept | AcceptObjects | DeleteObjects | MergeObjects
+    | ChooseCandidate | Accept | AcceptObjects | Suggest | AcceptProposals | RejectProposals
+    | DeleteObjects | MergeObjects
     | Categorize | UseCategory | Paint | PaintBackground | MarkComplete | ImportLabels
     | AddAdapter | UseAdapter | AddRun | Undo | Redo
 )  # fmt: skip

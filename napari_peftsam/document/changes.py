@@ -18,8 +18,10 @@ from napari_peftsam.document.objects import (
     PendingObject,
     check_candidates,
 )
+from napari_peftsam.document.proposals import ProposalRecord
 from napari_peftsam.document.records import (
     OBJECTS,
+    PROPOSALS,
     ImageInfo,
     LiveAdapter,
     ModelVersion,
@@ -41,9 +43,9 @@ from napari_peftsam.errors import ImageError
 from napari_peftsam.types import LabelArray, Prediction
 
 __all__ = [
-    "DOCUMENT_FIELDS", "Change", "FieldChange", "LabelChange", "ObjectChange", "State", "Touched",
-    "apply", "decode_changes", "encode_changes", "inverse", "read_state", "rows_of", "set_field",
-    "set_records",
+    "DOCUMENT_FIELDS", "Change", "FieldChange", "LabelChange", "ObjectChange", "ProposalChange",
+    "State", "Touched", "apply", "decode_changes", "encode_changes", "inverse", "read_state",
+    "rows_of", "set_field", "set_proposals", "set_records",
 ]  # fmt: skip
 
 
@@ -58,8 +60,10 @@ class Touched:
     # Written region and flat positions (in pieces), by image and label set.
     pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
     where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
-    # Labels whose records changed, by image; images of which something small changed.
+    # Labels and proposals whose records changed, by image.
     objects: dict[ImageId, set[int]] = field(default_factory=dict)
+    proposals: dict[ImageId, set[int]] = field(default_factory=dict)
+    # Images of which something small changed.
     infos: dict[ImageId, None] = field(default_factory=dict)
     # Names of the document's own fields that changed.
     fields: dict[str, None] = field(default_factory=dict)
@@ -166,17 +170,23 @@ def rows_of(state: State, touched: Touched) -> list[Row]:
     """Return the current rows of all touched parts."""
     rows: list[Row] = [("images", (i,), dump(state.images[i].info)) for i in touched.infos]
     for image, labels in touched.objects.items():
-        known = state.images[image].records
-        for label in labels:
-            record = known.get(label)
-            text = None if record is None else dump(record)
-            rows.append(("objects", (image, OBJECTS, label), text))
+        rows += _record_rows(image, OBJECTS, state.images[image].records, labels)
+    for image, numbers in touched.proposals.items():
+        rows += _record_rows(image, PROPOSALS, state.images[image].proposals, numbers)
     for (image, label_set), where in touched.where.items():
         array = state.images[image].array(label_set)
         tiles = tiles_at(image, label_set, where, array.shape)
         rows += [("tiles", key, tile_bytes(array, key)) for key in tiles]
     rows += [("fields", (name,), dump(getattr(state, name))) for name in touched.fields]
     return rows
+
+
+def _record_rows(
+    image: ImageId, label_set: str, records: Mapping[int, object], labels: Iterable[int]
+) -> Iterator[Row]:
+    for label in labels:
+        text = dump(records[label]) if label in records else None
+        yield "objects", (image, label_set, label), text
 
 
 # --- changes ------------------------------------------------------------------------
@@ -232,13 +242,30 @@ class ObjectChange:
 
     def do(self, state: State) -> None:
         """Write the new records."""
-        records = state.images[self.image].records
-        for label, record in self.after.items():
-            if record is None:
-                records.pop(label, None)
-            else:
-                records[label] = record
+        _put(state.images[self.image].records, self.after)
         state.touched.objects.setdefault(self.image, set()).update(self.after)
+
+
+@dataclass(frozen=True, eq=False)
+class ProposalChange:
+    """Set, replace or remove (None) proposals of one image."""
+
+    image: ImageId
+    before: dict[int, ProposalRecord | None]
+    after: dict[int, ProposalRecord | None]
+
+    def do(self, state: State) -> None:
+        """Write the new proposals."""
+        _put(state.images[self.image].proposals, self.after)
+        state.touched.proposals.setdefault(self.image, set()).update(self.after)
+
+
+def _put(records: dict[int, Any], after: Mapping[int, Any]) -> None:
+    for label, record in after.items():
+        if record is None:
+            records.pop(label, None)
+        else:
+            records[label] = record
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +288,7 @@ class FieldChange:
             state.touched.infos[self.image] = None
 
 
-Change = LabelChange | ObjectChange | FieldChange
+Change = LabelChange | ObjectChange | FieldChange | ProposalChange
 """Any change."""
 
 
@@ -269,7 +296,8 @@ def inverse(change: Change) -> Change:
     """Return the change that takes this one back."""
     if isinstance(change, LabelChange):
         return replace(change, old=change.new, new=change.old)
-    return replace(change, before=change.after, after=change.before)
+    swapped: dict[str, Any] = {"before": change.after, "after": change.before}
+    return replace(change, **swapped)
 
 
 def set_field(
@@ -289,6 +317,15 @@ def set_records(
     if not differing:
         return ()
     return (ObjectChange(image, {k: records.get(k) for k in differing}, differing),)
+
+
+def set_proposals(
+    state: State, image: ImageId, after: Mapping[int, ProposalRecord | None]
+) -> tuple[Change, ...]:
+    """Return the change of proposals (None: removed)."""
+    known = state.images[image].proposals
+    before = {number: known.get(number) for number in after}
+    return (ProposalChange(image, before, dict(after)),) if after else ()
 
 
 def apply(
@@ -334,6 +371,7 @@ class _Stored:
     labels: tuple[LabelChange, ...]
     objects: tuple[ObjectChange, ...]
     fields: tuple[FieldChange, ...]
+    proposals: tuple[ProposalChange, ...] = ()
 
 
 def encode_changes(changes: tuple[Change, ...]) -> _Stored:
@@ -349,6 +387,7 @@ def decode_changes(text: bytes, payload: bytes) -> tuple[Change, ...]:
         "LabelChange": iter(stored.labels),
         "ObjectChange": iter(stored.objects),
         "FieldChange": map(_typed, stored.fields),
+        "ProposalChange": iter(stored.proposals),
     }
     return tuple(next(left[kind]) for kind in stored.kinds)
 

@@ -11,6 +11,7 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
 from napari_peftsam.document.derive import Derived, checked_class, derive, without_first
 from napari_peftsam.document.derive_labels import check_set, pixel_changes
+from napari_peftsam.document.derive_proposals import judged, judged_by, revoked
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
 from napari_peftsam.document.records import class_of, label_set_of
@@ -49,6 +50,20 @@ def _accept_objects(action: act.AcceptObjects, state: State) -> Derived:
     return Derived((*changes, *set_field(state, "pending", pending)), label, plane.image, labels)
 
 
+@derive.register
+def _accept_proposals(action: act.AcceptProposals, state: State) -> Derived:
+    plane, image = action.plane, state.image(action.plane.image)
+    numbers = image.check_proposals(plane, action.numbers)
+    if not numbers:
+        return Derived()
+    objects = [image.proposals[n].as_new_object(*image.proposal_mask(n)) for n in numbers]
+    changes, labels = _new_objects(state, plane, objects, "keep")
+    covered = [n for n, label in zip(numbers, labels, strict=True) if not label]
+    changes += judged(state, plane, dict.fromkeys(covered))
+    what = "proposal" if len(numbers) == 1 else f"{len(numbers)} proposals"
+    return Derived(changes, f"accept {what}", image.id, labels)
+
+
 def _new_objects(
     state: State, plane: PlaneKey, objects: Sequence[NewObject], overlap: Overlap
 ) -> tuple[tuple[Change, ...], tuple[int, ...]]:
@@ -67,7 +82,7 @@ def _new_objects(
             labels[place] = label
     if objects and not any(labels):
         raise PromptError(_nothing_left(objects))
-    return tuple(changes), tuple(labels)
+    return (*changes, *judged_by(state, plane, changes)), tuple(labels)
 
 
 def _label_set(state: State, image: DocumentImage, new: NewObject) -> str:
@@ -185,6 +200,7 @@ def _delete(action: act.DeleteObjects, state: State) -> Derived:
     changes: tuple[Change, ...] = (
         *_painted_over(image, labels, 0),
         *set_records(state, image.id, dict.fromkeys(labels)),
+        *revoked(state, image, labels),
     )
     name = f"delete object {labels[0]}" if len(labels) == 1 else f"delete {len(labels)} objects"
     return Derived(changes, name, image.id)

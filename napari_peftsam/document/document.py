@@ -82,8 +82,9 @@ class Document:
         -------
         Any
             Of `Accept` and `MergeObjects` the object's label, of `AcceptObjects` the label of
-            each (0 where no pixel was left for it), of `AddImage` the image's id, of `Undo`
-            and `Redo` what was undone or redone (None if there was nothing), else None.
+            each (0 where no pixel was left for it), of `AcceptProposals` likewise, of
+            `Suggest` the number of proposals, of `AddImage` the image's id, of `Undo` and
+            `Redo` what was undone or redone (None if there was nothing), else None.
 
         Raises
         ------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, FieldChange, State, Touched
 from napari_peftsam.document.objects import ImageId, Pending, PendingObject, PlaneKey
-from napari_peftsam.document.records import BACKGROUND
+from napari_peftsam.document.records import BACKGROUND, PROPOSALS
 
 __all__ = ["DocumentEvents"]
 
@@ -47,6 +48,8 @@ class DocumentEvents(SignalGroup):
     """The caller's own painting was saved: id, region. Its view is up to date."""
     background_changed = Signal(str)
     """The background declared in this image changed."""
+    proposals_changed = Signal(str)
+    """There are other proposals in this image, or somebody judged some."""
     category_changed = Signal()
     """Objects that are made from now on have another class."""
     history_changed = Signal()
@@ -68,14 +71,7 @@ def emit(
     `state` is the state after the changes, `before` the pending prompts and shown object before.
     """
     is_painted = isinstance(action, act.Paint) and action.old is not None
-    labels_written = events.labels_painted if is_painted else events.labels_changed
-    for (image, label_set), region in touched.pixels.items():
-        if label_set == BACKGROUND:
-            events.background_changed.emit(image)
-        else:
-            labels_written.emit(image, region)
-    for image in touched.objects:
-        events.objects_changed.emit(image)
+    _emit_touched(events, touched, events.labels_painted if is_painted else events.labels_changed)
     _emit_pending(events, state, *before)
     for change in changes:
         if isinstance(change, FieldChange) and change.image is not None:
@@ -86,6 +82,18 @@ def emit(
         events.pixels_changed.emit(action.image)
     elif isinstance(action, act.LocateImage):
         events.image_located.emit(action.image)
+
+
+def _emit_touched(events: DocumentEvents, touched: Touched, labels_written: Any) -> None:
+    for (image, label_set), region in touched.pixels.items():
+        if label_set == BACKGROUND:
+            events.background_changed.emit(image)
+        elif label_set != PROPOSALS:
+            labels_written.emit(image, region)
+    for image in touched.objects:
+        events.objects_changed.emit(image)
+    for image in touched.proposals:
+        events.proposals_changed.emit(image)
 
 
 def _emit_pending(

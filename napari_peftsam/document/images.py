@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from napari_peftsam import geometry
 from napari_peftsam.document.objects import ImageId, ObjectRecord, PlaneKey
-from napari_peftsam.document.records import BACKGROUND, OBJECTS, ImageInfo, Index, label_set_of
+from napari_peftsam.document.proposals import ProposalRecord
+from napari_peftsam.document.records import (
+    BACKGROUND,
+    OBJECTS,
+    PROPOSALS,
+    ImageInfo,
+    Index,
+    label_set_of,
+)
 from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
 from napari_peftsam.document.snapshot import Snapshot
 from napari_peftsam.document.store import Store
@@ -65,8 +73,9 @@ class DocumentImage:
         self.pixels = pixels
         self._labels = labels
         self._others: dict[str, npt.NDArray[Any]] = {}  # further label sets
-        self._index = LabelIndex(info.shape)
+        self._index, self._places = LabelIndex(info.shape), LabelIndex(info.shape)
         self._records: dict[int, ObjectRecord] | None = None if store else {}
+        self._proposals: dict[int, ProposalRecord] | None = None if store else {}
         self.store = store
         self._reading = threading.RLock()  # whoever comes second gets the same array
         self._snapshots: WeakSet[Snapshot] = WeakSet()
@@ -88,18 +97,21 @@ class DocumentImage:
             if key.label_set not in arrays:
                 arrays[key.label_set] = self._empty(key.label_set)
             put_tile(arrays[key.label_set], key, data)
-        self._index = LabelIndex(self.shape)
+        self._index, self._places = LabelIndex(self.shape), LabelIndex(self.shape)
         for label_set, array in arrays.items():
             inside = np.flatnonzero(() if label_set == BACKGROUND else array)
             if len(inside):
-                self._index.update(inside, 0, np.take(array, inside))
+                self._index_of(label_set).update(inside, 0, np.take(array, inside))
         del arrays[OBJECTS]
         self._others = arrays
         return labels
 
     def _empty(self, label_set: str) -> npt.NDArray[Any]:
-        kind = "uint8" if label_set == BACKGROUND else self.info.label_type
-        return empty_labels(self.name, self.shape, kind)
+        kinds = {BACKGROUND: "uint8", PROPOSALS: "int32"}
+        return empty_labels(self.name, self.shape, kinds.get(label_set, self.info.label_type))
+
+    def _index_of(self, label_set: str) -> LabelIndex:
+        return self._places if label_set == PROPOSALS else self._index
 
     @property
     def background(self) -> npt.NDArray[Any] | None:
@@ -129,7 +141,7 @@ class DocumentImage:
 
     def read(self) -> None:
         """Read labels and records, unless that was done."""
-        _ = self.labels, self.records
+        _ = self.labels, self.records, self.proposals
 
     @property
     def index(self) -> LabelIndex:
@@ -146,6 +158,49 @@ class DocumentImage:
                 if self._records is None:
                     self._records = self.store.objects(self.id)
         return self._records
+
+    @property
+    def proposals(self) -> dict[int, ProposalRecord]:
+        """The proposals by number, and those that were judged."""
+        if self._proposals is None:
+            assert self.store is not None
+            with self._reading:
+                if self._proposals is None:
+                    self._proposals = self.store.proposals(self.id)
+        return self._proposals
+
+    def open_proposals(self, plane: PlaneKey) -> dict[int, ProposalRecord]:
+        """Return the proposals of a plane that nobody has judged yet."""
+        found = self.proposals.items()
+        return {n: each for n, each in found if each.is_open and each.index == plane.index}
+
+    def check_proposals(self, plane: PlaneKey, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        """Return numbers once each; `LabelError` unless all are open proposals of a plane."""
+        known = self.open_proposals(plane)
+        missing = [number for number in numbers if number not in known]
+        if missing:
+            raise LabelError(
+                f"{self.name} has no proposal {missing[0]} in this plane: choose one of the "
+                f"{len(known)} that are shown"
+            )
+        return tuple(dict.fromkeys(numbers))
+
+    def proposal_window(self, number: int) -> Window:
+        """Return a window that holds an open proposal."""
+        self.read()
+        return Window.from_slices(*self._places.region(number)[-2:])
+
+    def proposal_area(self, number: int) -> int:
+        """Return the number of pixels of an open proposal."""
+        self.read()
+        return self._places.area(number)
+
+    def proposal_mask(self, number: int) -> tuple[BoolArray, tuple[int, int]]:
+        """Return the pixels ``(h, w)`` of an open proposal, and row and column of the first."""
+        window = self.proposal_window(number)
+        plane = PlaneKey(self.id, self.proposals[number].index)
+        mask: BoolArray = self.plane_labels(plane, PROPOSALS)[window.slices] == number
+        return mask, (window.row, window.col)
 
     @property
     def name(self) -> str:
@@ -171,6 +226,11 @@ class DocumentImage:
     def plane_shape(self) -> tuple[int, int]:
         """Height and width of every plane in pixels."""
         return self.shape[-2], self.shape[-1]
+
+    @property
+    def window(self) -> Window:
+        """All of a plane."""
+        return Window(0, 0, *self.plane_shape)
 
     def check_plane(self, plane: PlaneKey) -> None:
         """Raise `ImageError` unless `plane.index` addresses one plane of this image."""
@@ -238,7 +298,8 @@ class DocumentImage:
     def object_at(self, plane: PlaneKey, row: int, col: int, category: str = "") -> int:
         """Return the smallest object at a pixel, or that of a class; 0 where there is none."""
         self.read()
-        every = (OBJECTS, *(name for name in self._others if name != BACKGROUND))
+        others = (name for name in self._others if name not in (BACKGROUND, PROPOSALS))
+        every = (OBJECTS, *others)
         sets = (label_set_of(category),) if category else every  # of which some may be empty
         found = {int(self.plane_labels(plane, each)[row, col]) for each in sets} - {0}
         return min(found, key=self.area, default=0)
@@ -307,7 +368,8 @@ class DocumentImage:
             array[np.unravel_index(where, self.shape)] = new
         if label_set == BACKGROUND:
             return reduce(union, regions_of(where, new, self.shape).values())
-        return self.index.update(where, old, new)
+        self.read()
+        return self._index_of(label_set).update(where, old, new)
 
 
 def describe_image(

@@ -81,6 +81,8 @@ class ObjectRecord:
         Its class, e.g. ``"nucleus"``; empty if it has none.
     label_set
         The label set that holds it; empty for that of objects without a class.
+    automatic
+        Whether it was a proposal, whose prompts nobody gave.
     """
 
     label: int
@@ -94,6 +96,7 @@ class ObjectRecord:
     modified: str = ""
     category: str = ""
     label_set: str = ""
+    automatic: bool = False
 
     @property
     def index(self) -> tuple[int, ...]:
@@ -109,7 +112,7 @@ class ObjectRecord:
     def source(self) -> str:
         """Its origin: box, point, painted, imported or automatic."""
         given = [plane.prompts for plane in self.planes if plane.prompts]
-        if given:
+        if given and not self.automatic:
             return "point" if given[0].box is None else "box"
         return {MANUAL: "painted", IMPORTED: "imported"}.get(self.model, "automatic")
 
@@ -146,7 +149,8 @@ class ObjectRecord:
                 for each in record["planes"]
             )
             known = {name: record[name] for name in _KEPT_AS_THEY_ARE if name in record}
-            return cls(int(record["label"]), planes, **known)
+            proposed = record.get("source") == "automatic" and any(p.prompts for p in planes)
+            return cls(int(record["label"]), planes, **known, automatic=proposed)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise LabelError(f"the provenance of an object cannot be read ({error!r})") from error
 
@@ -173,6 +177,8 @@ class NewObject:
         The object that it is in this plane, where its pixels are replaced; 0 for a new one.
     category
         The class of a new object; empty: the one in use.
+    automatic
+        Whether it was a proposal, whose prompts nobody gave.
     """
 
     prompts: Prompts
@@ -184,6 +190,7 @@ class NewObject:
     adapter: str = ""
     label: int = 0
     category: str = ""
+    automatic: bool = False
 
     @classmethod
     def best_of(cls, prompts: Prompts, prediction: Prediction, by: ModelVersion) -> NewObject:
@@ -204,6 +211,7 @@ class NewObject:
             created=now,
             modified=now,
             category=self.category,
+            automatic=self.automatic,
         )
 
     def revised(self, old: ObjectRecord, index: tuple[int, ...], now: str) -> ObjectRecord:

@@ -25,6 +25,8 @@ OBJECTS = ""
 """The label set with the objects of an image that have no class."""
 BACKGROUND = "background"
 """The label set in which 1 marks pixels that strokes declare to be background."""
+PROPOSALS = "proposals"
+"""The label set with the proposals that nobody has judged yet."""
 _CLASS = "class "
 
 

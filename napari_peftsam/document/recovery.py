@@ -22,7 +22,7 @@ from napari_peftsam.document.filesystem import ProjectLock
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.project import save_copy
-from napari_peftsam.document.records import BACKGROUND, ImageInfo
+from napari_peftsam.document.records import BACKGROUND, PROPOSALS, ImageInfo
 from napari_peftsam.document.replay import play
 from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
@@ -257,7 +257,9 @@ def _restore_objects(
 def _stored_arrays(entry: DocumentImage, found: Salvage, report: Recovery) -> Arrays:
     """Return the stored labels and background; what the history gave where they are damaged."""
     sets = dict.fromkeys((*entry.label_sets, *(key.label_set for key in found.tiles)))
-    replayed: Arrays = {name: entry.array(name) for name in sets if name != BACKGROUND}
+    # Proposals are those of the history: they can be made anew.
+    objects = sets.keys() - {BACKGROUND, PROPOSALS}
+    replayed: Arrays = {name: entry.array(name) for name in sets if name in objects}
     replayed[BACKGROUND] = entry.background
     arrays: Arrays = {}
     for label_set, array in replayed.items():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_peftsam.document.records import Index
 
-__all__ = ["Integers", "LabelIndex", "Region", "regions_of", "union"]
+__all__ = ["Integers", "LabelIndex", "Region", "regions_of", "tally", "union"]
 
 Region = tuple[slice, ...]
 """One slice with explicit start and stop per axis of a label array."""
@@ -115,7 +115,7 @@ class LabelIndex:
         result: dict[int, dict[int, int]] = {}
         planes = where // (self._shape[-2] * self._shape[-1])
         for values, sign in ((old, -1), (new, 1)):
-            for label, number, count in _tally(planes, values):
+            for label, number, count in tally(planes, values):
                 counts = result.setdefault(label, dict(self._counts.get(label, {})))
                 counts[number] = counts.get(number, 0) + sign * count
         return result
@@ -124,16 +124,22 @@ class LabelIndex:
         return tuple(int(i) for i in np.unravel_index(number, self._shape[:-2]))
 
 
-def _tally(planes: Integers, values: int | Integers) -> Iterator[tuple[int, int, int]]:
-    """Yield label, plane and number of pixels for every nonzero label in every plane."""
-    values = np.broadcast_to(values, planes.shape)
+def tally(places: Integers, values: int | Integers) -> Iterator[tuple[int, int, int]]:
+    """Yield label, place and number of pixels for every nonzero label in every place.
+
+    Parameters
+    ----------
+    places, values
+        ``(N,)`` of neighbouring pixels: plane or another number, and label.
+    """
+    values = np.broadcast_to(values, places.shape)
     # Runs of equal pairs are few where pixels are many.
-    breaks = np.ones(len(planes), np.bool_)
-    breaks[1:] = (planes[1:] != planes[:-1]) | (values[1:] != values[:-1])
+    breaks = np.ones(len(places), np.bool_)
+    breaks[1:] = (places[1:] != places[:-1]) | (values[1:] != values[:-1])
     first = np.flatnonzero(breaks)
-    lengths = np.diff(first, append=len(planes))
+    lengths = np.diff(first, append=len(places))
     pairs, owner = np.unique(
-        np.stack([values[first].astype(np.int64), planes[first].astype(np.int64)]),
+        np.stack([values[first].astype(np.int64), places[first].astype(np.int64)]),
         axis=1,
         return_inverse=True,
     )

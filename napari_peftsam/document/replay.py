@@ -12,6 +12,7 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.actions import decode_action
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
@@ -99,6 +100,11 @@ def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
              for i in (image, stored)]  # fmt: skip
     if count := np.count_nonzero(sides[0] != sides[1]):
         found.append(f"{image.name}: {count} pixels of the background differ")
+    is_same = image.proposals == stored.proposals
+    if is_same and image.proposals:
+        is_same = np.array_equal(image.array(PROPOSALS), stored.array(PROPOSALS))
+    if not is_same:
+        found.append(f"{image.name}: the proposals differ")
     labels = sorted({*image.records, *stored.records})
     differing = [n for n in labels if image.records.get(n) != stored.records.get(n)]
     if differing:
@@ -112,8 +118,9 @@ def summary(store: Store) -> dict[str, float]:
     Returns
     -------
     dict
-        ``images``, ``objects`` (accepted ones with pixels), ``proposals``, ``adapters``,
-        ``actions``, and ``seconds`` of work: the gaps between actions, each at most 60 s.
+        ``images``, ``objects`` (accepted ones with pixels), ``proposals`` (open ones),
+        ``adapters``, ``actions``, and ``seconds`` of work: the gaps between actions, each at
+        most 60 s.
     """
     with store.snapshot():
         images = [image for image, info in store.images().items() if not info.is_removed]
@@ -122,7 +129,7 @@ def summary(store: Store) -> dict[str, float]:
         return {
             "images": len(images),
             "objects": sum(store.count_objects(image) for image in images),
-            "proposals": 0,
+            "proposals": sum(store.count_proposals(image) for image in images),
             "adapters": len(json.loads(store.fields().get("adapters", "[]"))),
             "actions": len(times),
             "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),

@@ -82,7 +82,7 @@ def _take_action(found: Salvage, logged: LoggedAction) -> None:
 
 
 def _take_objects(reader: _Reader, found: Salvage) -> None:
-    rows = reader.all("SELECT image, label, record FROM objects")
+    rows = reader.all("SELECT image, label, record FROM objects WHERE label_set = ?", (OBJECTS,))
     if rows is None:
         reader.incomplete.add("objects")
         rows = []

@@ -27,7 +27,8 @@ import xxhash
 
 from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
-from napari_peftsam.document.records import ImageInfo
+from napari_peftsam.document.proposals import ProposalRecord
+from napari_peftsam.document.records import OBJECTS, PROPOSALS, ImageInfo
 from napari_peftsam.document.tables import (
     LoggedAction,
     Row,
@@ -206,13 +207,27 @@ class Store:
 
     def objects(self, image: ImageId) -> dict[int, ObjectRecord]:
         """Return the records of an image's objects by label."""
-        rows = self._all("SELECT label, record FROM objects WHERE image = ? ORDER BY label",
-                         (image,))  # fmt: skip
-        return {label: decode(ObjectRecord, record) for label, record in rows}
+        return {label: decode(ObjectRecord, text) for label, text in self._records(image, OBJECTS)}
+
+    def proposals(self, image: ImageId) -> dict[int, ProposalRecord]:
+        """Return the proposals of an image by number, and those that were judged."""
+        found = self._records(image, PROPOSALS)
+        return {number: decode(ProposalRecord, text) for number, text in found}
+
+    def _records(self, image: ImageId, label_set: str) -> list[tuple[int, str]]:
+        select = "SELECT label, record FROM objects WHERE image = ? AND label_set = ?"
+        return self._all(f"{select} ORDER BY label", (image, label_set))
 
     def count_objects(self, image: ImageId) -> int:
         """Return the number of an image's objects."""
-        return int(self._one("SELECT count(*) FROM objects WHERE image = ?", (image,))[0])
+        select = "SELECT count(*) FROM objects WHERE image = ? AND label_set = ?"
+        return int(self._one(select, (image, OBJECTS))[0])
+
+    def count_proposals(self, image: ImageId) -> int:
+        """Return the number of an image's proposals that nobody has judged yet."""
+        select = "SELECT count(*) FROM objects WHERE image = ? AND label_set = ?"
+        judged = "json_extract(record, '$.iou')"  # not stored while it is open
+        return int(self._one(f"{select} AND {judged} IS NULL", (image, PROPOSALS))[0])
 
     def tiles(self, image: ImageId) -> Iterator[tuple[TileKey, bytes]]:
         """Yield the label tiles of an image, all label sets."""

@@ -311,7 +311,7 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
         return {_ARRAY: len(arrays) - 1}
     if isinstance(value, dict):
         return {str(key): to_json(each, arrays) for key, each in value.items()}
-    return [to_json(each, arrays) for each in value]
+    return [each if type(each) in _PLAIN else to_json(each, arrays) for each in value]
 
 
 def from_json(hint: Any, value: Any) -> Any:

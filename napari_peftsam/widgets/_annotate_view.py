@@ -34,6 +34,7 @@ from napari_peftsam.widgets._parts import (
     tool_button,
 )
 from napari_peftsam.widgets._project_menu import ProjectMenu
+from napari_peftsam.widgets._review import ReviewView
 from napari_peftsam.widgets._sources_view import SourcesView
 from napari_peftsam.widgets._training import training_of
 from napari_peftsam.widgets._training_line import TrainingLine
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 _HINT_TIME = 4000  # ms
 _HINT_LINES = 2
 _PADDING = 10  # pixels that napari's style puts around a text
-_TABLE_PART = 10  # of the column
+_TABLE_PART = 11  # of the column
 _READY = "●"
 _BLOCKED = "QLabel { background: #a3211b; color: white; }"
 _NEGATIVE = "QPushButton { background: #a3211b; color: white; }"
@@ -82,7 +83,7 @@ class AnnotateView:
         self.project, self.images = project, ImagesView(owner)
         self.sources = sources = SourcesView(owner)
         self.model, self.adapter = sources.model, sources.adapter
-        self.correct = CorrectView(owner)
+        self.correct, self.review = CorrectView(owner), ReviewView()
         self.table = self.correct.table
         self.training = TrainingLine(training_of(owner))
         self.panels = {title: tool_button(text, tip) for title, (text, tip) in _PANELS.items()}
@@ -147,7 +148,7 @@ class AnnotateView:
             tools, mask,
             beside(self.accept, self.discard),
             beside(self.accept_all, self.replace, self.cut_out),
-            beside(self.undo, self.redo),
+            beside(self.undo, self.redo), self.review.column(),
             _line(), self.correct.column(), _line(),
             self.sources.grid(self.panels["Models"], self.panels["Adapters"]), self.training,
             beside(self.panels["Finetune"], self.panels["Export"], self.layers, self.keys),
@@ -293,7 +294,11 @@ class AnnotateView:
 
     def show_hint(self, hint: str) -> None:
         """Show for some seconds why something was not done."""
-        self._hint = hint
+        self.show_news(f"⚠ {hint}")
+
+    def show_news(self, news: str) -> None:
+        """Show for some seconds what was done."""
+        self._hint = news
         self._hint_timer.start()
         self.show_next_step()
 
@@ -322,7 +327,7 @@ class AnnotateView:
             point_key=KEYS["point"].shown,
         )
         set_style(self.next_step, _BLOCKED if situation.blocked else "")
-        text = f"⚠ {self._hint}" if self._hint else next_step(situation)
+        text = self._hint or next_step(situation)
         if text != self.next_step.text():
             self.next_step.setText(text)
             self.next_step.setToolTip(text)

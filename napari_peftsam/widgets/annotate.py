@@ -27,6 +27,7 @@ from napari_peftsam.widgets._keys import KEYS, KeyBindings, keys_changed
 from napari_peftsam.widgets._panels import panel_dock, show_keys, show_layer_docks, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
+from napari_peftsam.widgets._review import Reviewing
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
 from napari_peftsam.widgets.layers.objects import UNDO_KEYS
@@ -71,6 +72,7 @@ class AnnotateDock(Dock):
         self.reload = Reload(owner, self.layers, self.prompting, owner.workers)
         self.view = AnnotateView(self, self.prompting, self.project)
         self.corrections = Corrections(owner, self.view.correct, self.prompting)
+        self.reviewing = Reviewing(owner, self.view.review)
         self._keys, self._draws_polygon = KeyBindings(), False
         self._settle, self._look = timer(None, _SETTLE), timer(None, _LOOK)
         self._idle = timer(None, _QUIET)
@@ -85,7 +87,8 @@ class AnnotateDock(Dock):
             clock.timeout.connect(slot)
         self._connect_view()
         self._bind_keys()
-        self.listen(*self._outside())
+        heard = self.reviewing.connections(self.view.show_hint, self.view.show_news)
+        self.listen(*self._outside(), *heard)
         self._reload_later()
         self._choose_image()
         self.prompting.follow()
@@ -143,6 +146,7 @@ class AnnotateDock(Dock):
             clock.stop()
         self._keys.release()
         self.view.release()
+        self.reviewing.release()
         self.reload.stop()
         self.prompting.release()
         if self.viewer_session.is_closed:
@@ -215,7 +219,7 @@ class AnnotateDock(Dock):
             "next_candidate": lambda: document.cycle(1),
             "previous_candidate": lambda: document.cycle(-1),
             "accept": self._accept,
-            "accept_all": self.prompting.accept_all,
+            "accept_all": self._accept_all,
             "replace": lambda: self._accept("replace"),
             "cut_out": lambda: self._accept("overwrite"),
             "discard": lambda: document.do(Discard()),
@@ -224,7 +228,7 @@ class AnnotateDock(Dock):
             "undo": lambda: self._step("Undid", document.store.last_step(), document.undo),
             "redo": lambda: self._step("Redid", document.store.next_step(), document.redo),
         }
-        actions |= self.corrections.actions()
+        actions |= self.corrections.actions() | self.reviewing.keys()
         tried = {name: partial(self.layers.attempt, action) for name, action in actions.items()}
         training = {
             "finetune": self._toggle_training,
@@ -369,8 +373,10 @@ class AnnotateDock(Dock):
             self.prompting.resume()
 
     def _accept(self, overlap: Overlap = "keep") -> None:
-        current = self.document.current
-        if current is not None and current.plane != self.layers.plane:
+        current, review = self.document.current, self.reviewing.review
+        if current is None and review.current:
+            review.accept()
+        elif current is not None and current.plane != self.layers.plane:
             plane = current.plane
             where = plane_text(self.document.image(plane.image).name, plane.index)
             self.view.show_hint(f"The prompts are in {where}: show that plane to accept them")
@@ -378,6 +384,12 @@ class AnnotateDock(Dock):
             self.view.show_hint("There is no mask to accept yet")
         else:
             self.view.table.select(self.document.do(Accept(overlap)))
+
+    def _accept_all(self) -> None:
+        if self.document.current is None and self.reviewing.review.visible:
+            self.reviewing.review.accept_above()
+        else:
+            self.prompting.accept_all()
 
     def _step(self, verb: str, step: Step | None, move: Callable[[], str | None]) -> None:
         """Undo or redo a step, and show where that was."""

@@ -22,6 +22,7 @@ from napari_peftsam.document import (
     PlaneKey,
     Store,
 )
+from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.types import BoolArray, Point, Prediction, Prompts
 
 IMAGE, VOLUME = ImageId("cells"), ImageId("stack")
@@ -131,6 +132,12 @@ def check_invariants(document: Document) -> None:
             assert image.records[label].label == label
             planes = np.unique(np.argwhere(labels == label)[:, :-2], axis=0)
             assert {p.index for p in image.records[label].planes} == {*map(tuple, planes.tolist())}
+        proposed = {int(n) for n in np.unique(image.array(PROPOSALS))} - {0}
+        assert proposed == {n for n, each in image.proposals.items() if each.is_open}
+        for number in proposed:
+            mask, _ = image.proposal_mask(number)
+            assert np.count_nonzero(mask) == image.proposal_area(number)
+            assert np.count_nonzero(image.array(PROPOSALS) == number) == np.count_nonzero(mask)
 
 
 def ticking_clock() -> Callable[[], str]:

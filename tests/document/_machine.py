@@ -19,6 +19,7 @@ from napari_peftsam.document import (
     ImageInfo,
     ImageSource,
     NewObject,
+    NewProposal,
     ObjectPlane,
     ObjectRecord,
     PlaneKey,
@@ -30,8 +31,9 @@ from napari_peftsam.document import (
     replay,
 )
 from napari_peftsam.document import actions as act
+from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.errors import PeftSamError, ProjectError
-from napari_peftsam.types import BoolArray, Box, Point, Prediction, Prompts
+from napari_peftsam.types import BoolArray, Box, Point, Prediction, Prompts, Window
 from tests.document._cases import (
     CELLS,
     SETS,
@@ -140,6 +142,23 @@ class Source:
             made.append(NewObject(Prompts(), np.ones((4, 5), bool), None, (self.number(0, 21), 3)))
         return act.AcceptObjects(plane, tuple(made), self.one_of("keep", "overwrite", "replace"))
 
+    def suggest(self) -> act.Suggest:
+        found = []
+        for score in (0.9, 0.5, 0.25)[: self.number(0, 3)]:
+            mask = np.ones((self.number(1, 9), self.number(1, 9)), np.bool_)
+            offset = self.number(-2, 20), self.number(-2, 28)
+            found.append(NewProposal(self.prompts(), mask, offset, score, (score, 1.5)))
+        return act.Suggest(self.plane(), tuple(found), self.one_of(None, Window(0, 0, 9, 32)))
+
+    def proposals(self) -> tuple[PlaneKey, tuple[int, ...]]:
+        """Draw a plane, mostly one with proposals, and some of them."""
+        images = self.document.images.values()
+        planes = [PlaneKey(i.id, r.index) for i in images for r in i.proposals.values()]
+        plane = self.one_of(self.plane(), *planes, *planes)
+        entry = self.document.images.get(plane.image)
+        known = [] if entry is None else sorted(entry.open_proposals(plane))
+        return plane, (*known[: self.number(0, 2)], *([99] if self.number(0, 9) == 9 else []))
+
     def record(self, label: int, image: ImageId) -> ObjectRecord:
         entry = self.document.images.get(image)
         index = (0,) * (0 if entry is None else len(entry.shape) - 2)
@@ -208,6 +227,11 @@ MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
     act.ChooseCandidate: lambda s: act.ChooseCandidate(s.number(0, 3)),
     act.Accept: lambda s: act.Accept(s.one_of("keep", "overwrite", "replace")),
     act.AcceptObjects: Source.new_objects,
+    act.Suggest: Source.suggest,
+    act.AcceptProposals: lambda s: act.AcceptProposals(*s.proposals()),
+    act.RejectProposals: lambda s: act.RejectProposals(
+        *s.proposals(), s.one_of("nothing here", "wrong outline")
+    ),
     act.DeleteObjects: _on_image(act.DeleteObjects, "labels"),
     act.MergeObjects: _on_image(act.MergeObjects, "labels"),
     act.Categorize: lambda s: act.Categorize(
@@ -240,6 +264,8 @@ def image_content(document: Document, image: ImageId) -> tuple[Any, ...]:
         replace(entry.info, name="", source=None),
         *(entry.array(each).tobytes() for each in SETS),
         document.records(image),
+        dict(entry.proposals),
+        entry.array(PROPOSALS).tobytes(),
         None if strokes is None or not strokes.any() else strokes.tobytes(),
     )
 

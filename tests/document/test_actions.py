@@ -15,6 +15,7 @@ from napari_peftsam.document import (
     ImageInfo,
     ImageSource,
     NewObject,
+    NewProposal,
     ObjectPlane,
     ObjectRecord,
     PlaneKey,
@@ -23,7 +24,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.document import actions as act
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.types import Box, Point, Prompts
+from napari_peftsam.types import Box, Point, Prompts, Window
 
 IMAGE = ImageId("Zellkern 🔬")
 PLANE = PlaneKey(ImageId("t-z"), (3, 1))
@@ -48,6 +49,7 @@ RECORD = ObjectRecord(
 LABELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
 MASK = np.eye(3, dtype=np.bool_)
 OBJECT = NewObject(PROMPTS, MASK, 0.5, (2, 1), 1, "builtin", "v1")
+PROPOSAL = NewProposal(PROMPTS, MASK, (2, 1), 0.5, (0.25, 3.0), "builtin", "v1")
 WHERE = np.array([1, 5, 6, 23])
 
 EVERY_KIND: dict[str, act.Action] = {
@@ -72,6 +74,10 @@ EVERY_KIND: dict[str, act.Action] = {
     "accept": act.Accept("overwrite", OBJECT),
     "accept in place of": act.Accept("keep", replace(OBJECT, label=4)),
     "accept objects": act.AcceptObjects(PLANE, (OBJECT, NewObject(Prompts(), MASK)), "overwrite"),
+    "suggest": act.Suggest(PLANE, (PROPOSAL,), Window(3, 1, 40, 50)),
+    "suggest nothing": act.Suggest(PLANE, ()),
+    "accept proposals": act.AcceptProposals(PLANE, (3, 1)),
+    "reject proposals": act.RejectProposals(PLANE, (3,), "wrong outline"),
     "delete": act.DeleteObjects(IMAGE, (3, 1)),
     "merge": act.MergeObjects(IMAGE, (3, 1, 2)),
     "categorize": act.Categorize(IMAGE, (3, 1), "nucleus"),

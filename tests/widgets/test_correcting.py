@@ -223,12 +223,12 @@ def test_buttons_and_keys_correct_the_selected_objects(bench: Open) -> None:
 def test_a_click_on_each_part_splits(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     put(b, disc(20, 20, 8) | disc(20, 32, 7), disc(40, 10, 5))
-    b.press("U")
+    b.press("Shift-K")
     b.click(20, 34)
     assert b.view.table.selected_labels() == [1]
     assert "other part of object 1" in b.view.next_step.text()
     b.click(40, 10)  # another object: its first click
-    b.press("U")  # forgets it
+    b.press("Shift-K")  # forgets it
     b.click(40, 12)
     b.click(20, 34)
     b.click(20, 16)

@@ -20,9 +20,9 @@ Open = Callable[..., Bench]
 STEPS = 250
 KEYS = (
     "Q", "W", "Shift-Q", "Shift-W", "N", "G", "Shift-G", "Enter", "Shift-Enter", "Alt-Enter",
-    "Alt-Shift-Enter", "Escape", "Shift-Escape", "Delete", "Shift-X", "U", "Shift-U", "Shift-E",
-    "Shift-C", "Shift-S", "PageUp", "PageDown", "Shift-PageDown", "Control-Z", "Control-Z",
-    "Control-Shift-Z",
+    "Alt-Shift-Enter", "Escape", "Shift-Escape", "Delete", "Shift-X", "Shift-K", "Shift-U",
+    "Shift-E", "Shift-C", "Shift-S", "PageUp", "PageDown", "Shift-PageDown", "Control-Z",
+    "Control-Z", "Control-Shift-Z",
 )  # fmt: skip
 
 

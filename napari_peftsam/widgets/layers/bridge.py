@@ -168,10 +168,16 @@ class LayerBridge:
         if record is None:
             return
         middle = [(s.start + s.stop - 1) / 2 for s in image.region(label)[-2:]]
-        world = self.show_plane(PlaneKey(image.id, record.index), *middle)
-        if not self._current.view.visible.contains(*middle):  # else the view stays
-            self.viewer.scene.camera.center = (0.0, *world[-2:])
+        self.show_plane(PlaneKey(image.id, record.index), *middle)
+        self.look_at(*middle)
         self._current.layer_of(label).selected_label = label
+
+    def look_at(self, row: float, col: float) -> None:
+        """Bring a position of the shown plane into sight; the view stays if it is."""
+        view = self.view
+        if view is not None and self.plane is not None and not view.visible.contains(row, col):
+            world = view.to_world(self.plane, row, col)
+            self.viewer.scene.camera.center = (0.0, *world[-2:])
 
     def show_plane(self, plane: PlaneKey, row: float = 0, col: float = 0) -> tuple[float, ...]:
         """Show a plane of the image and return where a position in it lies in the world."""

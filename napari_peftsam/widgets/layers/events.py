@@ -18,6 +18,10 @@ class BridgeEvents(SignalGroup):
     """Another part of the plane is shown."""
     object_picked = Signal(int, bool)
     """The user clicked on an object; whether to add it to the selection."""
+    proposal_picked = Signal(int)
+    """The user clicked on a proposal."""
+    part_drawn = Signal(object)
+    """The user drew around a part of the plane in which to look for objects: its `Window`."""
     hovered = Signal(object)
     """The mouse is where a click would ask for an object, as a `Point`; None: elsewhere."""
     tool_changed = Signal()

@@ -13,6 +13,7 @@ from napari_peftsam.app.regions import (
     complete_area,
     known_background,
     regions_at,
+    window_around,
 )
 from napari_peftsam.document import MarkComplete, QueuePrompts, SetPrompts
 from napari_peftsam.types import Prompts, Window
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.layers.tools import PromptTools
 
 Tool = Literal[
-    "point", "box", "lasso", "scribble", "cut", "area", "rectangle", "background", ""
+    "point", "box", "lasso", "scribble", "cut", "area", "rectangle", "background", "suggest", ""
 ]  # fmt: skip
-AREAS = ("area", "rectangle", "background")
+AREAS = ("area", "rectangle", "background", "suggest")
 """Tools that say more about the image than its objects."""
 FREEHAND = ("lasso", "scribble", "cut", *AREAS)
 """Tools that draw lines."""
@@ -60,7 +61,7 @@ class Freehand:
         layers, places = self._tools.layers, self._places(path)
         if layers is None or not places:
             return
-        if tool == "rectangle":
+        if tool in ("rectangle", "suggest"):
             (row0, col0), (row1, col1) = places[0], places[-1]
             places = [(row0, col0), (row0, col1), (row1, col1), (row1, col0), (row0, col0)]
         layers.show_path(places)
@@ -72,7 +73,10 @@ class Freehand:
             self._bridge.events.hint.emit(self._tools.why_no_plane())
             return
         image = self._document.image(plane.image)
-        self._bridge.attempt(lambda: self._do(tool, image, plane, places, is_negative))
+        if tool == "suggest":
+            self._bridge.attempt(lambda: self._suggest(image, places))
+        else:
+            self._bridge.attempt(lambda: self._do(tool, image, plane, places, is_negative))
         self._tools.show(anew=True)
 
     def show_background(self, image_id: str = "", region: tuple[slice, ...] = ()) -> None:
@@ -126,6 +130,11 @@ class Freehand:
             actions = []
         for action in actions:
             self._document.do(action)
+
+    def _suggest(self, image: DocumentImage, places: Line) -> None:
+        part = window_around(places) & image.window if len(places) > 1 else None
+        if part:
+            self._bridge.events.part_drawn.emit(part)
 
     def _split(
         self, image: DocumentImage, plane: PlaneKey, place: tuple[float, float]

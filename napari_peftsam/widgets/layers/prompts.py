@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 
-from napari_peftsam.types import BoolArray, Box, Point, Prompts, Window
+from napari_peftsam.types import BoolArray, Box, LabelArray, Point, Prompts, Window
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once
 
@@ -43,6 +43,17 @@ def _outline_colours() -> dict[int | None, str]:
     return {number: _OUTLINES[(number - 1) % len(_OUTLINES)] for number in numbers}
 
 
+def _number_of(place: int, colour: str) -> int:
+    """Return the number of an outline of some colour; neighbours need different places."""
+    return 1 + place % _NEIGHBOURS * len(_OUTLINES) + _OUTLINES.index(colour)
+
+
+def _colour_of(score: float) -> str:
+    """Return the colour of what is not accepted: green by a good score, amber, or red."""
+    limits = zip(_SCORES, (_NEGATIVE, _DOUBTFUL), strict=True)
+    return next((each for limit, each in limits if score < limit), _POSITIVE)
+
+
 @dataclass(frozen=True, eq=False)
 class Outlined:
     """A mask ``(h, w)`` at a row and column of the plane, and the colour of its outline."""
@@ -53,11 +64,8 @@ class Outlined:
 
     @classmethod
     def of(cls, made: NewObject) -> Outlined:
-        """Return a mask that is not accepted: green by a good score, amber, or red."""
-        limits = zip(_SCORES, (_NEGATIVE, _DOUBTFUL), strict=True)
-        score = made.score or 0.0
-        colour = next((each for limit, each in limits if score < limit), _POSITIVE)
-        return cls(made.mask, made.offset or (0, 0), colour)
+        """Return a mask that is not accepted, in the colour of its score."""
+        return cls(made.mask, made.offset or (0, 0), _colour_of(made.score or 0.0))
 
 
 class PromptLayers:
@@ -101,8 +109,10 @@ class PromptLayers:
         self._later = timer(None, 0)
         self.background = Overlay("background", 0.25, {1: _BACKGROUND}, self._add)
         self.mask = Overlay("mask", 0.55, {1: _MASK}, self._add)
+        self.proposals = Overlay("proposals", 0.9, _outline_colours(), self._add, _EDGE)
         self.outlines = Overlay("outlines", 0.9, _outline_colours(), self._add, _EDGE)
-        self._overlays = self.background, self.mask, self.outlines  # the lowest first
+        # The lowest first.
+        self._overlays = self.background, self.proposals, self.mask, self.outlines
         for overlay in self._overlays:
             overlay.place(units, None)
         self.boxes = Shapes(
@@ -241,9 +251,29 @@ class PromptLayers:
         numbers = np.zeros(whole.shape, np.uint8)
         for place, (each, window) in enumerate(zip(outlined, windows, strict=True)):
             part = numbers[window.seen_from(whole).slices]
-            number = 1 + place % _NEIGHBOURS * len(_OUTLINES) + _OUTLINES.index(each.colour)
-            part[each.mask & (part == 0)] = number
+            part[each.mask & (part == 0)] = _number_of(place, each.colour)
         self.outlines.lay(numbers if outlined else None, (whole.row, whole.col))
+
+    def show_proposals(
+        self,
+        labels: LabelArray | None,
+        scores: Mapping[int, float],
+        current: int = 0,
+        offset: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Show the outlines of the proposals with a score: in its colour, the current one white.
+
+        `labels` ``(h, w)`` are their numbers from a row and column of the plane on.
+        """
+        if labels is None:
+            self.proposals.lay()
+            return
+        colours = np.zeros(max(int(labels.max(initial=0)), *scores) + 1, np.uint8)
+        for number, score in scores.items():
+            colours[number] = _number_of(number, _colour_of(score))
+        if current:
+            colours[current] = _number_of(current, "white")
+        self.proposals.lay(colours[labels], offset)
 
     # --- showing --------------------------------------------------------------------
 

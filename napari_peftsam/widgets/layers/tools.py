@@ -35,6 +35,8 @@ class PromptTools:
         The layers for prompts and mask, None while they are closed.
     positive
         True while the next points are positive.
+    find_proposal
+        Returns the proposal that is shown at a row and column of the plane, 0 for none.
     is_open
         True while there are prompt layers as soon as there is an image.
     """
@@ -44,6 +46,7 @@ class PromptTools:
         self.layers: PromptLayers | None = None
         self.positive = True
         self.is_open = self._had_points = False
+        self.find_proposal: Callable[[float, float], int] = lambda *_: 0
         self._chosen: Tool = "point"
         self._freehand = Freehand(bridge, self)
         self._zooms: list[Callable[..., object]] = []
@@ -260,6 +263,13 @@ class PromptTools:
         at = plane, round(row), round(col)
         return self._document.image(plane.image).object_at(*at, category)
 
+    def _proposal_at(self, world: Sequence[float]) -> int:
+        """Return the proposal at a position in the world that a click would open."""
+        plane, view = self._bridge.plane, self._bridge.view
+        if plane is None or view is None or self._document.current is not None:
+            return 0
+        return self.find_proposal(*view.position(plane, world))
+
     def do(self, action: Action) -> None:
         """Do an action, or report why it is refused, or which prompts elsewhere gave way."""
         before = self._document.pending
@@ -296,7 +306,8 @@ class PromptTools:
     def _click(self, world: Sequence[float], is_right: bool, keys: set[str]) -> None:
         """Select the object under the mouse, or add a point; with the knife, say where to split.
 
-        While an object is pending, and with the control key, a click is always a point.
+        On a proposal it opens that. While an object is pending, and with the control key, a click
+        is always a point.
         """
         is_plain, adds = not keys and not is_right, keys == {"Shift", "Control"}
         label = self._label_at(world, any_class=adds)
@@ -306,6 +317,8 @@ class PromptTools:
             self._bridge.events.object_picked.emit(label, True)
         elif label and is_plain and self._document.current is None:
             self._bridge.events.object_picked.emit(label, False)
+        elif is_plain and (proposal := self._proposal_at(world)):
+            self._bridge.events.proposal_picked.emit(proposal)
         elif self.tool == "point" or not is_plain:
             is_negative = is_right or "Shift" in keys
             self.add_point(world, self.positive and not is_negative)
@@ -315,7 +328,8 @@ class PromptTools:
         plane, view, point = self._bridge.plane, self._bridge.view, None
         if plane is not None and view is not None and self.tool == "point" and self.positive:
             row, col = view.position(plane, event.position)
-            if view.contains(row, col) and not self._label_at(event.position):
+            at = event.position
+            if view.contains(row, col) and not (self._label_at(at) or self._proposal_at(at)):
                 point = Point(row, col)
         self._bridge.events.hovered.emit(point)
 

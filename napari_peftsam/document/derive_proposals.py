@@ -1,0 +1,148 @@
+"""Changes made by the actions on proposals, and those of proposals that follow from objects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+
+import numpy as np
+
+from napari_peftsam.document import actions as act
+from napari_peftsam.document.changes import Change, LabelChange, State, set_proposals
+from napari_peftsam.document.derive import Derived, derive
+from napari_peftsam.document.images import DocumentImage
+from napari_peftsam.document.objects import PlaneKey
+from napari_peftsam.document.proposals import NewProposal, ProposalRecord
+from napari_peftsam.document.records import BACKGROUND, PROPOSALS, label_set_of
+from napari_peftsam.document.regions import Integers, tally
+from napari_peftsam.types import Window
+
+__all__: list[str] = []
+
+
+@derive.register
+def _suggest(action: act.Suggest, state: State) -> Derived:
+    plane, part = action.plane, action.part
+    image = state.image(plane.image)
+    image.check_plane(plane)
+    first = max(image.proposals, default=0) + 1
+    replaced = {
+        number: image.proposal_window(number)
+        for number in image.open_proposals(plane)
+        if part is None or image.proposal_window(number) & part
+    }
+    windows = [*map(_window, action.proposals), *replaced.values()]
+    if not windows:
+        return Derived()
+    whole = reduce(or_, windows) & Window(0, 0, *image.plane_shape)
+    before = image.plane_labels(plane, PROPOSALS)[whole.slices]
+    after = np.where(np.isin(before, list(replaced)), 0, before)
+    objects = image.plane_labels(plane, label_set_of(state.category))[whole.slices]
+    records: dict[int, ProposalRecord | None] = dict.fromkeys(replaced)
+    found = 0
+    for each in action.proposals:
+        seen = _window(each) & whole
+        inside = seen.seen_from(whole).slices
+        here, mask = after[inside], each.mask[seen.seen_from(_window(each)).slices]
+        free = mask & (here == 0) & (objects[inside] == 0)
+        # An object that was accepted meanwhile may lie there.
+        if 2 * np.count_nonzero(free) > np.count_nonzero(mask):
+            number = first + found
+            here[free] = number
+            records[number] = each.record(number, plane.index)
+            found += 1
+    changed = before != after
+    where = image.positions(plane, changed, (whole.row, whole.col))
+    changes: tuple[Change, ...] = set_proposals(state, image.id, records)
+    if len(where):
+        pixels = before[changed], after[changed]
+        changes = (LabelChange.of(image.id, where, *pixels, PROPOSALS), *changes)
+    return Derived(changes, f"suggest {found} object{'' if found == 1 else 's'}", image.id, found)
+
+
+def _window(each: NewProposal) -> Window:
+    return Window(*each.offset, *each.mask.shape)
+
+
+@derive.register
+def _reject(action: act.RejectProposals, state: State) -> Derived:
+    image = state.image(action.plane.image)
+    numbers = image.check_proposals(action.plane, action.numbers)
+    if not numbers:
+        return Derived()
+    changes = judged(state, action.plane, dict.fromkeys(numbers, (0.0, 0)))
+    if action.reason == "nothing here":
+        where = _positions(image, action.plane, numbers)
+        known = np.take(image.array(BACKGROUND), where) > 0
+        for label_set in image.label_sets:
+            known |= np.take(image.array(label_set), where) > 0
+        if not known.all():
+            change = LabelChange.of(image.id, where[~known], 0, 1, BACKGROUND)
+            changes = (*changes, change)
+    what = f"{len(numbers)} proposals" if len(numbers) > 1 else "proposal"
+    return Derived(changes, f"reject {what}", image.id)
+
+
+def judged(
+    state: State, plane: PlaneKey, found: Mapping[int, tuple[float, int] | None]
+) -> tuple[Change, ...]:
+    """Return the changes that take proposals away and keep the judgements on them.
+
+    A judgement is an IoU and the label of the accepted object; without one, nothing is kept.
+    """
+    if not found:
+        return ()
+    image = state.image(plane.image)
+    where = _positions(image, plane, found)
+    old = np.take(image.array(PROPOSALS), where)
+    known = image.proposals
+    records = {
+        number: None if each is None else replace(known[number], iou=each[0], label=each[1])
+        for number, each in found.items()
+    }
+    return (
+        LabelChange.of(image.id, where, old, 0, PROPOSALS),
+        *set_proposals(state, image.id, records),
+    )
+
+
+def judged_by(state: State, plane: PlaneKey, changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Return the judgements on proposals in whose place objects are accepted.
+
+    An object is in the place of a proposal if they share half of one's or the other's area.
+    """
+    image, found = state.image(plane.image), dict[int, tuple[float, int]]()
+    if not image.open_proposals(plane):
+        return ()
+    present = image.array(PROPOSALS)
+    for change in changes:
+        if not isinstance(change, LabelChange):
+            continue
+        where = change.where
+        shares = list(tally(np.take(present, where), change.new))
+        areas = Counter[int]()
+        for label, _, shared in shares:
+            areas[label] += shared
+        for label, number, shared in shares:
+            area, own = areas[label], image.proposal_area(number)
+            if number and 2 * shared >= min(area, own):
+                iou = shared / (area + own - shared)
+                found[number] = max((iou, label), found.get(number, (0.0, 0)))
+    return judged(state, plane, found)
+
+
+def revoked(state: State, image: DocumentImage, labels: Collection[int]) -> tuple[Change, ...]:
+    """Return the changes of judgements when objects are deleted: their proposals were wrong."""
+    known = image.proposals.items()
+    wrong = {n: replace(r, iou=0.0, label=0) for n, r in known if r.label and r.label in labels}
+    return set_proposals(state, image.id, wrong)
+
+
+def _positions(image: DocumentImage, plane: PlaneKey, numbers: Collection[int]) -> Integers:
+    """Return the flat positions of proposals, ascending."""
+    window = reduce(or_, map(image.proposal_window, numbers))
+    labels = image.plane_labels(plane, PROPOSALS)[window.slices]
+    return image.positions(plane, np.isin(labels, list(numbers)), (window.row, window.col))

@@ -1,0 +1,92 @@
+"""Proposals: objects that may be there, until somebody accepts or rejects them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from napari_peftsam.document.objects import NewObject
+from napari_peftsam.document.records import Index
+from napari_peftsam.types import BoolArray, Prompts
+
+__all__ = ["NewProposal", "ProposalRecord", "Rejection"]
+
+Rejection = Literal["nothing here", "wrong outline"]
+"""Why a proposal is none: no object is there, whose pixels are background then, or one is."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewProposal:
+    """A proposal to show.
+
+    Attributes
+    ----------
+    prompts
+        What a person corrects it with.
+    mask
+        ``(h, w)`` pixels of the plane from `offset` on.
+    offset
+        Row and column of the first pixel of `mask`.
+    score
+        Expected IoU with a true object, in [0, 1].
+    features
+        What a scorer knows of it.
+    model, adapter
+        Names of the model and adapter that predicted it.
+    """
+
+    prompts: Prompts
+    mask: BoolArray
+    offset: tuple[int, int]
+    score: float
+    features: tuple[float, ...] = ()
+    model: str = ""
+    adapter: str = ""
+
+    def record(self, number: int, index: Index) -> ProposalRecord:
+        """Return the record of the proposal in a plane."""
+        return ProposalRecord(
+            number, index, self.prompts, self.score, self.features, self.model, self.adapter
+        )
+
+
+@dataclass(frozen=True)
+class ProposalRecord:
+    """A proposal of an image, or the judgement on one.
+
+    Attributes
+    ----------
+    number
+        Its value in the label set of proposals, unique in its image.
+    index
+        The plane it lies in.
+    prompts, score, features, model, adapter
+        As of `NewProposal`.
+    iou
+        IoU with the object that was accepted in its place, 0 if it was rejected; None while it
+        is open. One with a judgement has no pixels any more.
+    label
+        The object that was accepted in its place, 0 for none; if that is deleted, it was wrong.
+    """
+
+    number: int
+    index: Index
+    prompts: Prompts
+    score: float
+    features: tuple[float, ...] = ()
+    model: str = ""
+    adapter: str = ""
+    iou: float | None = None
+    label: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """True until somebody has judged it."""
+        return self.iou is None
+
+    def as_new_object(self, mask: BoolArray, offset: tuple[int, int]) -> NewObject:
+        """Return it as an object to accept."""
+        return NewObject(
+            self.prompts, mask, self.score, offset, model=self.model, adapter=self.adapter,
+            automatic=True,
+        )  # fmt: skip

@@ -1,0 +1,304 @@
+"""Suggestions in the annotate dock: their buttons, their layer, and what is done to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial, reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
+
+from napari_peftsam.app.review import ReviewController
+from napari_peftsam.app.suggest_run import SuggestController
+from napari_peftsam.app.suggesting import planes_of_queue
+from napari_peftsam.document.records import PROPOSALS
+from napari_peftsam.types import Window
+from napari_peftsam.widgets._dialogs import ask_number
+from napari_peftsam.widgets._keys import KEYS, keyed
+from napari_peftsam.widgets._parts import (
+    ElidedButton,
+    ElidedLabel,
+    beside,
+    stacked,
+    stop_timers,
+    timer,
+    tool_button,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_peftsam.document import DocumentImage
+    from napari_peftsam.widgets.session import ViewerSession
+
+_LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
+_TIPS = {
+    "accept": ("✓", "Make the proposal an object"),
+    "nothing_here": ("∅", "Nothing is here: the place is background from now on"),
+    "wrong_outline": ("≠", "An object is here, but its outline is another"),
+    "nearest_proposal": ("◎", "Go to the proposal next to the mouse"),
+    "next_proposal": ("▸", "Go to the proposal that the model knows least about"),
+}
+
+
+class ReviewView:
+    """The buttons of suggestions, by name; they change nothing.
+
+    Attributes
+    ----------
+    suggest, more
+        Begins or ends a search, and a menu with what to look for, and where.
+    eager, text
+        The slider, and what is known of the proposals above it.
+    accept_above
+        Accepts these.
+    accept, nothing_here, wrong_outline, nearest_proposal, next_proposal
+        Judge the current proposal, or go to another one.
+    """
+
+    def __init__(self) -> None:
+        self.suggest = ElidedButton()
+        self.menu = QMenu()
+        self.menu.setToolTipsVisible(True)
+        self.more = tool_button("…", "Where to look, and for what")
+        self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self.more.setMenu(self.menu)
+        self.eager = QSlider(Qt.Orientation.Horizontal)
+        self.eager.setRange(0, 100)
+        self.eager.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.eager.setToolTip("How eager? To the right, proposals are shown that are less certain")
+        self.accept_above = keyed(
+            tool_button("", ""), "accept_all", "✓✓", "Accept all that are shown ({})"
+        )
+        self.text = ElidedLabel()
+        self.accept, self.nothing_here, self.wrong_outline, self.nearest, self.next = (
+            keyed(tool_button(text, ""), name, text, f"{tip} ({{}})")
+            for name, (text, tip) in _TIPS.items()
+        )
+        self.judging = QWidget()
+
+    def column(self) -> QVBoxLayout:
+        """Return the parts, laid out."""
+        buttons = self.accept, self.nothing_here, self.wrong_outline, self.nearest, self.next
+        stacked(
+            beside(self.eager, *buttons, self.accept_above, stretch=0, spacing=0),
+            self.text,
+            inside=self.judging, spacing=2,
+        )  # fmt: skip
+        return stacked(beside(self.suggest, self.more, stretch=0), self.judging, spacing=2)
+
+    def show(self, run: SuggestController, review: ReviewController) -> None:
+        """Show how far a run is, and what is known of the proposals."""
+        key, shown, number = KEYS["suggest"].shown, review.visible, len(review.expected)
+        running = run.is_running
+        self.suggest.setText(
+            f"■ Stop ({run.progress})  {key}" if running else f"✧ Suggest the rest  {key}"
+        )
+        self.suggest.setToolTip(
+            "Stop, and show what was found until now"
+            if running
+            else f"Let the model propose all objects that are not annotated yet ({key})"
+        )
+        self.judging.setVisible(number > 0)
+        if not number:
+            return
+        self.eager.blockSignals(True)
+        self.eager.setValue(round(100 * review.eager))
+        self.eager.blockSignals(False)
+        current = review.expected.get(review.current)
+        precision = review.precision
+        text = f"{len(shown)} of {number}, {precision.text}"
+        self.text.setText(text if current is None else f"{current.score:.2f}; {text}")
+        self.text.setToolTip(
+            f"{text}, as far as {precision.judged} judged ones tell. In front: the IoU that is "
+            "expected of the white one"
+        )
+        self.accept_above.setEnabled(bool(shown))
+        for button in (self.accept, self.nothing_here, self.wrong_outline):
+            button.setEnabled(current is not None)
+
+
+class Reviewing:
+    """What the keys and buttons of suggestions do.
+
+    Attributes
+    ----------
+    run, review
+        Finds proposals, and judges them.
+    ask_number
+        The dialog.
+    """
+
+    def __init__(self, owner: ViewerSession, view: ReviewView) -> None:
+        self._owner, self._view = owner, view
+        self._document, self._layers = owner.document, owner.layers
+        self.run = SuggestController(owner, owner.layers, owner.workers)
+        self.review = ReviewController(owner, owner.layers, self.run)
+        self.ask_number = ask_number
+        self._later = timer(None, 0)
+        self._later.timeout.connect(self._draw)
+        self._was = 0  # the current proposal that was shown last
+        view.eager.valueChanged.connect(self._set_eager)
+        for button, name in (
+            (view.suggest, "suggest"), (view.accept_above, "accept_above"),
+            (view.accept, "accept_proposal"), (view.nothing_here, "nothing_here"),
+            (view.wrong_outline, "wrong_outline"), (view.nearest, "nearest_proposal"),
+            (view.next, "next_proposal"),
+        ):  # fmt: skip
+            action = self._actions()[name]
+            button.clicked.connect(lambda _, action=action: self._layers.attempt(action))
+        self._fill_menu()
+        self._layers.tools.find_proposal = self.review.proposal_at
+        self.show()
+
+    def _fill_menu(self) -> None:
+        menu, tools = self._view.menu, self._layers.tools
+        for text, tip, action in (
+            ("In a part…", "Drag over the part of the image to look in",
+             partial(tools.choose, "suggest")),
+            ("In all images", "Look in all images that are not done", self._suggest_everywhere),
+            ("Largest object…", "Leave out what is larger", self._ask_largest),
+        ):  # fmt: skip
+            added = menu.addAction(text)
+            assert added is not None
+            added.setToolTip(tip)
+            added.triggered.connect(partial(self._layers.attempt, action))
+        for text, tip, name in (
+            ("Fast", "Look at one threshold instead of five: sooner, and less is found", "fast"),
+            ("Whole objects only", "Leave out what touches the border of the image", "whole"),
+        ):
+            added = menu.addAction(text)
+            assert added is not None
+            added.setToolTip(tip)
+            added.setCheckable(True)
+            added.toggled.connect(partial(self._choose, name))
+
+    def connections(
+        self, hint: Callable[[str], None], news: Callable[[str], None]
+    ) -> tuple[tuple[Any, Callable[..., Any]], ...]:
+        """Return the signals to listen to, and what they call."""
+        owner, layers, review = self._owner.events, self._layers.events, self.review.events
+        run, follow = self.run.events, self.review.follow
+        return (
+            (owner.ready, follow),
+            (owner.model_changed, self.run.model_changed),
+            (owner.adapters_changed, self.run.model_changed),
+            (layers.plane_changed, follow),
+            (layers.own_layers_changed, self._draw_soon),
+            (layers.view_moved, self._draw_large),
+            (layers.proposal_picked, self._open),
+            (layers.part_drawn, self._suggest_in),
+            (review.changed, self.show),
+            (review.hint, hint),
+            (run.state_changed, self._show_run),
+            (run.ended, news),
+            (run.failed, lambda error: hint(str(error))),
+        )
+
+    def release(self) -> None:
+        """Stop, and listen no more."""
+        stop_timers(self._later)
+        self._layers.tools.find_proposal = lambda *_: 0
+        self.run.release()
+        self.review.release()
+
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Return what keys do that belong to suggestions alone."""
+        others = ("accept_proposal", "accept_above")
+        return {name: each for name, each in self._actions().items() if name not in others}
+
+    def _actions(self) -> dict[str, Callable[[], object]]:
+        review = self.review
+        return {
+            "suggest": self._suggest_or_stop,
+            "accept_proposal": review.accept,
+            "accept_above": review.accept_above,
+            "nothing_here": partial(review.reject, "nothing here"),
+            "wrong_outline": partial(review.reject, "wrong outline"),
+            "nearest_proposal": self._go_to_nearest,
+            "next_proposal": review.next,
+        }
+
+    # --- what the user does ---------------------------------------------------------
+
+    def _suggest_or_stop(self) -> None:
+        if self.run.is_running:
+            self.run.stop()
+        else:
+            self.run.suggest()
+
+    def _suggest_in(self, part: Window) -> None:
+        self._layers.tools.choose("point")
+        self.run.suggest(part=part)
+
+    def _suggest_everywhere(self) -> None:
+        for layer in self._layers.image_layers:
+            if self._layers.image_of(layer) is None:  # it was never shown
+                self._layers.attempt(partial(self._layers.adopt, layer))
+        self.run.suggest(planes_of_queue(self._document))
+
+    def _choose(self, name: str, chosen: bool) -> None:
+        self.run.options = replace(self.run.options, **{name: chosen})
+
+    def _ask_largest(self) -> None:
+        question = "Pixels of the largest object (0: objects of any size):"
+        present = self.run.options.largest
+        number = self.ask_number(self._view.suggest, "Largest object", question, present, 0)
+        if number is not None:
+            self.run.options = replace(self.run.options, largest=number)
+
+    def _set_eager(self, value: int) -> None:
+        self.review.eager = value / 100
+
+    def _go_to_nearest(self) -> None:
+        view, plane = self._layers.view, self._layers.plane
+        if view is not None and plane is not None:
+            self.review.next(view.position(plane, self._owner.viewer.cursor.position))
+
+    def _open(self, number: int) -> None:
+        self._layers.attempt(partial(self.review.open, number))
+
+    # --- what is shown --------------------------------------------------------------
+
+    def show(self) -> None:
+        """Show the state of a run and of the proposals, and bring the current one into sight."""
+        self._show_run()
+        current, self._was, before = self.review.current, self.review.current, self._was
+        if current and current != before:
+            self._layers.look_at(*self.review.middle(current))
+        self._draw_soon()
+
+    def _show_run(self) -> None:
+        self._view.show(self.run, self.review)
+
+    def _draw_soon(self) -> None:
+        self._later.start()
+
+    def _draw_large(self) -> None:
+        if self._is_large:
+            self._later.start()
+
+    _is_large = False
+
+    def _draw(self) -> None:
+        """Show the proposals above the slider in their layer."""
+        layers, plane, shown = self._layers.tools.layers, self._layers.plane, self.review.visible
+        image = None if plane is None else self._document.images.get(plane.image)
+        if layers is None:
+            return
+        if plane is None or image is None or not shown:
+            layers.show_proposals(None, {})
+            return
+        window = self._window(image, list(shown))
+        scores = {number: each.score for number, each in shown.items()}
+        labels = image.plane_labels(plane, PROPOSALS)[window.slices]
+        layers.show_proposals(labels, scores, self.review.current, (window.row, window.col))
+
+    def _window(self, image: DocumentImage, numbers: list[int]) -> Window:
+        window = reduce(or_, map(image.proposal_window, numbers))
+        self._is_large = window.height * window.width > _LARGE
+        seen = self._layers.visible
+        return window & seen if self._is_large and seen is not None else window

@@ -1,0 +1,236 @@
+"""Suggestions in the viewer: with its keys, its mouse, its buttons and its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import napari
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+
+from napari_peftsam.document import NewProposal, RejectProposals, Suggest
+from napari_peftsam.document.records import PROPOSALS
+from napari_peftsam.types import Prompts
+from tests.app.test_review import MIDDLES, discs, first_feature
+from tests.widgets._annotate_cases import Bench, settle, wait
+from tests.widgets.test_real_events import Canvas
+
+Make = Callable[..., napari.Viewer]
+
+
+def opened(viewer: napari.Viewer, *images: np.ndarray) -> Bench:
+    b = Bench(viewer, "builtin", images or [discs()[0]])
+    b.dock.reviewing.run.base = first_feature()
+    return b
+
+
+@pytest.fixture
+def b(make_napari_viewer: Make) -> Bench:
+    return opened(make_napari_viewer())
+
+
+def suggested(b: Bench) -> None:
+    """Press U, and wait for the proposals."""
+    b.press("U")
+    wait(lambda: not b.dock.reviewing.run.is_running)
+    b.dock.reviewing.review.eager = 1.0
+    settle()
+    assert len(b.dock.reviewing.review.visible) >= len(MIDDLES)
+
+
+def at(b: Bench, row: int, col: int) -> int:
+    return int(b.document.labels(b.layers.plane, PROPOSALS)[row, col])
+
+
+def drawn(b: Bench) -> set[int]:
+    """Return the proposals whose pixels are in the layer."""
+    settle()
+    layer = b.prompts.proposals.layer
+    if layer is None:
+        return set()
+    row, col = (round(float(each)) for each in layer.translate[-2:])
+    shown = np.asarray(layer.data) > 0
+    labels = b.document.labels(b.layers.plane, PROPOSALS)
+    part = labels[row : row + shown.shape[0], col : col + shown.shape[1]]
+    return set(np.unique(part[shown]).tolist()) - {0}
+
+
+def test_one_key_suggests_and_one_accepts_all(b: Bench) -> None:
+    assert b.view.review.judging.isHidden()
+    suggested(b)
+    assert "proposals" in b.viewer.layers
+    assert b.viewer.layers["proposals"].locked
+    assert drawn(b) == set(b.dock.reviewing.review.visible)
+    assert not b.view.review.judging.isHidden()
+    assert f"of {len(b.dock.reviewing.review.expected)}" in b.view.review.text.text()
+    number = len(b.dock.reviewing.review.visible)
+    b.press("Shift-Enter")
+    assert len(b.document.records(b.layers.image_id)) == number
+    assert drawn(b) == set()
+    b.press("Control-Z")
+    assert len(drawn(b)) == number
+    assert b.document.records(b.layers.image_id) == ()
+
+
+@pytest.mark.parametrize(
+    ("eager", "numbers"),
+    [(100, {1, 2, 3}), (71, {1, 2, 3}), (69, {1, 2}), (11, {1}), (9, set())],
+)
+def test_the_slider_shows_fewer(bench: Callable[..., Bench], eager: int, numbers: set[int]) -> None:
+    b = bench(discs()[0], ready=False)
+    mask = np.ones((9, 9), np.bool_)
+    scores = (0.9, 0.6, 0.3)
+    made = [NewProposal(Prompts(), mask, (9, 20 * n), score) for n, score in enumerate(scores)]
+    b.document.do(Suggest(b.layers.plane, tuple(made)))
+    b.view.review.eager.setValue(eager)
+    assert drawn(b) == numbers
+    assert b.view.review.text.text().startswith(f"{len(numbers)} of 3")
+    assert b.view.review.accept_above.isEnabled() == bool(numbers)
+
+
+def test_proposals_are_judged_by_key(b: Bench) -> None:
+    suggested(b)
+    review = b.dock.reviewing.review
+    b.press(".")
+    first = review.current
+    b.press("Enter")
+    assert len(b.document.records(b.layers.image_id)) == 1
+    second = review.current
+    assert second not in {0, first}
+    b.press("Shift-N")
+    assert b.document.image(b.layers.image_id).background.any()
+    third = review.current
+    b.press("Shift-O")
+    known = b.document.image(b.layers.image_id).proposals
+    assert [known[n].iou for n in (second, third)] == [0.0, 0.0]
+    assert known[first].iou == 1.0
+    assert "3 judged" in b.view.review.text.toolTip()
+    assert drawn(b) == review.expected.keys()
+
+
+def test_a_click_opens_a_proposal(b: Bench) -> None:
+    suggested(b)
+    row, col = MIDDLES[0]
+    number = at(b, row, col)
+    b.click(row, col)
+    assert b.document.queue == (b.document.image(b.layers.image_id).proposals[number].prompts,)
+    assert b.answered()[row - b.document.current.offset[0], col - b.document.current.offset[1]]
+    b.press("Enter")
+    assert number not in b.dock.reviewing.review.expected
+    assert b.document.labels(b.layers.plane)[row, col] == 1
+
+
+def test_a_click_with_control_is_a_point(b: Bench) -> None:
+    suggested(b)
+    b.click(*MIDDLES[0], "Control")
+    (prompts,) = b.document.queue
+    assert len(prompts.points) == 1
+    assert prompts.box is None
+
+
+def test_a_click_beside_says_why(b: Bench) -> None:
+    suggested(b)
+    b.click(80, 80)
+    assert "Not suggested" in b.view.next_step.text()
+    assert len(b.document.queue) == 1
+
+
+def test_a_part_is_drawn(b: Bench) -> None:
+    [part] = [a for a in b.view.review.menu.actions() if a.text() == "In a part…"]
+    part.trigger()
+    assert b.layers.tools.tool == "suggest"
+    assert "part of the image" in b.view.next_step.text()
+    b.draw([(5, 5), (40, 40), (80, 80)])
+    wait(lambda: not b.dock.reviewing.run.is_running)
+    assert at(b, *MIDDLES[0])
+    assert not at(b, *MIDDLES[-1])
+    assert b.layers.tools.tool == "point"
+
+
+def test_the_whole_queue(make_napari_viewer: Make) -> None:
+    b = opened(make_napari_viewer(), discs()[0], discs()[0][:, ::-1].copy())
+    [everywhere] = [a for a in b.view.review.menu.actions() if a.text() == "In all images"]
+    everywhere.trigger()
+    assert "image 1 of 2" in b.view.review.suggest.text()
+    wait(lambda: not b.dock.reviewing.run.is_running)
+    assert all(image.proposals for image in b.document.images.values())
+    b.press("PageUp")
+    assert len(b.dock.reviewing.review.expected) >= len(MIDDLES)
+
+
+def test_the_key_stops_a_run(b: Bench) -> None:
+    b.press("U")
+    assert b.dock.reviewing.run.is_running
+    assert "Stop" in b.view.review.suggest.text()
+    b.press("U")
+    assert not b.dock.reviewing.run.is_running
+    assert "Stopped" in b.view.next_step.text()
+    assert "Suggest" in b.view.review.suggest.text()
+
+
+def test_another_model_ends_a_run(b: Bench) -> None:
+    b.press("U")
+    b.owner.load_model("builtin")
+    wait(lambda: not b.dock.reviewing.run.is_running)
+    wait(lambda: not b.owner.loading)
+    suggested(b)
+
+
+def test_proposals_are_there_after_another_image(make_napari_viewer: Make) -> None:
+    b = opened(make_napari_viewer(), discs()[0], discs()[0][:, ::-1].copy())
+    suggested(b)
+    here = drawn(b)
+    b.press("PageUp")
+    assert drawn(b) == set()
+    assert b.view.review.judging.isHidden()
+    b.press("PageDown")
+    assert drawn(b) == here
+
+
+def test_options_are_those_of_the_menu(b: Bench) -> None:
+    reviewing = b.dock.reviewing
+    reviewing.ask_number = lambda *_: 300
+    for action in b.view.review.menu.actions():
+        if action.isCheckable() or action.text() == "Largest object…":
+            action.trigger()
+    options = reviewing.run.options
+    assert (options.fast, options.whole, options.largest) == (True, True, 300)
+
+
+def test_a_model_without_a_head_says_what_to_do(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0])
+    b.dock.reviewing.run.base = first_feature()
+    failed = []
+    b.dock.reviewing.run.events.failed.connect(failed.append)
+    b.press("U")
+    wait(lambda: failed)
+    assert "has no head" in str(failed[0])
+    assert not b.dock.reviewing.run.is_running
+
+
+def test_what_scripts_do_is_shown(b: Bench) -> None:
+    suggested(b)
+    number = at(b, *MIDDLES[0])
+    b.document.do(RejectProposals(b.layers.plane, (number,)))
+    assert number not in drawn(b)
+
+
+def test_real_keys_and_clicks(make_napari_viewer: Make) -> None:
+    b = opened(make_napari_viewer(show=True))
+    b.viewer.reset_view()
+    settle()
+    canvas = Canvas(b)
+    QTest.keyClick(canvas.widget, Qt.Key.Key_U)
+    wait(lambda: b.dock.reviewing.review.expected)
+    QTest.keyClick(canvas.widget, Qt.Key.Key_Period)
+    settle()
+    assert b.dock.reviewing.review.current
+    QTest.keyClick(canvas.widget, Qt.Key.Key_N, Qt.KeyboardModifier.ShiftModifier)
+    settle()
+    assert b.document.undo_label == "reject proposal"
+    b.press("Control-Z")
+    canvas.click(*MIDDLES[0])
+    assert b.document.current is not None
+    assert b.document.current.prompts.box is not None
