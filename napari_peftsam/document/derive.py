@@ -90,13 +90,27 @@ def _with_queue(state: State, plane: PlaneKey, queue: Sequence[Prompts], label: 
 def _add_point(action: act.AddPoint, state: State) -> Derived:
     plane, here = action.plane, state.pending.on(action.plane)
     first, others = _first_and_others(state, plane)
-    queue = (first.with_point(action.point), *others)
-    _check_prompts(state, plane, queue)
     refines = here.refines
     if here and state.answers.get(here.revision) is not None:
         refines = here.revision, state.choices.get(here.revision, 0)
+    if here and _is_proposed(state, here, first):
+        # Its box is as wrong as its mask, and would hold the correction back.
+        first = Prompts()
+    queue = (first.with_point(action.point), *others)
+    _check_prompts(state, plane, queue)
     pending = Pending(plane, queue, state.number, refines, here.reopens)
     return Derived(set_field(state, "pending", pending), "add point", plane.image)
+
+
+def _is_proposed(state: State, pending: Pending, prompts: Prompts) -> bool:
+    """Return whether prompts are those of a proposal, which nobody gave."""
+    plane = pending.plane
+    assert plane is not None  # something is pending
+    image = state.image(plane.image)
+    reopened = image.records.get(pending.reopens)
+    if reopened is not None and reopened.automatic:
+        return prompts == reopened.prompts_in(plane.index)
+    return any(prompts == each.prompts for each in image.open_proposals(plane).values())
 
 
 @derive.register

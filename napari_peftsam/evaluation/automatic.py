@@ -33,7 +33,7 @@ from napari_peftsam.segmentation.automatic import (
     merge,
     propose_in_frame,
 )
-from napari_peftsam.types import LabelArray, Prompts
+from napari_peftsam.types import LabelArray, Prediction
 
 __all__ = ["AutomaticEvaluation", "AutomaticFigures", "evaluate_automatic"]
 
@@ -209,8 +209,8 @@ def effort(
 
     Accepting all proposals is one action, deleting a wrong one another. A proposal that has
     `ENOUGH` IoU is left alone; one that is matched with less is corrected, which takes its clicks
-    and the acceptance. A missed object takes its clicks and the acceptance. An object that does
-    not get there counts with `MOST_CLICKS`.
+    and the acceptance: clicks that replace its prompts, its mask fed back. A missed object takes
+    its clicks and the acceptance. An object that does not get there counts with `MOST_CLICKS`.
 
     Parameters
     ----------
@@ -225,8 +225,9 @@ def effort(
     alone = dict(zip(labels, _clicks(predictor, embedding, list(targets.values())), strict=True))
     paired = {true: (found, iou) for true, found, iou in matching.pairs}
     to_correct = [true for true in labels if true in paired and paired[true][1] < ENOUGH]
-    starts = [kept[paired[true][0] - 1].prompts for true in to_correct]
-    corrected = _clicks(predictor, embedding, [targets[t] for t in to_correct], starts)
+    asked = [kept[paired[true][0] - 1].prompts for true in to_correct]
+    shown = predictor.predict_many(embedding, asked, candidates=1)
+    corrected = _clicks(predictor, embedding, [targets[t] for t in to_correct], shown)
     actions = 1 + matching.false_positives if matching.predicted_count else 0
     actions += sum(count + 1 for count in corrected)
     actions += sum(alone[true] + 1 for true in labels if true not in paired)
@@ -240,15 +241,14 @@ def _clicks(
     predictor: Predictor,
     embedding: Embedding,
     targets: Sequence[Target],
-    starts: Sequence[Prompts] | None = None,
+    shown: Sequence[Prediction] | None = None,
 ) -> list[int]:
-    """Return the clicks until each mask is right; the prompts it starts from cost none."""
+    """Return the clicks until each mask is right, the shown one or a new one."""
     if not targets:
         return []
-    rounds = MOST_CLICKS if starts is None else MOST_CLICKS + 1
-    asked = click_ious(predictor, embedding, targets, rounds, first=starts, enough=ENOUGH)
-    counts = clicks_to_reach(np.stack(list(asked), axis=1), ENOUGH).astype(int)
-    return (counts - (starts is not None)).tolist()  # type: ignore[no-any-return]
+    asked = click_ious(predictor, embedding, targets, MOST_CLICKS, first=shown, enough=ENOUGH)
+    counts = clicks_to_reach(np.stack(list(asked), axis=1), ENOUGH)
+    return [int(count) for count in counts]
 
 
 def _targets(labels: LabelArray) -> dict[int, Target]:

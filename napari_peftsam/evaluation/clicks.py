@@ -11,7 +11,7 @@ import numpy.typing as npt
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.evaluation.targets import Target
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.types import FloatArray, Prompts
+from napari_peftsam.types import FloatArray, Prediction, Prompts
 
 __all__ = [
     "Candidates",
@@ -88,18 +88,20 @@ def click_ious(
     targets: Sequence[Target],
     rounds: int,
     *,
-    first: Sequence[Prompts] | None = None,
+    first: Sequence[Prompts | Prediction] | None = None,
     enough: float = 1.0,
 ) -> Iterator[Floats]:
     """Yield the IoU of every object after 1, 2, …, `rounds` prompts, each ``(objects,)``.
 
-    The first prompt is one of `first`, else `Target.first_click`; each further one is
+    The first prompt is one of `first`, else `Target.first_click`. A prediction stands for its best
+    mask: the first prompt corrects that. Each further one is
     `Target.next_click` on the candidate of the highest predicted score, whose logits are fed back
     as the previous mask. A mask that is right, or whose IoU is `enough`, keeps its IoU and gets
     no more clicks.
     """
-    prompts = list(first or [Prompts((target.first_click(),)) for target in targets])
-    previous: list[FloatArray | None] = [None] * len(targets)
+    starts = first or [Prompts((target.first_click(),)) for target in targets]
+    begun = [_begun(target, start) for target, start in zip(targets, starts, strict=True)]
+    prompts, previous = [each[0] for each in begun], [each[1] for each in begun]
     ious = np.zeros(len(targets))
     active = list(range(len(targets)))
     for count in range(1, rounds + 1):
@@ -118,6 +120,14 @@ def click_ious(
                 wrong.append(i)
         active = wrong
         yield ious.copy()
+
+
+def _begun(target: Target, start: Prompts | Prediction) -> tuple[Prompts, FloatArray | None]:
+    """Return the first prompt, and the logits of the mask that it corrects."""
+    if isinstance(start, Prompts):
+        return start, None
+    click = target.next_click(start.masks[0]) or target.first_click()
+    return Prompts((click,)), start.logits[0]
 
 
 def given_ious(

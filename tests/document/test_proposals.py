@@ -13,6 +13,7 @@ from napari_peftsam.document import (
     Accept,
     AcceptProposals,
     Action,
+    AddPoint,
     DeleteObjects,
     Document,
     NewProposal,
@@ -320,3 +321,32 @@ def test_a_click_beside_changes_none(document: Document) -> None:
     suggest(document, A)
     document.do(SetPrompts(CELLS, Prompts((Point(20.0, 20.0),))))
     assert shown(document) == {1: 36}
+
+
+# --- corrections --------------------------------------------------------------------
+
+
+def test_a_correction_takes_the_place_of_the_prompts_of_a_proposal() -> None:
+    """Its box is as wrong as its mask; the mask that is shown is refined."""
+    document = make_document()
+    suggest(document, A)
+    [given] = [each.prompts for each in document.image(CELLS.image).proposals.values()]
+    document.do(SetPrompts(CELLS, given))
+    answer(document, rectangle(*A))
+    shown = document.pending.revision
+    document.do(AddPoint(CELLS, Point(9, 5)))
+    assert document.queue[0] == Prompts((Point(9, 5),))
+    assert document.pending.refines == (shown, 0)
+    document.do(AddPoint(CELLS, Point(3, 5, positive=False)))
+    assert document.queue[0] == Prompts((Point(9, 5), Point(3, 5, positive=False)))
+    document.do(Undo())
+    document.do(Undo())
+    assert document.queue[0] == given
+
+
+def test_prompts_of_a_person_stay() -> None:
+    document = make_document()
+    suggest(document, A)
+    document.do(SetPrompts(CELLS, Prompts(box=Box(1, 1, 9, 9))))
+    document.do(AddPoint(CELLS, Point(9, 5)))
+    assert document.queue[0] == Prompts((Point(9, 5),), Box(1, 1, 9, 9))
