@@ -338,16 +338,20 @@ class ProjectImage:
 
     def accept_proposals(
         self,
-        eager: float = 0.5,
+        eager: float | None = None,
         plane: tuple[int, ...] = (),
         scorer: ProposalScorer | None = None,
     ) -> tuple[int, ...]:
         """Accept the proposals of a plane whose expected IoU is at least 1 - `eager`.
 
-        Return the labels of the objects that they are now; `plane` and `scorer` as of `segment`.
+        Return the labels of the objects that they are now. Parameters are as of `segment` and of
+        `napari_peftsam.configs.AutomaticConfig`; `ConfigurationError` unless `eager` is in [0, 1].
         """
         _, review = self._reviewed(plane, scorer)
-        review.eager = eager
+        if eager is not None:
+            if not 0 <= eager <= 1:
+                raise ConfigurationError(f"eager is from 0 to 1, got {eager:g}")
+            review.eager = eager
         return tuple(label for label in review.accept_above() if label)
 
     def _reviewed(

@@ -14,6 +14,7 @@ import numpy as np
 from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app.suggesting import judgements, project_scorer
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.document import (
     AcceptProposals,
     PlaneKey,
@@ -117,7 +118,7 @@ class ReviewController:
         self._document: Document = holder.document
         self.events = ReviewEvents()
         self.current, self.expected = 0, dict[int, Expected]()
-        self._eager = 0.5
+        self._eager = AutomaticConfig().eager
         self._order: Callable[[int], float] = self._doubt
         for signal, slot in self._connections():
             signal.connect(slot)

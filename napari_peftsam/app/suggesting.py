@@ -58,7 +58,7 @@ class Searched:
     Attributes
     ----------
     part
-        What was looked at so far.
+        What was looked at so far, in whole rows of tiles.
     """
 
     tile: int
@@ -126,7 +126,7 @@ def _proposed(workspace: Workspace, plane: PlaneKey, search: _Search) -> Generat
     version = engine.version(embedding)
     tiles = len(embedding.image.grid.tiles_in(search.part))
     work = engine.propose_steps(embedding, search.taken, search.options.fast, search.part)
-    number, seen = 0, Window(0, 0, 0, 0)
+    number, row, seen = 0, Window(0, 0, 0, 0), Window(0, 0, 0, 0)
     while True:
         try:
             event = next(work)
@@ -139,7 +139,9 @@ def _proposed(workspace: Workspace, plane: PlaneKey, search: _Search) -> Generat
             continue
         number += 1
         core = event.tile.core & search.part
-        seen = seen | core if seen else core
+        row = row | core if row and row.row == core.row else core
+        if row.stop[1] >= search.part.stop[1]:  # else it holds a rectangle that nobody looked at
+            seen = seen | row if seen else row
         yield Searched(number, tiles, seen, *search.add(event, version))
 
 
@@ -246,10 +248,10 @@ def project_scorer(document: Document, base: ProposalScorer | None = None) -> Pr
 
 
 def judgements(document: Document) -> Iterator[tuple[tuple[float, ...], float, float]]:
-    """Yield features, IoU and the score at first of all proposals that were judged."""
+    """Yield features, IoU and the score at first of all proposals that were judged, one by one."""
     for image in document.images.values():
         for each in image.proposals.values():
-            if each.iou is not None:
+            if each.iou is not None and not each.unseen:
                 yield each.features, each.iou, each.score
 
 

@@ -104,7 +104,8 @@ def segment(  # noqa: PLR0913
     reading_options = read_options(reading)
     report = segment_file(image, prompts, output, ModelChoice(**model), reading_options, config)
     if report.counts is not None and not report.objects:
-        say("note: no object was found; a higher --eager shows less certain ones")
+        hint = "; a higher --eager shows less certain ones" if report.counts.below else ""
+        say(f"note: no object was found{hint}")
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")

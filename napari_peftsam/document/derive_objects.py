@@ -57,7 +57,7 @@ def _accept_proposals(action: act.AcceptProposals, state: State) -> Derived:
     if not numbers:
         return Derived()
     objects = [image.proposals[n].as_new_object(*image.proposal_mask(n)) for n in numbers]
-    changes, labels = _new_objects(state, plane, objects, "keep")
+    changes, labels = _new_objects(state, plane, objects, "keep", unseen=len(numbers) > 1)
     covered = [n for n, label in zip(numbers, labels, strict=True) if not label]
     changes += judged(state, plane, dict.fromkeys(covered))
     what = "proposal" if len(numbers) == 1 else f"{len(numbers)} proposals"
@@ -65,7 +65,11 @@ def _accept_proposals(action: act.AcceptProposals, state: State) -> Derived:
 
 
 def _new_objects(
-    state: State, plane: PlaneKey, objects: Sequence[NewObject], overlap: Overlap
+    state: State,
+    plane: PlaneKey,
+    objects: Sequence[NewObject],
+    overlap: Overlap,
+    unseen: bool = False,
 ) -> tuple[tuple[Change, ...], tuple[int, ...]]:
     """Return the changes that write objects, and the label of each (0: no pixel was left)."""
     image = state.image(plane.image)
@@ -82,7 +86,7 @@ def _new_objects(
             labels[place] = label
     if objects and not any(labels):
         raise PromptError(_nothing_left(objects))
-    return (*changes, *judged_by(state, plane, changes)), tuple(labels)
+    return (*changes, *judged_by(state, plane, changes, unseen)), tuple(labels)
 
 
 def _label_set(state: State, image: DocumentImage, new: NewObject) -> str:

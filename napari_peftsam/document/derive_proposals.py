@@ -87,11 +87,15 @@ def _reject(action: act.RejectProposals, state: State) -> Derived:
 
 
 def judged(
-    state: State, plane: PlaneKey, found: Mapping[int, tuple[float, int] | None]
+    state: State,
+    plane: PlaneKey,
+    found: Mapping[int, tuple[float, int] | None],
+    unseen: bool = False,
 ) -> tuple[Change, ...]:
     """Return the changes that take proposals away and keep the judgements on them.
 
     A judgement is an IoU and the label of the accepted object; without one, nothing is kept.
+    `unseen` is as of `ProposalRecord`.
     """
     if not found:
         return ()
@@ -100,7 +104,9 @@ def judged(
     old = np.take(image.array(PROPOSALS), where)
     known = image.proposals
     records = {
-        number: None if each is None else replace(known[number], iou=each[0], label=each[1])
+        number: None
+        if each is None
+        else replace(known[number], iou=each[0], label=each[1], unseen=unseen)
         for number, each in found.items()
     }
     return (
@@ -109,7 +115,9 @@ def judged(
     )
 
 
-def judged_by(state: State, plane: PlaneKey, changes: Sequence[Change]) -> tuple[Change, ...]:
+def judged_by(
+    state: State, plane: PlaneKey, changes: Sequence[Change], unseen: bool = False
+) -> tuple[Change, ...]:
     """Return the judgements on proposals in whose place objects are accepted.
 
     An object is in the place of a proposal if they share half of one's or the other's area.
@@ -131,13 +139,17 @@ def judged_by(state: State, plane: PlaneKey, changes: Sequence[Change]) -> tuple
             if number and 2 * shared >= min(area, own):
                 iou = shared / (area + own - shared)
                 found[number] = max((iou, label), found.get(number, (0.0, 0)))
-    return judged(state, plane, found)
+    return judged(state, plane, found, unseen)
 
 
 def revoked(state: State, image: DocumentImage, labels: Collection[int]) -> tuple[Change, ...]:
     """Return the changes of judgements when objects are deleted: their proposals were wrong."""
     known = image.proposals.items()
-    wrong = {n: replace(r, iou=0.0, label=0) for n, r in known if r.label and r.label in labels}
+    wrong = {
+        n: replace(r, iou=0.0, label=0, unseen=False)
+        for n, r in known
+        if r.label and r.label in labels
+    }
     return set_proposals(state, image.id, wrong)
 
 

@@ -67,6 +67,8 @@ class ProposalRecord:
         is open. One with a judgement has no pixels any more.
     label
         The object that was accepted in its place, 0 for none; if that is deleted, it was wrong.
+    unseen
+        Whether it was accepted with others in one step, which says little of each.
     """
 
     number: int
@@ -78,6 +80,7 @@ class ProposalRecord:
     adapter: str = ""
     iou: float | None = None
     label: int = 0
+    unseen: bool = False
 
     @property
     def is_open(self) -> bool:

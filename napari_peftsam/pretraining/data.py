@@ -8,8 +8,6 @@ from itertools import count
 
 import numpy as np
 import torch
-from scipy import ndimage
-from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
@@ -17,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from napari_peftsam.errors import ImageError
 from napari_peftsam.normalisation import normalise
 from napari_peftsam.pretraining.synthetic import generate_any
+from napari_peftsam.training.dense import dense_target
 from napari_peftsam.types import LabelArray, PixelArray
 
 _PART, _WHOLE, _GROUP = range(3)
@@ -97,7 +96,7 @@ class CropStream(IterableDataset[Batch]):
                 continue
             masks, levels = _objects(maps, large, self.objects, rng)
             image = torch.from_numpy(_jitter(rgb, rng)).permute(2, 0, 1).contiguous()
-            dense = torch.from_numpy(_dense_target(labels))
+            dense = torch.from_numpy(dense_target(labels))
             return image, torch.from_numpy(masks), torch.from_numpy(levels), dense
 
     def _source(self, side: int, rng: np.random.Generator) -> tuple[PixelArray, LabelArray]:
@@ -177,12 +176,3 @@ def _jitter(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.3:
         unit = unit * rng.uniform(0.6, 1) + rng.uniform(0, 0.3)
     return np.asarray(np.clip(unit * 255, 0, 255), np.float32)
-
-
-def _dense_target(labels: LabelArray) -> np.ndarray:
-    boundary = find_boundaries(labels, mode="inner")
-    inside = (labels > 0) & ~boundary
-    distance = ndimage.distance_transform_edt(inside)
-    largest = ndimage.maximum(distance, labels, np.arange(labels.max() + 1))
-    scale = np.maximum(np.asarray(largest, np.float32), 1)[labels]
-    return np.stack([labels > 0, distance / scale, boundary]).astype(np.float32)

@@ -56,6 +56,8 @@ class AnnotatedPlane:
         empty if the file has no others.
     background
         ``(H, W)``: where it is known that no object is; None if nowhere.
+    others
+        ``(H, W)``: where objects lie that another tile has; None if nowhere.
     """
 
     name: str
@@ -66,6 +68,7 @@ class AnnotatedPlane:
     limits: Limits | None = None
     channels: str = ""
     background: BoolArray | None = None
+    others: BoolArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", check_labels(self.labels, self.name))
@@ -243,8 +246,13 @@ def tiles_with_objects(
         found = labels(place)
         kept = np.zeros(tile.window.shape, found.dtype)
         kept[place.seen_from(tile.window).slices] = np.where(np.isin(found, own), found, 0)
+        inside = tile.window & image.grid.window
+        others = np.zeros(tile.window.shape, np.bool_)
+        others[inside.seen_from(tile.window).slices] = labels(inside) > 0
+        others &= kept == 0
         given = {n: prompts[n].within(tile.window) for n in own if n in prompts}
         yield AnnotatedPlane(
             f"[{tile.row}, {tile.col}]", image.name, image.read(tile), kept,
             {label: one for label, one in given.items() if one}, image.intensity_range,
+            others=others,
         )  # fmt: skip

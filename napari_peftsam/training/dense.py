@@ -17,7 +17,7 @@ from napari_peftsam.models import DenseHead, SamModel
 from napari_peftsam.training.dataset import TrainingObject
 from napari_peftsam.training.prompts import dilated
 from napari_peftsam.training.samples import Crop, ModelPlane, turned
-from napari_peftsam.types import FloatArray, LabelArray
+from napari_peftsam.types import BoolArray, FloatArray, LabelArray
 
 LEAST_OBJECTS = 5
 """Objects below which no head is trained."""
@@ -35,7 +35,10 @@ def dense_target(labels: LabelArray) -> FloatArray:
     """Return ``(3, H, W)``: foreground, depth and boundary as `DenseHead` predicts them."""
     boundary = find_boundaries(labels, mode="inner")
     inside = (labels > 0) & ~boundary
-    distance = ndimage.distance_transform_edt(inside)
+    # An object that fills all has no border but that of the image.
+    margin = int(inside.all())
+    distance = ndimage.distance_transform_edt(np.pad(inside, margin))
+    distance = distance[margin : distance.shape[0] - margin, margin : distance.shape[1] - margin]
     largest = ndimage.maximum(distance, labels, np.arange(labels.max() + 1))
     scale = np.maximum(np.asarray(largest, np.float32), 1)[labels]
     return np.stack([labels > 0, distance / scale, boundary]).astype(np.float32)
@@ -148,36 +151,37 @@ def _target(plane: ModelPlane, learned: Sequence[int], complete: bool) -> Tensor
     numbers = np.union1d([0], learned)  # labels may be huge and sparse
     place = np.searchsorted(numbers, labels).clip(max=len(numbers) - 1)
     compact = np.where(numbers[place] == labels, place, 0)
-    others = (labels > 0) & (compact == 0)
+    source = plane.source
+    others = (labels > 0) & (compact == 0) | _in_model(plane, source.others)
     inside = np.zeros(labels.shape, bool)
     inside[:rows, :cols] = True
     known = np.ones(labels.shape, np.float32)
     if not complete:
         known = np.where(_near(compact), _RIM_SURENESS, 0).astype(np.float32)
-        known[(compact > 0) | _declared(plane)] = 1
+        known[(compact > 0) | _in_model(plane, source.background)] = 1
     known[~inside | others] = 0
     return torch.from_numpy(np.concatenate([dense_target(compact), known[None]]))[None]
 
 
-def _declared(plane: ModelPlane) -> np.ndarray:
-    """Return where a person said that no object is, in model pixels."""
-    frame, source = plane.frame, plane.source.background
-    found = np.zeros((frame.size, frame.size), bool)
-    if source is not None:
-        rows, cols = plane.frame.inner
+def _in_model(plane: ModelPlane, mask: BoolArray | None) -> BoolArray:
+    """Return a mask of the plane in model pixels; nothing for None."""
+    frame = plane.frame
+    found = np.zeros((frame.size, frame.size), np.bool_)
+    if mask is not None:
+        rows, cols = frame.inner
         row, col = (
             ((np.arange(n) + 0.5) * (m / n)).astype(int)
-            for n, m in zip((rows, cols), source.shape, strict=True)
+            for n, m in zip((rows, cols), mask.shape, strict=True)
         )
-        found[:rows, :cols] = source[np.ix_(row, col)]
+        found[:rows, :cols] = mask[np.ix_(row, col)]
     return found
 
 
-def _near(labels: LabelArray) -> np.ndarray:
+def _near(labels: LabelArray) -> BoolArray:
     """Return the objects and a rim around each, half its radius wide and `_REACH` at most."""
     known = labels > 0
     away, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
     radius = np.sqrt(np.bincount(labels.ravel()) / np.pi)
     reach = np.minimum(_REACH, radius / 2)[labels[tuple(nearest)]]
-    found: np.ndarray = away <= reach
+    found: BoolArray = away <= reach
     return found

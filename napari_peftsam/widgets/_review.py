@@ -111,6 +111,8 @@ class ReviewView:
         current = review.expected.get(review.current)
         precision = review.precision
         text = f"{len(shown)} of {number}, {precision.text}"
+        if not shown:
+            text = f"0 of {number}: move the slider to the right"
         self.text.setText(text if current is None else f"{current.score:.2f}; {text}")
         self.text.setToolTip(
             f"{text}, as far as {precision.judged} judged ones tell. In front: the IoU that is "

@@ -430,12 +430,26 @@ def test_judgements_teach_after_reopening(tmp_path: Path) -> None:
     with ps.App(tmp_path / "cells.peftsam") as app:
         app.load_model("builtin", "cpu")
         image = app.add_image(pixels, "discs")
-        image.segment(scorer=first_feature())
-        image.accept_proposals(scorer=first_feature())
+        for each in image.segment(scorer=first_feature()):
+            app.document.do(ps.AcceptProposals(ps.PlaneKey(image.id), (each.number,)))
     with ps.App(tmp_path / "cells.peftsam") as again:
         scorer = project_scorer(again.document, first_feature())
         assert len(scorer.ious) >= 6
         assert (scorer.ious == 1).all()
+
+
+def test_what_is_accepted_unseen_teaches_nothing_until_it_is_deleted() -> None:
+    """Else each acceptance in bulk would confirm the next one."""
+    pixels, _ = discs()
+    with ps.App() as app:
+        app.load_model("builtin", "cpu")
+        image = app.add_image(pixels, "discs")
+        image.segment(scorer=first_feature())
+        labels = image.accept_proposals(scorer=first_feature())
+        assert len(labels) >= 6
+        assert not len(project_scorer(app.document, first_feature()).ious)
+        app.document.do(ps.DeleteObjects(image.id, labels[:1]))
+        assert project_scorer(app.document, first_feature()).ious.tolist() == [0]
 
 
 def test_events_tell_how_far_it_is(started: ps.App, image: ps.ProjectImage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -98,8 +97,3 @@ def _smooth(one: torch.Tensor) -> npt.NDArray[np.float32]:
 def steps_of(frame: Frame, work: Frame) -> tuple[float, float]:
     """Return pixels of the image per pixel of the maps, along rows and columns."""
     return frame.height / work.height, frame.width / work.width
-
-
-def scaled_up(value: float, step: float) -> float:
-    """Return a position in pixel centres of the image from one in pixels of the maps."""
-    return (math.floor(value) + 0.5) * step - 0.5

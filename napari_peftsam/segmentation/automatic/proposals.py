@@ -97,10 +97,19 @@ def mask_of(
     whole = torch.full((side, side), -10.0)
     whole[place.slices] = torch.from_numpy(logits.astype(np.float32))
     values, window = object_part(whole, frame)
-    mask = values.numpy() > 0
+    mask = _largest_part(values.numpy() > 0)
     inner = Window.around(mask)
     found = Window(window.row + inner.row, window.col + inner.col, inner.height, inner.width)
     return mask[inner.slices], found
+
+
+def _largest_part(mask: BoolArray) -> BoolArray:
+    """Return the largest of a mask's parts; pixels that share a corner hang together."""
+    parts, count = ndimage.label(mask, np.ones((3, 3), bool))
+    if count < 2:
+        return mask
+    found: BoolArray = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    return found
 
 
 def propose(
@@ -121,18 +130,11 @@ def propose(
             logits = answer.logits[0].float().cpu().numpy()
             place = Window.around(logits > -_STABLE)
             part = logits[place.slices]
-            sure = np.count_nonzero(part > _STABLE)
             if not np.count_nonzero(part > 0):
                 continue
-            parts.append(
-                (
-                    number,
-                    part.astype(np.float16),
-                    place,
-                    float(answer.scores[0]),
-                    sure / part_size(part),
-                )
-            )
+            stability = np.count_nonzero(part > _STABLE) / np.count_nonzero(part > -_STABLE)
+            half = part.astype(np.float16)
+            parts.append((number, half, place, float(answer.scores[0]), stability))
     masks = [mask_of(part, place, side, work) for _, part, place, _, _ in parts]
     kept = [i for i, (mask, _) in enumerate(masks) if mask.size]
     numbers = [parts[i][0] for i in kept]
@@ -147,11 +149,6 @@ def propose(
         Proposal(prompts[parts[i][0]], parts[i][1], parts[i][2], frame, side, row)
         for i, row in zip(kept, measured, strict=True)
     ]
-
-
-def part_size(part: FloatArray) -> int:
-    """Return the pixels that are above the lower threshold of stability."""
-    return max(1, int(np.count_nonzero(part > -_STABLE)))
 
 
 def _features(
