@@ -253,12 +253,13 @@ class _Run:
     def compared_with(self, start: tuple[Answers, ...], seconds: float) -> _Run:
         """Return the run with what the answers of its start, and their time, decide."""
         before = start if self.before is None else self.before
-        most, each = _VERDICT_SHARE * (self.config.seconds or math.inf), seconds / len(start)
-        affordable = min(most / (_VERDICT_COST * each), JUDGED_AT_MOST)
+        most = _VERDICT_SHARE * (self.config.seconds or math.inf)
+        each = _VERDICT_COST * seconds / len(start)
+        affordable = min(most / each, JUDGED_AT_MOST) if each > 0 else JUDGED_AT_MOST
         judged = max(len(start), int(affordable))
         reserve = 0.0 if math.isinf(most) else most
         if len(start) >= ENOUGH:  # no folds
-            reserve = min(reserve, _VERDICT_COST * each * judged)
+            reserve = min(reserve, each * judged)
         return replace(self, before=before, reserve=reserve, judged=judged)
 
     def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
