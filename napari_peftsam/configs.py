@@ -213,11 +213,11 @@ class AutomaticConfig(BaseModel):
         title="How eager",
         description="From 0, only what is certain, to 1, everything that was looked at.",
     )
-    min_size: int | None = Field(
-        None,
+    min_size: int = Field(
+        25,
         ge=1,
         title="Smallest object",
-        description="Pixels; objects below are left out, 25 if not given.",
+        description="Pixels; objects below are left out.",
     )
     fast: bool = Field(
         False,
@@ -229,8 +229,3 @@ class AutomaticConfig(BaseModel):
     def threshold(self) -> float:
         """Expected IoU from which on a proposal is an object."""
         return 1 - self.eager
-
-    @property
-    def least_area(self) -> int:
-        """Pixels of the smallest object."""
-        return self.min_size or 25

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_peftsam.app.refine import embedded
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.document import Document, DocumentImage, NewProposal, PlaneKey
 from napari_peftsam.types import BoolArray, LabelArray, Window
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 LOWEST = 0.1
 """Expected IoU below which nothing is proposed, however eager the user is."""
-_LEAST = 25  # pixels of the smallest object where none is known
 _SMALL = 5, 4  # percentile of the known areas, and the share of it that an object may have
 
 
@@ -165,7 +165,7 @@ class _Search:
         self, given: TileProposals, by: ModelVersion
     ) -> tuple[tuple[NewProposal, ...], tuple[Lost, ...], Counter[str]]:
         """Return the proposals of a tile, those that are lost, and how many were lost where."""
-        from napari_peftsam.segmentation.automatic import FEATURES, merge
+        from napari_peftsam.segmentation.automatic import features_of, merge
 
         reasons = [self._why_not(each) for each in given.proposals]
         pairs = list(zip(given.proposals, reasons, strict=True))
@@ -174,8 +174,7 @@ class _Search:
         seen = given.tile.window & Window(0, 0, *self.plane_shape)
         here = self.claimed[seen.slices]
         here[(here == 0) & self.taken(seen)] = 1
-        features = np.array([one.features for one in wanted]).reshape(-1, len(FEATURES))
-        scores, first = self.scorer.scores(features).iou, self.number
+        scores, first = self.scorer.scores(features_of(wanted)).iou, self.number
         merged = merge(
             wanted, scores, here, threshold=LOWEST, least_area=self.least, first=first,
             corner=(seen.row, seen.col),
@@ -226,7 +225,7 @@ def least_area(image: DocumentImage, label_set: str) -> int:
     """Return the pixels of the smallest object to look for: a part of the smallest known ones."""
     areas = [image.area(n) for n, each in image.records.items() if each.label_set == label_set]
     percentile, share = _SMALL
-    return round(np.percentile(areas, percentile) / share) if areas else _LEAST
+    return round(np.percentile(areas, percentile) / share) if areas else AutomaticConfig().min_size
 
 
 def project_scorer(document: Document, base: ProposalScorer | None = None) -> ProposalScorer:

@@ -103,7 +103,7 @@ def segment_all(
             scorer.scores(features_of(found.proposals)).iou,
             part,
             threshold=config.threshold,
-            least_area=config.least_area,
+            least_area=config.min_size,
             first=first,
             corner=(seen.row, seen.col),
         )

@@ -165,7 +165,7 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
         scores = scorer.scores(features_of(proposals)).iou
         merged = merge(
             proposals, scores, predicted,
-            threshold=config.threshold, least_area=config.least_area,
+            threshold=config.threshold, least_area=config.min_size,
         )  # fmt: skip
         seconds = perf_counter() - began
         kept = [proposals[i] for i in merged.kept]

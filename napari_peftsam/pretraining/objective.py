@@ -9,6 +9,7 @@ from torch.nn import functional
 from napari_peftsam.models import SamModel, encode_tensor, standardise
 from napari_peftsam.pretraining.data import Batch
 from napari_peftsam.segmentation.decode import PromptTensors, decode
+from napari_peftsam.training.dense import dense_loss
 from napari_peftsam.training.losses import mask_iou
 from napari_peftsam.training.prompts import PromptSimulator, dilated
 
@@ -17,8 +18,6 @@ _DEEP = 3  # pixels: background deeper inside the object is a hole
 _LEAST_AREA = 64.0  # pixels: islands of an object this small, or of none, count as if it were so
 _COMPACTNESS = 0.5
 _SCORES = 2.0
-_RIM = 2  # pixels: nearer to a boundary, the foreground counts `_RIM_WEIGHT` times
-_RIM_WEIGHT = 5.0
 
 
 def pretraining_loss(
@@ -162,18 +161,3 @@ def compact_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
         cross_entropy = (functional.softplus(flat).sum(2) - said) / flat.shape[2]
         worth = (islands + core - filled) / area.clamp(min=_LEAST_AREA)
         return dice + cross_entropy + _COMPACTNESS * worth / (1 + worth)
-
-
-def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the loss of the dense head, both ``(B, 3, H, W)``: foreground, depth, boundary."""
-    foreground, depth, boundary = target.unbind(1)
-    rim = dilated(boundary > 0, _RIM)
-    weight = 1 + (_RIM_WEIGHT - 1) * rim
-    pixelwise = functional.binary_cross_entropy_with_logits(
-        logits[:, 0], foreground, reduction="none"
-    )
-    return (
-        (pixelwise * weight).sum() / weight.sum()
-        + functional.l1_loss(logits[:, 1].sigmoid(), depth)
-        + functional.binary_cross_entropy_with_logits(logits[:, 2], boundary)
-    )

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_peftsam.pretraining.objective import compact_mask_loss, dense_loss, prompted_loss
+from napari_peftsam.pretraining.objective import compact_mask_loss, prompted_loss
+from napari_peftsam.training.dense import dense_loss
 from napari_peftsam.training.losses import mask_loss
 
 SIDE = 40

@@ -1,4 +1,4 @@
-"""Where objects may be: seeds of the dense maps at several thresholds, grown by a watershed."""
+"""Places of possible objects: seeds of the dense maps at several thresholds, grown by watershed."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.segmentation.automatic.proposals import Proposal
 from napari_peftsam.types import LabelArray, Window
 
@@ -16,8 +17,7 @@ __all__ = ["Merged", "merge"]
 CLAIMED = 0.15
 """Share of a mask that others may have claimed already; from micro-sam, best on 11 of 12 of its
 data sets."""
-LEAST_AREA = 25
-"""Pixels of the smallest object where nothing else is known."""
+_LEAST_AREA = AutomaticConfig().min_size
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def merge(  # noqa: PLR0913
     labels: LabelArray,
     *,
     threshold: float,
-    least_area: float = LEAST_AREA,
+    least_area: int = _LEAST_AREA,
     first: int = 1,
     corner: tuple[int, int] = (0, 0),
 ) -> Merged:

@@ -1,4 +1,4 @@
-"""How good proposals are: a general prior, and what one project's judgements add to it."""
+"""Scores of proposals: a general prior, and what one project's judgements add to it."""
 
 from __future__ import annotations
 
