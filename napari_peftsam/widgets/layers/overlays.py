@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels, Layer
 from napari.utils import DirectLabelColormap
+from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +33,15 @@ class Overlay:
 
     Parameters
     ----------
-    name, opacity, contour
+    name, opacity
         Of the layer.
     colours
         Of its numbers. They stay: a new map of them takes napari 0.1 s.
     add
         Adds a layer of this overlay to the viewer.
+    rim
+        Width in pixels of the rims that are shown of the numbers; 0: they are filled. napari
+        would compute contours of its own anew for each of several events.
 
     Attributes
     ----------
@@ -51,10 +55,10 @@ class Overlay:
         opacity: float,
         colours: dict[int | None, str],
         add: Callable[[Overlay, Labels], None],
-        contour: int = 0,
+        rim: int = 0,
     ) -> None:
         self.layer: Labels | None = None
-        self._name, self._opacity, self._contour, self._add = name, opacity, contour, add
+        self._name, self._opacity, self._rim, self._add = name, opacity, rim, add
         self._colours: dict[int | None, str] = {None: "transparent", **colours}
         self._place: dict[str, Any] = {}
 
@@ -80,7 +84,6 @@ class Overlay:
                 colormap=DirectLabelColormap(color_dict=self._colours),
                 **self._place,
             )
-            self.layer.contour = self._contour
             self.layer.editable = False
             self._add(self, self.layer)
         return self.layer
@@ -93,8 +96,21 @@ class Overlay:
             return
         layer = self.need()
         with drawn_once(layer):
-            layer.data = np.zeros((1, 1), np.uint8) if numbers is None else numbers
+            layer.data = np.zeros((1, 1), np.uint8) if numbers is None else self._seen(numbers)
             layer.translate = offset
+
+    def _seen(self, numbers: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if not self._rim:
+            return numbers
+        around = np.pad(numbers, 1)
+        height, width = numbers.shape
+        sides = ((0, 1), (2, 1), (1, 0), (1, 2))
+        inside = np.logical_and.reduce(
+            [around[y : y + height, x : x + width] == numbers for y, x in sides]
+        )
+        if self._rim > 1:
+            inside = ndimage.binary_erosion(inside, iterations=self._rim - 1)
+        return np.where(inside, 0, numbers).astype(np.uint8)
 
     def refresh(self) -> None:
         """Show changed numbers."""
