@@ -132,10 +132,17 @@ class SuggestController:
             self._end("Stopped. ")
 
     def model_changed(self) -> None:
-        """End the run if it is of another model."""
+        """Look at the present plane and the rest with the model that is live now."""
         if self._planes and self._live != self._basis:
             self._slot.stop()
-            self._end("Another model is live. ")
+            self._search_again()
+
+    def _search_again(self) -> None:
+        self._basis = self._live
+        if self._basis is None:
+            self._end("The model is gone. ")
+        else:
+            self._search()
 
     def _image_changed(self, image: str) -> None:
         """Let go of what was found in an image that is gone or has other pixels."""
@@ -147,11 +154,9 @@ class SuggestController:
 
     def why_lost(self, plane: PlaneKey, row: float, col: float) -> str:
         """Return why nothing was proposed at a position; empty where nothing was looked for."""
-        if plane not in self._lost:
-            return ""
-        here = [each for each in self._lost[plane] if each.window.contains(row, col)]
+        here = [each for each in self._lost.get(plane, ()) if each.window.contains(row, col)]
         smallest = min(here, key=lambda each: each.window.height * each.window.width, default=None)
-        return "the model's maps show no object there" if smallest is None else smallest.why
+        return "" if smallest is None else smallest.why
 
     @property
     def _live(self) -> object:
@@ -176,7 +181,9 @@ class SuggestController:
     def _heard(self, event: object) -> None:
         if isinstance(event, Searched):
             self._found += event.found
-            self._lost[self._planes[0]] += event.lost
+            suggested = (Lost(Window(*each.offset, *each.mask.shape), "") for each in event.found)
+            looked = Lost(event.part, "the model's maps show no object there")
+            self._lost[self._planes[0]] += (*event.lost, *suggested, looked)
             self._seen = event.part
             self._counts += event.counts
             self._tell(f"tile {event.tile} of {event.tiles}" if event.tiles > 1 else "")
@@ -190,8 +197,8 @@ class SuggestController:
         self.events.state_changed.emit()
 
     def _searched(self, is_whole: bool) -> None:
-        if not is_whole:
-            self._end("Another adapter is live. ")
+        if not is_whole:  # another adapter is live
+            self._search_again()
             return
         self._show(self._part)
         del self._planes[:1]  # none is left if that failed

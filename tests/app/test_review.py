@@ -261,7 +261,7 @@ def test_what_was_found_until_the_stop_is_shown(started: ps.App, image: ps.Proje
     assert hints[1] == "Stopped. Suggested nothing"
 
 
-def test_another_model_ends_the_run(started: ps.App, image: ps.ProjectImage) -> None:
+def test_another_model_begins_the_plane_again(started: ps.App, image: ps.ProjectImage) -> None:
     runner = Stepwise()
     run, _, hints = reviewed(started, image, runner)
     run.suggest()
@@ -270,8 +270,12 @@ def test_another_model_ends_the_run(started: ps.App, image: ps.ProjectImage) -> 
     assert run.is_running
     started.load_model("builtin", "cpu")
     run.model_changed()
+    while runner.is_running:
+        runner.step()
     assert not run.is_running
-    assert hints == ["Another model is live. Suggested nothing"]
+    assert at(image, *MIDDLES[0])
+    assert len(hints) == 1
+    assert hints[0].startswith("Suggested")
 
 
 @pytest.mark.parametrize("how", ["removed", "other pixels"])
@@ -364,6 +368,27 @@ def test_a_click_says_why_nothing_was_proposed(started: ps.App, image: ps.Projec
     review.eager = 0.0
     started.document.do(ps.AddPoint(ps.PlaneKey(image.id), ps.Point(*map(float, MIDDLES[0]))))
     assert "below the slider" in hints[-1]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("rejected", id="it was rejected"),
+        pytest.param("outside", id="nobody looked there"),
+    ],
+)
+def test_no_reason_is_given_where_none_is_known(
+    started: ps.App, image: ps.ProjectImage, how: str
+) -> None:
+    run, review, hints = reviewed(started, image)
+    run.suggest(part=Window(0, 0, 60, 60) if how == "outside" else None)
+    clicked = MIDDLES[-1] if how == "outside" else MIDDLES[0]
+    if how == "rejected":
+        review.current = review.proposal_at(*clicked)
+        review.reject("nothing here")
+    count = len(hints)
+    started.document.do(ps.AddPoint(ps.PlaneKey(image.id), ps.Point(*map(float, clicked))))
+    assert len(hints) == count
 
 
 # --- what is expected ---------------------------------------------------------------
