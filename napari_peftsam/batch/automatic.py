@@ -10,12 +10,7 @@ import numpy as np
 
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import EncodeFailed, PlaneReady
-from napari_peftsam.segmentation.automatic import (
-    ProposalScorer,
-    TileProposals,
-    features_of,
-    merge,
-)
+from napari_peftsam.segmentation.automatic import PlaneMerge, ProposalScorer, TileProposals
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import Plane, Window
 
@@ -75,6 +70,7 @@ def segment_all(
         If the plane cannot be embedded, or the model has no head for it.
     """
     scorer = scorer or ProposalScorer()
+    merging = PlaneMerge(labels, scorer, config.threshold, config.min_size)
     embedding = None
     for event in engine.embed(name, plane):
         if isinstance(event, EncodeFailed):
@@ -82,8 +78,7 @@ def segment_all(
         if isinstance(event, PlaneReady):
             embedding = event.embedding
     assert embedding is not None, "embedding ends with PlaneReady or EncodeFailed"
-    counts, first = Counter[str](), 1
-    whole = embedding.image.grid.window
+    counts = Counter[str]()
 
     def taken(window: Window) -> Any:
         return np.asarray(labels[window.slices]) > 0
@@ -93,21 +88,5 @@ def segment_all(
             raise found.error
         if not isinstance(found, TileProposals):
             continue
-        counts.update(
-            {k: getattr(found, k) for k in ("seeded", "empty", "cut", "elsewhere", "left_out")}
-        )
-        seen = found.tile.window & whole
-        part = np.asarray(labels[seen.slices])
-        merged = merge(
-            found.proposals,
-            scorer.scores(features_of(found.proposals)).iou,
-            part,
-            threshold=config.threshold,
-            least_area=config.min_size,
-            first=first,
-            corner=(seen.row, seen.col),
-        )
-        labels[seen.slices] = part
-        first += len(merged.kept)
-        counts.update({k: len(getattr(merged, k)) for k in ("below", "overlapped", "too_small")})
-    return AutomaticCounts(**counts, objects=first - 1)
+        counts += merging.add(found).counts
+    return AutomaticCounts(**counts, objects=merging.number - 1)
