@@ -132,6 +132,27 @@ def test_evaluate_without_prompts(folders: tuple[Path, Path], program: Program) 
     assert "msa" not in sparse
 
 
+def test_figures_that_are_unknown_have_no_line(
+    folders: tuple[Path, Path], program: Program
+) -> None:
+    images, labels = folders
+    given = ("--labels-are", "sparse", "--eager", "0")  # finds nothing to match
+    outcome = program("evaluate", "--images", images, "--labels", labels, "--automatic", *given)
+    assert outcome.code == 0, outcome.err
+    assert "recall50: 0.000" in outcome.out
+    assert "matched_iou" not in outcome.out
+    assert "None" not in outcome.out
+
+
+@pytest.mark.parametrize("option", [("--labels-are", "sparse"), ("--eager", "0.3"), ("--fast",)])
+def test_options_of_automatic_alone_are_refused(
+    option: tuple[str, ...], shared: Inputs, program: Program
+) -> None:
+    outcome = program("evaluate", *shared.folders(), *shared.model(), *option)
+    assert outcome.code == 2
+    assert f"{option[0]} is for a segmentation without prompts" in outcome.err
+
+
 def test_an_adapter_brings_its_head(
     folders: tuple[Path, Path], shared: Inputs, program: Program, tmp_path: Path
 ) -> None:
