@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,9 +11,16 @@ import numpy as np
 
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import EncodeFailed, PlaneReady
-from napari_peftsam.segmentation.automatic import PlaneMerge, ProposalScorer, TileProposals
+from napari_peftsam.segmentation.automatic import (
+    NO_HEAD,
+    PlaneMerge,
+    ProposalScorer,
+    TileProposals,
+)
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import Plane, Window
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class AutomaticCounts:
         Of a low score, on a better one, and with too few pixels.
     left_out
         Beyond the most that is looked at in a tile.
+    coarse
+        Tiles in which a grid of clicks stood in for the head that the model lacks.
     """
 
     seeded: int = 0
@@ -39,6 +49,7 @@ class AutomaticCounts:
     overlapped: int = 0
     too_small: int = 0
     left_out: int = 0
+    coarse: int = 0
     objects: int = 0
 
     def to_dict(self) -> dict[str, int]:
@@ -67,7 +78,7 @@ def segment_all(
     Raises
     ------
     PeftSamError
-        If the plane cannot be embedded, or the model has no head for it.
+        If the plane cannot be embedded.
     """
     scorer = scorer or ProposalScorer()
     merging = PlaneMerge(labels, scorer, config.threshold, config.min_size)
@@ -89,4 +100,6 @@ def segment_all(
         if not isinstance(found, TileProposals):
             continue
         counts += merging.add(found).counts
+    if counts["coarse"]:
+        _log.warning("%s: %s", name, NO_HEAD)
     return AutomaticCounts(**counts, objects=merging.number - 1)

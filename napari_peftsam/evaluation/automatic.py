@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -28,6 +29,7 @@ from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.segmentation.automatic import (
+    NO_HEAD,
     PlaneMerge,
     Proposal,
     ProposalScorer,
@@ -39,6 +41,7 @@ from napari_peftsam.types import LabelArray, Point, Prediction, Prompts, Window
 
 __all__ = ["AutomaticEvaluation", "AutomaticFigures", "evaluate_automatic"]
 
+_log = logging.getLogger(__name__)
 ENOUGH = 0.75
 """IoU from which on a person accepts a mask."""
 MOST_CLICKS = 20
@@ -154,7 +157,7 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
     """
     config, scorer = config or AutomaticConfig(), scorer or ProposalScorer()
     images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
-    predictor, found = Predictor(model), []
+    predictor, found, is_coarse = Predictor(model), [], False
     for index in range(len(images)):
         name, pixels, labels = images[index][:3]
         check_labels(labels, name)
@@ -174,6 +177,7 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
                 seen[event.tile] = yield from embedded(encoding, span)
                 event = work.send(seen[event.tile])
             else:
+                is_coarse |= event.coarse
                 kept += [event.proposals[i] for i in merging.add(event).merged.kept]
                 event = next(work, None)
         seconds, predicted = perf_counter() - began, merging.labels
@@ -184,6 +188,8 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
             figures = _of_complete(agreement)
             figures |= effort(predictor, seen, _targets(labels), agreement.matching, kept)
         found.append(AutomaticFigures(name, agreement.matching.true_count, figures, seconds))
+    if is_coarse:
+        _log.warning(NO_HEAD)
     yield AutomaticEvaluation.of(labels_are, found)
 
 

@@ -17,7 +17,7 @@ FIGURES = {
 }  # fmt: skip
 STAGES = {
     "seeded", "empty", "cut", "elsewhere", "below", "overlapped", "too_small", "left_out",
-    "objects",
+    "coarse", "objects",
 }  # fmt: skip
 
 
@@ -92,9 +92,6 @@ def test_options(
             "--eager is for",
             id="with prompts",
         ),
-        pytest.param(
-            ("--model", "{root}/tiny.pth"), "has no head for automatic segmentation", id="no head"
-        ),
     ],
 )
 def test_bad_input(
@@ -105,6 +102,16 @@ def test_bad_input(
     assert outcome.code == 2
     assert message in outcome.err
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_without_a_head_a_grid_of_clicks_is_looked_at(
+    shared: Inputs, program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = (shared / "image.tif", *shared.model(), "--output", tmp_path / "out.tif", "--json")
+    outcome = program("segment", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["stages"]["coarse"] == 1
+    assert "has no head for automatic segmentation" in caplog.text
 
 
 def test_segment_batch_does_a_folder(

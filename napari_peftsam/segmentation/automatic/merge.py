@@ -155,7 +155,7 @@ class PlaneMerge:
         )  # fmt: skip
         self.labels[seen.slices] = part
         self.number += len(merged.kept)
-        names = ("seeded", "empty", "cut", "elsewhere", "left_out")
+        names = ("seeded", "empty", "cut", "elsewhere", "left_out", "coarse")
         counts = Counter({name: int(getattr(found, name)) for name in names})
         counts.update({k: len(getattr(merged, k)) for k in ("below", "overlapped", "too_small")})
         return MergedTile(merged, scores, part, seen, first, counts)
