@@ -23,7 +23,7 @@ _NAMES = {
         "Document", "ImportLabels", "MarkComplete", "MergeObjects", "NewObject", "Paint",
         "PaintBackground", "PlaneKey", "QueuePrompts", "Redo", "RemoveImage", "RemoveLastPrompt",
         "RenameImage", "SetBox", "SetPrompts", "Undo", "CompleteRegion", "ObjectRecord",
-        "ProposalRecord",
+        "ProposalRecord", "BeginCount", "CountTile",
         "create_project", "open_project", "recover_project", "replay", "save_copy", "summary",
         "verify",
     ),

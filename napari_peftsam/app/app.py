@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from napari_peftsam.app.choice import ModelChoice, absolute_model
+from napari_peftsam.app.counting import ToLookAt, count_by
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.prompting import PromptController
@@ -14,8 +15,9 @@ from napari_peftsam.app.refine import added, predict_centres, refine_objects, re
 from napari_peftsam.app.review import ReviewController
 from napari_peftsam.app.runner import InlineRunner, run
 from napari_peftsam.app.suggest_run import SuggestController
-from napari_peftsam.app.suggesting import SuggestOptions
+from napari_peftsam.app.suggesting import SuggestOptions, planes_of_queue
 from napari_peftsam.app.workspace import Workspace
+from napari_peftsam.counting import Count
 from napari_peftsam.document import (
     Accept,
     AddPoint,
@@ -145,6 +147,29 @@ class App:
     def redo(self) -> str | None:
         """Redo the last undone step and return what it was, None if there is none."""
         return self.document.redo()
+
+    def count(
+        self,
+        judge: Callable[[ToLookAt], int],
+        planes: Sequence[PlaneKey] | None = None,
+        **sample: int,
+    ) -> Count:
+        """Estimate the number of objects from a random sample of proposals and tiles.
+
+        Accepted objects count as they are; see `ProjectImage.segment` for proposals.
+
+        Parameters
+        ----------
+        judge
+            Looks at a proposal, or at a tile (whose `number` is 0), and returns how many objects
+            it is: 0 or 1, or how many in the tile are neither accepted nor proposed.
+        planes
+            Where to count; default: in all images that are not complete.
+        sample
+            `proposals`, `tiles` and `seed` of the sample instead of 30, 5 and 0.
+        """
+        chosen = planes_of_queue(self.document) if planes is None else planes
+        return count_by(self.document, chosen, judge, **sample)
 
     def finetune(
         self,
@@ -353,6 +378,12 @@ class ProjectImage:
                 raise ConfigurationError(f"eager is from 0 to 1, got {eager:g}")
             review.eager = eager
         return tuple(label for label in review.accept_above() if label)
+
+    def count(
+        self, judge: Callable[[ToLookAt], int], plane: tuple[int, ...] = (), **sample: int
+    ) -> Count:
+        """Estimate the number of objects of a plane; parameters as of `App.count`."""
+        return self._app.count(judge, [PlaneKey(self.id, tuple(plane))], **sample)
 
     def _reviewed(
         self, plane: tuple[int, ...], scorer: ProposalScorer | None

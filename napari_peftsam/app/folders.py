@@ -215,9 +215,8 @@ def evaluate_folders_automatically(  # noqa: PLR0913, PLR0917
     planes = folder_planes(images, labels, choice.reading(options))
     engine = choice.open().engine
     head = dense_head_of(engine.model, engine.live.adapter)
-    pairs = _pairs(cut_into_tiles(planes, engine.model))
     for event in evaluate_automatic(
-        engine.model, pairs, config, labels_are, head, adapter=engine.live.encoder
+        engine.model, _pairs(planes), config, labels_are, head, adapter=engine.live.encoder
     ):
         if isinstance(event, AutomaticEvaluation):
             return event

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import hypot, sqrt
+from math import hypot
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from psygnal import Signal, SignalGroup
 
 from napari_peftsam.app.suggesting import judgements, project_scorer
 from napari_peftsam.configs import AutomaticConfig
+from napari_peftsam.counting import wilson
 from napari_peftsam.document import (
     AcceptProposals,
     PlaneKey,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, DocumentImage, ProposalRecord
 
 _RIGHT = 0.5  # IoU from which on a proposal was an object
-_LEVEL = 1.96  # standard deviations of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ class ReviewController:
         Number of the proposal that is accepted or rejected next; 0 for none.
     expected
         What is expected of each open proposal, by number.
+    wanted
+        Returns the proposal to go to after a judgement; None: as `next` was called last.
     """
 
     def __init__(self, holder: WorkspaceHolder, shown: ShownPlane, run: SuggestController) -> None:
@@ -120,6 +122,7 @@ class ReviewController:
         self.current, self.expected = 0, dict[int, Expected]()
         self._eager = AutomaticConfig().eager
         self._order: Callable[[int], float] = self._doubt
+        self.wanted: Callable[[], int | None] = lambda: None
         for signal, slot in self._connections():
             signal.connect(slot)
 
@@ -235,7 +238,12 @@ class ReviewController:
             self.next()  # what is judged is shown first
             return
         self._document.do(action(plane))
-        self.current = max(self.visible, key=self._order, default=0)
+        wanted = self.wanted()
+        self.go_to(max(self.visible, key=self._order, default=0) if wanted is None else wanted)
+
+    def go_to(self, number: int) -> None:
+        """Make another proposal the current one."""
+        self.current = number
         self.events.changed.emit()
 
     def accept_above(self) -> tuple[int, ...]:
@@ -300,7 +308,4 @@ def expected_precision(
     if not n:
         rate = float(np.mean([each.probability for each in shown] or [0.0]))
         return Precision(rate, 0.0, 1.0, 0)
-    rate, z = sum(right) / n, _LEVEL
-    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    return Precision(rate, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Precision(sum(right) / n, *wilson(sum(right), n), n)

@@ -30,6 +30,10 @@ _LOST = {
     "overlapped": "overlap others", "too_small": "are too small", "cut": "are cut by tiles",
     "below": f"are below {LOWEST:g}", "left_out": "were too many",
 }  # fmt: skip
+_COARSE = (
+    " from a coarse grid of clicks, as the model has no head for it yet. Accept 5 objects and "
+    "train to find more"
+)
 
 
 class SuggestEvents(SignalGroup):
@@ -230,4 +234,6 @@ class SuggestController:
             ]
             found = count_text(self._suggested, "object") if self._suggested else "nothing"
             where = f" ({', '.join(lost)})" if lost else ""
+            if self._counts["coarse"]:
+                where += _COARSE
             self.events.ended.emit(f"{why}Suggested {found}{where}")

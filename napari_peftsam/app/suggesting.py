@@ -12,12 +12,17 @@ import numpy as np
 from napari_peftsam.app.refine import embedded
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.document import Document, DocumentImage, NewProposal, PlaneKey
-from napari_peftsam.types import BoolArray, LabelArray, Window
+from napari_peftsam.types import BoolArray, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.document import ModelVersion
-    from napari_peftsam.segmentation.automatic import Proposal, ProposalScorer, TileProposals
+    from napari_peftsam.segmentation.automatic import (
+        PlaneMerge,
+        Proposal,
+        ProposalScorer,
+        TileProposals,
+    )
 
 LOWEST = 0.1
 """Expected IoU below which nothing is proposed, however eager the user is."""
@@ -155,48 +160,39 @@ class _Search:
     scorer: ProposalScorer
     options: SuggestOptions
     least: int
-    claimed: LabelArray = field(init=False)
-    number: int = 2  # of the next one; 1 marks what is taken
+    merging: PlaneMerge = field(init=False)
 
     def __post_init__(self) -> None:
-        self.claimed = np.zeros(self.plane_shape, np.int32)
+        from napari_peftsam.segmentation.automatic import PlaneMerge
+
+        claimed = np.zeros(self.plane_shape, np.int32)  # 1 marks what is taken
+        self.merging = PlaneMerge(claimed, self.scorer, LOWEST, self.least, number=2)
 
     def add(
         self, given: TileProposals, by: ModelVersion
     ) -> tuple[tuple[NewProposal, ...], tuple[Lost, ...], Counter[str]]:
         """Return the proposals of a tile, those that are lost, and how many were lost where."""
-        from napari_peftsam.segmentation.automatic import features_of, merge
-
         reasons = [self._why_not(each) for each in given.proposals]
         pairs = list(zip(given.proposals, reasons, strict=True))
         wanted = [each for each, why in pairs if not why]
         lost = [Lost(each.drawn[1], why) for each, why in pairs if why]
         seen = given.tile.window & Window(0, 0, *self.plane_shape)
-        here = self.claimed[seen.slices]
+        here = self.merging.labels[seen.slices]
         here[(here == 0) & self.taken(seen)] = 1
-        scores, first = self.scorer.scores(features_of(wanted)).iou, self.number
-        merged = merge(
-            wanted, scores, here, threshold=LOWEST, least_area=self.least, first=first,
-            corner=(seen.row, seen.col),
-        )  # fmt: skip
-        self.number += len(merged.kept)
+        tile = self.merging.add(given, wanted)
+        merged = tile.merged
         for indices, why in (
             (merged.below, f"its score is below {LOWEST:g}"),
             (merged.overlapped, "it overlaps a better one, or an object"),
             (merged.too_small, "it is smaller than the smallest object"),
         ):
             lost += [Lost(wanted[index].drawn[1], why) for index in indices]
-        counts = Counter(
-            seeded=given.seeded, cut=given.cut, left_out=given.left_out,
-            below=len(merged.below), overlapped=len(merged.overlapped),
-            too_small=len(merged.too_small), unwanted=len(given.proposals) - len(wanted),
-        )  # fmt: skip
         found = []
-        for number, index in enumerate(merged.kept, start=first):
+        for number, index in enumerate(merged.kept, start=tile.first):
             window = wanted[index].drawn[1] & seen
-            mask = here[window.seen_from(seen).slices] == number
-            found.append(_new(wanted[index], mask, window, float(scores[index]), by))
-        return tuple(found), tuple(lost), counts
+            mask = tile.labels[window.seen_from(seen).slices] == number
+            found.append(_new(wanted[index], mask, window, float(tile.scores[index]), by))
+        return tuple(found), tuple(lost), tile.counts
 
     def _why_not(self, one: Proposal) -> str:
         mask, window = one.drawn

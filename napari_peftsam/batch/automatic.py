@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,13 +12,15 @@ import numpy as np
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import EncodeFailed, PlaneReady
 from napari_peftsam.segmentation.automatic import (
+    NO_HEAD,
+    PlaneMerge,
     ProposalScorer,
     TileProposals,
-    features_of,
-    merge,
 )
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import Plane, Window
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class AutomaticCounts:
         Of a low score, on a better one, and with too few pixels.
     left_out
         Beyond the most that is looked at in a tile.
+    coarse
+        Tiles in which a grid of clicks stood in for the head that the model lacks.
     """
 
     seeded: int = 0
@@ -44,6 +49,7 @@ class AutomaticCounts:
     overlapped: int = 0
     too_small: int = 0
     left_out: int = 0
+    coarse: int = 0
     objects: int = 0
 
     def to_dict(self) -> dict[str, int]:
@@ -72,9 +78,10 @@ def segment_all(
     Raises
     ------
     PeftSamError
-        If the plane cannot be embedded, or the model has no head for it.
+        If the plane cannot be embedded.
     """
     scorer = scorer or ProposalScorer()
+    merging = PlaneMerge(labels, scorer, config.threshold, config.min_size)
     embedding = None
     for event in engine.embed(name, plane):
         if isinstance(event, EncodeFailed):
@@ -82,8 +89,7 @@ def segment_all(
         if isinstance(event, PlaneReady):
             embedding = event.embedding
     assert embedding is not None, "embedding ends with PlaneReady or EncodeFailed"
-    counts, first = Counter[str](), 1
-    whole = embedding.image.grid.window
+    counts = Counter[str]()
 
     def taken(window: Window) -> Any:
         return np.asarray(labels[window.slices]) > 0
@@ -93,21 +99,7 @@ def segment_all(
             raise found.error
         if not isinstance(found, TileProposals):
             continue
-        counts.update(
-            {k: getattr(found, k) for k in ("seeded", "empty", "cut", "elsewhere", "left_out")}
-        )
-        seen = found.tile.window & whole
-        part = np.asarray(labels[seen.slices])
-        merged = merge(
-            found.proposals,
-            scorer.scores(features_of(found.proposals)).iou,
-            part,
-            threshold=config.threshold,
-            least_area=config.min_size,
-            first=first,
-            corner=(seen.row, seen.col),
-        )
-        labels[seen.slices] = part
-        first += len(merged.kept)
-        counts.update({k: len(getattr(merged, k)) for k in ("below", "overlapped", "too_small")})
-    return AutomaticCounts(**counts, objects=first - 1)
+        counts += merging.add(found).counts
+    if counts["coarse"]:
+        _log.warning("%s: %s", name, NO_HEAD)
+    return AutomaticCounts(**counts, objects=merging.number - 1)

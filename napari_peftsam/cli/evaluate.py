@@ -47,9 +47,12 @@ def evaluate(  # noqa: PLR0913
         typer.Option("--automatic", help="Measure the segmentation without prompts instead."),
     ] = False,
     labels_are: Annotated[
-        LabelsAre,
-        typer.Option(help="complete: unlabelled is background; sparse: unknown. For --automatic."),
-    ] = "complete",
+        LabelsAre | None,
+        typer.Option(
+            help="complete: unlabelled is background; sparse: unknown. For --automatic.  "
+            "[default: complete]"
+        ),
+    ] = None,
     automatic: Values,
     as_json: Json = False,
 ) -> None:
@@ -68,8 +71,16 @@ def evaluate(  # noqa: PLR0913
     from napari_peftsam.evaluation import EvaluationProgress
 
     if without_prompts:
+        labels_are = labels_are or "complete"
         _automatic(folders, project, model, reading, automatic, labels_are, as_json)
         return
+    defaults = AutomaticConfig().model_dump()
+    changed = [name for name, value in automatic.items() if value != defaults[name]]
+    if labels_are or changed:
+        name = "labels-are" if labels_are else changed[0].replace("_", "-")
+        raise ConfigurationError(
+            f"--{name} is for a segmentation without prompts: give --automatic as well"
+        )
     config = configure(EvaluationConfig, **sample)
     with Progress() as progress:
 
@@ -111,7 +122,7 @@ def _automatic(  # noqa: PLR0913, PLR0917
     lines = [
         f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}"
         for name, value in found.items()
-        if not isinstance(value, dict | list)
+        if value is not None and not isinstance(value, dict | list)
     ]
     emit(found, as_json, "\n".join(lines))
 

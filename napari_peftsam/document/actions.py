@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from napari_peftsam.document.objects import ImageId, NewObject, ObjectRecord, Overlap, PlaneKey
-from napari_peftsam.document.proposals import NewProposal, Rejection
+from napari_peftsam.document.proposals import Audit, NewProposal, Rejection
 from napari_peftsam.document.records import (
     OBJECTS,
     CompleteRegion,
@@ -34,8 +34,8 @@ __all__ = [
     "AddAdapter",
     "AddImage",
     "AddPoint",
-    "AddRun", "Categorize",
-    "ChooseCandidate",
+    "AddRun", "BeginCount", "Categorize",
+    "ChooseCandidate", "CountTile",
     "DeleteObjects",
     "Discard",
     "ImportLabels",
@@ -269,6 +269,21 @@ class RejectProposals:
 
 
 @dataclass(frozen=True)
+class BeginCount:
+    """Draw what to look at, in place of an earlier count's."""
+
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class CountTile:
+    """Say how many objects without mask or proposal are in a tile of the count (from 0)."""
+
+    tile: int
+    seen: int
+
+
+@dataclass(frozen=True)
 class DeleteObjects:
     """Remove objects and their pixels."""
 
@@ -415,7 +430,7 @@ Action = (
     AddImage | RemoveImage | RenameImage | ReplacePixels | LocateImage
     | AddPoint | SetBox | SetPrompts | Reopen | RemoveLastPrompt | QueuePrompts | SetQueue | Discard
     | ChooseCandidate | Accept | AcceptObjects | Suggest | AcceptProposals | RejectProposals
-    | DeleteObjects | MergeObjects
+    | BeginCount | CountTile | DeleteObjects | MergeObjects
     | Categorize | UseCategory | Paint | PaintBackground | MarkComplete | ImportLabels
     | AddAdapter | UseAdapter | AddRun | Undo | Redo
 )  # fmt: skip

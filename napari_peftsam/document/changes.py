@@ -18,7 +18,7 @@ from napari_peftsam.document.objects import (
     PendingObject,
     check_candidates,
 )
-from napari_peftsam.document.proposals import ProposalRecord
+from napari_peftsam.document.proposals import Audit, ProposalRecord
 from napari_peftsam.document.records import (
     OBJECTS,
     PROPOSALS,
@@ -85,6 +85,8 @@ class State:
         The class of objects made from now on; empty for none.
     adapters, live, runs
         Trained and loaded adapters, the one in use, and the reports of the training runs.
+    audit
+        What is looked at to count objects.
     answers
         Candidates by revision; not stored.
     number, time
@@ -100,6 +102,7 @@ class State:
     adapters: tuple[StoredAdapter, ...] = ()
     live: LiveAdapter = field(default_factory=LiveAdapter)
     runs: tuple[Run, ...] = ()
+    audit: Audit | None = None
     answers: dict[int, Answer] = field(default_factory=dict)
     number: int = 0
     time: str = ""
@@ -150,7 +153,7 @@ class State:
 DOCUMENT_FIELDS: dict[str, Any] = {
     name: hint
     for name, hint in get_type_hints(State).items()
-    if name in ("pending", "choices", "category", "adapters", "live", "runs")
+    if name in ("pending", "choices", "category", "adapters", "live", "runs", "audit")
 }
 """The document's stored fields and their types."""
 

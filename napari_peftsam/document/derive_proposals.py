@@ -11,13 +11,20 @@ from operator import or_
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.changes import Change, LabelChange, State, set_proposals
+from napari_peftsam.document.changes import (
+    Change,
+    LabelChange,
+    State,
+    set_field,
+    set_proposals,
+)
 from napari_peftsam.document.derive import Derived, derive
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import PlaneKey
 from napari_peftsam.document.proposals import NewProposal, ProposalRecord
 from napari_peftsam.document.records import BACKGROUND, PROPOSALS, label_set_of
 from napari_peftsam.document.regions import Integers, tally
+from napari_peftsam.errors import LabelError
 from napari_peftsam.types import Window
 
 __all__: list[str] = []
@@ -73,7 +80,8 @@ def _reject(action: act.RejectProposals, state: State) -> Derived:
     numbers = image.check_proposals(action.plane, action.numbers)
     if not numbers:
         return Derived()
-    changes = judged(state, action.plane, dict.fromkeys(numbers, (0.0, 0)))
+    found = dict.fromkeys(numbers, (0.0, 0))
+    changes = judged(state, action.plane, found, is_there=action.reason == "wrong outline")
     if action.reason == "nothing here":
         where = _positions(image, action.plane, numbers)
         known = np.take(image.array(BACKGROUND), where) > 0
@@ -91,11 +99,12 @@ def judged(
     plane: PlaneKey,
     found: Mapping[int, tuple[float, int] | None],
     unseen: bool = False,
+    is_there: bool = False,
 ) -> tuple[Change, ...]:
     """Return the changes that take proposals away and keep the judgements on them.
 
     A judgement is an IoU and the label of the accepted object; without one, nothing is kept.
-    `unseen` is as of `ProposalRecord`.
+    `unseen` and `is_there` are as of `ProposalRecord`.
     """
     if not found:
         return ()
@@ -106,7 +115,7 @@ def judged(
     records = {
         number: None
         if each is None
-        else replace(known[number], iou=each[0], label=each[1], unseen=unseen)
+        else replace(known[number], iou=each[0], label=each[1], unseen=unseen, is_there=is_there)
         for number, each in found.items()
     }
     return (
@@ -151,6 +160,27 @@ def revoked(state: State, image: DocumentImage, labels: Collection[int]) -> tupl
         if r.label and r.label in labels
     }
     return set_proposals(state, image.id, wrong)
+
+
+@derive.register
+def _begin_count(action: act.BeginCount, state: State) -> Derived:
+    for image, number in action.audit.proposals:
+        if number not in state.image(image).proposals:
+            raise LabelError(f"{state.image(image).name} has no proposal {number} to look at")
+    return Derived(set_field(state, "audit", action.audit), "begin to count")
+
+
+@derive.register
+def _count_tile(action: act.CountTile, state: State) -> Derived:
+    audit = state.audit
+    tiles = () if audit is None else audit.tiles
+    if audit is None or not 0 <= action.tile < len(tiles):
+        raise LabelError(f"there is no tile {action.tile}: there are {len(tiles)} to look at")
+    if action.seen < 0:
+        raise LabelError(f"{action.seen} is no number of objects: give one from 0 on")
+    tile = replace(tiles[action.tile], seen=action.seen)
+    after = replace(audit, tiles=(*tiles[: action.tile], tile, *tiles[action.tile + 1 :]))
+    return Derived(set_field(state, "audit", after), "count a tile", tile.plane.image)
 
 
 def _positions(image: DocumentImage, plane: PlaneKey, numbers: Collection[int]) -> Integers:

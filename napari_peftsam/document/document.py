@@ -26,6 +26,7 @@ from napari_peftsam.document.derive import derive, free_names, numbered, utc_now
 from napari_peftsam.document.events import DocumentEvents, emit
 from napari_peftsam.document.images import DocumentImage, check_labels, describe_image, empty_labels
 from napari_peftsam.document.objects import ImageId, ObjectRecord, Pending, PendingObject, PlaneKey
+from napari_peftsam.document.proposals import Audit
 from napari_peftsam.document.records import (
     OBJECTS,
     ImageSource,
@@ -365,6 +366,11 @@ class Document:
     def runs(self) -> tuple[Run, ...]:
         """The reports of the training runs, oldest first."""
         return self._state.runs
+
+    @property
+    def audit(self) -> Audit | None:
+        """What is looked at to count objects; None if nobody has begun."""
+        return self._state.audit
 
     # --- the pending object ---------------------------------------------------------
 

@@ -50,6 +50,8 @@ class DocumentEvents(SignalGroup):
     """The background declared in this image changed."""
     proposals_changed = Signal(str)
     """There are other proposals in this image, or somebody judged some."""
+    audit_changed = Signal()
+    """A count began, or somebody counted the objects of a tile."""
     category_changed = Signal()
     """Objects that are made from now on have another class."""
     history_changed = Signal()
@@ -78,6 +80,8 @@ def emit(
             _emit_image(events, state, change.image, change.name)
         elif isinstance(change, FieldChange) and change.name == "category":
             events.category_changed.emit()
+        elif isinstance(change, FieldChange) and change.name == "audit":
+            events.audit_changed.emit()
     if isinstance(action, act.ReplacePixels):
         events.pixels_changed.emit(action.image)
     elif isinstance(action, act.LocateImage):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_peftsam.document.objects import NewObject
+from napari_peftsam.document.objects import ImageId, NewObject, PlaneKey
 from napari_peftsam.document.records import Index
-from napari_peftsam.types import BoolArray, Prompts
+from napari_peftsam.types import BoolArray, Prompts, Window
 
-__all__ = ["NewProposal", "ProposalRecord", "Rejection"]
+__all__ = ["Audit", "AuditPlane", "AuditTile", "NewProposal", "ProposalRecord", "Rejection"]
 
 Rejection = Literal["nothing here", "wrong outline"]
 """Why a proposal is none: no object is there, whose pixels are background then, or one is."""
@@ -69,6 +69,8 @@ class ProposalRecord:
         The object that was accepted in its place, 0 for none; if that is deleted, it was wrong.
     unseen
         Whether it was accepted with others in one step, which says little of each.
+    is_there
+        Whether it was rejected for its outline only: an object is there.
     """
 
     number: int
@@ -81,6 +83,7 @@ class ProposalRecord:
     iou: float | None = None
     label: int = 0
     unseen: bool = False
+    is_there: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -93,3 +96,54 @@ class ProposalRecord:
             self.prompts, mask, self.score, offset, model=self.model, adapter=self.adapter,
             automatic=True,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AuditPlane:
+    """A plane whose objects are counted.
+
+    Attributes
+    ----------
+    last_proposal, last_label
+        The highest number of a proposal and label of an object when the count began.
+    """
+
+    plane: PlaneKey
+    last_proposal: int
+    last_label: int
+
+
+@dataclass(frozen=True)
+class AuditTile:
+    """A part of a plane, and how many objects were seen there without mask or proposal."""
+
+    plane: PlaneKey
+    window: Window
+    seen: int | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A random sample of proposals and tiles, from which objects are counted.
+
+    What is found of the proposals is in their records.
+
+    Attributes
+    ----------
+    planes
+        Where objects are counted.
+    edges
+        Scores at which a further stratum of proposals begins.
+    proposals
+        Image and number of those to look at.
+    tiles
+        Those to look at.
+    of_tiles
+        Number of all tiles.
+    """
+
+    planes: tuple[AuditPlane, ...]
+    edges: tuple[float, ...]
+    proposals: tuple[tuple[ImageId, int], ...]
+    tiles: tuple[AuditTile, ...]
+    of_tiles: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -15,8 +16,9 @@ from napari_peftsam.embeddings import (
     BASE_ADAPTER,
     Embedding,
     EmbeddingStore,
-    EncodeRequest,
+    Tile,
     encode,
+    tiled_image,
 )
 from napari_peftsam.evaluation.clicks import click_ious, clicks_to_reach
 from napari_peftsam.evaluation.evaluate import EvaluationProgress, Intervals, Span, embedded
@@ -27,16 +29,19 @@ from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.segmentation.automatic import (
+    NO_HEAD,
+    PlaneMerge,
     Proposal,
     ProposalScorer,
-    features_of,
-    merge,
-    propose_in_frame,
+    TileProposals,
+    propose_in_tiles,
 )
-from napari_peftsam.types import LabelArray, Prediction
+from napari_peftsam.segmentation.tiled import WantedTile
+from napari_peftsam.types import LabelArray, Point, Prediction, Prompts, Window
 
 __all__ = ["AutomaticEvaluation", "AutomaticFigures", "evaluate_automatic"]
 
+_log = logging.getLogger(__name__)
 ENOUGH = 0.75
 """IoU from which on a person accepts a mask."""
 MOST_CLICKS = 20
@@ -152,31 +157,39 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
     """
     config, scorer = config or AutomaticConfig(), scorer or ProposalScorer()
     images = pairs if isinstance(pairs, Sequence) else tuple(pairs)
-    predictor, found = Predictor(model), []
+    predictor, found, is_coarse = Predictor(model), [], False
     for index in range(len(images)):
-        name, pixels, labels, *limits = images[index]
+        name, pixels, labels = images[index][:3]
         check_labels(labels, name)
-        span = Span(name, index / len(images), 1 / len(images))
         began = perf_counter()
-        request = EncodeRequest(name, pixels, *limits)
-        embedding = yield from embedded(encode(model, [request], store, adapter), span)
-        proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=config.fast)
-        predicted = np.zeros(labels.shape, np.int32)
-        scores = scorer.scores(features_of(proposals)).iou
-        merged = merge(
-            proposals, scores, predicted,
-            threshold=config.threshold, least_area=config.min_size,
-        )  # fmt: skip
-        seconds = perf_counter() - began
-        kept = [proposals[i] for i in merged.kept]
+        image = tiled_image(name, pixels, model)
+        merging = PlaneMerge(
+            np.zeros(labels.shape, np.int32), scorer, config.threshold, config.min_size
+        )
+        kept, seen = list[Proposal](), dict[Tile, Embedding]()
+        work = propose_in_tiles(predictor, image, head, fast=config.fast)
+        event: WantedTile | TileProposals | None = next(work)
+        while event is not None:
+            if isinstance(event, WantedTile):
+                share = 1 / len(images) / event.total
+                span = Span(name, index / len(images) + event.index * share, share)
+                encoding = encode(model, [image.request(event.tile)], store, adapter)
+                seen[event.tile] = yield from embedded(encoding, span)
+                event = work.send(seen[event.tile])
+            else:
+                is_coarse |= event.coarse
+                kept += [event.proposals[i] for i in merging.add(event).merged.kept]
+                event = next(work, None)
+        seconds, predicted = perf_counter() - began, merging.labels
         agreement = compare_instances(labels, predicted)
         if labels_are == "sparse":
             figures = _of_sparse(agreement)
         else:
             figures = _of_complete(agreement)
-            targets = _targets(labels)
-            figures |= effort(predictor, embedding, targets, agreement.matching, kept)
+            figures |= effort(predictor, seen, _targets(labels), agreement.matching, kept)
         found.append(AutomaticFigures(name, agreement.matching.true_count, figures, seconds))
+    if is_coarse:
+        _log.warning(NO_HEAD)
     yield AutomaticEvaluation.of(labels_are, found)
 
 
@@ -200,7 +213,7 @@ def _of_sparse(agreement: InstanceAgreement) -> dict[str, float | None]:
 
 def effort(
     predictor: Predictor,
-    embedding: Embedding,
+    seen: Mapping[Tile, Embedding],
     targets: Mapping[int, Target],
     matching: Matching,
     kept: Sequence[Proposal],
@@ -214,6 +227,8 @@ def effort(
 
     Parameters
     ----------
+    seen
+        The embedding of each tile; an object is prompted in the tile around its first click.
     targets
         The true objects by their label.
     matching
@@ -221,20 +236,38 @@ def effort(
     """
     if not targets:
         return {"effort_per_object": None, "effort_prompting_only": None}
-    labels = list(targets)
-    alone = dict(zip(labels, _clicks(predictor, embedding, list(targets.values())), strict=True))
     paired = {true: (found, iou) for true, found, iou in matching.pairs}
-    to_correct = [true for true in labels if true in paired and paired[true][1] < ENOUGH]
-    asked = [kept[paired[true][0] - 1].prompts for true in to_correct]
-    shown = predictor.predict_many(embedding, asked, candidates=1)
-    corrected = _clicks(predictor, embedding, [targets[t] for t in to_correct], shown)
     actions = 1 + matching.false_positives if matching.predicted_count else 0
-    actions += sum(count + 1 for count in corrected)
-    actions += sum(alone[true] + 1 for true in labels if true not in paired)
+    prompting = 0
+    for tile, embedding in seen.items():
+        own = {n: each for n, each in targets.items() if _is_in(tile, each.first_click())}
+        cut = {n: _in_window(each, tile.window) for n, each in own.items()}
+        alone = dict(zip(cut, _clicks(predictor, embedding, list(cut.values())), strict=True))
+        to_correct = [true for true in own if true in paired and paired[true][1] < ENOUGH]
+        proposed = (kept[paired[true][0] - 1] for true in to_correct)
+        asked = [
+            each.prompts.within(tile.window) or Prompts((cut[true].first_click(),))
+            for true, each in zip(to_correct, proposed, strict=True)
+        ]
+        shown = predictor.predict_many(embedding, asked, candidates=1)
+        corrected = _clicks(predictor, embedding, [cut[true] for true in to_correct], shown)
+        actions += sum(count + 1 for count in corrected)
+        actions += sum(alone[true] + 1 for true in own if true not in paired)
+        prompting += sum(count + 1 for count in alone.values())
     return {
-        "effort_per_object": actions / len(labels),
-        "effort_prompting_only": float(np.mean([count + 1 for count in alone.values()])),
+        "effort_per_object": actions / len(targets),
+        "effort_prompting_only": prompting / len(targets),
     }
+
+
+def _is_in(tile: Tile, click: Point) -> bool:
+    return tile.core.contains(click.row, click.col)
+
+
+def _in_window(target: Target, window: Window) -> Target:
+    """Return the part of an object in a window, in its pixels."""
+    inside = target.window & window
+    return Target(inside.seen_from(window), target.mask[inside.seen_from(target.window).slices])
 
 
 def _clicks(

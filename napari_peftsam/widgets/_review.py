@@ -8,14 +8,16 @@ from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtGui import QIntValidator
+from qtpy.QtWidgets import QLineEdit, QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
 
+from napari_peftsam.app.counting import CountController, export_count
 from napari_peftsam.app.review import ReviewController
 from napari_peftsam.app.suggest_run import SuggestController
 from napari_peftsam.app.suggesting import planes_of_queue
 from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.types import Window
-from napari_peftsam.widgets._dialogs import ask_number
+from napari_peftsam.widgets._dialogs import ask_folder, ask_number
 from napari_peftsam.widgets._keys import KEYS, keyed
 from napari_peftsam.widgets._parts import (
     ElidedButton,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
 
 _LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
+_FRAME = 2  # pixels of the frame around a tile
+_NUMBER = 44  # pixels of a line for four digits
 _TIPS = {
     "accept": ("✓", "Make the proposal an object"),
     "nothing_here": ("∅", "Nothing is here: the place is background from now on"),
@@ -56,6 +60,9 @@ class ReviewView:
         Accepts these.
     accept, nothing_here, wrong_outline, nearest_proposal, next_proposal
         Judge the current proposal, or go to another one.
+    count, counted, seen, save
+        Begins or ends a count, says what to look at or what the number is, takes how many objects
+        a tile has, and saves the number.
     """
 
     def __init__(self) -> None:
@@ -78,7 +85,13 @@ class ReviewView:
             keyed(tool_button(text, ""), name, text, f"{tip} ({{}})")
             for name, (text, tip) in _TIPS.items()
         )
-        self.judging = QWidget()
+        self.judging, self.counting = QWidget(), QWidget()
+        self.count = tool_button("#", "")
+        self.counted, self.seen = ElidedLabel(), QLineEdit()
+        self.seen.setValidator(QIntValidator(0, 9999))
+        self.seen.setFixedWidth(_NUMBER)
+        self.seen.setToolTip("Objects in the white frame without an outline; Enter goes on")
+        self.save = tool_button("⭳", "Save the number, and what was looked at, in a folder")
 
     def column(self) -> QVBoxLayout:
         """Return the parts, laid out."""
@@ -88,10 +101,29 @@ class ReviewView:
             self.text,
             inside=self.judging, spacing=2,
         )  # fmt: skip
-        return stacked(beside(self.suggest, self.more, stretch=0), self.judging, spacing=2)
+        layout = beside(self.counted, self.seen, self.save, stretch=0)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.counting.setLayout(layout)
+        first = beside(self.suggest, self.count, self.more, stretch=0)
+        return stacked(first, self.judging, self.counting, spacing=2)
 
-    def show(self, run: SuggestController, review: ReviewController) -> None:
-        """Show how far a run is, and what is known of the proposals."""
+    def show(
+        self, run: SuggestController, review: ReviewController, counting: CountController
+    ) -> None:
+        """Show how far a run is, and what is known of the proposals and their number."""
+        item, told = counting.item, counting.text
+        is_tile = item is not None and not item.number
+        self.counting.setVisible(bool(told))
+        self.counted.setText(told)
+        self.seen.setVisible(is_tile)
+        self.save.setVisible(bool(told) and item is None)
+        self.count.setText("■" if counting.is_on else "#")
+        self.count.setToolTip(
+            "Stop looking; the count goes on later"
+            if counting.is_on
+            else "Count: estimate the number of objects from some proposals and parts of the image "
+            "that you look at"
+        )
         key, shown, number = KEYS["suggest"].shown, review.visible, len(review.expected)
         running = run.is_running
         self.suggest.setText(
@@ -102,13 +134,17 @@ class ReviewView:
             if running
             else f"Let the model propose all objects that are not annotated yet ({key})"
         )
-        self.judging.setVisible(number > 0)
+        self.judging.setVisible(number > 0 or is_tile)
+        current = review.expected.get(review.current)
+        self.wrong_outline.setEnabled(current is not None)
+        for button in (self.accept, self.nothing_here):
+            button.setEnabled(current is not None or is_tile)
+        self.accept_above.setEnabled(bool(shown))
         if not number:
             return
         self.eager.blockSignals(True)
         self.eager.setValue(round(100 * review.eager))
         self.eager.blockSignals(False)
-        current = review.expected.get(review.current)
         precision = review.precision
         text = f"{len(shown)} of {number}, {precision.text}"
         if not shown:
@@ -118,9 +154,6 @@ class ReviewView:
             f"{text}, as far as {precision.judged} judged ones tell. In front: the IoU that is "
             "expected of the white one"
         )
-        self.accept_above.setEnabled(bool(shown))
-        for button in (self.accept, self.nothing_here, self.wrong_outline):
-            button.setEnabled(current is not None)
 
 
 class Reviewing:
@@ -128,10 +161,10 @@ class Reviewing:
 
     Attributes
     ----------
-    run, review
-        Finds proposals, and judges them.
-    ask_number
-        The dialog.
+    run, review, counting
+        Finds proposals, judges them, and counts objects.
+    ask_number, ask_folder
+        The dialogs.
     """
 
     def __init__(self, owner: ViewerSession, view: ReviewView) -> None:
@@ -139,10 +172,13 @@ class Reviewing:
         self._document, self._layers = owner.document, owner.layers
         self.run = SuggestController(owner, owner.layers, owner.workers)
         self.review = ReviewController(owner, owner.layers, self.run)
-        self.ask_number = ask_number
+        self.counting = CountController(self._document, owner.layers, self.review)
+        self.ask_number, self.ask_folder = ask_number, ask_folder
         self._later = timer(None, 0)
         self._later.timeout.connect(self._draw)
         self._was = 0  # the current proposal that was shown last
+        view.count.clicked.connect(lambda _: self._layers.attempt(self._count_or_stop))
+        view.save.clicked.connect(lambda _: self._layers.attempt(self._save))
         view.eager.valueChanged.connect(self._set_eager)
         for button, name in (
             (view.suggest, "suggest"), (view.accept_above, "accept_above"),
@@ -162,6 +198,8 @@ class Reviewing:
             ("In a part…", "Drag over the part of the image to look in",
              partial(tools.choose, "suggest")),
             ("In all images", "Look in all images that are not done", self._suggest_everywhere),
+            ("Count in all images", "Estimate the number of objects in images that are not done",
+             self._count_everywhere),
             ("Largest object…", "Leave out what is larger", self._ask_largest),
         ):  # fmt: skip
             added = menu.addAction(text)
@@ -195,6 +233,7 @@ class Reviewing:
             (layers.part_drawn, self._suggest_in),
             (review.changed, self.show),
             (review.hint, hint),
+            (self.counting.events.changed, self._go_on),
             (run.state_changed, self._show_run),
             (run.ended, news),
             (run.failed, lambda error: hint(str(error))),
@@ -205,6 +244,7 @@ class Reviewing:
         stop_timers(self._later)
         self._layers.tools.find_proposal = lambda *_: 0
         self.run.release()
+        self.counting.release()
         self.review.release()
 
     def keys(self) -> dict[str, Callable[[], object]]:
@@ -216,9 +256,9 @@ class Reviewing:
         review = self.review
         return {
             "suggest": self._suggest_or_stop,
-            "accept_proposal": review.accept,
+            "accept_proposal": self.accept,
             "accept_above": review.accept_above,
-            "nothing_here": partial(review.reject, "nothing here"),
+            "nothing_here": self._nothing_here,
             "wrong_outline": partial(review.reject, "wrong outline"),
             "nearest_proposal": self._go_to_nearest,
             "next_proposal": review.next,
@@ -237,10 +277,73 @@ class Reviewing:
         self.run.suggest(part=part)
 
     def _suggest_everywhere(self) -> None:
+        self._adopt_all()
+        self.run.suggest(planes_of_queue(self._document))
+
+    def _adopt_all(self) -> None:
         for layer in self._layers.image_layers:
             if self._layers.image_of(layer) is None:  # it was never shown
                 self._layers.attempt(partial(self._layers.adopt, layer))
-        self.run.suggest(planes_of_queue(self._document))
+                self._layers.tools.choose("point")  # its layer of objects took the keys
+
+    @property
+    def is_at_tile(self) -> bool:
+        """True while the objects of a tile are counted."""
+        item = self.counting.item
+        return item is not None and not item.number
+
+    def accept(self) -> None:
+        """Accept the current proposal, or say how many objects the tile has."""
+        if self.is_at_tile:
+            self._see()
+        else:
+            self.review.accept()
+
+    def _nothing_here(self) -> None:
+        if self.is_at_tile:
+            self.counting.see(0)
+        else:
+            self.review.reject("nothing here")
+
+    def _see(self) -> None:
+        self._layers.attempt(partial(self.counting.see, int(self._view.seen.text() or 0)))
+
+    def _count_or_stop(self) -> None:
+        if self.counting.is_on:
+            self.counting.stop()
+        else:
+            self.counting.begin([] if self._layers.plane is None else [self._layers.plane])
+
+    def _count_everywhere(self) -> None:
+        self._adopt_all()
+        self.counting.begin(planes_of_queue(self._document))
+
+    def _save(self) -> None:
+        folder = self.ask_folder(self._view.save, "Save the count")
+        if folder is not None:
+            export_count(self._document, folder)
+
+    def _go_on(self) -> None:
+        """Show what is to be looked at."""
+        item, layers = self.counting.item, self._layers
+        if item is not None:
+            if item.plane != layers.plane:
+                layers.select_image(layers.layer_of(item.plane.image))
+                layers.show_plane(item.plane)
+            if not item.number:
+                self._view.seen.setText("0")
+                middle = (
+                    a + n / 2
+                    for a, n in zip(
+                        (item.window.row, item.window.col), item.window.shape, strict=True
+                    )
+                )
+                layers.look_at(*middle)
+            self.review.go_to(self.counting.wanted() or 0)
+        self.show()
+        if item is not None and not item.number:
+            self._view.seen.setFocus()
+            self._view.seen.selectAll()
 
     def _choose(self, name: str, chosen: bool) -> None:
         self.run.options = replace(self.run.options, **{name: chosen})
@@ -274,7 +377,7 @@ class Reviewing:
         self._draw_soon()
 
     def _show_run(self) -> None:
-        self._view.show(self.run, self.review)
+        self._view.show(self.run, self.review, self.counting)
 
     def _draw_soon(self) -> None:
         self._later.start()
@@ -291,13 +394,23 @@ class Reviewing:
         image = None if plane is None else self._document.images.get(plane.image)
         if layers is None:
             return
-        if plane is None or image is None or not shown:
+        item = self.counting.item
+        tile = None if item is None or item.number or item.plane != plane else item.window
+        if plane is None or image is None or not (shown or tile):
             layers.show_proposals(None, {})
             return
-        window = self._window(image, list(shown))
+        window = self._window(image, list(shown)) if shown else Window(0, 0, 0, 0)
+        window, current = window | tile if tile and shown else tile or window, self.review.current
         scores = {number: each.score for number, each in shown.items()}
         labels = image.plane_labels(plane, PROPOSALS)[window.slices]
-        layers.show_proposals(labels, scores, self.review.current, (window.row, window.col))
+        if tile:
+            labels, current = labels.copy(), max(image.proposals, default=0) + 1
+            scores[current] = 1.0
+            part = labels[tile.seen_from(window).slices]
+            inner = part[_FRAME:-_FRAME, _FRAME:-_FRAME].copy()
+            part[:] = current
+            part[_FRAME:-_FRAME, _FRAME:-_FRAME] = inner
+        layers.show_proposals(labels, scores, current, (window.row, window.col))
 
     def _window(self, image: DocumentImage, numbers: list[int]) -> Window:
         window = reduce(or_, map(image.proposal_window, numbers))

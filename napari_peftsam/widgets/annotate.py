@@ -374,8 +374,8 @@ class AnnotateDock(Dock):
 
     def _accept(self, overlap: Overlap = "keep") -> None:
         current, review = self.document.current, self.reviewing.review
-        if current is None and review.current:
-            review.accept()
+        if current is None and (review.current or self.reviewing.is_at_tile):
+            self.reviewing.accept()
         elif current is not None and current.plane != self.layers.plane:
             plane = current.plane
             where = plane_text(self.document.image(plane.image).name, plane.index)

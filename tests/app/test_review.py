@@ -24,7 +24,6 @@ from napari_peftsam.app.suggesting import (
 )
 from napari_peftsam.document import Document, NewProposal, PaintBackground
 from napari_peftsam.document.records import PROPOSALS
-from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.segmentation.automatic import FEATURES, ProposalScorer, ScorerPrior
 from napari_peftsam.types import Box, Window
 
@@ -131,9 +130,13 @@ def test_objects_at_the_border_can_be_left_out(started: ps.App, image: ps.Projec
     assert at(cut, 84, 40)
 
 
-def test_a_model_without_a_head_says_so(app: ps.App) -> None:
-    with pytest.raises(ConfigurationError, match="has no head"):
-        app.images["discs"].segment(scorer=first_feature())
+def test_a_model_without_a_head_looks_at_a_grid_of_clicks(app: ps.App) -> None:
+    holder, ends = Holder(app, app.images["discs"]), list[str]()
+    run = SuggestController(holder, holder, InlineRunner(), first_feature())
+    run.events.ended.connect(ends.append)
+    run.suggest()
+    assert "from a coarse grid of clicks" in ends[0]
+    assert "Accept 5 objects and train" in ends[0]
 
 
 # --- a run --------------------------------------------------------------------------

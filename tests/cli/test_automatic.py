@@ -17,7 +17,7 @@ FIGURES = {
 }  # fmt: skip
 STAGES = {
     "seeded", "empty", "cut", "elsewhere", "below", "overlapped", "too_small", "left_out",
-    "objects",
+    "coarse", "objects",
 }  # fmt: skip
 
 
@@ -92,9 +92,6 @@ def test_options(
             "--eager is for",
             id="with prompts",
         ),
-        pytest.param(
-            ("--model", "{root}/tiny.pth"), "has no head for automatic segmentation", id="no head"
-        ),
     ],
 )
 def test_bad_input(
@@ -105,6 +102,16 @@ def test_bad_input(
     assert outcome.code == 2
     assert message in outcome.err
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_without_a_head_a_grid_of_clicks_is_looked_at(
+    shared: Inputs, program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = (shared / "image.tif", *shared.model(), "--output", tmp_path / "out.tif", "--json")
+    outcome = program("segment", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["stages"]["coarse"] == 1
+    assert "has no head for automatic segmentation" in caplog.text
 
 
 def test_segment_batch_does_a_folder(
@@ -130,6 +137,27 @@ def test_evaluate_without_prompts(folders: tuple[Path, Path], program: Program) 
     sparse = program(*arguments, "--labels-are", "sparse").json
     assert sparse["recall50"] == 1
     assert "msa" not in sparse
+
+
+def test_figures_that_are_unknown_have_no_line(
+    folders: tuple[Path, Path], program: Program
+) -> None:
+    images, labels = folders
+    given = ("--labels-are", "sparse", "--eager", "0")  # finds nothing to match
+    outcome = program("evaluate", "--images", images, "--labels", labels, "--automatic", *given)
+    assert outcome.code == 0, outcome.err
+    assert "recall50: 0.000" in outcome.out
+    assert "matched_iou" not in outcome.out
+    assert "None" not in outcome.out
+
+
+@pytest.mark.parametrize("option", [("--labels-are", "sparse"), ("--eager", "0.3"), ("--fast",)])
+def test_options_of_automatic_alone_are_refused(
+    option: tuple[str, ...], shared: Inputs, program: Program
+) -> None:
+    outcome = program("evaluate", *shared.folders(), *shared.model(), *option)
+    assert outcome.code == 2
+    assert f"{option[0]} is for a segmentation without prompts" in outcome.err
 
 
 def test_an_adapter_brings_its_head(

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from napari_peftsam.document import (
+    Audit,
+    AuditPlane,
+    AuditTile,
     CompleteRegion,
     Document,
     ImageId,
@@ -150,6 +153,14 @@ class Source:
             found.append(NewProposal(self.prompts(), mask, offset, score, (score, 1.5)))
         return act.Suggest(self.plane(), tuple(found), self.one_of(None, Window(0, 0, 9, 32)))
 
+    def count(self) -> act.BeginCount:
+        plane, numbers = self.proposals()
+        known = self.document.images.get(plane.image)
+        here = [] if known is None else [n for n in numbers if n in known.proposals]
+        tiles = (AuditTile(plane, Window(0, 0, 9, 9)),) * self.number(0, 2)
+        sample = tuple((plane.image, number) for number in here)
+        return act.BeginCount(Audit((AuditPlane(plane, 9, 9),), (0.5,), sample, tiles, 4))
+
     def proposals(self) -> tuple[PlaneKey, tuple[int, ...]]:
         """Draw a plane, mostly one with proposals, and some of them."""
         images = self.document.images.values()
@@ -232,6 +243,8 @@ MAKERS: dict[type[Any], Callable[[Source], act.Action]] = {
     act.RejectProposals: lambda s: act.RejectProposals(
         *s.proposals(), s.one_of("nothing here", "wrong outline")
     ),
+    act.BeginCount: Source.count,
+    act.CountTile: lambda s: act.CountTile(s.number(0, 2), s.number(-1, 3)),
     act.DeleteObjects: _on_image(act.DeleteObjects, "labels"),
     act.MergeObjects: _on_image(act.MergeObjects, "labels"),
     act.Categorize: lambda s: act.Categorize(
@@ -272,7 +285,8 @@ def image_content(document: Document, image: ImageId) -> tuple[Any, ...]:
 
 def undoable(document: Document) -> dict[str, Any]:
     """Everything that undo and redo restore."""
-    return {i: image_content(document, i) for i in document.images} | {"": document.pending}
+    content = {i: image_content(document, i) for i in document.images}
+    return content | {"": document.pending, "count": document.audit}
 
 
 def others(document: Document) -> dict[str, Any]:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from napari_peftsam.document import (
+    Audit,
+    AuditPlane,
+    AuditTile,
     CompleteRegion,
     ImageId,
     ImageInfo,
@@ -78,6 +81,16 @@ EVERY_KIND: dict[str, act.Action] = {
     "suggest nothing": act.Suggest(PLANE, ()),
     "accept proposals": act.AcceptProposals(PLANE, (3, 1)),
     "reject proposals": act.RejectProposals(PLANE, (3,), "wrong outline"),
+    "begin to count": act.BeginCount(
+        Audit(
+            (AuditPlane(PLANE, 3, 1),),
+            (0.5,),
+            ((IMAGE, 3),),
+            (AuditTile(PLANE, Window(0, 0, 4, 4)), AuditTile(PLANE, Window(4, 0, 4, 4), 2)),
+            9,
+        )
+    ),
+    "count a tile": act.CountTile(0, 3),
     "delete": act.DeleteObjects(IMAGE, (3, 1)),
     "merge": act.MergeObjects(IMAGE, (3, 1, 2)),
     "categorize": act.Categorize(IMAGE, (3, 1), "nucleus"),

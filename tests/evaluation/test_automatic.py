@@ -127,3 +127,20 @@ def test_an_image_without_objects_has_no_effort(builtin: SamModel) -> None:
     ).to_dict()
     assert found["per_image"][1]["effort_per_object"] is None
     assert found["effort_per_object"] == pytest.approx(1 / 4)
+
+
+def test_a_large_image_is_measured_as_a_whole(builtin: SamModel) -> None:
+    """Objects at the borders of tiles are neither cut nor counted twice."""
+    y, x = np.mgrid[:200, :1300]
+    labels = np.zeros((200, 1300), int)
+    for number, col in enumerate(range(60, 1300, 100), start=1):
+        labels[(y - 100) ** 2 + (x - col) ** 2 <= 16**2] = number
+    pixels = np.where(labels > 0, 200.0, 20.0) + np.random.default_rng(0).normal(0, 3, labels.shape)
+    found = evaluated(builtin, ("slide", pixels, labels)).to_dict()
+    assert (found["images"], found["objects"]) == (1, 13)
+    assert (found["missed"], found["invented"], found["split"]) == (0, 0, 0)
+    assert found["ap50"] == 1
+    assert found["effort_per_object"] < found["effort_prompting_only"]
+    nothing = AutomaticConfig(eager=0)
+    found = evaluated(builtin, ("slide", pixels, labels), config=nothing).to_dict()
+    assert found["effort_per_object"] == found["effort_prompting_only"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import (
     Embedding,
     Encoded,
@@ -27,6 +29,7 @@ from napari_peftsam.segmentation.automatic import (
     ProposalScorer,
     ScorerPrior,
     TileProposals,
+    click_grid,
     features_of,
     find_hypotheses,
     merge,
@@ -93,6 +96,50 @@ def test_a_model_without_a_head_says_what_to_do(tiny_model: SamModel) -> None:
         ConfigurationError, match="has no head for automatic segmentation: finetune it"
     ):
         DenseMaps.of(tiny_model, encode_one(tiny_model, pixels))
+
+
+# --- a coarse grid --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "cols"),
+    [((200, 200), 16, 16), ((100, 200), 8, 16), ((300, 10), 16, 1), ((2, 3), 11, 16)],
+)
+def test_clicks_are_spread(shape: tuple[int, int], rows: int, cols: int) -> None:
+    points = click_grid(Frame(*shape, 384))
+    assert len(points) == rows * cols <= 256
+    assert (len({p.row for p in points}), len({p.col for p in points})) == (rows, cols)
+    middle = np.mean([(p.row, p.col) for p in points], axis=0)
+    np.testing.assert_allclose(middle, [(n - 1) / 2 for n in shape])
+
+
+def test_without_a_head_clicks_find_objects(builtin: SamModel) -> None:
+    side = 200
+    labels = sum(
+        n * disc(*at, 18, side) for n, at in enumerate(((56, 56), (56, 144), (144, 100)), 1)
+    )
+    pixels = np.where(labels > 0, 200.0, 20.0).astype(np.float32)
+    pixels += np.random.default_rng(0).normal(0, 3, labels.shape).astype(np.float32)
+    bare = replace(builtin, dense_head=None)
+    taken = labels == 1
+    found, hypotheses = propose_in_frame(Predictor(bare), encode_one(bare, pixels), taken=taken)
+    assert hypotheses.coarse
+    masks = np.zeros(labels.shape, np.int32)
+    scores = np.array([each.features[0] for each in found])
+    merge(found, scores, masks, threshold=0.5)
+    for label in range(1, labels.max() + 1):
+        under = np.bincount(masks[labels == label])
+        assert (under[1:].max(initial=0) > 0.8 * (labels == label).sum()) == (label > 1)
+
+
+@pytest.mark.parametrize("kind", ["noise", "gradient"])
+def test_clicks_invent_next_to_nothing(builtin: SamModel, kind: str) -> None:
+    bare, line = replace(builtin, dense_head=None), np.arange(300.0, dtype=np.float32)
+    noise = np.random.default_rng(0).normal(size=(300, 300)).astype(np.float32)
+    pixels = noise if kind == "noise" else np.add.outer(line, line)
+    found, _ = propose_in_frame(Predictor(bare), encode_one(bare, pixels))
+    scores = ProposalScorer().scores(features_of(found)).iou
+    assert np.count_nonzero(scores > AutomaticConfig().threshold) <= 1
 
 
 # --- hypotheses ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import napari
 import numpy as np
@@ -202,11 +203,8 @@ def test_options_are_those_of_the_menu(b: Bench) -> None:
 def test_a_model_without_a_head_says_what_to_do(bench: Callable[..., Bench]) -> None:
     b = bench(discs()[0])
     b.dock.reviewing.run.base = first_feature()
-    failed = []
-    b.dock.reviewing.run.events.failed.connect(failed.append)
     b.press("U")
-    wait(lambda: failed)
-    assert "has no head" in str(failed[0])
+    wait(lambda: "coarse grid" in b.view.next_step.text())
     assert not b.dock.reviewing.run.is_running
 
 
@@ -234,3 +232,63 @@ def test_real_keys_and_clicks(make_napari_viewer: Make) -> None:
     canvas.click(*MIDDLES[0])
     assert b.document.current is not None
     assert b.document.current.prompts.box is not None
+
+
+# --- counting -----------------------------------------------------------------------
+
+
+def counted(b: Bench) -> str:
+    settle()
+    return b.view.review.counted.text()
+
+
+def test_objects_are_counted_with_the_same_keys(b: Bench, tmp_path: Path) -> None:
+    suggested(b)
+    b.view.review.eager.setValue(30)
+    number = len(b.document.image(b.layers.image_id).proposals)
+    b.view.review.count.click()
+    assert counted(b) == f"1 of {number + 5}: Is it an object?"
+    while b.dock.reviewing.counting.item.number:
+        assert b.dock.reviewing.review.current == b.dock.reviewing.counting.item.number
+        b.press("Enter")
+    assert len(b.document.records(b.layers.image_id)) == number
+    assert counted(b) == f"{number + 1} of {number + 5}: How many in the frame have no outline?"
+    assert not b.view.review.seen.isHidden()
+    frame = b.dock.reviewing.counting.item.window
+    assert b.viewer.layers["proposals"].data.shape == frame.shape
+    b.press("Shift-N")
+    b.press("Enter")
+    b.press("Control-Z")
+    assert counted(b).startswith(f"{number + 2} of")
+    QTest.keyClick(b.view.review.seen, Qt.Key.Key_2)
+    QTest.keyClick(b.view.review.seen, Qt.Key.Key_Return)
+    assert [each.seen for each in b.document.audit.tiles] == [0, 2, None, None, None]
+    for _ in range(3):
+        b.press("Shift-N")
+    assert counted(b).startswith("about ")
+    assert b.dock.reviewing.review.eager == 0.3
+    assert b.view.review.seen.isHidden()
+    b.dock.reviewing.ask_folder = lambda *_: tmp_path
+    b.view.review.save.click()
+    assert (tmp_path / "count.json").exists()
+
+
+def test_a_count_is_stopped_and_goes_on(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], discs()[0], ready=False)
+    mask = np.ones((9, 9), np.bool_)
+    made = [NewProposal(Prompts(), mask, (9, 20 * n), 0.9) for n in range(3)]
+    b.document.do(Suggest(b.layers.plane, tuple(made)))
+    first = b.layers.image_id
+    [everywhere] = [a for a in b.view.review.menu.actions() if a.text() == "Count in all images"]
+    everywhere.trigger()
+    assert counted(b).startswith("1 of 8")
+    b.press("Enter")
+    assert counted(b).startswith("2 of 8")
+    b.view.review.count.click()
+    assert counted(b) == ""
+    everywhere.trigger()
+    assert counted(b).startswith("2 of 8")
+    while b.layers.image_id == first:
+        b.press("Enter")
+    assert b.layers.plane == b.dock.reviewing.counting.item.plane
+    assert b.document.audit.tiles[0].seen in {None, 0}

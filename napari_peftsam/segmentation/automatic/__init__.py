@@ -4,6 +4,7 @@ The package offers the names that the `__all__` of these modules lists.
 """
 # ruff: noqa: F403
 
+from napari_peftsam.segmentation.automatic.coarse import *
 from napari_peftsam.segmentation.automatic.hypotheses import *
 from napari_peftsam.segmentation.automatic.maps import *
 from napari_peftsam.segmentation.automatic.merge import *

@@ -42,6 +42,8 @@ class Hypotheses:
         Per object its pixels in its box, as the watershed found them.
     left_out
         Objects beyond the number that was asked for.
+    coarse
+        Whether a grid of clicks stood in for the head that the model lacks.
     """
 
     boxes: Ints
@@ -49,6 +51,7 @@ class Hypotheses:
     others: Ints
     regions: Sequence[BoolArray]
     left_out: int = 0
+    coarse: bool = False
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -127,6 +130,13 @@ def find_hypotheses(
     return Hypotheses(
         boxes[:at_most], points[:at_most], others[:at_most], regions[:at_most], left_out
     )
+
+
+def hypotheses_of(labels: npt.NDArray[np.int32]) -> Hypotheses:
+    """Return instances ``(H, W)`` that clicks have found, as hypotheses."""
+    boxes, points, regions = _instances(labels)
+    others = _nearest(boxes, points) if len(boxes) else np.zeros((0, _NEGATIVES, 2), int)
+    return Hypotheses(boxes, points, others, regions, coarse=True)
 
 
 def _instances(labels: npt.NDArray[np.int32]) -> tuple[Ints, Ints, list[BoolArray]]:

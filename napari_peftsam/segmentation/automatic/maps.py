@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseMaps", "working_frame"]
 
-_SMOOTHING = 1.0  # pixels; below it the seeds of neighbours fall apart
+_SMOOTHING = 1.0  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,14 @@ class DenseMaps:
             features = torch.from_numpy(np.asarray(embedding.features, np.float32))[None]
             logits = head(features.to(model.device)).float()
             maps = to_image_logits(logits, frame)[0].sigmoid().cpu()
-            foreground, depth, boundary = (_smooth(one) for one in maps)
+            return cls.smoothed(maps.numpy(), frame)
+
+    @classmethod
+    def smoothed(cls, maps: npt.NDArray[np.float32], frame: Frame) -> Self:
+        """Smooth maps ``(3, H, W)`` by a pixel; else the seeds of neighbours fall apart."""
+        from scipy.ndimage import gaussian_filter
+
+        foreground, depth, boundary = (gaussian_filter(each, _SMOOTHING) for each in maps)
         return cls(foreground, depth, boundary, frame)
 
     @property
@@ -85,13 +92,6 @@ class DenseMaps:
 def working_frame(frame: Frame) -> Frame:
     """Return the frame of maps: the image's, scaled down to the model's if it is larger."""
     return frame if frame.scale >= 1 else Frame(*frame.inner, frame.size)
-
-
-def _smooth(one: torch.Tensor) -> npt.NDArray[np.float32]:
-    from scipy import ndimage
-
-    smoothed: FloatArray = ndimage.gaussian_filter(one.numpy(), _SMOOTHING)
-    return smoothed
 
 
 def steps_of(frame: Frame, work: Frame) -> tuple[float, float]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_peftsam.configs import AutomaticConfig
-from napari_peftsam.segmentation.automatic.proposals import Proposal
+from napari_peftsam.segmentation.automatic.plane import TileProposals
+from napari_peftsam.segmentation.automatic.proposals import Proposal, features_of
+from napari_peftsam.segmentation.automatic.scorer import ProposalScorer
 from napari_peftsam.types import LabelArray, Window
 
-__all__ = ["Merged", "merge"]
+__all__ = ["Merged", "MergedTile", "PlaneMerge", "merge"]
 
 CLAIMED = 0.15
 """Share of a mask that others may have claimed already; from micro-sam, best on 11 of 12 of its
@@ -90,3 +94,68 @@ def merge(  # noqa: PLR0913
             here[free] = first + len(kept)
             kept.append(index)
     return Merged(tuple(kept), tuple(below), tuple(overlapped), tuple(too_small))
+
+
+@dataclass(frozen=True, eq=False)
+class MergedTile:
+    """What became of the proposals of a tile.
+
+    Attributes
+    ----------
+    merged
+        By index of the proposals that were given.
+    scores
+        Of these.
+    labels, window
+        The tile's part of the plane once they are written, and where it is.
+    first
+        Label of the first object.
+    counts
+        Proposals by where they were lost, see `AutomaticCounts`.
+    """
+
+    merged: Merged
+    scores: npt.NDArray[np.float64] = field(repr=False)
+    labels: LabelArray = field(repr=False)
+    window: Window
+    first: int
+    counts: Counter[str]
+
+
+@dataclass(eq=False)
+class PlaneMerge:
+    """Merges the proposals of a plane tile by tile.
+
+    Attributes
+    ----------
+    labels
+        ``(H, W)``, what is above zero is taken; an array of zarr is read and written in parts.
+    scorer, threshold, least_area
+        As of `merge`.
+    number
+        Label of the next object.
+    """
+
+    labels: Any
+    scorer: ProposalScorer
+    threshold: float
+    least_area: int = _LEAST_AREA
+    number: int = 1
+
+    def add(self, found: TileProposals, wanted: Sequence[Proposal] | None = None) -> MergedTile:
+        """Write the proposals of a tile, or those of them that are `wanted`."""
+        proposals = found.proposals if wanted is None else wanted
+        height, width = self.labels.shape
+        seen, first = found.tile.window & Window(0, 0, height, width), self.number
+        part = np.asarray(self.labels[seen.slices])
+        scores = self.scorer.scores(features_of(proposals)).iou
+        merged = merge(
+            proposals, scores, part, threshold=self.threshold, least_area=self.least_area,
+            first=first, corner=(seen.row, seen.col),
+        )  # fmt: skip
+        self.labels[seen.slices] = part
+        self.number += len(merged.kept)
+        names = ("seeded", "empty", "cut", "elsewhere", "left_out", "coarse")
+        counts = Counter({name: int(getattr(found, name)) for name in names})
+        counts.update({k: len(getattr(merged, k)) for k in ("below", "overlapped", "too_small")})
+        return MergedTile(merged, scores, part, seen, first, counts)

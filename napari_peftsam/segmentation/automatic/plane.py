@@ -9,12 +9,13 @@ import numpy as np
 from torch import nn
 
 from napari_peftsam.embeddings import Embedding, Tile, TiledImage
+from napari_peftsam.segmentation.automatic.coarse import look_coarsely
 from napari_peftsam.segmentation.automatic.hypotheses import (
     THRESHOLDS,
     Hypotheses,
     find_hypotheses,
 )
-from napari_peftsam.segmentation.automatic.maps import DenseMaps
+from napari_peftsam.segmentation.automatic.maps import DenseMaps, working_frame
 from napari_peftsam.segmentation.automatic.proposals import Proposal, propose
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.tiled import WantedTile
@@ -36,6 +37,8 @@ class TileProposals:
     empty, cut, elsewhere, left_out
         Of them, those without a mask, those that end at the tile's edge within the plane, those
         whose middle another tile has, and those beyond the most that are asked for.
+    coarse
+        Whether a grid of clicks stood in for the head that the model lacks.
     """
 
     tile: Tile
@@ -45,6 +48,7 @@ class TileProposals:
     cut: int = 0
     elsewhere: int = 0
     left_out: int = 0
+    coarse: bool = False
 
 
 def propose_in_frame(
@@ -55,7 +59,7 @@ def propose_in_frame(
     taken: BoolArray | None = None,
     fast: bool = False,
 ) -> tuple[list[Proposal], Hypotheses]:
-    """Propose all objects of what one embedding shows.
+    """Propose all objects of what one embedding shows; without a head, by a grid of clicks.
 
     Parameters
     ----------
@@ -66,8 +70,11 @@ def propose_in_frame(
     fast
         Only the watershed's best threshold.
     """
+    known = None if taken is None else _resized(taken, working_frame(embedding.frame))
+    if head is None and predictor.model.dense_head is None:
+        maps, hypotheses = look_coarsely(predictor, embedding, known)
+        return propose(predictor, embedding, maps, hypotheses), hypotheses
     maps = DenseMaps.of(predictor.model, embedding, head)
-    known = None if taken is None else _resized(taken, maps.frame)
     hypotheses = find_hypotheses(maps, known, _FAST if fast else THRESHOLDS)
     return propose(predictor, embedding, maps, hypotheses), hypotheses
 
@@ -121,6 +128,7 @@ def propose_in_tiles(
             cut=len(own) - len(whole),
             elsewhere=len(found) - len(own),
             left_out=hypotheses.left_out,
+            coarse=hypotheses.coarse,
         )
     return len(tiles)
 

@@ -112,6 +112,48 @@ def _largest_part(mask: BoolArray) -> BoolArray:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedMask:
+    """The part of a mask's logits that is near zero or above, and where it is of all, `side`².
+
+    `number` is the index of its prompts, `score` the predicted IoU.
+    """
+
+    number: int
+    logits: npt.NDArray[np.float16]
+    place: Window
+    side: int
+    score: float
+    stability: float
+
+    def drawn(self, frame: Frame) -> tuple[BoolArray, Window]:
+        """Return the mask in the pixels of a frame; see `mask_of`."""
+        return mask_of(self.logits, self.place, self.side, frame)
+
+
+def decoded_masks(
+    predictor: Predictor,
+    embedding: Embedding,
+    prompts: Sequence[Prompts],
+    crop: Crop | None = None,
+) -> list[DecodedMask]:
+    """Ask the decoder for one mask per prompts, and return those that are not empty."""
+    side, found = 4 * embedding.features.shape[-1], list[DecodedMask]()
+    for start in range(0, len(prompts), _BATCH):
+        asked = prompts[start : start + _BATCH]
+        answers = predictor.decode_many(embedding, asked, keep=1, crop=crop)
+        for number, answer in enumerate(answers, start=start):
+            logits = answer.logits[0].float().cpu().numpy()
+            place = Window.around(logits > -_STABLE)
+            part = logits[place.slices]
+            if not np.count_nonzero(part > 0):
+                continue
+            stability = np.count_nonzero(part > _STABLE) / np.count_nonzero(part > -_STABLE)
+            half, score = part.astype(np.float16), float(answer.scores[0])
+            found.append(DecodedMask(number, half, place, side, score, stability))
+    return found
+
+
 def propose(
     predictor: Predictor,
     embedding: Embedding,
@@ -121,32 +163,21 @@ def propose(
     """Ask the decoder for every hypothesis, and measure the masks that are not empty."""
     frame, work = embedding.frame, maps.frame
     prompts = hypotheses.prompts(steps_of(frame, work))
-    side = 4 * embedding.features.shape[-1]
-    parts: list[tuple[int, npt.NDArray[np.float16], Window, float, float]] = []
-    for start in range(0, len(prompts), _BATCH):
-        asked = prompts[start : start + _BATCH]
-        answers = predictor.decode_many(embedding, asked, keep=1, crop=Crop())
-        for number, answer in enumerate(answers, start=start):
-            logits = answer.logits[0].float().cpu().numpy()
-            place = Window.around(logits > -_STABLE)
-            part = logits[place.slices]
-            if not np.count_nonzero(part > 0):
-                continue
-            stability = np.count_nonzero(part > _STABLE) / np.count_nonzero(part > -_STABLE)
-            half = part.astype(np.float16)
-            parts.append((number, half, place, float(answer.scores[0]), stability))
-    masks = [mask_of(part, place, side, work) for _, part, place, _, _ in parts]
+    parts = decoded_masks(predictor, embedding, prompts, Crop())
+    masks = [each.drawn(work) for each in parts]
     kept = [i for i, (mask, _) in enumerate(masks) if mask.size]
-    numbers = [parts[i][0] for i in kept]
+    numbers = [parts[i].number for i in kept]
     measured = _features(
         maps,
         [masks[i] for i in kept],
-        np.array([parts[i][3:] for i in kept]).reshape(-1, 2),
+        np.array([(parts[i].score, parts[i].stability) for i in kept]).reshape(-1, 2),
         hypotheses.boxes[numbers],
         [hypotheses.regions[n] for n in numbers],
     )
     return [
-        Proposal(prompts[parts[i][0]], parts[i][1], parts[i][2], frame, side, row)
+        Proposal(
+            prompts[parts[i].number], parts[i].logits, parts[i].place, frame, parts[i].side, row
+        )
         for i, row in zip(kept, measured, strict=True)
     ]
 

@@ -1,0 +1,405 @@
+"""Counting: proposals and tiles to look at, and the number of objects that follows from them.
+
+What is looked at and found is in the document. A tile is as large as a person can look at: an
+object that was missed lies beside found ones more often than in an empty part of an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from psygnal import Signal, SignalGroup
+
+from napari_peftsam.app.regions import known_background
+from napari_peftsam.counting import Count, Stratum, draw_sample, estimate_count, stratum_of
+from napari_peftsam.document import (
+    AcceptProposals,
+    Audit,
+    AuditPlane,
+    AuditTile,
+    BeginCount,
+    CountTile,
+    Document,
+    DocumentImage,
+    PlaneKey,
+    ProposalRecord,
+    RejectProposals,
+)
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.types import LabelArray, Window
+
+if TYPE_CHECKING:
+    from napari_peftsam.app.prompt_state import ShownPlane
+    from napari_peftsam.app.review import ReviewController
+
+_SMALLEST, _LARGEST = 64, 1024  # pixels along a tile
+_TILES = 4  # in all for each that is looked at
+BACKGROUND, OBJECT = 1, 2
+"""States of a pixel in the map of what is known; 0: unknown."""
+
+
+@dataclass(frozen=True)
+class ToLookAt:
+    """A proposal (`number`), or a tile (number 0), of which `tile` is the place in the audit."""
+
+    plane: PlaneKey
+    window: Window
+    number: int = 0
+    tile: int = 0
+
+
+def begin_count(
+    document: Document,
+    planes: Sequence[PlaneKey],
+    proposals: int = 30,
+    tiles: int = 5,
+    seed: int = 0,
+) -> None:
+    """Draw proposals and tiles of planes to look at; an earlier count is forgotten.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no plane, or nothing is to be looked at.
+    """
+    if not planes or proposals < 1 or tiles < 1:
+        raise ConfigurationError(
+            f"cannot count in {len(planes)} planes from {proposals} proposals and {tiles} tiles: "
+            "open an image, and look at one of each at least"
+        )
+    found: list[tuple[PlaneKey, ProposalRecord]] = []
+    about = []
+    for plane in planes:
+        image = document.image(plane.image)
+        image.check_plane(plane)
+        found += [(plane, each) for each in image.open_proposals(plane).values()]
+        about.append(AuditPlane(plane, max(image.proposals, default=0), image.next_label - 1))
+    scores = [each.score for _, each in found]
+    edges, sample = draw_sample(scores, proposals, seed)
+    every = [
+        AuditTile(plane, window)
+        for plane in planes
+        for window in _tiles(document, planes, plane, tiles)
+    ]
+    drawn = np.random.default_rng(seed).permutation(len(every))[:tiles].tolist()
+    audit = Audit(
+        tuple(about), edges, tuple((found[i][0].image, found[i][1].number) for i in sample),
+        tuple(every[i] for i in drawn), len(every),
+    )  # fmt: skip
+    document.do(BeginCount(audit))
+
+
+def _tiles(
+    document: Document, planes: Sequence[PlaneKey], plane: PlaneKey, wanted: int
+) -> Iterator[Window]:
+    """Yield the tiles of a plane, of about equal size in all planes."""
+    area = sum(np.prod(document.image(each.image).plane_shape) for each in planes)
+    side = np.clip(np.sqrt(area / (_TILES * max(wanted, 1))), _SMALLEST, _LARGEST)
+    rows, cols = (
+        np.linspace(0, n, max(1, round(n / side)) + 1).round().astype(int).tolist()
+        for n in document.image(plane.image).plane_shape
+    )
+    for top, bottom in pairwise(rows):
+        for left, right in pairwise(cols):
+            yield Window(top, left, bottom - top, right - left)
+
+
+def count_by(
+    document: Document,
+    planes: Sequence[PlaneKey],
+    judge: Callable[[ToLookAt], int],
+    **sample: int,
+) -> Count:
+    """Count the objects of planes: all that is to be looked at is shown to a function.
+
+    Parameters
+    ----------
+    judge
+        Returns how many objects a tile has without mask or proposal; of a proposal, 0 if nothing
+        is there (else it is accepted).
+    sample
+        As of `begin_count`.
+    """
+    begin_count(document, planes, **sample)
+    while left := to_look_at(document):
+        each = left[0]
+        if not each.number:
+            document.do(CountTile(each.tile, judge(each)))
+        elif judge(each):
+            document.do(AcceptProposals(each.plane, (each.number,)))
+        else:
+            document.do(RejectProposals(each.plane, (each.number,)))
+    count = count_objects(document)
+    assert count is not None, "all was looked at"
+    return count
+
+
+def audit_of(document: Document) -> Audit | None:
+    """Return the audit, None if there is none or other proposals took the place of its own."""
+    audit = document.audit
+    if audit is None:
+        return None
+    for each in audit.planes:
+        image = document.images.get(each.plane.image)
+        if image is None or max(image.open_proposals(each.plane), default=0) > each.last_proposal:
+            return None
+    known = (document.image(image).proposals.get(number) for image, number in audit.proposals)
+    if any(each is None or each.unseen for each in known):
+        return None
+    return audit
+
+
+def to_look_at(document: Document) -> tuple[ToLookAt, ...]:
+    """Return what nobody has looked at yet, image by image: proposals, then tiles."""
+    audit = audit_of(document)
+    if audit is None:
+        return ()
+    found = []
+    for image_id, number in audit.proposals:
+        image = document.image(image_id)
+        record = image.proposals[number]
+        if record.is_open:
+            plane = PlaneKey(image_id, record.index)
+            found.append(ToLookAt(plane, image.proposal_window(number), number))
+    found += [
+        ToLookAt(each.plane, each.window, tile=tile)
+        for tile, each in enumerate(audit.tiles)
+        if each.seen is None
+    ]
+    order = [each.plane for each in audit.planes]
+    return tuple(sorted(found, key=lambda each: (order.index(each.plane), not each.number)))
+
+
+def count_objects(document: Document) -> Count | None:
+    """Return the number of objects with its interval, None until all was looked at."""
+    audit = audit_of(document)
+    if audit is None or to_look_at(document):
+        return None
+    unknown, looked_at, right = Counter[int](), Counter[int](), Counter[int]()
+    for image_id, number in audit.proposals:
+        record = document.image(image_id).proposals[number]
+        stratum = stratum_of(record.score, audit.edges)
+        looked_at[stratum] += 1
+        right[stratum] += record.label > 0 or record.is_there
+    known = added = 0
+    for each in audit.planes:
+        image = document.image(each.plane.image)
+        for record in image.open_proposals(each.plane).values():
+            unknown[stratum_of(record.score, audit.edges)] += 1
+        accepted = {n for n, r in image.records.items() if _first(audit, r.planes, each)}
+        drawn = [_drawn(image, each.plane, r) for r in image.proposals.values() if r.is_there]
+        known += len(accepted) + drawn.count(0)
+        proposed = {r.label for r in image.proposals.values()} | set(drawn)
+        added += sum(n > each.last_label and n not in proposed for n in accepted)
+    strata = [Stratum(unknown[n], looked_at[n], right[n]) for n in range(len(audit.edges) + 1)]
+    seen = [each.seen or 0 for each in audit.tiles]
+    return estimate_count(known, strata, seen, audit.of_tiles, added)
+
+
+def _first(audit: Audit, planes: Sequence[Any], each: AuditPlane) -> bool:
+    """Return whether the object's first plane of those that are counted is this one."""
+    mine = [p.index for p in planes]
+    counted = [p.plane.index for p in audit.planes if p.plane.image == each.plane.image]
+    return next((index for index in counted if index in mine), None) == each.plane.index
+
+
+def _drawn(image: DocumentImage, plane: PlaneKey, record: ProposalRecord) -> int:
+    """Return the object that was drawn in a proposal's place; -1: it is of another plane."""
+    if record.index != plane.index:
+        return -1
+    inside = [point for point in record.prompts.points if point.positive]
+    if not inside:
+        return 0
+    row, col = (round(value) for value in (inside[0].row, inside[0].col))
+    return image.object_at(plane, row, col)
+
+
+# --- what was looked at ---------------------------------------------------------------
+
+
+def states(document: Document, plane: PlaneKey) -> LabelArray:
+    """Return what is known of each pixel of a plane: `OBJECT`, `BACKGROUND`, or 0 for unknown.
+
+    A tile in which nothing was missed is background where there is no object or proposal.
+    """
+    image = document.image(plane.image)
+    found = np.zeros(image.plane_shape, np.uint8)
+    background = known_background(image, plane)
+    if background is not None:
+        found[background] = BACKGROUND
+    proposed = image.plane_labels(plane, "proposals")
+    for each in () if document.audit is None else document.audit.tiles:
+        if each.plane == plane and each.seen == 0:
+            part = each.window.slices
+            found[part][proposed[part] == 0] = BACKGROUND
+    for label_set in image.label_sets:
+        found[image.plane_labels(plane, label_set) > 0] = OBJECT
+    return found
+
+
+def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
+    """Write the number, and what was looked at, into a folder.
+
+    ``count.json`` has the number, its interval, the strata's sample and the tiles; an OME-Zarr
+    for each image has the labels ``known``: 2 is an object, 1 background, 0 unknown.
+
+    Raises
+    ------
+    ConfigurationError
+        If not all was looked at.
+    """
+    from napari_peftsam.app.export_context import context_of
+    from napari_peftsam.export import export_labels
+    from napari_peftsam.files import atomic_path
+
+    audit, count = audit_of(document), count_objects(document)
+    if audit is None or count is None:
+        raise ConfigurationError("there is no count yet: look at all proposals and tiles first")
+    written = []
+    for image_id in dict.fromkeys(each.plane.image for each in audit.planes):
+        image = document.image(image_id)
+        labels = np.zeros(image.shape, np.uint8)
+        for index in np.ndindex(image.shape[:-2]):
+            labels[index] = states(document, PlaneKey(image_id, index))
+        context = context_of(image)
+        known = [{"label": BACKGROUND, "state": "background"}, {"label": OBJECT, "state": "object"}]
+        about = type(context)(
+            "known", context.image_name, records=known, scale=context.scale, units=context.units,
+            axes=context.axes,
+        )  # fmt: skip
+        written.append(export_labels(labels, folder / f"{image.name}.ome.zarr", context=about))
+    path = folder / "count.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_report(document, audit, count), indent=2) + "\n")
+    return (path, *written)
+
+
+def _report(document: Document, audit: Audit, count: Count) -> dict[str, Any]:
+    def place(plane: PlaneKey) -> dict[str, Any]:
+        return {"image": document.image(plane.image).name, "plane": list(plane.index)}
+
+    judged = []
+    for image_id, number in audit.proposals:
+        record = document.image(image_id).proposals[number]
+        judged.append({
+            **place(PlaneKey(image_id, record.index)), "proposal": number, "score": record.score,
+            "stratum": stratum_of(record.score, audit.edges),
+            "is_object": record.label > 0 or record.is_there, "label": record.label,
+        })  # fmt: skip
+    tiles = [
+        {**place(each.plane), "window": list(asdict(each.window).values()), "missed": each.seen}
+        for each in audit.tiles
+    ]
+    return {
+        "objects": count.objects, **asdict(count), "level": 0.95, "tiles_in_all": audit.of_tiles,
+        "proposals_looked_at": judged, "tiles_looked_at": tiles,
+    }  # fmt: skip
+
+
+# --- in a viewer ----------------------------------------------------------------------
+
+
+class CountEvents(SignalGroup):
+    """Signals of a `CountController`."""
+
+    changed = Signal()
+    """Something else is to be looked at, or nothing any more."""
+
+
+class CountController:
+    """Goes from one proposal or tile to the next; judging is the review's.
+
+    Parameters
+    ----------
+    document, shown
+        The document, and the plane that is shown.
+    review
+        Judges the proposals.
+
+    Attributes
+    ----------
+    is_on
+        Whether somebody is looking.
+    """
+
+    def __init__(self, document: Document, shown: ShownPlane, review: ReviewController) -> None:
+        self._document, self._shown, self._review = document, shown, review
+        self.events, self.is_on = CountEvents(), False
+        self._eager = review.eager
+        review.wanted = self.wanted
+        self._slots = (
+            (document.events.audit_changed, self._follow),
+            (document.events.proposals_changed, self._follow),
+        )
+        for signal, slot in self._slots:
+            signal.connect(slot)
+
+    def release(self) -> None:
+        """Listen no more."""
+        for signal, slot in self._slots:
+            signal.disconnect(slot)
+
+    def begin(self, planes: Sequence[PlaneKey]) -> None:
+        """Begin, or go on where somebody stopped."""
+        audit = audit_of(self._document)
+        same = audit is not None and [each.plane for each in audit.planes] == list(planes)
+        if not self.is_on:
+            self._eager = self._review.eager
+        if not same or not self.left:
+            begin_count(self._document, planes)
+        self.is_on, self._review.eager = True, 1.0
+        self.events.changed.emit()
+
+    def stop(self) -> None:
+        """Stop looking; what was found stays."""
+        if self.is_on:
+            self.is_on, self._review.eager = False, self._eager
+            self.events.changed.emit()
+
+    @property
+    def left(self) -> tuple[ToLookAt, ...]:
+        """What is to be looked at, in the shown plane first."""
+        plane = self._shown.plane
+        return tuple(sorted(to_look_at(self._document), key=lambda each: each.plane != plane))
+
+    @property
+    def item(self) -> ToLookAt | None:
+        """What is looked at now."""
+        return self.left[0] if self.is_on and self.left else None
+
+    def see(self, number: int) -> None:
+        """Say how many objects without mask or proposal the tile has, and go on."""
+        item = self.item
+        if item is not None and not item.number:
+            self._document.do(CountTile(item.tile, number))
+
+    @property
+    def text(self) -> str:
+        """What to do, or what was found; empty without a count."""
+        count = None if audit_of(self._document) is None else count_objects(self._document)
+        if count is not None:
+            return count.text
+        item, audit = self.item, self._document.audit
+        if item is None or audit is None:
+            return ""
+        every = len(audit.proposals) + len(audit.tiles)
+        what = "Is it an object?" if item.number else "How many in the frame have no outline?"
+        return f"{every - len(self.left) + 1} of {every}: {what}"
+
+    def wanted(self) -> int | None:
+        """Return the proposal of the shown plane to look at, 0 for a tile, None for any."""
+        item = self.item
+        return None if item is None else item.number * (item.plane == self._shown.plane)
+
+    def _follow(self, _: str = "") -> None:
+        if self.is_on and not self.left:
+            self.stop()
+        else:
+            self.events.changed.emit()
