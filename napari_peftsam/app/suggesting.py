@@ -172,8 +172,9 @@ class _Search:
         self, given: TileProposals, by: ModelVersion
     ) -> tuple[tuple[NewProposal, ...], tuple[Lost, ...], Counter[str]]:
         """Return the proposals of a tile, those that are lost, and how many were lost where."""
-        reasons = [self._why_not(each) for each in given.proposals]
-        pairs = list(zip(given.proposals, reasons, strict=True))
+        clicks = ((each, each.prompts.points[0]) for each in given.proposals)
+        inside = [each for each, click in clicks if self.part.contains(click.row, click.col)]
+        pairs = [(each, self._why_not(each)) for each in inside]
         wanted = [each for each, why in pairs if not why]
         lost = [Lost(each.drawn[1], why) for each, why in pairs if why]
         seen = given.tile.window & Window(0, 0, *self.plane_shape)
@@ -196,10 +197,7 @@ class _Search:
 
     def _why_not(self, one: Proposal) -> str:
         mask, window = one.drawn
-        click = one.prompts.points[0]
         (bottom, right), (height, width) = window.stop, self.plane_shape
-        if not self.part.contains(click.row, click.col):
-            return "it lies outside"
         if self.options.whole and not (
             window.row > 0 and window.col > 0 and bottom < height and right < width
         ):
