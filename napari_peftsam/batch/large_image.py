@@ -25,7 +25,7 @@ from napari_peftsam.batch.segment import PromptedImage, check_zarr_output
 from napari_peftsam.embeddings import PlaneEmbedding, tile_grid
 from napari_peftsam.errors import ConfigurationError, PeftSamError
 from napari_peftsam.export import create_labels
-from napari_peftsam.files import atomic_path
+from napari_peftsam.files import atomic_path, temporary_prefix
 from napari_peftsam.metadata import ReadOptions
 from napari_peftsam.models import find_architecture
 from napari_peftsam.segmentation import RegionLabels, logits_in_pixels
@@ -95,7 +95,7 @@ def segment_large_image(
     try:
         with (
             open_workers(plan.cluster, asked) as workers,
-            tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-") as scratch,
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=temporary_prefix()) as scratch,
             atomic_path(output) as temporary,
         ):
             array = create_labels(temporary, (height, width), prompted.context)

@@ -36,7 +36,14 @@ from napari_peftsam.export import (
     create_labels,
     export_labels,
 )
-from napari_peftsam.files import atomic_path, find_images, image_name, open_image, pair_prompts
+from napari_peftsam.files import (
+    atomic_path,
+    find_images,
+    image_name,
+    open_image,
+    pair_prompts,
+    temporary_prefix,
+)
 from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
@@ -188,7 +195,7 @@ def _segment_in_parts(
     check_zarr_output(output, image.name, grid.window.shape)
     embedding = PlaneEmbedding(image.key(engine.model, engine.live.encoder), image)
     try:
-        folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=".tmp-")
+        folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=temporary_prefix())
     except OSError as error:
         raise ExportError(f"cannot write {output}: {error.strerror or error}") from error
     with folder as scratch, atomic_path(output) as temporary:
@@ -261,7 +268,7 @@ def segment_batch(
     with (
         # Of this run alone: others may write into the folder, too.
         tempfile.TemporaryDirectory(
-            dir=folder, prefix=".tmp-", ignore_cleanup_errors=True
+            dir=folder, prefix=temporary_prefix(), ignore_cleanup_errors=True
         ) as scratch,
         open_workers(plan.cluster, len(pairs)) as workers,
     ):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from zlib import crc32
+
+import psutil
 
 from napari_peftsam.errors import ExportError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "temporary_prefix"]
 
 _ATTEMPTS = 3
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -28,15 +35,29 @@ _REMEDIES = {
 }
 
 
+def temporary_prefix() -> str:
+    """Return how names of temporary files and folders of this process begin.
+
+    They tell host and process, so that a later one removes what a killed one left behind.
+    """
+    return f"{_host_prefix()}{os.getpid():x}-"
+
+
+@cache
+def _host_prefix() -> str:
+    return f".tmp-{crc32(platform.node().encode()):08x}-"
+
+
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` that replaces it when the block succeeds.
 
     The block writes a file or creates a folder (a zarr store) at the yielded path, which
     ends in the same suffix. If the block fails, is interrupted or closed, the temporary
-    is removed and the old `target` stays whole. A file is replaced in one step; a
-    folder is moved aside first, since no portable call swaps two folders. A link is
-    followed, so the file it points to is replaced.
+    is removed and the old `target` stays whole. A file is replaced in one step, and so is a
+    folder where the system can exchange two; elsewhere the old one is moved aside first, and
+    put back by the next call if this process is killed in between. A link is followed, so the
+    file it points to is replaced. What killed processes left beside `target` is removed.
 
     Parameters
     ----------
@@ -56,6 +77,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         if not target.parent.is_dir():
             target.parent.stat()  # says better than we could why it cannot be reached
             raise OSError(errno.ENOTDIR, f"{target.parent} is not a folder")
+        _restore(target)
         yield temporary
         _check_kinds(temporary, target)
         _sync(temporary)
@@ -64,6 +86,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         else:
             temporary.replace(target)
         _sync_entry(target.parent)
+        _remove_leftovers(target.parent)
     except OSError as error:
         raise ExportError(f"cannot write {shown}: {_reason(error)}") from error
     finally:
@@ -74,7 +97,30 @@ def _sibling(target: Path) -> Path:
     # In the same folder, hence on the same disk; the suffix is kept because some
     # writers choose the format by it; cut because names have a maximum length.
     suffix = "".join(target.suffixes[-2:])[-32:]
-    return target.with_name(f".tmp-{uuid.uuid4().hex[:12]}{suffix}")
+    return target.with_name(f"{temporary_prefix()}{uuid.uuid4().hex[:12]}{suffix}")
+
+
+def _aside_prefix(target: Path) -> str:
+    return f".old-{crc32(target.name.encode()):08x}-"
+
+
+def _restore(target: Path) -> None:
+    """Put a folder back that a killed process had moved aside."""
+    if not target.exists():
+        for aside in target.parent.glob(f"{_aside_prefix(target)}*"):
+            aside.rename(target)
+            return
+
+
+@cache  # listing a large folder takes time
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes of this host that are no more left in a folder; once."""
+    prefix = _host_prefix()
+    for path in folder.glob(f"{prefix}*"):
+        owner = path.name.removeprefix(prefix).partition("-")[0]
+        with suppress(ValueError):  # a name that only looks like one of ours
+            if not psutil.pid_exists(int(owner, 16)):
+                _discard(path)
 
 
 def _reason(error: OSError) -> str:
@@ -92,9 +138,26 @@ def _check_kinds(temporary: Path, target: Path) -> None:
     raise OSError(f"a {found} of this name exists and a {new} cannot replace it")
 
 
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step; False if system or file system cannot."""
+    if os.name != "posix":
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+    first, second = os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform == "darwin":
+            return bool(library.renamex_np(first, second, swap) == 0)
+        return bool(library.renameat2(here, first, here, second, swap) == 0)
+    except AttributeError:  # an older C library
+        return False
+
+
 def _replace_folder(new: Path, target: Path) -> None:
+    if target.exists() and _exchange(new, target):
+        return  # `new` is the old one now
     for attempt in range(_ATTEMPTS):
-        aside = _sibling(target)
+        aside = target.with_name(f"{_aside_prefix(target)}{uuid.uuid4().hex[:12]}")
         with suppress(FileNotFoundError):
             target.rename(aside)
         try:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,12 @@ def fail_halfway(target: Path, write: Any, error: BaseException) -> None:
 KINDS = pytest.mark.parametrize(
     ("write", "name"), [(write_file, "x.tif"), (write_folder, "x.ome.zarr")], ids=["file", "folder"]
 )
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work as on a system that cannot exchange two folders."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
 
 
 @KINDS
@@ -93,6 +103,7 @@ def test_failure_leaves_the_old_one_whole(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.usefixtures("no_exchange")
 def test_a_full_disk_at_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, name: str, step: str
 ) -> None:
@@ -104,7 +115,7 @@ def test_a_full_disk_at_the_last_step(
         # Moving the old one aside works, putting the new one in its place does not.
         if others and Path(others[0]) != target:
             return real(source, *others)
-        if others and Path(source).name.startswith(".tmp-") and read(Path(source)) == "old":
+        if others and Path(source).name.startswith(".old-"):
             return real(source, *others)
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -156,6 +167,7 @@ def test_two_writers_of_one_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["x.zarr"]
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_a_folder_put_there_at_the_last_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,3 +201,47 @@ def test_a_long_name_keeps_its_suffix(tmp_path: Path) -> None:
     with atomic_path(target) as temporary:
         write_folder(temporary, "new")
     assert read(target) == "new"
+
+
+# --- processes that are killed ------------------------------------------------------
+
+WRITER = """
+import ctypes, os, sys
+from pathlib import Path
+from napari_peftsam.files import atomic_path
+
+target, text, killed_at = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+if killed_at == "between two renames":
+    ctypes.CDLL = lambda *_, **__: object()
+    sys.addaudithook(
+        lambda event, args: os.kill(os.getpid(), 9)
+        if event == "os.rename" and str(args[1]) == str(target) else None
+    )
+with atomic_path(target) as temporary:
+    temporary.mkdir()
+    (temporary / "inner").mkdir()
+    (temporary / "inner" / "chunk").write_text(text)
+    if killed_at == "while it writes":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are ended in another way there")
+@pytest.mark.parametrize("killed_at", ["while it writes", "between two renames"])
+def test_what_a_killed_process_leaves(tmp_path: Path, killed_at: str) -> None:
+    target = tmp_path / "x.ome.zarr"
+
+    def write(text: str, killed_at: str) -> int:
+        command = [sys.executable, "-c", WRITER, str(target), text, killed_at]
+        return subprocess.run(command, check=False).returncode
+
+    assert write("old", "") == 0
+    assert write("killed", killed_at) < 0
+    (tmp_path / ".tmp-of-somebody-else").mkdir()
+    with suppress(RuntimeError), atomic_path(target):
+        assert read(target) == "old"
+        raise RuntimeError
+    assert read(target) == "old"
+    assert write("new", "") == 0
+    assert read(target) == "new"
+    assert names(tmp_path) == [".tmp-of-somebody-else", "x.ome.zarr"]
