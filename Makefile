@@ -12,7 +12,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-shape0 \
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
-.PHONY: help demo docs test test-lowest test-under-load kill-test versions lint interoperability \
+.PHONY: help demo docs test test-lowest test-under-load kill-test random-user fuzz versions lint interoperability \
 	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study gate-study bench \
 	bench-document bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
@@ -23,6 +23,8 @@ help:
 	@echo "make kill-test    kill 200 sessions and see that nothing they saved is lost"
 	@echo "make test-lowest  run them with the lowest versions allowed, in an environment of its own"
 	@echo "make test-under-load  run them beside two busy loops"
+	@echo "make random-user  a user who does anything in any order, 100 times"
+	@echo "make fuzz         damaged files of every format, for FUZZ_SECONDS (600)"
 	@echo "make versions     print Python, platform and packages of the environment"
 	@echo "make lint         ruff, mypy and the import contracts"
 	@echo "make interoperability  exchange checkpoints with micro-sam, in an environment of its own"
@@ -55,6 +57,16 @@ test: display-packages $(VENV)/.installed-dev
 kill-test: $(VENV)/.installed-dev
 	KILLS=170 TRAINING_KILLS=30 $(BIN)/python -m pytest $(PYTEST_PROCESSES) \
 		tests/document/test_kill.py tests/app/test_kill_training.py $(PYTEST_ARGS)
+
+# A user who does anything in any order, 100 times; the suite does 10.
+random-user: display-packages $(VENV)/.installed-dev
+	EPISODES=100 $(XVFB_RUN) $(BIN)/python -m pytest $(PYTEST_PROCESSES) \
+		tests/widgets/test_random_user.py $(PYTEST_ARGS)
+
+# Damaged files of every format; what goes wrong is kept in fuzz-output/.
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzzing.fuzz --seconds $(FUZZ_SECONDS) --output fuzz-output
 
 # The lowest versions that pyproject.toml allows.
 LOWEST = $(VENV)-lowest
