@@ -25,6 +25,7 @@ CONFIGURATION_BYTES = 256 * 1024
 """The most that a configuration may have."""
 
 _SHARE = 1 / 4  # of the free memory
+_SMALL = 32 * 1024**2  # bytes, for which looking at the free memory would take too long
 _UNSUSPICIOUS = 512 * 1024**2  # bytes that any file may become
 _PLAIN = 4  # memory by bytes on disk of what is not compressed, conversions included
 _INFLATION = 256  # the same of compressed images; sparse labels reach 200, bombs 1,000
@@ -84,12 +85,15 @@ def check_claim(
     error
         Raised.
     """
+    chosen = os.environ.get(BUDGET_VARIABLE)
+    if claimed <= _SMALL and not chosen:
+        return
     budget = read_budget()
     if claimed <= min(budget, max(_UNSUSPICIOUS, inflation * stored)):
         return
     if claimed <= _PLAIN * stored and claimed <= free_main_memory():
         return
-    if claimed <= budget and os.environ.get(BUDGET_VARIABLE):
+    if claimed <= budget and chosen:
         return
     raise error(
         f"{what}: its {stored / 1e6:,.1f} MB would take {claimed / 1e6:,.0f} MB of memory, which "
@@ -100,10 +104,11 @@ def check_claim(
 def stored_bytes(path: Path) -> int:
     """Return the disk space of a file or folder; holes take none."""
     files = (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else (path,)
-    return sum(_allocated(file.stat()) for file in files)
+    return sum(allocated_bytes(file.stat()) for file in files)
 
 
-def _allocated(found: os.stat_result) -> int:
+def allocated_bytes(found: os.stat_result) -> int:
+    """Return the disk space of a file by its status."""
     # Blocks have 512 bytes. Windows and some network file systems count none.
     blocks = getattr(found, "st_blocks", 0)
     return found.st_size if not blocks else min(found.st_size, 512 * blocks)

@@ -6,8 +6,10 @@ a chunk holds. Chunks that are compressed may become any size.
 
 from __future__ import annotations
 
+import stat
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,7 +23,7 @@ from zarr.codecs import ShardingCodec
 from zarr.storage import LocalStore
 
 from napari_peftsam.errors import InputFileError, PeftSamError
-from napari_peftsam.limits import ZSTD, check_claim, check_json, stored_bytes, zstd_bytes
+from napari_peftsam.limits import ZSTD, allocated_bytes, check_claim, check_json, zstd_bytes
 
 _COMPRESSORS = {"blosc", "gzip", "lz4", "zlib", "zstd"}
 _FILTERS = {"bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle"}
@@ -191,10 +193,11 @@ class _RegularFiles(LocalStore):
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         path = Path(self.root, key)
-        if path.exists():
-            if not path.is_file():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 raise InputFileError(f"{path}: is no regular file")
-            check_claim(path.stat().st_size, stored_bytes(path), path)
+            check_claim(status.st_size, allocated_bytes(status), path)
         found = await super().get(key, prototype, byte_range)
         if found is not None and path.name in _METADATA:
             check_json(found.to_bytes(), path)
