@@ -27,6 +27,7 @@ PAGES = {
     "Command line": "command-line.md",
     "Automatic segmentation": "automatic.md",
     "Many machines": "many-machines.md",
+    "Security": "security.md",
     "Other programs": "exchange.md",
     "Performance": "performance.md",
     "Study of the methods": "study.md",

@@ -6,9 +6,36 @@ its message as one line (exit code 2), the docks show it as a notification.
 
 from __future__ import annotations
 
+import re
+
+# Control characters, those that change the direction of text, and halves of characters; not
+# tabs and line breaks.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_CUT = " … "
+
+
+def printable(text: str, most: int = 0) -> str:
+    """Return text that is safe to show: control characters are escaped.
+
+    With `most`, it is one line of at most so many characters, cut in its middle: the remedy is
+    at the end.
+    """
+    shown = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    if not most:
+        return shown
+    shown = " ".join(shown.split())
+    tail = (most - len(_CUT)) // 3
+    return shown if len(shown) <= most else shown[: most - len(_CUT) - tail] + _CUT + shown[-tail:]
+
 
 class PeftSamError(Exception):
     """Base of all errors that a user's input or environment can cause."""
+
+    def __str__(self) -> str:
+        # Most quote a file's name or content.
+        return printable(super().__str__())
 
 
 class InputFileError(PeftSamError):
@@ -36,7 +63,7 @@ class UndecidedError(InputFileError):
         self.option, self.answers = option, answers
 
     def __str__(self) -> str:
-        return f"{self.question}: {self.remedy}"
+        return printable(f"{self.question}: {self.remedy}")
 
 
 class ImageError(PeftSamError):

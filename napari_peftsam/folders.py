@@ -7,6 +7,7 @@ environment variable that overrides it where machines are shared or managed.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -54,6 +55,25 @@ def use_model_folder(folder: str | Path) -> None:
 def configuration_folder() -> Path:
     """Return the folder of ``models.toml``; ``NAPARI_PEFTSAM_CONFIG`` overrides it."""
     return _overridden(CONFIGURATION_VARIABLE, Path(platformdirs.user_config_dir(_PROGRAM)))
+
+
+def is_own(path: Path) -> bool:
+    """Return True inside the program's own folders, which are for the user alone.
+
+    What people place themselves, or share by a variable, follows their umask.
+    """
+    roots = (platformdirs.user_cache_dir, platformdirs.user_data_dir, platformdirs.user_config_dir)
+    return any(path.is_relative_to(root(_PROGRAM)) for root in roots)
+
+
+def create_folder(folder: Path) -> None:
+    """Make a folder with its parents, for the user alone if it is the program's own."""
+    for each in (*reversed(folder.parents), folder):
+        if is_own(each):
+            each.mkdir(mode=0o700, exist_ok=True, parents=True)
+            with suppress(OSError):  # one that is from an earlier version, or somebody else's
+                each.chmod(0o700)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _overridden(variable: str, default: Path) -> Path:

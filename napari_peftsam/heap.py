@@ -1,12 +1,17 @@
-"""Memory that a process has freed: kept for its next tensors, or given back to the system."""
+"""Main memory: what is free, and what a process has freed, to keep or to give back."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
+
+_PROCESS = Path("/proc/self")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _VARIABLE = "NAPARI_PEFTSAM_KEEP_MEMORY"
 # Parameters of glibc's `mallopt`, see mallopt(3): mmap threshold, trim threshold and arenas, and
 # what to set them to. Older versions refuse an mmap threshold above 32 MB. With threads' arenas
@@ -32,6 +37,45 @@ def give_back_memory() -> None:
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def free_main_memory() -> int:
+    """Return the bytes available without swapping, within the limits of the container."""
+    available = int(psutil.virtual_memory().available)
+    return min((available, *_room_in_groups(_PROCESS, _CONTROL_GROUPS)))
+
+
+def _room_in_groups(process: Path, groups: Path) -> Iterator[int]:
+    """Yield what is left in each of Linux's control groups that limits a process."""
+    for line in text_of(process / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, limit, usage, cached = groups, "memory.max", "memory.current", "inactive_file"
+        elif controllers == "memory":  # version 1
+            root, limit, usage = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        # A container often sees its own group as the root, whatever the name says.
+        for group in (folder, *folder.parents):
+            most, used = (text_of(group / name).strip() for name in (limit, usage))
+            if most.isdecimal() and used.isdecimal():
+                rows = text_of(group / "memory.stat").splitlines()
+                statistics = dict(row.split() for row in rows)
+                # Files that were read are forgotten when memory is needed.
+                taken = int(used) - int(statistics.get(cached, 0))
+                yield max(0, int(most) - taken)
+            if group == root:
+                break
+
+
+def text_of(path: Path) -> str:
+    """Return the text of one of the system's files, empty if there is none."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _is_off(value: str) -> bool:

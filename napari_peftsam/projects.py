@@ -41,7 +41,8 @@ from napari_peftsam.files import (
     read_objects,
     split_pieces,
 )
-from napari_peftsam.folders import configuration_folder, project_folder
+from napari_peftsam.folders import configuration_folder, create_folder, project_folder
+from napari_peftsam.limits import read_json
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
 from napari_peftsam.types import LabelArray
@@ -368,8 +369,8 @@ def _middle(pixels: Any, rgb: bool) -> Any:
 
 def recent_projects() -> tuple[Path, ...]:
     """Return the projects opened last, the newest first; some may be gone."""
-    with suppress(OSError, ValueError):
-        found = json.loads(_file().read_text(encoding="utf-8"))
+    with suppress(PeftSamError):
+        found = read_json(_file())
         if isinstance(found, list):
             return tuple(Path(each) for each in found if isinstance(each, str))[:_RECENT]
     return ()
@@ -382,8 +383,9 @@ def note_recent(path: Path) -> None:
         return
     paths = [path, *(each for each in recent_projects() if each != path)][:_RECENT]
     with suppress(OSError, PeftSamError):  # a list that cannot be written costs nobody any work
-        _file().parent.mkdir(parents=True, exist_ok=True)
+        create_folder(_file().parent)
         with atomic_path(_file()) as temporary:
+            temporary.touch(0o600)
             temporary.write_text(json.dumps([str(each) for each in paths]), encoding="utf-8")
 
 

@@ -106,10 +106,15 @@ def export_image(
 # --- weights and adapters ---------------------------------------------------------------
 
 
-def export_adapter_folder(
-    model: str | Path, adapter: Path, output: Path, format_name: str = "hf-peft"
+def export_adapter_file(
+    model: str | Path,
+    adapter: Path,
+    output: Path,
+    format_name: str = "hf-peft",
+    *,
+    anonymise: bool = False,
 ) -> Path:
-    """Write an adapter as a folder that another program loads onto the same model; slow.
+    """Write an adapter for another program, or as a file for somebody else; slow.
 
     Parameters
     ----------
@@ -118,13 +123,21 @@ def export_adapter_folder(
     adapter
         The adapter file.
     output
-        A new folder, or an older export, which is replaced.
+        A new folder, or an older export, which is replaced; a file of the format ``adapter``.
     format_name
-        One of `EXCHANGE_FORMATS`.
+        One of `EXCHANGE_FORMATS`, or ``adapter``, the program's own.
+    anonymise
+        Leave out the names of the images it was trained on.
     """
+    if format_name == "adapter":
+        check_output(output, (".safetensors",))
+        check_not_an_input(output, adapter)
+        given = load_adapter(adapter)
+        save_adapter(given.anonymous() if anonymise else given, output)
+        return output
     if format_name not in EXCHANGE_FORMATS:
         raise ConfigurationError(
-            f"unknown format {format_name!r}: choose one of {', '.join(EXCHANGE_FORMATS)}"
+            f"unknown format {format_name!r}: choose one of {', '.join(EXCHANGE_FORMATS)}, adapter"
         )
     check_not_an_input(output, Path(ModelReference.parse(model).source), adapter)
     if output.is_dir():
@@ -133,7 +146,7 @@ def export_adapter_folder(
     else:
         check_output(output)
     trained = load_adapter(adapter)
-    export_hf_peft(build(model), trained, output)
+    export_hf_peft(build(model), trained, output, anonymise=anonymise)
     return output
 
 

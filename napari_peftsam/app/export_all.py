@@ -27,6 +27,7 @@ from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.export import ExportContext, ExportFormat, export_format, export_labels
 from napari_peftsam.files import atomic_path, image_name, is_zarr
+from napari_peftsam.limits import read_json
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
 
@@ -265,8 +266,8 @@ def _write(target: Path, images: Sequence[ExportImage], format_: ExportFormat) -
 
 
 def _remembered(folder: Path) -> dict[str, str]:
-    with suppress(OSError, ValueError):
-        found = json.loads((folder / _MEMORY).read_text(encoding="utf-8"))
+    with suppress(PeftSamError):
+        found = read_json(folder / _MEMORY)
         if isinstance(found, dict):
             return {str(name): str(digest) for name, digest in found.items()}
     return {}

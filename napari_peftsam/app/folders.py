@@ -165,7 +165,8 @@ def _save(adapter: Adapter, output: Path) -> None:
     try:
         save_adapter(adapter, output)
     except ExportError as error:
-        refuge = Path(tempfile.gettempdir(), f"napari-peftsam-{adapter.digest[:12]}.safetensors")
+        # For the user alone, and of a name that nobody can foresee.
+        refuge = Path(tempfile.mkdtemp(prefix="napari-peftsam-"), output.name)
         try:
             save_adapter(adapter, refuge)
         except ExportError:

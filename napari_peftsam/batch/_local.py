@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import dask
-from distributed import LocalCluster, Nanny
+from distributed import LocalCluster, Nanny, Security
 
 _LIVES = 2
 """Local workers that may die of one task: twice, beside other tasks and then alone."""
@@ -33,8 +33,8 @@ class _Keeper(Nanny):
 
 
 @contextmanager
-def local_cluster(workers: int) -> Iterator[LocalCluster]:
-    """Start workers that nobody but this computer can reach."""
+def local_cluster(workers: int, security: Security | None) -> Iterator[LocalCluster]:
+    """Start workers that only those with the credentials `security` can reach; without, all."""
     with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}):  # leave `os.environ` alone
         with _without_interrupts():
             cluster = LocalCluster(
@@ -42,6 +42,9 @@ def local_cluster(workers: int) -> Iterator[LocalCluster]:
                 worker_class=_Keeper,
                 threads_per_worker=1,  # tasks at once; one model
                 host="127.0.0.1",
+                # dask runs whatever it receives, and every user of this computer can connect.
+                protocol="tls://" if security else "tcp://",
+                security=security,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
                 memory_limit=0,  # dask would stop giving tasks to a worker of a large model

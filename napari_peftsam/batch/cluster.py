@@ -15,6 +15,7 @@ from napari_peftsam.errors import ClusterError, ConfigurationError
 if TYPE_CHECKING:
     from distributed import Client
 
+_PACKAGES = ("distributed", "cryptography")
 _CORES_PER_WORKER = 4  # torch uses several cores for one image, and each worker holds a model
 _CONNECT = 10.0  # seconds for a scheduler to answer
 _WORKERS_COME = 60.0  # seconds for the first worker to be there
@@ -32,7 +33,7 @@ class ClusterChoice:
     Attributes
     ----------
     scheduler
-        Address of a running dask scheduler, as ``tcp://10.0.0.5:8786``. Its workers must
+        Address of a running dask scheduler, as ``tls://10.0.0.5:8786``. Its workers must
         have this program and see the files under the same paths.
     workers
         Worker processes of the local cluster. 0 computes everything in this process,
@@ -75,7 +76,7 @@ def open_workers(cluster: ClusterChoice, most: int) -> Iterator[Workers]:
     is_here = cluster.workers == 0
     if cluster.workers is None and cluster.scheduler is None:
         # A single worker would only cost the time to start it.
-        is_here = _default_workers() == 1 or find_spec("distributed") is None
+        is_here = _default_workers() == 1 or not all(map(find_spec, _PACKAGES))
     if is_here:
         yield Workers(None)
     else:
@@ -87,22 +88,25 @@ def open_workers(cluster: ClusterChoice, most: int) -> Iterator[Workers]:
 def _connected(cluster: ClusterChoice, most: int) -> Iterator[tuple[Client, int | None]]:
     """Yield a client, and the threads that each local worker may use."""
     try:
-        from distributed import Client
+        from distributed import Client, Security
 
         from napari_peftsam.batch import _local
+
+        security = None if cluster.scheduler else Security.temporary()  # needs cryptography
     except ImportError as error:
         raise ClusterError(
             f"worker processes need distributed ({reason_of(error)}): "
             'pip install "napari-peftsam[distributed]", or compute in this process (--workers 0)'
         ) from error
     with _local.quiet():
-        if cluster.scheduler is None:
+        if security is not None:
             wanted = _default_workers() if cluster.workers is None else cluster.workers
             workers = max(1, min(wanted, most))
-            with _local.local_cluster(workers) as local, Client(local) as client:
+            with _local.local_cluster(workers, security) as local, Client(local) as client:
                 _await_worker(client, _PROCESS_STARTS, _NO_LOCAL_WORKER)
                 yield client, max(1, (os.cpu_count() or 1) // workers)
             return
+        assert cluster.scheduler is not None
         with _client(cluster.scheduler) as client:
             remedy = f"start one with `dask worker {cluster.scheduler} --nthreads 1`"
             _await_worker(client, _WORKERS_COME, remedy)

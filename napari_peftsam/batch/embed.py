@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from napari_peftsam.batch.plan import (
     image_of_batch,
     make_folder,
 )
-from napari_peftsam.batch.run import Task, TaskFunction
+from napari_peftsam.batch.run import Task, TaskDone, TaskFunction
 from napari_peftsam.embeddings import EmbeddingStore, Encoded, EncodeFailed, room_for, tile_grid
 from napari_peftsam.errors import ConfigurationError, ExportError, PeftSamError
 from napari_peftsam.files import find_images, image_shape
@@ -32,6 +34,9 @@ from napari_peftsam.types import PixelArray, Plane
 _PART = 4 * 1024**2  # pixels of a large plane per task: seconds of work
 _DESCRIPTION = 2048  # bytes of an entry beside its values
 _ACTIVATIONS = 2  # frozen-block activations kept of a plane in one tile, see `Engine`
+
+
+Running = Generator[TaskDone[Any], None, list[TaskDone[Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,42 @@ def embed_batch(
     paths = [path.absolute() for path in find_images(images)]
     options = plan.reading
     shapes = {path: _shape(path, options) for path in paths}
-    make_folder(plan.folder)
+    problem = _read_only(plan.folder)
     needed = sum(_bytes_of_image(shape, model) for shape in shapes.values() if shape)
     _check_space(plan.folder, plan.space, needed)
     parts = [part for path, shape in shapes.items() for part in _parts(path, shape, model)]
     tasks = [Task(part.name, (part, options), str(part.path)) for part in parts]
     source = replace(plan.source, keeps_activations=True)  # as the docks do
     with open_workers(plan.cluster, len(tasks)) as workers:
-        done = yield from workers.run(TaskFunction(source, _embed_part), tasks, stop)
+        running = workers.run(TaskFunction(source, _embed_part), tasks, stop)
+        done = yield from (running if problem is None else _known(running, problem))
     tiles = sum(event.result[0] for event in done if event.result)
     new = sum(event.result[1] for event in done if event.result)
     blank = tuple(name for event in done if event.result for name in event.result[2])
     yield finished(tasks, done, plan.folder, tiles=tiles, computed=new, blank=blank)
+
+
+def _read_only(folder: Path) -> ExportError | None:
+    """Make the store; return why it can only be read, if so. Where all is known, that is enough."""
+    try:
+        make_folder(folder)
+    except ExportError as problem:
+        if not folder.is_dir():
+            raise
+        return problem
+    return None
+
+
+def _known(running: Running, problem: ExportError) -> Running:
+    """Yield the tasks that need no writing; raise `problem` at the first other one."""
+    done = []
+    with closing(running):
+        for event in running:
+            if isinstance(event.error, ExportError):
+                raise problem
+            done.append(event)
+            yield event
+    return done
 
 
 def embed_plane(

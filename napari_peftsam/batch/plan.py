@@ -262,9 +262,10 @@ def finished(
 def make_folder(folder: Path) -> None:
     """Make a folder for results; raise `ExportError` if it is not writable."""
     from napari_peftsam.files.outputs import check_output
+    from napari_peftsam.folders import create_folder
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
     except OSError as error:
         raise ExportError(
             f"cannot write {folder}: {error.strerror or error}; choose a folder you may write to"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
-from napari_peftsam.errors import InputFileError, PromptError
+from napari_peftsam.errors import PeftSamError, PromptError, printable
 from napari_peftsam.files import (
     ImageFile,
     holds_objects,
@@ -16,6 +16,7 @@ from napari_peftsam.files import (
     split_pieces,
 )
 from napari_peftsam.geometry import object_windows
+from napari_peftsam.limits import parse_json, read_json, read_text
 from napari_peftsam.types import Box, Point, Prompts
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,10 @@ _log = logging.getLogger(__name__)
 _KEYS = ("points", "labels", "box")
 _BOX_LENGTH = 4
 _LARGEST = 1e9  # pixels
+_LARGEST_FILE = 32 * 1024**2  # bytes: half a million objects
+_MOST_POINTS = 10_000  # of an object; a decoder takes memory by their square
+_ECHOED, _SHOWN = 20, 80  # values and characters of what is wrong
+_OF_OBJECTS = re.compile('"(annotations|features|geometry)"')
 
 
 def read_prompts_for(
@@ -69,8 +74,9 @@ def check_prompts(path: Path) -> None:
 
 def _is_of_objects(path: Path) -> bool:
     try:
-        return holds_objects(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, RecursionError):  # which reading the prompts will tell
+        text = read_text(path)
+        return bool(_OF_OBJECTS.search(text)) and holds_objects(parse_json(text, path))
+    except (OSError, ValueError, PeftSamError):  # which reading the prompts will tell
         return False
 
 
@@ -90,14 +96,7 @@ def read_prompts(path: str | Path) -> tuple[Prompts, ...]:
         If it is not valid; the message names the object (from 1) and what is wrong.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputFileError(f"{path}: {error.strerror or error}; check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise PromptError(
-            f"{path} is not valid JSON ({error}): correct or write it again"
-        ) from error
+    content = read_json(path, PromptError, _LARGEST_FILE)
     if not isinstance(content, list) or not content:
         found = "an empty list" if content == [] else _kind(content)
         raise PromptError(f"{path} must hold a list of at least one object, got {found}")
@@ -137,7 +136,12 @@ def _points(points: Any, labels: Any, where: str) -> tuple[Point, ...]:
     labels = [1] * len(points) if labels is None else labels
     if not isinstance(labels, list) or any(_is_no_label(x) for x in labels):
         raise PromptError(
-            f"{where}: labels must be a list of 1 (on the object) and 0 (not on it), got {labels!r}"
+            f"{where}: labels must be a list of 1 (on the object) and 0 (not on it), "
+            f"got {_short(labels)}"
+        )
+    if len(points) > _MOST_POINTS:
+        raise PromptError(
+            f"{where} has {len(points):,} points: give at most {_MOST_POINTS:,}, or a box"
         )
     if len(labels) != len(points):
         raise PromptError(
@@ -167,8 +171,13 @@ def _numbers(values: Any, length: int, what: str, form: str) -> list[float]:
         return not (number and abs(value) <= _LARGEST)  # NaN is not
 
     if not isinstance(values, list) or len(values) != length or any(map(bad, values)):
-        raise PromptError(f"{what} must be {length} numbers {form}, got {values!r}")
+        raise PromptError(f"{what} must be {length} numbers {form}, got {_short(values)}")
     return [float(v) for v in values]
+
+
+def _short(value: Any) -> str:
+    # Of a long list not all is made a text.
+    return printable(repr(value[:_ECHOED] if isinstance(value, list | str) else value), _SHOWN)
 
 
 def _kind(value: Any) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -15,12 +17,15 @@ from typing import Any
 
 import typer
 
+from napari_peftsam.errors import printable
+
 USER_ERROR = 2
 INTERRUPTED = 130
 """Exit codes; the latter is what shells report of a program that Ctrl-C ended."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _BAR = 24
+_LINE = 400  # characters of an error or warning
 _CLEANING_UP = 1.0  # seconds
 _LEADER_FAILS = 3.0  # seconds; torchrun ends all processes soon after the first that failed
 _STANDARD_ERROR = 2
@@ -31,17 +36,35 @@ _STANDARD_ERROR = 2
 
 def say(message: str) -> None:
     """Print a message on standard error."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
+
+
+def note(message: str) -> None:
+    """Print a message on one line of standard error."""
+    say(printable(message, _LINE))
 
 
 def fail(message: str) -> None:
     """Print an error on one line of standard error."""
-    say(f"error: {' '.join(message.split())}")
+    note(f"error: {message}")
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), _LINE)
+
+
+def quiet_libraries() -> None:
+    """Let each warning of ours be one safe line, and show none that libraries mean for coders."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def emit(values: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool, text: str) -> None:
     """Print a command's result: one JSON object or list, or text for people."""
-    typer.echo(json.dumps(values, allow_nan=False) if as_json else text)
+    typer.echo(json.dumps(values, allow_nan=False) if as_json else printable(text))
 
 
 def counted(number: int, noun: str) -> str:
@@ -74,6 +97,7 @@ class Progress:
 
     def show(self, fraction: float, text: str) -> None:
         """Show the share done, in [0, 1], and some words."""
+        text = printable(text, _LINE)
         if self._live:
             done = round(fraction * _BAR)
             line = f"[{'#' * done}{'.' * (_BAR - done)}] {fraction:4.0%} {text}"

@@ -13,7 +13,14 @@ from napari_peftsam import __version__
 from napari_peftsam.errors import PeftSamError
 
 from . import adapters, batch, models, projects
-from ._console import INTERRUPTED, USER_ERROR, fail, sure_interrupt, wait_for_leader
+from ._console import (
+    INTERRUPTED,
+    USER_ERROR,
+    fail,
+    quiet_libraries,
+    sure_interrupt,
+    wait_for_leader,
+)
 from .demo import demo
 from .evaluate import evaluate
 from .finetune import finetune
@@ -81,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = None if arguments is None else list(arguments)
     if arguments is None:  # a process of its own
         sure_interrupt()
+        quiet_libraries()
         # Before torch is imported: threads that spin while they wait for each other make
         # training ten times slower as soon as another program wants one of the cores.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -168,7 +168,7 @@ BATCH = (
     option(
         "scheduler",
         str | None,
-        help="Address of a dask scheduler whose workers compute, as tcp://10.0.0.5:8786. They must "
+        help="Address of a dask scheduler whose workers compute, as tls://10.0.0.5:8786. They must "
         "have this program and see the files under the same paths.",
     ),
 )

@@ -26,26 +26,41 @@ def export_model(
     emit({"output": str(written)}, as_json, str(written))
 
 
-def export_adapter(
+def export_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
     adapter: Annotated[Path, typer.Option(help="Adapter file to export.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; an older export is replaced.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write, an older export is replaced; of the format adapter a file."
+        ),
+    ],
     model: Model = "builtin",
     frame: FrameSize = None,
     format_name: Annotated[
-        str, typer.Option("--format", help="hf-peft: a folder that HF peft loads.")
+        str,
+        typer.Option(
+            "--format",
+            help="hf-peft: a folder that HF peft loads; adapter: a file of this program.",
+        ),
     ] = "hf-peft",
+    anonymise: Annotated[
+        bool,
+        typer.Option("--anonymise", help="Leave out the names of the images it was trained on."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write an adapter for HF peft, tuned mask decoder and prompt encoder included.
 
+    Or for other people with this program, without the names of your images.
+
     For methods whose updates are low-rank (all kinds of LoRA, PiSSA, FacT); others are refused
     with what to do instead. There: PeftModel.from_pretrained(sam, folder).
     """
-    from napari_peftsam.app.exchange import export_adapter_folder
+    from napari_peftsam.app.exchange import export_adapter_file
     from napari_peftsam.batch.plan import ModelSource
 
     chosen = ModelSource(model, frame=frame).model
-    written = export_adapter_folder(chosen, adapter, output, format_name)
+    written = export_adapter_file(chosen, adapter, output, format_name, anonymise=anonymise)
     emit({"output": str(written), "format": format_name}, as_json, str(written))
 
 

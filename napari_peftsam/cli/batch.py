@@ -20,6 +20,7 @@ from ._console import (
     emit,
     fail,
     graceful_interrupt,
+    note,
     say,
 )
 from ._options import (
@@ -218,17 +219,24 @@ def _run(
     """
     from napari_peftsam.batch.plan import BatchFinished
 
-    finished = None
+    finished, failed, held = None, set[str](), ""
     message = "stopping; what is finished is kept"
     with graceful_interrupt(message) as stop, Progress() as progress:
         for event in batch(stop.is_set):
             if isinstance(event, BatchFinished):
                 finished = event
                 continue
-            if event.error is not None and event.total > 1:  # a single one follows at the end
+            image = event.task.image or event.name
+            if held and image not in failed:  # else the only image, which follows at the end
                 progress.end()
-                say(f"left out {event.name}: {' '.join(str(event.error).split())}")
+                note(held)
+                held = ""
+            if event.error is not None and image not in failed:  # named once, not for each part
+                failed.add(image)
+                held = f"left out {event.name}: {event.error}"
             progress.show(event.done / event.total, f"{event.done} of {event.total}: {event.name}")
+    if held and len(failed) > 1:
+        note(held)
     assert finished is not None, "a batch ends with its report"
     for name in finished.blank:
         say(f"note: {name} is blank and has no embedding")

@@ -13,7 +13,7 @@ from napari_peftsam.document.project import SUFFIX, create_project, is_open_else
 from napari_peftsam.document.replay import summary
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.folders import project_folder
+from napari_peftsam.folders import create_folder, project_folder
 
 __all__ = [
     "AutomaticProject",
@@ -64,7 +64,7 @@ def create_automatic() -> Store:
     """Create a project without a name, which only the user may read."""
     folder = project_folder()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        create_folder(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
     except OSError as error:

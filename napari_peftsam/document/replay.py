@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
+from napari_peftsam.limits import parse_json
 
 __all__ = ["compare", "replay", "summary", "verify"]
 
@@ -112,6 +113,10 @@ def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
     return found
 
 
+def _adapters_of(store: Store) -> Any:
+    return parse_json(store.fields().get("adapters", "[]"), "a project's list", ProjectError)
+
+
 def summary(store: Store) -> dict[str, float]:
     """Return figures of a project's content.
 
@@ -130,7 +135,7 @@ def summary(store: Store) -> dict[str, float]:
             "images": len(images),
             "objects": sum(store.count_objects(image) for image in images),
             "proposals": sum(store.count_proposals(image) for image in images),
-            "adapters": len(json.loads(store.fields().get("adapters", "[]"))),
+            "adapters": len(_adapters_of(store)),
             "actions": len(times),
             "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),
         }

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.regions import Integers
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.limits import check_claim, zstd_bytes
 
 __all__ = [
     "APPLICATION_ID", "VERSION", "LoggedAction", "Row", "Step", "TileKey", "compress",
@@ -229,7 +230,8 @@ _ZSTD = Zstd(level=1, checksum=True)
 _HEADER = struct.Struct("<I")
 _ARRAY = "array"
 _UNREADABLE = (
-    AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError, struct.error
+    AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError, OverflowError,
+    MemoryError, struct.error,
 )  # fmt: skip
 
 
@@ -283,6 +285,10 @@ def compress(data: bytes | Array) -> bytes:
 
 def decompress(data: bytes) -> bytes:
     """Decompress the bytes of `compress`; raise `ProjectError` if they are damaged."""
+    size = zstd_bytes(data)
+    if size is None:
+        raise ProjectError("a part of the project is damaged")
+    check_claim(size, len(data), "a part of the project", error=ProjectError)
     try:
         return bytes(_ZSTD.decode(data))
     except (RuntimeError, ValueError) as error:

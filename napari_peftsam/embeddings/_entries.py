@@ -20,6 +20,7 @@ import xxhash
 
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.folders import create_folder, is_own
 
 __all__ = ["EntryFolder"]
 
@@ -119,7 +120,7 @@ class EntryFolder:
         if self.budget is not None and size > self.budget:
             return False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            create_folder(self.folder)
             self._remove_leftovers()
         except OSError as error:
             raise ExportError(
@@ -128,6 +129,8 @@ class EntryFolder:
             ) from error
         with atomic_path(self._path(name)) as path:
             _write(path, entry)
+            if is_own(path):
+                _make_private(path)
         self._keep_to_budget(size)
         return True
 
@@ -195,10 +198,17 @@ def _write(path: Path, entry: Entry) -> None:
     )
 
 
+def _make_private(path: Path) -> None:
+    for each in (path, *path.rglob("*")):
+        each.chmod(0o700 if each.is_dir() else 0o600)
+
+
 def _read(path: Path, key: object) -> Entry:
     import zarr
 
-    array = zarr.open_array(path, mode="r", zarr_format=3)
+    from napari_peftsam.files.safe_zarr import checked_array
+
+    array = checked_array(zarr.open_array(path, mode="r", zarr_format=3), path)
     attributes = cast("dict[str, Any]", dict(array.attrs))
     checksum = attributes.pop("checksum")
     if attributes.get("format") != _FORMAT or attributes.get("key") != key:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from napari_peftsam.folders import create_folder
+
 _LOCK_SUFFIX = ".lock"
 _PATIENCE_SECONDS = 5.0
 
@@ -21,12 +23,12 @@ class ScratchFolder:
     """
 
     def __init__(self, parent: Path) -> None:
-        parent.mkdir(parents=True, exist_ok=True)
+        create_folder(parent)
         _remove_orphans(parent)
         self.path = parent / uuid.uuid4().hex[:12]
         self._lock = _lock_of(self.path)
         self._lock.acquire(timeout=_PATIENCE_SECONDS)  # somebody may just be looking for orphans
-        self.path.mkdir()
+        self.path.mkdir(mode=0o700)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; failing to is no error."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_peftsam.errors import ExportError, LabelError
+from napari_peftsam.errors import ExportError, LabelError, PeftSamError
 from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import ImageMetadata
 from napari_peftsam.types import LabelArray, PixelArray
@@ -130,11 +130,11 @@ def holds_image(path: Path) -> bool:
 
 def _attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of a zarr group, none of another folder."""
-    import zarr
+    from napari_peftsam.files.safe_zarr import open_zarr
 
     try:
-        return dict(zarr.open_group(path, mode="r").attrs)
-    except (OSError, ValueError, KeyError):  # what zarr raises for other folders
+        return dict(open_zarr(path).attrs)
+    except PeftSamError:  # another folder
         return {}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from napari_peftsam.errors import InputFileError, PromptError
 from napari_peftsam.geometry import sizes
+from napari_peftsam.limits import read_text
 from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 
 __all__ = ["read_centres"]
@@ -20,6 +21,7 @@ _COLUMNS = (
     ("centroid-0", "centroid-1"),
 )  # fmt: skip
 """Names of the columns of rows and columns, in pixels; of napari's points the last two axes."""
+_LARGEST = 32 * 1024**2  # bytes: a million centres
 _OF_IMAGEJ = {"area", "mean", "slice", "ch", "frame", "counter"}
 
 
@@ -56,7 +58,7 @@ def read_centres(
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, _LARGEST)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise InputFileError(f"{path}: cannot be read as a table ({reason})") from error

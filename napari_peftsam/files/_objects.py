@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels, flattened
+from napari_peftsam.limits import check_file, check_zip, read_json
 from napari_peftsam.types import BoolArray, LabelArray
 
 from ._read import image_name, open_labels, read_provenance
@@ -107,8 +107,7 @@ def read_objects(
     read = next((r for suffix, r in _READERS.items() if path.name.lower().endswith(suffix)), None)
     if read is None:
         return _read_label_images(path, shape, axes)
-    if not path.is_file():
-        raise InputFileError(f"{path}: no such file")
+    check_file(path)
     try:
         return read(path, _Image(shape, name, axes))
     except PeftSamError:
@@ -248,7 +247,7 @@ def holds_objects(content: Any) -> bool:
 
 
 def _read_json(path: Path, image: _Image) -> LabelFile:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_json(path)
     if not holds_objects(content):
         raise InputFileError(f"{path}: is neither COCO nor GeoJSON: choose a file of objects")
     is_coco = isinstance(content, dict) and "annotations" in content
@@ -354,6 +353,8 @@ def _class_in(classification: Any) -> str:
 def _read_rois(path: Path, image: _Image) -> LabelFile:
     import roifile
 
+    if path.suffix.lower() == ".zip":
+        check_zip(path)
     found = roifile.roiread(path)
 
     def objects() -> Iterator[_Found]:
@@ -384,8 +385,11 @@ def _read_cellpose(path: Path, image: _Image) -> LabelFile:
     return LabelFile(_checked_shape(labels, image.shape, path))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler of numpy arrays, text, numbers and containers, and of nothing else."""
+class _PlainUnpickler(pickle._Unpickler):  # noqa: SLF001
+    """An unpickler of numpy arrays, text, numbers and containers, and of nothing else.
+
+    It is the one in Python: that in C takes memory for any position that a file names.
+    """
 
     _ALLOWED = frozenset({
         "_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer",

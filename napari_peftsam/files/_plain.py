@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.errors import LabelError
+from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.limits import check_claim, stored_bytes
 
 from ._raw import RawImage
 
 # Pillow goes by the content and has readers that start other programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_FORMATS = {
+    ".png": ("PNG",), ".jpg": ("JPEG",), ".jpeg": ("JPEG",), ".bmp": ("BMP",), ".webp": ("WEBP",)
+}  # fmt: skip
+_DENSEST = 10_000  # pixels of a byte; a PNG may hold 8,000, a JPEG 500
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _PNG_DEPTH, _PNG_KIND = 24, 25  # positions of the bit depth and the colour type in a PNG
 _WITH_COLOUR_OR_ALPHA = (2, 4, 6)
@@ -29,7 +33,8 @@ def read_plain(path: Path, *, labels: bool) -> RawImage:
     """
     from PIL import Image, ImageOps
 
-    with _large_allowed(), Image.open(path, formats=_FORMATS) as opened:
+    with _large_allowed(), Image.open(path, formats=_FORMATS[path.suffix.lower()]) as opened:
+        _check_size(opened, path)
         if labels and opened.format in _LOSSY and not _is_lossless(path):
             raise LabelError(
                 f"{path}: {opened.format} changes label numbers, so objects are lost and appear: "
@@ -52,11 +57,20 @@ def read_plain(path: Path, *, labels: bool) -> RawImage:
     return RawImage(array, "YXS"[: array.ndim])
 
 
+def _check_size(image: Any, path: Path) -> None:
+    """Raise if an image takes too much memory, or more than its file can hold; not decoded yet."""
+    stored, values = stored_bytes(path), image.width * image.height * len(image.getbands())
+    check_claim(values * (4 if image.mode.startswith(("I", "F")) else 2), stored, path)
+    if image.format in ("PNG", "JPEG") and values > _DENSEST * stored:
+        raise InputFileError(f"{path}: is too short for {image.width} x {image.height} pixels")
+
+
 def outline_plain(path: Path) -> RawImage:
     """Return an image of the right height and width, of which no pixels are read."""
     from PIL import Image
 
-    with _large_allowed(), Image.open(path, formats=_FORMATS) as image:
+    with _large_allowed(), Image.open(path, formats=_FORMATS[path.suffix.lower()]) as image:
+        _check_size(image, path)  # reading the orientation may read all
         sides = image.size[::-1]
         if image.getexif().get(_ORIENTATION, 1) >= _TURNED:
             sides = sides[::-1]

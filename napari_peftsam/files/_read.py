@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels
+from napari_peftsam.limits import check_claim, check_file, stored_bytes
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
@@ -182,6 +183,8 @@ def _open(
         view, metadata = arrange(raw, options, str(path), labels=labels)
         size = np.dtype(view.dtype).itemsize * np.prod(view.shape, dtype=float)
         is_lazy = outline or (size > above and not isinstance(raw.array, np.ndarray))
+        if not is_lazy and size > _READ_AT_ONCE:
+            check_claim(size, stored_bytes(path), path)
         # The lower resolutions have the same order of axes and the same channels.
         levels = (
             []
@@ -224,8 +227,7 @@ def _reader(
         raise InputFileError(
             f"{path}: is {kind}; images are read from {', '.join(IMAGE_SUFFIXES)} files"
         )
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise InputFileError(f"{path}: is no regular file; copy it to one first")
+    check_file(path)
     if suffix in _TIFF:
         return lambda: read_tiff(path, options, labels=labels, above=above)
     if suffix in VENDORS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import struct
 import weakref
@@ -16,6 +15,7 @@ import numpy as np
 import tifffile
 
 from napari_peftsam.errors import InputFileError, LabelError
+from napari_peftsam.limits import check_claim, parse_json, stored_bytes
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from napari_peftsam.types import PixelArray
 
@@ -30,6 +30,8 @@ _PERHAPS_LOSSY = (
     "JPEG2000", "APERIO_JP2000_RGB", "APERIO_JP2000_YCBC", "JPEGXL", "JPEGXL_DNG", "JPEGXR",
     "JPEGXR_NDPI", "WEBP", "PNG_LOSSY",
 )  # fmt: skip
+_MOST_PLANES = 10**6
+_TABLE_ENTRY = 4  # bytes of the position and length of a strip or tile, at least
 _LARGEST_PLAUSIBLE = 100.0  # micrometers; larger "pixels per centimetre" are of a printer
 
 
@@ -51,6 +53,7 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
     with ExitStack() as stack:
         tiff = stack.enter_context(tifffile.TiffFile(path))
         _check_complete(tiff, path)
+        _check_planes(tiff, path)
         number, series = _choose(tiff, path, options)
         if labels and series.keyframe.compression in _LOSSY:
             raise LabelError(
@@ -60,6 +63,7 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
         if labels and method in _PERHAPS_LOSSY:
             problem = "may have changed label numbers: save labels without loss"
             _log.warning("%s: %s %s", path, method, problem)
+        stored = _check_segments(series, path)
         own = _check_members(tiff, series, path, options)
         lazily = series.nbytes > above and not own and not _is_converted(series, labels, tiff)
         if own:
@@ -73,6 +77,7 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
             return RawImage(levels[0], series.axes, _scales(tiff, series, number),
                             _channels(tiff, series, number), tuple(levels[1:]))  # fmt: skip
         else:
+            check_claim(series.nbytes, stored, path)
             array, axes = np.asarray(series.asarray()), series.axes
             array = array.astype(array.dtype.newbyteorder("="), copy=False)
         array, axes = _meaning(tiff, series.keyframe, array, axes, labels)
@@ -103,6 +108,25 @@ def _check_complete(tiff: tifffile.TiffFile, path: Path) -> None:
         raise InputFileError(
             f"{path}: the file breaks off after {len(tiff.pages)} pages; copy or save it again"
         )
+
+
+def _check_planes(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise if OME metadata claims more planes than tifffile could list."""
+    for pixels in _find(_ome(tiff), "Pixels") if tiff.is_ome else ():
+        planes = prod(int(pixels.get(f"Size{letter}", 1)) for letter in "ZCT")
+        if planes > _MOST_PLANES:
+            raise InputFileError(f"{path}: claims {planes:,} planes, which no image has")
+
+
+def _check_segments(series: tifffile.TiffPageSeries, path: Path) -> int:
+    """Check the claims of a strip or tile, and return the bytes that the series has on disk."""
+    page, stored = series.keyframe, stored_bytes(path)
+    segments = prod(page.chunked)
+    if segments * _TABLE_ENTRY > path.stat().st_size:
+        raise InputFileError(f"{path}: claims {segments:,} parts, for which the file is too short")
+    if page.compression != tifffile.COMPRESSION.NONE and page.dtype is not None:
+        check_claim(prod(page.chunks) * page.dtype.itemsize, stored, f"a part of {path}")
+    return series.nbytes if series.is_multifile else stored
 
 
 # --- sets of files ------------------------------------------------------------------
@@ -345,4 +369,4 @@ def tiff_provenance(path: Path) -> tuple[dict[str, Any], ...]:
             text = next(iter(_find(_ome(tiff), "Description"))).text
         else:
             text = (tiff.imagej_metadata or {})["Info"]
-    return tuple(json.loads(text)["napari-peftsam"]["objects"])
+    return tuple(parse_json(text, path)["napari-peftsam"]["objects"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_peftsam.errors import InputFileError
+from napari_peftsam.limits import check_claim, stored_bytes
 from napari_peftsam.metadata import Channel, ReadOptions
 
 from ._raw import RawImage, series_number
@@ -34,6 +36,8 @@ def _read_czi(czi: Any, path: Path, options: ReadOptions) -> RawImage:
         bounds, scenes = file.total_bounding_box, file.scenes_bounding_rectangle
         scene = sorted(scenes)[series_number(path, options, len(scenes))] if scenes else None
         ranges = {letter: range(*bounds[letter]) for letter in "TZC" if letter in bounds}
+        size = prod(high - low for low, high in bounds.values())
+        check_claim(size, stored_bytes(path), path)
         planes = [
             file.read(plane=dict(zip(ranges, at, strict=True)), scene=scene)
             for at in product(*ranges.values())
@@ -71,6 +75,7 @@ def _listed(parent: Any, name: str) -> list[Any]:
 
 def _read_nd2(nd2: Any, path: Path, options: ReadOptions) -> RawImage:
     with nd2.ND2File(path) as file:
+        check_claim(file.nbytes, stored_bytes(path), path)
         array, sizes = file.asarray(), dict(file.sizes)
         if "P" in sizes:  # positions of the stage are images of their own
             at = list(sizes).index("P")
@@ -98,6 +103,7 @@ def _read_lif(liffile: Any, path: Path, options: ReadOptions) -> RawImage:
             step = abs(float(values[1]) - float(values[0]))
             if step > 0:
                 scales[letter] = (step, "second") if letter == "T" else (step * 1e6, "micrometer")
+        check_claim(image.nbytes, stored_bytes(path), path)
         return RawImage(image.asarray(), "".join(image.dims), scales)
 
 

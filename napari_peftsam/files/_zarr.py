@@ -46,7 +46,7 @@ def list_fields(path: Path) -> dict[str, Path]:
     """Return the fields of view of an OME-Zarr plate by name, like ``"A/1/0"``; else nothing."""
     import zarr
 
-    group: Any = zarr.open(path, mode="r")
+    group: Any = _open(path)
     wells = _ome(group).get("plate", {}).get("wells", ()) if isinstance(group, zarr.Group) else ()
     found = {}
     for well in wells:
@@ -64,13 +64,13 @@ def read_zarr(path: Path, options: ReadOptions, *, labels: bool) -> RawImage:
     """
     import zarr
 
-    node = zarr.open(path, mode="r")
+    node = _open(path)
     if isinstance(node, zarr.Group):
         node = _series(node, path, options)
     if isinstance(node, zarr.Group) and labels:
         node = _inner_labels(node, path)
     if isinstance(node, zarr.Array):
-        return _plain(node)
+        return _plain(node, path)
     multiscales = _ome(node).get("multiscales")
     if multiscales:
         return _multiscale(node, multiscales[0], path)
@@ -84,11 +84,20 @@ def read_zarr(path: Path, options: ReadOptions, *, labels: bool) -> RawImage:
             "the part you need"
         )
     (array,) = arrays.values()
-    return _plain(array)
+    return _plain(array, path)
 
 
-def _plain(array: Any) -> RawImage:
+def _open(path: Path) -> Any:
+    from .safe_zarr import open_zarr  # zarr takes a third of a second
+
+    return open_zarr(path)
+
+
+def _plain(array: Any, path: Path) -> RawImage:
     """Name the axes of an array by its own names, where it has them for all axes."""
+    from .safe_zarr import checked_array
+
+    array = checked_array(array, path)
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get(
         "_ARRAY_DIMENSIONS", ()
     )
@@ -116,9 +125,12 @@ def _ome(group: Any) -> Mapping[str, Any]:
 def _multiscale(node: Any, multiscale: Mapping[str, Any], path: Path) -> RawImage:
     import zarr
 
+    from .safe_zarr import checked_array
+
     levels = [node[dataset["path"]] for dataset in multiscale["datasets"]]
     if not levels or not all(isinstance(level, zarr.Array) for level in levels):
         raise InputFileError(f"{path}: its OME-Zarr metadata names no array")
+    levels = [checked_array(level, path) for level in levels]
     axes, units = _ome_axes(multiscale, levels[0].ndim)
     steps = [1.0] * len(axes)
     for transforms in (multiscale["datasets"][0], multiscale):
@@ -179,14 +191,13 @@ def label_images(path: Path) -> list[Path]:
     """Return the label images inside an OME-Zarr image, or the path itself if there is one."""
     import zarr
 
-    names = _label_names(zarr.open_group(path, mode="r"))
+    node = _open(path)
+    names = _label_names(node) if isinstance(node, zarr.Group) else []
     return [path / "labels" / name for name in names] if len(names) > 1 else [path]
 
 
 def zarr_provenance(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the records of objects that our export wrote into an OME-Zarr."""
-    import zarr
-
-    labels = _inner_labels(zarr.open_group(path, mode="r"), path)
+    labels = _inner_labels(_open(path), path)
     properties = _ome(labels).get("image-label", {}).get("properties", ())
     return tuple({**each, "label": each["label-value"]} for each in properties)

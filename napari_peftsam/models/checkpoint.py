@@ -13,6 +13,8 @@ import pickle
 import re
 import struct
 import threading
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.geometry import sizes
+from napari_peftsam.limits import check_file, check_safetensors, check_zip
 from napari_peftsam.models.entry import ModelEntry
 
 __all__ = ["decoder_state_dict", "read_state_dict"]
@@ -36,8 +39,9 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch raises for files that are no checkpoints depends on their first bytes.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-    struct.error, SafetensorError,
+    OverflowError, MemoryError, struct.error, SafetensorError,
 )  # fmt: skip
+_LARGEST_PICKLE = 8 * 1024**2  # bytes; SAM's have 100 KB, and a byte may become a list
 
 # torch's list of what a file may name belongs to the whole process: names that another
 # thread has just allowed would be missing among ours, and gone when we load.
@@ -116,10 +120,14 @@ class _Placeholder:
 
 
 def _read(path: Path) -> object:
+    check_file(path, CheckpointError)
     try:
         if path.suffix == ".safetensors":
+            check_safetensors(path, CheckpointError)
             return load_file(path)
-        with _LOCK:
+        _check_archive(path)
+        with _LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on how other programs wrote a file
             return _load(path)
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
@@ -129,6 +137,23 @@ def _read(path: Path) -> object:
         if isinstance(error, (OSError, SafetensorError)):  # others: torch's own words, for coders
             reason = (str(error).splitlines() or [reason])[0]
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raise `CheckpointError` if a zip file of torch's present format becomes larger than it is."""
+    if not zipfile.is_zipfile(path):
+        return  # of the older format, or damaged
+    for entry in check_zip(path, CheckpointError):
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(
+                f"{path} has compressed parts, which torch.save never writes: save it again with "
+                "the program it comes from"
+            )
+        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
+            raise CheckpointError(
+                f"{path} describes its tensors in {entry.file_size / 1e6:,.0f} MB, which is too "
+                "much: save its state dict alone, with the program it comes from"
+            )
 
 
 def _load(path: Path) -> object:

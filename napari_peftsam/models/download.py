@@ -28,8 +28,8 @@ from filelock import FileLock, Timeout
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import DownloadError
-from napari_peftsam.folders import MODELS_VARIABLE
-from napari_peftsam.models.entry import ModelEntry, Part
+from napari_peftsam.folders import MODELS_VARIABLE, create_folder, is_own
+from napari_peftsam.models.entry import ModelEntry, Part, is_trusted, public
 
 __all__ = ["DownloadProgress", "download"]
 
@@ -40,6 +40,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
+_MOST_BYTES = 10 * 10**9  # of a file of unknown size
+_LARGER = 1.25  # than the megabytes of an entry, which are rounded
 _KEPT = "what came is kept, download it again to go on"
 _LOST = "download it again; without a digest it starts over"
 _STATUS = {
@@ -101,7 +103,12 @@ def download(
         if target.is_file():  # perhaps only since another process has released the lock
             return
         unfinished = entry.unfinished(part)
-        yield from _receive(url, xxh128, unfinished, timeout)
+        if unfinished.is_symlink():
+            unfinished.unlink()
+        most = _MOST_BYTES
+        if part == "encoder" and entry.megabytes:
+            most = round(1e6 * (_LARGER * entry.megabytes + 1))
+        yield from _receive(url, xxh128, unfinished, (timeout, most))
         yield from _verify(url, xxh128, unfinished)
         unfinished.replace(target)
 
@@ -132,7 +139,7 @@ def _only_one(target: Path) -> Iterator[None]:
     if target.is_file():  # nothing will be written, and the folder may be read-only
         yield
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(target.parent)
     # A generator may be closed in another thread than it was started in.
     lock = FileLock(target.with_name(f"{target.name}.lock"), thread_local=False)
     try:
@@ -144,20 +151,30 @@ def _only_one(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _receive(url: str, xxh128: str, unfinished: Path, timeout: float) -> Iterator[DownloadProgress]:
-    """Fetch the missing bytes of a file and sync them to the disk."""
+def _receive(
+    url: str, xxh128: str, unfinished: Path, limits: tuple[float, int]
+) -> Iterator[DownloadProgress]:
+    """Fetch the missing bytes of a file and sync them to the disk; limits: seconds, bytes."""
+    timeout, most = limits
+    if not is_trusted(url, xxh128):
+        raise DownloadError(_untrusted(url))
     here = unfinished.stat().st_size if xxh128 and unfinished.is_file() else 0
     if here and file_digest(unfinished) == xxh128:
         return  # the last download ended while it was verified
     with _connection(url, here, timeout) as (response, start):
+        if not is_trusted(response.url, xxh128):
+            raise DownloadError(_untrusted(response.url))
         total, received, shown, pace = _length(response), start, start, _Pace()
+        _check_size(url, total or 0, most)
         _check_space(unfinished.parent, total, received)
         yield DownloadProgress(received, total)
         remedy = _KEPT if xxh128 else _LOST
-        with unfinished.open("ab" if start else "wb") as file, _network_errors(url, remedy):
+        file = open(unfinished, "ab" if start else "wb", opener=_no_links)  # noqa: SIM115
+        with file, _network_errors(url, remedy):
             for block in response.iter_content(_RECEIVED_BLOCK):
-                file.write(block)
                 received += len(block)
+                _check_size(url, received, most)
+                file.write(block)
                 if pace.due():
                     shown = received
                     yield DownloadProgress(received, total)
@@ -167,6 +184,27 @@ def _receive(url: str, xxh128: str, unfinished: Path, timeout: float) -> Iterato
             os.fsync(file.fileno())
         if shown != received:
             yield DownloadProgress(received, total)
+
+
+def _no_links(path: str, flags: int) -> int:
+    """Open a file for writing, but not where a link in its place leads."""
+    mode = 0o600 if is_own(Path(path)) else 0o666
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
+
+def _untrusted(url: str) -> str:
+    return (
+        f"cannot download {public(url)}: anybody on the way could exchange it: use https, or give "
+        "its xxh128"
+    )
+
+
+def _check_size(url: str, size: int, most: int) -> None:
+    if size > most:
+        raise DownloadError(
+            f"cannot download {public(url)}: it has more than {most / 1e6:,.0f} MB, which its "
+            "entry does not let expect: check the entry and its megabytes"
+        )
 
 
 def _check_space(folder: Path, total: int | None, received: int) -> None:
@@ -192,9 +230,9 @@ def _verify(url: str, xxh128: str, unfinished: Path) -> Iterator[DownloadProgres
         return
     unfinished.unlink(missing_ok=True)
     raise DownloadError(
-        f"what came from {url} has the digest {digest.hexdigest()}, but {xxh128} is expected, and "
-        "was removed: download it again; if that does not help, it was replaced there by a file "
-        "that this program does not know"
+        f"what came from {public(url)} has the digest {digest.hexdigest()}, but {xxh128} is "
+        "expected, and was removed: download it again; if that does not help, it was replaced "
+        "there by a file that this program does not know"
     )
 
 
@@ -202,6 +240,11 @@ def _verify(url: str, xxh128: str, unfinished: Path) -> Iterator[DownloadProgres
 def _connection(url: str, start: int, timeout: float) -> Iterator[tuple[requests.Response, int]]:
     """Ask for a file from byte `start` on; give 0 as start if the server sends the whole."""
     with requests.Session() as session:
+        # Of the environment only what concerns the way: no passwords from a netrc file.
+        session.trust_env = False
+        session.proxies = requests.utils.get_environ_proxies(url)
+        named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+        session.verify = next(filter(None, named), True)
         response = _get(session, url, start, timeout)
         refused = response.status_code in {_PARTIAL, _NOT_SATISFIABLE}
         if start and refused and _range(response)[0] != str(start):
@@ -211,7 +254,8 @@ def _connection(url: str, start: int, timeout: float) -> Iterator[tuple[requests
             if response.status_code == _OK:
                 start = 0
             elif response.status_code != _PARTIAL or _range(response)[0] != str(start):
-                raise DownloadError(f"cannot download {url}: {_status_reason(response)}")
+                reason = _status_reason(response)
+                raise DownloadError(f"cannot download {public(url)}: {reason}")
             yield response, start
 
 
@@ -268,8 +312,8 @@ def _network_errors(url: str, remedy: str = "") -> Iterator[None]:
         elif isinstance(error, requests.ConnectionError):
             reason = f"{server} cannot be reached; check the network and the proxy"
         else:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DownloadError(f"cannot download {url}: {reason}") from error
+            reason = type(error).__name__  # its own words hold the address
+        raise DownloadError(f"cannot download {public(url)}: {reason}") from error
 
 
 @contextmanager

@@ -14,8 +14,26 @@ from napari_peftsam.folders import model_folder
 
 __all__ = ["ModelEntry", "Part"]
 
+_HERE = ("127.0.0.1", "::1", "localhost")
+
 Part = Literal["encoder", "decoder"]
 """``"encoder"``: the promptable model; ``"decoder"``: its decoder for automatic segmentation."""
+
+
+def public(url: str) -> str:
+    """Return an address without the name, password and query in it, to be shown."""
+    try:
+        parts = urlsplit(url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    except ValueError:  # e.g. a bracket that is not closed
+        return url.rpartition("@")[2]
+
+
+def is_trusted(url: str, xxh128: str) -> bool:
+    """Return True if nobody on the way can exchange a file: by TLS, a digest, or no way."""
+    parts = urlsplit(url)
+    is_web = parts.scheme in {"http", "https"}
+    return is_web and bool(parts.scheme == "https" or xxh128 or parts.hostname in _HERE)
 
 
 @dataclass(frozen=True)

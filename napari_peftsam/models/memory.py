@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from napari_peftsam.heap import give_back_memory
+from napari_peftsam.heap import free_main_memory, give_back_memory, text_of
 
 # What torch raises besides its OutOfMemoryError: the CPU's allocator on Linux and on Windows,
 # CUDA's libraries, which take memory of their own, and Apple's GPUs.
@@ -27,7 +26,6 @@ _OUT_OF_MEMORY = (
     "_STATUS_ALLOC_FAILED",
 )
 _PROCESS = Path("/proc/self")
-_CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _RESET_PEAK = "5"  # see proc(5), clear_refs
 
 
@@ -57,39 +55,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         taken = torch.mps.driver_allocated_memory() - torch.mps.current_allocated_memory()
         return int(torch.mps.recommended_max_memory() - taken)
-    available = int(psutil.virtual_memory().available)
-    return min((available, *_room_in_groups(_PROCESS, _CONTROL_GROUPS)))
-
-
-def _room_in_groups(process: Path, groups: Path) -> Iterator[int]:
-    """Yield what is left in each of Linux's control groups that limits a process."""
-    for line in _text(process / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            root, limit, usage, cached = groups, "memory.max", "memory.current", "inactive_file"
-        elif controllers == "memory":  # version 1
-            root, limit, usage = groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cached = "total_inactive_file"
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        # A container often sees its own group as the root, whatever the name says.
-        for group in (folder, *folder.parents):
-            most, used = (_text(group / name).strip() for name in (limit, usage))
-            if most.isdecimal() and used.isdecimal():
-                statistics = dict(row.split() for row in _text(group / "memory.stat").splitlines())
-                # Files that were read are forgotten when memory is needed.
-                taken = int(used) - int(statistics.get(cached, 0))
-                yield max(0, int(most) - taken)
-            if group == root:
-                break
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    return free_main_memory()
 
 
 def release_memory() -> None:
@@ -182,7 +148,7 @@ def _reset_peak() -> bool:
 
 
 def _status(name: str) -> int:
-    for line in _text(_PROCESS / "status").splitlines():
+    for line in text_of(_PROCESS / "status").splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     return 0

@@ -19,29 +19,30 @@ with a file on this computer or an address to download it from::
     license = "CC-BY-4.0"
     megabytes = 375
 
-Only `name` and one of `path` and `url` are needed.
+Only `name` and one of `path` and `url` are needed; an address with ``http://`` needs `xxh128`.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.folders import configuration_folder
-from napari_peftsam.models.entry import ModelEntry
+from napari_peftsam.limits import CONFIGURATION_BYTES, parse_toml, read_text, validated
+from napari_peftsam.models.entry import ModelEntry, is_trusted, public
 
 __all__ = ["REGISTRY", "available_models", "find_model", "model_names"]
 
 # No dot and no slash: a name can never be mistaken for a checkpoint's path.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_TEXTS = ("name", "path", "url", "xxh128", "title", "purpose", "license", "citation")
-_KEYS = (*_TEXTS, "megabytes")
+Text = Annotated[str, Field(min_length=1)]
 _MANY = 10**9
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -184,15 +185,51 @@ def model_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in available_models())
 
 
+class _Table(BaseModel):
+    """One ``[[model]]`` of ``models.toml``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: Text
+    path: Text = ""
+    url: Text = ""
+    xxh128: Text = ""
+    title: Text = ""
+    purpose: Text = ""
+    license: Text = ""
+    citation: Text = ""
+    megabytes: float = Field(0, ge=0, lt=_MANY)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        digest = self.xxh128
+        checks = {
+            "needs a name of letters, digits, '_' and '-'": _NAME.fullmatch(self.name),
+            "needs either a path or a url": bool(self.path) != bool(self.url),
+            f"the url must begin with https://, or http:// with xxh128, got {public(self.url)!r}": (
+                not self.url or (_is_address(self.url) and is_trusted(self.url, digest))
+            ),
+            f"xxh128 must be 32 hexadecimal digits, got {digest!r}": (
+                not digest or _DIGEST.fullmatch(digest.lower())
+            ),
+        }
+        for problem, right in checks.items():
+            if not right:
+                raise ValueError(problem)
+        return self
+
+
 def _own_models() -> tuple[ModelEntry, ...]:
     file = configuration_folder() / "models.toml"
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_toml(
+            read_text(file, CONFIGURATION_BYTES, ConfigurationError), file, ConfigurationError
+        )
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # no TOML, or no text at all
+    except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not valid TOML: {error}") from error
     tables = content.get("model", [])
     if content.keys() - {"model"} or not isinstance(tables, list):
@@ -200,64 +237,37 @@ def _own_models() -> tuple[ModelEntry, ...]:
     # Names become file names, and some disks do not distinguish upper from lower case.
     used = {name.casefold(): "comes with the program" for name in REGISTRY}
     entries = []
-    for number, table in enumerate(tables, start=1):
-        problem, name = _problem(table, used), ""
-        if isinstance(table, dict) and table.get("name"):
-            name = f" ({table['name']!r})"
-        if problem:
-            raise ConfigurationError(f"{file}, model {number}{name}: {problem}")
-        used[table["name"].casefold()] = "is listed before"
+    for number, content in enumerate(tables, start=1):
+        where = f"{file}, model {number}"
+        if isinstance(content, dict) and content.get("name"):
+            where += f" ({content['name']!r})"
+        table = validated(_Table, content, where)
+        if taken := used.get(table.name.casefold()):
+            raise ConfigurationError(f"{where}: a model of this name {taken}: choose another")
+        used[table.name.casefold()] = "is listed before"
         entries.append(_own_model(table, file))
     return tuple(entries)
-
-
-def _problem(table: Any, used: dict[str, str]) -> str:
-    """Say why a table of ``models.toml`` is no model, nothing if it is one."""
-    if not isinstance(table, dict):
-        return "must be a [[model]] table"
-    if unknown := sorted(table.keys() - set(_KEYS)):
-        return f"unknown key {unknown[0]!r}, the keys are {', '.join(_KEYS)}"
-    texts = [k for k in _TEXTS if k in table and not (isinstance(table[k], str) and table[k])]
-    if texts:
-        return f"{texts[0]} must be a text that is not empty, got {table[texts[0]]!r}"
-    name, url, digest = (table.get(key, "") for key in ("name", "url", "xxh128"))
-    megabytes = table.get("megabytes", 0)
-    number = isinstance(megabytes, int | float) and not isinstance(megabytes, bool)
-    taken = used.get(name.casefold(), "")
-    checks = {
-        "needs a name of letters, digits, '_' and '-'": _NAME.fullmatch(name),
-        "needs either a path or a url": ("path" in table) != ("url" in table),
-        f"the url must begin with https:// or http://, got {url!r}": not url or _is_address(url),
-        f"xxh128 must be 32 hexadecimal digits, got {digest!r}": (
-            not digest or _DIGEST.fullmatch(digest.lower())
-        ),
-        f"megabytes must be a number from 0, got {megabytes!r}": number and 0 <= megabytes < _MANY,
-        f"a model of this name {taken}: choose another": not taken,
-    }
-    return next((problem for problem, right in checks.items() if not right), "")
 
 
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+        return url.isprintable() and bool(parts.hostname)
     except ValueError:  # e.g. a bracket that is not closed
         return False
 
 
-def _own_model(table: dict[str, Any], file: Path) -> ModelEntry:
-    path, megabytes = None, table.get("megabytes", 0)
-    if "path" in table:
-        path = Path(table["path"])
+def _own_model(table: _Table, file: Path) -> ModelEntry:
+    path, megabytes = None, table.megabytes
+    if table.path:
+        path = Path(table.path)
         with suppress(RuntimeError):  # an unknown home: then the folder is called "~somebody"
             path = path.expanduser()
         path = file.parent / path  # an absolute path replaces the parent
         with suppress(OSError, ValueError):  # ValueError: no path at all, e.g. with a zero in it
-            megabytes = table.get("megabytes", max(1, path.stat().st_size / 1e6))
-    name, url = table["name"], table.get("url", "")
-    title, license_name = table.get("title", name), table.get("license", "")
+            megabytes = megabytes or max(1, path.stat().st_size / 1e6)
     return ModelEntry(
-        name, title, "", round(megabytes), license_name, url or str(path),
-        table.get("purpose", ""), table.get("citation", ""),
-        file=path, url=url, xxh128=table.get("xxh128", "").lower(),
+        table.name, table.title or table.name, "", round(megabytes), table.license,
+        public(table.url) or str(path), table.purpose, table.citation,
+        file=path, url=table.url, xxh128=table.xxh128.lower(),
     )  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.limits import check_safetensors, parse_json
 from napari_peftsam.models import DenseHead, SamModel, UnetrDecoder
 from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.inject import Injection, inject
@@ -42,6 +43,9 @@ __all__ = [
 
 FORMAT_VERSION = 1
 METADATA_KEY = "napari_peftsam"
+_NAMING = ("trained_on", "imported_from", "leave_out", "check_on")
+_SIZES = ("rank", "bottleneck", "decoder_lora_rank")
+_WHOLE = (torch.int32, torch.int64)
 HEAD = "automatic.head."
 """The prefix of the tensors of a head for automatic segmentation, which an adapter may hold."""
 
@@ -115,6 +119,14 @@ class Adapter:
         """Return the adapter with another head, or with none."""
         named = {f"{HEAD}{name}": tensor for name, tensor in head.items()}
         return replace(self, tensors=self.injected | named)
+
+    def anonymous(self) -> Adapter:
+        """Return the adapter without the names of images in its provenance; the digest stays."""
+        kept = {k: v for k, v in self.provenance.items() if k not in _NAMING}
+        training = kept.get("training")
+        if isinstance(training, Mapping):
+            kept["training"] = {k: v for k, v in training.items() if k not in _NAMING}
+        return replace(self, provenance=kept)
 
     @property
     def changes_embeddings(self) -> bool:
@@ -295,8 +307,8 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
     """
     try:
         length = int.from_bytes(content[:8], "little")
-        text = json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY]
-        tensors = load(content)
+        header = parse_json(content[8 : 8 + length], f"the adapter {name}", AdapterMismatchError)
+        text, tensors = header["__metadata__"][METADATA_KEY], load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise AdapterMismatchError(f"the adapter {name} is damaged ({error})") from error
     return assemble_adapter(Path(name), text, tensors)
@@ -360,6 +372,7 @@ def load_adapter(path: str | Path) -> Adapter:
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a safetensors file."""
+    check_safetensors(path, AdapterMismatchError)
     with safe_open(path, framework="pt", device="cpu") as file:
         # Clones, because the tensors would go on referring to the file on disk.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -369,7 +382,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Adapter:
     """Return the adapter of a description by `describe_adapter` and its tensors."""
     try:
-        content = json.loads(text)
+        content = parse_json(text, f"the description inside {path}", AdapterMismatchError)
         version = content["format_version"]
         if version == FORMAT_VERSION:
             header = _Header.model_validate(content)
@@ -389,6 +402,7 @@ def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Ad
             f"{path} has adapter format {version!r}, but this version reads format "
             f"{FORMAT_VERSION}: update napari-peftsam"
         )
+    _check_tensors(path, config, tensors)
     adapter = Adapter(
         config, header.base, tensors, header.normalisation, header.provenance, header.metrics
     )
@@ -397,6 +411,28 @@ def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Ad
             f"the contents of {path} do not match its checksum: copy or download it again"
         )
     return adapter
+
+
+def _check_tensors(path: Path, config: MethodConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `AdapterMismatchError` if tensors are not finite, or not of the ranks of the options.
+
+    What options ask for is not made before.
+    """
+    for name, tensor in tensors.items():
+        fractions = tensor.is_floating_point()
+        if not (fractions and bool(torch.isfinite(tensor.float()).all())):
+            if not fractions and tensor.dtype in _WHOLE and name.startswith(HEAD):
+                continue  # a counter of its normalisation
+            raise AdapterMismatchError(
+                f"{name} in {path} is not made of finite numbers: copy or train it again"
+            )
+    sides = {side for name, t in tensors.items() if not name.startswith(HEAD) for side in t.shape}
+    for option in _SIZES:
+        size = getattr(config, option, 0)
+        if size and size not in sides:
+            raise AdapterMismatchError(
+                f"{path} has no tensor of the {option} {size} that it claims: copy it again"
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -205,6 +205,12 @@ class Injection:
         """
         own = self._tensors()
         _check_same({k: v.shape for k, v in own.items()}, {k: v.shape for k, v in state.items()})
+        for name, tensor in own.items():
+            if tensor.is_floating_point() != state[name].is_floating_point():
+                raise AdapterMismatchError(
+                    f"the adapter's {name} is {state[name].dtype}, not {tensor.dtype}: use the "
+                    "version it was made with"
+                )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])

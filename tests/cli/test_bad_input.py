@@ -533,6 +533,17 @@ def test_a_folder_that_may_not_be_written(
     assert not (inputs / name).exists()
 
 
+def test_nothing_of_a_file_reaches_the_terminal_raw(inputs: Inputs, program: Program) -> None:
+    name = "x\x1b]0;owned\x07\n" + "y" * 150 + ".tif"
+    (inputs / name).write_bytes(b"abc")
+    outcome = program("embed", inputs / name, *inputs.model())
+    assert outcome.code == 2
+    assert r"x\x1b]0;owned\x07" in outcome.err
+    assert "\x1b" not in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert len(outcome.err) <= 401
+
+
 def test_a_trained_adapter_is_kept_when_its_disk_is_full(
     inputs: Inputs, program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -556,5 +567,6 @@ def test_a_trained_adapter_is_kept_when_its_disk_is_full(
             inputs / "images", inputs / "labels", output, TrainingConfig(steps=1),
             ModelChoice(inputs / "tiny.pth"), remove_folder,
         )  # fmt: skip
-    [kept] = refuge.glob("*.safetensors")
+    [kept] = refuge.glob("*/*.safetensors")
+    assert kept.parent.stat().st_mode & 0o077 == 0, "for the user alone"
     assert load_adapter(kept).config.method == "cobot-lora"

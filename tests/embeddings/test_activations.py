@@ -97,6 +97,16 @@ def test_beyond_memory_it_goes_to_disk_once(tmp_path: Path) -> None:
         assert count(tmp_path) == 6, "what was in memory at first made room, too"
 
 
+def test_a_thousand_images_take_no_more_than_the_budgets(tmp_path: Path) -> None:
+    store = EntryFolder(tmp_path, "embeddings", 40 * SIZE)
+    with ActivationCache(4 * SIZE, store, write_through=True) as cache:
+        for number in range(1000):
+            cache.put(str(number), tensor(0))
+            assert cache.memory_bytes <= 4 * SIZE
+        assert not cache._leaving
+    assert count(tmp_path) <= 43, "a sixteenth more until the next look"
+
+
 def test_what_is_put_again_replaces_what_is_on_disk(tmp_path: Path) -> None:
     with ActivationCache(SIZE, folder(tmp_path)) as cache:
         for key, seed in [("a", 0), ("b", 1), ("a", 2), ("b", 3)]:

@@ -17,6 +17,7 @@ import pytest
 from napari_peftsam.embeddings import Embedding, EmbeddingKey, EmbeddingStore
 from napari_peftsam.errors import ExportError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.folders import embedding_folder
 from napari_peftsam.types import Frame
 
 KEY = EmbeddingKey("image", "model", "base", "normalisation", 64, "fp32")
@@ -193,3 +194,15 @@ def test_two_processes_may_write_the_same_key(store: EmbeddingStore) -> None:
         assert [r.get(timeout=120) for r in results] == [True, True]
     assert store.get(KEY) is not None
     assert list(store.folder.iterdir()) == [entry(store)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+@pytest.mark.parametrize(("place", "others"), [("own", False), ("elsewhere", True)])
+def test_the_own_store_is_for_the_user_alone_and_another_follows_the_umask(
+    place: str, others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = embedding_folder() if place == "own" else tmp_path / "store"
+    EmbeddingStore(folder).put(embedding())
+    for path in (folder, *folder.rglob("*")):
+        assert bool(path.stat().st_mode & 0o077) is others, path

@@ -6,7 +6,9 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from napari_peftsam.errors import CheckpointError, ConfigurationError, ImageError
+from napari_peftsam.errors import CheckpointError, ConfigurationError, ImageError, PeftSamError
 from napari_peftsam.models import (
     REGISTRY,
     ModelEntry,
@@ -398,6 +400,14 @@ def test_what_cannot_be_passed_over_is_refused_and_named(
     assert not Path("evil-was-here").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="makes a pipe")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_checkpoint_is_a_regular_file(suffix: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    with pytest.raises(PeftSamError):
+        build(tmp_path / f"pipe{suffix}")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -591,7 +601,14 @@ def test_safetensors_in_half_precision_are_loaded_as_float(tmp_path: Path) -> No
     assert next(model.sam.parameters()).dtype == torch.float32
 
 
-def _write(path: Path, kind: str) -> None:
+ZIPS = {
+    "compressed parts": (zipfile.ZIP_DEFLATED, b""),
+    "a large pickle": (zipfile.ZIP_STORED, bytes(9 * 1024**2)),
+    "a long text": (zipfile.ZIP_STORED, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"a."),
+}
+
+
+def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
     state = build_tiny().sam.state_dict()
     if kind == "pickled objects":
         torch.save({"state": _Evil()}, path)
@@ -612,6 +629,12 @@ def _write(path: Path, kind: str) -> None:
         torch.save({k: v for k, v in state.items() if "mask_decoder" not in k}, path)
     elif kind == "extra keys":
         torch.save({**state, "surprise": torch.zeros(1)}, path)
+    elif kind == "escapes":
+        torch.save({**state, "\x1b]0;owned\x07": torch.zeros(1)}, path)
+    elif kind in ZIPS:
+        with zipfile.ZipFile(path, "w", ZIPS[kind][0]) as file:
+            file.writestr("archive/data.pkl", ZIPS[kind][1])
+            file.writestr("archive/version", "3\n")
     else:
         torch.save({"a list": [1, 2, 3], "nothing in it": {}}[kind], path)
 
@@ -629,6 +652,10 @@ def _write(path: Path, kind: str) -> None:
         ("unknown width", "1 blocks, 7 wide"),
         ("missing keys", "missing"),
         ("extra keys", "unexpected.*surprise"),
+        ("escapes", r"unexpected.*\\x1b\]0;owned\\x07"),
+        ("compressed parts", "has compressed parts"),
+        ("a large pickle", "describes its tensors in 9 MB"),
+        ("a long text", "not a readable checkpoint|could run code"),
         ("a list", "not a state dict"),
     ],
 )

@@ -386,13 +386,31 @@ def test_too_little_space_is_noticed_at_the_beginning(
         fetch(entry)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.skipif(os.name == "nt", reason="needs limits of Unix")
 def test_a_disk_that_gets_full_under_way(entry: ModelEntry, folder: Path) -> None:
-    folder.mkdir()
-    part_of(entry).symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match=r"the disk is full.*free some space"):
-        fetch(entry)
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DownloadError, match=r"the disk is full.*free some space"):
+            fetch(entry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not entry.target().exists()
+
+
+def test_a_link_in_the_place_of_an_unfinished_download_is_not_followed(
+    entry: ModelEntry, folder: Path, tmp_path: Path
+) -> None:
+    folder.mkdir()
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    part_of(entry).symlink_to(mine)
+    fetch(entry)
+    assert mine.read_text() == "mine"
+    assert entry.target().is_file()
+    assert not entry.target().is_symlink()
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
@@ -465,3 +483,40 @@ def test_models_are_fetched_at_the_same_time() -> None:
         for events in [started(download(entry)) for entry in entries]:
             assert list(events)
     assert [entry.target().read_bytes() for entry in entries] == [CONTENT, OTHER]
+
+
+REFUSED = [
+    pytest.param({"url": "http://a.org/m.pt"}, "use https, or give its xxh128", id="no digest"),
+    pytest.param({"url": "ftp://a.org/m.pt", "xxh128": "0" * 32}, "use https", id="no web"),
+    pytest.param(
+        {"url": "http://me:secret@127.0.0.1:9/m.pt?token=secret"}, "127.0.0.1:9/m.pt", id="password"
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_addresses_are_refused_and_shown_without_passwords(
+    changes: dict[str, str], message: str, folder: Path
+) -> None:
+    with pytest.raises(DownloadError, match=message) as caught:
+        fetch(ModelEntry("cells", "", "", 0, "", "", **changes))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("announce", [True, False], ids=["announced", "not announced"])
+def test_a_file_that_is_larger_than_its_entry_says_ends(
+    announce: bool, server: Server, folder: Path
+) -> None:
+    server.does.content, server.does.announce = bytes(4 * 10**6), announce
+    with pytest.raises(DownloadError, match="more than 2 MB"):
+        fetch(entry_for(server.url, None))
+    assert not list(folder.glob("*.pt"))
+
+
+def test_no_password_of_a_netrc_file_is_sent(
+    entry: ModelEntry, server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    fetch(entry)
+    assert not any("Authorization" in headers for headers in server.does.requests)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from napari_peftsam import heap
 from napari_peftsam.models import memory
 from napari_peftsam.models.memory import (
     free_memory,
@@ -111,8 +112,8 @@ def test_limits_of_containers_count(
         path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
-    monkeypatch.setattr(memory, "_CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(heap, "_PROCESS", tmp_path)
+    monkeypatch.setattr(heap, "_CONTROL_GROUPS", tmp_path / "groups")
     found = free_memory(CPU)
     assert found == left if left is not None else found > MB
 

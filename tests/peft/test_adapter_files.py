@@ -139,6 +139,60 @@ def test_unknown_keys_in_the_description_are_allowed(path, adapter) -> None:
     assert load_adapter(path).digest == adapter.digest
 
 
+def nested(path):
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={"napari_peftsam": '{"a":' + "[" * 100_000})
+
+
+def holding(name, change):
+    def spoil(path):
+        found = load_adapter(path)
+        tensors = {**found.tensors, name: change(found.tensors[name])}
+        save_adapter(dataclasses.replace(found, tensors=tensors), path)
+
+    return spoil
+
+
+def asking_for(rank):
+    def spoil(path):
+        found = load_adapter(path)
+        config = found.config.model_copy(update={"rank": rank})
+        save_adapter(dataclasses.replace(found, config=config), path)
+
+    return spoil
+
+
+HOSTILE = {
+    "nested": (nested, "nested too deeply"),
+    "not a number": (holding("encoder.cobot_hub.C", lambda t: t * float("nan")), "finite numbers"),
+    "infinite": (holding("encoder.cobot_hub.C", lambda t: t / 0), "finite numbers"),
+    "integers": (holding("encoder.cobot_hub.C", lambda t: t.int()), "finite numbers"),
+    "complex": (holding("encoder.cobot_hub.C", lambda t: t.cfloat()), "finite numbers"),
+    "a rank that it has not": (asking_for(10**9), "no tensor of the rank 1000000000"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_adapters_are_refused_before_a_model_is_changed(path, spoil, message) -> None:
+    spoil(path)
+    with pytest.raises(AdapterMismatchError, match=message):
+        load_adapter(path)
+
+
+def test_names_of_images_can_be_left_out(adapter, tmp_path) -> None:
+    provenance = {
+        "trained_on": {"secret": [1]}, "imported_from": "secret", "step": 3,
+        "training": {"leave_out": ["secret"], "steps": 1},
+    }  # fmt: skip
+    named = dataclasses.replace(adapter, provenance=provenance)
+    save_adapter(named.anonymous(), tmp_path / "public.safetensors")
+    assert b"secret" not in (tmp_path / "public.safetensors").read_bytes()
+    found = load_adapter(tmp_path / "public.safetensors")
+    assert found.digest == adapter.digest
+    assert found.provenance == {"step": 3, "training": {"steps": 1}}
+
+
 def without(tensors, name):
     return {k: v for k, v in tensors.items() if k != name}
 

@@ -376,7 +376,7 @@ def test_a_half_copied_folder_is_the_equivalent_lora(tmp_path: Path) -> None:
             "do not match its checksum",
             id="other tensors",
         ),
-        pytest.param(lambda f: (f / CONFIG).write_text("{"), "is not valid JSON", id="no JSON"),
+        pytest.param(lambda f: (f / CONFIG).write_text("{"), "not valid JSON", id="no JSON"),
         pytest.param(lambda f: (f / CONFIG).write_text("3"), "hold a JSON object", id="a number"),
         pytest.param(
             lambda f: redescribed(f, "{"), "description inside .* is damaged", id="description"

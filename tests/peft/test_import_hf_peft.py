@@ -163,7 +163,11 @@ CANNOT: dict[str, tuple[dict[str, Any], Callable[[Path], None], str]] = {
         r"has DoRA in the mask decoder",
     ),
     "no effect": ({}, edited(lora_alpha=0), r"has lora_alpha 0 for .*: only factors above 0"),
-    "no number": ({}, edited(lora_alpha="much"), r"lora_alpha or alpha_pattern in .* cannot be re"),
+    "an expression without end": (
+        {}, edited(alpha_pattern={"(([a-z._0-9]+)+)+!": 4}), "names layers by the expression"
+    ),
+    "another rank": ({}, edited(r=3), "has rank 8 in .* says 3"),
+    "no number": ({}, edited(lora_alpha="much"), "lora_alpha must be a valid number"),
     "half a pair": ({}, changed("1.attn.qkv.lora_B", lambda v: None), r"has not all tensors of"),
     "other sizes": (
         {}, changed("lora_A", lambda v: v[:, :5]),

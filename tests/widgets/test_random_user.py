@@ -46,7 +46,8 @@ class User:
     def act(self) -> None:
         actions: dict[Callable[[], str | None], int] = {
             self.click: 8, self.make_an_object: 6, self.drag: 4, self.key: 12,
-            self.wait_for_the_mask: 4, self.hide: 2, self.rename: 1, self.lock: 1, self.delete: 1, self.duplicate: 1, self.convert: 1,
+            self.wait_for_the_mask: 4, self.hide: 2, self.rename: 1,
+            self.lock: 1, self.delete: 1, self.duplicate: 1, self.convert: 1,
             self.reorder: 1, self.activate: 2, self.step: 2, self.other_image: 2, self.opacity: 1,
             self.axes: 1, self.model: 1, self.train: 1, self.paint: 2, self.add: 1,
         }  # fmt: skip

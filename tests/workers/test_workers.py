@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -144,6 +145,46 @@ def test_what_ends_one_task_leaves_the_others_alone(
     assert message in str(error)
 
 
+STRANGER = """
+import os, sys
+from distributed import Client, LocalCluster, Security
+
+def ran_in(address, security=None):
+    try:
+        with Client(address, timeout=3, security=security) as client:
+            return client.run_on_scheduler(os.getpid)
+    except Exception as error:
+        return type(error).__name__
+
+if __name__ == "__main__":
+    own = LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=None)
+    foreign = Security.temporary()
+    if os.geteuid() == 0:
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    assert ran_in(own.scheduler_address) == os.getpid(), "it knows how to"
+    for security in (None, foreign):
+        for protocol in ("tls", "tcp"):
+            print("answer", ran_in(f"{protocol}://{sys.argv[1]}", security))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs users of Unix")
+def test_no_other_user_runs_code_in_a_local_cluster(tmp_path: Path) -> None:
+    with open_workers(ClusterChoice(workers=1), 1) as workers:
+        assert workers.client is not None
+        address = workers.client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        (tmp_path / "stranger.py").write_text(STRANGER)
+        ended = subprocess.run(
+            [sys.executable, str(tmp_path / "stranger.py"), address.partition("//")[2]],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    answers = [line for line in ended.stdout.splitlines() if line.startswith("answer")]
+    assert len(answers) == 4
+    assert not any(answer.split()[1].isdigit() for answer in answers)
+
+
 # --- on a cluster of one's own -------------------------------------------------------
 
 
@@ -196,7 +237,7 @@ def test_a_scheduler_without_workers_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_module, "_WORKERS_COME", 0.2)
-    with _local.local_cluster(0) as empty:
+    with _local.local_cluster(0, None) as empty:
         choice = ClusterChoice(empty.scheduler_address)
         with pytest.raises(ClusterError, match=r"no worker came .* `dask worker tcp://"):
             list(run_tasks(WORK, [("a", tmp_path)], choice))

@@ -43,5 +43,5 @@ def cluster() -> Iterator[LocalCluster]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (nanny, spec):  # pytest's handlers would be silent until the cluster ends
             patch.setattr(module, "silence_logging_cmgr", lambda **_: nullcontext())
-        with local_cluster(2) as started:
+        with local_cluster(2, None) as started:
             yield started

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +27,7 @@ from napari_peftsam.batch.plan import BatchEvent, BatchFinished, BatchPlan
 from napari_peftsam.batch.run import TaskDone
 from napari_peftsam.batch.segment import segment_batch
 from napari_peftsam.embeddings import EmbeddingStore, Encoded
-from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
+from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, PeftSamError
 from napari_peftsam.files import read_image, read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import LoraConfig, capture, inject, save_adapter
@@ -129,6 +132,34 @@ def test_a_second_run_computes_only_what_is_not_there(
     assert (ended.images, ended.computed) == (2, 2)
     finished = last(embed_batch([images], BatchPlan(choice, there, tmp_path / "store")))
     assert (finished.images, finished.computed) == (4, 3)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Return a function that takes the right to write in a folder, from root as well."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def take(folder: Path) -> None:
+            def refused(*_: object, **__: object) -> None:
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+            patch.setattr(tempfile, "TemporaryFile", refused)
+            patch.setattr(zarr, "create_array", refused)
+            patch.setattr(os, "utime", refused)
+
+        yield take
+
+
+def test_a_store_that_can_only_be_read_is_enough_where_all_is_known(
+    images: Path, choice: ModelChoice, tmp_path: Path, read_only: Callable[[Path], None]
+) -> None:
+    plan = BatchPlan(choice, HERE, tmp_path / "store")
+    last(embed_batch([images / "a.tif", images / "b.tif"], plan))
+    read_only(tmp_path / "store")
+    finished = last(embed_batch([images / "a.tif"], plan))
+    assert (finished.images, finished.computed, finished.failed) == (1, 0, {})
+    with pytest.raises(ExportError, match=r"cannot write .*store"):
+        list(embed_batch([images], plan))
 
 
 def test_a_worker_that_dies_amid_an_image_is_replaced(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import inf, sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError
+from napari_peftsam.limits import validated
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import Adapter, BaseIdentity, read_tensors
 from napari_peftsam.peft.exchange._write import (
@@ -32,6 +35,7 @@ from napari_peftsam.peft.methods.selective import FrozenEncoderConfig
 from napari_peftsam.peft.placement import Placement, Target
 from napari_peftsam.peft.protocol import MethodConfig
 
+_LAYER_NAMES = re.compile(r"[\w.*]+")
 _LORA = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(magnitude_vector))")
 _ENCODER_LAYER = re.compile(r"image_encoder\.blocks\.\d+\.(?:attn\.qkv|mlp\.lin[12])")
 # Starts that leave the base weights as they are; others are of use with changed ones only.
@@ -158,20 +162,43 @@ def _shape(folder: Path, model: SamModel, path: str) -> tuple[int, int]:
 
 
 def _scale(folder: Path, config: Mapping[str, Any], path: str, rank: int) -> float:
-    patterns = config.get("alpha_pattern") or {}
-    try:
-        found = (a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", path))
-        alpha = float(next(found, config.get("lora_alpha", 8)))
-    except (re.error, TypeError, ValueError, AttributeError) as error:
+    options = validated(_Options, config, folder / CONFIG_FILE, AdapterMismatchError)
+    alpha = _for_layer(folder, options.alpha_pattern or {}, path, options.lora_alpha)
+    wanted = _for_layer(folder, options.rank_pattern or {}, path, options.r or rank)
+    if wanted != rank:
         raise AdapterMismatchError(
-            f"lora_alpha or alpha_pattern in {folder / CONFIG_FILE} cannot be read ({error}): copy "
-            "it again"
-        ) from error
+            f"{folder} has rank {rank} in {path}, but {CONFIG_FILE} says {wanted:g}: copy it again"
+        )
     if not 0 < alpha < inf:
         raise ConfigurationError(
             f"{folder} has lora_alpha {alpha:g} for {path}: only factors above 0 can be read"
         )
     return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+class _Options(BaseModel):
+    """What ``adapter_config.json`` says of ranks and factors."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    r: int | None = Field(None, ge=1)
+    lora_alpha: float = 8
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+
+
+def _for_layer(folder: Path, pattern: Mapping[str, float], path: str, default: float) -> float:
+    """Return the value of a layer; its expressions are not run, since one may take for ever."""
+    for key, value in pattern.items():
+        name = key.removeprefix("^").replace("\\.", ".").replace(".*", "*")
+        if not _LAYER_NAMES.fullmatch(name):
+            raise ConfigurationError(
+                f"{folder} names layers by the expression {key!r}: write names into {CONFIG_FILE}, "
+                "in which .* stands for anything"
+            )
+        if fnmatchcase(f".{path}", f"*.{name}"):
+            return value
+    return default
 
 
 def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> _Updates:

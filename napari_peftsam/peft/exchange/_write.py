@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, ExportError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.limits import CONFIGURATION_BYTES, parse_json, read_json
 from napari_peftsam.models import SamModel
 from napari_peftsam.peft.adapter import (
     Adapter,
@@ -50,7 +51,9 @@ _NO_TARGETS = "dummy-target-modules"
 _Slots = Mapping[str, list[tuple[str, int]]]  # names and ranks of the updates of each layer
 
 
-def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> None:
+def export_hf_peft(
+    model: SamModel, adapter: Adapter, folder: str | Path, *, anonymise: bool = False
+) -> None:
     """Write a folder that HF `peft` loads onto the same base model.
 
     Parameters
@@ -61,6 +64,8 @@ def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> Non
         An adapter of a low-rank method.
     folder
         A new folder, or an older export, which is replaced as a whole or not at all.
+    anonymise
+        Leave out the names of the images it was trained on, see `Adapter.anonymous`.
 
     Raises
     ------
@@ -72,6 +77,7 @@ def export_hf_peft(model: SamModel, adapter: Adapter, folder: str | Path) -> Non
         If the folder holds anything else, or cannot be written.
     """
     folder = Path(folder)
+    adapter = adapter.anonymous() if anonymise else adapter
     check_not_adapted(model.sam)
     _check_method(adapter)
     check_base(model, adapter)
@@ -124,7 +130,8 @@ def restore(folder: Path) -> Adapter | None:
     if _CONTENTS not in metadata or _DESCRIPTION not in metadata:
         return None
     try:
-        own = json.loads(metadata[_CONTENTS])
+        where = f"the description inside {folder / WEIGHTS_FILE}"
+        own = parse_json(metadata[_CONTENTS], where, AdapterMismatchError)
         names, elsewhere = list(own["tensors"]), bool(own["elsewhere"])
         if own["adapter_config"] != read_config(folder):
             return None
@@ -144,12 +151,7 @@ def restore(folder: Path) -> Adapter | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return ``adapter_config.json`` as it is, or raise `AdapterMismatchError`."""
     path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterMismatchError(
-            f"{path} is not valid JSON ({error}): copy or download it again"
-        ) from error
+    config = read_json(path, AdapterMismatchError, CONFIGURATION_BYTES)
     if not isinstance(config, dict):
         raise AdapterMismatchError(f"{path} must hold a JSON object: copy or download it again")
     return config

@@ -1,0 +1,249 @@
+"""Limits of what a file may cost before it is read: its kind, memory, and nesting.
+
+Files come by mail and from the web. What reading one will take in memory follows from its
+header, and is checked before anything is decoded. Every reader asks here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError, printable
+from napari_peftsam.heap import free_main_memory
+
+BUDGET_VARIABLE = "NAPARI_PEFTSAM_READ_BYTES"
+"""Environment variable with the bytes of memory that the content of one file may take."""
+CONFIGURATION_BYTES = 256 * 1024
+"""The most that a configuration may have."""
+
+_SHARE = 1 / 4  # of the free memory
+_SMALL = 32 * 1024**2  # bytes, for which looking at the free memory would take too long
+_UNSUSPICIOUS = 512 * 1024**2  # bytes that any file may become
+_PLAIN = 4  # memory by bytes on disk of what is not compressed, conversions included
+_INFLATION = 256  # the same of compressed images; sparse labels reach 200, bombs 1,000
+_JSON_INFLATION = 12  # the same of outlines and tables; lists of empty lists reach 27
+# Bytes of CPython's objects, by the character that begins or parts them.
+_JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
+_HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB
+_DEEPEST = 64  # lists and mappings in each other
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""First bytes of data that Zstandard compressed."""
+_DOTS = 100  # in a line: parts of a TOML key, for whose number parsing takes quadratic time
+
+_NO_JSON = "cannot be read: it is damaged or not valid JSON; write or copy it again"
+_NO_FILE = "cannot be read: it is no regular file; copy it to one first"
+_SHOWN = 60  # characters of a wrong value
+
+Error = type[PeftSamError]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_budget() -> int:
+    """Return the bytes of memory that the content of one file may take.
+
+    A quarter of the free memory, unless ``NAPARI_PEFTSAM_READ_BYTES`` says otherwise.
+    """
+    chosen = os.environ.get(BUDGET_VARIABLE, "")
+    return int(chosen) if chosen.isdecimal() else int(free_main_memory() * _SHARE)
+
+
+def check_file(path: Path, error: Error = InputFileError) -> None:
+    """Raise `error` if a path is no regular file: a pipe or device may never end."""
+    if not path.exists():
+        raise error(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise error(f"{path} {_NO_FILE}")
+
+
+def check_claim(
+    claimed: float,
+    stored: float,
+    what: object,
+    inflation: float = _INFLATION,
+    error: Error = InputFileError,
+) -> None:
+    """Raise `error` if reading takes more memory than the budget, or than the file can justify.
+
+    Parameters
+    ----------
+    claimed
+        Bytes in memory, by the file's header.
+    stored
+        Bytes on the disk.
+    what
+        The file, for the message.
+    inflation
+        Bytes in memory that one byte on the disk may become where they are many.
+    error
+        Raised.
+    """
+    chosen = os.environ.get(BUDGET_VARIABLE)
+    if claimed <= _SMALL and not chosen:
+        return
+    budget = read_budget()
+    if claimed <= min(budget, max(_UNSUSPICIOUS, inflation * stored)):
+        return
+    if claimed <= _PLAIN * stored and claimed <= free_main_memory():
+        return
+    if claimed <= budget and chosen:
+        return
+    raise error(
+        f"{what}: its {stored / 1e6:,.1f} MB would take {claimed / 1e6:,.0f} MB of memory, which "
+        f"is refused: if the file is right, set {BUDGET_VARIABLE} to more bytes"
+    )
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the disk space of a file or folder; holes take none."""
+    files = (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else (path,)
+    return sum(allocated_bytes(file.stat()) for file in files)
+
+
+def allocated_bytes(found: os.stat_result) -> int:
+    """Return the disk space of a file by its status."""
+    # Blocks have 512 bytes. Windows and some network file systems count none.
+    blocks = getattr(found, "st_blocks", 0)
+    return found.st_size if not blocks else min(found.st_size, 512 * blocks)
+
+
+def check_safetensors(path: Path, error: Error) -> None:
+    """Raise `error` if the header of a safetensors file is too large."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if _HEADER < length <= path.stat().st_size:  # else it is no such file at all
+        raise error(f"{path} describes its tensors in {length / 1e6:,.0f} MB, which is too much")
+
+
+def zstd_bytes(data: bytes) -> int | None:
+    """Return the size that compressed data claims to have, None if it claims none."""
+    if len(data) < 6 or data[:4] != ZSTD:
+        return None
+    flags = data[4]
+    single = bool(flags & 0x20)
+    at = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    length = (int(single), 2, 4, 8)[flags >> 6]
+    offset = 256 if length == 2 else 0  # bytes, by its format
+    return offset + int.from_bytes(data[at : at + length], "little") if length else None
+
+
+def check_zip(path: Path, error: Error = InputFileError) -> list[zipfile.ZipInfo]:
+    """Return the entries of a zip file whose content may be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as broken:
+        raise error(f"{path} cannot be read: it is damaged ({broken}); copy it again") from broken
+    check_claim(sum(each.file_size for each in entries), stored_bytes(path), path, error=error)
+    return entries
+
+
+# --- text ---------------------------------------------------------------------------
+
+
+def read_text(path: Path, most: int = 0, error: Error = InputFileError) -> str:
+    """Return the text of a regular file in UTF-8; with `most`, of at most so many bytes.
+
+    Raises `OSError` and `UnicodeDecodeError` besides `error`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise error(f"{path} {_NO_FILE}")
+    size = path.stat().st_size
+    if size > (most or read_budget()):
+        raise error(f"{path}: has {size / 1e6:,.1f} MB, which is too much for a file of its kind")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def check_json(data: bytes, what: object, error: Error = InputFileError) -> None:
+    """Raise `error` if a JSON text becomes too large."""
+    claimed = len(data) + sum(cost * data.count(sign) for sign, cost in _JSON_COSTS.items())
+    check_claim(claimed, len(data), what, _JSON_INFLATION, error)
+
+
+def parse_json(text: str | bytes, what: object, error: Error = InputFileError) -> Any:
+    """Return the value of a JSON text.
+
+    Parameters
+    ----------
+    text
+        The text.
+    what
+        Where it is from, for the message.
+    error
+        Raised if it is no JSON, nested too deeply, or becomes too large.
+    """
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    check_json(data, what, error)
+    try:
+        return _shallow(json.loads(data))
+    except RecursionError:
+        raise error(f"{what} cannot be read: its lists are nested too deeply") from None
+    except ValueError as broken:
+        raise error(f"{what} {_NO_JSON} ({broken})") from broken
+
+
+def read_json(path: Path, error: Error = InputFileError, most: int = 0) -> Any:
+    """Return the content of a JSON file of at most `most` bytes; see `parse_json`."""
+    try:
+        text = read_text(path, most, error)
+    except OSError as broken:
+        raise error(f"{path}: {broken.strerror or broken}; check the path") from broken
+    except UnicodeDecodeError as broken:
+        raise error(f"{path} {_NO_JSON} ({broken})") from broken
+    return parse_json(text, path, error)
+
+
+def parse_toml(text: str, what: object, error: Error) -> dict[str, Any]:
+    """Return the tables of a TOML text of at most 256 KB; see `parse_json`."""
+    deep = any(line.count(".") > _DOTS for line in text.splitlines())
+    if deep or len(text) > CONFIGURATION_BYTES:
+        raise error(f"{what} is not valid TOML: it is too {'deeply nested' if deep else 'long'}")
+    try:
+        found: dict[str, Any] = _shallow(tomllib.loads(text))
+    except RecursionError:
+        raise error(f"{what} is not valid TOML: lists are nested too deeply") from None
+    except ValueError as broken:
+        raise error(f"{what} is not valid TOML: {broken}") from broken
+    return found
+
+
+def validated(
+    schema: type[Model], content: Any, what: object, error: Error = ConfigurationError
+) -> Model:
+    """Return the content of a configuration as a model; raise `error` with the first problem."""
+    try:
+        return schema.model_validate(content)
+    except ValidationError as broken:
+        first = broken.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        got = f", got {printable(repr(first['input']), _SHOWN)}"
+        problem = {
+            "extra_forbidden": f"unknown key {key!r}, the keys are "
+            f"{', '.join(schema.model_fields)}",
+            "missing": f"needs a {key}",
+            "model_type": f"must be a table{got}",
+            "string_type": f"{key} must be a text that is not empty{got}",
+            "string_too_short": f"{key} must be a text that is not empty{got}",
+            "value_error": first["msg"].removeprefix("Value error, "),
+        }.get(first["type"])
+        other = first["msg"].replace("Input should be", "must be")
+        raise error(f"{what}: {problem or f'{key} {other}{got}'}") from broken
+
+
+def _shallow(content: Any) -> Any:
+    """Return parsed content, or raise `RecursionError`: what walks it would go as deep."""
+    level, depth = [content] if isinstance(content, dict | list) else [], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise RecursionError
+        held = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [inner for each in held for inner in each if isinstance(inner, dict | list)]
+    return content

@@ -1,0 +1,246 @@
+"""Images of strangers: refused in one line, with nothing run and nothing inflated."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from napari_peftsam.errors import InputFileError, PeftSamError
+from napari_peftsam.files import open_image, read_image, read_labels, read_objects
+from napari_peftsam.limits import BUDGET_VARIABLE
+
+VALUES = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+Make = Callable[[Path], Path]
+ZEROS = bytes(10**8)
+GZIP_BOMB = gzip.compress(ZEROS)
+
+
+class _Code:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.canary}",)
+
+
+def zarr2(chunk: bytes = VALUES.tobytes(), **metadata: object) -> Make:
+    def make(folder: Path) -> Path:
+        path = folder / "x.zarr"
+        path.mkdir()
+        content = {
+            "zarr_format": 2, "shape": [64, 64], "chunks": [64, 64], "dtype": "|u1",
+            "compressor": None, "fill_value": 0, "order": "C", "filters": None, **metadata,
+        }  # fmt: skip
+        (path / ".zarray").write_text(json.dumps(content))
+        (path / "0.0").write_bytes(chunk or pickle.dumps(_Code(folder / "canary")))
+        return path
+
+    return make
+
+
+def zarr3(*codecs: object, chunk: bytes = b"") -> Make:
+    def make(folder: Path) -> Path:
+        path = folder / "x.zarr"
+        zarr.create_array(path, data=VALUES, chunks=(64, 64), compressors=None)
+        content = json.loads((path / "zarr.json").read_text())
+        content["codecs"] = list(codecs)
+        (path / "zarr.json").write_text(json.dumps(content))
+        (path / "c/0/0").write_bytes(chunk or pickle.dumps(_Code(folder / "canary")))
+        return path
+
+    return make
+
+
+def pipe_in_zarr(folder: Path) -> Path:
+    path = zarr2()(folder)
+    (path / "0.0").unlink()
+    os.mkfifo(path / "0.0")
+    return path
+
+
+def tiff_of_one_strip(folder: Path) -> Path:
+    path = folder / "x.tif"
+    tifffile.imwrite(path, np.zeros((9000, 9000), np.uint8), compression="zlib", rowsperstrip=9000)
+    return path
+
+
+def tiff_of_many_planes(folder: Path) -> Path:
+    path = folder / "x.ome.tif"
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="P" DimensionOrder="XYZCT" SizeX="64" SizeY="64" SizeC="1" '
+        'SizeZ="1000000000" SizeT="1" Type="uint8"><TiffData/></Pixels></Image></OME>'
+    )
+    tifffile.imwrite(path, VALUES, description=xml, metadata=None)
+    return path
+
+
+def tiff_of_many_tiles(folder: Path) -> Path:
+    path = folder / "x.tif"
+    n = 14_062_500
+    tags = [(256, 4, 1, 60_000), (257, 4, 1, 60_000), (258, 3, 1, 8), (259, 3, 1, 1),
+            (262, 3, 1, 1), (277, 3, 1, 1), (322, 4, 1, 16), (323, 4, 1, 16), (324, 4, n, 300),
+            (325, 4, n, 300)]  # fmt: skip
+    listed = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(head + listed + bytes(4) + b"\1" * 3000)
+    return path
+
+
+def png(width: int, height: int) -> Make:
+    def make(folder: Path) -> Path:
+        def part(kind: bytes, data: bytes) -> bytes:
+            return (
+                struct.pack(">I", len(data))
+                + kind
+                + data
+                + struct.pack(">I", zlib.crc32(kind + data))
+            )
+
+        header = part(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+        rows = part(b"IDAT", zlib.compress(bytes(4 * width + 1) * 10))
+        path = folder / "x.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + part(b"IEND", b""))
+        return path
+
+    return make
+
+
+def postscript(folder: Path) -> Path:
+    path = folder / "x.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n%%EOF\n")
+    return path
+
+
+BYTES = {"name": "bytes"}
+HOSTILE: dict[str, tuple[Make, str]] = {
+    "zarr 2, pickle as filter": (zarr2(b"", filters=[{"id": "pickle"}]), "'pickle'"),
+    "zarr 2, pickle as compressor": (zarr2(b"", compressor={"id": "pickle"}), "'pickle'"),
+    "zarr 2, json as filter": (zarr2(filters=[{"id": "json2"}]), "'json2'"),
+    "zarr 2, objects": (zarr2(b"", dtype="|O", fill_value=None), "."),
+    "zarr 3, pickle": (zarr3({"name": "numcodecs.pickle", "configuration": {}}, BYTES), "."),
+    "zarr 3, unknown codec": (zarr3(BYTES, {"name": "\x1b[31mevil", "configuration": {}}), "."),
+    "zarr 2, gzip bomb": (zarr2(GZIP_BOMB, compressor={"id": "gzip", "level": 1}), "larger"),
+    "zarr 2, zlib bomb": (
+        zarr2(zlib.compress(ZEROS), compressor={"id": "zlib", "level": 1}), "larger",
+    ),
+    "zarr 2, zstd bomb": (
+        zarr2(numcodecs.Zstd().encode(ZEROS), compressor={"id": "zstd", "level": 1}), "larger",
+    ),
+    "zarr 2, blosc bomb": (
+        zarr2(numcodecs.Blosc().encode(ZEROS), compressor={
+            "id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}), "larger",
+    ),
+    "zarr 2, lz4 bomb": (
+        zarr2(numcodecs.LZ4().encode(ZEROS), compressor={"id": "lz4", "acceleration": 1}), "larger",
+    ),
+    "zarr 3, gzip bomb": (
+        zarr3(BYTES, {"name": "gzip", "configuration": {"level": 1}}, chunk=GZIP_BOMB), "larger",
+    ),
+    "zarr of tiny chunks": (zarr2(shape=[9000, 9000], chunks=[1, 1]), "81,000,000 chunks"),
+    "zarr of a huge chunk": (zarr2(shape=[10**6, 10**6], chunks=[10**6, 10**6]), "would take"),
+    "zarr with a pipe": (pipe_in_zarr, "no regular file"),
+    "TIFF of one strip that inflates": (tiff_of_one_strip, "a part of .* would take"),
+    "TIFF of a billion planes": (tiff_of_many_planes, "claims 1,000,000,000 planes"),
+    "TIFF of tiles it does not have": (tiff_of_many_tiles, "14,062,500 parts"),
+    "PNG that inflates": (png(4000, 4000), "would take"),
+    "PNG that is PostScript": (postscript, "cannot be read"),
+    "PNG of more pixels than it can hold": (png(2000, 2000), "too short for 2000 x 2000"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes pipes")
+@pytest.mark.parametrize(("make", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_images_are_refused_before_they_are_decoded(
+    make: Make, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUDGET_VARIABLE, "40000000")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "gs").write_text(f"#!/bin/sh\necho > {tmp_path / 'canary'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    with pytest.raises(PeftSamError, match=message) as caught:
+        read_image(make(tmp_path))
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "canary").exists(), "something was run"
+
+
+ALLOWED: list[Any] = [
+    None, numcodecs.Blosc("zstd"), numcodecs.GZip(1), numcodecs.LZ4(), numcodecs.Zlib(1),
+    numcodecs.Zstd(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("compressor", ALLOWED, ids=lambda c: getattr(c, "codec_id", "none"))
+def test_what_microscopes_write_in_zarr_2_is_read(compressor: Any, tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path / "x.zarr", shape=(64, 64), chunks=(32, 64), dtype=np.uint16, zarr_format=2,
+        compressors=compressor, filters=[numcodecs.Delta("<u2")],
+    )  # fmt: skip
+    array[:] = VALUES
+    np.testing.assert_array_equal(read_image(tmp_path / "x.zarr"), VALUES)
+
+
+@pytest.mark.parametrize("shards", [None, (64, 64)], ids=["chunks", "shards"])
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "blosc"])
+def test_what_microscopes_write_in_zarr_3_is_read(
+    codec: str, shards: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    kinds = {
+        "gzip": zarr.codecs.GzipCodec(), "zstd": zarr.codecs.ZstdCodec(checksum=True),
+        "blosc": zarr.codecs.BloscCodec(),
+    }  # fmt: skip
+    zarr.create_array(
+        tmp_path / "x.zarr", data=VALUES, chunks=(16, 32), shards=shards, compressors=kinds[codec]
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "x.zarr"), VALUES)
+    pickle.loads(pickle.dumps(open_image(tmp_path / "x.zarr").pixels))  # workers get it
+
+
+def test_a_bomb_in_a_shard_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    zarr.create_array(
+        path, data=VALUES, chunks=(64, 64), shards=(64, 64), compressors=zarr.codecs.GzipCodec()
+    )
+    shard = path / "c/0/0"
+    index = struct.pack("<QQ", 0, len(GZIP_BOMB))
+    checksum = struct.pack("<I", numcodecs.checksum32.CRC32C().checksum(index))
+    shard.write_bytes(GZIP_BOMB + index + checksum)
+    with pytest.raises(InputFileError, match="larger than the image says"):
+        read_image(path)
+
+
+OBJECTS = {
+    "x.json": "[" * 100_000,
+    "x.geojson": '{"features": [' + "[]," * 10**6 + "[]]}",
+    "p.zip": "PK",
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_hostile_outlines_are_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUDGET_VARIABLE, "40000000")
+    (tmp_path / name).write_text(OBJECTS[name])
+    with pytest.raises(InputFileError):
+        read_objects(tmp_path / name, (64, 64))
+
+
+def test_labels_that_inflate_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((9000, 9000), np.uint8), compression="zlib")
+    monkeypatch.setenv(BUDGET_VARIABLE, "40000000")
+    with pytest.raises(InputFileError, match="would take"):
+        read_labels(tmp_path / "x.tif")
