@@ -7,6 +7,7 @@ object that was missed lies beside found ones more often than in an empty part o
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from napari_peftsam.document import (
     RejectProposals,
 )
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.projects import file_name
 from napari_peftsam.types import LabelArray, Window
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _SMALLEST, _LARGEST = 64, 1024  # pixels along a tile
 _TILES = 4  # in all for each that is looked at
 BACKGROUND, OBJECT = 1, 2
 """States of a pixel in the map of what is known; 0: unknown."""
+_STATES = [{"label": BACKGROUND, "state": "background"}, {"label": OBJECT, "state": "object"}]
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def count_objects(document: Document) -> Count | None:
         record = document.image(image_id).proposals[number]
         stratum = stratum_of(record.score, audit.edges)
         looked_at[stratum] += 1
-        right[stratum] += record.label > 0 or record.is_there
+        right[stratum] += record.is_object
     known = added = 0
     for each in audit.planes:
         image = document.image(each.plane.image)
@@ -255,8 +258,7 @@ def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
     ConfigurationError
         If not all was looked at.
     """
-    from napari_peftsam.app.export_context import context_of
-    from napari_peftsam.export import export_labels
+    from napari_peftsam.export import ExportContext, export_labels
     from napari_peftsam.files import atomic_path
 
     audit, count = audit_of(document), count_objects(document)
@@ -268,13 +270,12 @@ def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
         labels = np.zeros(image.shape, np.uint8)
         for index in np.ndindex(image.shape[:-2]):
             labels[index] = states(document, PlaneKey(image_id, index))
-        context = context_of(image)
-        known = [{"label": BACKGROUND, "state": "background"}, {"label": OBJECT, "state": "object"}]
-        about = type(context)(
-            "known", context.image_name, records=known, scale=context.scale, units=context.units,
-            axes=context.axes,
-        )  # fmt: skip
-        written.append(export_labels(labels, folder / f"{image.name}.ome.zarr", context=about))
+        name = re.sub(r"[^\w.~-]+", "_", image_id)
+        context = ExportContext.of(
+            image.info.metadata, name="known", image_name=file_name(image), records=_STATES
+        )
+        path = folder / f"{name}-known.ome.zarr"
+        written.append(export_labels(labels, path, context=context))
     path = folder / "count.json"
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(_report(document, audit, count), indent=2) + "\n")
@@ -285,21 +286,21 @@ def _report(document: Document, audit: Audit, count: Count) -> dict[str, Any]:
     def place(plane: PlaneKey) -> dict[str, Any]:
         return {"image": document.image(plane.image).name, "plane": list(plane.index)}
 
-    judged = []
-    for image_id, number in audit.proposals:
-        record = document.image(image_id).proposals[number]
-        judged.append({
-            **place(PlaneKey(image_id, record.index)), "proposal": number, "score": record.score,
-            "stratum": stratum_of(record.score, audit.edges),
-            "is_object": record.label > 0 or record.is_there, "label": record.label,
-        })  # fmt: skip
+    judged = [(image, document.image(image).proposals[number]) for image, number in audit.proposals]
+    proposals = [
+        {
+            **place(PlaneKey(image, each.index)), "proposal": each.number, "score": each.score,
+            "stratum": stratum_of(each.score, audit.edges), "is_object": each.is_object,
+        }
+        for image, each in judged
+    ]  # fmt: skip
     tiles = [
         {**place(each.plane), "window": list(asdict(each.window).values()), "missed": each.seen}
         for each in audit.tiles
     ]
     return {
         "objects": count.objects, **asdict(count), "level": 0.95, "tiles_in_all": audit.of_tiles,
-        "proposals_looked_at": judged, "tiles_looked_at": tiles,
+        "proposals_looked_at": proposals, "tiles_looked_at": tiles,
     }  # fmt: skip
 
 

@@ -335,6 +335,12 @@ def method_options(given: Values) -> tuple[str | None, Values, bool]:
     return method, options, cobot
 
 
+def changed_options(config: type[BaseModel], values: Values) -> list[str]:
+    """Return the names of options that do not have their defaults."""
+    fields = config.model_fields
+    return [name for name, value in values.items() if value != fields[name].default]
+
+
 def configure(config: type[ConfigT], **values: Any) -> ConfigT:
     """Build a configuration; what does not fit becomes a `ConfigurationError` of one line."""
     from pydantic import ValidationError

@@ -30,6 +30,7 @@ from ._options import (
     READING,
     Json,
     Values,
+    changed_options,
     configure,
     grouped,
     options_of,
@@ -116,11 +117,7 @@ def segment(  # noqa: PLR0913
 def automatic_config(prompts: Path | None, values: Values) -> AutomaticConfig:
     """Return the options of a segmentation without prompts; with prompts there are none."""
     config = configure(AutomaticConfig, **values)
-    changed = [
-        name
-        for name, value in values.items()
-        if value != AutomaticConfig.model_fields[name].default
-    ]
+    changed = changed_options(AutomaticConfig, values)
     if prompts is not None and changed:
         raise ConfigurationError(
             f"--{changed[0].replace('_', '-')} is for a segmentation without --prompts: leave one "

@@ -17,6 +17,7 @@ from ._options import (
     SOURCE,
     Json,
     Values,
+    changed_options,
     configure,
     default_model,
     folders_of,
@@ -74,12 +75,12 @@ def evaluate(  # noqa: PLR0913
         labels_are = labels_are or "complete"
         _automatic(folders, project, model, reading, automatic, labels_are, as_json)
         return
-    defaults = AutomaticConfig().model_dump()
-    changed = [name for name, value in automatic.items() if value != defaults[name]]
+    changed = changed_options(AutomaticConfig, automatic)
     if labels_are or changed:
-        name = "labels-are" if labels_are else changed[0].replace("_", "-")
+        name = changed[0] if changed else "labels_are"
         raise ConfigurationError(
-            f"--{name} is for a segmentation without prompts: give --automatic as well"
+            f"--{name.replace('_', '-')} is for a segmentation without prompts: give --automatic "
+            "as well"
         )
     config = configure(EvaluationConfig, **sample)
     with Progress() as progress:

@@ -90,6 +90,11 @@ class ProposalRecord:
         """True until somebody has judged it."""
         return self.iou is None
 
+    @property
+    def is_object(self) -> bool:
+        """True once somebody has found an object in its place."""
+        return self.label > 0 or self.is_there
+
     def as_new_object(self, mask: BoolArray, offset: tuple[int, int]) -> NewObject:
         """Return it as an object to accept."""
         return NewObject(

@@ -325,7 +325,7 @@ class Reviewing:
 
     def _go_on(self) -> None:
         """Show what is to be looked at."""
-        item, layers = self.counting.item, self._layers
+        item, layers, had_focus = self.counting.item, self._layers, self._view.seen.hasFocus()
         if item is not None:
             if item.plane != layers.plane:
                 layers.select_image(layers.layer_of(item.plane.image))
@@ -344,6 +344,8 @@ class Reviewing:
         if item is not None and not item.number:
             self._view.seen.setFocus()
             self._view.seen.selectAll()
+        elif had_focus and (window := self._view.seen.window()) is not None:
+            window.setFocus()  # which hands its keys on to the canvas
 
     def _choose(self, name: str, chosen: bool) -> None:
         self.run.options = replace(self.run.options, **{name: chosen})

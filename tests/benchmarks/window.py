@@ -7,6 +7,11 @@ exported. Every press of a key or of a mouse button counts as one action, a drag
 times from a click to its mask, from the key to the accepted object, and from the key to the next
 image with its embedding in memory, and how late the event loop was in the worst case.
 
+With ``--suggest``, the first image is annotated like that and the model is trained on it; in all
+others suggestions are accepted above the slider, wrong ones deleted (a click on each, one key), and
+what is missing gets boxes. The user moves the slider where that saves actions. A suggestion is
+right if its IoU with any annotated object is one half.
+
 By default the sample images of the package are annotated; ``--images`` and ``--labels`` name
 folders with files of the same names.
 """
@@ -17,7 +22,8 @@ import argparse
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
@@ -31,7 +37,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_peftsam.files import pair_folders
-from napari_peftsam.geometry import iou, object_windows
+from napari_peftsam.geometry import deepest_pixel, iou, object_windows
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import LabelArray, Window
 from napari_peftsam.widgets._panels import panel_dock
@@ -43,6 +49,8 @@ _PATIENCE = 300.0  # s
 _BEAT = 10  # ms
 _STEPS = 4  # moves of the mouse in a drag
 _LEFT, _NONE = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+_CUTS = Qt.KeyboardModifier.AltModifier | Qt.KeyboardModifier.ShiftModifier
+_ADDS = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
 GOALS = {"click to mask": 100.0, "accept": 50.0, "next image": 500.0}
 """Milliseconds that a median may take."""
 
@@ -52,6 +60,8 @@ class Day:
     """What was counted and measured; times in milliseconds."""
 
     actions: int = 0
+    begun: int = 0
+    spent: Counter[str] = field(default_factory=Counter)
     objects: int = 0
     lost: int = 0
     ious: list[float] = field(default_factory=list)
@@ -65,6 +75,7 @@ class Day:
         late = [round(value, 1) for value in sorted(self.stalls)[-3:]]
         return {
             "actions": self.actions, "objects": self.objects,
+            "after_the_first_training": self.actions - self.begun, "spent": dict(self.spent),
             "lost_drags": self.lost,
             "mean_iou": round(float(np.mean(self.ious)), 3) if self.ious else None,
             "median_ms": medians, "worst_ms": worst, "worst_stalls_ms": late,
@@ -93,11 +104,11 @@ class Hands:
         QTest.mouseRelease(self.canvas, _LEFT, _NONE, end)
         QApplication.processEvents()
 
-    def click(self, row: float, col: float) -> None:
+    def click(self, row: float, col: float, modifier: Qt.KeyboardModifier = _NONE) -> None:
         """Click into the image."""
         self.day.actions += 1
         QTest.mouseMove(self.canvas, self._at(row, col))
-        QTest.mouseClick(self.canvas, _LEFT, _NONE, self._at(row, col))
+        QTest.mouseClick(self.canvas, _LEFT, modifier, self._at(row, col))
 
     def press(self, key: Qt.Key, modifier: Qt.KeyboardModifier = _NONE) -> None:
         """Press a key while the canvas has the focus."""
@@ -131,7 +142,13 @@ def wait(condition: Callable[[], Any]) -> None:
 
 
 def annotate(
-    images: Path, truth: Mapping[str, LabelArray], *, objects: int, trainings: int, click: bool
+    images: Path,
+    truth: Mapping[str, LabelArray],
+    *,
+    objects: int,
+    trainings: int,
+    click: bool,
+    suggest: bool = False,
 ) -> Day:
     """Annotate all images of a folder in a real window.
 
@@ -145,6 +162,8 @@ def annotate(
         How often the model is trained, spread over the images.
     click
         Whether the first object of each image is clicked on once more, to measure a click.
+    suggest
+        Whether the model is trained after the first image, and suggests the rest in all others.
     """
     viewer = open_viewer([images], block=False)
     [dock] = (each for each in viewer.window.dock_widgets.values())
@@ -168,9 +187,15 @@ def annotate(
             wait(lambda before=before: dock.layers.plane != before)
             wait(lambda: prompting.state.kind == "ready")
             day.times.setdefault("next image", []).append((perf_counter() - began) * 1e3)
-        if number in at:
+        if number in at and not suggest:
             hands.press(Qt.Key.Key_K)
+        if suggest and number:
+            _review_image(hands, labels, objects=objects)
+            continue
         _annotate_image(hands, labels, objects=objects, click=click)
+        if suggest:
+            hands.press(Qt.Key.Key_K)
+            _suggest_everywhere(hands)
     beat.stop()
     with tempfile.TemporaryDirectory() as folder:
         _export(hands, Path(folder))
@@ -199,10 +224,7 @@ def _annotate_image(hands: Hands, labels: LabelArray, *, objects: int, click: bo
     chosen = sorted(sizes, key=lambda label: -sizes[label])[:objects]
     image = dock.layers.image_id
     assert image is not None
-    for label in chosen:
-        rows, cols = windows[label]
-        hands.drag((rows.start - 1, cols.start - 1, rows.stop, cols.stop))
-    QApplication.processEvents()
+    _drag_boxes(hands, [windows[label] for label in chosen])
     day.lost += len(chosen) - len(document.queue)
     wait(
         lambda: (
@@ -215,15 +237,103 @@ def _annotate_image(hands: Hands, labels: LabelArray, *, objects: int, click: bo
     hands.press(Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
     wait(lambda: len(document.records(image)) > before)
     day.times.setdefault("accept", []).append((perf_counter() - began) * 1e3)
-    found = document.image(image).labels
+    _note_ious(day, document.image(image).labels, labels, chosen)
+    if click:
+        _click(hands)
+
+
+def _drag_boxes(hands: Hands, windows: Sequence[tuple[slice, slice]]) -> None:
+    for rows, cols in windows:
+        hands.drag((rows.start - 1, cols.start - 1, rows.stop, cols.stop))
+    QApplication.processEvents()
+
+
+def _note_ious(day: Day, found: LabelArray, labels: LabelArray, chosen: Sequence[int]) -> None:
+    windows = object_windows(labels)
     for label in chosen:
         window = Window.from_slices(*windows[label])
         truth = labels[window.slices] == label
         numbers, counts = np.unique(found[window.slices][truth], return_counts=True)
         best = int(numbers[counts.argmax()])
         day.ious.append(iou(truth, found == best, window) if best else 0.0)
-    if click:
-        _click(hands)
+
+
+def _suggest_everywhere(hands: Hands) -> None:
+    """Wait for the training, and let the model suggest the rest in all images."""
+    dock, day = hands.dock, hands.day
+    training = dock.view.training.training
+    wait(lambda: training.is_running)
+    wait(lambda: not training.is_running)
+    day.begun = day.actions
+    run = dock.reviewing.run
+    [everywhere] = [a for a in dock.view.review.menu.actions() if a.text() == "In all images"]
+    day.actions += 2  # the menu, and its entry
+    everywhere.trigger()
+    wait(lambda: not run.is_running)
+    hands.press(Qt.Key.Key_W)
+    day.spent["suggest"] += 3
+
+
+def _review_image(hands: Hands, labels: LabelArray, *, objects: int) -> None:
+    """Accept what is suggested, delete what is wrong of it, and prompt what is missing."""
+    day, dock = hands.day, hands.dock
+    document, review = dock.document, dock.reviewing.review
+    image = dock.layers.image_id
+    assert image is not None
+    entry, windows = document.image(image), object_windows(labels)
+    sizes = {label: int((labels[w] == label).sum()) for label, w in windows.items()}
+    chosen = sorted(sizes, key=lambda label: -sizes[label])[:objects]
+    review.follow()
+    right, places = dict[int, int](), dict[int, tuple[int, int]]()
+    for number in review.expected:
+        mask, (row, col) = entry.proposal_mask(number)
+        deep = deepest_pixel(mask)
+        places[number] = deep[0] + row, deep[1] + col
+        under = labels[row : row + mask.shape[0], col : col + mask.shape[1]][mask]
+        label = int(np.bincount(under).argmax())
+        union = int(mask.sum()) + sizes.get(label, 0) - int((under == label).sum())
+        right[number] = label if label and 2 * int((under == label).sum()) >= union else 0
+
+    def spent(threshold: float) -> Counter[str]:
+        shown = [n for n, each in review.expected.items() if each.score >= threshold]
+        wrong = sum(not right[n] for n in shown)
+        missing = len(set(chosen) - {right[n] for n in shown})
+        return Counter(
+            slider=int(threshold != 1 - review.eager), accept=int(bool(shown)),
+            delete=wrong + bool(wrong), boxes=missing + bool(missing),
+        )  # fmt: skip
+
+    scores = [each.score for each in review.expected.values()]
+    wanted = {1 - review.eager, *(round(score - 0.005, 2) for score in scores), 1.0}
+    best = min(sorted(wanted), key=lambda value: spent(value).total())
+    day.spent += spent(best) + Counter(next=1)
+    if best != 1 - review.eager:
+        day.actions += 1  # a drag
+        review.eager = 1 - best
+    shown = list(review.visible)
+    if shown:
+        hands.press(Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+        wait(lambda: not review.visible)
+    wrong = [number for number in shown if not right[number]]
+    for number in wrong:
+        hands.click(*places[number], _ADDS)
+    if wrong:
+        before = len(document.records(image))
+        hands.press(Qt.Key.Key_Delete)
+        wait(lambda: len(document.records(image)) < before)
+        day.lost += len(wrong) - (before - len(document.records(image)))
+    missing = [label for label in chosen if label not in {right[number] for number in shown}]
+    if missing:
+        _drag_boxes(hands, [windows[label] for label in missing])
+        wait(lambda: not dock.prompting.state.is_awaited)
+        wait(lambda: len(dock.prompting.following) + 1 >= len({*document.queue}))
+        hands.press(Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+        wait(lambda: not dock.prompting.state.is_awaited)
+        for _ in range(len(document.queue)):  # what accepted objects cover stays queued
+            day.spent["cut out"] += 1
+            hands.press(Qt.Key.Key_Return, _CUTS)
+            wait(lambda: not dock.prompting.state.is_awaited)
+    _note_ious(day, entry.labels, labels, chosen)
 
 
 def _click(hands: Hands) -> None:
@@ -306,6 +416,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="images of each folder")
     parser.add_argument("--objects", type=int, default=12, help="of each image, the largest")
     parser.add_argument("--trainings", type=int, default=3)
+    parser.add_argument("--suggest", action="store_true", help="after the first image")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -314,8 +425,9 @@ def main() -> None:
         for images, labels in zip(options.images, options.labels, strict=True):
             truth |= _pairs(images, labels, options.count, folder)
         day = annotate(
-            folder, truth, objects=options.objects, trainings=options.trainings, click=True
-        )
+            folder, truth, objects=options.objects, trainings=options.trainings,
+            click=not options.suggest, suggest=options.suggest,
+        )  # fmt: skip
     found = {"images": len(truth), "machine": platform.processor(), **day.summary()}
     print(json.dumps(found, indent=2))
     for name, goal in GOALS.items():
