@@ -131,6 +131,14 @@ class Photographer:
         self.dock.view.table.select(next(iter(self.document.image(plane.image).records)))
         self.shoot("correct")
 
+    def proposals(self) -> None:
+        """What the model proposes beside the accepted objects, by its score; one is looked at."""
+        reviewing = self.dock.reviewing
+        reviewing.run.suggest()
+        wait(lambda: not reviewing.run.is_running)
+        reviewing.review.next()
+        self.shoot("proposals")
+
     def training(self) -> None:
         """The panel while it trains, and what came of it."""
         show_panel(self.dock, "Finetune")
@@ -164,6 +172,7 @@ def main() -> None:
     photographer.one_object(labels)
     photographer.a_queue(labels)
     photographer.corrections()
+    photographer.proposals()
     photographer.training()
     photographer.keys()
     viewer: napari.Viewer = photographer.viewer
