@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickletools
 import stat
+import struct
 import tomllib
 import zipfile
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,6 +36,7 @@ _JSON_INFLATION = 12  # the same of outlines and tables; lists of empty lists re
 # Bytes of CPython's objects, by the character that begins or parts them.
 _JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
 _HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB
+_OPERATIONS = 10**6  # of pickles, each of which may make a list; SAM's have 6,000
 _DEEPEST = 64  # lists and mappings in each other
 ZSTD = b"\x28\xb5\x2f\xfd"
 """First bytes of data that Zstandard compressed."""
@@ -145,6 +149,17 @@ def check_zip(path: Path, error: Error = InputFileError) -> list[zipfile.ZipInfo
     return entries
 
 
+def check_pickles(file: IO[bytes], count: int, what: object, error: Error) -> None:
+    """Raise `error` if the next pickles of a file make too many objects, before any is made."""
+    found = (each for _ in range(count) for each in pickletools.genops(file))
+    try:
+        number = sum(1 for _ in islice(found, _OPERATIONS + 1))
+    except (ValueError, OverflowError, MemoryError, struct.error):
+        return  # damaged, as reading it will tell
+    if number > _OPERATIONS:
+        raise error(f"{what} holds more than {_OPERATIONS:,} plain values: save arrays alone")
+
+
 # --- text ---------------------------------------------------------------------------
 
 
@@ -156,8 +171,12 @@ def read_text(path: Path, most: int = 0, error: Error = InputFileError) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
         raise error(f"{path} {_NO_FILE}")
     size = path.stat().st_size
+    check_claim(2 * size, allocated_bytes(path.stat()), path, error=error)
     if size > (most or read_budget()):
         raise error(f"{path}: has {size / 1e6:,.1f} MB, which is too much for a file of its kind")
+    with path.open("rb") as file:
+        if file.read(1) == b"\0":  # perhaps nothing but a hole, which some file systems count
+            raise error(f"{path} cannot be read: it is damaged or no text; copy it again")
     return path.read_text(encoding="utf-8-sig")
 
 
@@ -167,7 +186,9 @@ def check_json(data: bytes, what: object, error: Error = InputFileError) -> None
     check_claim(claimed, len(data), what, _JSON_INFLATION, error)
 
 
-def parse_json(text: str | bytes, what: object, error: Error = InputFileError) -> Any:
+def parse_json(
+    text: str | bytes, what: object, error: Error = InputFileError, unique: bool = False
+) -> Any:
     """Return the value of a JSON text.
 
     Parameters
@@ -178,15 +199,23 @@ def parse_json(text: str | bytes, what: object, error: Error = InputFileError) -
         Where it is from, for the message.
     error
         Raised if it is no JSON, nested too deeply, or becomes too large.
+    unique
+        Refuse tables that name a key twice, of which other programs may take the other value.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     check_json(data, what, error)
     try:
-        return _shallow(json.loads(data))
+        return _shallow(json.loads(data, object_pairs_hook=_once if unique else None))
     except RecursionError:
         raise error(f"{what} cannot be read: its lists are nested too deeply") from None
     except ValueError as broken:
         raise error(f"{what} {_NO_JSON} ({broken})") from broken
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key is named twice")
+    return found
 
 
 def read_json(path: Path, error: Error = InputFileError, most: int = 0) -> Any:

@@ -94,6 +94,16 @@ def test_holes_of_a_file_are_not_counted(tmp_path: Path) -> None:
     assert limits.stored_bytes(tmp_path) < MB
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows fills holes")
+@pytest.mark.parametrize(("start", "message"), [(b"[", "would take"), (b"", "no text")])
+def test_a_text_of_holes_is_not_read(start: bytes, message: str, tmp_path: Path) -> None:
+    with (tmp_path / "x.json").open("wb") as file:
+        file.write(start)
+        file.truncate(600 * MB)
+    with pytest.raises(InputFileError, match=message):
+        limits.read_json(tmp_path / "x.json")
+
+
 def test_a_zip_file_is_judged_by_what_its_entries_become(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,10 +69,13 @@ def read_centres(
     places = _places(names, len(shape), metadata.names, path)
     found: dict[Index, list[Centre]] = {}
     lines = csv.reader(text.splitlines()[1:], delimiter=separator)
-    for number, line in enumerate(lines, start=2):
-        if any(cell.strip() for cell in line):
-            *index, row, col = _position(line, places, shape, f"{path}: line {number}")
-            found.setdefault(tuple(map(int, index)), []).append((row, col))
+    try:
+        for number, line in enumerate(lines, start=2):
+            if any(cell.strip() for cell in line):
+                *index, row, col = _position(line, places, shape, f"{path}: line {number}")
+                found.setdefault(tuple(map(int, index)), []).append((row, col))
+    except csv.Error as error:
+        raise InputFileError(f"{path}: cannot be read as a table ({error})") from error
     if not found:
         raise InputFileError(f"{path}: holds no centre: give a line for each object")
     return {index: tuple(centres) for index, centres in sorted(found.items())}

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels, flattened
-from napari_peftsam.limits import check_file, check_zip, read_json
+from napari_peftsam.limits import (
+    check_claim,
+    check_file,
+    check_pickles,
+    check_zip,
+    read_json,
+    stored_bytes,
+)
 from napari_peftsam.types import BoolArray, LabelArray
 
 from ._read import image_name, open_labels, read_provenance
@@ -22,6 +30,12 @@ from ._zarr import is_zarr, label_images
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 
 _HIGHEST = 2**31
+_MOST_DRAWN, _MOST_LAYERS = (
+    5 * 10**8,
+    8,
+)  # pixels of all objects, and how often they cover the image
+_QUICK = 10**7  # pixels times corners that are filled in a tenth of a second
+_CROSSING = 64  # bytes of memory where an edge crosses a row of pixels
 _WITH_AREA = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
 Ring = Any  # (N, 2) numbers, as arrays or lists
 # Plane, first pixel, mask, the label that our own export gave the object (0: none), and its class.
@@ -165,7 +179,15 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     They get numbers from 1 on, or where all have one, and no two of a plane the same, their own:
     so the pieces of an object in several planes stay together.
     """
-    every = list(objects)
+    every, drawn, pixels = list[_Found](), 0.0, float(np.prod(shape))
+    for each in objects:
+        every.append(each)
+        drawn += each[2].size
+        if drawn > max(_MOST_DRAWN, _MOST_LAYERS * pixels):
+            raise InputFileError(
+                f"{path}: its objects cover the image many times over, which is refused: keep "
+                "those of one kind, or write them as labels"
+            )
     found = [each for each in every if each[2].size]
     places = {(index, label) for index, _, _, label, _ in found if label}
     sets: dict[str, LabelArray] = {"": np.zeros(shape, np.int32)}
@@ -180,6 +202,8 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
                 "have: choose the image that it was drawn on"
             )
         if category not in sets:
+            size = pixels * np.int32().itemsize
+            check_claim(size * (1 + len(sets)), size, f"the classes in {path}")
             sets[category] = np.zeros(shape, np.int32)
         part = sets[category][index][row : row + mask.shape[0], col : col + mask.shape[1]]
         inside = mask[: part.shape[0], : part.shape[1]]
@@ -208,8 +232,6 @@ def _filled(
 
     Without an area inside the image the mask has no pixels.
     """
-    from skimage.draw import polygon2mask
-
     arrays = [np.asarray(ring, float)[:, :2] for ring in rings if len(ring) > 2]
     nothing = index, (0, 0), np.zeros((0, 0), np.bool_), label, category
     if not arrays:
@@ -226,9 +248,47 @@ def _filled(
         return
     inside = np.zeros((height, width), np.bool_)
     for ring in arrays:
-        part = polygon2mask(inside.shape, (ring - low)[:, ::-1] - 0.5)
+        part = _polygon(inside.shape, *(ring - low - 0.5).T)
         inside = inside | part if together else inside ^ part
     yield index, (int(low[1]), int(low[0])), inside, label, category
+
+
+def _polygon(
+    shape: tuple[int, int], cols: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]
+) -> BoolArray:
+    """Return the pixels whose centres a ring encloses or meets."""
+    from skimage.draw import polygon
+
+    if shape[0] * shape[1] * len(rows) < _QUICK:
+        inside = np.zeros(shape, np.bool_)
+        inside[polygon(rows, cols, shape)] = True
+        return inside
+    # skimage's time is area times corners; this takes area plus the rows that edges cross.
+    others, right = np.roll(rows, -1), np.roll(cols, -1)
+    first = np.clip(np.ceil(np.minimum(rows, others)), 0, shape[0]).astype(int)
+    beyond = np.clip(np.ceil(np.maximum(rows, others)), 0, shape[0]).astype(int)
+    count = beyond - first
+    check_claim(_CROSSING * float(count.sum()), rows.nbytes, "an outline")
+    edge = np.repeat(np.arange(len(rows)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
+    rise = (row - rows[edge]) * (right - cols)[edge] / (others - rows)[edge]
+    order = np.lexsort((cols[edge] + rise, row))
+    row, x = row[order], (cols[edge] + rise)[order]
+    # Of each two crossings of a row, one enters and one leaves. Edges along a row, and corners
+    # below which there is nothing, cross none.
+    lie = (rows == np.rint(rows)) & (rows >= 0) & (rows < shape[0])
+    flat = lie & (rows == others)
+    starts = [x[::2], cols[lie], np.minimum(cols, right)[flat]]
+    ends = [x[1::2], cols[lie], np.maximum(cols, right)[flat]]
+    at = np.concatenate([row[::2], rows[lie].astype(int), rows[flat].astype(int)])
+    change = np.zeros((shape[0], shape[1] + 1), np.int32)
+    np.add.at(change, (at, _columns(np.ceil(np.concatenate(starts)), shape[1])), 1)
+    np.add.at(change, (at, _columns(np.floor(np.concatenate(ends)) + 1, shape[1])), -1)
+    return np.asarray(np.cumsum(change, 1, out=change)[:, :-1] > 0)
+
+
+def _columns(places: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.intp]:
+    return np.clip(places, 0, width).astype(np.intp)
 
 
 def _label_in(name: object) -> int:
@@ -275,10 +335,16 @@ def _read_coco(content: Any, path: Path, image: _Image) -> LabelFile:
                 category = str(each.get("category") or "")
             if isinstance(shaped, dict):
                 height, width = shaped["size"]
+                if (height, width) != shape[-2:]:
+                    raise LabelError(
+                        f"{path}: a mask has {height} x {width} pixels, not the image's"
+                    )
                 runs = shaped
                 if isinstance(shaped["counts"], list):
                     runs = mask.frPyObjects(shaped, height, width)
-                yield index, (0, 0), mask.decode(runs).astype(bool), label, category
+                col, row, wide, high = mask.toBbox(runs).astype(int)
+                inside = mask.decode(runs)[row : row + high, col : col + wide].astype(bool)
+                yield index, (row, col), inside, label, category
             else:
                 rings = [np.reshape(ring, (-1, 2)) for ring in shaped]
                 yield from _filled(index, rings, shape, label, category, together=True)
@@ -377,6 +443,10 @@ def _read_cellpose(path: Path, image: _Image) -> LabelFile:
         header = form.read_array_header_1_0(file) if first else form.read_array_header_2_0(file)
         if header[2] != np.dtype(object):
             raise InputFileError(f"{path}: holds a plain array, which Cellpose does not write")
+        check_claim(path.stat().st_size, stored_bytes(path), path)
+        start = file.tell()
+        check_pickles(file, 1, path, InputFileError)
+        file.seek(start)
         content = _PlainUnpickler(file).load()
     content = content.item() if isinstance(content, np.ndarray) else content
     if not (isinstance(content, dict) and "masks" in content):

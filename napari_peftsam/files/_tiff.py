@@ -55,6 +55,7 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
         _check_complete(tiff, path)
         _check_planes(tiff, path)
         number, series = _choose(tiff, path, options)
+        _tell_doubts(tiff, series, path)
         if labels and series.keyframe.compression in _LOSSY:
             raise LabelError(
                 f"{path}: JPEG compression changes label numbers: save the labels without loss"
@@ -116,6 +117,16 @@ def _check_planes(tiff: tifffile.TiffFile, path: Path) -> None:
         planes = prod(int(pixels.get(f"Size{letter}", 1)) for letter in "ZCT")
         if planes > _MOST_PLANES:
             raise InputFileError(f"{path}: claims {planes:,} planes, which no image has")
+
+
+def _tell_doubts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Warn where a description is no XML, or of more than there is: the pixels may be right."""
+    claimed = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
+    planes = series.size // max(series.keyframe.size, 1)
+    if isinstance(claimed, int) and claimed > planes:
+        _log.warning("%s: says that it holds %s images, but holds %d", path, f"{claimed:,}", planes)
+    if tiff.is_ome and not len(_ome(tiff)):
+        _log.warning("%s: its OME metadata cannot be read and is left out", path)
 
 
 def _check_segments(series: tifffile.TiffPageSeries, path: Path) -> int:

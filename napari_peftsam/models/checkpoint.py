@@ -26,7 +26,14 @@ from torch import Tensor
 
 from napari_peftsam.errors import CheckpointError, ConfigurationError
 from napari_peftsam.geometry import sizes
-from napari_peftsam.limits import check_file, check_safetensors, check_zip
+from napari_peftsam.limits import (
+    check_claim,
+    check_file,
+    check_pickles,
+    check_safetensors,
+    check_zip,
+    stored_bytes,
+)
 from napari_peftsam.models.entry import ModelEntry
 
 __all__ = ["decoder_state_dict", "read_state_dict"]
@@ -39,9 +46,10 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 # What torch raises for files that are no checkpoints depends on their first bytes.
 _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-    OverflowError, MemoryError, struct.error, SafetensorError,
+    OverflowError, MemoryError, struct.error, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
 _LARGEST_PICKLE = 8 * 1024**2  # bytes; SAM's have 100 KB, and a byte may become a list
+_OLD_PICKLES = 5  # before the values, in the older format
 
 # torch's list of what a file may name belongs to the whole process: names that another
 # thread has just allowed would be missing among ours, and gone when we load.
@@ -140,9 +148,12 @@ def _read(path: Path) -> object:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise `CheckpointError` if a zip file of torch's present format becomes larger than it is."""
-    if not zipfile.is_zipfile(path):
-        return  # of the older format, or damaged
+    """Raise `CheckpointError` if a file becomes larger than it is, or makes too many objects."""
+    if not zipfile.is_zipfile(path):  # of the older format, or damaged
+        check_claim(path.stat().st_size, stored_bytes(path), path, error=CheckpointError)
+        with path.open("rb") as file:
+            check_pickles(file, _OLD_PICKLES, path, CheckpointError)
+        return
     for entry in check_zip(path, CheckpointError):
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(
@@ -154,6 +165,9 @@ def _check_archive(path: Path) -> None:
                 f"{path} describes its tensors in {entry.file_size / 1e6:,.0f} MB, which is too "
                 "much: save its state dict alone, with the program it comes from"
             )
+        if entry.filename.endswith(".pkl"):
+            with zipfile.ZipFile(path) as archive, archive.open(entry) as part:
+                check_pickles(part, 1, path, CheckpointError)
 
 
 def _load(path: Path) -> object:

@@ -43,6 +43,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 METADATA_KEY = "napari_peftsam"
+_LONGEST = 8 * 1024**2  # characters of a description; a million objects trained on take most
 _NAMING = ("trained_on", "imported_from", "leave_out", "check_on")
 _SIZES = ("rank", "bottleneck", "decoder_lora_rank")
 _WHOLE = (torch.int32, torch.int64)
@@ -326,12 +327,15 @@ def describe_adapter(adapter: Adapter) -> str:
         "metrics": dict(adapter.metrics),
     }
     try:
-        return json.dumps(header)
+        text = json.dumps(header)
     except TypeError as error:
         raise ConfigurationError(
             f"the adapter's provenance or metrics cannot be written as JSON ({error}): "
             "use text, numbers, lists and mappings only"
         ) from error
+    if len(text) > _LONGEST and adapter.provenance.keys() & set(_NAMING):
+        return describe_adapter(adapter.anonymous())  # else it could not be read
+    return text
 
 
 def load_adapter(path: str | Path) -> Adapter:
@@ -381,8 +385,13 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Adapter:
     """Return the adapter of a description by `describe_adapter` and its tensors."""
+    if len(text) > _LONGEST:
+        raise AdapterMismatchError(
+            f"{path} describes itself in {len(text) / 1e6:,.0f} MB, which is too much"
+        )
+    what = f"the description inside {path}"
     try:
-        content = parse_json(text, f"the description inside {path}", AdapterMismatchError)
+        content = parse_json(text, what, AdapterMismatchError, unique=True)
         version = content["format_version"]
         if version == FORMAT_VERSION:
             header = _Header.model_validate(content)
@@ -393,9 +402,8 @@ def assemble_adapter(path: Path, text: str, tensors: Mapping[str, Tensor]) -> Ad
             "update napari-peftsam"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        what = _first_line(error)
         raise AdapterMismatchError(
-            f"the description inside {path} is damaged ({what}): copy or download it again"
+            f"{what} is damaged ({_first_line(error)}): copy or download it again"
         ) from error
     if version != FORMAT_VERSION:
         raise AdapterMismatchError(

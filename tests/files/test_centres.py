@@ -40,6 +40,9 @@ def test_centres(text: str, shape: tuple[int, ...], expected: dict, tmp_path: Pa
 
 BAD = {
     "no columns": ("3,4\n5,6\n", PLANE, InputFileError, "has no columns row and col"),
+    "a cell without end": (
+        "row,col\n3," + "4" * 200_000, PLANE, InputFileError, "cannot be read as a table",
+    ),
     "no plane": ("row,col\n3,4\n", STACK, InputFileError, "has no column z"),
     "no number": (
         "row,col\n3,4\n5,x\n",
@@ -59,7 +62,7 @@ BAD = {
     "a plane without planes": ("z,row,col\n1,2,3\n", PLANE, InputFileError, "has 2 axes"),
     "after the last plane": ("z,row,col\n4.5,2,3\n", STACK, PromptError, "line 2 lies outside"),
     "nothing": ("row,col\n", PLANE, InputFileError, "holds no centre"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "shape", "error", "match"), BAD.values(), ids=BAD.keys())

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from skimage.draw import polygon2mask
 
 from napari_peftsam.errors import InputFileError, PeftSamError
 from napari_peftsam.files import open_image, read_image, read_labels, read_objects
@@ -125,6 +126,21 @@ def postscript(folder: Path) -> Path:
     return path
 
 
+DOUBTFUL = {
+    "entities": ("x.ome.tif", '<!DOCTYPE a [<!ENTITY b "&c;">]><OME>&b;</OME>', "OME metadata"),
+    "too many planes": ("x.tif", "ImageJ=1.54f\nimages=100000000\n", "100,000,000 images, but h"),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "message"), DOUBTFUL.values(), ids=DOUBTFUL.keys())
+def test_doubtful_descriptions_are_told_and_pixels_read(
+    name: str, text: str, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tifffile.imwrite(tmp_path / name, VALUES, description=text, metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / name), VALUES)
+    assert message in caplog.text
+
+
 BYTES = {"name": "bytes"}
 HOSTILE: dict[str, tuple[Make, str]] = {
     "zarr 2, pickle as filter": (zarr2(b"", filters=[{"id": "pickle"}]), "'pickle'"),
@@ -220,6 +236,65 @@ def test_a_bomb_in_a_shard_is_found(tmp_path: Path) -> None:
     shard.write_bytes(GZIP_BOMB + index + checksum)
     with pytest.raises(InputFileError, match="larger than the image says"):
         read_image(path)
+
+
+def outline(*corners: tuple[int, int], **properties: object) -> dict[str, object]:
+    geometry = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
+    return {"type": "Feature", "properties": properties, "geometry": geometry}
+
+
+def coco(*masks: tuple[list[int], list[int]]) -> dict[str, object]:
+    found = [{"image_id": 1, "segmentation": {"size": s, "counts": c}} for s, c in masks]
+    return {"images": [{"id": 1, "file_name": "x"}], "annotations": found}
+
+
+ALL = ((0, 0), (0, 2000), (2000, 2000), (2000, 0))
+ZIGZAG = [(x, 2000 * (x % 2)) for x in range(5000)]
+COSTLY: dict[str, tuple[object, str, str]] = {
+    "the same outline again and again": ([outline(*ALL)] * 200, "x.geojson", "many times over"),
+    "the same mask again and again": (
+        coco(*[([2000, 2000], [0, 4_000_000])] * 200), "x.json", "many times over",
+    ),
+    "a mask that is larger than the image": (
+        coco(([60_000, 60_000], [0, 3_600_000_000])), "x.json", "60000 x 60000 pixels, not",
+    ),
+    "an outline up and down": ([outline(*ZIGZAG)], "x.geojson", "an outline: .* would take"),
+    "a class for each object": (
+        [outline((0, 0), (0, 9), (9, 9), classification=f"c{n}") for n in range(200)],
+        "x.geojson", "the classes in .* would take",
+    ),
+    "lists in place of masks": (
+        b"]" * 1_000_001, "x_seg.npy", "more than 1,000,000 plain values",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "name", "message"), COSTLY.values(), ids=COSTLY.keys())
+def test_objects_that_take_much_more_than_their_image_are_refused(
+    content: object, name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BUDGET_VARIABLE, "500000000")
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"shape": (), "fortran_order": False, "descr": "|O"}
+            )
+            file.write(content)
+    else:
+        path.write_text(json.dumps(content))
+    with pytest.raises(PeftSamError, match=message):
+        read_objects(path, (2000, 2000), "x")
+
+
+def test_outlines_of_many_corners_are_filled_as_those_of_few(tmp_path: Path) -> None:
+    around = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    radii = 150 + 40 * np.sin(9 * around)
+    corners = 200 + np.stack([radii * np.cos(around), radii * np.sin(around)], 1)
+    (tmp_path / "x.geojson").write_text(json.dumps([outline(*corners.tolist())]))
+    filled = read_objects(tmp_path / "x.geojson", (400, 400)).labels
+    expected = polygon2mask((400, 400), corners[:, ::-1] - 0.5)
+    np.testing.assert_array_equal(filled, expected)
 
 
 OBJECTS = {

@@ -604,7 +604,13 @@ def test_safetensors_in_half_precision_are_loaded_as_float(tmp_path: Path) -> No
 ZIPS = {
     "compressed parts": (zipfile.ZIP_DEFLATED, b""),
     "a large pickle": (zipfile.ZIP_STORED, bytes(9 * 1024**2)),
+    "many lists": (zipfile.ZIP_STORED, b"]" * 1_000_001),
     "a long text": (zipfile.ZIP_STORED, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"a."),
+}
+PLAIN = {
+    "empty": b"",
+    "garbage": b"not a checkpoint at all",
+    "many lists in the older format": 3 * pickle.dumps(1) + b"]" * 1_000_001,
 }
 
 
@@ -614,13 +620,14 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         torch.save({"state": _Evil()}, path)
     elif kind == "plain pickle":
         path.write_bytes(pickle.dumps(_Evil(), protocol=2))
-    elif kind == "garbage":
-        path.write_bytes(b"not a checkpoint at all")
-    elif kind == "empty":
-        path.write_bytes(b"")
+    elif kind in PLAIN:
+        path.write_bytes(PLAIN[kind])
     elif kind == "truncated":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "a damaged part":
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes().replace(b"image_encoder", b"image_Encoder", 1))
     elif kind == "another network":
         torch.save(torch.nn.Linear(3, 3).state_dict(), path)
     elif kind == "unknown width":
@@ -646,6 +653,7 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         ("plain pickle", "could run code|not a readable checkpoint"),
         ("garbage", "not a readable checkpoint|could run code"),
         ("empty", "not a readable checkpoint"),
+        ("a damaged part", "it is damaged"),
         ("truncated", "not a readable checkpoint"),
         ("another network", "no SAM image encoder"),
         ("nothing in it", "holds no tensors"),
@@ -655,6 +663,8 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         ("escapes", r"unexpected.*\\x1b\]0;owned\\x07"),
         ("compressed parts", "has compressed parts"),
         ("a large pickle", "describes its tensors in 9 MB"),
+        ("many lists", "more than 1,000,000 plain values"),
+        ("many lists in the older format", "more than 1,000,000 plain values"),
         ("a long text", "not a readable checkpoint|could run code"),
         ("a list", "not a state dict"),
     ],

@@ -139,10 +139,14 @@ def test_unknown_keys_in_the_description_are_allowed(path, adapter) -> None:
     assert load_adapter(path).digest == adapter.digest
 
 
-def nested(path):
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"napari_peftsam": '{"a":' + "[" * 100_000})
+def described(change):
+    def spoil(path):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            text = change(file.metadata()["napari_peftsam"])
+        save_file(tensors, path, metadata={"napari_peftsam": text})
+
+    return spoil
 
 
 def holding(name, change):
@@ -164,7 +168,12 @@ def asking_for(rank):
 
 
 HOSTILE = {
-    "nested": (nested, "nested too deeply"),
+    "nested": (described(lambda _: '{"a":' + "[" * 100_000), "nested too deeply"),
+    "a long description": (described(lambda text: text + " " * 10**7), "10 MB, which is too much"),
+    "two values of an option": (
+        described(lambda text: text.replace('"config": {', '"config": {"method": "lora", ')),
+        "a key is named twice",
+    ),
     "not a number": (holding("encoder.cobot_hub.C", lambda t: t * float("nan")), "finite numbers"),
     "infinite": (holding("encoder.cobot_hub.C", lambda t: t / 0), "finite numbers"),
     "integers": (holding("encoder.cobot_hub.C", lambda t: t.int()), "finite numbers"),
@@ -178,6 +187,12 @@ def test_hostile_adapters_are_refused_before_a_model_is_changed(path, spoil, mes
     spoil(path)
     with pytest.raises(AdapterMismatchError, match=message):
         load_adapter(path)
+
+
+def test_more_names_than_can_be_read_are_left_out(adapter, path) -> None:
+    many = {"trained_on": {"cells": list(range(1_200_000))}, "steps": 3}
+    save_adapter(dataclasses.replace(adapter, provenance=many), path)
+    assert load_adapter(path).provenance == {"steps": 3}
 
 
 def test_names_of_images_can_be_left_out(adapter, tmp_path) -> None:
