@@ -32,7 +32,7 @@ _SMALL = 32 * 1024**2  # bytes, for which looking at the free memory would take 
 _UNSUSPICIOUS = 512 * 1024**2  # bytes that any file may become
 _PLAIN = 4  # memory by bytes on disk of what is not compressed, conversions included
 _INFLATION = 256  # the same of compressed images; sparse labels reach 200, bombs 1,000
-_JSON_INFLATION = 12  # the same of outlines and tables; lists of empty lists reach 27
+_JSON_INFLATION = 16  # the same of outlines and tables; lists of empty lists reach 27
 # Bytes of CPython's objects, by the character that begins or parts them.
 _JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
 _HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.automatic import ProposalScorer
 
 _LOST = {
-    "overlapped": "overlap others", "too_small": "are too small", "cut": "are cut by tiles",
-    "below": f"are below {LOWEST:g}", "left_out": "were too many",
+    "overlapped": "on others", "too_small": "too small", "cut": "cut by tiles",
+    "below": f"below {LOWEST:g}", "left_out": "too many",
 }  # fmt: skip
 _COARSE = (
     " from a coarse grid of clicks, as the model has no head for it yet. Accept 5 objects and "

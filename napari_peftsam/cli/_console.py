@@ -54,10 +54,25 @@ class _OneLine(logging.Formatter):
         return printable(super().format(record), _LINE)
 
 
+class _Once(logging.Filter):
+    """Lets each text through once: a command may open a file several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._shown
+        self._shown.add(text)
+        return is_new
+
+
 def quiet_libraries() -> None:
-    """Let each warning of ours be one safe line, and show none that libraries mean for coders."""
+    """Let each warning of ours be one safe line, once, and show none meant for coders."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
+        logging.lastResort.filters[:] = [_Once()]
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
