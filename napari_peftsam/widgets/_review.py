@@ -176,6 +176,8 @@ class Reviewing:
         self.ask_number, self.ask_folder = ask_number, ask_folder
         self._later = timer(None, 0)
         self._later.timeout.connect(self._draw)
+        self._soon = timer(None, 0)
+        self._soon.timeout.connect(self._prepare)
         self._was = 0  # the current proposal that was shown last
         view.count.clicked.connect(lambda _: self._layers.attempt(self._count_or_stop))
         view.save.clicked.connect(lambda _: self._layers.attempt(self._save))
@@ -241,7 +243,7 @@ class Reviewing:
 
     def release(self) -> None:
         """Stop, and listen no more."""
-        stop_timers(self._later)
+        stop_timers(self._later, self._soon)
         self._layers.tools.find_proposal = lambda *_: 0
         self.run.release()
         self.counting.release()
@@ -380,6 +382,14 @@ class Reviewing:
 
     def _show_run(self) -> None:
         self._view.show(self.run, self.review, self.counting)
+        layers = self._layers.tools.layers
+        if self.run.is_running and layers is not None and layers.proposals.layer is None:
+            self._soon.start()
+
+    def _prepare(self) -> None:
+        """Add the layer of proposals, which takes a moment, while they are looked for."""
+        if (layers := self._layers.tools.layers) is not None:
+            layers.proposals.need()
 
     def _draw_soon(self) -> None:
         self._later.start()

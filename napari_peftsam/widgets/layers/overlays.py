@@ -42,6 +42,13 @@ def spare_tools(layer: Labels) -> None:
     layer.events.mode.connect(take)
 
 
+def put(layer: Layer, units: Sequence[Any] | None, affine: Any) -> None:
+    """Put a layer where an image plane is, unless it is there: napari draws it anew each time."""
+    layer.units = units
+    if not np.array_equal(layer.affine.affine_matrix, np.eye(3) if affine is None else affine):
+        layer.affine = affine
+
+
 class Overlay:
     """Numbers over a part of the shown plane.
 
@@ -87,8 +94,7 @@ class Overlay:
         """Lie where an image plane is, in the units of its rows and columns."""
         self._place = {"units": units, "affine": affine}
         if self.layer is not None:
-            self.layer.units = units
-            self.layer.affine = affine
+            put(self.layer, units, affine)
 
     def need(self) -> Labels:
         """Return the layer, which is added if there is none."""
