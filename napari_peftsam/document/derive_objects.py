@@ -110,7 +110,7 @@ def _new_in_set(  # `number` is the first free label
     # An object that was deleted since it was reopened is a new one.
     own = np.array([each.label if each.label in image.records else 0 for each in objects], np.int64)
     where = np.concatenate(pieces)
-    owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    owner: Integers = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     gone = np.array([], int)
     if overlap == "replace":
         gone = _replaced(present, present[plane.index], pieces)

@@ -382,14 +382,17 @@ class Reviewing:
 
     def _show_run(self) -> None:
         self._view.show(self.run, self.review, self.counting)
-        layers = self._layers.tools.layers
-        if self.run.is_running and layers is not None and layers.proposals.layer is None:
+        if self.run.is_running:
             self._soon.start()
 
     def _prepare(self) -> None:
-        """Add the layer of proposals, which takes a moment, while they are looked for."""
-        if (layers := self._layers.tools.layers) is not None:
-            layers.proposals.need()
+        """Add the layers of a review, which takes a moment, before it begins: one at a time."""
+        layers = self._layers.tools.layers
+        overlays = () if layers is None else (layers.proposals, layers.background)
+        missing = next((each for each in overlays if each.layer is None), None)
+        if missing is not None:
+            missing.need()
+            self._soon.start()
 
     def _draw_soon(self) -> None:
         self._later.start()
