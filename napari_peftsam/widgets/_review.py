@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
 _FRAME = 2  # pixels of the frame around a tile
 _NUMBER = 44  # pixels of a line for four digits
+_PREPARE_MS = 50  # the button shows first that a run has begun
 _TIPS = {
     "accept": ("✓", "Make the proposal an object"),
     "nothing_here": ("∅", "Nothing is here: the place is background from now on"),
@@ -176,7 +177,7 @@ class Reviewing:
         self.ask_number, self.ask_folder = ask_number, ask_folder
         self._later = timer(None, 0)
         self._later.timeout.connect(self._draw)
-        self._soon = timer(None, 0)
+        self._soon = timer(None, _PREPARE_MS)
         self._soon.timeout.connect(self._prepare)
         self._was = 0  # the current proposal that was shown last
         view.count.clicked.connect(lambda _: self._layers.attempt(self._count_or_stop))
