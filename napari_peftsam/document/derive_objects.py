@@ -15,7 +15,7 @@ from napari_peftsam.document.derive_proposals import judged, judged_by, revoked
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
 from napari_peftsam.document.records import class_of, label_set_of
-from napari_peftsam.document.regions import Integers
+from napari_peftsam.document.regions import Integers, first_of
 from napari_peftsam.errors import LabelError, PromptError
 from napari_peftsam.types import LabelArray
 
@@ -110,7 +110,7 @@ def _new_in_set(  # `number` is the first free label
     # An object that was deleted since it was reopened is a new one.
     own = np.array([each.label if each.label in image.records else 0 for each in objects], np.int64)
     where = np.concatenate(pieces)
-    owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    owner: Integers = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     gone = np.array([], int)
     if overlap == "replace":
         gone = _replaced(present, present[plane.index], pieces)
@@ -120,8 +120,7 @@ def _new_in_set(  # `number` is the first free label
         before = np.take(present, where)
         is_free = (before == 0) | np.isin(before, gone) | (before == own[owner])
         where, owner = where[is_free], owner[is_free]
-    where, first = np.unique(where, return_index=True)
-    owner = owner[first]
+    where, owner = first_of(where, owner)
     has_pixels = np.bincount(owner, minlength=len(pieces)) > 0
     if not has_pixels.any():
         return (), (0,) * len(objects)

@@ -46,7 +46,9 @@ def _suggest(action: act.Suggest, state: State) -> Derived:
         return Derived()
     whole = reduce(or_, windows) & Window(0, 0, *image.plane_shape)
     before = image.plane_labels(plane, PROPOSALS)[whole.slices]
-    after = np.where(np.isin(before, list(replaced)), 0, before)
+    after = before.copy()
+    if replaced:
+        after[np.isin(before, list(replaced))] = 0
     objects = image.plane_labels(plane, label_set_of(state.category))[whole.slices]
     records: dict[int, ProposalRecord | None] = dict.fromkeys(replaced)
     found = 0

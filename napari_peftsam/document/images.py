@@ -312,9 +312,11 @@ class DocumentImage:
         self, plane: PlaneKey, mask: BoolArray, offset: tuple[int, int] = (0, 0)
     ) -> Integers:
         """Return the flat positions, ascending, of a mask ``(h, w)`` that begins at `offset`."""
-        rows, cols = np.nonzero(mask)
-        width = self.plane_shape[1]
-        return self.first_position(plane) + (rows + offset[0]) * width + cols + offset[1]
+        inside, width = np.flatnonzero(mask), self.plane_shape[1]
+        beside = width - mask.shape[1]
+        if beside:
+            inside += inside // mask.shape[1] * beside
+        return inside + (self.first_position(plane) + offset[0] * width + offset[1])
 
     def region(self, label: int) -> Region:
         """Return a region that holds all pixels of `label` (an empty one if it has none)."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_peftsam.document.records import Index
 
-__all__ = ["Integers", "LabelIndex", "Region", "regions_of", "tally", "union"]
+__all__ = ["Integers", "LabelIndex", "Region", "first_of", "regions_of", "tally", "union"]
 
 Region = tuple[slice, ...]
 """One slice with explicit start and stop per axis of a label array."""
@@ -113,7 +113,8 @@ class LabelIndex:
         self, where: Integers, old: int | Integers, new: int | Integers
     ) -> dict[int, dict[int, int]]:
         result: dict[int, dict[int, int]] = {}
-        planes = where // (self._shape[-2] * self._shape[-1])
+        is_flat, size = len(self._shape) == 2, self._shape[-2] * self._shape[-1]
+        planes = np.broadcast_to(0, where.shape) if is_flat else where // size
         for values, sign in ((old, -1), (new, 1)):
             for label, number, count in tally(planes, values):
                 counts = result.setdefault(label, dict(self._counts.get(label, {})))
@@ -138,12 +139,33 @@ def tally(places: Integers, values: int | Integers) -> Iterator[tuple[int, int, 
     breaks[1:] = (places[1:] != places[:-1]) | (values[1:] != values[:-1])
     first = np.flatnonzero(breaks)
     lengths = np.diff(first, append=len(places))
-    pairs, owner = np.unique(
-        np.stack([values[first].astype(np.int64), places[first].astype(np.int64)]),
-        axis=1,
-        return_inverse=True,
-    )
-    counts = np.bincount(owner.reshape(-1), lengths).astype(np.int64)
+    pairs = np.stack([values[first].astype(np.int64), places[first].astype(np.int64)])
+    order = np.lexsort(pairs[::-1])  # a tenth of the time of `numpy.unique` with an axis
+    pairs, lengths = pairs[:, order], lengths[order]
+    is_new = np.ones(len(order), np.bool_)
+    is_new[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
+    begins = np.flatnonzero(is_new)
+    pairs = pairs[:, begins]
+    counts = np.add.reduceat(lengths, begins) if len(begins) else lengths
     for label, number, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
         if label:
             yield label, number, count
+
+
+def first_of(where: Integers, owner: Integers) -> tuple[Integers, Integers]:
+    """Return positions once each, ascending, and the first owner of each.
+
+    Parameters
+    ----------
+    where, owner
+        ``(N,)`` flat positions, and numbers from 0.
+    """
+    low = int(where.min(initial=np.iinfo(np.int64).max))
+    span = int(where.max(initial=low)) - low + 1
+    if span > 8 * len(where):  # else a map of them is sooner made than sorted
+        found, first = np.unique(where, return_index=True)
+        return found, owner[first]
+    owners = np.full(span, -1, np.int32)
+    owners[where[::-1] - low] = owner[::-1]
+    inside = np.flatnonzero(owners >= 0)
+    return inside + low, owners[inside]

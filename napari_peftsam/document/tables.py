@@ -120,11 +120,19 @@ def tiles_at(
     rows, cols = -(-height // _SIDE), -(-width // _SIDE)
     numbers: set[int] = set()
     for positions in where:
-        plane, inside = np.divmod(positions, height * width)
-        row, col = np.divmod(inside, width)
-        found = (plane * rows + row // _SIDE) * cols + col // _SIDE
-        changes = np.flatnonzero(found[1:] != found[:-1]) + 1
-        numbers |= {int(found[0]), *found[changes].tolist()}
+        # Of runs of neighbours, line by line: far fewer than pixels.
+        last = np.flatnonzero(np.append(positions[1:] != positions[:-1] + 1, True))
+        first = np.append(0, last[:-1] + 1)
+        start, stop = positions[first], positions[last]
+        lines = stop // width - start // width + 1
+        run = np.repeat(np.arange(len(lines)), lines)
+        line = (start // width)[run] + np.arange(len(run)) - (np.cumsum(lines) - lines)[run]
+        plane, row = np.divmod(line, height)
+        left = np.maximum(start[run] - line * width, 0) // _SIDE
+        right = np.minimum(stop[run] - line * width, width - 1) // _SIDE
+        leftmost = (plane * rows + row // _SIDE) * cols
+        for step in range(int((right - left).max()) + 1):
+            numbers.update(np.unique(leftmost + np.minimum(left + step, right)).tolist())
     for number in sorted(numbers):
         rest, col_number = divmod(number, cols)
         plane_number, row_number = divmod(rest, rows)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
 _FRAME = 2  # pixels of the frame around a tile
 _NUMBER = 44  # pixels of a line for four digits
+_PREPARE_MS = 50  # the button shows first that a run has begun
 _TIPS = {
     "accept": ("✓", "Make the proposal an object"),
     "nothing_here": ("∅", "Nothing is here: the place is background from now on"),
@@ -176,6 +177,8 @@ class Reviewing:
         self.ask_number, self.ask_folder = ask_number, ask_folder
         self._later = timer(None, 0)
         self._later.timeout.connect(self._draw)
+        self._soon = timer(None, _PREPARE_MS)
+        self._soon.timeout.connect(self._prepare)
         self._was = 0  # the current proposal that was shown last
         view.count.clicked.connect(lambda _: self._layers.attempt(self._count_or_stop))
         view.save.clicked.connect(lambda _: self._layers.attempt(self._save))
@@ -241,7 +244,7 @@ class Reviewing:
 
     def release(self) -> None:
         """Stop, and listen no more."""
-        stop_timers(self._later)
+        stop_timers(self._later, self._soon)
         self._layers.tools.find_proposal = lambda *_: 0
         self.run.release()
         self.counting.release()
@@ -380,6 +383,17 @@ class Reviewing:
 
     def _show_run(self) -> None:
         self._view.show(self.run, self.review, self.counting)
+        if self.run.is_running:
+            self._soon.start()
+
+    def _prepare(self) -> None:
+        """Add the layers of a review, which takes a moment, before it begins: one at a time."""
+        layers = self._layers.tools.layers
+        overlays = () if layers is None else (layers.proposals, layers.background)
+        missing = next((each for each in overlays if each.layer is None), None)
+        if missing is not None:
+            missing.need()
+            self._soon.start()
 
     def _draw_soon(self) -> None:
         self._later.start()

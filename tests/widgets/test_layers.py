@@ -572,3 +572,12 @@ def test_objects_of_a_very_large_image_are_shown_as_a_pyramid_of_views(
     assert (objects.data[0] == label).any()
     b.document.undo()
     assert not labels.any()
+
+
+def test_the_marks_of_a_tool_are_there_once_it_is_taken(bench: Open) -> None:
+    b = bench(blobs())
+    layer, made = b.layers.objects, b.viewer.window._qt_viewer.canvas._layer_overlay_to_visual
+    assert len(made[layer]) == 0
+    for mode, number in (("polygon", 1), ("paint", 2)):
+        layer.mode = mode
+        assert len(made[layer]) == number

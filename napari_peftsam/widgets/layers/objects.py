@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer
 
 from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.widgets.layers.overlays import spare_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +136,7 @@ class ObjectsLayer:
             axis_labels=source.axis_labels,
         )
         layer.contour = bridge.contour
+        spare_tools(layer)
         self._named = self._title
         shown = layer.data[0] if is_pyramid else layer.data
         assert shown is labels, "the document would write into another array"

@@ -14,7 +14,7 @@ from napari.layers import Labels, Layer, Points, Shapes
 
 from napari_peftsam.types import BoolArray, Box, LabelArray, Point, Prompts, Window
 from napari_peftsam.widgets._parts import timer
-from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once
+from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,8 +182,7 @@ class PromptLayers:
         for overlay in self._overlays:
             overlay.place(units, affine)
         for layer in (self.boxes, self.points):
-            layer.units = units
-            layer.affine = affine
+            put(layer, units, affine)
 
     def show_prompts(self, prompts: tuple[Prompts, ...], waiting: bool) -> None:
         """Show these prompts: of the object being made, then of the queue."""
