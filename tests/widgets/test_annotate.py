@@ -276,7 +276,8 @@ def test_a_click_on_an_object_selects_it(bench: Open) -> None:
     outlines = b.prompts.outlines.layer
     rows, cols = np.nonzero(outlines.data)
     top, left = outlines.translate
-    assert (rows.min() + top, cols.max() + left, len(rows)) == (2, 11, 100)
+    assert (rows.min() + top, cols.max() + left) == (2, 11)
+    assert len(rows) == 10 * 10 - 6 * 6  # a rim of two pixels
     b.click(25, 25)
     assert b.view.table.selected_labels() == [2]
     b.click(40, 45, "Control", "Shift")
