@@ -21,8 +21,8 @@ TARGET = 0.8
 SHOWN = 0.95
 """Level of the intervals that are reported, two-sided."""
 LEVEL = 0.7
-"""Of those that decide. Chosen on the first 50 sessions of the study in docs/gate.md: 0.95 kept out
-a model that was better by 10 %, and let in no fewer that were worse."""
+"""Of those that decide. Chosen, with the part of the IoU, on the first 50 sessions of the study
+in docs/gate.md: 0.95 kept out a model that was better by 10 %, and let in no fewer worse ones.
 LEAST = 5
 """Objects below which nothing is judged."""
 LEAST_CLICKS, LEAST_IOU = 0.1, 0.01
@@ -114,8 +114,8 @@ class Verdict:
     The figures are paired: means over objects of the difference between the two models, with
     bootstrap intervals over images and their objects (`bootstrap_intervals`). The trained model
     is better if the whole interval of the clicks that it saves is above 0, their mean is at least
-    `LEAST_CLICKS`, and it loses no more than half of `LEAST_IOU` at the given prompts on average;
-    or the same with both exchanged. In a tie the old one stays.
+    `LEAST_CLICKS`, and it loses no more than half of `LEAST_IOU` at the given prompts on average.
+    Where clicks differ by less, the IoU decides in the same way. In a tie the old one stays.
     """
 
     trials: tuple[Trial, ...] = ()
@@ -140,25 +140,23 @@ class Verdict:
     def _signs(self) -> tuple[int, int]:
         """What clicks and IoU show: 1 for a better model, -1 for a worse one, 0 for neither.
 
-        Neither figure counts if the other one, or the trained model itself on its objects, clearly
-        points the other way.
+        The IoU shows nothing where clicks differ, and neither figure does if the other one, or the
+        trained model itself on its objects, clearly points the other way.
         """
         if self.objects < LEAST:
             return 0, 0
-        both = self._differences
+        clicks, iou = self._differences
         own = [Verdict(tuple(t for t in self.trials if not t.in_fold))] if self._has_folds else []
-        leasts = LEAST_CLICKS, LEAST_IOU
-        means = np.array(
-            [(each.clicks_saved.mean, each.iou_gain.mean) for each in (self, *own)]
-        ) / np.array(leasts)
-        clicks, iou = (
-            difference.sign
-            if abs(difference.mean) >= least
-            and bool((means * np.sign(difference.mean) >= -_WITHIN).all())
-            else 0
-            for difference, least in zip(both, leasts, strict=True)
-        )
-        return clicks, iou
+        means = np.array([(e.clicks_saved.mean, e.iou_gain.mean) for e in (self, *own)])
+        noise = _WITHIN * np.array((LEAST_CLICKS, LEAST_IOU))
+
+        def sign(of: Difference, least: float) -> int:
+            agreed = bool((means * np.sign(of.mean) >= -noise).all())
+            return of.sign if agreed and abs(of.mean) >= least else 0
+
+        if abs(clicks.mean) >= LEAST_CLICKS:
+            return sign(clicks, LEAST_CLICKS), 0
+        return 0, sign(iou, LEAST_IOU)
 
     @property
     def _has_folds(self) -> bool:

@@ -39,8 +39,8 @@ _RULES = """\
   standard error. Until now it was the one with the highest IoU.
 - **Better** is what saves at least {clicks} clicks per object, with a {level:g} % interval above 0
   (bootstrap over images and objects), and no IoU at the given prompts that is lower by more than
-  {half:g} %; or the same with both exchanged, {iou:g} % IoU more. The objects of the folds count
-  only if the trained model does not point the other way on its own.
+  {half:g} %. Where the clicks differ by less, {iou:g} % IoU more decide in the same way. The objects
+  of the folds count only if the trained model does not point the other way on its own.
 - **The old one stays** in all other cases, and below {least} objects."""
 
 _STUDY = """\
@@ -188,8 +188,9 @@ def count_text(sessions: Sequence[Session]) -> str:
     if len(sessions) < PLANNED:
         text += "So few cannot show a rate of 2 in 100; the 95 % intervals say what they can show. "
     return text + (
-        f"The level was chosen on the first {CHOSEN_ON} sessions, where 95 % kept out a model that "
-        "was better by 10 %; the last table has the others apart."
+        f"The level, and what the IoU decides, were chosen on the first {CHOSEN_ON} sessions: 95 % kept "
+        "out a model there that was better by 10 %, and IoU that decided where clicks differed let "
+        "a worse one in. The last table has the others apart."
     )
 
 
