@@ -55,8 +55,20 @@ def read_budget() -> int:
 
     A quarter of the free memory, unless ``NAPARI_PEFTSAM_READ_BYTES`` says otherwise.
     """
-    chosen = os.environ.get(BUDGET_VARIABLE, "")
-    return int(chosen) if chosen.isdecimal() else int(free_main_memory() * _SHARE)
+    chosen = _chosen_budget()
+    return int(free_main_memory() * _SHARE) if chosen is None else chosen
+
+
+def _chosen_budget() -> int | None:
+    text = os.environ.get(BUDGET_VARIABLE)
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise ConfigurationError(
+            f"{BUDGET_VARIABLE} must be a whole number of bytes, got {text!r}: write "
+            "2000000000 for 2 GB, or unset it"
+        )
+    return int(text)
 
 
 def check_file(path: Path, error: Error = InputFileError) -> None:
@@ -89,15 +101,16 @@ def check_claim(
     error
         Raised.
     """
-    chosen = os.environ.get(BUDGET_VARIABLE)
-    if claimed <= _SMALL and not chosen:
+    chosen = _chosen_budget()
+    if chosen is not None:
+        allowed = float(chosen)
+    elif claimed <= _SMALL:
         return
-    budget = read_budget()
-    if claimed <= min(budget, max(_UNSUSPICIOUS, inflation * stored)):
-        return
-    if claimed <= _PLAIN * stored and claimed <= free_main_memory():
-        return
-    if claimed <= budget and chosen:
+    elif claimed <= _PLAIN * stored:  # nothing is hidden in it
+        allowed = free_main_memory()
+    else:
+        allowed = min(read_budget(), max(_UNSUSPICIOUS, inflation * stored))
+    if claimed <= allowed:
         return
     raise error(
         f"{what}: its {stored / 1e6:,.1f} MB would take {claimed / 1e6:,.0f} MB of memory, which "

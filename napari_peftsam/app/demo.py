@@ -120,6 +120,13 @@ class DemoReport:
     files: tuple[str, ...]
     simulated_annotator: bool = True
 
+    @property
+    def why_same(self) -> str:
+        """Why the figures after are those before; empty if another model is live."""
+        if self.reloaded:
+            return ""
+        return " Nothing went live, so the figures after the training are those before it."
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON."""
         values = asdict(self)

@@ -45,7 +45,9 @@ def temporary_prefix() -> str:
 
 @cache
 def _host_prefix() -> str:
-    return f".tmp-{crc32(platform.node().encode()):08x}-"
+    # Containers on one folder may have one name, but not one address of the network card.
+    host = f"{platform.node()} {uuid.getnode()}"
+    return f".tmp-{crc32(host.encode()):08x}-"
 
 
 @contextmanager

@@ -122,12 +122,14 @@ class Adapter:
         return replace(self, tensors=self.injected | named)
 
     def anonymous(self) -> Adapter:
-        """Return the adapter without the names of images in its provenance; the digest stays."""
+        """Return the adapter without names of images and of the base's file; the digest stays."""
         kept = {k: v for k, v in self.provenance.items() if k not in _NAMING}
         training = kept.get("training")
         if isinstance(training, Mapping):
             kept["training"] = {k: v for k, v in training.items() if k not in _NAMING}
-        return replace(self, provenance=kept)
+        _, at, frame = self.base.name.partition("@")
+        base = replace(self.base, name=f"{self.base.architecture}{at}{frame}")
+        return replace(self, provenance=kept, base=base)
 
     @property
     def changes_embeddings(self) -> bool:

@@ -200,12 +200,14 @@ def test_names_of_images_can_be_left_out(adapter, tmp_path) -> None:
         "trained_on": {"secret": [1]}, "imported_from": "secret", "step": 3,
         "training": {"leave_out": ["secret"], "steps": 1},
     }  # fmt: skip
-    named = dataclasses.replace(adapter, provenance=provenance)
+    base = dataclasses.replace(adapter.base, name="secret@512")
+    named = dataclasses.replace(adapter, provenance=provenance, base=base)
     save_adapter(named.anonymous(), tmp_path / "public.safetensors")
     assert b"secret" not in (tmp_path / "public.safetensors").read_bytes()
     found = load_adapter(tmp_path / "public.safetensors")
     assert found.digest == adapter.digest
     assert found.provenance == {"step": 3, "training": {"steps": 1}}
+    assert found.base.name == f"{adapter.base.architecture}@512"
 
 
 def without(tensors, name):
