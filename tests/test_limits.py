@@ -70,7 +70,15 @@ CLAIMS = [
     pytest.param(3000 * MB, 300 * MB, "", False, id="more than the budget, compressed"),
     pytest.param(9000 * MB, 9000 * MB, "", False, id="more than is free"),
     pytest.param(9, 1, "8", False, id="more than a limit of one's own"),
+    pytest.param(9, 9, "8", False, id="more than a limit of one's own, not compressed"),
 ]
+
+
+@pytest.mark.parametrize("variable", ["20GB", "2e10", "-1", "lots"])
+def test_a_limit_is_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(limits.BUDGET_VARIABLE, variable)
+    with pytest.raises(ConfigurationError, match="whole number of bytes"):
+        limits.check_claim(9, 1, "x.tif")
 
 
 @pytest.mark.parametrize(("claimed", "stored", "variable", "allowed"), CLAIMS)

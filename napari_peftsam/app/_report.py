@@ -119,7 +119,7 @@ img {{ width: 100% }}
 <p class="note"><b>The annotator is simulated.</b> Its clicks and brush strokes are computed from
 the sample's hand-made labels (CC0, 2018 Data Science Bowl); a person would be less exact.</p>
 <p>It made {made} objects in the training images with {clicks:.1f} clicks each and brushed away
-what was still wrong. {parameters:,} parameters of the model learned from them in {steps}
+what was still wrong. LoRA + COBOT ({parameters:,} trained parameters) learned from them in {steps}
 steps. On the annotated objects held out from the training, the mean IoU went from
 {iou_before:.3f} to {iou_after:.3f}. {verdict}.{same}</p>
 <h2>{objects} objects of {images} images from other slides</h2>
