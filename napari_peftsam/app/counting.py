@@ -225,9 +225,13 @@ def count_objects(document: Document) -> Count | None:
     known = added = 0
     for each in audit.planes:
         image = document.image(each.plane.image)
-        for record in image.open_proposals(each.plane).values():
-            unknown[stratum_of(record.score, audit.edges)] += 1
-        accepted = {n for n, r in image.records.items() if _first(audit, r.planes, each)}
+        here = [r for r in image.proposals.values() if r.index == each.plane.index]
+        # Accepted in bulk since the count began, which says nothing of each.
+        unseen = {r.label for r in here if r.unseen and r.label > each.last_label}
+        for record in here:
+            if record.is_open or record.label in unseen:
+                unknown[stratum_of(record.score, audit.edges)] += 1
+        accepted = {n for n, r in image.records.items() if _first(audit, r.planes, each)} - unseen
         drawn = [_drawn(image, each.plane, r) for r in image.proposals.values() if r.is_there]
         known += len(accepted) + drawn.count(0)
         proposed = {r.label for r in image.proposals.values()} | set(drawn)
@@ -337,8 +341,8 @@ def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
         )
         path = folder / f"{name}-known.ome.zarr"
         maps[image.name] = export_labels(labels, path, context=context)
-    names = {name: path.name for name, path in maps.items()}
-    report = _report(document, audit, count) | {"maps": names}
+    files = {name: path.name for name, path in maps.items()}
+    report = _report(document, audit, count) | {"maps": files}
     path = folder / "count.json"
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
@@ -375,6 +379,8 @@ class CountEvents(SignalGroup):
 
     changed = Signal()
     """Something else is to be looked at, or nothing any more."""
+    hint = Signal(str)
+    """A count is out of date, or another one takes its place."""
 
 
 class CountController:
@@ -396,14 +402,17 @@ class CountController:
     def __init__(self, document: Document, shown: ShownPlane, review: ReviewController) -> None:
         self._document, self._shown, self._review = document, shown, review
         self.events, self.is_on = CountEvents(), False
-        self._eager = review.eager
+        self._is_valid, self._last, self._outdated = False, "", ""
         review.wanted = self.wanted
         self._slots = (
             (document.events.audit_changed, self._follow),
             (document.events.proposals_changed, self._follow),
+            (document.events.image_removed, self._follow),
+            (document.events.opened, self._forget),
         )
         for signal, slot in self._slots:
             signal.connect(slot)
+        self._watch()
 
     def release(self) -> None:
         """Listen no more."""
@@ -414,17 +423,20 @@ class CountController:
         """Begin, or go on where somebody stopped."""
         audit = audit_of(self._document)
         same = audit is not None and [each.plane for each in audit.planes] == list(planes)
-        if not self.is_on:
-            self._eager = self._review.eager
         if not same or not self.left:
+            before = self._last or "the earlier one"
             begin_count(self._document, planes)
-        self.is_on, self._review.eager = True, 1.0
+            if audit is not None:
+                self.events.hint.emit(f"A new count begins: undo brings back {before}")
+        self.is_on = True
         self.events.changed.emit()
 
     def stop(self) -> None:
         """Stop looking; what was found stays."""
         if self.is_on:
-            self.is_on, self._review.eager = False, self._eager
+            self.is_on = False
+            current = self._review.current
+            self._review.go_to(current if current in self._review.visible else 0)
             self.events.changed.emit()
 
     @property
@@ -445,16 +457,20 @@ class CountController:
             self._document.do(CountTile(item.tile, number))
 
     @property
+    def count(self) -> Count | None:
+        """The number of objects, None until all was looked at."""
+        return count_objects(self._document)
+
+    @property
     def text(self) -> str:
         """What to do, or what was found; empty without a count."""
-        count = None if audit_of(self._document) is None else count_objects(self._document)
-        if count is not None:
+        if (count := self.count) is not None:
             return count.text
         item, audit = self.item, self._document.audit
         if item is None or audit is None:
-            return ""
+            return self._outdated
         every = len(audit.proposals) + len(audit.tiles)
-        what = "Is it an object?" if item.number else "How many in the frame have no outline?"
+        what = "Is it an object?" if item.number else "How many have no outline or fill?"
         return f"{every - len(self.left) + 1} of {every}: {what}"
 
     def wanted(self) -> int | None:
@@ -462,7 +478,26 @@ class CountController:
         item = self.item
         return None if item is None else item.number * (item.plane == self._shown.plane)
 
+    def _forget(self) -> None:
+        self.is_on, self._is_valid, self._outdated = False, False, ""
+        self._follow()
+
+    def _watch(self) -> None:
+        """Say it if the count has become out of date."""
+        is_valid = audit_of(self._document) is not None
+        if is_valid or self._document.audit is None:
+            self._outdated = ""
+        elif self._is_valid:
+            self._outdated = f"Out of date: {self._last}" if self._last else ""
+            which = f" of {self._last}" if self._last else ""
+            self.events.hint.emit(
+                f"The count{which} is out of date: what was counted has changed. Count again"
+            )
+        count = self.count if is_valid else None
+        self._is_valid, self._last = is_valid, "" if count is None else count.text
+
     def _follow(self, _: str = "") -> None:
+        self._watch()
         if self.is_on and not self.left:
             self.stop()
         else:

@@ -111,6 +111,18 @@ def test_a_wrong_outline_is_an_object_until_it_is_drawn() -> None:
     assert count_objects(document).known == outlined.known
 
 
+def test_accepting_the_others_in_bulk_changes_no_number() -> None:
+    document, plane, truth = grid()
+    count = count_by(document, [plane], judge_of(truth))
+    left = tuple(document.image(plane.image).open_proposals(plane))
+    labels = document.do(ps.AcceptProposals(plane, left))
+    assert len(labels) == len(left) == 30
+    assert count_objects(document) == count
+    document.undo()
+    document.do(ps.AcceptProposals(plane, left[:1]))
+    assert count_objects(document).known == count.known + 1
+
+
 def test_a_queue_is_counted_together() -> None:
     document, plane, _truth = grid()
     other = PlaneKey(document.add_image("more", np.zeros((60, 60), np.uint8)))
