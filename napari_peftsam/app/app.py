@@ -29,6 +29,7 @@ from napari_peftsam.document import (
     PendingObject,
     PlaneKey,
     ProposalRecord,
+    Rejection,
     SetBox,
     SetPrompts,
 )
@@ -150,7 +151,7 @@ class App:
 
     def count(
         self,
-        judge: Callable[[ToLookAt], int],
+        judge: Callable[[ToLookAt], int | Rejection],
         planes: Sequence[PlaneKey] | None = None,
         **sample: int,
     ) -> Count:
@@ -161,12 +162,21 @@ class App:
         Parameters
         ----------
         judge
-            Looks at a proposal, or at a tile (whose `number` is 0), and returns how many objects
-            it is: 0 or 1, or how many in the tile are neither accepted nor proposed.
+            Looks at a proposal, or at a tile (whose `number` is 0), and returns of a proposal 1 (an
+            object), 0 or ``"nothing here"``, or ``"wrong outline"`` (an object with another
+            outline); of a tile, how many objects whose middle is in it were none of these: not
+            accepted, not proposed, and not judged ``"wrong outline"``.
         planes
             Where to count; default: in all images that are not complete.
         sample
             `proposals`, `tiles` and `seed` of the sample instead of 30, 5 and 0.
+
+        Raises
+        ------
+        ConfigurationError
+            If nothing has been proposed yet.
+        LabelError
+            If `judge` returns anything else.
         """
         chosen = planes_of_queue(self.document) if planes is None else planes
         return count_by(self.document, chosen, judge, **sample)
@@ -380,7 +390,10 @@ class ProjectImage:
         return tuple(label for label in review.accept_above() if label)
 
     def count(
-        self, judge: Callable[[ToLookAt], int], plane: tuple[int, ...] = (), **sample: int
+        self,
+        judge: Callable[[ToLookAt], int | Rejection],
+        plane: tuple[int, ...] = (),
+        **sample: int,
     ) -> Count:
         """Estimate the number of objects of a plane; parameters as of `App.count`."""
         return self._app.count(judge, [PlaneKey(self.id, tuple(plane))], **sample)

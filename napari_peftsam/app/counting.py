@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import ceil, floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 from psygnal import Signal, SignalGroup
@@ -31,11 +32,13 @@ from napari_peftsam.document import (
     DocumentImage,
     PlaneKey,
     ProposalRecord,
+    Rejection,
     RejectProposals,
 )
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.document.derive import numbered
+from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.projects import file_name
-from napari_peftsam.types import LabelArray, Window
+from napari_peftsam.types import LabelArray, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompt_state import ShownPlane
@@ -70,7 +73,7 @@ def begin_count(
     Raises
     ------
     ConfigurationError
-        If there is no plane, or nothing is to be looked at.
+        If there is no plane, nothing is to be looked at, or nothing was ever proposed.
     """
     if not planes or proposals < 1 or tiles < 1:
         raise ConfigurationError(
@@ -78,12 +81,18 @@ def begin_count(
             "open an image, and look at one of each at least"
         )
     found: list[tuple[PlaneKey, ProposalRecord]] = []
-    about = []
+    about, is_proposed = [], False
     for plane in planes:
         image = document.image(plane.image)
         image.check_plane(plane)
         found += [(plane, each) for each in image.open_proposals(plane).values()]
         about.append(AuditPlane(plane, max(image.proposals, default=0), image.next_label - 1))
+        is_proposed |= any(each.index == plane.index for each in image.proposals.values())
+    if not is_proposed:
+        raise ConfigurationError(
+            "nothing has been proposed yet that could be counted. Suggest the rest first (in "
+            "Python: segment)"
+        )
     scores = [each.score for _, each in found]
     edges, sample = draw_sample(scores, proposals, seed)
     every = [
@@ -117,7 +126,7 @@ def _tiles(
 def count_by(
     document: Document,
     planes: Sequence[PlaneKey],
-    judge: Callable[[ToLookAt], int],
+    judge: Callable[[ToLookAt], int | Rejection],
     **sample: int,
 ) -> Count:
     """Count the objects of planes: all that is to be looked at is shown to a function.
@@ -125,23 +134,45 @@ def count_by(
     Parameters
     ----------
     judge
-        Returns how many objects a tile has without mask or proposal; of a proposal, 0 if nothing
-        is there (else it is accepted).
+        Returns of a proposal 1 if it is an object, which is accepted; 0 or ``"nothing here"``; or
+        ``"wrong outline"`` of an object with another outline. Of a tile, how many objects whose
+        middle is in it have neither mask nor proposal, and are none of `undrawn`.
     sample
         As of `begin_count`.
+
+    Raises
+    ------
+    LabelError
+        If `judge` returns anything else.
     """
     begin_count(document, planes, **sample)
     while left := to_look_at(document):
         each = left[0]
+        answer = judge(each)
         if not each.number:
-            document.do(CountTile(each.tile, judge(each)))
-        elif judge(each):
+            document.do(CountTile(each.tile, _whole(answer)))
+        elif answer in get_args(Rejection):
+            document.do(RejectProposals(each.plane, (each.number,), cast("Rejection", answer)))
+        elif _whole(answer, 1):
             document.do(AcceptProposals(each.plane, (each.number,)))
         else:
             document.do(RejectProposals(each.plane, (each.number,)))
     count = count_objects(document)
     assert count is not None, "all was looked at"
     return count
+
+
+def _whole(answer: object, most: int | None = None) -> int:
+    try:
+        number = int(answer)  # type: ignore[call-overload]  # it may be anything
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number != answer or number < 0 or (most is not None and number > most):
+        wanted = "a whole number from 0 on" if most is None else (
+            '1 (an object), 0 ("nothing here") or "wrong outline"'
+        )  # fmt: skip
+        raise LabelError(f"judge returned {answer!r}: return {wanted}")
+    return int(number)
 
 
 def audit_of(document: Document) -> Audit | None:
@@ -194,9 +225,13 @@ def count_objects(document: Document) -> Count | None:
     known = added = 0
     for each in audit.planes:
         image = document.image(each.plane.image)
-        for record in image.open_proposals(each.plane).values():
-            unknown[stratum_of(record.score, audit.edges)] += 1
-        accepted = {n for n, r in image.records.items() if _first(audit, r.planes, each)}
+        here = [r for r in image.proposals.values() if r.index == each.plane.index]
+        # Accepted in bulk since the count began, which says nothing of each.
+        unseen = {r.label for r in here if r.unseen and r.label > each.last_label}
+        for record in here:
+            if record.is_open or record.label in unseen:
+                unknown[stratum_of(record.score, audit.edges)] += 1
+        accepted = {n for n, r in image.records.items() if _first(audit, r.planes, each)} - unseen
         drawn = [_drawn(image, each.plane, r) for r in image.proposals.values() if r.is_there]
         known += len(accepted) + drawn.count(0)
         proposed = {r.label for r in image.proposals.values()} | set(drawn)
@@ -224,24 +259,52 @@ def _drawn(image: DocumentImage, plane: PlaneKey, record: ProposalRecord) -> int
     return image.object_at(plane, row, col)
 
 
+def undrawn(document: Document, plane: PlaneKey) -> tuple[Window, ...]:
+    """Return where the objects of a plane are whose proposal had a wrong outline.
+
+    Those that somebody has drawn since are left out. A judged proposal has no pixels: its box
+    stands in, or a square around its points.
+    """
+    image = document.image(plane.image)
+    judged = (each for each in image.proposals.values() if each.is_there)
+    return tuple(
+        _place(each.prompts) & image.window
+        for each in judged
+        if each.index == plane.index and not _drawn(image, plane, each)
+    )
+
+
+def _place(prompts: Prompts) -> Window:
+    if prompts.box is not None:
+        row, col, bottom, right = prompts.box.as_tuple()
+    else:
+        at = np.array([(point.row, point.col) for point in prompts.points] or [(0.0, 0.0)])
+        (row, col), (bottom, right) = at.min(0) - _SMALLEST / 2, at.max(0) + _SMALLEST / 2
+    top, left = floor(row), floor(col)
+    return Window(top, left, ceil(bottom) - top, ceil(right) - left)
+
+
 # --- what was looked at ---------------------------------------------------------------
 
 
 def states(document: Document, plane: PlaneKey) -> LabelArray:
     """Return what is known of each pixel of a plane: `OBJECT`, `BACKGROUND`, or 0 for unknown.
 
-    A tile in which nothing was missed is background where there is no object or proposal.
+    A tile in which nothing was missed is background where there is no object or proposal, and
+    none that nobody has drawn.
     """
     image = document.image(plane.image)
     found = np.zeros(image.plane_shape, np.uint8)
     background = known_background(image, plane)
     if background is not None:
         found[background] = BACKGROUND
-    proposed = image.plane_labels(plane, "proposals")
+    is_free = image.plane_labels(plane, "proposals") == 0
+    for place in undrawn(document, plane):
+        is_free[place.slices] = False
     for each in () if document.audit is None else document.audit.tiles:
         if each.plane == plane and each.seen == 0:
             part = each.window.slices
-            found[part][proposed[part] == 0] = BACKGROUND
+            found[part][is_free[part]] = BACKGROUND
     for label_set in image.label_sets:
         found[image.plane_labels(plane, label_set) > 0] = OBJECT
     return found
@@ -250,8 +313,8 @@ def states(document: Document, plane: PlaneKey) -> LabelArray:
 def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
     """Write the number, and what was looked at, into a folder.
 
-    ``count.json`` has the number, its interval, the strata's sample and the tiles; an OME-Zarr
-    for each image has the labels ``known``: 2 is an object, 1 background, 0 unknown.
+    ``count.json`` has the number, its interval, the strata's sample, the tiles, and the name of
+    each image's OME-Zarr with the labels ``known``: 2 is an object, 1 background, 0 unknown.
 
     Raises
     ------
@@ -264,22 +327,26 @@ def export_count(document: Document, folder: Path) -> tuple[Path, ...]:
     audit, count = audit_of(document), count_objects(document)
     if audit is None or count is None:
         raise ConfigurationError("there is no count yet: look at all proposals and tiles first")
-    written = []
+    maps, taken = dict[str, Path](), set[str]()
     for image_id in dict.fromkeys(each.plane.image for each in audit.planes):
         image = document.image(image_id)
         labels = np.zeros(image.shape, np.uint8)
         for index in np.ndindex(image.shape[:-2]):
             labels[index] = states(document, PlaneKey(image_id, index))
-        name = re.sub(r"[^\w.~-]+", "_", image_id)
+        names = numbered(re.sub(r"[^\w.~-]+", "_", image_id))
+        name = next(each for each in names if each.lower() not in taken)
+        taken.add(name.lower())  # some file systems know no capitals
         context = ExportContext.of(
             image.info.metadata, name="known", image_name=file_name(image), records=_STATES
         )
         path = folder / f"{name}-known.ome.zarr"
-        written.append(export_labels(labels, path, context=context))
+        maps[image.name] = export_labels(labels, path, context=context)
+    files = {name: path.name for name, path in maps.items()}
+    report = _report(document, audit, count) | {"maps": files}
     path = folder / "count.json"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_report(document, audit, count), indent=2) + "\n")
-    return (path, *written)
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    return (path, *maps.values())
 
 
 def _report(document: Document, audit: Audit, count: Count) -> dict[str, Any]:
@@ -312,6 +379,8 @@ class CountEvents(SignalGroup):
 
     changed = Signal()
     """Something else is to be looked at, or nothing any more."""
+    hint = Signal(str)
+    """A count is out of date, or another one takes its place."""
 
 
 class CountController:
@@ -333,14 +402,17 @@ class CountController:
     def __init__(self, document: Document, shown: ShownPlane, review: ReviewController) -> None:
         self._document, self._shown, self._review = document, shown, review
         self.events, self.is_on = CountEvents(), False
-        self._eager = review.eager
+        self._is_valid, self._last, self._outdated = False, "", ""
         review.wanted = self.wanted
         self._slots = (
             (document.events.audit_changed, self._follow),
             (document.events.proposals_changed, self._follow),
+            (document.events.image_removed, self._follow),
+            (document.events.opened, self._forget),
         )
         for signal, slot in self._slots:
             signal.connect(slot)
+        self._watch()
 
     def release(self) -> None:
         """Listen no more."""
@@ -351,17 +423,20 @@ class CountController:
         """Begin, or go on where somebody stopped."""
         audit = audit_of(self._document)
         same = audit is not None and [each.plane for each in audit.planes] == list(planes)
-        if not self.is_on:
-            self._eager = self._review.eager
         if not same or not self.left:
+            before = self._last or "the earlier one"
             begin_count(self._document, planes)
-        self.is_on, self._review.eager = True, 1.0
+            if audit is not None:
+                self.events.hint.emit(f"A new count begins: undo brings back {before}")
+        self.is_on = True
         self.events.changed.emit()
 
     def stop(self) -> None:
         """Stop looking; what was found stays."""
         if self.is_on:
-            self.is_on, self._review.eager = False, self._eager
+            self.is_on = False
+            current = self._review.current
+            self._review.go_to(current if current in self._review.visible else 0)
             self.events.changed.emit()
 
     @property
@@ -382,16 +457,20 @@ class CountController:
             self._document.do(CountTile(item.tile, number))
 
     @property
+    def count(self) -> Count | None:
+        """The number of objects, None until all was looked at."""
+        return count_objects(self._document)
+
+    @property
     def text(self) -> str:
         """What to do, or what was found; empty without a count."""
-        count = None if audit_of(self._document) is None else count_objects(self._document)
-        if count is not None:
+        if (count := self.count) is not None:
             return count.text
         item, audit = self.item, self._document.audit
         if item is None or audit is None:
-            return ""
+            return self._outdated
         every = len(audit.proposals) + len(audit.tiles)
-        what = "Is it an object?" if item.number else "How many in the frame have no outline?"
+        what = "Is it an object?" if item.number else "How many have no outline or fill?"
         return f"{every - len(self.left) + 1} of {every}: {what}"
 
     def wanted(self) -> int | None:
@@ -399,7 +478,26 @@ class CountController:
         item = self.item
         return None if item is None else item.number * (item.plane == self._shown.plane)
 
+    def _forget(self) -> None:
+        self.is_on, self._is_valid, self._outdated = False, False, ""
+        self._follow()
+
+    def _watch(self) -> None:
+        """Say it if the count has become out of date."""
+        is_valid = audit_of(self._document) is not None
+        if is_valid or self._document.audit is None:
+            self._outdated = ""
+        elif self._is_valid:
+            self._outdated = f"Out of date: {self._last}" if self._last else ""
+            which = f" of {self._last}" if self._last else ""
+            self.events.hint.emit(
+                f"The count{which} is out of date: what was counted has changed. Count again"
+            )
+        count = self.count if is_valid else None
+        self._is_valid, self._last = is_valid, "" if count is None else count.text
+
     def _follow(self, _: str = "") -> None:
+        self._watch()
         if self.is_on and not self.left:
             self.stop()
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_peftsam.app.suggest_run import SuggestController
     from napari_peftsam.document import Document, DocumentImage, ProposalRecord
 
+COUNT_FIRST = "Finish the count first, or end it with ■"
 _RIGHT = 0.5  # IoU from which on a proposal was an object
 
 
@@ -112,7 +113,8 @@ class ReviewController:
     expected
         What is expected of each open proposal, by number.
     wanted
-        Returns the proposal to go to after a judgement; None: as `next` was called last.
+        Returns the proposal to go to after a judgement; None: as `next` was called last. Else
+        somebody counts, and all proposals are shown: what the slider hides is not missed.
     """
 
     def __init__(self, holder: WorkspaceHolder, shown: ShownPlane, run: SuggestController) -> None:
@@ -191,12 +193,16 @@ class ReviewController:
     @property
     def visible(self) -> dict[int, Expected]:
         """Those that are shown, by falling score."""
-        return above(self.expected, 1 - self._eager)
+        return above(self.expected, self._threshold)
+
+    @property
+    def _threshold(self) -> float:
+        return 1 - self._eager if self.wanted() is None else -inf
 
     @property
     def precision(self) -> Precision:
         """The expected precision of those that are shown."""
-        return expected_precision(self._document, self.visible.values(), 1 - self._eager)
+        return expected_precision(self._document, self.visible.values(), self._threshold)
 
     # --- the review -----------------------------------------------------------------
 
@@ -249,6 +255,9 @@ class ReviewController:
     def accept_above(self) -> tuple[int, ...]:
         """Accept all that are shown, in one step, and return their labels; 0: no pixel was left."""
         plane, numbers = self._shown.plane, tuple(self.visible)
+        if self.wanted() is not None:
+            self.events.hint.emit(COUNT_FIRST)
+            return ()
         if plane is None or not numbers:
             self.events.hint.emit("No proposal is above the slider: be more eager")
             return ()

@@ -178,8 +178,8 @@ def _count_tile(action: act.CountTile, state: State) -> Derived:
     tiles = () if audit is None else audit.tiles
     if audit is None or not 0 <= action.tile < len(tiles):
         raise LabelError(f"there is no tile {action.tile}: there are {len(tiles)} to look at")
-    if action.seen < 0:
-        raise LabelError(f"{action.seen} is no number of objects: give one from 0 on")
+    if not isinstance(action.seen, int) or action.seen < 0:
+        raise LabelError(f"{action.seen} is no number of objects: give a whole one from 0 on")
     tile = replace(tiles[action.tile], seen=action.seen)
     after = replace(audit, tiles=(*tiles[: action.tile], tile, *tiles[action.tile + 1 :]))
     return Derived(set_field(state, "audit", after), "count a tile", tile.plane.image)

@@ -11,8 +11,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QIntValidator
 from qtpy.QtWidgets import QLineEdit, QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
 
-from napari_peftsam.app.counting import CountController, export_count
-from napari_peftsam.app.review import ReviewController
+from napari_peftsam.app.counting import CountController, export_count, undrawn
+from napari_peftsam.app.review import COUNT_FIRST, ReviewController
 from napari_peftsam.app.suggest_run import SuggestController
 from napari_peftsam.app.suggesting import planes_of_queue
 from napari_peftsam.document.records import PROPOSALS
@@ -25,20 +25,25 @@ from napari_peftsam.widgets._parts import (
     beside,
     stacked,
     stop_timers,
+    text_label,
     timer,
     tool_button,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from napari_peftsam.document import DocumentImage
+    from napari_peftsam.document import DocumentImage, PlaneKey
     from napari_peftsam.widgets.session import ViewerSession
 
 _LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
 _FRAME = 2  # pixels of the frame around a tile
 _NUMBER = 44  # pixels of a line for four digits
 _PREPARE_MS = 50  # the button shows first that a run has begun
+_TILE = (
+    "Count the objects that are neither outlined nor filled and whose middle is in the white "
+    "frame; Enter goes on"
+)
 _TIPS = {
     "accept": ("✓", "Make the proposal an object"),
     "nothing_here": ("∅", "Nothing is here: the place is background from now on"),
@@ -88,11 +93,11 @@ class ReviewView:
         )
         self.judging, self.counting = QWidget(), QWidget()
         self.count = tool_button("#", "")
-        self.counted, self.seen = ElidedLabel(), QLineEdit()
+        self.counted, self.seen = text_label(), QLineEdit()
         self.seen.setValidator(QIntValidator(0, 9999))
         self.seen.setFixedWidth(_NUMBER)
-        self.seen.setToolTip("Objects in the white frame without an outline; Enter goes on")
-        self.save = tool_button("⭳", "Save the number, and what was looked at, in a folder")
+        self.seen.setToolTip(_TILE)
+        self.save = tool_button("Save…", "Save the number, and what was looked at, in a folder")
 
     def column(self) -> QVBoxLayout:
         """Return the parts, laid out."""
@@ -117,7 +122,8 @@ class ReviewView:
         self.counting.setVisible(bool(told))
         self.counted.setText(told)
         self.seen.setVisible(is_tile)
-        self.save.setVisible(bool(told) and item is None)
+        self.counted.setToolTip(_TILE if is_tile else told)
+        self.save.setVisible(counting.count is not None)
         self.count.setText("■" if counting.is_on else "#")
         self.count.setToolTip(
             "Stop looking; the count goes on later"
@@ -140,8 +146,10 @@ class ReviewView:
         self.wrong_outline.setEnabled(current is not None)
         for button in (self.accept, self.nothing_here):
             button.setEnabled(current is not None or is_tile)
-        self.accept_above.setEnabled(bool(shown))
+        self.eager.setEnabled(not counting.is_on)
+        self.accept_above.setEnabled(bool(shown) and not counting.is_on)
         if not number:
+            self.text.setText("")
             return
         self.eager.blockSignals(True)
         self.eager.setValue(round(100 * review.eager))
@@ -236,6 +244,7 @@ class Reviewing:
             (layers.part_drawn, self._suggest_in),
             (review.changed, self.show),
             (review.hint, hint),
+            (self.counting.events.hint, hint),
             (self.counting.events.changed, self._go_on),
             (run.state_changed, self._show_run),
             (run.ended, news),
@@ -273,15 +282,21 @@ class Reviewing:
         if self.run.is_running:
             self.run.stop()
         else:
-            self.run.suggest()
+            self._suggest()
+
+    def _suggest(self, planes: Sequence[PlaneKey] = (), part: Window | None = None) -> None:
+        if self.counting.is_on:
+            self.review.events.hint.emit(COUNT_FIRST)
+        else:
+            self.run.suggest(planes, part)
 
     def _suggest_in(self, part: Window) -> None:
         self._layers.tools.choose("point")
-        self.run.suggest(part=part)
+        self._suggest(part=part)
 
     def _suggest_everywhere(self) -> None:
         self._adopt_all()
-        self.run.suggest(planes_of_queue(self._document))
+        self._suggest(planes_of_queue(self._document))
 
     def _adopt_all(self) -> None:
         for layer in self._layers.image_layers:
@@ -315,11 +330,17 @@ class Reviewing:
         if self.counting.is_on:
             self.counting.stop()
         else:
-            self.counting.begin([] if self._layers.plane is None else [self._layers.plane])
+            self._count([] if self._layers.plane is None else [self._layers.plane])
+
+    def _count(self, planes: Sequence[PlaneKey]) -> None:
+        if self.run.is_running:
+            self.review.events.hint.emit("Wait until all is suggested, or stop that, then count")
+        else:
+            self.counting.begin(planes)
 
     def _count_everywhere(self) -> None:
         self._adopt_all()
-        self.counting.begin(planes_of_queue(self._document))
+        self._count(planes_of_queue(self._document))
 
     def _save(self) -> None:
         folder = self.ask_folder(self._view.save, "Save the count")
@@ -415,14 +436,18 @@ class Reviewing:
         if plane is None or image is None or not (shown or tile):
             layers.show_proposals(None, {})
             return
-        window = self._window(image, list(shown)) if shown else Window(0, 0, 0, 0)
-        window, current = window | tile if tile and shown else tile or window, self.review.current
+        frames = list[Window]()
+        if tile:  # what is counted already has an outline, or its place has
+            frames = [*(each for each in undrawn(self._document, plane) if each & tile), tile]
+        around = [self._window(image, list(shown))] if shown else []
+        window, current = reduce(or_, around + frames), self.review.current
         scores = {number: each.score for number, each in shown.items()}
         labels = image.plane_labels(plane, PROPOSALS)[window.slices]
-        if tile:
-            labels, current = labels.copy(), max(image.proposals, default=0) + 1
+        if frames:
+            labels = labels.copy()
+        for current, each in enumerate(frames, max(image.proposals, default=0) + 1):
             scores[current] = 1.0
-            part = labels[tile.seen_from(window).slices]
+            part = labels[each.seen_from(window).slices]
             inner = part[_FRAME:-_FRAME, _FRAME:-_FRAME].copy()
             part[:] = current
             part[_FRAME:-_FRAME, _FRAME:-_FRAME] = inner

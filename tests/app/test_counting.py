@@ -20,6 +20,7 @@ from napari_peftsam.app.counting import (
     export_count,
     states,
     to_look_at,
+    undrawn,
 )
 from napari_peftsam.document import Document, NewObject, NewProposal, PlaneKey, open_project
 from napari_peftsam.errors import ConfigurationError, LabelError
@@ -110,6 +111,18 @@ def test_a_wrong_outline_is_an_object_until_it_is_drawn() -> None:
     assert count_objects(document).known == outlined.known
 
 
+def test_accepting_the_others_in_bulk_changes_no_number() -> None:
+    document, plane, truth = grid()
+    count = count_by(document, [plane], judge_of(truth))
+    left = tuple(document.image(plane.image).open_proposals(plane))
+    labels = document.do(ps.AcceptProposals(plane, left))
+    assert len(labels) == len(left) == 30
+    assert count_objects(document) == count
+    document.undo()
+    document.do(ps.AcceptProposals(plane, left[:1]))
+    assert count_objects(document).known == count.known + 1
+
+
 def test_a_queue_is_counted_together() -> None:
     document, plane, _truth = grid()
     other = PlaneKey(document.add_image("more", np.zeros((60, 60), np.uint8)))
@@ -163,6 +176,7 @@ def test_a_sample_that_is_none_any_more_is_forgotten(how: str) -> None:
     [
         pytest.param(ps.CountTile(9, 1), "no tile 9", id="no such tile"),
         pytest.param(ps.CountTile(0, -1), "-1 is no number", id="fewer than none"),
+        pytest.param(ps.CountTile(0, 1.5), "1.5 is no number", id="a part of one"),
     ],
 )
 def test_what_cannot_be_counted(action: ps.CountTile, error: str) -> None:
@@ -198,6 +212,89 @@ def test_what_was_looked_at_is_written(tmp_path: Path) -> None:
     assert (inside[document.labels(plane, "proposals")[tile.slices] == 0] > 0).all()
     assert (known == 0).any()
     assert (known == BACKGROUND).any()
+
+
+@pytest.mark.parametrize("has_box", [True, False], ids=["with a box", "with a point only"])
+def test_an_object_that_nobody_has_drawn_is_unknown(has_box: bool) -> None:
+    document = Document()
+    plane = PlaneKey(document.add_image("cells", np.zeros((200, 200), np.uint8)))
+    box = ps.Box(100, 100, 120, 130) if has_box else None
+    prompts = ps.Prompts((ps.Point(110.0, 115.0),), box)
+    mask = np.ones((20, 30), np.bool_)
+    document.do(ps.Suggest(plane, (NewProposal(prompts, mask, (100, 100), 0.5),)))
+    count_by(document, [plane], lambda each: "wrong outline" if each.number else 0, tiles=50)
+    known = states(document, plane)
+    assert not known[100:120, 100:130].any()
+    assert known[0, 0] == BACKGROUND
+    assert [each.contains(110, 115) for each in undrawn(document, plane)] == [True]
+    document.do(ps.AcceptObjects(plane, (NewObject(ps.Prompts(), mask, None, (98, 95)),)))
+    known = states(document, plane)
+    assert (known[98:118, 95:125] == OBJECT).all()
+    assert (known > 0).all()
+    assert undrawn(document, plane) == ()
+
+
+@pytest.mark.parametrize(
+    ("of_proposal", "of_tile", "error"),
+    [
+        pytest.param(1, 1.5, "1.5: return a whole number from 0 on", id="a tile of 1.5"),
+        pytest.param(1, -1, "-1: return a whole number", id="a tile with less than none"),
+        pytest.param(1, None, "None: return a whole number", id="a tile of nothing"),
+        pytest.param(1, float("nan"), "nan: return a whole number", id="a tile of nan"),
+        pytest.param(1, "wrong outline", "return a whole number", id="a tile with an outline"),
+        pytest.param(
+            2, 0, '2: return 1 .an object., 0 .+ or "wrong outline"', id="a proposal of 2"
+        ),
+        pytest.param("wrong", 0, "'wrong': return 1", id="no reason"),
+    ],
+)
+def test_judge_returns_what_it_may(of_proposal: object, of_tile: object, error: str) -> None:
+    document, plane, _ = grid(1, 2)
+    with pytest.raises(LabelError, match=f"judge returned .*{error}"):
+        count_by(document, [plane], lambda each: of_proposal if each.number else of_tile)
+
+
+@pytest.mark.parametrize(
+    ("answer", "objects"),
+    [
+        pytest.param(np.True_, 8, id="a flag"),
+        pytest.param(np.int64(1), 8, id="a number"),
+        pytest.param("wrong outline", 8, id="another outline"),
+        pytest.param("nothing here", 0, id="nothing"),
+    ],
+)
+def test_how_proposals_are_judged(answer: object, objects: int) -> None:
+    document, plane, _ = grid(2, 4)
+    judge = {True: answer, False: np.float64(2.0)}
+    count = count_by(document, [plane], lambda each: judge[each.number > 0], tiles=1)
+    assert (count.known, [each.seen for each in document.audit.tiles]) == (objects, [2])
+    is_background = (states(document, plane) == BACKGROUND).any()
+    assert is_background == (answer == "nothing here")
+
+
+def test_nothing_is_counted_before_something_is_proposed() -> None:
+    with ps.App() as app:
+        image = app.add_image(np.zeros((60, 60), np.uint8), "cells")
+        for count in (image.count, app.count):
+            with pytest.raises(ConfigurationError, match="Suggest the rest first"):
+                count(lambda _: 0)
+        assert app.document.audit is None
+
+
+def test_images_of_similar_names_have_a_map_each(tmp_path: Path) -> None:
+    document, mask = Document(), np.ones((4, 4), bool)
+    names = "a b", "a_b", "A_b"
+    for n, name in enumerate(names):
+        plane = PlaneKey(document.add_image(name, np.zeros((60 + n, 60), np.uint8)))
+        document.do(ps.Suggest(plane, (NewProposal(ps.Prompts(), mask, (2, 2), 0.8),)))
+    planes = [PlaneKey(image) for image in document.images]
+    count_by(document, planes, lambda each: each.number > 0)
+    path, *maps = export_count(document, tmp_path)
+    written = [zarr.open_array(each / "labels" / "known" / "s0", mode="r") for each in maps]
+    assert [each.shape[0] for each in written] == [60, 61, 62]
+    assert len({str(each).lower() for each in maps}) == 3
+    told = {"a b": maps[0].name, "a_b": maps[1].name, "A_b": maps[2].name}
+    assert json.loads(path.read_text())["maps"] == told
 
 
 def test_in_python() -> None:

@@ -11,9 +11,16 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
-from napari_peftsam.document import NewProposal, RejectProposals, Suggest
+from napari_peftsam.document import (
+    AcceptProposals,
+    NewProposal,
+    PlaneKey,
+    RejectProposals,
+    RemoveImage,
+    Suggest,
+)
 from napari_peftsam.document.records import PROPOSALS
-from napari_peftsam.types import Prompts
+from napari_peftsam.types import Box, Point, Prompts, Window
 from tests.app.test_review import MIDDLES, discs, first_feature
 from tests.widgets._annotate_cases import Bench, settle, wait
 from tests.widgets.test_real_events import Canvas
@@ -252,7 +259,7 @@ def test_objects_are_counted_with_the_same_keys(b: Bench, tmp_path: Path) -> Non
         assert b.dock.reviewing.review.current == b.dock.reviewing.counting.item.number
         b.press("Enter")
     assert len(b.document.records(b.layers.image_id)) == number
-    assert counted(b) == f"{number + 1} of {number + 5}: How many in the frame have no outline?"
+    assert counted(b) == f"{number + 1} of {number + 5}: How many have no outline or fill?"
     assert not b.view.review.seen.isHidden()
     frame = b.dock.reviewing.counting.item.window
     assert b.viewer.layers["proposals"].data.shape == frame.shape
@@ -292,3 +299,167 @@ def test_a_count_is_stopped_and_goes_on(bench: Callable[..., Bench]) -> None:
         b.press("Enter")
     assert b.layers.plane == b.dock.reviewing.counting.item.plane
     assert b.document.audit.tiles[0].seen in {None, 0}
+
+
+def begun(b: Bench, scores: tuple[float, ...] = (0.9, 0.6, 0.1)) -> None:
+    """Begin to count squares that were proposed in a row, far from each other."""
+    mask = np.ones((9, 9), np.bool_)
+    made = [
+        NewProposal(Prompts((Point(13.0, 34.0 + 40 * n),), Box(9, 30 + 40 * n, 18, 39 + 40 * n)),
+                    mask, (9, 30 + 40 * n), score)
+        for n, score in enumerate(scores)
+    ]  # fmt: skip
+    b.document.do(Suggest(b.layers.plane, tuple(made)))
+    b.view.review.count.click()
+
+
+def finished(b: Bench) -> str:
+    """Count, and return the number in words."""
+    begun(b)
+    while b.dock.reviewing.counting.is_on:
+        b.press("Enter")
+    assert b.view.review.save.isVisibleTo(b.view.review.counting)
+    return counted(b)
+
+
+@pytest.mark.parametrize("eager", [0, 50, 100])
+def test_the_slider_does_not_hide_what_is_counted(bench: Callable[..., Bench], eager: int) -> None:
+    b = bench(discs()[0], ready=False)
+    begun(b)
+    review, counting = b.dock.reviewing.review, b.dock.reviewing.counting
+    assert not b.view.review.eager.isEnabled()
+    for left in (3, 2, 1):
+        b.view.review.eager.setValue(eager)
+        assert review.current == counting.item.number
+        assert drawn(b) == review.expected.keys()
+        assert len(review.expected) == left
+        b.press("Enter")
+    assert b.dock.reviewing.is_at_tile
+    b.view.review.count.click()
+    assert b.view.review.eager.isEnabled()
+    assert review.eager == eager / 100
+
+
+def test_only_what_the_slider_shows_is_current_after_a_count(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], ready=False)
+    begun(b)
+    b.view.review.eager.setValue(0)
+    b.view.review.count.click()
+    assert b.dock.reviewing.review.current == 0
+    assert drawn(b) == set()
+
+
+def test_objects_with_another_outline_are_framed_in_their_tile(
+    bench: Callable[..., Bench],
+) -> None:
+    b = bench(discs()[0], ready=False)
+    begun(b, (0.9,) * 5)
+    boxes = [Window(9, 30 + 40 * n, 9, 9) for n in range(5)]
+    framed = set[bool]()
+    while (item := b.dock.reviewing.counting.item) is not None:
+        b.press("Shift-O" if item.number else "Shift-N")
+        if not b.dock.reviewing.is_at_tile:
+            continue
+        settle()
+        layer, tile = b.viewer.layers["proposals"], b.dock.reviewing.counting.item.window
+        row, col = (round(float(each)) for each in layer.translate[-2:])
+        whole = np.zeros((160, 240), np.uint8)
+        whole[row : row + layer.data.shape[0], col : col + layer.data.shape[1]] = layer.data
+        inside = [each for each in boxes if each & tile]
+        framed.add(bool(inside))
+        for box in inside:
+            part = whole[box.slices]
+            assert part[[0, -1]].all()
+            assert part[:, [0, -1]].all()
+            assert not part[3:-3, 3:-3].any()
+        for box in boxes:
+            assert box in inside or not whole[box.slices].any()
+    assert framed == {True, False}
+    assert b.dock.reviewing.counting.count.known == 5
+
+
+@pytest.mark.parametrize("key", ["Shift-Enter", "U"])
+def test_a_running_count_refuses_what_would_end_it(bench: Callable[..., Bench], key: str) -> None:
+    b = bench(discs()[0])
+    begun(b)
+    b.press(key)
+    assert "Finish the count first" in b.view.next_step.text()
+    assert counted(b).startswith("1 of 8")
+    assert not b.dock.reviewing.run.is_running
+    assert len(b.dock.reviewing.review.expected) == 3
+
+
+def test_a_number_stays_until_what_was_counted_changes(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], ready=False)
+    told = finished(b)
+    b.document.do(
+        Suggest(b.layers.plane, (NewProposal(Prompts(), np.ones((3, 3), bool), (90, 90), 0.8),))
+    )
+    assert counted(b) == f"Out of date: {told}"
+    assert f"{told} is out of date" in b.view.next_step.text()
+    assert b.view.review.save.isHidden()
+    b.press("Control-Z")
+    assert counted(b) == told
+    assert not b.view.review.save.isHidden()
+
+
+def test_another_count_can_be_undone(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], ready=False)
+    told = finished(b)
+    b.view.review.count.click()
+    assert f"undo brings back {told}" in b.view.next_step.text()
+    assert counted(b).startswith("1 of 5")
+    b.press("Control-Z")
+    assert counted(b) == told
+    assert not b.dock.reviewing.counting.is_on
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "finished"])
+def test_another_project_has_no_count(bench: Callable[..., Bench], is_running: bool) -> None:
+    b = bench(discs()[0], ready=False)
+    if is_running:
+        begun(b)
+    else:
+        finished(b)
+    b.owner.projects.close()
+    settle()
+    assert not b.dock.reviewing.counting.is_on
+    assert counted(b) == ""
+    assert b.view.review.count.text() == "#"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda plane: AcceptProposals(plane, (1, 2, 3)), id="accepted unseen"),
+        pytest.param(lambda plane: RemoveImage(plane.image), id="image removed"),
+    ],
+)
+def test_a_count_that_ends_says_so(
+    bench: Callable[..., Bench], end: Callable[[PlaneKey], object]
+) -> None:
+    b = bench(discs()[0], discs()[0], ready=False)
+    begun(b)
+    b.document.do(end(b.layers.plane))
+    assert "The count is out of date" in b.view.next_step.text()
+    assert not b.dock.reviewing.counting.is_on
+    assert counted(b) == ""
+
+
+def test_nothing_is_counted_before_something_is_suggested(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], ready=False)
+    b.view.review.count.click()
+    assert "Suggest the rest first" in b.view.next_step.text()
+    assert b.document.audit is None
+    assert counted(b) == ""
+
+
+def test_a_question_is_not_cut_off(bench: Callable[..., Bench]) -> None:
+    b = bench(discs()[0], ready=False)
+    begun(b, (0.9,))
+    b.press("Enter")
+    settle()
+    label = b.view.review.counted
+    assert label.wordWrap()
+    assert label.heightForWidth(label.width()) <= label.height()
+    assert b.view.review.save.text().isascii() or "…" in b.view.review.save.text()
