@@ -343,6 +343,6 @@ def test_the_page_of_the_gate_counts_what_went_wrong() -> None:
     assert "**not shown**, 1 of 4 (1 to 81 %) so far" in page
     whole = gate.found_text((gate.Rate(40, 100), gate.Rate(25, 100), gate.Rate(1, 20)))
     assert "in at most 2 of 100: **not met**, 25 of 100 (17 to 35 %)" in whole
-    assert "in at most 10 of 100: met, 1 of 20 (0 to 25 %)" in whole
+    assert "in at most 10 of 100: met, 1 of 100 (0 to 5 %)" in whole
     first = next(iter(gate.others(sessions)))
     assert first == ["70 %", "0 clicks, 0 % IoU", "0 of 2, 1 of 2", "1 of 2, 0 of 0"]
