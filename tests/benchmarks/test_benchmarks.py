@@ -345,4 +345,4 @@ def test_the_page_of_the_gate_counts_what_went_wrong() -> None:
     assert "in at most 2 of 100: **not met**, 25 of 100 (17 to 35 %)" in whole
     assert "in at most 10 of 100: met, 1 of 100 (0 to 5 %)" in whole
     first = next(iter(gate.others(sessions)))
-    assert first == ["70 %", "0 clicks, 0 % IoU", "0 of 2, 1 of 2", "1 of 2, 0 of 0"]
+    assert first == ["70 %", "0 clicks, 0 % IoU", "1 of 4, 1 of 2", "0 of 0, 0 of 0"]
