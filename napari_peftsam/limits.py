@@ -181,10 +181,11 @@ def read_text(path: Path, most: int = 0, error: Error = InputFileError) -> str:
 
     Raises `OSError` and `UnicodeDecodeError` besides `error`.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise error(f"{path} {_NO_FILE}")
-    size = path.stat().st_size
-    check_claim(2 * size, allocated_bytes(path.stat()), path, error=error)
+    size = status.st_size
+    check_claim(2 * size, allocated_bytes(status), path, error=error)
     if size > (most or read_budget()):
         raise error(f"{path}: has {size / 1e6:,.1f} MB, which is too much for a file of its kind")
     with path.open("rb") as file:

@@ -39,12 +39,23 @@ def bootstrap_intervals(
     list of (float, float) or None
         Lower and upper end by column; None for a single object, which has no spread.
     """
+    found = intervals_at(values, groups, (level,))
+    return None if found is None else found[0]
+
+
+def intervals_at(
+    values: Floats, groups: Sequence[int], levels: Sequence[float]
+) -> list[list[tuple[float, float]]] | None:
+    """Return the intervals of several levels, drawn once; see `bootstrap_intervals`."""
     count = len(values)
     if count < 2:
         return None
-    tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - level) / 2))
-    low, high = np.quantile(_drawn_means(values, groups), (tail, 1 - tail), axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    means, found = _drawn_means(values, groups), []
+    for level in levels:
+        tail = ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - level) / 2))
+        low, high = np.quantile(means, (tail, 1 - tail), axis=0)
+        found.append(list(zip(low.tolist(), high.tolist(), strict=True)))
+    return found
 
 
 def _drawn_means(values: Floats, groups: Sequence[int]) -> Floats:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_peftsam.evaluation.intervals import bootstrap_intervals
+from napari_peftsam.evaluation.intervals import intervals_at
 
 __all__ = ["Answers", "Difference", "Trial", "Verdict"]
 
@@ -113,7 +113,7 @@ class Verdict:
     """The comparison of a trained model with the one in use; without trials the old one stays.
 
     The figures are paired: means over objects of the difference between the two models, with
-    bootstrap intervals over images and their objects (`bootstrap_intervals`). The trained model
+    bootstrap intervals over images and their objects (`intervals_at`). The trained model
     is better if the whole interval of the clicks that it saves is above 0, their mean is at least
     `LEAST_CLICKS`, and it loses no more than half of `LEAST_IOU` at the given prompts on average.
     Where clicks differ by less, the IoU decides in the same way. In a tie the old one stays.
@@ -210,16 +210,13 @@ class Verdict:
         )
         images = [trial.image for trial in self.trials]
         groups = [images.index(image) for image in images]
-        shown = bootstrap_intervals(values, groups, SHOWN)
-        decisive = bootstrap_intervals(values, groups, LEVEL)
-        if shown is None or decisive is None:
-            clicks, iou = (Difference(mean, None) for mean in values.mean(axis=0).tolist())
+        means, found = values.mean(axis=0).tolist(), intervals_at(values, groups, (SHOWN, LEVEL))
+        if found is None:
+            clicks, iou = (Difference(mean, None) for mean in means)
         else:
             clicks, iou = (
                 Difference(mean, interval, int(low > 0) - int(high < 0))
-                for mean, interval, (low, high) in zip(
-                    values.mean(axis=0).tolist(), shown, decisive, strict=True
-                )
+                for mean, interval, (low, high) in zip(means, *found, strict=True)
             )
         return clicks, iou
 
