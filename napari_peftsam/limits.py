@@ -1,7 +1,8 @@
-"""Limits of what a file may cost before it is read: its kind, memory, and nesting.
+"""Limits of what a file may cost: its kind, memory, time, and nesting.
 
 Files come by mail and from the web. What reading one will take in memory follows from its
-header, and is checked before anything is decoded. Every reader asks here.
+header, and is checked before anything is decoded; so is time as far as it can be known, else a
+clock ends what takes too long. Every reader asks here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import pickletools
 import stat
 import struct
+import time
 import tomllib
 import zipfile
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -24,6 +27,8 @@ from napari_peftsam.heap import free_main_memory
 
 BUDGET_VARIABLE = "NAPARI_PEFTSAM_READ_BYTES"
 """Environment variable with the bytes of memory that the content of one file may take."""
+TIME_VARIABLE = "NAPARI_PEFTSAM_READ_SECONDS"
+"""Environment variable with the seconds of a processor that reading one file may take."""
 CONFIGURATION_BYTES = 256 * 1024
 """The most that a configuration may have."""
 
@@ -35,6 +40,7 @@ _INFLATION = 256  # the same of compressed images; sparse labels reach 200, bomb
 _JSON_INFLATION = 16  # the same of outlines and tables; lists of empty lists reach 27
 # Bytes of CPython's objects, by the character that begins or parts them.
 _JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
+_SECONDS, _SECONDS_PER_BYTE = 15.0, 1e-6
 _HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB
 _OPERATIONS = 10**6  # of pickles, each of which may make a list; SAM's have 6,000
 _DEEPEST = 64  # lists and mappings in each other
@@ -45,9 +51,14 @@ _DOTS = 100  # in a line: parts of a TOML key, for whose number parsing takes qu
 _NO_JSON = "cannot be read: it is damaged or not valid JSON; write or copy it again"
 _NO_FILE = "cannot be read: it is no regular file; copy it to one first"
 _SHOWN = 60  # characters of a wrong value
+_UNITS = {
+    BUDGET_VARIABLE: ("bytes", "2000000000 for 2 GB"),
+    TIME_VARIABLE: ("seconds", "600 for ten minutes"),
+}
 
 Error = type[PeftSamError]
 Model = TypeVar("Model", bound=BaseModel)
+Item = TypeVar("Item")
 
 
 def read_budget() -> int:
@@ -55,18 +66,19 @@ def read_budget() -> int:
 
     A quarter of the free memory, unless ``NAPARI_PEFTSAM_READ_BYTES`` says otherwise.
     """
-    chosen = _chosen_budget()
+    chosen = _chosen(BUDGET_VARIABLE)
     return int(free_main_memory() * _SHARE) if chosen is None else chosen
 
 
-def _chosen_budget() -> int | None:
-    text = os.environ.get(BUDGET_VARIABLE)
+def _chosen(variable: str) -> int | None:
+    text = os.environ.get(variable)
     if not text:
         return None
     if not text.isdecimal():
+        unit, example = _UNITS[variable]
         raise ConfigurationError(
-            f"{BUDGET_VARIABLE} must be a whole number of bytes, got {text!r}: write "
-            "2000000000 for 2 GB, or unset it"
+            f"{variable} must be a whole number of {unit}, got {text!r}: write {example}, or "
+            "unset it"
         )
     return int(text)
 
@@ -101,7 +113,7 @@ def check_claim(
     error
         Raised.
     """
-    chosen = _chosen_budget()
+    chosen = _chosen(BUDGET_VARIABLE)
     if chosen is not None:
         allowed = float(chosen)
     elif claimed <= _SMALL:
@@ -115,6 +127,36 @@ def check_claim(
     raise error(
         f"{what}: its {stored / 1e6:,.1f} MB would take {claimed / 1e6:,.0f} MB of memory, which "
         f"is refused: if the file is right, set {BUDGET_VARIABLE} to more bytes"
+    )
+
+
+def check_time(seconds: float, path: Path, error: Error = InputFileError) -> None:
+    """Raise `error` if reading a file, by its header, takes longer than one of its size may."""
+    if seconds > _allowed_seconds(path):
+        raise _too_slow(path, error)
+
+
+def in_time(items: Iterable[Item], path: Path, error: Error = InputFileError) -> Iterator[Item]:
+    """Yield what a file holds; raise `error` as soon as that takes longer than it may.
+
+    Seconds of the processor count, not those for which a busy computer does something else.
+    """
+    end = time.thread_time() + _allowed_seconds(path)
+    for each in items:
+        if time.thread_time() >= end:
+            raise _too_slow(path, error)
+        yield each
+
+
+def _allowed_seconds(path: Path) -> float:
+    chosen = _chosen(TIME_VARIABLE)
+    return _SECONDS + _SECONDS_PER_BYTE * stored_bytes(path) if chosen is None else float(chosen)
+
+
+def _too_slow(path: Path, error: Error) -> PeftSamError:
+    return error(
+        f"{path}: takes longer to read than a file of {stored_bytes(path) / 1e6:,.1f} MB may: if "
+        f"it is right, set {TIME_VARIABLE} to more seconds"
     )
 
 

@@ -19,6 +19,7 @@ from napari_peftsam.limits import (
     check_file,
     check_pickles,
     check_zip,
+    in_time,
     read_json,
     stored_bytes,
 )
@@ -30,10 +31,8 @@ from ._zarr import is_zarr, label_images
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 
 _HIGHEST = 2**31
-_MOST_DRAWN, _MOST_LAYERS = (
-    5 * 10**8,
-    8,
-)  # pixels of all objects, and how often they cover the image
+# Pixels of all objects, and how often they cover the image.
+_MOST_DRAWN, _MOST_LAYERS = 5 * 10**8, 8
 _QUICK = 10**7  # pixels times corners that are filled in a tenth of a second
 _CROSSING = 64  # bytes of memory where an edge crosses a row of pixels
 _WITH_AREA = ("POLYGON", "RECT", "OVAL", "FREEHAND", "TRACED")
@@ -180,7 +179,7 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     so the pieces of an object in several planes stay together.
     """
     every, drawn, pixels = list[_Found](), 0.0, float(np.prod(shape))
-    for each in objects:
+    for each in in_time(objects, path):
         every.append(each)
         drawn += each[2].size
         if drawn > max(_MOST_DRAWN, _MOST_LAYERS * pixels):
@@ -193,7 +192,7 @@ def _drawn(objects: Iterator[_Found], shape: tuple[int, ...], path: Path) -> Lab
     sets: dict[str, LabelArray] = {"": np.zeros(shape, np.int32)}
     overlapping, number = 0, 0
     classes = dict[int, str]()
-    for index, (row, col), mask, label, category in found:
+    for index, (row, col), mask, label, category in in_time(found, path):
         if len(index) != len(shape) - 2 or any(
             i >= n for i, n in zip(index, shape[:-2], strict=True)
         ):

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError, PeftSamError
 from napari_peftsam.geometry import check_labels
-from napari_peftsam.limits import check_claim, check_file, stored_bytes
+from napari_peftsam.limits import check_claim, check_file, check_time, stored_bytes
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
@@ -45,6 +45,7 @@ IMAGE_SUFFIXES = (*_TIFF, *_PLAIN, *VENDORS, ".zarr")
 
 _COLOURS = 3
 _READ_AT_ONCE = 2**26  # bytes
+_SECONDS_PER_CHUNK = 1e-3  # of a zarr array
 _LARGEST_WHOLE = 2.0**53  # above, floats skip whole numbers
 _log = logging.getLogger(__name__)
 
@@ -185,6 +186,8 @@ def _open(
         is_lazy = outline or (size > above and not isinstance(raw.array, np.ndarray))
         if not is_lazy and size > _READ_AT_ONCE:
             check_claim(size, stored_bytes(path), path)
+        if not is_lazy and not isinstance(raw.array, np.ndarray):
+            check_time(_SECONDS_PER_CHUNK * raw.array.nchunks, path)
         # The lower resolutions have the same order of axes and the same channels.
         levels = (
             []

@@ -19,9 +19,9 @@ import tifffile
 import zarr
 from skimage.draw import polygon2mask
 
-from napari_peftsam.errors import InputFileError, PeftSamError
+from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
 from napari_peftsam.files import open_image, read_image, read_labels, read_objects
-from napari_peftsam.limits import BUDGET_VARIABLE
+from napari_peftsam.limits import BUDGET_VARIABLE, TIME_VARIABLE
 
 VALUES = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
 Make = Callable[[Path], Path]
@@ -168,6 +168,9 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "zarr of tiny chunks": (zarr2(shape=[9000, 9000], chunks=[1, 1]), "81,000,000 chunks"),
     "zarr of a huge chunk": (zarr2(shape=[10**6, 10**6], chunks=[10**6, 10**6]), "would take"),
+    "zarr of tiny chunks that nobody wrote": (
+        zarr2(shape=[5000, 5000], chunks=[16, 16]), "takes longer to read than a file of 0.0 MB",
+    ),
     "zarr with a pipe": (pipe_in_zarr, "no regular file"),
     "TIFF of one strip that inflates": (tiff_of_one_strip, "a part of .* would take"),
     "TIFF of a billion planes": (tiff_of_many_planes, "claims 1,000,000,000 planes"),
@@ -285,6 +288,34 @@ def test_objects_that_take_much_more_than_their_image_are_refused(
         path.write_text(json.dumps(content))
     with pytest.raises(PeftSamError, match=message):
         read_objects(path, (2000, 2000), "x")
+
+
+TIMED: dict[str, object] = {
+    "x.geojson": [outline((0, 0), (0, 9), (9, 9))],
+    "x.json": coco(([64, 64], [0, 9, 4087])),
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_objects_are_read_for_no_longer_than_is_allowed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(json.dumps(TIMED[name]))
+    monkeypatch.setenv(TIME_VARIABLE, "0")
+    with pytest.raises(InputFileError, match=f"takes longer .* set {TIME_VARIABLE} to more"):
+        read_objects(tmp_path / name, (64, 64))
+    monkeypatch.setenv(TIME_VARIABLE, "600")
+    assert read_objects(tmp_path / name, (64, 64)).labels.any()
+
+
+@pytest.mark.parametrize("variable", [BUDGET_VARIABLE, TIME_VARIABLE])
+def test_a_limit_that_is_no_number_is_told(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.geojson").write_text(json.dumps(TIMED["x.geojson"]))
+    monkeypatch.setenv(variable, "much")
+    with pytest.raises(ConfigurationError, match=f"{variable} must be a whole number of .*'much'"):
+        read_objects(tmp_path / "x.geojson", (64, 64))
 
 
 def test_outlines_of_many_corners_are_filled_as_those_of_few(tmp_path: Path) -> None:
