@@ -1,4 +1,4 @@
-"""The loss of a step: masks and scores of two rounds of prompts, and the dense head."""
+"""The loss of a step: masks and scores after prompts and corrections, and the dense head."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _DEEP = 3  # pixels: background deeper inside the object is a hole
 _LEAST_AREA = 64.0  # pixels: islands of an object this small, or of none, count as if it were so
 _COMPACTNESS = 0.5
 _SCORES = 2.0
+_ROUNDS = (1, 1, 2, 3, 5, 8)  # of corrections, one of these at random
+_CORRECTED = 0.5  # worth of what a correction was meant to change
 
 
 def pretraining_loss(
@@ -42,13 +44,43 @@ def pretraining_loss(
     low, scores = decode(sam, repeated, prompts, offset)
     logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
     first = prompted_loss(logits, scores, target, levels)
-    best = torch.arange(len(scores), device=scores.device), scores.argmax(1)
-    corrected = user.correct(prompts, logits.detach()[best], low[best][:, None], meant)
-    low, scores = decode(sam, repeated, corrected, offset)
-    logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
+    rounds = _ROUNDS[int(torch.randint(len(_ROUNDS), (), generator=generator))]
+    for number in range(1, rounds + 1):
+        best = torch.arange(len(scores), device=scores.device), scores.argmax(1)
+        answer = logits.detach()[best]
+        prompts = user.correct(prompts, answer, low[best][:, None], meant)
+        # Of corrections in between only the answers are needed.
+        with torch.set_grad_enabled(number == rounds):
+            low, scores = decode(sam, repeated, prompts, offset)
+            logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
     second = prompted_loss(logits, scores, target)
-    loss = first + second + dense
-    return loss, {"first": first.item(), "second": second.item(), "dense": dense.item()}
+    shown = logits[torch.arange(len(scores), device=scores.device), scores.argmax(1)]
+    changed = (correction_loss(each, answer, meant) for each in (logits[:, 0], shown))
+    honoured = _CORRECTED * sum(changed, logits.new_zeros(()))
+    loss = first + second + honoured + dense
+    parts = {"first": first, "second": second, "honoured": honoured, "dense": dense}
+    return loss, {name: part.item() for name, part in parts.items()}
+
+
+def correction_loss(logits: Tensor, before: Tensor, target: Tensor) -> Tensor:
+    """Return the cross-entropy where the mask before a correction was wrong.
+
+    A correction of a small part changes a mask little, and its Dice hardly: here all corrections
+    count the same. Wrong seams along a boundary, less than three pixels wide, do not count.
+
+    Parameters
+    ----------
+    logits, before
+        ``(B, H, W)``, after and before the correction.
+    target
+        ``(B, H, W)`` boolean.
+    """
+    wrong = (before > 0) != target
+    wrong = dilated(~dilated(~wrong, 1), 1) & wrong
+    each = functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+    area = wrong.flatten(1).sum(1)
+    mean = (each * wrong).flatten(1).sum(1) / area.clamp(min=1)
+    return mean.sum() / (area > 0).sum().clamp(min=1)
 
 
 def first_prompts(

@@ -55,6 +55,22 @@ def test_prompts_in_an_empty_field_mean_nothing() -> None:
         assert prompts.points is not None or prompts.boxes is not None
 
 
+@pytest.mark.parametrize(
+    ("extra", "counts"),
+    [pytest.param(slice(40, 48), True, id="a part of eight pixels"),
+     pytest.param(slice(40, 42), False, id="a seam of two pixels")],
+)  # fmt: skip
+def test_a_correction_counts_where_the_mask_was_wrong(extra: slice, counts: bool) -> None:
+    target = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    target[0, 20:40, 20:40] = True
+    before = torch.where(target, 5.0, -5.0)
+    before[0, 20:40, extra] = 5.0
+    heeded, ignored = torch.where(target, 5.0, -5.0), before
+    ignoring = objective.correction_loss(ignored, before, target).item()
+    assert ignoring == pytest.approx(5.007 if counts else 0.0, abs=1e-3)
+    assert objective.correction_loss(heeded, before, target).item() < 0.01
+
+
 PATCH = architecture("builtin").patch_size
 
 
