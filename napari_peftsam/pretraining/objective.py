@@ -19,7 +19,7 @@ _LEAST_AREA = 64.0  # pixels: islands of an object this small, or of none, count
 _COMPACTNESS = 0.5
 _SCORES = 2.0
 _ROUNDS = (1, 1, 2, 3, 5, 8)  # of corrections, one of these at random
-_CORRECTED = 0.5  # worth of what a correction was meant to change
+_CORRECTED = 0.05  # worth of what a correction was meant to change
 
 
 def pretraining_loss(
