@@ -98,7 +98,7 @@ def write_report(report: DemoReport, figure: bytes) -> str:
     files = "".join(f"<li>{html.escape(name)}" for name in report.files)
     return _PAGE.format(
         objects=before.objects, images=before.images, table=table, files=files,
-        verdict=html.escape(report.verdict), same=html.escape(report.why_same),
+        verdict=html.escape(report.verdict), beside=html.escape(report.beside),
         picture=base64.b64encode(figure).decode(), made=report.annotated_objects,
         clicks=report.clicks_per_object, steps=report.training_steps,
         parameters=report.trainable_parameters, iou_before=report.val_iou_before,
@@ -121,7 +121,7 @@ the sample's hand-made labels (CC0, 2018 Data Science Bowl); a person would be l
 <p>It made {made} objects in the training images with {clicks:.1f} clicks each and brushed away
 what was still wrong. LoRA + COBOT ({parameters:,} trained parameters) learned from them in {steps}
 steps. On the annotated objects held out from the training, the mean IoU went from
-{iou_before:.3f} to {iou_after:.3f}. {verdict}.{same}</p>
+{iou_before:.3f} to {iou_after:.3f}. {verdict}.{beside}</p>
 <h2>{objects} objects of {images} images from other slides</h2>
 <table><tr><th>Simulated prompts<th>Before<th>After{table}</table>
 <p>All took {seconds:.0f} s.</p>

@@ -83,6 +83,6 @@ def _text(report: DemoReport, output: Path) -> str:
         f"  IoU from a box                        {before.box_iou:6.3f}  {after.box_iou:6.3f}\n"
         f"  IoU from one click                    {before.point_iou:6.3f}  {after.point_iou:6.3f}\n"
         f"  clicks to 80 % IoU                    {before.noc80:6.2f}  {after.noc80:6.2f}\n"
-        f"{report.verdict}.{report.why_same}\n"
+        f"{report.verdict}.{report.beside}\n"
         f"took {report.seconds:.0f} s; see {output / 'report.html'}"
     )
