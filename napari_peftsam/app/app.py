@@ -165,7 +165,8 @@ class App:
             Looks at a proposal, or at a tile (whose `number` is 0), and returns of a proposal 1 (an
             object), 0 or ``"nothing here"``, or ``"wrong outline"`` (an object with another
             outline); of a tile, how many objects whose middle is in it were none of these: not
-            accepted, not proposed, and not judged ``"wrong outline"``.
+            accepted, not proposed, and not judged ``"wrong outline"``; of several in one outline,
+            all but one.
         planes
             Where to count; default: in all images that are not complete.
         sample
@@ -359,7 +360,7 @@ class ProjectImage:
         options
             What is looked for.
         scorer
-            What is known without this project's judgements; default: what is shipped.
+            What is known without this project's judgements; default: what the live adapter brings.
         """
         _need_model(self._app)
         run, review = self._reviewed(plane, scorer)

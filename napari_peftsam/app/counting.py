@@ -136,7 +136,8 @@ def count_by(
     judge
         Returns of a proposal 1 if it is an object, which is accepted; 0 or ``"nothing here"``; or
         ``"wrong outline"`` of an object with another outline. Of a tile, how many objects whose
-        middle is in it have neither mask nor proposal, and are none of `undrawn`.
+        middle is in it have neither mask nor proposal, and are none of `undrawn`; of several that
+        share a mask or proposal, all but one.
     sample
         As of `begin_count`.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_peftsam.app.workspace import Workspace
     from napari_peftsam.evaluation import Verdict
     from napari_peftsam.models import SamModel
-    from napari_peftsam.peft import Adapter
+    from napari_peftsam.peft import Adapter, Judged
     from napari_peftsam.training import (
         AnnotatedPlane,
         Incumbent,
@@ -48,6 +48,7 @@ class TrainingJob:
     start: Adapter | None = None
     incumbent: Incumbent | None = None
     precision: str = "auto"
+    judged: Judged | None = None
 
 
 def train(
@@ -73,7 +74,7 @@ def train(
         give_way_inside(model.sam, give_way)
     return (yield from finetune(
         model, job.planes, job.config,
-        start=job.start, incumbent=job.incumbent, team=team, stop=stop,
+        start=job.start, incumbent=job.incumbent, judged=job.judged, team=team, stop=stop,
         on_progress=on_progress,
     ))  # fmt: skip
 

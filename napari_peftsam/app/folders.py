@@ -36,6 +36,7 @@ from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import pick_device
 from napari_peftsam.normalisation import check_normalisable
 from napari_peftsam.peft import Adapter, dense_head_of, load_adapter, save_adapter
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -215,9 +216,10 @@ def evaluate_folders_automatically(  # noqa: PLR0913, PLR0917
     choice = choice or ModelChoice()
     planes = folder_planes(images, labels, choice.reading(options))
     engine = choice.open().engine
-    head = dense_head_of(engine.model, engine.live.adapter)
+    live = engine.live
+    head, scorer = dense_head_of(engine.model, live.adapter), ProposalScorer.of(live.adapter)
     for event in evaluate_automatic(
-        engine.model, _pairs(planes), config, labels_are, head, adapter=engine.live.encoder
+        engine.model, _pairs(planes), config, labels_are, head, scorer, live.encoder
     ):
         if isinstance(event, AutomaticEvaluation):
             return event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,9 @@ from napari_peftsam.document import (
     MarkComplete,
     PaintBackground,
     PlaneKey,
+    Snapshot,
 )
+from napari_peftsam.document.records import BACKGROUND, Index
 from napari_peftsam.errors import PromptError
 from napari_peftsam.types import BoolArray, Box, Window
 
@@ -26,17 +29,24 @@ def known_background(
     They are those that strokes declare background, and what is unlabelled in complete regions.
     With a window, return its pixels ``(h, w)`` only.
     """
-    window = window or Window(0, 0, *image.plane_shape)
-    regions = [r for r in image.info.complete if r.index in (None, plane.index)]
-    painted = None if image.background is None else image.background[plane.index]
-    strokes = None if painted is None else painted[window.slices]
-    if not regions and (strokes is None or not strokes.any()):
+    return background_in(image.snapshot(), image.info.complete, plane.index, window or image.window)
+
+
+def background_in(
+    taken: Snapshot, complete: Sequence[CompleteRegion], index: Index, window: Window
+) -> BoolArray | None:
+    """Return `known_background` of a snapshot with these complete regions; in any thread."""
+    known = np.zeros(window.shape, np.bool_)
+    for region in complete:
+        if region.index in (None, index):
+            known |= _inside(region, window)
+    if BACKGROUND in taken.label_sets:
+        known |= taken.labels(BACKGROUND, index, window) > 0
+    if not known.any():
         return None
-    known = np.zeros(window.shape, np.bool_) if strokes is None else strokes > 0
-    for region in regions:
-        known |= _inside(region, window)
-    for label_set in image.label_sets:
-        known &= image.plane_labels(plane, label_set)[window.slices] == 0
+    for label_set in taken.label_sets:
+        if label_set != BACKGROUND:
+            known &= taken.labels(label_set, index, window) == 0
     return known
 
 

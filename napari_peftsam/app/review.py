@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.suggesting import judgements, project_scorer
+from napari_peftsam.app.suggesting import judgements
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.counting import wilson
 from napari_peftsam.document import (
@@ -153,7 +153,7 @@ class ReviewController:
             alike = {n: r for n, r in known.items() if len(r.features) == len(FEATURES)}
             if alike:
                 features = np.array([each.features for each in alike.values()])
-                found = project_scorer(self._document, self._run.base).scores(features)
+                found = self._run.scorer().scores(features)
                 values = found.iou.tolist(), found.probability.tolist(), found.uncertainty.tolist()
                 expected |= dict(zip(alike, map(Expected, *values), strict=True))
         self.expected = expected

@@ -59,7 +59,7 @@ class SuggestController:
     runner
         Runs the search.
     base
-        The scorer without the project's judgements; default: the shipped one.
+        The scorer without the project's judgements; default: that of the live adapter.
 
     Attributes
     ----------
@@ -104,6 +104,15 @@ class SuggestController:
         for signal, slot in self._connections():
             signal.disconnect(slot)
         self._slot.stop()
+
+    def scorer(self) -> ProposalScorer:
+        """Return the scorer that knows the project's judgements now."""
+        from napari_peftsam.segmentation.automatic import ProposalScorer
+
+        workspace = self._holder.workspace
+        assert workspace is not None, "nothing is scored before there is one"
+        base = self.base or ProposalScorer.of(workspace.live.adapter)
+        return project_scorer(self._document, base)
 
     @property
     def is_running(self) -> bool:
@@ -175,8 +184,7 @@ class SuggestController:
         self._found, self._seen, self._lost[plane] = [], None, []
         self._tell("")
         try:
-            scorer = project_scorer(self._document, self.base)
-            work = propose_plane(workspace, plane, scorer, self.options, self._part)
+            work = propose_plane(workspace, plane, self.scorer(), self.options, self._part)
         except PeftSamError as error:
             self._failed(error)
             return

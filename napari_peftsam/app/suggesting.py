@@ -12,6 +12,7 @@ import numpy as np
 from napari_peftsam.app.refine import embedded
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.document import Document, DocumentImage, NewProposal, PlaneKey
+from napari_peftsam.document.records import BACKGROUND
 from napari_peftsam.types import BoolArray, Window
 
 if TYPE_CHECKING:
@@ -102,14 +103,13 @@ def propose_plane(
     """
     image, label_set = workspace.document.image(plane.image), workspace.document.label_set
     image.check_plane(plane)
-    sets, strokes, taken_from = image.label_sets, image.background, image.snapshot()
+    snapshot = image.snapshot()
+    sets = {label_set, BACKGROUND} & set(snapshot.label_sets)
 
     def taken(window: Window) -> BoolArray:
         known = np.zeros(window.shape, np.bool_)
-        if strokes is not None:
-            known |= strokes[plane.index][window.slices] > 0
-        if label_set in sets:
-            known |= taken_from.labels(label_set, plane.index, window) > 0
+        for each in sets:
+            known |= snapshot.labels(each, plane.index, window) > 0
         return known
 
     search = _Search(
@@ -222,22 +222,15 @@ def least_area(image: DocumentImage, label_set: str) -> int:
     return round(np.percentile(areas, percentile) / share) if areas else AutomaticConfig().min_size
 
 
-def project_scorer(document: Document, base: ProposalScorer | None = None) -> ProposalScorer:
-    """Return a scorer that knows the judgements of a project; milliseconds for 1,000.
+def project_scorer(document: Document, base: ProposalScorer) -> ProposalScorer:
+    """Return the scorer that knows the judgements of a project, too; milliseconds for 1,000."""
+    from napari_peftsam.segmentation.automatic import FEATURES
 
-    Parameters
-    ----------
-    base
-        What is known without them; default: what is shipped.
-    """
-    from napari_peftsam.segmentation.automatic import FEATURES, ProposalScorer
-
-    scorer = base or ProposalScorer()
     known = [each for each in judgements(document) if len(each[0]) == len(FEATURES)]
     if not known:
-        return scorer
+        return base
     features, ious = zip(*((features, iou) for features, iou, _ in known), strict=True)
-    return scorer.judged(np.array(features), np.array(ious))
+    return base.judged(np.array(features), np.array(ious))
 
 
 def judgements(document: Document) -> Iterator[tuple[tuple[float, ...], float, float]]:

@@ -21,7 +21,8 @@ from napari_peftsam.app.adapters import (
     stored_adapters,
 )
 from napari_peftsam.app.finetuning import TrainingJob
-from napari_peftsam.app.regions import known_background
+from napari_peftsam.app.regions import background_in
+from napari_peftsam.app.suggesting import project_scorer
 from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey, class_of
 from napari_peftsam.embeddings import (
     EmbeddingStore,
@@ -33,6 +34,7 @@ from napari_peftsam.embeddings import (
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel, build, pick_device
 from napari_peftsam.peft import load_adapter
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -271,7 +273,7 @@ class Workspace:
     # --- finetuning ------------------------------------------------------------------
 
     def prepare_training(self, config: TrainingConfig) -> Callable[[], TrainingJob]:
-        """Take note of all objects as they are now, for a finetuning run.
+        """Take note of all objects and judgements as they are now, for a finetuning run.
 
         The run goes on from the live adapter if that has the same method and options;
         either way it is judged against the live one.
@@ -285,14 +287,17 @@ class Workspace:
         live, source, model = self.live, self.source, self.engine.model
         before = live.adapter
         read = annotated_planes(self.document, self.engine)
+        start = before if before is not None and before.config == config.method else None
+        scorer = project_scorer(self.document, ProposalScorer.of(start))
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),
             planes=tuple(read()),
             config=config,
-            start=before if before is not None and before.config == config.method else None,
+            start=start,
             incumbent=None if before is None else Incumbent(before, live.strength),
             precision=model.precision,
+            judged=(scorer.features, scorer.ious),
         )
 
     @property
@@ -356,8 +361,7 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             tiled = engine.tiled(image.plane_pixels(PlaneKey(image.id, index)), image.id)
             where = str(list(index)) if index else ""
             name = " ".join(filter(None, (image.name + where, class_of(label_set))))
-            plane = PlaneKey(image.id, index)
-            background = known_background(image, plane) if len(tiled.grid) == 1 else None
+            background = partial(background_in, snapshot, image.info.complete, index)
             noted.append(
                 (name, image.id, channels, tiled, snapshot, index, label_set, records, background)
             )
@@ -369,14 +373,14 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
             labels = partial(snapshot.labels, label_set, index)
             if len(tiled.grid) > 1:
                 places = {r.label: snapshot.window(r.label) for r in records}
-                for tile in tiles_with_objects(tiled, labels, places, prompts):
+                for tile in tiles_with_objects(tiled, labels, places, prompts, empty):
                     title = f"{name} {tile.name}"
                     yield replace(tile, name=title, image=of, channels=channels)
             else:
                 whole = np.array(tiled.plane)
-                kept = labels(tiled.grid.window)
+                kept, known = labels(tiled.grid.window), empty(tiled.grid.window)
                 yield AnnotatedPlane(
-                    name, of, whole, kept, prompts, channels=channels, background=empty
+                    name, of, whole, kept, prompts, channels=channels, background=known
                 )
 
     return read

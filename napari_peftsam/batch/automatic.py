@@ -73,14 +73,14 @@ def segment_all(
         ``(H, W)`` signed integers; what is above zero stays as it is. An array of zarr is read
         and written in parts of a tile.
     scorer
-        Default: the one that is shipped.
+        Default: that of the live adapter.
 
     Raises
     ------
     PeftSamError
         If the plane cannot be embedded.
     """
-    scorer = scorer or ProposalScorer()
+    scorer = scorer or ProposalScorer.of(engine.live.adapter)
     merging = PlaneMerge(labels, scorer, config.threshold, config.min_size)
     embedding = None
     for event in engine.embed(name, plane):

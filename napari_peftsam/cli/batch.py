@@ -106,8 +106,12 @@ def segment(  # noqa: PLR0913
     reading_options = read_options(reading)
     report = segment_file(image, prompts, output, ModelChoice(**model), reading_options, config)
     if report.counts is not None and not report.objects:
-        hint = "; a higher --eager shows less certain ones" if report.counts.below else ""
-        say(f"note: no object was found{hint}")
+        reasons = {
+            f"smaller than --min-size {config.min_size}": report.counts.too_small,
+            f"less certain than --eager {config.eager:g} asks for": report.counts.below,
+        }
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+        say(f"note: no object was found{f': {why}' if why else ''}")
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")

@@ -72,6 +72,11 @@ def evaluate(  # noqa: PLR0913
     from napari_peftsam.evaluation import EvaluationProgress
 
     if without_prompts:
+        if changed := changed_options(EvaluationConfig, sample):
+            raise ConfigurationError(
+                f"--{changed[0].replace('_', '-')} is for a sample of objects to prompt: leave it "
+                "out, --automatic looks at all of them"
+            )
         labels_are = labels_are or "complete"
         _automatic(folders, project, model, reading, automatic, labels_are, as_json)
         return

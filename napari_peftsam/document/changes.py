@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any, get_type_hints
 
@@ -57,9 +58,9 @@ Answer = tuple[Prediction, ModelVersion]
 class Touched:
     """Parts of a state that were changed."""
 
-    # Written region and flat positions (in pieces), by image and label set.
+    # Written region, and starts and lengths of runs of positions, by image and label set.
     pixels: dict[tuple[ImageId, str], Region] = field(default_factory=dict)
-    where: dict[tuple[ImageId, str], list[Integers]] = field(default_factory=dict)
+    runs: dict[tuple[ImageId, str], list[tuple[Integers, Integers]]] = field(default_factory=dict)
     # Labels and proposals whose records changed, by image.
     objects: dict[ImageId, set[int]] = field(default_factory=dict)
     proposals: dict[ImageId, set[int]] = field(default_factory=dict)
@@ -176,9 +177,9 @@ def rows_of(state: State, touched: Touched) -> list[Row]:
         rows += _record_rows(image, OBJECTS, state.images[image].records, labels)
     for image, numbers in touched.proposals.items():
         rows += _record_rows(image, PROPOSALS, state.images[image].proposals, numbers)
-    for (image, label_set), where in touched.where.items():
+    for (image, label_set), runs in touched.runs.items():
         array = state.images[image].array(label_set)
-        tiles = tiles_at(image, label_set, where, array.shape)
+        tiles = tiles_at(image, label_set, runs, array.shape)
         rows += [("tiles", key, tile_bytes(array, key)) for key in tiles]
     rows += [("fields", (name,), dump(getattr(state, name))) for name in touched.fields]
     return rows
@@ -214,12 +215,14 @@ class LabelChange:
         cls, image: ImageId, where: Integers, old: Any, new: Any, label_set: str = OBJECTS
     ) -> LabelChange:
         """Return the change of pixels at N >= 1 flat positions."""
-        first = np.flatnonzero(np.concatenate([[True], where[1:] != where[:-1] + 1]))
+        first = np.append(0, np.flatnonzero(np.diff(where) != 1) + 1)
         starts = where[first].astype(np.int64)
         lengths = np.diff(first, append=len(where)).astype(np.int32)
-        return cls(image, starts, lengths, _compact(old), _compact(new), label_set)
+        made = cls(image, starts, lengths, _compact(old), _compact(new), label_set)
+        vars(made)["where"] = where
+        return made
 
-    @property
+    @cached_property
     def where(self) -> Integers:
         """The flat positions of its pixels, ``(N,)``."""
         ends = np.cumsum(self.lengths)
@@ -228,11 +231,11 @@ class LabelChange:
 
     def do(self, state: State) -> None:
         """Write the new labels."""
-        where, key = self.where, (self.image, self.label_set)
-        region = state.images[self.image].put(self.label_set, where, self.old, self.new)
+        key = self.image, self.label_set
+        region = state.images[self.image].put(self.label_set, self.where, self.old, self.new)
         known = state.touched.pixels.get(key)
         state.touched.pixels[key] = region if known is None else union(known, region)
-        state.touched.where.setdefault(key, []).append(where)
+        state.touched.runs.setdefault(key, []).append((self.starts, self.lengths))
 
 
 @dataclass(frozen=True, eq=False)

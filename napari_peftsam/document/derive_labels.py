@@ -166,7 +166,7 @@ def pixel_changes(  # what is changed, and how records follow
     state, image
         Before the change.
     pixels
-        N >= 1 flat positions, ascending, their labels before and after.
+        N >= 1 flat positions, once each, their labels before and after.
     update, create
         Return the record of an object that was touched, and of an unknown label. Objects
         without pixels lose their record.

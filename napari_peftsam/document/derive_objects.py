@@ -118,15 +118,16 @@ def _new_in_set(  # `number` is the first free label
         where, owner = where[::-1], owner[::-1]
     else:
         before = np.take(present, where)
-        is_free = (before == 0) | np.isin(before, gone) | (before == own[owner])
-        where, owner = where[is_free], owner[is_free]
+        if before.any():
+            is_free = (before == 0) | np.isin(before, gone) | (before == own[owner])
+            where, owner = where[is_free], owner[is_free]
     where, owner = first_of(where, owner)
     has_pixels = np.bincount(owner, minlength=len(pieces)) > 0
     if not has_pixels.any():
         return (), (0,) * len(objects)
     numbers = number - 1 + np.cumsum(has_pixels & (own == 0))
     image.check_label_range(int(numbers[-1]))
-    labels = np.where(has_pixels, np.where(own > 0, own, numbers), 0)
+    labels = np.where(has_pixels, np.where(own > 0, own, numbers), 0).astype(present.dtype)
     given: dict[int, NewObject] = dict(zip(labels.tolist(), objects, strict=True))
     new = labels[owner]
     cleared = np.union1d(gone, own[(own > 0) & has_pixels])

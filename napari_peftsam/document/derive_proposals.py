@@ -51,7 +51,7 @@ def _suggest(action: act.Suggest, state: State) -> Derived:
         after[np.isin(before, list(replaced))] = 0
     objects = image.plane_labels(plane, label_set_of(state.category))[whole.slices]
     records: dict[int, ProposalRecord | None] = dict.fromkeys(replaced)
-    found = 0
+    pieces, found = list[Integers](), 0
     for each in action.proposals:
         seen = _window(each) & whole
         inside = seen.seen_from(whole).slices
@@ -62,13 +62,18 @@ def _suggest(action: act.Suggest, state: State) -> Derived:
             number = first + found
             here[free] = number
             records[number] = each.record(number, plane.index)
+            pieces.append(image.positions(plane, free, (seen.row, seen.col)))
             found += 1
-    changed = before != after
-    where = image.positions(plane, changed, (whole.row, whole.col))
+    numbers = [*range(first, first + found)]
+    if replaced:
+        pieces.append(image.positions(plane, (before > 0) & (after == 0), (whole.row, whole.col)))
+        numbers.append(0)
     changes: tuple[Change, ...] = set_proposals(state, image.id, records)
+    where = np.concatenate([np.array([], np.int64), *pieces])
     if len(where):
-        pixels = before[changed], after[changed]
-        changes = (LabelChange.of(image.id, where, *pixels, PROPOSALS), *changes)
+        old = np.take(image.array(PROPOSALS), where) if replaced else 0
+        new = np.repeat(np.array(numbers, before.dtype), [len(piece) for piece in pieces])
+        changes = (LabelChange.of(image.id, where, old, new, PROPOSALS), *changes)
     return Derived(changes, f"suggest {found} object{'' if found == 1 else 's'}", image.id, found)
 
 
@@ -189,4 +194,6 @@ def _positions(image: DocumentImage, plane: PlaneKey, numbers: Collection[int]) 
     """Return the flat positions of proposals, ascending."""
     window = reduce(or_, map(image.proposal_window, numbers))
     labels = image.plane_labels(plane, PROPOSALS)[window.slices]
-    return image.positions(plane, np.isin(labels, list(numbers)), (window.row, window.col))
+    are_all = len(numbers) == len(image.open_proposals(plane))
+    mask = labels > 0 if are_all else np.isin(labels, list(numbers))
+    return image.positions(plane, mask, (window.row, window.col))

@@ -314,8 +314,9 @@ class DocumentImage:
         """Return the flat positions, ascending, of a mask ``(h, w)`` that begins at `offset`."""
         inside, width = np.flatnonzero(mask), self.plane_shape[1]
         beside = width - mask.shape[1]
-        if beside:
-            inside += inside // mask.shape[1] * beside
+        if beside:  # a third of the time of a division of each position
+            rows = np.count_nonzero(mask, axis=1)
+            inside += np.repeat(np.arange(0, len(rows) * beside, beside), rows)
         return inside + (self.first_position(plane) + offset[0] * width + offset[1])
 
     def region(self, label: int) -> Region:
@@ -353,8 +354,10 @@ class DocumentImage:
         return self._others[label_set]
 
     def snapshot(self) -> Snapshot:
-        """Return the objects as they are now, to be read in any thread; copies no pixels."""
+        """Return objects and background as they are now, to be read in any thread; no copies."""
         labels = {label_set: self.array(label_set) for label_set in self.label_sets}
+        if self.background is not None:
+            labels[BACKGROUND] = self.background
         taken = Snapshot(labels, self.index.regions())
         self._snapshots.add(taken)
         return taken

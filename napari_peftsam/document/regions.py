@@ -32,21 +32,23 @@ def regions_of(
     shape
         Shape of the label array.
     """
-    # Runs of neighbours with one label in a row: far fewer than pixels, so sorting is cheap.
+    # Runs of neighbours with one label: far fewer than pixels, so sorting is cheap.
     labels = np.broadcast_to(values, where.shape)
-    breaks = np.ones(len(where), np.bool_)
-    breaks[1:] = (where[1:] != where[:-1] + 1) | (where[1:] % shape[-1] == 0)
-    breaks[1:] |= labels[1:] != labels[:-1]
-    first = np.flatnonzero(breaks)
+    breaks = np.diff(where) != 1
+    if np.ndim(values):
+        breaks |= labels[1:] != labels[:-1]
+    first = np.append(0, np.flatnonzero(breaks) + 1)
+    lengths = np.diff(first, append=len(where))
     starts = np.stack(np.unravel_index(where[first], shape))
-    stops = starts + 1
-    stops[-1] += np.diff(first, append=len(where)) - 1
+    ends = np.stack(np.unravel_index(where[first] + lengths - 1, shape))
     present, owner = np.unique(labels[first], return_inverse=True)
     lows = np.full((len(shape), len(present)), np.iinfo(np.intp).max, np.intp)
     highs = np.zeros_like(lows)
-    for axis in range(len(shape)):
-        np.minimum.at(lows[axis], owner, starts[axis])
-        np.maximum.at(highs[axis], owner, stops[axis])
+    wraps = np.zeros(len(first), np.bool_)  # into the next row, or plane: all columns are in it
+    for axis, size in enumerate(shape):
+        np.minimum.at(lows[axis], owner, np.where(wraps, 0, starts[axis]))
+        np.maximum.at(highs[axis], owner, np.where(wraps, size, ends[axis] + 1))
+        wraps |= starts[axis] != ends[axis]
     return {
         label: tuple(map(slice, low, high))
         for label, low, high in zip(
@@ -116,6 +118,8 @@ class LabelIndex:
         is_flat, size = len(self._shape) == 2, self._shape[-2] * self._shape[-1]
         planes = np.broadcast_to(0, where.shape) if is_flat else where // size
         for values, sign in ((old, -1), (new, 1)):
+            if isinstance(values, int) and not values:
+                continue  # of pixels without label nothing is counted
             for label, number, count in tally(planes, values):
                 counts = result.setdefault(label, dict(self._counts.get(label, {})))
                 counts[number] = counts.get(number, 0) + sign * count
@@ -153,7 +157,7 @@ def tally(places: Integers, values: int | Integers) -> Iterator[tuple[int, int, 
 
 
 def first_of(where: Integers, owner: Integers) -> tuple[Integers, Integers]:
-    """Return positions once each, ascending, and the first owner of each.
+    """Return positions once each and the first owner of each; ascending if any had several.
 
     Parameters
     ----------
@@ -165,6 +169,10 @@ def first_of(where: Integers, owner: Integers) -> tuple[Integers, Integers]:
     if span > 8 * len(where):  # else a map of them is sooner made than sorted
         found, first = np.unique(where, return_index=True)
         return found, owner[first]
+    is_owned = np.zeros(span, np.bool_)
+    is_owned[where - low] = True
+    if np.count_nonzero(is_owned) == len(where):
+        return where, owner
     owners = np.full(span, -1, np.int32)
     owners[where[::-1] - low] = owner[::-1]
     inside = np.flatnonzero(owners >= 0)

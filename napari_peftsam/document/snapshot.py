@@ -23,7 +23,7 @@ class Snapshot:
     Parameters
     ----------
     labels
-        The image's own ``(..., H, W)`` arrays by label set.
+        The image's own ``(..., H, W)`` arrays by label set, background included.
     regions
         Of its objects by label; not changed any more.
     """
@@ -35,6 +35,11 @@ class Snapshot:
     def note(self, label_set: str, where: Integers, old: int | LabelArray) -> None:
         """Keep what is about to be written over at N flat positions: one label, or ``(N,)``."""
         self._written.append((label_set, where, old))
+
+    @property
+    def label_sets(self) -> tuple[str, ...]:
+        """The label sets that can be read."""
+        return tuple(self._labels)
 
     def window(self, label: int) -> Window:
         """Return a window that holds an object in all planes."""

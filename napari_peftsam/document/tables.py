@@ -6,7 +6,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from math import prod
 from types import NoneType
@@ -113,17 +113,20 @@ class TileKey(NamedTuple):
 
 
 def tiles_at(
-    image: ImageId, label_set: str, where: list[Integers], shape: tuple[int, ...]
+    image: ImageId,
+    label_set: str,
+    runs: Iterable[tuple[Integers, Integers]],
+    shape: tuple[int, ...],
 ) -> Iterator[TileKey]:
-    """Yield the tiles that hold these flat positions of an array of `shape`."""
+    """Yield the tiles that hold these runs of flat positions of an array of `shape`.
+
+    Runs are given by ``(R,)`` starts and lengths.
+    """
     height, width = shape[-2:]
     rows, cols = -(-height // _SIDE), -(-width // _SIDE)
     numbers: set[int] = set()
-    for positions in where:
-        # Of runs of neighbours, line by line: far fewer than pixels.
-        last = np.flatnonzero(np.append(positions[1:] != positions[:-1] + 1, True))
-        first = np.append(0, last[:-1] + 1)
-        start, stop = positions[first], positions[last]
+    for start, length in runs:
+        stop = start + length - 1
         lines = stop // width - start // width + 1
         run = np.repeat(np.arange(len(lines)), lines)
         line = (start // width)[run] + np.arange(len(run)) - (np.cumsum(lines) - lines)[run]
@@ -255,8 +258,8 @@ def encode(value: object) -> tuple[str, bytes]:
     if not arrays:
         return text, b""
     header = _text([[array.dtype.str, array.shape] for array in arrays]).encode()
-    body = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    return text, compress(_HEADER.pack(len(header)) + header + body)
+    plain = (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays)
+    return text, compress(b"".join((_HEADER.pack(len(header)), header, *plain)))
 
 
 def decode(hint: Any, text: str, payload: bytes = b"") -> Any:
@@ -309,17 +312,18 @@ def to_json(value: Any, arrays: list[Array]) -> Any:
     Of a dataclass, fields that have their default value and fields with the metadata
     ``stored=False`` are left out.
     """
-    if isinstance(value, np.generic):
-        value = value.item()
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if is_dataclass(kind):
+    stored = _stored_fields(kind)  # type: ignore[arg-type]  # types are hashable
+    if stored is not None:
         return {
-            name: to_json(given, arrays)
-            for name, default in _stored_fields(kind)
-            if _differs(given := getattr(value, name), default)
+            name: given if type(given) in _PLAIN else to_json(given, arrays)
+            for name, default in stored
+            if type(given := getattr(value, name)) is not type(default) or given != default
         }
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return {_ARRAY: len(arrays) - 1}
@@ -343,16 +347,11 @@ def _adapter(hint: Any) -> TypeAdapter[tuple[Any]]:
 
 
 @cache
-def _stored_fields(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
-    """Return names and default values (MISSING: none) of the fields that are stored."""
+def _stored_fields(kind: Any) -> tuple[tuple[str, Any], ...] | None:
+    """Return names and defaults (MISSING: none) of the stored fields; None of no dataclass."""
+    if not is_dataclass(kind):
+        return None
     return tuple((f.name, f.default) for f in fields(kind) if f.metadata.get("stored", True))
 
 
-def _differs(value: Any, default: Any) -> bool:
-    if default is MISSING or isinstance(value, np.ndarray):
-        return True
-    return type(value) is not type(default) or bool(value != default)
-
-
-def _text(tree: Any) -> str:
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,6 +34,7 @@ from napari_peftsam.types import ModelReference
 __all__ = [
     "Adapter",
     "BaseIdentity",
+    "Judged",
     "adapter_bytes",
     "adapter_from_bytes",
     "apply_adapter",
@@ -43,12 +46,17 @@ __all__ = [
 
 FORMAT_VERSION = 1
 METADATA_KEY = "napari_peftsam"
+Figures = npt.NDArray[np.floating]
+Judged = tuple[Figures, Figures]  # features and IoUs of judged proposals
 _LONGEST = 8 * 1024**2  # characters of a description; a million objects trained on take most
 _NAMING = ("trained_on", "imported_from", "leave_out", "check_on")
 _SIZES = ("rank", "bottleneck", "decoder_lora_rank")
 _WHOLE = (torch.int32, torch.int64)
-HEAD = "automatic.head."
-"""The prefix of the tensors of a head for automatic segmentation, which an adapter may hold."""
+MOST_JUDGED = 1000
+"""The most judged proposals that an adapter brings along; of more, the latest."""
+_MOST_FIGURES = 64  # of each
+_HEAD, _SCORER = "automatic.head.", "automatic.scorer."  # prefixes of what an adapter may hold
+_FEATURES, _IOUS = f"{_SCORER}features", f"{_SCORER}ious"
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,8 @@ class Adapter:
     base
         The model it belongs to.
     tensors
-        As `Injection.state` returns them, and perhaps a head for automatic segmentation.
+        As `Injection.state` returns them, and perhaps what automatic segmentation needs: a
+        `head`, and `judged` proposals.
     normalisation
         Name of the intensity normalisation it was trained with.
     provenance, metrics
@@ -104,22 +113,39 @@ class Adapter:
 
     @property
     def injected(self) -> dict[str, Tensor]:
-        """The tensors of the method, without a head for automatic segmentation."""
-        return {name: t for name, t in self.tensors.items() if not name.startswith(HEAD)}
+        """The tensors of the method, without those for automatic segmentation."""
+        return _without(self.tensors, _HEAD, _SCORER)
 
     @property
     def head(self) -> dict[str, Tensor]:
         """The state of its head for automatic segmentation; empty if it has none."""
         return {
-            name.removeprefix(HEAD): tensor
+            name.removeprefix(_HEAD): tensor
             for name, tensor in self.tensors.items()
-            if name.startswith(HEAD)
+            if name.startswith(_HEAD)
         }
 
     def with_head(self, head: Mapping[str, Tensor]) -> Adapter:
         """Return the adapter with another head, or with none."""
-        named = {f"{HEAD}{name}": tensor for name, tensor in head.items()}
-        return replace(self, tensors=self.injected | named)
+        named = {f"{_HEAD}{name}": tensor for name, tensor in head.items()}
+        return replace(self, tensors=_without(self.tensors, _HEAD) | named)
+
+    @property
+    def judged(self) -> Judged:
+        """Features ``(N, F)`` of judged proposals, and the IoU of each with the true object.
+
+        N is 0 if it brings none along.
+        """
+        features = self.tensors.get(_FEATURES, torch.zeros(0, 0))
+        return features.float().numpy(), self.tensors.get(_IOUS, torch.zeros(0)).float().numpy()
+
+    def with_judged(self, features: Figures, ious: Figures) -> Adapter:
+        """Return the adapter with other `judged` proposals; of many, the latest."""
+        tensors = _without(self.tensors, _SCORER)
+        for name, values in ((_FEATURES, features), (_IOUS, ious)):
+            if len(ious):
+                tensors[name] = torch.tensor(values[-MOST_JUDGED:], dtype=torch.float32)
+        return replace(self, tensors=tensors)
 
     def anonymous(self) -> Adapter:
         """Return the adapter without names of images and of the base's file; the digest stays."""
@@ -152,6 +178,10 @@ class Adapter:
         return self.config.scalable
 
 
+def _without(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+
+
 def _digest(adapter: Adapter, config: Mapping[str, Any]) -> str:
     """Return the digest of `adapter` with the options that its file has (later versions: more)."""
     identity = {
@@ -171,21 +201,12 @@ def capture(
     injection: Injection,
     provenance: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
-    head: DenseHead | None = None,
 ) -> Adapter:
-    """Return the adapter that `injection` holds now; later training does not change it.
-
-    With a `head` for automatic segmentation, which the adapter then brings along.
-    """
-    state = {} if head is None else head.state_dict()
-    automatic = {
-        f"{HEAD}{name}": tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in state.items()
-    }
+    """Return the adapter that `injection` holds now; later training does not change it."""
     return Adapter(
         config=injection.config,
         base=BaseIdentity.of(injection.model),
-        tensors=injection.state() | automatic,
+        tensors=injection.state(),
         provenance=dict(provenance or {}),
         metrics=dict(metrics or {}),
     )
@@ -431,18 +452,38 @@ def _check_tensors(path: Path, config: MethodConfig, tensors: Mapping[str, Tenso
     for name, tensor in tensors.items():
         fractions = tensor.is_floating_point()
         if not (fractions and bool(torch.isfinite(tensor.float()).all())):
-            if not fractions and tensor.dtype in _WHOLE and name.startswith(HEAD):
+            if not fractions and tensor.dtype in _WHOLE and name.startswith(_HEAD):
                 continue  # a counter of its normalisation
             raise AdapterMismatchError(
                 f"{name} in {path} is not made of finite numbers: copy or train it again"
             )
-    sides = {side for name, t in tensors.items() if not name.startswith(HEAD) for side in t.shape}
+    injected = _without(tensors, _HEAD, _SCORER)
+    sides = {side for tensor in injected.values() for side in tensor.shape}
     for option in _SIZES:
         size = getattr(config, option, 0)
         if size and size not in sides:
             raise AdapterMismatchError(
                 f"{path} has no tensor of the {option} {size} that it claims: copy it again"
             )
+    scorer = {name: tensor for name, tensor in tensors.items() if name.startswith(_SCORER)}
+    if scorer and not _are_judged(scorer):
+        raise AdapterMismatchError(
+            f"the judged proposals in {path} are damaged: copy or train it again"
+        )
+
+
+def _are_judged(tensors: dict[str, Tensor]) -> bool:
+    """Return whether these are features of a possible number of proposals, and their IoUs."""
+    if tensors.keys() != {_FEATURES, _IOUS}:
+        return False
+    features, ious = tensors[_FEATURES], tensors[_IOUS]
+    count = len(features) if features.ndim == 2 else 0
+    return (
+        0 < count <= MOST_JUDGED
+        and 0 < features.shape[1] <= _MOST_FIGURES
+        and ious.shape == (count,)
+        and bool(((ious >= 0) & (ious <= 1)).all())
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -213,7 +213,10 @@ def _parts(plane: AnnotatedPlane, model: SamModel) -> Iterator[AnnotatedPlane]:
     def labels(window: Window) -> LabelArray:
         return plane.labels[window.slices]
 
-    for tile in tiles_with_objects(image, labels, places, plane.prompts):
+    def background(window: Window) -> BoolArray | None:
+        return None if plane.background is None else plane.background[window.slices]
+
+    for tile in tiles_with_objects(image, labels, places, plane.prompts, background):
         name = f"{plane.name} {tile.name}"
         yield replace(tile, name=name, image=plane.image, channels=plane.channels)
 
@@ -223,6 +226,7 @@ def tiles_with_objects(
     labels: Callable[[Window], LabelArray],
     places: Mapping[int, Window],
     prompts: Mapping[int, Prompts],
+    background: Callable[[Window], BoolArray | None],
 ) -> Iterator[AnnotatedPlane]:
     """Read each tile of a large plane that holds the middle of an object; slow.
 
@@ -236,6 +240,8 @@ def tiles_with_objects(
         Returns the labels ``(h, w)`` in a window of the plane.
     places, prompts
         By label: a window that holds the object, and the user's own prompts.
+    background
+        Returns the known background in a window of the plane.
     """
     owners: dict[Tile, list[int]] = {}
     for label, place in places.items():
@@ -250,9 +256,14 @@ def tiles_with_objects(
         others = np.zeros(tile.window.shape, np.bool_)
         others[inside.seen_from(tile.window).slices] = labels(inside) > 0
         others &= kept == 0
+        empty = background(inside)
+        if empty is not None:
+            empty = np.pad(
+                empty, [(0, n - m) for n, m in zip(kept.shape, empty.shape, strict=True)]
+            )
         given = {n: prompts[n].within(tile.window) for n in own if n in prompts}
         yield AnnotatedPlane(
             f"[{tile.row}, {tile.col}]", image.name, image.read(tile), kept,
             {label: one for label, one in given.items() if one}, image.intensity_range,
-            others=others,
+            others=others, background=empty,
         )  # fmt: skip

@@ -122,6 +122,11 @@ class DenseTraining:
         targets = {i: _target(planes[i], labels, complete) for i, labels in learned.items()}
         return cls(head.requires_grad_(True), targets, own)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of the head's state on the CPU."""
+        found = self.head.state_dict().items()
+        return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found}
+
     def loss(self, features: Tensor, plane: int, turn: int = 0, crop: Crop | None = None) -> Tensor:
         """Return the loss of one view, whose embedding is ``(1, C, h, w)``."""
         target = turned(self.targets[plane].to(features.device), turn)

@@ -18,6 +18,7 @@ from napari_peftsam.models import SamModel, UnetrDecoder
 from napari_peftsam.peft import (
     Adapter,
     Injection,
+    Judged,
     apply_adapter,
     capture,
     check_method,
@@ -78,6 +79,7 @@ def finetune(  # noqa: PLR0913  # most are optional
     *,
     start: Adapter | None = None,
     incumbent: Incumbent | None = None,
+    judged: Judged | None = None,
     team: Team | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[StepProgress], object] | None = None,
@@ -104,6 +106,9 @@ def finetune(  # noqa: PLR0913  # most are optional
     incumbent
         The adapter that is live now, against which the result is judged; default: `start`, or
         the bare base.
+    judged
+        Features and IoUs of judged proposals, from which the scores of the result's proposals are
+        to learn; default: those of `start`.
     team
         The processes that take part; each must call this with the same arguments. Default:
         this one alone.
@@ -137,13 +142,14 @@ def finetune(  # noqa: PLR0913  # most are optional
         try:
             dense = _dense(model, data, config, start)
             run = _Run(
-                injection, encoder, config, data, dense, before, team or Team(), stop, on_progress
-            )
-            report, judged = yield from _train(run)
+                injection, encoder, config, data, dense, before, team or Team(), stop, on_progress,
+                start, judged if config.automatic else None,
+            )  # fmt: skip
+            report, at_most = yield from _train(run)
         finally:
             injection.remove()
         report = _with_better_head(run, report, judge)
-        return replace(report, verdict=_judge(run, report, start, judge, judged))
+        return replace(report, verdict=_judge(run, report, start, judge, at_most))
 
 
 # --- data -------------------------------------------------------------------------
@@ -237,6 +243,8 @@ class _Run:
     team: Team
     stop: Callable[[], bool]
     on_progress: Callable[[StepProgress], object] | None
+    start: Adapter | None
+    proposals: Judged | None  # None: those of the start
     reserve: float = 0.0  # seconds of the budget that the verdict takes, estimated
     judged: int = JUDGED_AT_MOST  # objects that it looks at
 
@@ -367,8 +375,13 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
     if run.data.channels:
         provenance["channels"] = run.data.channels
     metrics = {"val_iou_before": run.iou_before, "val_iou": iou}
-    head = None if run.dense is None else run.dense.head
-    return capture(run.injection, provenance, metrics, head)
+    adapter, start = capture(run.injection, provenance, metrics), run.start
+    if run.dense is not None:
+        adapter = adapter.with_head(run.dense.state())
+    elif start is not None:
+        adapter = adapter.with_head(start.head)
+    proposals = run.proposals or (None if start is None else start.judged)
+    return adapter if proposals is None else adapter.with_judged(*proposals)
 
 
 def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None) -> TrainingReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
@@ -193,11 +194,14 @@ def _show_key(button: QAbstractButton) -> None:
         button.setToolTip(tip.format(KEYS[action].shown))
 
 
+_parsed = cache(coerce_keybinding)  # with every image, some 500 times
+
+
 class KeyBindings:
     """Keys bound on a viewer and on layers (whose own bindings would win) until `release`."""
 
     def __init__(self) -> None:
-        self._bound: list[tuple[Any, str, Any]] = []
+        self._bound: list[tuple[Any, Any, Any]] = []
 
     def bind(
         self,
@@ -209,9 +213,10 @@ class KeyBindings:
         Another dock that has bound an action keeps it.
         """
         for action, function in actions.items():
+            key = _parsed(KEYS[action].binding)
             for provider in providers:
-                if provider.keymap.get(coerce_keybinding(KEYS[action].binding)) not in _bound_here:
-                    self._bind(provider, KEYS[action].binding, function)
+                if provider.keymap.get(key) not in _bound_here:
+                    self._bind(provider, key, function)
 
     def release(self) -> None:
         """Give the keys back to whom they belonged."""
@@ -221,7 +226,7 @@ class KeyBindings:
                 provider.bind_key(binding, before)
         self._bound.clear()
 
-    def _bind(self, provider: Any, binding: str, function: Callable[[], object]) -> None:
+    def _bind(self, provider: Any, binding: Any, function: Callable[[], object]) -> None:
         def call(_: object) -> object:
             return function()
 

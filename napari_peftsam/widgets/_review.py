@@ -42,7 +42,7 @@ _NUMBER = 44  # pixels of a line for four digits
 _PREPARE_MS = 50  # the button shows first that a run has begun
 _TILE = (
     "Count the objects that are neither outlined nor filled and whose middle is in the white "
-    "frame; Enter goes on"
+    "frame; of several in one outline, all but one. Enter goes on"
 )
 _TIPS = {
     "accept": ("✓", "Make the proposal an object"),

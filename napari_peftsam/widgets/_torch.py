@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.heap import spare_collections
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
 
@@ -26,6 +27,7 @@ def find_models() -> FoundModels:
     import napari_peftsam.app.workspace  # noqa: F401  # what every model needs, and torch
     from napari_peftsam.models import REGISTRY, available_models, device_memory
 
+    spare_collections()
     use_preferred_model_folder()
     try:
         models = available_models()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from scipy import ndimage
 
 import napari_peftsam as ps
 from napari_peftsam.app.counting import (
@@ -84,6 +85,25 @@ def test_missed_objects_are_part_of_the_number() -> None:
     added = count_objects(document)
     assert added.known == count.known + 1
     assert added.objects == pytest.approx(count.objects)
+
+
+def test_the_second_object_in_an_outline_is_one_without_an_outline_of_its_own() -> None:
+    document, plane, truth = grid(2, 4)
+    seconds = np.argwhere(ndimage.label(truth)[0] == 2).mean(axis=0), (28.0, 28.0)
+    one = judge_of(truth)
+
+    def judge(each: ToLookAt) -> int:
+        if each.number:
+            return one(each)  # an outline around two is an object all the same
+        return sum(each.window.contains(*at) for at in seconds)
+
+    count = count_by(document, [plane], judge, proposals=30, tiles=50)
+    assert (count.known, count.missed) == (4, 2)
+    [label] = document.do(ps.AcceptObjects(
+        plane, (NewObject(ps.Prompts(), np.ones((2, 3), bool), None, (0, 0)),)
+    ))  # fmt: skip
+    assert label
+    assert count_objects(document).objects == count.objects
 
 
 def test_what_is_judged_already_is_known() -> None:

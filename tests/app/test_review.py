@@ -24,6 +24,7 @@ from napari_peftsam.app.suggesting import (
 )
 from napari_peftsam.document import Document, NewProposal, PaintBackground
 from napari_peftsam.document.records import PROPOSALS
+from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, capture, inject, save_adapter
 from napari_peftsam.segmentation.automatic import FEATURES, ProposalScorer, ScorerPrior
 from napari_peftsam.types import Box, Window
 
@@ -478,6 +479,51 @@ def test_what_is_accepted_unseen_teaches_nothing_until_it_is_deleted() -> None:
         assert not len(project_scorer(app.document, first_feature()).ious)
         app.document.do(ps.DeleteObjects(image.id, labels[:1]))
         assert project_scorer(app.document, first_feature()).ious.tolist() == [0]
+
+
+def with_judgements(app: ps.App, ious: list[float], path: Path) -> Path:
+    """Write an adapter that answers as the base does, and knows proposals of the first image."""
+    image = next(iter(app.images.values()))
+    features = np.array([each.features for each in image.segment()])[: len(ious)]
+    bare = capture(inject(app.workspace.engine.bare_copy(), LoraConfig(rank=2)))
+    save_adapter(bare.with_judged(features, np.array(ious)), path)
+    return path
+
+
+def test_an_adapter_brings_its_judgements_into_another_project(tmp_path: Path) -> None:
+    with ps.App() as app:
+        app.load_model("builtin", "cpu")
+        image = app.add_image(discs()[0], "discs")
+        before = image.segment()
+        path = with_judgements(app, [0.0] * 6, tmp_path / "wrong.safetensors")
+        app.workspace.load_adapter(path)
+        after = image.segment()
+        assert sum(e.score for e in after[:6]) < sum(e.score for e in before[:6]) - 0.5
+        app.workspace.activate("base")
+        assert [e.score for e in image.segment()] == [e.score for e in before]
+
+
+def test_the_judgements_of_a_project_go_into_the_adapter_that_is_trained(tmp_path: Path) -> None:
+    method = LoraConfig(rank=2)
+    with ps.App() as app:
+        app.load_model("builtin", "cpu")
+        image = app.add_image(discs()[0], "discs")
+        app.workspace.load_adapter(with_judgements(app, [0.0, 0.0], tmp_path / "a.safetensors"))
+        plane, found = ps.PlaneKey(image.id), image.segment()
+        app.document.do(ps.AcceptProposals(plane, (found[0].number,)))  # judged 0 before
+        app.document.do(ps.AcceptProposals(plane, (found[3].number,)))
+        job, other = (
+            app.workspace.prepare_training(ps.TrainingConfig(method=each, steps=1))()
+            for each in (method, FrozenEncoderConfig())
+        )
+        assert sorted(job.judged[1]) == [0, 1, 1]
+        assert sorted(other.judged[1]) == [1, 1]  # it does not go on from the live adapter
+        assert job.start is not None
+        path = tmp_path / "b.safetensors"
+        save_adapter(job.start.with_judged(*job.judged), path)
+        app.workspace.load_adapter(path)
+        scorer = project_scorer(app.document, ProposalScorer.of(app.workspace.live.adapter))
+        assert sorted(scorer.ious) == [0, 1, 1]  # its own count once
 
 
 def test_events_tell_how_far_it_is(started: ps.App, image: ps.ProjectImage) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from napari_peftsam.embeddings import encode_one
 from napari_peftsam.files import read_labels
+from napari_peftsam.models import build
+from napari_peftsam.peft import LoraConfig, capture, inject, save_adapter
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.segmentation.automatic import features_of, propose_in_frame
 from tests.cli._cases import Inputs, Program
 
 FIGURES = {
@@ -61,16 +67,19 @@ def test_segment_finds_the_objects(
 
 
 @pytest.mark.parametrize(
-    ("options", "objects"),
+    ("options", "objects", "note"),
     [
-        pytest.param(("--eager", "0"), 0, id="only what is certain"),
-        pytest.param(("--min-size", "5000"), 0, id="only what is large"),
-        pytest.param(("--fast",), 3, id="one threshold"),
+        pytest.param(
+            ("--eager", "0"), 0, r"\d less certain than --eager 0 asks for$", id="certain"
+        ),
+        pytest.param(("--min-size", "5000"), 0, ": 3 smaller than --min-size 5000$", id="large"),
+        pytest.param(("--fast",), 3, "^$", id="one threshold"),
     ],
 )
 def test_options(
     options: tuple[str, ...],
     objects: int,
+    note: str,
     folders: tuple[Path, Path],
     program: Program,
     tmp_path: Path,
@@ -80,7 +89,8 @@ def test_options(
     )
     assert outcome.code == 0, outcome.err
     assert outcome.json["objects"] == objects
-    assert ("no object was found" in outcome.err) == (objects == 0)
+    assert ("no object was found: " in outcome.err) == (objects == 0)
+    assert re.search(note, outcome.err.strip())
 
 
 @pytest.mark.parametrize(
@@ -151,6 +161,15 @@ def test_figures_that_are_unknown_have_no_line(
     assert "None" not in outcome.out
 
 
+@pytest.mark.parametrize("option", [("--max-objects", "3"), ("--seed", "1")])
+def test_a_segmentation_without_prompts_takes_no_sample(
+    option: tuple[str, str], shared: Inputs, program: Program
+) -> None:
+    outcome = program("evaluate", *shared.folders(), *shared.model(), "--automatic", *option)
+    assert outcome.code == 2
+    assert f"{option[0]} is for a sample of objects to prompt: leave it out" in outcome.err
+
+
 @pytest.mark.parametrize("option", [("--labels-are", "sparse"), ("--eager", "0.3"), ("--fast",)])
 def test_options_of_automatic_alone_are_refused(
     option: tuple[str, ...], shared: Inputs, program: Program
@@ -158,6 +177,28 @@ def test_options_of_automatic_alone_are_refused(
     outcome = program("evaluate", *shared.folders(), *shared.model(), *option)
     assert outcome.code == 2
     assert f"{option[0]} is for a segmentation without prompts" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["segment", "segment-batch", "evaluate"])
+def test_an_adapter_brings_its_judgements(
+    command: str, folders: tuple[Path, Path], program: Program, tmp_path: Path
+) -> None:
+    """Nothing is found where all that the adapter's project proposed was wrong."""
+    model = build("builtin", "cpu")
+    embedding = encode_one(model, discs(3)[0].astype(np.float32))
+    found, _ = propose_in_frame(Predictor(model), embedding, head=model.dense_head)
+    features = np.repeat(features_of(found), 80, axis=0)
+    adapter = capture(inject(model, LoraConfig(rank=2))).with_judged(features, features[:, 0] * 0)
+    save_adapter(adapter, tmp_path / "wrong.safetensors")
+    arguments = {
+        "segment": (folders[0] / "b.tif", "--output", tmp_path / "out.tif"),
+        "segment-batch": ("--images", folders[0], "--output", tmp_path / "out"),
+        "evaluate": ("--images", folders[0], "--labels", folders[1], "--automatic"),
+    }[command]
+    options = ("--adapter", tmp_path / "wrong.safetensors", "--json")
+    outcome = program(command, *arguments, *options)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json.get("missed", 5 - outcome.json["objects"]) >= 5
 
 
 def test_an_adapter_brings_its_head(

@@ -35,5 +35,6 @@ def test_pixels_are_counted_by_label_and_place() -> None:
     ids=["pixel", "across a border", "two lines", "four tiles", "two planes", "two changes"],
 )
 def test_the_tiles_of_positions(where: list[np.ndarray], tiles: list[tuple[int, int, int]]) -> None:
-    found = tiles_at("i", "objects", where, (2, 520, 600))
+    runs = [(each[:1], np.array([len(each)])) for each in where]
+    found = tiles_at("i", "objects", runs, (2, 520, 600))
     assert list(found) == [TileKey("i", "objects", *each) for each in tiles]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -167,6 +168,16 @@ def asking_for(rank):
     return spoil
 
 
+def judging(features, ious, **more):
+    def spoil(path):
+        found = load_adapter(path)
+        judged = {"features": torch.as_tensor(features), "ious": torch.as_tensor(ious), **more}
+        scorer = {f"automatic.scorer.{name}": values for name, values in judged.items()}
+        save_adapter(dataclasses.replace(found, tensors={**found.tensors, **scorer}), path)
+
+    return spoil
+
+
 HOSTILE = {
     "nested": (described(lambda _: '{"a":' + "[" * 100_000), "nested too deeply"),
     "a long description": (described(lambda text: text + " " * 10**7), "10 MB, which is too much"),
@@ -179,7 +190,19 @@ HOSTILE = {
     "integers": (holding("encoder.cobot_hub.C", lambda t: t.int()), "finite numbers"),
     "complex": (holding("encoder.cobot_hub.C", lambda t: t.cfloat()), "finite numbers"),
     "a rank that it has not": (asking_for(10**9), "no tensor of the rank 1000000000"),
-}
+    "an infinite feature": (judging([[1.0, float("inf")]], [0.5]), "finite numbers"),
+    "whole numbers as IoU": (judging([[1.0, 2.0]], [1]), "finite numbers"),
+    "an IoU above 1": (judging([[1.0, 2.0]], [1.5]), "judged proposals in .* are damaged"),
+    "fewer IoUs than proposals": (judging([[1.0], [2.0]], [0.5]), "judged proposals .* damaged"),
+    "more proposals than it may have": (
+        judging(torch.zeros(1001, 2), torch.zeros(1001)), "judged proposals .* damaged",
+    ),
+    "too many features": (judging(torch.zeros(1, 65), [0.5]), "judged proposals .* damaged"),
+    "features without shape": (judging(1.0, 0.5), "judged proposals .* damaged"),
+    "another tensor among them": (
+        judging([[1.0]], [0.5], more=torch.zeros(1)), "judged proposals .* damaged",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "message"), HOSTILE.values(), ids=HOSTILE.keys())
@@ -208,6 +231,25 @@ def test_names_of_images_can_be_left_out(adapter, tmp_path) -> None:
     assert found.digest == adapter.digest
     assert found.provenance == {"step": 3, "training": {"steps": 1}}
     assert found.base.name == f"{adapter.base.architecture}@512"
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"),
+    [pytest.param(0, 0, id="none"), pytest.param(3, 3, id="few"),
+     pytest.param(1200, 1000, id="of many, the latest")],
+)  # fmt: skip
+def test_judged_proposals_come_along(adapter, tmp_path, count, kept) -> None:
+    rng = np.random.default_rng(0)
+    features, ious = rng.normal(size=(count, 17)), rng.random(count)
+    save_adapter(adapter.with_judged(features, ious).anonymous(), tmp_path / "judged.safetensors")
+    found = load_adapter(tmp_path / "judged.safetensors")
+    np.testing.assert_array_equal(found.judged[1], ious.astype(np.float32)[count - kept :])
+    if kept:
+        expected = features.astype(np.float32)[count - kept :]
+        np.testing.assert_array_equal(found.judged[0], expected)
+    assert found.injected.keys() == adapter.tensors.keys()
+    assert (found.digest == adapter.digest) == (kept == 0)
+    assert found.with_judged(features[:0], ious[:0]).digest == adapter.digest
 
 
 def without(tensors, name):

@@ -20,7 +20,8 @@ from napari_peftsam.embeddings import (
 )
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.evaluation import compare_instances
-from napari_peftsam.models import SamModel, build
+from napari_peftsam.models import SamModel, build, build_tiny
+from napari_peftsam.peft import Adapter, FrozenEncoderConfig, capture, inject
 from napari_peftsam.segmentation import Predictor, WantedTile
 from napari_peftsam.segmentation.automatic import (
     FEATURES,
@@ -282,6 +283,35 @@ def test_one_judgement_changes_little() -> None:
     features = drawn(1, 0)
     scorer = ProposalScorer(plain_prior()).judged(features, np.zeros(1))
     assert 0.4 < scorer.scores(features).iou[0] < 0.5
+
+
+def judged_adapter(features: np.ndarray, ious: np.ndarray) -> Adapter:
+    return capture(inject(build_tiny(), FrozenEncoderConfig())).with_judged(features, ious)
+
+
+def test_an_adapter_brings_judgements_along() -> None:
+    features = drawn(50, 0)
+    scorer = ProposalScorer.of(judged_adapter(features, np.zeros(50)))
+    before, after = (each.scores(features).iou for each in (ProposalScorer(), scorer))
+    assert after.mean() < 0.5 * before.mean()
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        pytest.param(None, id="no adapter"),
+        pytest.param(judged_adapter(drawn(0, 0), np.zeros(0)), id="nothing was judged"),
+        pytest.param(judged_adapter(drawn(5, 0)[:, 1:], np.zeros(5)), id="of other features"),
+    ],
+)
+def test_without_judgements_of_use_the_shipped_scorer_speaks(adapter: Adapter | None) -> None:
+    assert not len(ProposalScorer.of(adapter).ious)
+
+
+def test_a_proposal_that_is_judged_again_counts_once() -> None:
+    features = drawn(3, 0)
+    brought = ProposalScorer.of(judged_adapter(features, np.ones(3)))
+    assert brought.judged(features[1:], np.zeros(2)).ious.tolist() == [1, 0, 0]
 
 
 def test_what_is_unlike_all_judged_is_uncertain() -> None:

@@ -12,6 +12,8 @@ from napari_peftsam.app.runner import run
 from napari_peftsam.errors import AdapterMismatchError
 from napari_peftsam.models import DenseHead, SamModel, build, build_tiny
 from napari_peftsam.peft import (
+    Adapter,
+    Judged,
     apply_adapter,
     dense_head_of,
     load_adapter,
@@ -107,12 +109,18 @@ def test_a_perfect_answer_costs_nothing() -> None:
 # --- runs ---------------------------------------------------------------------------
 
 
-def trained(model: SamModel, **options: object):  # type: ignore[no-untyped-def]
+def trained(  # type: ignore[no-untyped-def]
+    model: SamModel,
+    start: Adapter | None = None,
+    judged: Judged | None = None,
+    **options: object,
+):
     config = TrainingConfig(
         method=parse_method_config({"method": "frozen-encoder"}),
         **{"steps": 4, "labels_are": "complete"} | options,  # type: ignore[arg-type]
     )
-    return run(finetune(model, [plane("a"), plane("b"), plane("c")], config))
+    planes = [plane("a"), plane("b"), plane("c")]
+    return run(finetune(model, planes, config, start=start, judged=judged))
 
 
 def test_a_model_without_a_head_gets_one(tiny_model: SamModel) -> None:
@@ -122,6 +130,35 @@ def test_a_model_without_a_head_gets_one(tiny_model: SamModel) -> None:
     assert tiny_model.dense_head is None
     with apply_adapter(tiny_model, adapter):
         pass  # the head is no part of what is injected
+
+
+def some_judged(count: int) -> Judged:
+    rng = np.random.default_rng(count)
+    return rng.normal(size=(count, 17)).astype(np.float32), np.zeros(count, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "kept"),
+    [
+        pytest.param(None, {}, 3, id="those of the start"),
+        pytest.param(some_judged(5), {}, 5, id="those that are given"),
+        pytest.param(some_judged(5), {"automatic": False}, 3, id="automatic is left as it was"),
+    ],
+)
+def test_judged_proposals_go_into_the_adapter(
+    tiny_model: SamModel, given: Judged | None, options: dict[str, object], kept: int
+) -> None:
+    start = trained(tiny_model, judged=some_judged(3)).adapter
+    adapter = trained(tiny_model, start=start, judged=given, **options).adapter
+    for found, expected in zip(adapter.judged, some_judged(kept), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_head_that_is_not_trained_is_that_of_the_start(tiny_model: SamModel) -> None:
+    start = trained(tiny_model).adapter
+    adapter = trained(tiny_model, start=start, automatic=False).adapter
+    assert adapter.head.keys() == start.head.keys() != set()
+    assert all(torch.equal(adapter.head[name], start.head[name]) for name in start.head)
 
 
 def test_the_head_of_the_model_stays_as_it_is() -> None:

@@ -36,6 +36,16 @@ def pytest_runtest_logfinish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _what_is_frozen_stays_so() -> Iterator[None]:
+    """Freeze before there is a viewer, so that no session does while there is one."""
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _manifests_are_read_once() -> Iterator[None]:
     """Keep what npe2 finds: each viewer has all manifests read again, which do not change."""
     from npe2 import PluginManifest

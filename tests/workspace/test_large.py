@@ -18,7 +18,16 @@ from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.embed import embed_batch, embed_plane
 from napari_peftsam.batch.plan import BatchFinished, BatchPlan
-from napari_peftsam.document import AddPoint, ImportLabels, Paint, PlaneKey, RemoveImage
+from napari_peftsam.document import (
+    AddPoint,
+    CompleteRegion,
+    ImportLabels,
+    MarkComplete,
+    Paint,
+    PaintBackground,
+    PlaneKey,
+    RemoveImage,
+)
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     Encoded,
@@ -188,6 +197,29 @@ def test_a_training_is_prepared_without_reading_pixels(
     large.document.do(Paint(PLANE.image, where, 0, old=1))  # afterwards, so it does not count
     (tile,) = prepare().planes
     assert np.count_nonzero(tile.labels) == 400
+
+
+def test_declared_background_of_a_large_plane_is_in_its_tiles(large: Workspace) -> None:
+    document, labels = large.document, np.zeros(SHAPE, np.int32)
+    labels[90:110, 90:110], labels[480:495, 670:690] = 1, 2
+    document.do(ImportLabels(PLANE.image, labels))
+    document.do(MarkComplete(PLANE.image, CompleteRegion((), Box(80, 80, 120, 120))))
+    stroke = np.zeros(SHAPE, np.bool_)
+    stroke[470:475, 660:700] = True
+    document.do(PaintBackground(PLANE.image, np.flatnonzero(stroke)))
+    prepare = large.prepare_training(TrainingConfig(steps=1))
+    document.do(PaintBackground(PLANE.image, np.flatnonzero(~stroke)))  # it does not count
+    grid = large.engine.tiled(document.pixels(PLANE), PLANE.image).grid
+    expected = stroke.copy()
+    expected[80:120, 80:120] |= labels[80:120, 80:120] == 0
+    planes = prepare().planes
+    assert len(planes) == 2
+    for plane, middle in zip(planes, ((100, 100), (487, 680)), strict=True):
+        window = grid.tile_at(*middle).window
+        height, width = window.shape
+        around = np.pad(expected, ((0, height), (0, width)))[window.slices]
+        assert plane.background is not None
+        np.testing.assert_array_equal(plane.background, around)
 
 
 def test_several_objects_at_once(large: Workspace) -> None:

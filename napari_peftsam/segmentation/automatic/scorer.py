@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from napari_peftsam.peft import Adapter
 from napari_peftsam.segmentation.automatic.proposals import FEATURES
 
 __all__ = ["ProposalScorer", "ScorerPrior", "Scores", "shipped_prior"]
@@ -99,12 +100,30 @@ class ProposalScorer:
     )
     ious: npt.NDArray[np.floating] = field(default_factory=lambda: np.zeros(0), repr=False)
 
+    @classmethod
+    def of(cls, adapter: Adapter | None) -> Self:
+        """Return the shipped scorer with the judgements that an adapter brings along.
+
+        Those of a version with other features are left out.
+        """
+        if adapter is None:
+            return cls()
+        features, ious = adapter.judged
+        fits = features.shape[1:] == (len(FEATURES),)
+        return cls(features=features, ious=ious) if fits else cls()
+
     def judged(self, features: npt.NDArray[np.floating], ious: npt.NDArray[np.floating]) -> Self:
-        """Return the scorer that knows these judgements, too; a few milliseconds for 1,000."""
+        """Return the scorer that knows these judgements, too; a few milliseconds for 1,000.
+
+        A proposal that it knew already counts once, as judged now.
+        """
+        again = {row.tobytes() for row in np.asarray(features, np.float32)}
+        known = np.asarray(self.features, np.float32)
+        kept = np.array([row.tobytes() not in again for row in known], np.bool_)
         return replace(
             self,
-            features=np.concatenate([self.features, features]),
-            ious=np.concatenate([self.ious, ious]),
+            features=np.concatenate([self.features[kept], features]),
+            ious=np.concatenate([self.ious[kept], ious]),
         )
 
     def scores(self, features: npt.NDArray[np.floating]) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -266,6 +267,8 @@ class LayerBridge:
     def viewer_closes(self) -> None:
         """Keep the images whose layers napari has just removed from its closing viewer."""
         self._left.stop()
+        self._solo.stop()
+        gc.unfreeze()  # see `spare_collections`
 
     def adopt(self, layer: Image) -> None:
         """Add the image of a layer, which may be in the viewer or not, to the document."""

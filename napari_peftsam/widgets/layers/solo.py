@@ -11,6 +11,8 @@ import numpy as np
 from napari.layers import Image, Layer
 
 from napari_peftsam.document import PlaneKey
+from napari_peftsam.heap import spare_collections
+from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:
@@ -48,8 +50,12 @@ class Solo:
         self._order: list[Image] = []
         self._planes: dict[Layer, PlaneKey] = {}  # shown last
         self._eyes: dict[Layer, bool] = {}  # of objects of images that are not shown
+        self._leaving: list[Layer] = []  # hidden; still in the viewer
+        self._soon = timer(None, 0)
+        self._soon.timeout.connect(self._take_out)
         layers = bridge.viewer.layers
         layers.events.inserted.connect(self._inserted)
+        layers.events.removing.connect(self._let_collect)
         layers.selection.events.active.connect(self._active_changed)
         for layer in layers:
             self._watch(layer)
@@ -137,16 +143,19 @@ class Solo:
 
     def bring_back(self, layer: Image) -> None:
         """Put the layers of an image into the viewer, if they are not there."""
-        layers = self._bridge.viewer.layers
-        if layer not in layers:
-            objects = self._objects[layer].layers
+        layers, known = self._bridge.viewer.layers, self._objects.get(layer)
+        mine = () if known is None else (layer, *known.layers)
+        self._leaving = [each for each in self._leaving if each not in mine]
+        if known is not None and any(each not in layers for each in mine):
             here = [layers.index(each) for each in layers if isinstance(each, Image)]
-            at = max(here) + 1 if here else 0  # below what other plugins show on it
+            # Below what other plugins show on it.
+            at = layers.index(layer) if layer in layers else max(here) + 1 if here else 0
             with self._quietly():
-                for place, each in enumerate((layer, *objects), start=at):
-                    layers.insert(place, each)
+                for place, each in enumerate(mine, start=at):
+                    if each not in layers:
+                        layers.insert(place, each)
             self._bridge.note_name(layer)  # napari changes a name that another layer has
-            self._objects[layer].lock(self._bridge.tools.is_open)
+            known.lock(self._bridge.tools.is_open)
 
     def _put_away(self, image: Image, shown: Image) -> None:
         """Put an image aside or hide it, unless it is a channel of the shown one."""
@@ -159,15 +168,32 @@ class Solo:
         image.visible = is_channel
 
     def put_aside(self, image: Image) -> None:
-        """Take the layers of an annotated image out of the viewer; they come back as they were."""
-        layers = self._bridge.viewer.layers
-        with self._quietly(), _without_collecting():
-            for each in (*self._objects[image].layers, image):
-                each.locked = False
-                if each in layers:  # first, for the viewer is drawn at once if it hides one
-                    layers.remove(each)
+        """Hide the layers of an annotated image, and take them out of the viewer soon.
+
+        They come back as they were.
+        """
+        with self._quietly():
             self._shut(image)
             image.visible = False
+        here = [each for each in (*self._objects[image].layers, image) if each not in self._leaving]
+        self._leaving += (each for each in here if each in self._bridge.viewer.layers)
+        self._soon.start()
+
+    def _take_out(self) -> None:
+        """Take one of the layers that leave out of the viewer, which takes napari 50 ms."""
+        layers = self._bridge.viewer.layers
+        self._leaving = [each for each in self._leaving if each in layers]
+        if self._leaving:
+            each = self._leaving.pop(0)
+            spare_collections()  # napari collects whenever a layer goes
+            with self._quietly():
+                each.locked = False
+                layers.remove(each)
+            self._soon.start()
+
+    def stop(self) -> None:
+        """Take no layer out any more: the viewer closes."""
+        stop_timers(self._soon)
 
     def _shut(self, image: Image) -> None:
         """Hide the objects of an image, and remember which layers the user had hidden."""
@@ -183,6 +209,11 @@ class Solo:
         if image not in self._objects and is_file and not is_awaited:
             self._bridge.attempt(lambda: self._bridge.adopt(image))
         return image in self._objects
+
+    def _let_collect(self) -> None:
+        """Let what the user removes be collected."""
+        if not self.is_moving:
+            gc.unfreeze()
 
     def _inserted(self, event: Any) -> None:
         self._watch(event.value)
@@ -218,16 +249,6 @@ class Solo:
             yield
         finally:
             self.is_moving = before
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Spare what napari does whenever a layer goes: collect garbage, 0.3 s with torch loaded."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _is_channel(layer: Image, of: Layer) -> bool:
