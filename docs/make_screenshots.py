@@ -20,9 +20,9 @@ from napari_peftsam.document import AddPoint, CompleteRegion, Discard, MarkCompl
 from napari_peftsam.geometry import object_windows
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import Box, LabelArray, Point
-from napari_peftsam.widgets._panels import panel_dock, show_keys, show_panel
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.launch import open_viewer
+from napari_peftsam.widgets.panels import panel_dock, show_keys, show_panel
 
 IMAGES = Path(__file__).parent / "images"
 OBJECTS_PER_IMAGE = 8

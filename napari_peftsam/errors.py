@@ -30,6 +30,11 @@ def printable(text: str, most: int = 0) -> str:
     return shown if len(shown) <= most else shown[: most - len(_CUT) - tail] + _CUT + shown[-tail:]
 
 
+def count_text(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 object``, ``2 objects``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class PeftSamError(Exception):
     """Base of all errors that a user's input or environment can cause."""
 

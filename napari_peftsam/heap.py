@@ -14,6 +14,7 @@ import psutil
 _PROCESS = Path("/proc/self")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _VARIABLE = "NAPARI_PEFTSAM_KEEP_MEMORY"
+_OFF = {"0", "false", "no", "off"}
 # Parameters of glibc's `mallopt`, see mallopt(3): mmap threshold, trim threshold and arenas, and
 # what to set them to. Older versions refuse an mmap threshold above 32 MB. With threads' arenas
 # of their own, which hold 64 MB at most, large tensors would be given back all the same.
@@ -28,7 +29,7 @@ def keep_freed_memory() -> bool:
     where the variable ``NAPARI_PEFTSAM_KEEP_MEMORY`` is 0, false, no or off.
     """
     mallopt = _glibc("mallopt")
-    if mallopt is None or _is_off(os.environ.get(_VARIABLE, "")):
+    if mallopt is None or os.environ.get(_VARIABLE, "").strip().lower() in _OFF:
         return False
     return all(any(mallopt(name, value) for value in values) for name, values in _KEEPING)
 
@@ -87,10 +88,6 @@ def text_of(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _is_off(value: str) -> bool:
-    return value.strip().lower() in {"0", "false", "no", "off"}
 
 
 def _glibc(name: str) -> Callable[..., int] | None:

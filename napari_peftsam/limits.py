@@ -130,21 +130,21 @@ def check_claim(
     )
 
 
-def check_time(seconds: float, path: Path, error: Error = InputFileError) -> None:
-    """Raise `error` if reading a file, by its header, takes longer than one of its size may."""
+def check_time(seconds: float, path: Path) -> None:
+    """Raise `InputFileError` if reading a file, by its header, takes longer than it may."""
     if seconds > _allowed_seconds(path):
-        raise _too_slow(path, error)
+        raise _too_slow(path)
 
 
-def in_time(items: Iterable[Item], path: Path, error: Error = InputFileError) -> Iterator[Item]:
-    """Yield what a file holds; raise `error` as soon as that takes longer than it may.
+def in_time(items: Iterable[Item], path: Path) -> Iterator[Item]:
+    """Yield what a file holds; raise `InputFileError` as soon as that takes longer than it may.
 
     Seconds of the processor count, not those for which a busy computer does something else.
     """
     end = time.thread_time() + _allowed_seconds(path)
     for each in items:
         if time.thread_time() >= end:
-            raise _too_slow(path, error)
+            raise _too_slow(path)
         yield each
 
 
@@ -153,8 +153,8 @@ def _allowed_seconds(path: Path) -> float:
     return _SECONDS + _SECONDS_PER_BYTE * stored_bytes(path) if chosen is None else float(chosen)
 
 
-def _too_slow(path: Path, error: Error) -> PeftSamError:
-    return error(
+def _too_slow(path: Path) -> InputFileError:
+    return InputFileError(
         f"{path}: takes longer to read than a file of {stored_bytes(path) / 1e6:,.1f} MB may: if "
         f"it is right, set {TIME_VARIABLE} to more seconds"
     )

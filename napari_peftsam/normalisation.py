@@ -78,13 +78,7 @@ def normalise(pixels: PixelArray, limits: Limits | None = None) -> FloatArray:
 
 
 def check_normalisable(pixels: PixelArray) -> None:
-    """Raise the errors of `normalise` for a plane, without copying the plane.
-
-    Raises
-    ------
-    ImageError
-        If the shape is none of a plane, or no two finite values differ.
-    """
+    """Raise the errors of `normalise` for a plane, without copying the plane."""
     _check_plane(pixels)
     _whole_limits(pixels)
 
@@ -114,11 +108,6 @@ def sampled_limits(plane: Plane) -> Limits:
     ----------
     plane
         ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
-
-    Raises
-    ------
-    ImageError
-        If the whole plane is constant or has no finite value.
     """
     starts = [_spread(n) for n in plane.shape[:2]]
     squares = [

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from napari_peftsam.errors import count_text
+
 if TYPE_CHECKING:
     from napari_peftsam.app.adapters import AdapterEntry
     from napari_peftsam.document import Document, NewObject
@@ -16,11 +18,6 @@ if TYPE_CHECKING:
 
 MIN_OBJECTS = 3
 """Objects that a finetuning needs."""
-
-
-def count_text(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 object``, ``2 objects``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 # --- values of options ---------------------------------------------------------------------
@@ -241,51 +238,30 @@ def why_no_training(
     return "" if has_options else "Correct the options marked with ⚠ first."
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The end of a training run.
-
-    Attributes
-    ----------
-    before
-        Name of the adapter that was live.
-    after
-        Name of the new version, empty without one.
-    verdict
-        The comparison of both.
-    steps
-        Number of steps done.
-    placement
-        Placement of the adapter, as text; empty if the encoder was not adapted.
-    """
-
-    before: str
-    after: str
-    verdict: Verdict
-    steps: int
-    placement: str = ""
-
-
 _MANY = 16  # compared objects: with fewer, more of them may show what these could not
 
 
-def outcome_text(outcome: Outcome) -> str:
-    """Return what happened and, if nothing was gained, what to try next."""
-    if outcome.after:
-        return f"{outcome.after} is live. {outcome.verdict.sentence}."
-    if not outcome.steps:
-        before = "the base model" if outcome.before == "base" else outcome.before
+def outcome_text(before: str, after: str, verdict: Verdict, steps: int, placement: str) -> str:
+    """Return how a training run ended and, if nothing was gained, what to try next.
+
+    `before` is the adapter that was live, `after` the new version, empty without one; `placement`
+    is empty if the encoder was not adapted.
+    """
+    if after:
+        return f"{after} is live. {verdict.sentence}."
+    if not steps:
+        before = "the base model" if before == "base" else before
         return f"Stopped before the first step, so {before} stays live."
-    if outcome.verdict.outcome == "worse":
-        can_narrow = outcome.placement in ("all", "late-50%")
+    if verdict.outcome == "worse":
+        can_narrow = placement in ("all", "late-50%")
         setting = "Placement" if can_narrow else "Learning rate"
         way = "let it change fewer parts of the model" if can_narrow else "let it learn more slowly"
         advice = f"Add objects that it gets wrong, or {way} (Finetune… ▸ {setting})."
-    elif outcome.verdict.objects < _MANY:
+    elif verdict.objects < _MANY:
         advice = "Accept more objects, best in other images."
     else:
         advice = "Train longer, or add objects that it gets wrong."
-    return f"{outcome.verdict.sentence}. {advice}"
+    return f"{verdict.sentence}. {advice}"
 
 
 def starting_text(seconds: float, config: TrainingConfig, share: float | None = None) -> str:

@@ -194,12 +194,6 @@ def compare_methods(
         that only some of them allow is a `problem` of the others.
     cobot
         Orchestrate the method by COBOT; of all methods return those that are.
-
-    Raises
-    ------
-    ConfigurationError
-        If the method is unknown or its options do not fit; without a name, if an option or
-        its value fits no method.
     """
     given = dict(options or {})
     if name is not None:

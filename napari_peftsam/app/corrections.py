@@ -53,11 +53,6 @@ def split_at(image: DocumentImage, plane: PlaneKey, label: int, places: Line) ->
     It is cut where it is narrow between them, else half-way: each pixel goes to the place that is
     nearer inside the object.
 
-    Parameters
-    ----------
-    places
-        Two positions ``(row, col)`` of a plane.
-
     Raises
     ------
     LabelError

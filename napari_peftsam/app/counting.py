@@ -42,7 +42,7 @@ from napari_peftsam.types import LabelArray, Prompts, Window
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompt_state import ShownPlane
-    from napari_peftsam.app.review import ReviewController
+    from napari_peftsam.document import Store
 
 _SMALLEST, _LARGEST = 64, 1024  # pixels along a tile
 _TILES = 4  # in all for each that is looked at
@@ -140,11 +140,6 @@ def count_by(
         share a mask or proposal, all but one.
     sample
         As of `begin_count`.
-
-    Raises
-    ------
-    LabelError
-        If `judge` returns anything else.
     """
     begin_count(document, planes, **sample)
     while left := to_look_at(document):
@@ -380,6 +375,8 @@ class CountEvents(SignalGroup):
 
     changed = Signal()
     """Something else is to be looked at, or nothing any more."""
+    stopped = Signal()
+    """Nobody is looking any more."""
     hint = Signal(str)
     """A count is out of date, or another one takes its place."""
 
@@ -391,8 +388,6 @@ class CountController:
     ----------
     document, shown
         The document, and the plane that is shown.
-    review
-        Judges the proposals.
 
     Attributes
     ----------
@@ -400,11 +395,11 @@ class CountController:
         Whether somebody is looking.
     """
 
-    def __init__(self, document: Document, shown: ShownPlane, review: ReviewController) -> None:
-        self._document, self._shown, self._review = document, shown, review
+    def __init__(self, document: Document, shown: ShownPlane) -> None:
+        self._document, self._shown = document, shown
         self.events, self.is_on = CountEvents(), False
         self._is_valid, self._last, self._outdated = False, "", ""
-        review.wanted = self.wanted
+        self._known: tuple[Store, int, tuple[ToLookAt, ...], Count | None] | None = None
         self._slots = (
             (document.events.audit_changed, self._follow),
             (document.events.proposals_changed, self._follow),
@@ -436,20 +431,29 @@ class CountController:
         """Stop looking; what was found stays."""
         if self.is_on:
             self.is_on = False
-            current = self._review.current
-            self._review.go_to(current if current in self._review.visible else 0)
+            self.events.stopped.emit()
             self.events.changed.emit()
 
     @property
     def left(self) -> tuple[ToLookAt, ...]:
         """What is to be looked at, in the shown plane first."""
         plane = self._shown.plane
-        return tuple(sorted(to_look_at(self._document), key=lambda each: each.plane != plane))
+        return tuple(sorted(self._look()[0], key=lambda each: each.plane != plane))
+
+    def _look(self) -> tuple[tuple[ToLookAt, ...], Count | None]:
+        """Return what is to be looked at, and the number: computed once after each action."""
+        store = self._document.store
+        known, number = self._known, store.next_number
+        if known is None or known[:2] != (store, number):
+            left, count = to_look_at(self._document), count_objects(self._document)
+            self._known = known = store, number, left, count
+        return known[2:]
 
     @property
     def item(self) -> ToLookAt | None:
         """What is looked at now."""
-        return self.left[0] if self.is_on and self.left else None
+        left = self.left if self.is_on else ()
+        return left[0] if left else None
 
     def see(self, number: int) -> None:
         """Say how many objects without mask or proposal the tile has, and go on."""
@@ -460,7 +464,7 @@ class CountController:
     @property
     def count(self) -> Count | None:
         """The number of objects, None until all was looked at."""
-        return count_objects(self._document)
+        return self._look()[1]
 
     @property
     def text(self) -> str:
@@ -474,8 +478,9 @@ class CountController:
         what = "Is it an object?" if item.number else "How many have no outline or fill?"
         return f"{every - len(self.left) + 1} of {every}: {what}"
 
-    def wanted(self) -> int | None:
-        """Return the proposal of the shown plane to look at, 0 for a tile, None for any."""
+    @property
+    def number(self) -> int | None:
+        """The proposal of the shown plane to look at, 0 for a tile; None while nobody looks."""
         item = self.item
         return None if item is None else item.number * (item.plane == self._shown.plane)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import DocumentRun, train
-from napari_peftsam.app.runner import run as run_inline
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -35,7 +34,7 @@ from napari_peftsam.errors import ExportError, PromptError
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationReport, Target, evaluate
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import atomic_path
-from napari_peftsam.files.outputs import check_output
+from napari_peftsam.outputs import check_output
 from napari_peftsam.peft import CobotLoraConfig, save_adapter
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.training import TrainEvent, TrainingConfig
@@ -136,13 +135,6 @@ class DemoReport:
 DemoEvent = DemoStage | TrainEvent
 
 
-def run_demo(
-    config: DemoConfig | None = None, watch: Callable[[DemoEvent], object] = lambda _: None
-) -> DemoReport:
-    """Run `demo`, handing every event to `watch`, and return its report; slow."""
-    return run_inline(demo(config), watch)
-
-
 def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoReport]:
     """Run the whole loop on the shipped sample images.
 
@@ -156,13 +148,6 @@ def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoRep
     ------
     DemoEvent
         Stages and progress, and the training's own events.
-
-    Raises
-    ------
-    ExportError
-        If the output folder cannot be written.
-    PeftSamError
-        If the model cannot be loaded.
     """
     config = config or DemoConfig()
     began = time.perf_counter()
@@ -297,11 +282,10 @@ def _export(document: Document, output: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Annotated:
-    """One object of the annotator: its clicks, its IoU when accepted, pixels brushed after."""
+    """One object of the annotator: its clicks, and the pixels brushed after."""
 
     label: int
     clicks: int
-    iou: float
     brushed: int
 
 
@@ -327,13 +311,12 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
         None if other objects cover all of the mask: then nothing is accepted.
     """
     target, document = Target.from_mask(truth), workspace.document
-    click, clicks, agreement = target.first_click(), 0, 0.0
+    click, clicks = target.first_click(), 0
     while True:
         document.do(AddPoint(plane, click))
         mask = predict_pending(workspace).whole()
-        clicks, agreement = clicks + 1, target.iou(mask)
-        correction = target.next_click(mask)
-        if agreement >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:
+        clicks, correction = clicks + 1, target.next_click(mask)
+        if target.iou(mask) >= _GOOD_IOU or clicks == _MOST_CLICKS or correction is None:
             break
         click = correction
     try:
@@ -341,7 +324,7 @@ def annotate_object(workspace: Workspace, plane: PlaneKey, truth: BoolArray) -> 
     except PromptError:
         document.do(Discard())
         return None
-    return _Annotated(label, clicks, agreement, _brush(workspace, plane, label, truth))
+    return _Annotated(label, clicks, _brush(workspace, plane, label, truth))
 
 
 def _brush(workspace: Workspace, plane: PlaneKey, label: int, truth: BoolArray) -> int:

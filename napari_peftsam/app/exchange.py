@@ -17,9 +17,9 @@ from napari_peftsam.document import Document, ImageId
 from napari_peftsam.errors import ConfigurationError, LabelError
 from napari_peftsam.export import ExportContext, export_labels, export_target
 from napari_peftsam.files import atomic_path, open_labels, read_provenance
-from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import DENSE_HEAD, DenseHead, SamModel, build, checkpoint_state
+from napari_peftsam.outputs import check_not_an_input, check_output
 from napari_peftsam.peft import (
     EXCHANGE_FORMATS,
     Adapter,

@@ -187,13 +187,6 @@ def default_place(labels: Path, formats: Sequence[str], image: str | None = None
     """Return where labels are written by default: beside the image, or else the file of labels.
 
     Several images of a project, or formats, get a folder ``objects`` there; `image` names one.
-
-    Parameters
-    ----------
-    labels
-        A file of labels or a project.
-    formats
-        Keys of `napari_peftsam.export.FORMATS`.
     """
     suffix = export_format(formats[0]).suffixes[0]
     if not labels.name or (labels.is_dir() and not is_zarr(labels)):

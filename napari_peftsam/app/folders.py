@@ -31,10 +31,10 @@ from napari_peftsam.evaluation import (
     evaluate_automatic,
 )
 from napari_peftsam.files import ImagePair, pair_folders
-from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.models import pick_device
 from napari_peftsam.normalisation import check_normalisable
+from napari_peftsam.outputs import check_not_an_input, check_output
 from napari_peftsam.peft import Adapter, dense_head_of, load_adapter, save_adapter
 from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.segmentation.engine import Engine
@@ -187,11 +187,6 @@ def evaluate_folders(
 
     Large images are worked on in tiles, as in use; an object is measured in the tile around
     its middle. Parameters are as in `finetune_folders`; figures as in `EvaluationReport`.
-
-    Raises
-    ------
-    PeftSamError
-        If an input cannot be used, see `napari_peftsam.evaluation.evaluate`.
     """
     choice = choice or ModelChoice()
     planes = folder_planes(images, labels, choice.reading(options))

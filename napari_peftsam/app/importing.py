@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
-from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.autosave import ProjectOwner
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.app.projects import ObjectImport, read_objects
+from napari_peftsam.app.prompt_state import WorkspaceHolder
 from napari_peftsam.app.refine import (
     Drawn,
     PlanePredicted,
@@ -36,6 +36,7 @@ from napari_peftsam.errors import (
     InputFileError,
     PeftSamError,
     UndecidedError,
+    count_text,
 )
 from napari_peftsam.files import ImageFile, find_images, open_image, read_centres
 from napari_peftsam.geometry import sizes
@@ -68,16 +69,8 @@ class Undecided:
     image: ImageId | None = None
 
 
-class ImportOwner(ProjectOwner, Protocol):
+class ImportOwner(ProjectOwner, WorkspaceHolder, Protocol):
     """A project owner whose viewer shows files, and which has a model."""
-
-    @property
-    def workspace(self) -> Workspace | None:
-        """None while torch is being imported."""
-
-    @property
-    def has_model(self) -> bool:
-        """True while a model is loaded."""
 
     def show_file(self, path: Path, file: ImageFile, *, first: bool) -> None:
         """Show an image file; annotate it if it is the first."""

@@ -22,7 +22,7 @@ from napari_peftsam.errors import (
 )
 from napari_peftsam.evaluation import EvaluationConfig, EvaluationEvent, EvaluationReport
 from napari_peftsam.export import export_labels, export_target
-from napari_peftsam.files.outputs import check_not_an_input, check_output
+from napari_peftsam.outputs import check_not_an_input, check_output
 from napari_peftsam.projects import (
     attach_images,
     check_not_a_source,
@@ -98,12 +98,6 @@ def evaluate_project(
 
     The project may be open elsewhere. Parameters are as in `finetune_project`; figures as in
     `EvaluationReport`.
-
-    Raises
-    ------
-    PeftSamError
-        If the project cannot be read or holds no objects, see also
-        `napari_peftsam.evaluation.evaluate`.
     """
     with _annotated(project, note) as document:
         choice = choice or ModelChoice(document.live.model or "builtin")

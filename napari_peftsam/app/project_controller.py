@@ -28,7 +28,7 @@ from napari_peftsam.document import (
     prune_automatic,
     save_copy,
 )
-from napari_peftsam.errors import PeftSamError, ProjectError
+from napari_peftsam.errors import PeftSamError, ProjectError, count_text
 from napari_peftsam.folders import project_folder
 from napari_peftsam.projects import note_recent, recent_projects
 
@@ -263,7 +263,7 @@ class ProjectController:
             self.events.failed.emit(error)
             self._changed()
 
-        self._reading = f"Reading {len(ordered)} image{'s' if len(ordered) > 1 else ''}…"
+        self._reading = f"Reading {count_text(len(ordered), 'image')}…"
         self._loader.start(
             read_images(document, ordered),
             on_event=show, on_done=lambda _: self._loaded(), on_error=failed,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_peftsam.app.advice import count_text
 from napari_peftsam.document import (
     AutomaticProject,
     Document,
@@ -20,7 +19,7 @@ from napari_peftsam.document import (
     Store,
     open_project,
 )
-from napari_peftsam.errors import PeftSamError
+from napari_peftsam.errors import PeftSamError, count_text
 from napari_peftsam.projects import import_objects, read_image_of, read_located
 
 _IN_MEMORY = 2_000_000_000  # bytes of an image that the viewer holds in memory
@@ -115,13 +114,7 @@ def read_images(document: Document, images: Sequence[DocumentImage]) -> Generato
 
 
 def read_located_image(document: Document, image: DocumentImage, path: Path) -> ReadImage:
-    """Read a missing image from where it is now; slow.
-
-    Raises
-    ------
-    InputFileError
-        If the file cannot be read.
-    """
+    """Read a missing image from where it is now; slow."""
     pixels, source, note = read_located(document, image, path)
     return ReadImage(image, _in_memory(pixels), note, source=source)
 
@@ -154,13 +147,7 @@ class ObjectImport:
 
 
 def read_objects(document: Document, path: Path) -> ObjectImport:
-    """Read the objects of another project for the images of the same name and shape; slow.
-
-    Raises
-    ------
-    ProjectError
-        If the other project cannot be read.
-    """
+    """Read the objects of another project for the images of the same name and shape; slow."""
     found, skipped = [], []
     store = open_project(path, read_only=True)
     try:

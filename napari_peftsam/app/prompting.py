@@ -11,9 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_peftsam.app.advice import explain_left, plane_text
+from napari_peftsam.app.ahead import Cleaning, Following, Preview
 from napari_peftsam.app.clean import clean_prediction
-from napari_peftsam.app.following import Cleaning, Following
-from napari_peftsam.app.preview import Preview
 from napari_peftsam.app.prompt_state import PromptEvents, PromptState, ShownPlane, WorkspaceHolder
 from napari_peftsam.app.refine import predict_best
 from napari_peftsam.app.runner import Runner, Slot
@@ -36,15 +35,6 @@ class PromptController:
 
     The owner connects `follow`, `start_over` and `look_around` to what changes outside the
     document: the shown plane, the live model, the view.
-
-    Parameters
-    ----------
-    holder
-        Holds the document and the workspace.
-    shown
-        The plane to embed.
-    runner
-        Runs embedding and predicting.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ from napari_peftsam.document import (
     Paint,
     PlaneKey,
 )
-from napari_peftsam.errors import LabelError
+from napari_peftsam.errors import LabelError, count_text
 from napari_peftsam.types import LabelArray, Point, Prompts, Window
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def added(
             else:
                 left += 1
         strokes.append(_stroke(image, index, window, plane, after))
-    step = "accept 1 object" if len(records) == 1 else f"accept {len(records)} objects"
+    step = f"accept {count_text(len(records), 'object')}"
     return Drawn((_paint(image, strokes, records, step, label_set),), len(records), left)
 
 
@@ -252,17 +252,14 @@ def _replace(after: LabelArray, made: Mapping[int, NewObject], window: Window) -
     The others stay as they are, so that no object vanishes.
     """
     before = after.copy()
-    new = sorted((n for n, each in made.items() if each.mask.any()), key=lambda n: _rank(made[n]))
+    new = [n for n, each in made.items() if each.mask.any()]
+    new.sort(key=lambda n: made[n].score or 0.0, reverse=True)
     while True:
         after[...] = np.where(np.isin(before, new), 0, before)
         left_over = [number for number in new if not _draw(after, number, made[number], window)]
         if not left_over:
             return new
         new = [number for number in new if number not in left_over]
-
-
-def _rank(made: NewObject) -> float:
-    return -(made.score or 0.0)
 
 
 def _prompted(record: ObjectRecord, index: Index, prompts: Prompts) -> ObjectRecord:

@@ -68,11 +68,6 @@ def complete_area(plane: PlaneKey, path: Line, *, is_rectangle: bool) -> MarkCom
     ----------
     path
         The line; of a rectangle its first and last position are opposite corners.
-
-    Raises
-    ------
-    PromptError
-        If it goes around less than a pixel.
     """
     around = window_around(path)
     if not is_rectangle:

@@ -26,6 +26,7 @@ from napari_peftsam.document import (
 from napari_peftsam.document.records import PROPOSALS
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.counting import CountController
     from napari_peftsam.app.prompt_state import ShownPlane, WorkspaceHolder
     from napari_peftsam.app.suggest_run import SuggestController
     from napari_peftsam.document import Document, DocumentImage, ProposalRecord
@@ -105,6 +106,8 @@ class ReviewController:
         The plane whose proposals are reviewed.
     run
         Has found them.
+    counting
+        Says which proposals are looked at while somebody counts.
 
     Attributes
     ----------
@@ -112,19 +115,22 @@ class ReviewController:
         Number of the proposal that is accepted or rejected next; 0 for none.
     expected
         What is expected of each open proposal, by number.
-    wanted
-        Returns the proposal to go to after a judgement; None: as `next` was called last. Else
-        somebody counts, and all proposals are shown: what the slider hides is not missed.
     """
 
-    def __init__(self, holder: WorkspaceHolder, shown: ShownPlane, run: SuggestController) -> None:
+    def __init__(
+        self,
+        holder: WorkspaceHolder,
+        shown: ShownPlane,
+        run: SuggestController,
+        counting: CountController | None = None,
+    ) -> None:
         self._holder, self._shown, self._run = holder, shown, run
         self._document: Document = holder.document
         self.events = ReviewEvents()
         self.current, self.expected = 0, dict[int, Expected]()
         self._eager = AutomaticConfig().eager
         self._order: Callable[[int], float] = self._doubt
-        self.wanted: Callable[[], int | None] = lambda: None
+        self._counting = counting
         for signal, slot in self._connections():
             signal.connect(slot)
 
@@ -134,6 +140,7 @@ class ReviewController:
             (events.proposals_changed, self._judged),
             (events.prompts_changed, self._explain),
             (events.opened, self.follow),
+            *(((self._counting.events.stopped, self._changed),) if self._counting else ()),
         )
 
     def release(self) -> None:
@@ -197,7 +204,13 @@ class ReviewController:
 
     @property
     def _threshold(self) -> float:
-        return 1 - self._eager if self.wanted() is None else -inf
+        # What the slider hides is not missed: it is counted, too.
+        return 1 - self._eager if self._counted is None else -inf
+
+    @property
+    def _counted(self) -> int | None:
+        """The proposal that is counted now, 0 for a tile; None while nobody counts."""
+        return None if self._counting is None else self._counting.number
 
     @property
     def precision(self) -> Precision:
@@ -244,8 +257,8 @@ class ReviewController:
             self.next()  # what is judged is shown first
             return
         self._document.do(action(plane))
-        wanted = self.wanted()
-        self.go_to(max(self.visible, key=self._order, default=0) if wanted is None else wanted)
+        counted = self._counted
+        self.go_to(max(self.visible, key=self._order, default=0) if counted is None else counted)
 
     def go_to(self, number: int) -> None:
         """Make another proposal the current one."""
@@ -255,7 +268,7 @@ class ReviewController:
     def accept_above(self) -> tuple[int, ...]:
         """Accept all that are shown, in one step, and return their labels; 0: no pixel was left."""
         plane, numbers = self._shown.plane, tuple(self.visible)
-        if self.wanted() is not None:
+        if self._counted is not None:
             self.events.hint.emit(COUNT_FIRST)
             return ()
         if plane is None or not numbers:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.runner import Runner, Slot
 from napari_peftsam.app.suggesting import (
     LOWEST,
@@ -19,7 +18,7 @@ from napari_peftsam.app.suggesting import (
     propose_plane,
 )
 from napari_peftsam.document import NewProposal, PlaneKey, Suggest
-from napari_peftsam.errors import PeftSamError
+from napari_peftsam.errors import PeftSamError, count_text
 from napari_peftsam.types import Window
 
 if TYPE_CHECKING:

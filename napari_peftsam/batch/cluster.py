@@ -67,11 +67,6 @@ def open_workers(cluster: ClusterChoice, most: int) -> Iterator[Workers]:
 
     Scripts that start a local cluster need ``if __name__ == "__main__":``, as with
     `multiprocessing`, since every worker imports them.
-
-    Raises
-    ------
-    ClusterError
-        If there is no `distributed`, or the scheduler does not answer or has no worker.
     """
     is_here = cluster.workers == 0
     if cluster.workers is None and cluster.scheduler is None:
@@ -90,7 +85,7 @@ def _connected(cluster: ClusterChoice, most: int) -> Iterator[tuple[Client, int 
     try:
         from distributed import Client, Security
 
-        from napari_peftsam.batch import _local
+        from napari_peftsam.batch.local import local_cluster, quiet
 
         security = None if cluster.scheduler else Security.temporary()  # needs cryptography
     except ImportError as error:
@@ -98,11 +93,11 @@ def _connected(cluster: ClusterChoice, most: int) -> Iterator[tuple[Client, int 
             f"worker processes need distributed ({reason_of(error)}): "
             'pip install "napari-peftsam[distributed]", or compute in this process (--workers 0)'
         ) from error
-    with _local.quiet():
+    with quiet():
         if security is not None:
             wanted = _default_workers() if cluster.workers is None else cluster.workers
             workers = max(1, min(wanted, most))
-            with _local.local_cluster(workers, security) as local, Client(local) as client:
+            with local_cluster(workers, security) as local, Client(local) as client:
                 _await_worker(client, _PROCESS_STARTS, _NO_LOCAL_WORKER)
                 yield client, max(1, (os.cpu_count() or 1) // workers)
             return

@@ -75,17 +75,6 @@ def embed_batch(
     ------
     BatchEvent
         `TaskDone` for each task, at last `BatchFinished`.
-
-    Raises
-    ------
-    InputFileError
-        If there is no image.
-    ConfigurationError
-        If the store or its disk has no space for all of the embeddings.
-    ExportError
-        If the store cannot be written.
-    PeftSamError
-        If the model or the workers cannot be used.
     """
     plan = plan or BatchPlan()
     model = find_architecture(plan.choice.model)

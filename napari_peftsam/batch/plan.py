@@ -261,8 +261,8 @@ def finished(
 
 def make_folder(folder: Path) -> None:
     """Make a folder for results; raise `ExportError` if it is not writable."""
-    from napari_peftsam.files.outputs import check_output
     from napari_peftsam.folders import create_folder
+    from napari_peftsam.outputs import check_output
 
     try:
         create_folder(folder)

@@ -44,8 +44,8 @@ from napari_peftsam.files import (
     pair_prompts,
     temporary_prefix,
 )
-from napari_peftsam.files.outputs import check_not_an_input, check_output
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
+from napari_peftsam.outputs import check_not_an_input, check_output
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.segmentation.engine import Engine
@@ -257,7 +257,11 @@ def segment_batch(
     """
     plan = plan or BatchPlan()
     options = plan.reading
-    pairs = _unprompted(images) if prompts is None else pair_prompts(images, prompts)
+    pairs = (
+        [(image_name(path.name), path, None) for path in find_images([images])]
+        if prompts is None
+        else pair_prompts(images, prompts)
+    )
     if output.exists() and images.exists() and output.samefile(images):
         raise ConfigurationError(f"{output} is the folder of the images: choose another one")
     for _, _, asked in pairs:
@@ -282,10 +286,6 @@ def segment_batch(
     objects = sum(report.objects for report in reports)
     empty = sum(len(report.empty) for report in reports)
     yield finished(tasks, done, output, objects=objects, empty=empty)
-
-
-def _unprompted(images: Path) -> list[tuple[str, Path, None]]:
-    return [(image_name(path.name), path, None) for path in find_images([images])]
 
 
 def _segment_image(  # noqa: PLR0913, PLR0917

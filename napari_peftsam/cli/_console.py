@@ -82,11 +82,6 @@ def emit(values: Mapping[str, Any] | Sequence[Mapping[str, Any]], as_json: bool,
     typer.echo(json.dumps(values, allow_nan=False) if as_json else printable(text))
 
 
-def counted(number: int, noun: str) -> str:
-    """Return ``1 object``, ``2 objects``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 class Progress:
     """Progress line of a long command; redrawn on a terminal, else repeated.
 

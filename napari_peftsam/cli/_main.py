@@ -74,11 +74,6 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Parameters
-    ----------
-    arguments
-        Default: those the program was started with.
-
     Returns
     -------
     int

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_peftsam.configs import AutomaticConfig
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.errors import ConfigurationError, count_text
 
 from ._console import (
     INTERRUPTED,
     USER_ERROR,
     Progress,
-    counted,
     emit,
     fail,
     graceful_interrupt,
@@ -66,7 +65,7 @@ def embed(
         tiles = finished.tiles or 0
         known = tiles - (finished.computed or 0)
         before = f", {known} of them known before" if known else ""
-        return f"{_images(finished)}, {counted(tiles, 'embedding')}{before}: {finished.output}"
+        return f"{_images(finished)}, {count_text(tiles, 'embedding')}{before}: {finished.output}"
 
     _run(lambda stop: embed_batch(images, plan, stop), text, as_json)
 
@@ -115,7 +114,7 @@ def segment(  # noqa: PLR0913
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")
-    emit(report.to_dict(), as_json, f"{counted(report.objects, 'object')}: {report.output}")
+    emit(report.to_dict(), as_json, f"{count_text(report.objects, 'object')}: {report.output}")
 
 
 def automatic_config(prompts: Path | None, values: Values) -> AutomaticConfig:
@@ -170,7 +169,7 @@ def segment_batch(  # noqa: PLR0913
         if finished.objects is None:
             return "no labels were written"
         empty = f", {finished.empty} without a pixel" if finished.empty else ""
-        found = counted(finished.objects, "object")
+        found = count_text(finished.objects, "object")
         return f"{found}{empty} in {_images(finished)}: {finished.output}"
 
     def run(stop: Callable[[], bool]) -> Iterator[BatchEvent]:
@@ -182,7 +181,7 @@ def segment_batch(  # noqa: PLR0913
 
 
 def _images(finished: BatchFinished) -> str:
-    return f"{finished.images} of {counted(finished.total, 'image')}"
+    return f"{finished.images} of {count_text(finished.total, 'image')}"
 
 
 def _plan(

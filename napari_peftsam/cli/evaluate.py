@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_peftsam.configs import AutomaticConfig, EvaluationConfig, LabelsAre
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.errors import ConfigurationError, count_text
 
-from ._console import Progress, counted, emit, say
+from ._console import Progress, emit, say
 from ._options import (
     NUMBER_PIECES,
     READING,
@@ -151,7 +151,7 @@ def _text(report: EvaluationReport) -> str:
         for value in (report.score_correlation, report.score_ranking, report.area_ranking)
     )
     return (
-        f"{counted(report.objects, 'object')} in {counted(report.images, 'image')}, "
+        f"{count_text(report.objects, 'object')} in {count_text(report.images, 'image')}, "
         f"{report.skipped_small} too small\n"
         f"{_table(report)}\n"
         f"IoU after 1, 2, ... clicks: {curve}\n"

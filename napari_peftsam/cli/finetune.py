@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_peftsam.configs import DEFAULT_BUDGET, TrainingOptions
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.errors import ConfigurationError, count_text
 
-from ._console import INTERRUPTED, Progress, counted, emit, graceful_interrupt, leads, say
+from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, leads, say
 from ._options import (
     METHOD,
     NUMBER_PIECES,
@@ -191,8 +191,8 @@ class TrainingProgress:
                 say(self._preface)
             say(
                 f"training {event.trainable_parameters:,} parameters on "
-                f"{counted(event.training_objects, 'object')}; {event.held_out_objects} held out "
-                f"by {event.held_out_by}, IoU {event.validation_iou:.3f}"
+                f"{count_text(event.training_objects, 'object')}; {event.held_out_objects} held "
+                f"out by {event.held_out_by}, IoU {event.validation_iou:.3f}"
             )
         elif isinstance(event, MemoryPlanned):
             say(event.describe())
@@ -211,7 +211,7 @@ def _text(report: FinetuneReport) -> str:
     lines = [f"live in the project: {report.live}"] if report.live else []
     lines += [f"adapter: {report.output}"] if report.output else []
     return (
-        f"{counted(report.steps, 'step')} in {report.seconds:.0f} s, "
+        f"{count_text(report.steps, 'step')} in {report.seconds:.0f} s, "
         f"{report.trainable_parameters:,} parameters\n"
         f"held-out IoU {report.val_iou_before:.3f} -> {report.val_iou_after:.3f}, state of step "
         f"{report.best_step}\n{report.verdict.sentence}\n" + "\n".join(lines)

@@ -36,15 +36,7 @@ def open_images(
 
 
 def start_viewer(paths: Sequence[Path], sample: str | None = None, **given: Any) -> None:
-    """Open napari and wait until it is closed; takes the arguments of `open_viewer`.
-
-    Raises
-    ------
-    ConfigurationError
-        See `check_display`.
-    InputFileError, ProjectError
-        If an image or the project cannot be read.
-    """
+    """Open napari and wait until it is closed; takes the arguments of `open_viewer`."""
     check_display()
     from napari_peftsam.widgets.launch import open_viewer
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_peftsam.errors import ConfigurationError, ExportError
+from napari_peftsam.errors import ConfigurationError, ExportError, count_text
 
-from ._console import INTERRUPTED, Progress, counted, emit, graceful_interrupt, say
+from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, say
 from ._options import Json, ProjectFile
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bo
     from napari_peftsam.app.export_all import export_all, images_to_export
     from napari_peftsam.app.runner import run
     from napari_peftsam.document import Document, open_project
-    from napari_peftsam.files.outputs import check_not_an_input
+    from napari_peftsam.outputs import check_not_an_input
 
     check_not_an_input(folder, project)
     message = "stopping; what is written stays"
@@ -166,7 +166,7 @@ def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bo
     files = [str(path) for path in report.written]
     values = {"output": str(folder), "written": files, "kept": report.kept, "format": formats}
     kept = f", {report.kept} were there" if report.kept else ""
-    emit(values, as_json, f"{counted(len(files), 'file')} written{kept}: {folder}")
+    emit(values, as_json, f"{count_text(len(files), 'file')} written{kept}: {folder}")
 
 
 def replay(

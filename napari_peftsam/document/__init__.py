@@ -16,8 +16,8 @@ from napari_peftsam.document.project import *
 from napari_peftsam.document.proposals import *
 from napari_peftsam.document.records import *
 from napari_peftsam.document.recovery import *
+from napari_peftsam.document.regions import *
 from napari_peftsam.document.replay import *
-from napari_peftsam.document.snapshot import *
 from napari_peftsam.document.sources import *
 from napari_peftsam.document.store import *
 from napari_peftsam.document.strokes import *

@@ -16,7 +16,7 @@ from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
 from napari_peftsam.document.records import class_of, label_set_of
 from napari_peftsam.document.regions import Integers, first_of
-from napari_peftsam.errors import LabelError, PromptError
+from napari_peftsam.errors import LabelError, PromptError, count_text
 from napari_peftsam.types import LabelArray
 
 __all__: list[str] = []
@@ -46,7 +46,7 @@ def _accept_objects(action: act.AcceptObjects, state: State) -> Derived:
         left = [prompts for prompts in pending.queue if prompts not in done]
         pending = pending.with_queue(plane, left, state.number)
     number = sum(label > 0 for label in labels)
-    label = "accept 1 object" if number == 1 else f"accept {number} objects"
+    label = f"accept {count_text(number, 'object')}"
     return Derived((*changes, *set_field(state, "pending", pending)), label, plane.image, labels)
 
 

@@ -24,7 +24,7 @@ from napari_peftsam.document.objects import PlaneKey
 from napari_peftsam.document.proposals import NewProposal, ProposalRecord
 from napari_peftsam.document.records import BACKGROUND, PROPOSALS, label_set_of
 from napari_peftsam.document.regions import Integers, tally
-from napari_peftsam.errors import LabelError
+from napari_peftsam.errors import LabelError, count_text
 from napari_peftsam.types import Window
 
 __all__: list[str] = []
@@ -74,7 +74,7 @@ def _suggest(action: act.Suggest, state: State) -> Derived:
         old = np.take(image.array(PROPOSALS), where) if replaced else 0
         new = np.repeat(np.array(numbers, before.dtype), [len(piece) for piece in pieces])
         changes = (LabelChange.of(image.id, where, old, new, PROPOSALS), *changes)
-    return Derived(changes, f"suggest {found} object{'' if found == 1 else 's'}", image.id, found)
+    return Derived(changes, f"suggest {count_text(found, 'object')}", image.id, found)
 
 
 def _window(each: NewProposal) -> Window:

@@ -11,16 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["ProjectLock", "file_identity", "is_network"]
-
-
-def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file, None if it is missing; a replacement differs."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+__all__ = ["ProjectLock", "is_network"]
 
 
 class ProjectLock:

@@ -23,8 +23,14 @@ from napari_peftsam.document.records import (
     Index,
     label_set_of,
 )
-from napari_peftsam.document.regions import Integers, LabelIndex, Region, regions_of, union
-from napari_peftsam.document.snapshot import Snapshot
+from napari_peftsam.document.regions import (
+    Integers,
+    LabelIndex,
+    Region,
+    Snapshot,
+    regions_of,
+    union,
+)
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import put_tile
 from napari_peftsam.errors import ImageError, LabelError
@@ -53,11 +59,6 @@ class DocumentImage:
         `store` holds.
     store
         Holds labels and records; None for an image without any.
-
-    Attributes
-    ----------
-    id, info, pixels, store
-        As given.
     """
 
     def __init__(

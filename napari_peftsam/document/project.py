@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from napari_peftsam.document.sources import moved_source, store_pixels
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.outputs import replacing
 
 __all__ = ["create_project", "is_project", "open_project", "save_copy"]
 
@@ -44,7 +44,7 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
     if path.exists():
         raise ProjectError(f"{path} exists already: open it, or choose another name")
     # A half-made project never has its name.
-    with _writing(path) as lock, _temporary(path) as temporary:
+    with _writing(path) as lock, replacing(path) as temporary:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666))
         with closing(sqlite3.connect(temporary)) as connection:
             create_tables(connection)
@@ -138,7 +138,7 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
     if path == store.path:
         raise ProjectError(f"{path} is the project itself: choose another name for the copy")
     with _writing(path) as lock:
-        with _temporary(path) as temporary, closing(_connect(temporary, "rwc")) as target:
+        with replacing(path) as temporary, closing(_connect(temporary, "rwc")) as target:
             store.copy_to(target)
             target.execute("PRAGMA journal_mode=DELETE")
             _adapt(Store(target), store.path, path, pixels or {})
@@ -295,26 +295,3 @@ def _writing(path: Path) -> Iterator[ProjectLock]:
         raise ProjectError(
             f"{path} cannot be written ({reason}): choose a folder you may write to, with room"
         ) from error
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` that takes its place, on the disk, if the block succeeds."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        if os.name == "posix":
-            _sync(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

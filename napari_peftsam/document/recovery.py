@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_peftsam.document import actions as act
-from napari_peftsam.document.actions import decode_action
-from napari_peftsam.document.changes import decode_changes
 from napari_peftsam.document.derive import utc_now
 from napari_peftsam.document.document import Document
 from napari_peftsam.document.filesystem import ProjectLock
@@ -30,11 +26,7 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError
 
-__all__ = [
-    "Recovery",
-    "check_project",
-    "recover_project",
-]
+__all__ = ["Recovery", "recover_project"]
 
 Arrays = dict[str, Any]
 
@@ -94,41 +86,11 @@ class Recovery:
         return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."
 
 
-def check_project(store: Store) -> list[str]:
-    """Return the damaged parts of a project, none if it is whole."""
-    found = list(store.damage())
-
-    def check(read: Callable[[], object]) -> None:
-        try:
-            read()
-        except PeftSamError as error:
-            found.append(str(error))
-
-    check(lambda: _read_state(store, check))
-    check(lambda: [decode_action(*logged[2:]) for logged in store.actions()])
-    check(lambda: [decode_changes(step.changes, step.pixels) for step in store.steps()])
-    return found
-
-
-def _read_state(store: Store, check: Callable[[Callable[[], object]], None]) -> None:
-    for image in Document(store).images.values():
-        check(image.read)
-    for digest in store.blob_digests():
-        check(partial(store.blob, digest))
-
-
 def recover_project(path: str | Path, target: str | Path) -> Recovery:
     """Write the readable part of a damaged project into a copy; the project stays as it is.
 
     The history is replayed up to the first unreadable action. The stored present state is
     then imported over the result.
-
-    Parameters
-    ----------
-    path
-        The damaged project.
-    target
-        The copy.
 
     Raises
     ------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -113,10 +112,6 @@ def _differences(image: DocumentImage, stored: DocumentImage) -> list[str]:
     return found
 
 
-def _adapters_of(store: Store) -> Any:
-    return parse_json(store.fields().get("adapters", "[]"), "a project's list", ProjectError)
-
-
 def summary(store: Store) -> dict[str, float]:
     """Return figures of a project's content.
 
@@ -130,12 +125,13 @@ def summary(store: Store) -> dict[str, float]:
     with store.snapshot():
         images = [image for image, info in store.images().items() if not info.is_removed]
         times = [datetime.fromisoformat(time) for time in store.times()]
+        adapters = store.fields().get("adapters", "[]")
         gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
         return {
             "images": len(images),
             "objects": sum(store.count_objects(image) for image in images),
             "proposals": sum(store.count_proposals(image) for image in images),
-            "adapters": len(_adapters_of(store)),
+            "adapters": len(parse_json(adapters, "a project's list", ProjectError)),
             "actions": len(times),
             "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),
         }

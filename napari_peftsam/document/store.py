@@ -25,7 +25,6 @@ from typing import Any
 
 import xxhash
 
-from napari_peftsam.document.filesystem import file_identity
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.proposals import ProposalRecord
 from napari_peftsam.document.records import OBJECTS, PROPOSALS, ImageInfo
@@ -41,6 +40,7 @@ from napari_peftsam.document.tables import (
     write_rows,
 )
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.outputs import file_identity
 
 __all__ = ["Store"]
 
@@ -180,14 +180,6 @@ class Store:
         """Return the step that a redo does again, None if there is none."""
         return self._step("state = 'undone' ORDER BY number")
 
-    def steps(self) -> Iterator[Step]:
-        """Yield the steps that can be undone or redone, oldest first."""
-        numbers = self._all("SELECT number FROM actions WHERE state IN ('done', 'undone')")
-        for (number,) in sorted(numbers):
-            step = self._step(f"number = {int(number)}")
-            if step is not None:
-                yield step
-
     def step_labels(self) -> tuple[str, ...]:
         """Return the labels of the steps that can be undone, oldest first."""
         rows = self._all("SELECT label FROM actions WHERE state = 'done' ORDER BY number")
@@ -271,10 +263,6 @@ class Store:
             raise ProjectError(f"{self._name}: a part of its content ({digest[:12]}…) {state}")
         return data
 
-    def blob_digests(self) -> tuple[str, ...]:
-        """Return the content hashes of all stored data."""
-        return tuple(row[0] for row in self._all("SELECT DISTINCT digest FROM blobs"))
-
     # --- the file -------------------------------------------------------------------
 
     @contextmanager
@@ -310,14 +298,6 @@ class Store:
             other.copy_to(self._connection)
             self.next_number = self.last_number + 1
 
-    def damage(self) -> tuple[str, ...]:
-        """Return the findings of SQLite's integrity check, none if the file is whole."""
-        try:
-            found = self._all("PRAGMA integrity_check")
-        except ProjectError as error:
-            return (str(error),)
-        return tuple(text for (text,) in found if text != "ok")
-
     def checkpoint(self) -> None:
         """Move committed data into the main file; slow, so call it when idle."""
         if not self.read_only:
@@ -347,9 +327,6 @@ class Store:
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _is_there(self) -> bool:
-        return self.path is None or file_identity(self.path) == self._file
-
     @property
     def _name(self) -> str:
         return "the project" if self.path is None else str(self.path)
@@ -361,7 +338,7 @@ class Store:
                 f"{self._name} can only be read, {self.why_read_only}: save it under another "
                 "name to go on"
             )
-        if not self._is_there():
+        if self.path is not None and file_identity(self.path) != self._file:
             self._gather()
             raise ProjectError(
                 f"{self._name} is no longer there: bring its folder or disk back, or save the "

@@ -21,6 +21,7 @@ import xxhash
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.folders import create_folder, is_own
+from napari_peftsam.outputs import file_identity
 
 __all__ = ["EntryFolder"]
 
@@ -83,7 +84,7 @@ class EntryFolder:
         warning logged. Never raises for what is on disk.
         """
         path = self._path(name)
-        before = _identity(path)
+        before = file_identity(path)
         try:
             if before is None:
                 return None
@@ -93,7 +94,7 @@ class EntryFolder:
         except PermissionError as error:
             _log.warning("cannot read %s of the stored %s: %s", path, self._what, error)
         except Exception as error:  # noqa: BLE001 - damaged metadata makes zarr raise anything
-            if _identity(path) == before:  # else another process just replaced or removed it
+            if file_identity(path) == before:  # else another process just replaced or removed it
                 _log.warning(
                     "%s of the stored %s is damaged and is computed again (%s: %s)",
                     *(path, self._what, type(error).__name__, error),
@@ -227,15 +228,6 @@ def _checksum(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> str:
     digest = xxhash.xxh128(json.dumps(attributes, sort_keys=True).encode())
     digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a folder; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino)
 
 
 def _remove(path: Path) -> None:

@@ -37,7 +37,7 @@ from napari_peftsam.segmentation.automatic import (
     propose_in_tiles,
 )
 from napari_peftsam.segmentation.tiled import WantedTile
-from napari_peftsam.types import LabelArray, Point, Prediction, Prompts, Window
+from napari_peftsam.types import LabelArray, Prediction, Prompts, Window
 
 __all__ = ["AutomaticEvaluation", "AutomaticFigures", "evaluate_automatic"]
 
@@ -240,7 +240,8 @@ def effort(
     actions = 1 + matching.false_positives if matching.predicted_count else 0
     prompting = 0
     for tile, embedding in seen.items():
-        own = {n: each for n, each in targets.items() if _is_in(tile, each.first_click())}
+        clicks = {n: each.first_click() for n, each in targets.items()}
+        own = {n: targets[n] for n, at in clicks.items() if tile.core.contains(at.row, at.col)}
         cut = {n: _in_window(each, tile.window) for n, each in own.items()}
         alone = dict(zip(cut, _clicks(predictor, embedding, list(cut.values())), strict=True))
         to_correct = [true for true in own if true in paired and paired[true][1] < ENOUGH]
@@ -258,10 +259,6 @@ def effort(
         "effort_per_object": actions / len(targets),
         "effort_prompting_only": prompting / len(targets),
     }
-
-
-def _is_in(tile: Tile, click: Point) -> bool:
-    return tile.core.contains(click.row, click.col)
 
 
 def _in_window(target: Target, window: Window) -> Target:

@@ -16,10 +16,8 @@ __all__ = [
     "MSA_THRESHOLDS",
     "InstanceAgreement",
     "Matching",
-    "average_precision",
     "compare_instances",
     "match_instances",
-    "mean_segmentation_accuracy",
 ]
 
 MSA_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -68,7 +66,7 @@ class InstanceAgreement:
     Attributes
     ----------
     msa, ap50, ap75
-        Mean of `average_precision` over `MSA_THRESHOLDS`, and at two of them.
+        Mean of TP / (TP + FP + FN) over `MSA_THRESHOLDS`, and at two of them.
     sq, rq, pq
         Of the matches at IoU 0.5 the mean IoU and TP / (TP + FP / 2 + FN / 2), and their product
         (Kirillov et al. 2019).
@@ -137,25 +135,6 @@ def match_instances(
         If the shapes differ or labels are negative.
     """
     return _match(_overlaps(true_labels, predicted_labels), threshold)
-
-
-def average_precision(
-    true_labels: LabelArray, predicted_labels: LabelArray, threshold: float = 0.5
-) -> float:
-    """Return TP / (TP + FP + FN) at one IoU threshold, the AP of instance segmentation.
-
-    Arguments and errors as in `match_instances`. Two images without objects score 1.
-    """
-    return match_instances(true_labels, predicted_labels, threshold).precision
-
-
-def mean_segmentation_accuracy(true_labels: LabelArray, predicted_labels: LabelArray) -> float:
-    """Return mSA: the mean of `average_precision` over `MSA_THRESHOLDS`.
-
-    Arguments and errors as in `match_instances`.
-    """
-    overlaps = _overlaps(true_labels, predicted_labels)
-    return float(np.mean([_match(overlaps, t).precision for t in MSA_THRESHOLDS]))
 
 
 def compare_instances(true_labels: LabelArray, predicted_labels: LabelArray) -> InstanceAgreement:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from napari_peftsam.errors import count_text
 from napari_peftsam.evaluation.intervals import intervals_at
 
 __all__ = ["Answers", "Difference", "Trial", "Verdict"]
@@ -169,7 +170,7 @@ class Verdict:
         if not self.trials:
             return "No object was held out to compare the models on: the old one stays"
         if self.outcome == "no difference":
-            few = f"{self.objects} object{'' if self.objects == 1 else 's'}"
+            few = count_text(self.objects, "object")
             return f"No difference that {few} could show: the old one stays"
         if self._signs[0]:
             found = "Saves about {} clicks per object", "Costs about {} more clicks per object"

@@ -15,13 +15,11 @@ from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes, read
 from napari_peftsam.geometry import check_labels, flattened
 from napari_peftsam.types import LabelArray
 
-from ._cellpose import write_cellpose
 from ._coco import write_coco, write_coco_set
 from ._format import AXES, ExportContext, ExportFormat, Record, do_overlap
 from ._ome_zarr import append_labels, check_replaceable, holds_image, write_ome_zarr
-from ._overlay import write_overlay
+from ._rasters import write_cellpose, write_overlay, write_tiff
 from ._table import write_table
-from ._tiff import write_tiff
 from ._vectors import write_geojson, write_roi, write_yolo, write_yolo_set
 
 __all__ = ["FORMATS", "export_format", "export_labels", "export_target"]
@@ -148,13 +146,7 @@ def _check_replaceable(target: Path, chosen: ExportFormat) -> None:
 
 
 def export_target(path: str | Path, format_name: str | None = None) -> Path:
-    """Return the path that `export_labels` writes to: `path` with the format's ending.
-
-    Raises
-    ------
-    ConfigurationError
-        If the format is unknown, or the path's ending is that of another one.
-    """
+    """Return the path that `export_labels` writes to: `path` with the format's ending."""
     return _target(path, format_name)[0]
 
 

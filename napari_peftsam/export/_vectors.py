@@ -215,6 +215,6 @@ def _yolo_line(number: int, outline: Any, shape: tuple[int, ...]) -> str:
 def _save_png(path: Path, pixels: Any) -> None:
     from PIL import Image
 
-    from ._overlay import in_bytes
+    from ._rasters import in_bytes
 
     Image.fromarray(in_bytes(np.asarray(pixels))).save(path)

@@ -6,7 +6,8 @@ The package offers the names that the `__all__` of these modules lists.
 
 from __future__ import annotations
 
-from ._atomic import *
+from napari_peftsam.outputs import *
+
 from ._centres import *
 from ._objects import *
 from ._pairs import *

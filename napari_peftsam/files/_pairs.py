@@ -128,11 +128,6 @@ def pair_prompts(images: str | Path, prompts: str | Path) -> tuple[tuple[str, Pa
     -------
     tuple of (name, image, prompts)
         Sorted by name, at least one.
-
-    Raises
-    ------
-    InputFileError
-        If a folder is missing, two images have the same name, or no image has prompts.
     """
     image_files = list_images(images)
     prompt_files = _by_name(Path(prompts), _PROMPTS, _prompts_name)
@@ -151,13 +146,7 @@ def _prompts_name(path: Path) -> str:
 
 
 def list_images(folder: str | Path) -> dict[str, Path]:
-    """Return the images of a folder by name (see `image_name`), sorted; perhaps none.
-
-    Raises
-    ------
-    InputFileError
-        If it is no folder, or two of its images have the same name.
-    """
+    """Return the images of a folder by name (see `image_name`), sorted; perhaps none."""
     return _by_name(Path(folder), IMAGE_SUFFIXES, image_name)
 
 

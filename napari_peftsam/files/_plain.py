@@ -13,7 +13,7 @@ import numpy as np
 from napari_peftsam.errors import InputFileError, LabelError
 from napari_peftsam.limits import check_claim, stored_bytes
 
-from ._raw import RawImage
+from ._arrange import RawImage
 
 # Pillow goes by the content and has readers that start other programs.
 _FORMATS = {

@@ -18,9 +18,8 @@ from napari_peftsam.metadata import AS_THE_FILE_SAYS, ImageMetadata, ReadOptions
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.types import LabelArray, PixelArray
 
-from ._arrange import arrange
+from ._arrange import RawImage, arrange
 from ._plain import outline_plain, read_plain
-from ._raw import RawImage
 from ._tiff import read_tiff, tiff_provenance
 from ._vendors import VENDORS, read_vendor
 from ._zarr import is_zarr, read_zarr, zarr_provenance

@@ -19,7 +19,7 @@ from napari_peftsam.limits import check_claim, parse_json, stored_bytes
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from napari_peftsam.types import PixelArray
 
-from ._raw import RawImage
+from ._arrange import RawImage
 
 _log = logging.getLogger(__name__)
 # tifffile writes what it finds wrong with a file to the log; what matters is said by us.

@@ -15,7 +15,7 @@ from napari_peftsam.errors import InputFileError
 from napari_peftsam.limits import check_claim, stored_bytes
 from napari_peftsam.metadata import Channel, ReadOptions
 
-from ._raw import RawImage, series_number
+from ._arrange import RawImage, series_number
 
 
 def read_vendor(path: Path, options: ReadOptions) -> RawImage:

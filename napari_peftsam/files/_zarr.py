@@ -11,8 +11,7 @@ from typing import Any
 from napari_peftsam.errors import InputFileError
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 
-from ._arrange import guess_axes
-from ._raw import RawImage, series_number
+from ._arrange import RawImage, guess_axes, series_number
 
 __all__ = ["is_zarr", "list_fields", "settle_zarr"]
 

@@ -12,6 +12,5 @@ from napari_peftsam.models.download import *
 from napari_peftsam.models.entry import *
 from napari_peftsam.models.model import *
 from napari_peftsam.models.parts import *
-from napari_peftsam.models.recommendation import *
 from napari_peftsam.models.registry import *
 from napari_peftsam.models.unetr import *

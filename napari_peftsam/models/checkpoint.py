@@ -338,12 +338,6 @@ def fitted(
         State dict of the network; its tensors need no values (``meta``).
     found
         State dict of the checkpoint, as it was read.
-
-    Raises
-    ------
-    CheckpointError
-        If keys or shapes differ, or tensors are not dense, have no values, are no real
-        numbers (or integers in place of fractions), or are not finite.
     """
     misfits: dict[str, list[str]] = {
         "missing": sorted(expected.keys() - found.keys()),

@@ -89,13 +89,7 @@ class SamModel:
 
 
 def construct(arch: Architecture) -> Sam:
-    """Build the network of an architecture with fresh weights, in evaluation mode.
-
-    Raises
-    ------
-    ConfigurationError
-        If the library that its encoder comes from is not installed.
-    """
+    """Build the network of an architecture with fresh weights, in evaluation mode."""
     encoder: nn.Module
     if isinstance(arch.encoder, TinyVit):
         encoder = TinyVitEncoder(arch.encoder, arch.image_size, arch.embedding_width)
@@ -227,11 +221,6 @@ def to_model_input(pixels: PixelArray, model: SamModel, limits: Limits | None = 
     ----------
     limits
         Intensity range of the whole image if `pixels` are a tile of it.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be normalised, see `napari_peftsam.normalisation.normalise`.
     """
     height, width = frame_of(pixels, model).inner
     rgb = torch.from_numpy(normalise(pixels, limits)).permute(2, 0, 1)[None].to(model.device)

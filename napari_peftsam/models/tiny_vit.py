@@ -44,11 +44,6 @@ class TinyVitEncoder(nn.Module):
         Side of the square model input, in pixels.
     channels
         Channels of the image embedding.
-
-    Raises
-    ------
-    ConfigurationError
-        If timm is not installed.
     """
 
     def __init__(self, spec: TinyVit, image_size: int, channels: int) -> None:

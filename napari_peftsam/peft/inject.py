@@ -129,13 +129,6 @@ class Injection:
     As a context manager it is removed at the end. The names of its tensors start with
     ``encoder.`` or ``decoder.`` (mask decoder and prompt encoder); each tensor is there
     once.
-
-    Attributes
-    ----------
-    model
-        The model that was changed.
-    config
-        Method and options.
     """
 
     def __init__(self, model: SamModel, config: MethodConfig, surgery: Surgery) -> None:

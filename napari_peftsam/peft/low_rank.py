@@ -214,11 +214,6 @@ def install_low_rank(
         Class of the new layers.
     hold
         Maker of a substitute for a frozen layer; None keeps the layer itself.
-
-    Raises
-    ------
-    ConfigurationError
-        If a layer is missing, or smaller than `rank`.
     """
     numbered = groupby(enumerate(modules), key=lambda item: item[1].layer)
     for path, members in numbered:

@@ -26,15 +26,6 @@ def merge(model: SamModel, adapter: Adapter, strength: float = 1.0) -> dict[str,
     The model is never changed, so another thread may go on predicting with it. Updates are summed
     in float64. Untouched tensors share memory with a model on the CPU.
 
-    Parameters
-    ----------
-    model
-        The base, without adapter.
-    adapter
-        The adapter to fold into it.
-    strength
-        Factor on its changes, see `Injection.set_strength`.
-
     Raises
     ------
     ConfigurationError

@@ -43,13 +43,7 @@ class Placement:
 
     @classmethod
     def parse(cls, text: str) -> Placement:
-        """Return a placement.
-
-        Raises
-        ------
-        ConfigurationError
-            If `text` is none of the known forms.
-        """
+        """Return a placement."""
         name = text.strip().lower().replace(" ", "")
         share = _SHARE.fullmatch(name)
         if name in ("all", "first", "last"):

@@ -16,7 +16,7 @@ from torch.nn import functional
 from napari_peftsam.models import DenseHead, SamModel
 from napari_peftsam.training.dataset import TrainingObject
 from napari_peftsam.training.prompts import dilated
-from napari_peftsam.training.samples import Crop, ModelPlane, turned
+from napari_peftsam.training.samples import ModelPlane, TrainingCrop, turned
 from napari_peftsam.types import BoolArray, FloatArray, LabelArray
 
 LEAST_OBJECTS = 5
@@ -127,7 +127,9 @@ class DenseTraining:
         found = self.head.state_dict().items()
         return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in found}
 
-    def loss(self, features: Tensor, plane: int, turn: int = 0, crop: Crop | None = None) -> Tensor:
+    def loss(
+        self, features: Tensor, plane: int, turn: int = 0, crop: TrainingCrop | None = None
+    ) -> Tensor:
         """Return the loss of one view, whose embedding is ``(1, C, h, w)``."""
         target = turned(self.targets[plane].to(features.device), turn)
         if crop is not None:

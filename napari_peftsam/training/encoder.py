@@ -16,7 +16,7 @@ from napari_peftsam.folders import scratch_folder
 from napari_peftsam.models import SamModel, encode_prefix, encode_suffix, encode_tensor
 from napari_peftsam.models.memory import free_memory
 from napari_peftsam.training.config import TrainingConfig
-from napari_peftsam.training.samples import Crop, ModelPlane, varied
+from napari_peftsam.training.samples import ModelPlane, TrainingCrop, varied
 from napari_peftsam.training.team import processes_here
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,11 @@ class PlaneEncoder:
         return torch.float32 if self.model.precision == "fp32" else torch.bfloat16
 
     def features(
-        self, plane: int, turn: int = 0, crop: Crop | None = None, checkpointing: bool = False
+        self,
+        plane: int,
+        turn: int = 0,
+        crop: TrainingCrop | None = None,
+        checkpointing: bool = False,
     ) -> Tensor:
         """Return the embedding ``(1, C, h, w)`` of a plane or a crop of it.
 
@@ -111,7 +115,7 @@ class PlaneEncoder:
         with model.autocast():
             return encode_suffix(model.sam, known, self.first, checkpointing)
 
-    def _known(self, plane: int, turn: int, crop: Crop | None) -> Tensor:
+    def _known(self, plane: int, turn: int, crop: TrainingCrop | None) -> Tensor:
         """Return the input of the first changed block, or the embedding if none changes."""
         key = f"{self.first} {plane} {turn} {crop}"
         known = None if self.cache is None else self.cache.get(key)

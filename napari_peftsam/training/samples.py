@@ -35,7 +35,7 @@ _TOUCHED = 0.25  # tokens, of four pixels a side: how far outside a sample's nei
 
 
 @dataclass(frozen=True)
-class Crop:
+class TrainingCrop:
     """A square part of a frame, perhaps magnified.
 
     Attributes
@@ -82,7 +82,7 @@ class ModelPlane:
         numbers = torch.tensor([o.label for o in objects], dtype=labels.dtype, device=self.device)
         return labels[None] == numbers[:, None, None]
 
-    def picture(self, turn: int = 0, crop: Crop | None = None) -> Tensor:
+    def picture(self, turn: int = 0, crop: TrainingCrop | None = None) -> Tensor:
         """Return the model input ``(1, 3, s, s)`` of the rotated plane, or of a crop of it."""
         image = turned(self.image.to(self.device), turn)
         return crop.resample(image) if crop else image
@@ -266,7 +266,7 @@ class Views:
 
 def crop_masks(
     masks: Tensor, side: int, step: int, zoom: float = 1.0
-) -> tuple[Tensor, Crop | None]:
+) -> tuple[Tensor, TrainingCrop | None]:
     """Return the crop around all objects, and the objects that are seen in it.
 
     Parameters
@@ -287,7 +287,7 @@ def crop_masks(
     boxes, window = bounding_boxes(masks), min(size, round(side / zoom))
     middle = (boxes[:, :2].amin(0) + boxes[:, 2:].amax(0)) / 2
     left, top = (_aligned(float(c) - window / 2, size - window, step) for c in middle)
-    crop = Crop(left, top, window, side, (min(left, size - side), min(top, size - side)))
+    crop = TrainingCrop(left, top, window, side, (min(left, size - side), min(top, size - side)))
     # As the image is: "nearest" would shift the masks by up to half a pixel.
     cropped = crop.resample(masks[None])[0] >= 0.5
     kept = cropped.flatten(1).any(1)
@@ -331,7 +331,7 @@ class Targets:
     boxes: Tensor
 
     @classmethod
-    def of(cls, masks: Tensor, crop: Crop | None = None) -> Targets:
+    def of(cls, masks: Tensor, crop: TrainingCrop | None = None) -> Targets:
         """Return the targets of masks ``(B, s, s)``, none of them empty."""
         side, corner = masks.shape[-1], crop.corner if crop else (0, 0)
         boxes = bounding_boxes(masks)

@@ -26,7 +26,7 @@ from napari_peftsam.training.events import MemoryPlanned, StepProgress
 from napari_peftsam.training.losses import dice_loss, promptable_loss
 from napari_peftsam.training.memory import StepPlan
 from napari_peftsam.training.prompts import PeftSamSimulator, PromptSimulator
-from napari_peftsam.training.samples import Crop, Targets, View, crop_masks, prompt_tensors
+from napari_peftsam.training.samples import Targets, TrainingCrop, View, crop_masks, prompt_tensors
 from napari_peftsam.training.team import Team
 
 _GRADIENT_NORM = 1.0
@@ -126,11 +126,6 @@ class Trainer:
             random choices, whichever process makes them.
         views
             The global batch of all processes.
-
-        Raises
-        ------
-        TrainingError
-            If the loss is no longer finite, or the memory is too small for every plan.
         """
         share = self._team.share(len(views))
         return self.add_up(self._fit(lambda plan: self._gradients(number, views, share, plan)))
@@ -225,7 +220,7 @@ class Trainer:
         return loss
 
     def _add_dense(
-        self, view: View, features: Tensor, crop: Crop | None, weight: Tensor
+        self, view: View, features: Tensor, crop: TrainingCrop | None, weight: Tensor
     ) -> Tensor | None:
         """Add the gradients of the head's loss; return those of the embedding, if it has any."""
         if self._dense is None:
@@ -238,7 +233,7 @@ class Trainer:
 
     def _load(
         self, view: View, seed: tuple[int, int, int], plan: StepPlan
-    ) -> tuple[MicroBatch, Tensor, Crop | None]:
+    ) -> tuple[MicroBatch, Tensor, TrainingCrop | None]:
         """Return a view's objects, rotated and cropped, the embedding of that part, and the part.
 
         `seed` is that of the run, the number of the step and the view's index in the batch.

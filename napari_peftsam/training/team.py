@@ -45,11 +45,6 @@ def joined_team(device: str) -> Iterator[Team]:
     device
         ``cuda``: process number ``LOCAL_RANK`` of a computer takes the GPU of that number,
         and they talk through NCCL; otherwise through gloo.
-
-    Raises
-    ------
-    TrainingError
-        If there are fewer GPUs than processes on this computer.
     """
     if not distributed.is_torchelastic_launched():
         yield Team()

@@ -21,7 +21,6 @@ from napari_peftsam.document import ImageId
 from napari_peftsam.widgets._correct_view import CorrectView
 from napari_peftsam.widgets._downloads import downloads
 from napari_peftsam.widgets._images_view import ImagesView
-from napari_peftsam.widgets._keys import KEYS, keyed, keys_changed, show_changed_keys
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
@@ -38,6 +37,7 @@ from napari_peftsam.widgets._review import ReviewView
 from napari_peftsam.widgets._sources_view import SourcesView
 from napari_peftsam.widgets._training import training_of
 from napari_peftsam.widgets._training_line import TrainingLine
+from napari_peftsam.widgets.keys import KEYS, keyed, keys_changed, show_changed_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable

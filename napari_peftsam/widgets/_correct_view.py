@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QVBoxLayout
+from qtpy.QtWidgets import QLabel, QVBoxLayout
 
-from napari_peftsam.widgets._keys import keyed
 from napari_peftsam.widgets._objects_table import FILTERS, ObjectsTable
 from napari_peftsam.widgets._parts import (
     NARROW,
+    add_menu,
     beside,
     combo_box,
     fill_combo,
     stacked,
     tool_button,
 )
+from napari_peftsam.widgets.keys import keyed
 
 if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
@@ -76,12 +77,8 @@ class CorrectView:
         self.category = combo_box("Class of the objects that are made from now on")
         self.category.setMinimumWidth(NARROW)
         self._document = owner.document
-        self.menu = QMenu()
-        self.menu.setToolTipsVisible(True)
         self.more = tool_button("…", "More: refine, renumber, continue from the plane before")
-        self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
-        self.more.setMenu(self.menu)
+        self.menu = add_menu(self.more)
         self._number = 0
         self.filter.activated.connect(self._filter)
 

@@ -18,6 +18,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.widgets._correct_view import NEW_CLASS
 from napari_peftsam.widgets._dialogs import ask_number, ask_text
+from napari_peftsam.widgets._parts import add_entry, add_menu
 
 if TYPE_CHECKING:
     from napari_peftsam.app.prompting import PromptController
@@ -35,13 +36,7 @@ _AREA_TOOLS: tuple[tuple[str, str, Tool], ...] = (
 
 
 class Corrections:
-    """What is done to the objects that are selected in the table.
-
-    Attributes
-    ----------
-    ask_number, ask_text
-        The dialogs.
-    """
+    """What is done to the objects that are selected in the table."""
 
     def __init__(
         self, owner: ViewerSession, view: CorrectView, prompting: PromptController
@@ -60,18 +55,11 @@ class Corrections:
             ("Smooth masks…", "Round off bumps and notches of masks from the next prompts on",
              self.smooth),
         ):  # fmt: skip
-            added = view.menu.addAction(text)
-            assert added is not None
-            added.setToolTip(tip)
-            added.triggered.connect(partial(self._layers.attempt, action))
+            add_entry(view.menu, text, partial(self._layers.attempt, action), tip)
         view.menu.addSeparator()
         for text, tip, tool in _AREA_TOOLS:
-            chosen = view.menu.addAction(text)
-            assert chosen is not None
-            chosen.setToolTip(tip)
-            chosen.triggered.connect(partial(self._layers.tools.choose, tool))
-        self._classes = view.menu.addMenu("Class")
-        assert self._classes is not None
+            add_entry(view.menu, text, partial(self._layers.tools.choose, tool), tip)
+        self._classes = add_menu(view.menu, "Class")
         self._classes.aboutToShow.connect(self._list_classes)
         view.category.activated.connect(self._use_class)
 
@@ -168,13 +156,11 @@ class Corrections:
         return self.ask_text(self._view.table, "New class", "Name of the class:")
 
     def _list_classes(self) -> None:
-        assert self._classes is not None, "it is shown"
         self._classes.clear()
         known = [(name, name) for name in self._document.categories]
         for title, name in (("no class", ""), *known, (NEW_CLASS, None)):
-            action = self._classes.addAction(title.replace("&", "&&"))
-            assert action is not None
-            action.triggered.connect(partial(self._layers.attempt, partial(self.categorize, name)))
+            categorize = partial(self.categorize, name)
+            add_entry(self._classes, title, partial(self._layers.attempt, categorize))
 
     def refine(self) -> None:
         """Predict objects anew from the boxes around them."""

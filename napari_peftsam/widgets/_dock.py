@@ -11,7 +11,7 @@ from weakref import ref
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QAbstractButton, QDockWidget, QMainWindow, QWidget
 
-from napari_peftsam.widgets._keys import load_keys
+from napari_peftsam.widgets.keys import load_keys
 from napari_peftsam.widgets.session import ViewerSession, session_of
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ _log = logging.getLogger(__name__)
 
 class Dock(QWidget):
     """A dock that notices when napari removes it or closes.
-
-    Parameters
-    ----------
-    viewer
-        The viewer the dock belongs to.
 
     Attributes
     ----------

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel
 from qtpy.QtWidgets import QComboBox, QSpinBox, QWidget
 from superqt import QCollapsible
 
-from napari_peftsam.widgets._form import Form, fields_of
-from napari_peftsam.widgets._image_roles import ImageRoles
+from napari_peftsam.widgets._form import Form, ImageRoles, fields_of
 from napari_peftsam.widgets._parts import (
     beside,
     combo_box,
@@ -297,6 +297,5 @@ class FinetuneOptions(QWidget):
 
 def _choose(box: QComboBox, name: str) -> None:
     """Choose the item of a name without a signal."""
-    blocked = box.blockSignals(True)
-    box.setCurrentIndex(box.findData(name))
-    box.blockSignals(blocked)
+    with QSignalBlocker(box):
+        box.setCurrentIndex(box.findData(name))

@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
 from napari_peftsam.app.advice import format_time
 from napari_peftsam.widgets._curve import TrainingCurve
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
-from napari_peftsam.widgets._keys import KEYS, keyed
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
@@ -27,6 +26,7 @@ from napari_peftsam.widgets._parts import (
     timer,
 )
 from napari_peftsam.widgets._training import Phase
+from napari_peftsam.widgets.keys import KEYS, keyed
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent

@@ -1,18 +1,19 @@
-"""A small form made from the fields of a pydantic model; magicgui makes its editors."""
+"""A form made from the fields of a pydantic model by magicgui, and a list of images with roles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from magicgui.widgets import CheckBox, SpinBox, create_widget
 from magicgui.widgets.bases import ValueWidget
 from pydantic import BaseModel, ValidationError
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QLabel, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QWidget
 
 from napari_peftsam.app.advice import explain_value
-from napari_peftsam.widgets._parts import form_layout, label_of
+from napari_peftsam.widgets._parts import ElidedLabel, combo_box, fill_combo, form_layout, label_of
 
 _LARGEST = 2**31 - 1  # of Qt's spin boxes
 _Schema = Mapping[str, Any]
@@ -89,10 +90,9 @@ class Form(QWidget):
 
     def update_values(self, values: Mapping[str, Any]) -> None:
         """Show values of the fields that are here, without emitting `changed`."""
-        blocked = self.blockSignals(True)
-        for name in self._editors.keys() & values.keys():
-            self.set_value(name, values[name])
-        self.blockSignals(blocked)
+        with QSignalBlocker(self):
+            for name in self._editors.keys() & values.keys():
+                self.set_value(name, values[name])
 
     def set_placeholder(self, name: str, text: str) -> None:
         """Show in an empty editor what that means."""
@@ -182,3 +182,57 @@ def _with_suggestions(line: Any, suggestions: Iterable[str]) -> QWidget:
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+ROLES = ("automatic", "check on", "leave out")
+"""What is done with an image: learnt from unless it happens to be held out, and so on."""
+
+
+class ImageRoles(QWidget):
+    """A list of images with a choice for each; choices stay as objects come and go."""
+
+    changed = QtSignal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._boxes: dict[str, QComboBox] = {}
+        self._shown: list[tuple[str, str, int]] = []
+        self._grid = QGridLayout()
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setColumnStretch(0, 1)
+        self.setLayout(self._grid)
+
+    def show_images(self, images: Sequence[tuple[str, str, int]]) -> None:
+        """Show images by id, name and number of objects."""
+        if list(images) == self._shown:
+            return
+        self._shown = list(images)
+        while (item := self._grid.takeAt(0)) is not None:
+            widget = item.widget()
+            if widget is not None:
+                widget.hide()
+                if widget not in self._boxes.values():
+                    widget.deleteLater()
+        for row, (image, name, objects) in enumerate(images):
+            label = ElidedLabel()
+            label.setText(f"{name} · {objects}")
+            label.setToolTip(name)
+            self._grid.addWidget(label, row, 0)
+            self._grid.addWidget(self._box(image), row, 1)
+            self._box(image).show()
+
+    def chosen(self, role: str) -> tuple[str, ...]:
+        """Return the ids of the images with a role."""
+        return tuple(i for i, *_ in self._shown if self._boxes[i].currentText() == role)
+
+    def box(self, image: str) -> QComboBox:
+        """Return the choice for an image."""
+        return self._boxes[image]
+
+    def _box(self, image: str) -> QComboBox:
+        if image not in self._boxes:
+            box = combo_box("Learn from it, check on it, or leave it out")
+            fill_combo(box, [(role, role) for role in ROLES], 0)
+            box.currentIndexChanged.connect(lambda _: self.changed.emit())
+            self._boxes[image] = box
+        return self._boxes[image]

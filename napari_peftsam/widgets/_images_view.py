@@ -10,8 +10,8 @@ from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QLabel, QLineEdit, QListWidget, QListWidgetItem, QVBoxLayout
 
 from napari_peftsam.document import CompleteRegion, DocumentImage
-from napari_peftsam.widgets._keys import keyed
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button, stacked, tool_button
+from napari_peftsam.widgets.keys import keyed
 from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:

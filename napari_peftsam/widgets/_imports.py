@@ -34,20 +34,7 @@ _CHANNELS = (
 
 
 class FileQuestions:
-    """Asks for files, and how to read them.
-
-    Parameters
-    ----------
-    owner
-        The viewer's session.
-    parent
-        The widget that the dialogs belong to.
-
-    Attributes
-    ----------
-    ask_files, ask_one, ask_open, ask_texts
-        The dialogs.
-    """
+    """Asks for files, and how to read them."""
 
     def __init__(self, owner: ViewerSession, parent: QWidget) -> None:
         self.ask_files, self.ask_one, self.ask_open = ask_files, ask_one, ask_open

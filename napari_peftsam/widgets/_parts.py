@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from qtpy.QtCore import QObject, QSize, Qt, QTimer
-from qtpy.QtGui import QPainter, QPaintEvent, QWheelEvent
+from qtpy.QtCore import QObject, QSignalBlocker, QSize, Qt, QTimer
+from qtpy.QtGui import QAction, QPainter, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLayout,
+    QMenu,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -25,6 +26,9 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+if TYPE_CHECKING:
+    import napari
 
 _Box = TypeVar("_Box", QHBoxLayout, QVBoxLayout)
 
@@ -99,6 +103,30 @@ def tool_button(text: str, tip: str) -> QToolButton:
     return button
 
 
+def add_menu(to: QToolButton | QMenu, title: str = "") -> QMenu:
+    """Return a new menu, which opens at a click on a button, or is part of another menu."""
+    menu = QMenu(title, to)
+    menu.setToolTipsVisible(True)
+    if isinstance(to, QMenu):
+        to.addMenu(menu)
+    else:
+        to.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        to.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        to.setMenu(menu)
+    return menu
+
+
+def add_entry(
+    menu: QMenu, text: str, slot: Callable[[], object] = lambda: None, tip: str = ""
+) -> QAction:
+    """Return a new entry of a menu."""
+    action = QAction(text.replace("&", "&&"), menu)
+    action.triggered.connect(lambda _=False: slot())
+    action.setToolTip(tip)
+    menu.addAction(action)
+    return action
+
+
 def combo_box(tip: str = "") -> QComboBox:
     """Return a combo box that long items do not widen."""
     box = _QuietComboBox()
@@ -120,13 +148,12 @@ class _QuietComboBox(QComboBox):
 
 def fill_combo(combo: QComboBox, items: Sequence[tuple[str, object]], current: int) -> None:
     """Replace a combo's items (text and data) and choice without a signal."""
-    blocked = combo.blockSignals(True)
-    if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count())] != list(items):
-        combo.clear()
-        for text, data in items:
-            combo.addItem(text, data)
-    combo.setCurrentIndex(current)
-    combo.blockSignals(blocked)
+    with QSignalBlocker(combo):
+        if [(combo.itemText(i), combo.itemData(i)) for i in range(combo.count())] != list(items):
+            combo.clear()
+            for text, data in items:
+                combo.addItem(text, data)
+        combo.setCurrentIndex(current)
 
 
 def form_layout(*rows: tuple[str, QWidget | QLayout]) -> QFormLayout:
@@ -204,3 +231,41 @@ def set_style(widget: QWidget, style: str) -> None:
     """Set a style sheet; the same one again would cost some milliseconds."""
     if widget.styleSheet() != style:
         widget.setStyleSheet(style)
+
+
+_STAYS = 2500  # ms: as long as it takes to answer a prompt anew
+_LOOKS: dict[str, Any] = {
+    "font_size": 28.0, "position": "top_center", "color": "white", "box": True,
+    "box_color": "#000000a0", "visible": True,
+}  # fmt: skip
+
+
+class Banner:
+    """Uses napari's text overlay, and leaves it as it was."""
+
+    def __init__(self, viewer: napari.Viewer) -> None:
+        self._overlay = viewer.canvas.overlays.text
+        self._before: dict[str, Any] = {}
+        self._timer = timer(None, _STAYS)
+        self._timer.timeout.connect(self.hide)
+
+    def show(self, text: str) -> None:
+        """Show a text for a moment."""
+        looks = {**_LOOKS, "text": text}
+        self._before = self._before or {name: getattr(self._overlay, name) for name in looks}
+        self._overlay.update(looks)
+        self._timer.start()
+
+    def hold(self) -> None:
+        """Let the text stay, if there is one."""
+        self._timer.stop()
+
+    def let_go(self) -> None:
+        """Let the text go after a moment."""
+        self._timer.start()
+
+    def hide(self) -> None:
+        """Show what was there before."""
+        stop_timers(self._timer)
+        before, self._before = self._before, {}
+        self._overlay.update(before)

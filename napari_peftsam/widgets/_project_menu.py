@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QMenu, QToolButton, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_peftsam.app.projects import (
     describe_offer,
@@ -21,15 +20,16 @@ from napari_peftsam.widgets._imports import PROJECTS, FileQuestions
 from napari_peftsam.widgets._parts import (
     ElidedButton,
     ElidedLabel,
+    add_entry,
+    add_menu,
     beside,
     push_button,
     stacked,
     text_label,
+    tool_button,
 )
 
 if TYPE_CHECKING:
-    from qtpy.QtGui import QAction
-
     from napari_peftsam.document import DocumentImage
     from napari_peftsam.widgets.session import ViewerSession
 
@@ -38,11 +38,6 @@ _ENDING = ".peftsam"
 
 class ProjectMenu(QWidget):
     """A project's menu and name, the time it was saved, and its problems.
-
-    Parameters
-    ----------
-    owner
-        The viewer's session.
 
     Attributes
     ----------
@@ -65,15 +60,9 @@ class ProjectMenu(QWidget):
         self.ask_open, self.ask_save, self.ask_yes = ask_open, ask_save, ask_yes
         self._projects, self._document = owner.projects, owner.document
         self.files = FileQuestions(owner, self)
-        self.menu = QMenu(self)
-        self.button = QToolButton()
-        self.button.setText("Project ▾")
-        self.button.setToolTip("New, open, save under a name, import, locate images")
-        self.button.setAutoRaise(True)
-        self.button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
-        self.button.setMenu(self.menu)
+        tip = "New, open, save under a name, import, locate images"
+        self.button = tool_button("Project ▾", tip)
+        self.menu = add_menu(self.button)
         self.name, self.saved, self.note = ElidedLabel(), QLabel(), text_label()
         self.go_on = ElidedButton()
         self.stop = push_button("✕", "Stop it; nothing of it is kept")
@@ -132,26 +121,26 @@ class ProjectMenu(QWidget):
         unnamed = [(describe_offer(p), p.path, not p.is_open) for p in projects.unnamed]
         recent = [(path.stem, path, path.exists()) for path in projects.recent]
         menu.clear()
-        menu.setToolTipsVisible(True)
-        _add(menu, "New…", self.new)
-        _add(menu, "Open…", self.open)
+        add_entry(menu, "New…", self.new)
+        add_entry(menu, "Open…", self.open)
         self._add_list("Go on with", unnamed, projects.open)
         self._add_list("Recent projects", recent, projects.open)
         self._add_list("Delete", unnamed, self.delete)
         menu.addSeparator()
-        _add(menu, "Save project as…", self.save_as, has_images)
-        _add(menu, "Save with images…", partial(self.save_as, with_images=True), has_images)
-        _add(menu, "Import project…", files.import_project, has_images)
+        save_with_images = partial(self.save_as, with_images=True)
+        add_entry(menu, "Save project as…", self.save_as).setEnabled(has_images)
+        add_entry(menu, "Save with images…", save_with_images).setEnabled(has_images)
+        add_entry(menu, "Import project…", files.import_project).setEnabled(has_images)
         menu.addSeparator()
-        _add(menu, "Add images…", files.add_images)
-        _add(menu, "Import labels…", files.import_labels, files.image is not None)
-        _add(menu, "Axes and channels…", files.read_again, files.file is not None)
-        listed = _add_menu(menu, "Locate image")
+        add_entry(menu, "Add images…", files.add_images)
+        add_entry(menu, "Import labels…", files.import_labels).setEnabled(files.image is not None)
+        add_entry(menu, "Axes and channels…", files.read_again).setEnabled(files.file is not None)
+        listed = add_menu(menu, "Locate image")
         for image in missing:
-            _add(listed, f"{image.name}…", partial(self.locate, image))
+            add_entry(listed, f"{image.name}…", partial(self.locate, image))
         listed.setEnabled(bool(missing))
         menu.addSeparator()
-        _add(menu, "Close project", projects.close, path is not None)
+        add_entry(menu, "Close project", projects.close).setEnabled(path is not None)
 
     def _add_list(
         self,
@@ -159,10 +148,10 @@ class ProjectMenu(QWidget):
         entries: Iterable[tuple[str, Path, bool]],
         slot: Callable[[Path], object],
     ) -> None:
-        listed = _add_menu(self.menu, title)
+        listed = add_menu(self.menu, title)
         for text, path, enabled in entries:
             if path != self._document.store.path:
-                _add(listed, text, partial(slot, path), enabled).setToolTip(str(path))
+                add_entry(listed, text, partial(slot, path), str(path)).setEnabled(enabled)
         listed.setEnabled(bool(listed.actions()))
 
     # --- the texts ------------------------------------------------------------------
@@ -184,18 +173,3 @@ class ProjectMenu(QWidget):
         if offered is not None:
             self.go_on.setText(f"Go on with {describe_offer(offered)}")
             self.go_on.setToolTip(f"{self.go_on.text()}\n{explain_offer(offered)}")
-
-
-def _add(menu: QMenu, text: str, slot: Callable[[], object], enabled: bool = True) -> QAction:
-    action = menu.addAction(text.replace("&", "&&"))
-    assert action is not None
-    action.triggered.connect(lambda _=False: slot())
-    action.setEnabled(enabled)
-    return action
-
-
-def _add_menu(menu: QMenu, title: str) -> QMenu:
-    added = menu.addMenu(title)
-    assert added is not None
-    added.setToolTipsVisible(True)
-    return added

@@ -7,9 +7,9 @@ from functools import partial, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QIntValidator
-from qtpy.QtWidgets import QLineEdit, QMenu, QSlider, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLineEdit, QSlider, QVBoxLayout, QWidget
 
 from napari_peftsam.app.counting import CountController, export_count, undrawn
 from napari_peftsam.app.review import COUNT_FIRST, ReviewController
@@ -18,10 +18,11 @@ from napari_peftsam.app.suggesting import planes_of_queue
 from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.types import Window
 from napari_peftsam.widgets._dialogs import ask_folder, ask_number
-from napari_peftsam.widgets._keys import KEYS, keyed
 from napari_peftsam.widgets._parts import (
     ElidedButton,
     ElidedLabel,
+    add_entry,
+    add_menu,
     beside,
     stacked,
     stop_timers,
@@ -29,6 +30,7 @@ from napari_peftsam.widgets._parts import (
     timer,
     tool_button,
 )
+from napari_peftsam.widgets.keys import KEYS, keyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from napari_peftsam.widgets.session import ViewerSession
 
 _LARGE = 2**22  # pixels around all proposals; of more, those in sight are drawn
-_FRAME = 2  # pixels of the frame around a tile
 _NUMBER = 44  # pixels of a line for four digits
 _PREPARE_MS = 50  # the button shows first that a run has begun
 _TILE = (
@@ -73,12 +74,8 @@ class ReviewView:
 
     def __init__(self) -> None:
         self.suggest = ElidedButton()
-        self.menu = QMenu()
-        self.menu.setToolTipsVisible(True)
         self.more = tool_button("…", "Where to look, and for what")
-        self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
-        self.more.setMenu(self.menu)
+        self.menu = add_menu(self.more)
         self.eager = QSlider(Qt.Orientation.Horizontal)
         self.eager.setRange(0, 100)
         self.eager.setFocusPolicy(Qt.FocusPolicy.TabFocus)
@@ -151,9 +148,8 @@ class ReviewView:
         if not number:
             self.text.setText("")
             return
-        self.eager.blockSignals(True)
-        self.eager.setValue(round(100 * review.eager))
-        self.eager.blockSignals(False)
+        with QSignalBlocker(self.eager):
+            self.eager.setValue(round(100 * review.eager))
         precision = review.precision
         text = f"{len(shown)} of {number}, {precision.text}"
         if not shown:
@@ -166,22 +162,14 @@ class ReviewView:
 
 
 class Reviewing:
-    """What the keys and buttons of suggestions do.
-
-    Attributes
-    ----------
-    run, review, counting
-        Finds proposals, judges them, and counts objects.
-    ask_number, ask_folder
-        The dialogs.
-    """
+    """What the keys and buttons of suggestions do."""
 
     def __init__(self, owner: ViewerSession, view: ReviewView) -> None:
         self._owner, self._view = owner, view
         self._document, self._layers = owner.document, owner.layers
         self.run = SuggestController(owner, owner.layers, owner.workers)
-        self.review = ReviewController(owner, owner.layers, self.run)
-        self.counting = CountController(self._document, owner.layers, self.review)
+        self.counting = CountController(self._document, owner.layers)
+        self.review = ReviewController(owner, owner.layers, self.run, self.counting)
         self.ask_number, self.ask_folder = ask_number, ask_folder
         self._later = timer(None, 0)
         self._later.timeout.connect(self._draw)
@@ -213,17 +201,12 @@ class Reviewing:
              self._count_everywhere),
             ("Largest object…", "Leave out what is larger", self._ask_largest),
         ):  # fmt: skip
-            added = menu.addAction(text)
-            assert added is not None
-            added.setToolTip(tip)
-            added.triggered.connect(partial(self._layers.attempt, action))
+            add_entry(menu, text, partial(self._layers.attempt, action), tip)
         for text, tip, name in (
             ("Fast", "Look at one threshold instead of five: sooner, and less is found", "fast"),
             ("Whole objects only", "Leave out what touches the border of the image", "whole"),
         ):
-            added = menu.addAction(text)
-            assert added is not None
-            added.setToolTip(tip)
+            added = add_entry(menu, text, tip=tip)
             added.setCheckable(True)
             added.toggled.connect(partial(self._choose, name))
 
@@ -363,7 +346,7 @@ class Reviewing:
                     )
                 )
                 layers.look_at(*middle)
-            self.review.go_to(self.counting.wanted() or 0)
+            self.review.go_to(self.counting.number or 0)
         self.show()
         if item is not None and not item.number:
             self._view.seen.setFocus()
@@ -426,32 +409,24 @@ class Reviewing:
     _is_large = False
 
     def _draw(self) -> None:
-        """Show the proposals above the slider in their layer."""
+        """Show the proposals above the slider, and the tile that is counted."""
         layers, plane, shown = self._layers.tools.layers, self._layers.plane, self.review.visible
         image = None if plane is None else self._document.images.get(plane.image)
         if layers is None:
             return
-        item = self.counting.item
-        tile = None if item is None or item.number or item.plane != plane else item.window
-        if plane is None or image is None or not (shown or tile):
+        item, frames = self.counting.item, list[Window]()
+        if plane is not None and item is not None and not item.number and item.plane == plane:
+            # What is counted already has an outline, or its place has.
+            places = undrawn(self._document, plane)
+            frames = [*(each for each in places if each & item.window), item.window]
+        layers.show_frames(frames)
+        if plane is None or image is None or not shown:
             layers.show_proposals(None, {})
             return
-        frames = list[Window]()
-        if tile:  # what is counted already has an outline, or its place has
-            frames = [*(each for each in undrawn(self._document, plane) if each & tile), tile]
-        around = [self._window(image, list(shown))] if shown else []
-        window, current = reduce(or_, around + frames), self.review.current
+        window = self._window(image, list(shown))
         scores = {number: each.score for number, each in shown.items()}
         labels = image.plane_labels(plane, PROPOSALS)[window.slices]
-        if frames:
-            labels = labels.copy()
-        for current, each in enumerate(frames, max(image.proposals, default=0) + 1):
-            scores[current] = 1.0
-            part = labels[each.seen_from(window).slices]
-            inner = part[_FRAME:-_FRAME, _FRAME:-_FRAME].copy()
-            part[:] = current
-            part[_FRAME:-_FRAME, _FRAME:-_FRAME] = inner
-        layers.show_proposals(labels, scores, current, (window.row, window.col))
+        layers.show_proposals(labels, scores, self.review.current, (window.row, window.col))
 
     def _window(self, image: DocumentImage, numbers: list[int]) -> Window:
         window = reduce(or_, map(image.proposal_window, numbers))

@@ -12,12 +12,11 @@ from weakref import WeakKeyDictionary, ref
 
 from psygnal import Signal, SignalGroup
 
-from napari_peftsam.app.advice import Outcome, outcome_text, starting_text
+from napari_peftsam.app.advice import outcome_text, starting_text
 from napari_peftsam.app.child import Child, TrainingProcess
 from napari_peftsam.app.finetuning import DocumentRun
 from napari_peftsam.errors import TrainingError
-from napari_peftsam.widgets._banner import Banner
-from napari_peftsam.widgets._parts import stop_timers, timer
+from napari_peftsam.widgets._parts import Banner, stop_timers, timer
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets.session import ViewerSession
 
@@ -220,10 +219,10 @@ class TrainingRun:
                 self.after = entry.name
                 self.measured[entry.name] = result.iou_after
             self.verdict = result.verdict.sentence
-            outcome = Outcome(
+            text = outcome_text(
                 self.before, self.after, result.verdict, result.steps, self._placement
             )
-            self._end(f"{failure} {outcome_text(outcome)}".strip())
+            self._end(f"{failure} {text}".strip())
 
     def _end(self, message: str) -> None:
         self.message = message

@@ -10,9 +10,9 @@ from qtpy.QtGui import QMouseEvent, QPainter, QPaintEvent, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_peftsam.app.advice import first_step_text, format_time
-from napari_peftsam.widgets._keys import KEYS
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button
 from napari_peftsam.widgets._training import Phase, TrainingRun
+from napari_peftsam.widgets.keys import KEYS
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent

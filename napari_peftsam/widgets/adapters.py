@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSignalBlocker, QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
@@ -51,13 +51,7 @@ _EMPTY = "Finetune to get the first adapter, or load one."
 
 
 class AdaptersDock(Dock):
-    """See which adapter answers prompts, choose another, save and load them.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose model they adapt.
-    """
+    """See which adapter answers prompts, choose another, save and load them."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
@@ -194,9 +188,8 @@ class AdaptersDock(Dock):
         self.strength.setEnabled(can)
         value = _FULL if live is None else round(_FULL * live.strength)
         if not self.strength.isSliderDown() and not self._settle.isActive():
-            blocked = self.strength.blockSignals(True)
-            self.strength.setValue(value)
-            self.strength.blockSignals(blocked)
+            with QSignalBlocker(self.strength):
+                self.strength.setValue(value)
             self.strength_text.setText(f"{value} %" if can else "")
         self.strength.setToolTip(explain_strength(live))
 

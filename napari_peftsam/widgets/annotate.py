@@ -11,8 +11,8 @@ from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QFileDialog
 
 from napari_peftsam.app.advice import plane_text
+from napari_peftsam.app.ahead import Reload
 from napari_peftsam.app.prompting import PromptController
-from napari_peftsam.app.reload import Reload
 from napari_peftsam.document import (
     Accept,
     Discard,
@@ -23,14 +23,14 @@ from napari_peftsam.document import (
 from napari_peftsam.widgets._annotate_view import AnnotateView
 from napari_peftsam.widgets._correcting import Corrections
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._keys import KEYS, KeyBindings, keys_changed
-from napari_peftsam.widgets._panels import panel_dock, show_keys, show_layer_docks, show_panel
 from napari_peftsam.widgets._parts import timer
 from napari_peftsam.widgets._project_menu import ProjectMenu
 from napari_peftsam.widgets._review import Reviewing
 from napari_peftsam.widgets._runner import notify
 from napari_peftsam.widgets._sources_view import ModelAction
+from napari_peftsam.widgets.keys import KEYS, KeyBindings, keys_changed
 from napari_peftsam.widgets.layers.objects import UNDO_KEYS
+from napari_peftsam.widgets.panels import panel_dock, show_keys, show_layer_docks, show_panel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,13 +51,7 @@ _FILES = "SAM checkpoints (*.pth *.pt *.safetensors);;All files (*)"
 
 
 class AnnotateDock(Dock):
-    """Choose an image and a model, click, accept.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose images are annotated.
-    """
+    """Choose an image and a model, click, accept."""
 
     is_tab = False
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QMenu, QToolButton
+from qtpy.QtWidgets import QToolButton
 
-from napari_peftsam.app.advice import count_text
 from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
 from napari_peftsam.app.export_context import context_of
 from napari_peftsam.app.runner import Slot
-from napari_peftsam.errors import ConfigurationError, ExportError
+from napari_peftsam.errors import ConfigurationError, ExportError, count_text
 from napari_peftsam.export import FORMATS, export_labels, export_target
 from napari_peftsam.projects import check_not_a_source
 from napari_peftsam.widgets._dialogs import ask_folder, ask_save
@@ -24,6 +23,8 @@ from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._parts import (
     DOCK_WIDTH,
     MARGINS,
+    add_entry,
+    add_menu,
     beside,
     combo_box,
     form_layout,
@@ -42,13 +43,7 @@ _EMPTY = "There are no objects yet: annotate an image first."
 
 
 class ExportDock(Dock):
-    """Choose an image and a format, and write its objects.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose objects are written.
-    """
+    """Choose an image and a format, and write its objects."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
@@ -220,13 +215,9 @@ def _format_menu() -> QToolButton:
     button = QToolButton()
     button.setText("also ▾")
     button.setToolTip("Further formats of Export all…")
-    button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-    button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
-    menu = QMenu(button)
+    menu = add_menu(button)
     for name, known in FORMATS.items():
-        action = menu.addAction(known.title)
-        assert action is not None
+        action = add_entry(menu, known.title)
         action.setCheckable(True)
         action.setData(name)
-    button.setMenu(menu)
     return button

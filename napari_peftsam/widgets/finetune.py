@@ -9,10 +9,10 @@ from napari_peftsam.errors import PeftSamError
 from napari_peftsam.widgets._dock import Dock
 from napari_peftsam.widgets._finetune_options import FinetuneOptions
 from napari_peftsam.widgets._finetune_view import FinetuneView
-from napari_peftsam.widgets._keys import KeyBindings, keys_changed, show_changed_keys
 from napari_peftsam.widgets._parts import stacked, timer
 from napari_peftsam.widgets._runner import Worker, notify
 from napari_peftsam.widgets._training import Phase, training_of
+from napari_peftsam.widgets.keys import KeyBindings, keys_changed, show_changed_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +27,7 @@ _MOST_PIXELS = 64_000_000  # beyond that, looking at all of them takes too long
 
 
 class FinetuneDock(Dock):
-    """Choose a method and a budget, train, and see whether it helped.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose accepted objects are trained on.
-    """
+    """Choose a method and a budget, train, and see whether it helped."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)

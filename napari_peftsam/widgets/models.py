@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -45,13 +44,7 @@ _LOADING = "◌ Loading libraries …"
 
 
 class ModelsDock(Dock):
-    """See which models there are, get one that is not on this computer, and use it.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer whose images are annotated.
-    """
+    """See which models there are, get one that is not on this computer, and use it."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:  # napari fills in this name
         super().__init__(napari_viewer)
@@ -217,14 +210,12 @@ class ModelsDock(Dock):
             "⚠ missing": not entry.available and not entry.url,
         }
         self._rows[name].show_state(
-            _RowState(
-                text=next((text for text, is_so in states.items() if is_so), ""),
-                is_begun=bool(entry.url and entry.xxh128) and entry.unfinished().is_file(),
-                is_recommended=name == self._recommended,
-                is_downloading=is_downloading,
-                progress=progress,
-                failure=downloads.failures.get(name, ""),
-            )
+            next((text for text, is_so in states.items() if is_so), ""),
+            is_begun=bool(entry.url and entry.xxh128) and entry.unfinished().is_file(),
+            is_recommended=name == self._recommended,
+            is_downloading=is_downloading,
+            progress=progress,
+            failure=downloads.failures.get(name, ""),
         )
 
     # --- what the user does ------------------------------------------------------------
@@ -237,40 +228,8 @@ class ModelsDock(Dock):
             self.downloads.start(entry)
 
 
-@dataclass(frozen=True)
-class _RowState:
-    """State of a model, as its row shows it.
-
-    Attributes
-    ----------
-    text
-        What is being done with the model; empty if there is something to do.
-    is_begun
-        Whether a part of its checkpoint is on this computer.
-    is_recommended
-        Whether it is the one to start with.
-    is_downloading, progress
-        Whether it is coming, and how much is here; None until the server has answered.
-    failure
-        Why it could not be downloaded; empty otherwise.
-    """
-
-    text: str = ""
-    is_begun: bool = False
-    is_recommended: bool = False
-    is_downloading: bool = False
-    progress: DownloadProgress | None = None
-    failure: str = ""
-
-
 class _ModelRow(QFrame):
-    """Name, size, purpose, licence, citation, and the button for the next step.
-
-    Parameters
-    ----------
-    entry
-        The model.
-    """
+    """Name, size, purpose, licence, citation, and the button for the next step."""
 
     def __init__(self, entry: ModelEntry) -> None:
         super().__init__()
@@ -303,28 +262,49 @@ class _ModelRow(QFrame):
         layout = stacked(*parts, inside=self, spacing=3)
         layout.setContentsMargins(0, 4, 0, 6)
 
-    def show_state(self, state: _RowState) -> None:
-        """Show what can be done with the model now."""
+    def show_state(  # what a row shows
+        self,
+        text: str,
+        *,
+        is_begun: bool,
+        is_recommended: bool,
+        is_downloading: bool,
+        progress: DownloadProgress | None,
+        failure: str,
+    ) -> None:
+        """Show what can be done with the model now.
+
+        Parameters
+        ----------
+        text
+            What is being done with it; empty if there is something to do.
+        is_begun, is_recommended
+            Whether a part of its checkpoint is here, and whether it is the one to start with.
+        is_downloading, progress
+            Whether it is coming, and how much is here; None until the server has answered.
+        failure
+            Why it could not be downloaded; empty otherwise.
+        """
         entry = self.entry
-        star = "★ " if state.is_recommended else ""
+        star = "★ " if is_recommended else ""
         self.title.setText(f"<b>{star}{escape(entry.name)}</b>")
-        self.state.setText(state.text)
+        self.state.setText(text)
         self.state.setToolTip("" if entry.available or entry.url else entry.absence())
-        self.action.setVisible(not state.text)
+        self.action.setVisible(not text)
         if entry.available:
             self.action.setText("Use")
             self.action.setToolTip(f"Answer prompts with {entry.title}")
         else:
-            self.action.setText("Resume" if state.is_begun else "Download")
+            self.action.setText("Resume" if is_begun else "Download")
             self.action.setToolTip(f"From {entry.url}")
-        self.stop.setVisible(state.is_downloading)
-        self.progress.setVisible(state.is_downloading)
-        self.failure.setVisible(bool(state.failure))
-        self.failure.setText(f"⚠ {state.failure}")
-        is_measured = state.progress is not None and bool(state.progress.total)
+        self.stop.setVisible(is_downloading)
+        self.progress.setVisible(is_downloading)
+        self.failure.setVisible(bool(failure))
+        self.failure.setText(f"⚠ {failure}")
+        is_measured = progress is not None and bool(progress.total)
         self.progress.setRange(0, _PARTS if is_measured else 0)  # else busy
-        if is_measured and state.progress is not None:
-            self.progress.setValue(round(_PARTS * state.progress.fraction))
+        if is_measured and progress is not None:
+            self.progress.setValue(round(_PARTS * progress.fraction))
 
     def _link(self, target: str) -> None:
         clipboard = QGuiApplication.clipboard()

@@ -7,6 +7,7 @@ nothing the user does meanwhile is lost.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -19,11 +20,11 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from napari_peftsam.app.importing import ImportController
 from napari_peftsam.app.project_controller import ProjectController
 from napari_peftsam.document import Document, ImageId, ImageSource, find_source
-from napari_peftsam.heap import keep_freed_memory
+from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.heap import keep_freed_memory, spare_collections
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets._runner import ThreadRunner, Worker, notify
 from napari_peftsam.widgets._settings import plugin_settings, use_preferred_model_folder
-from napari_peftsam.widgets._torch import FoundModels, find_models
 from napari_peftsam.widgets.layers import LayerBridge
 from napari_peftsam.widgets.layers.view import METADATA, PATH, file_layer
 
@@ -71,6 +72,33 @@ def _emitting(signal: Any) -> Callable[[], None]:
         signal.emit()
 
     return emit
+
+
+@dataclass(frozen=True)
+class FoundModels:
+    """Models and GPU memory, known once torch is imported; see `ViewerSession`."""
+
+    models: tuple[ModelEntry, ...]
+    gpu_memory: int | None
+
+
+def find_models() -> FoundModels:
+    """Import what needs torch, and ask the GPU, which takes time, too."""
+    import napari_peftsam.app.workspace  # noqa: F401  # what every model needs, and torch
+    from napari_peftsam.models import REGISTRY, available_models, device_memory
+
+    spare_collections()
+    use_preferred_model_folder()
+    try:
+        models = available_models()
+    except ConfigurationError as error:  # in the user's own entries: the others are there
+        notify(error)
+        models = tuple(REGISTRY.values())
+    try:
+        memory = device_memory(plugin_settings().device)
+    except ConfigurationError:  # not there, which loading a model will tell
+        memory = None
+    return FoundModels(models, memory)
 
 
 class ViewerSession:
@@ -340,8 +368,3 @@ def session_of(viewer: napari.Viewer) -> ViewerSession:
     if key not in _sessions:
         _sessions[key] = ViewerSession(key)
     return _sessions[key]
-
-
-def workspace_of(viewer: napari.Viewer) -> Workspace:
-    """Return the viewer's workspace; slow if it is not there yet (see `ViewerSession.open`)."""
-    return session_of(viewer).require()

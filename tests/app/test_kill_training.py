@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import napari_peftsam as ps
-from napari_peftsam.document import check_project
 from tests.app.training_session import state
+from tests.document._project_cases import check_project
 from tests.document.killing import check_nothing_lost, kill_session
 
 KILLS = int(os.environ.get("TRAINING_KILLS", "3"))

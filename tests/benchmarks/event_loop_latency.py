@@ -172,7 +172,7 @@ def _wait(condition: Callable[[], object]) -> None:
 
 def benchmark(model: str, seconds: float, size: int, threads: bool) -> list[Measurement]:
     """Measure all conditions on one synthetic image."""
-    from napari_peftsam.widgets._torch import find_models
+    from napari_peftsam.widgets.session import find_models
 
     find_models()
     import torch

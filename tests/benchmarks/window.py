@@ -40,10 +40,10 @@ from napari_peftsam.files import pair_folders
 from napari_peftsam.geometry import deepest_pixel, iou, object_windows
 from napari_peftsam.samples import shipped_samples
 from napari_peftsam.types import LabelArray, Window
-from napari_peftsam.widgets._panels import panel_dock
 from napari_peftsam.widgets.annotate import AnnotateDock
 from napari_peftsam.widgets.export import ExportDock
 from napari_peftsam.widgets.launch import open_viewer
+from napari_peftsam.widgets.panels import panel_dock
 
 _PATIENCE = 300.0  # s
 _BEAT = 10  # ms

@@ -17,12 +17,12 @@ import torch
 import napari_peftsam as ps
 from napari_peftsam.app.finetuning import train
 from napari_peftsam.cli.projects import label_file_names
-from napari_peftsam.document import check_project
 from napari_peftsam.files import read_image
 from napari_peftsam.peft import LoraConfig, load_adapter
 from tests.app._cases import write_useless_adapter
 from tests.cli._cases import Inputs, Program, scene
 from tests.cli._project_cases import ROOT, held_open, make_project
+from tests.document._project_cases import check_project
 from tests.training._world import finish
 
 INFO_KEYS = ["images", "objects", "proposals", "adapters", "actions", "seconds"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,9 @@ from napari_peftsam.document import (
     Store,
     create_project,
 )
+from napari_peftsam.document.actions import decode_action
+from napari_peftsam.document.changes import decode_changes
+from napari_peftsam.errors import PeftSamError
 from napari_peftsam.types import Box, Prompts
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +93,41 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 """Keep a project open; with a second argument annotate it first."""
+
+
+_STEPS = "SELECT changes, pixels FROM actions WHERE state IN ('done', 'undone')"
+
+
+def check_project(store: Store) -> list[str]:
+    """Return the damaged parts of a project, none if it is whole."""
+    found = list[str]()
+
+    def check(read: Callable[[], object]) -> None:
+        try:
+            read()
+        except (PeftSamError, sqlite3.Error) as error:
+            found.append(str(error))
+
+    with closing(sqlite3.connect(":memory:")) as copy:
+        check(lambda: store.copy_to(copy))
+
+        def integrity() -> None:
+            found.extend(text for (text,) in copy.execute("PRAGMA integrity_check") if text != "ok")
+
+        def steps() -> None:
+            for changes in copy.execute(_STEPS):
+                decode_changes(*changes)
+
+        check(integrity)
+        check(steps)
+    check(lambda: [check(partial(store.blob, digest)) for digest in blobs_of(store)])
+    check(lambda: [decode_action(*logged[2:]) for logged in store.actions()])
+    check(lambda: [check(image.read) for image in Document(store).images.values()])
+    return found
+
+
+def blobs_of(store: Store) -> list[str]:
+    """Return the content hashes of all stored data."""
+    with closing(sqlite3.connect(":memory:")) as copy:
+        store.copy_to(copy)
+        return [digest for (digest,) in copy.execute("SELECT DISTINCT digest FROM blobs")]

@@ -12,11 +12,11 @@ import numpy as np
 from napari_peftsam.document import (
     Document,
     Paint,
-    check_project,
     open_project,
     replay,
     verify,
 )
+from tests.document._project_cases import check_project
 from tests.document.scripted_session import digest
 
 ROOT = Path(__file__).parents[2]

@@ -24,14 +24,20 @@ from napari_peftsam.document import (
     Paint,
     PaintBackground,
     Store,
-    check_project,
     create_project,
     open_project,
     save_copy,
     verify,
 )
 from napari_peftsam.errors import ProjectError
-from tests.document._project_cases import ROOT, SHAPE, annotate, files_of, finished_project
+from tests.document._project_cases import (
+    ROOT,
+    SHAPE,
+    annotate,
+    check_project,
+    files_of,
+    finished_project,
+)
 
 CELLS = ImageId("cells")
 

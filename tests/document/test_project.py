@@ -18,7 +18,6 @@ from napari_peftsam.document import (
     Store,
     StoredAdapter,
     UseAdapter,
-    check_project,
     compare,
     create_project,
     open_project,
@@ -30,7 +29,15 @@ from napari_peftsam.document import (
 from napari_peftsam.document.filesystem import is_network
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
-from tests.document._project_cases import HOLD, annotate, child, files_of, finished_project, kill
+from tests.document._project_cases import (
+    HOLD,
+    annotate,
+    check_project,
+    child,
+    files_of,
+    finished_project,
+    kill,
+)
 
 FIRST_VERSION = Path(__file__).parent / "data" / "version_1.peftsam"
 VFS = ["", "unix-dotfile"]
@@ -372,6 +379,32 @@ def test_the_copy_of_a_closed_project_is_whole(tmp_path: Path) -> None:
     with closing(open_project(copy)) as store:
         assert check_project(store) == []
         assert verify(store)[1] == []
+
+
+COPY = """
+import sys
+from pathlib import Path
+import numpy as np
+from napari_peftsam.document import Document, Store, save_copy
+class Pixels:
+    shape, dtype = (8, 8), np.dtype("u1")
+    def __array__(self, dtype=None, copy=None):
+        print("ready", flush=True)
+        sys.stdin.read()
+store = Store.in_memory()
+image = Document(store).add_image("cells", np.zeros((8, 8), np.uint8))
+save_copy(store, Path(sys.argv[1]), {image: Pixels()})
+"""
+"""Stop in the middle of a copy."""
+
+
+def test_the_next_copy_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.peftsam"
+    with child(COPY, path) as process:
+        kill(process)
+    assert [name[:5] for name in files_of(tmp_path) if name.endswith(".peftsam")] == [".tmp-"]
+    save_copy(Store.in_memory(), path)
+    assert files_of(tmp_path) == ["a.peftsam"]
 
 
 def test_a_project_is_not_copied_onto_itself(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from napari_peftsam.document import (
     RemoveImage,
     SetBox,
     StoredAdapter,
-    check_project,
     create_project,
     open_project,
     recover_project,
@@ -29,7 +28,15 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import ProjectError
 from napari_peftsam.types import Box
-from tests.document._project_cases import HOLD, annotate, child, files_of, finished_project, kill
+from tests.document._project_cases import (
+    HOLD,
+    annotate,
+    check_project,
+    child,
+    files_of,
+    finished_project,
+    kill,
+)
 
 CELLS = ImageId("cells")
 PAGE = 4096

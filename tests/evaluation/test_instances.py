@@ -10,9 +10,8 @@ import pytest
 from napari_peftsam.errors import LabelError
 from napari_peftsam.evaluation import (
     MSA_THRESHOLDS,
-    average_precision,
+    compare_instances,
     match_instances,
-    mean_segmentation_accuracy,
 )
 from napari_peftsam.geometry import iou
 
@@ -45,7 +44,7 @@ def test_match_instances(
     found = match_instances(true, predicted, threshold)
     assert (found.true_positives, found.false_positives, found.false_negatives) == counts
     total = sum(counts)
-    assert average_precision(true, predicted, threshold) == (counts[0] / total if total else 1.0)
+    assert found.precision == (counts[0] / total if total else 1.0)
 
 
 def test_pairs_name_labels_and_iou() -> None:
@@ -77,13 +76,13 @@ def test_matching_is_the_best_of_all() -> None:
 
 def test_msa_is_the_mean_over_ten_thresholds() -> None:
     assert pytest.approx(np.arange(0.5, 1, 0.05)) == MSA_THRESHOLDS
-    assert mean_segmentation_accuracy(TWO, TWO) == 1.0
-    assert mean_segmentation_accuracy(EMPTY, EMPTY) == 1.0
+    assert compare_instances(TWO, TWO).msa == 1.0
+    assert compare_instances(EMPTY, EMPTY).msa == 1.0
     # IoU 2/3 passes 0.50, 0.55, 0.60 and 0.65
-    assert mean_segmentation_accuracy(TWO, ONE_SHIFTED) == pytest.approx(0.4)
+    assert compare_instances(TWO, ONE_SHIFTED).msa == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("metric", [match_instances, average_precision, mean_segmentation_accuracy])
+@pytest.mark.parametrize("metric", [match_instances, compare_instances])
 @pytest.mark.parametrize(
     ("predicted", "message"), [(TWO[:, :3], "same shape"), (-TWO, "not be negative")]
 )

@@ -19,7 +19,7 @@ from napari_peftsam.models import (
     encode_prefix,
     encode_suffix,
     encode_tensor,
-    linear,
+    image_encoder,
 )
 from napari_peftsam.models.attention import Grid, position_attention
 from napari_peftsam.models.image_encoder import ImageEncoder
@@ -156,7 +156,7 @@ def test_nothing_as_large_as_all_pairs_of_tokens_is_kept(size: int) -> None:
 
 
 def test_a_changed_weight_alone_is_packed_again() -> None:
-    if not linear.packs():
+    if not image_encoder.packs():
         pytest.skip("this torch packs no weights here")
     ours, _ = _pair(5, (1,))
     x = torch.randn(1, 3, 112, 112)
@@ -164,8 +164,8 @@ def test_a_changed_weight_alone_is_packed_again() -> None:
     def packed() -> tuple[list[int], Tensor]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             found = ours(x)
-        layers = [m for m in ours.modules() if isinstance(m, linear.KeepingLinear)]
-        return [id(linear._PACKED[layer.weight][1]) for layer in layers], found
+        layers = [m for m in ours.modules() if isinstance(m, image_encoder.KeepingLinear)]
+        return [id(image_encoder._PACKED[layer.weight][1]) for layer in layers], found
 
     first, before = packed()
     again, same = packed()

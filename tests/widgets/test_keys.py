@@ -14,9 +14,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_peftsam.widgets._keys import DEFAULT_KEYS, KEYS, Key, load_keys
-from napari_peftsam.widgets._keys_window import KeysWindow
-from napari_peftsam.widgets._panels import panel_dock, show_keys
+from napari_peftsam.widgets.keys import DEFAULT_KEYS, KEYS, Key, load_keys
+from napari_peftsam.widgets.panels import KeysWindow, panel_dock, show_keys
 from tests.widgets._annotate_cases import Bench, blobs, settle
 from tests.widgets.test_real_events import Canvas
 

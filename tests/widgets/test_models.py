@@ -20,9 +20,9 @@ from qtpy.QtWidgets import QWidget
 
 from napari_peftsam.models import ARCHITECTURES, REGISTRY, build_tiny
 from napari_peftsam.pretraining.synthetic import generate
-from napari_peftsam.widgets._panels import panel_dock
 from napari_peftsam.widgets.annotate import AnnotateDock, ModelAction
 from napari_peftsam.widgets.models import ModelsDock
+from napari_peftsam.widgets.panels import panel_dock
 from napari_peftsam.widgets.session import session_of
 from tests.models._server import Server, serve
 from tests.widgets._annotate_cases import settle, wait

@@ -17,9 +17,9 @@ from napari_peftsam.widgets import (
     ModelsDock,
 )
 from napari_peftsam.widgets._dock import Dock
-from napari_peftsam.widgets._panels import PANELS, panel_dock
 from napari_peftsam.widgets._parts import DOCK_WIDTH
 from napari_peftsam.widgets.launch import add_dock
+from napari_peftsam.widgets.panels import PANELS, panel_dock
 from napari_peftsam.widgets.session import session_of
 from tests.widgets._annotate_cases import settle
 

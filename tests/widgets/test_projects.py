@@ -32,6 +32,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.training import TrainingConfig
 from napari_peftsam.widgets.contributions import project_reader
+from tests.document._project_cases import blobs_of, check_project
 from tests.training._world import finish, judged
 from tests.widgets._annotate_cases import SHAPE, Bench, blobs, settle, wait
 from tests.workspace._steps import training
@@ -192,7 +193,7 @@ def test_an_image_file_is_referred_to(bench: Open, file: Path) -> None:
     wait(lambda: saved(b))
     source = b.document.image("cells").info.source
     assert Path(source.absolute) == file
-    assert b.document.store.blob_digests() == ()
+    assert blobs_of(b.document.store) == []
     close(b)
     again = bench(ready=False)
     go_on(again)
@@ -257,7 +258,7 @@ def test_a_killed_viewer_is_gone_on_with(
     assert [r.label for r in b.document.records("cells")] == [int(words[1])]
     assert len(b.document.steps) == int(words[2])
     assert len(b.document.queue) == 1
-    assert b.document.store.damage() == ()
+    assert check_project(b.document.store) == []
     assert b.answered().any()
 
 

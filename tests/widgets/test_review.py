@@ -262,7 +262,7 @@ def test_objects_are_counted_with_the_same_keys(b: Bench, tmp_path: Path) -> Non
     assert counted(b).startswith(f"{number + 1} of {number + 5}: How many have no outline")
     assert not b.view.review.seen.isHidden()
     frame = b.dock.reviewing.counting.item.window
-    assert b.viewer.layers["proposals"].data.shape == frame.shape
+    assert b.viewer.layers["frames"].data.shape == frame.shape
     b.press("Shift-N")
     b.press("Enter")
     b.press("Control-Z")
@@ -361,7 +361,7 @@ def test_objects_with_another_outline_are_framed_in_their_tile(
         if not b.dock.reviewing.is_at_tile:
             continue
         settle()
-        layer, tile = b.viewer.layers["proposals"], b.dock.reviewing.counting.item.window
+        layer, tile = b.viewer.layers["frames"], b.dock.reviewing.counting.item.window
         row, col = (round(float(each)) for each in layer.translate[-2:])
         whole = np.zeros((160, 240), np.uint8)
         whole[row : row + layer.data.shape[0], col : col + layer.data.shape[1]] = layer.data

@@ -16,8 +16,8 @@ import distributed
 import pytest
 import torch
 
-from napari_peftsam.batch import _local
 from napari_peftsam.batch import cluster as cluster_module
+from napari_peftsam.batch import local
 from napari_peftsam.batch.cluster import ClusterChoice, open_workers
 from napari_peftsam.batch.run import Task, TaskDone, TaskFunction
 from napari_peftsam.errors import ClusterError, ConfigurationError, ImageError, PeftSamError
@@ -110,7 +110,7 @@ def deadly_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskDone[s
     """Run tasks of which one kills its first worker and one every worker."""
     folder, before = tmp_path_factory.mktemp("seen"), set(multiprocessing.active_children())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_local, "_LIVES", 1)  # each new worker takes seconds to start
+        patch.setattr(local, "_LIVES", 1)  # each new worker takes seconds to start
         outcomes = run_all(folder)
     assert set(multiprocessing.active_children()) == before, "nothing of the cluster is left"
     return outcomes
@@ -247,7 +247,7 @@ def test_a_scheduler_without_workers_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_module, "_WORKERS_COME", 0.2)
-    with _local.local_cluster(0, None) as empty:
+    with local.local_cluster(0, None) as empty:
         choice = ClusterChoice(empty.scheduler_address)
         with pytest.raises(ClusterError, match=r"no worker came .* `dask worker tcp://"):
             list(run_tasks(WORK, [("a", tmp_path)], choice))

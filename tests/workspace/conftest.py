@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from napari_peftsam.app.workspace import Workspace
-from napari_peftsam.batch._local import local_cluster
+from napari_peftsam.batch.local import local_cluster
 from napari_peftsam.models import build_tiny
 from tests.training._world import make_plane
 

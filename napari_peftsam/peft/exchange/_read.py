@@ -208,7 +208,8 @@ def _updates(folder: Path, model: SamModel, path: str, factors: Factors) -> _Upd
         return {t: replace(factors, up=factors.up[r]) for t, r in zip(parts, rows, strict=True)}
     if factors.magnitude is not None and not _ENCODER_LAYER.fullmatch(path):
         weight = model.sam.get_parameter(f"{path}.weight")
-        if not _close(factors.magnitude, row_lengths(weight, factors)):
+        plain = row_lengths(weight, factors)
+        if not torch.allclose(factors.magnitude, plain, rtol=_SAME_LENGTH, atol=0):
             raise ConfigurationError(
                 f"{folder} has DoRA in the mask decoder ({path}), where there is LoRA only here: "
                 "train it with LoRA, or merge it into the weights there and use these as a model"
@@ -232,10 +233,6 @@ def _without_idle(updates: _Updates) -> _Updates:
             order = torch.argsort(~used[target], stable=True)[:rank]
             kept[target] = replace(factors, down=factors.down[order], up=factors.up[:, order])
     return kept
-
-
-def _close(first: Tensor, second: Tensor) -> bool:
-    return torch.allclose(first, second, rtol=_SAME_LENGTH, atol=0)
 
 
 def _tuned(folder: Path, model: SamModel, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,15 +30,7 @@ UNDO_KEYS = {"Control-Z": "undo", "Control-Shift-Z": "redo"}
 
 
 class ImageObjects:
-    """The layers with the objects of one image: of those without a class, and one for each class.
-
-    Parameters
-    ----------
-    bridge
-        Has the document and the viewer.
-    view
-        The image.
-    """
+    """The layers with the objects of one image: of those without a class, and of each class."""
 
     def __init__(self, bridge: LayerBridge, view: ImageView) -> None:
         self._bridge, self.view = bridge, view

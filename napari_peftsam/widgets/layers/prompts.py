@@ -108,11 +108,14 @@ class PromptLayers:
         self._edit: tuple[Prompts, ...] | None = None
         self._later = timer(None, 0)
         self.background = Overlay("background", 0.25, {1: _BACKGROUND}, self._add)
+        self.frames = Overlay("frames", 0.9, {1: "white"}, self._add)
         self.mask = Overlay("mask", 0.55, {1: _MASK}, self._add)
         self.proposals = Overlay("proposals", 0.9, _outline_colours(), self._add, _EDGE)
         self.outlines = Overlay("outlines", 0.9, _outline_colours(), self._add, _EDGE)
         # The lowest first.
-        self._overlays = self.background, self.proposals, self.mask, self.outlines
+        self._overlays = (
+            self.background, self.proposals, self.frames, self.mask, self.outlines
+        )  # fmt: skip
         for overlay in self._overlays:
             overlay.place(units, None)
         self.boxes = Shapes(
@@ -273,6 +276,17 @@ class PromptLayers:
         if current:
             colours[current] = _number_of(current, "white")
         self.proposals.lay(colours[labels], offset)
+
+    def show_frames(self, windows: Sequence[Window]) -> None:
+        """Show white frames around parts of the plane, the last one above."""
+        whole = reduce(or_, windows) if windows else Window(0, 0, 1, 1)
+        numbers = np.zeros(whole.shape, np.uint8)
+        for each in windows:
+            part = numbers[each.seen_from(whole).slices]
+            inner = part[_EDGE:-_EDGE, _EDGE:-_EDGE].copy()
+            part[:] = 1
+            part[_EDGE:-_EDGE, _EDGE:-_EDGE] = inner
+        self.frames.lay(numbers if windows else None, (whole.row, whole.col))
 
     # --- showing --------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: a reader sees the old or the new one, never a part."""
+"""Outputs: checked before the work starts, and written so that a reader sees no part of one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from zlib import crc32
 
 import psutil
 
-from napari_peftsam.errors import ExportError
+from napari_peftsam.errors import ConfigurationError, ExportError
 
 __all__ = ["atomic_path", "temporary_prefix"]
 
@@ -54,12 +55,7 @@ def _host_prefix() -> str:
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` that replaces it when the block succeeds.
 
-    The block writes a file or creates a folder (a zarr store) at the yielded path, which
-    ends in the same suffix. If the block fails, is interrupted or closed, the temporary
-    is removed and the old `target` stays whole. A file is replaced in one step, and so is a
-    folder where the system can exchange two; elsewhere the old one is moved aside first, and
-    put back by the next call if this process is killed in between. A link is followed, so the
-    file it points to is replaced. What killed processes left beside `target` is removed.
+    As `replacing`, with a sentence for what the file system refuses.
 
     Parameters
     ----------
@@ -73,7 +69,24 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         such folder), if the block wrote nothing, or if a file would replace a folder or
         the other way round. Other errors of the block pass through unchanged.
     """
-    shown, target = target, Path(target).resolve()
+    try:
+        with replacing(Path(target).resolve()) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {_reason(error)}") from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside a resolved path that replaces it when the block succeeds.
+
+    The block writes a file or creates a folder (a zarr store) at the yielded path, which
+    ends in the same suffix. If the block fails, is interrupted or closed, the temporary
+    is removed and the old `target` stays whole. A file is replaced in one step, and so is a
+    folder where the system can exchange two; elsewhere the old one is moved aside first, and
+    put back by the next call if this process is killed in between. What killed processes left
+    beside `target` is removed.
+    """
     temporary = _sibling(target)
     try:
         if not target.parent.is_dir():
@@ -89,8 +102,6 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             temporary.replace(target)
         _sync_entry(target.parent)
         _remove_leftovers(target.parent)
-    except OSError as error:
-        raise ExportError(f"cannot write {shown}: {_reason(error)}") from error
     finally:
         _discard(temporary)
 
@@ -209,3 +220,50 @@ def _sync_entry(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise unless a file can be written at `path`.
+
+    Raises
+    ------
+    ConfigurationError
+        If its name does not end in one of `suffixes`.
+    ExportError
+        If its folder is missing or not writable, or `path` is itself a folder.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ConfigurationError(
+            f"{path} has the wrong ending for this output: end its name in {' or '.join(suffixes)}"
+        )
+    if path.is_dir():
+        raise ExportError(f"cannot write {path}: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ExportError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    try:
+        # Permissions do not reveal read-only disks, so try it.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+
+
+def check_not_an_input(output: Path, *inputs: Path) -> None:
+    """Raise `ConfigurationError` if writing `output` would replace one of the inputs."""
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise ConfigurationError(
+                f"{output} is an input of this command and would be overwritten: "
+                "choose another name for the output"
+            )
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file, None if it is missing; a replacement differs."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""The mask of a click before it is made: under the mouse, where a prompt is fast."""
+"""Work ahead of the user: masks under the mouse and of the queue, planes shown next."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from napari_peftsam.app.following import Cleaning
 from napari_peftsam.app.runner import Runner, Slot
-from napari_peftsam.document import ModelVersion, NewObject, PlaneKey
+from napari_peftsam.document import Document, ModelVersion, NewObject, PlaneKey
 from napari_peftsam.types import Prompts
 
 if TYPE_CHECKING:
+    from napari_peftsam.app.prompt_state import ShownQueue, WorkspaceHolder
+    from napari_peftsam.app.prompting import PromptController
     from napari_peftsam.types import Prediction
 
 _T = TypeVar("_T")
@@ -20,8 +21,37 @@ _T = TypeVar("_T")
 _FAST = 0.04  # seconds
 _REMEMBERED = 9  # prompts by whose times that is decided
 
+Cleaning = tuple[bool, int]
+"""Whether masks are cleaned, and the radius in pixels by which they are smoothed."""
+
 Question = tuple[PlaneKey, Prompts, ModelVersion, Cleaning]
 """What is asked: plane, prompts, model version, and how masks are cleaned."""
+
+
+class Following:
+    """Remembers what is predicted for the queue; nothing of another plane or another model."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._found: dict[Prompts, NewObject] = {}
+        self._made_by: tuple[PlaneKey, ModelVersion, Cleaning] | None = None
+
+    @property
+    def objects(self) -> tuple[NewObject, ...]:
+        """The predicted objects that follow the pending one, in their order."""
+        current = self._document.current
+        if current is None or self._made_by is None or current.plane != self._made_by[0]:
+            return ()
+        queued = dict.fromkeys(self._document.queue[1:])
+        return tuple(self._found[each] for each in queued if each in self._found)
+
+    def known(
+        self, plane: PlaneKey, version: ModelVersion, clean: Cleaning
+    ) -> dict[Prompts, NewObject]:
+        """Return what is predicted so far, to be read and added to."""
+        if self._made_by != (plane, version, clean):
+            self._made_by, self._found = (plane, version, clean), {}
+        return self._found
 
 
 class Preview:
@@ -91,3 +121,42 @@ class Preview:
     def answer(self, question: Question) -> Prediction | None:
         """Return what was predicted for the same question, None if nothing was."""
         return self._answer if question == self._asked and not self._slot.is_busy else None
+
+
+class Reload:
+    """Uses the time in which the user waits for nothing.
+
+    The owner stops it at a prompt, another plane or another adapter, and begins it again when
+    the mask has been there for a moment. It ends within one block of the encoder, and continues
+    from the plane that is shown then.
+    """
+
+    def __init__(
+        self,
+        holder: WorkspaceHolder,
+        shown: ShownQueue,
+        prompting: PromptController,
+        runner: Runner,
+    ) -> None:
+        self._holder, self._shown, self._prompting = holder, shown, prompting
+        self._slot = Slot(runner)
+
+    @property
+    def is_running(self) -> bool:
+        """True while something is embedded in the background."""
+        return self._slot.is_busy
+
+    def begin(self) -> None:
+        """Embed what is shown next, and again what was visited, if the user waits for nothing."""
+        workspace, plane = self._holder.workspace, self._shown.plane
+        if workspace is None or plane is None or self._prompting.state.kind != "ready":
+            return  # what ends this emits a signal, which begins anew
+        self._slot.start(  # an image that fails is named when it is shown
+            (event for event in workspace.reload(plane, self._shown.ahead)),
+            on_done=lambda _: None,
+            on_error=self._prompting.events.failed.emit,
+        )
+
+    def stop(self) -> None:
+        """Stop embedding."""
+        self._slot.stop()

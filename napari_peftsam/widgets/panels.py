@@ -1,29 +1,99 @@
-"""The list of all keys, where the user changes them."""
+"""Windows for what is needed now and then: finetuning, adapters, models, export, keys."""
 
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from app_model.backends.qt import QKeyBindingSequence, qkeysequence2modelkeybinding
 from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QDialog,
+    QDockWidget,
     QGridLayout,
     QKeySequenceEdit,
     QLabel,
+    QMainWindow,
     QMenu,
     QPushButton,
     QWidget,
 )
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.widgets._keys import DEFAULT_KEYS, KEYS, change_keys
 from napari_peftsam.widgets._parts import beside, push_button, stacked, text_label, tool_button
+from napari_peftsam.widgets.keys import DEFAULT_KEYS, KEYS, change_keys
+
+if TYPE_CHECKING:
+    from napari_peftsam.widgets._dock import Dock
+
+PANELS = {"Finetune": 420, "Adapters": 300, "Models": 480, "Export": 180}
+"""Titles of the panels, and how high they open in pixels."""
+
+_WIDTH = 380
+_LAYER_DOCKS = ("layer list", "layer controls")  # napari's names
+
+
+def show_panel(dock: Dock, title: str) -> None:
+    """Bring a panel of the viewer that a dock is in to the front.
+
+    Closing it hides it: a training goes on, and what was entered stays.
+    """
+    window = _panel(dock, title)
+    window.show()
+    window.raise_()
+
+
+def panel_dock(dock: Dock, title: str) -> Dock:
+    """Return the dock in a panel, which need not be in sight."""
+    layout = _panel(dock, title).layout()
+    item = None if layout is None else layout.itemAt(0)
+    assert item is not None, "it was put there"
+    return cast("Dock", item.widget())
+
+
+def show_keys(dock: Dock) -> None:
+    """Show a table of all keys, where they can be changed; Escape closes it."""
+    KeysWindow(_main_window(dock)).show()
+
+
+def show_layer_docks(dock: Dock, shown: bool) -> None:
+    """Show napari's own docks of the window that a dock is in, or fold them."""
+    window = _main_window(dock)
+    for name in _LAYER_DOCKS:
+        found = window.findChild(QDockWidget, name)
+        if found is not None:
+            found.setVisible(shown)
+
+
+def _panel(dock: Dock, title: str) -> QDialog:
+    """Return a panel, made at the first call."""
+    window = _main_window(dock)
+    name = f"napari-peftsam {title}"
+    found: QDialog | None = window.findChild(QDialog, name)
+    if found is None:
+        module = import_module(f"napari_peftsam.widgets.{title.lower()}")  # some import much
+        inner = getattr(module, f"{title}Dock")(dock.viewer_session.viewer)
+        found = QDialog(window, Qt.WindowType.Tool)
+        found.setObjectName(name)
+        found.setWindowTitle(title)
+        stacked(inner, inside=found)
+        found.resize(_WIDTH, PANELS[title])
+    return found
+
+
+def _main_window(dock: Dock) -> QWidget:
+    """Return the main window that a dock is in, also while it floats; else the dock."""
+    found: QWidget = dock
+    while (parent := found.parentWidget()) is not None:
+        found = parent
+    return found if isinstance(found, QMainWindow) else dock
+
 
 _FIXED = "keys"  # napari's bindings do not know it
 _MOUSE = (("right button, Shift", "Not on the object"), ("double click", "Reopen an object"))
-_WIDTH = 120  # pixels
+_FIELD = 120  # pixels
 
 
 class KeysWindow(QDialog):
@@ -72,7 +142,7 @@ class KeysWindow(QDialog):
         if action == _FIXED:
             return QLabel(f"<b>{KEYS[action].shown}</b>")
         self.fields[action] = field = QKeySequenceEdit()
-        field.setFixedWidth(_WIDTH)
+        field.setFixedWidth(_FIELD)
         field.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         if hasattr(field, "setMaximumSequenceLength"):  # since Qt 6.5
             field.setMaximumSequenceLength(1)
