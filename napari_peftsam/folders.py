@@ -49,12 +49,20 @@ def use_model_folder(folder: str | Path) -> None:
     Meant for the preference ``model_folder`` of napari: finetuning runs in a child
     process, which must find the model that is live here.
     """
-    os.environ[MODELS_VARIABLE] = str(Path(folder).expanduser().absolute())
+    os.environ[MODELS_VARIABLE] = str(expanded(folder).absolute())
 
 
 def configuration_folder() -> Path:
     """Return the folder of ``models.toml``; ``NAPARI_PEFTSAM_CONFIG`` overrides it."""
     return _overridden(CONFIGURATION_VARIABLE, Path(platformdirs.user_config_dir(_PROGRAM)))
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced, or as it is if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def is_own(path: Path) -> bool:
@@ -78,4 +86,4 @@ def create_folder(folder: Path) -> None:
 
 def _overridden(variable: str, default: Path) -> Path:
     chosen = os.environ.get(variable, "")
-    return Path(chosen).expanduser() if chosen else default
+    return expanded(chosen) if chosen else default

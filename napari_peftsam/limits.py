@@ -51,6 +51,7 @@ _DOTS = 100  # in a line: parts of a TOML key, for whose number parsing takes qu
 _NO_JSON = "cannot be read: it is damaged or not valid JSON; write or copy it again"
 _NO_FILE = "cannot be read: it is no regular file; copy it to one first"
 _SHOWN = 60  # characters of a wrong value
+_DIGITS = 19
 _UNITS = {
     BUDGET_VARIABLE: ("bytes", "2000000000 for 2 GB"),
     TIME_VARIABLE: ("seconds", "600 for ten minutes"),
@@ -74,11 +75,11 @@ def _chosen(variable: str) -> int | None:
     text = os.environ.get(variable)
     if not text:
         return None
-    if not text.isdecimal():
+    if not (text.isdecimal() and len(text) < _DIGITS):
         unit, example = _UNITS[variable]
         raise ConfigurationError(
-            f"{variable} must be a whole number of {unit}, got {text!r}: write {example}, or "
-            "unset it"
+            f"{variable} must be a whole number of {unit}, got {printable(text, _SHOWN)!r}: write "
+            f"{example}, or unset it"
         )
     return int(text)
 

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,9 @@ from napari_peftsam.errors import ConfigurationError, ExportError
 __all__ = ["atomic_path", "temporary_prefix"]
 
 _ATTEMPTS = 3
+_UNSAFE = re.compile(r"[^\w .()+=,@-]")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows
+_LONGEST = 100  # characters of a name; file systems take 255 bytes
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _REMEDIES = {
     errno.ENOSPC: "free some disk space or choose another disk",
@@ -92,6 +96,8 @@ def replacing(target: Path) -> Iterator[Path]:
         if not target.parent.is_dir():
             target.parent.stat()  # says better than we could why it cannot be reached
             raise OSError(errno.ENOTDIR, f"{target.parent} is not a folder")
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise OSError("it is a pipe or a device")
         _restore(target)
         yield temporary
         _check_kinds(temporary, target)
@@ -114,7 +120,7 @@ def _sibling(target: Path) -> Path:
 
 
 def _aside_prefix(target: Path) -> str:
-    return f".old-{crc32(target.name.encode()):08x}-"
+    return f".old-{crc32(os.fsencode(target.name)):08x}-"
 
 
 def _restore(target: Path) -> None:
@@ -238,6 +244,8 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
         )
     if path.is_dir():
         raise ExportError(f"cannot write {path}: it is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise ExportError(f"cannot write {path}: it is a pipe or a device; name a file")
     if not path.parent.is_dir():
         raise ExportError(f"cannot write {path}: there is no folder {path.parent}; create it first")
     try:
@@ -248,6 +256,12 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
         raise ExportError(
             f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
         ) from error
+
+
+def safe_name(name: str) -> str:
+    """Return a name as that of a file in a folder, on all systems: it leads nowhere else."""
+    safe = _UNSAFE.sub("_", name)[:_LONGEST].strip(" .") or "image"
+    return f"_{safe}" if _DEVICES.match(safe) else safe
 
 
 def check_not_an_input(output: Path, *inputs: Path) -> None:

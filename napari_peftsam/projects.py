@@ -41,7 +41,7 @@ from napari_peftsam.files import (
     read_objects,
     split_pieces,
 )
-from napari_peftsam.folders import configuration_folder, create_folder, project_folder
+from napari_peftsam.folders import configuration_folder, create_folder, expanded, project_folder
 from napari_peftsam.limits import read_json
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
@@ -57,7 +57,7 @@ def open_document(path: str | Path) -> tuple[Document, tuple[str, ...]]:
     Notes for the user come with the document: images that are missing, unreadable or changed,
     and why the project can only be read.
     """
-    is_there = Path(path).expanduser().exists()
+    is_there = expanded(path).exists()
     store = open_project(path) if is_there else create_project(path)
     try:
         document = Document(store)

@@ -35,6 +35,7 @@ from napari_peftsam.document import (
 )
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.files import read_centres
+from napari_peftsam.folders import expanded
 from napari_peftsam.metadata import ImageMetadata, ReadOptions
 from napari_peftsam.models import device_memory
 from napari_peftsam.projects import (
@@ -76,7 +77,7 @@ class App:
         self, project: str | Path | None = None, embeddings: str | Path | None = None
     ) -> None:
         self.document, self.notes = (Document(), ()) if project is None else open_document(project)
-        folder = None if embeddings is None else Path(embeddings).expanduser()
+        folder = None if embeddings is None else expanded(embeddings)
         self.workspace = Workspace(self.document, folder)
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_peftsam.batch.plan import ModelSource
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.folders import expanded
 from napari_peftsam.models import (
     Architecture,
     device_memory,
@@ -64,7 +65,7 @@ class ModelChoice(ModelSource):
 def absolute_model(source: str | Path) -> str:
     """Return a model's name, or its path as it is understood in any folder."""
     reference = ModelReference.parse(source)
-    path = Path(reference.source).expanduser()
+    path = expanded(reference.source)
     is_path = path.is_file() and find_model(reference.source) is None
     return str(replace(reference, source=str(path.absolute())) if is_path else reference)
 

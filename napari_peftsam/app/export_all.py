@@ -29,6 +29,7 @@ from napari_peftsam.export import ExportContext, ExportFormat, export_format, ex
 from napari_peftsam.files import atomic_path, image_name, is_zarr
 from napari_peftsam.limits import read_json
 from napari_peftsam.metadata import ImageMetadata
+from napari_peftsam.outputs import safe_name
 from napari_peftsam.projects import check_not_a_source, file_name, read_image_of
 
 _MEMORY = ".napari-peftsam-export.json"
@@ -91,8 +92,10 @@ def images_to_export(
     for image in document.images.values():
         if not image.records:
             continue
-        stem, file = image_name(file_name(image)), file_name(image)
-        names = chain((stem, image.name), numbered(stem))
+        file = file_name(image)
+        # A project that came by mail may name any file.
+        stem, other = safe_name(image_name(file)), safe_name(image.name)
+        names = chain((stem, other), numbered(stem))
         name = next(each for each in names if each not in taken)
         taken.add(name)
         file = file if name == stem else name  # a data set tells its images apart by it

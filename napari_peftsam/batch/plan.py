@@ -14,7 +14,7 @@ from uuid import uuid4
 from napari_peftsam.batch.cluster import ClusterChoice
 from napari_peftsam.batch.run import Task, TaskDone, Worker
 from napari_peftsam.errors import ExportError
-from napari_peftsam.folders import embedding_folder
+from napari_peftsam.folders import embedding_folder, expanded
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, ReadOptions
 from napari_peftsam.types import ModelReference
 
@@ -187,7 +187,7 @@ class BatchPlan:
     @property
     def folder(self) -> Path:
         """Folder of the embeddings."""
-        return (self.store or embedding_folder()).expanduser().absolute()
+        return expanded(self.store or embedding_folder()).absolute()
 
     @property
     def source(self) -> EngineSource:

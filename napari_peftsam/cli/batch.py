@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -208,6 +208,16 @@ def _plan(
     )
 
 
+_MOST_NOTES = 20  # about images of one batch
+
+
+def _tell_blank(names: Sequence[str]) -> None:
+    for name in names[:_MOST_NOTES]:
+        say(f"note: {name} is blank and has no embedding")
+    if (more := len(names) - _MOST_NOTES) > 0:
+        say(f"note: {more} more are blank, too")
+
+
 def _run(
     batch: Callable[[Callable[[], bool]], Iterator[BatchEvent]],
     text: Callable[[BatchFinished], str],
@@ -233,13 +243,13 @@ def _run(
                 held = ""
             if event.error is not None and image not in failed:  # named once, not for each part
                 failed.add(image)
-                held = f"left out {event.name}: {event.error}"
+                if len(failed) <= _MOST_NOTES:
+                    held = f"left out {event.name}: {event.error}"
             progress.show(event.done / event.total, f"{event.done} of {event.total}: {event.name}")
     if held and len(failed) > 1:
         note(held)
     assert finished is not None, "a batch ends with its report"
-    for name in finished.blank:
-        say(f"note: {name} is blank and has no embedding")
+    _tell_blank(finished.blank)
     emit(finished.to_dict(), as_json, text(finished))
     if finished.failed:
         name, reason = next(iter(finished.failed.items()))

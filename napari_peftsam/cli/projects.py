@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from napari_peftsam.errors import ConfigurationError, ExportError, count_text
+from napari_peftsam.outputs import safe_name
 
 from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, say
 from ._options import Json, ProjectFile
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from napari_peftsam.document import Document, Store
 
 _DIFFERENT = _LOST = 1  # exit codes
-_UNSAFE = re.compile(r"[^\w .()+=,@-]")
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows
-_LONGEST = 100  # characters of a name; file systems take 255 bytes
 
 
 def info(project: ProjectFile, as_json: Json = False) -> None:
@@ -219,8 +216,7 @@ def label_file_names(names: list[str]) -> list[str]:
     taken: set[str] = set()
     found = []
     for name in names:
-        safe = _UNSAFE.sub("_", name)[:_LONGEST].strip(" .") or "image"
-        safe = f"_{safe}" if _DEVICES.match(safe) else safe
+        safe = safe_name(name)
         unique, number = safe, 2
         while unique.casefold() in taken:  # some systems do not tell cases apart
             unique, number = f"{safe}-{number}", number + 1

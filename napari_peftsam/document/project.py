@@ -14,8 +14,15 @@ from napari_peftsam.document.filesystem import ProjectLock, is_network
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.sources import moved_source, store_pixels
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
+from napari_peftsam.document.tables import (
+    APPLICATION_ID,
+    VERSION,
+    create_tables,
+    has_only_tables,
+    migrate,
+)
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.folders import expanded
 from napari_peftsam.outputs import replacing
 
 __all__ = ["create_project", "is_project", "open_project", "save_copy"]
@@ -222,6 +229,10 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> int:
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise ProjectError(f"{path} is a database of another program: choose a {SUFFIX} file")
     version: int = _pragma(connection, "user_version")
+    if version < 1 or not has_only_tables(connection):
+        raise ProjectError(
+            f"{path} was not made by this program, or is damaged: open a backup copy of the project"
+        )
     if version > VERSION:
         raise ProjectError(
             f"{path} has version {version}, this program reads up to {VERSION}: update "
@@ -270,7 +281,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _resolved(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()  # links to one file need one lock
+    return expanded(path).resolve()  # links to one file need one lock
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError
+from napari_peftsam.folders import expanded
 
 __all__ = ["Recovery", "recover_project"]
 
@@ -97,7 +98,7 @@ def recover_project(path: str | Path, target: str | Path) -> Recovery:
     ProjectError
         If the project is open, nothing in it can be read, or the copy cannot be written.
     """
-    path, target = (Path(p).expanduser().resolve() for p in (path, target))
+    path, target = (expanded(p).resolve() for p in (path, target))
     if path == target:
         raise ProjectError(f"{path} is the damaged project itself: choose another name")
     try:

@@ -124,9 +124,16 @@ def summary(store: Store) -> dict[str, float]:
     """
     with store.snapshot():
         images = [image for image, info in store.images().items() if not info.is_removed]
-        times = [datetime.fromisoformat(time) for time in store.times()]
+        times = store.times()
         adapters = store.fields().get("adapters", "[]")
-        gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+        try:
+            dates = [datetime.fromisoformat(time) for time in times]
+            gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(dates)]
+        except (TypeError, ValueError) as error:  # bytes, other words, one without its zone
+            raise ProjectError(
+                f"{store.path} is damaged: an action has no time ({error}): open a backup copy, or "
+                "save what is whole with recover"
+            ) from error
         return {
             "images": len(images),
             "objects": sum(store.count_objects(image) for image in images),

@@ -15,7 +15,13 @@ from napari_peftsam.document.actions import AddImage, decode_action
 from napari_peftsam.document.changes import DOCUMENT_FIELDS
 from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.records import OBJECTS, ImageInfo
-from napari_peftsam.document.tables import LoggedAction, TileKey, create_tables, decode
+from napari_peftsam.document.tables import (
+    LoggedAction,
+    TileKey,
+    create_tables,
+    decode,
+    has_only_tables,
+)
 from napari_peftsam.errors import PeftSamError
 
 __all__ = ["Salvage", "salvage"]
@@ -164,9 +170,10 @@ def _has_schema(file: Path) -> bool:
             (number,) = connection.execute(
                 "SELECT count(*) FROM sqlite_master WHERE name IN ('actions', 'tiles', 'images')"
             ).fetchone()
+            is_whole = number == 3 and has_only_tables(connection)
         except sqlite3.DatabaseError:
             return False
-    return bool(number == 3)
+    return is_whole
 
 
 def _replace_first_page(file: Path) -> None:

@@ -15,6 +15,7 @@ import xxhash
 from napari_peftsam.document.records import ImageSource
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
+from napari_peftsam.folders import expanded
 from napari_peftsam.types import PixelArray, Plane
 
 __all__ = [
@@ -62,7 +63,7 @@ def describe_source(path: str | Path, project: Path | None, series: int = 0) -> 
     series
         Number of the image in a file that holds several.
     """
-    path = Path(path).expanduser().resolve()
+    path = expanded(path).resolve()
     try:
         size, modified = _size_and_time(path)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,8 @@ from napari_peftsam.limits import check_claim, zstd_bytes
 
 __all__ = [
     "APPLICATION_ID", "VERSION", "LoggedAction", "Row", "Step", "TileKey", "compress",
-    "create_tables", "decode", "decompress", "dump", "encode", "from_json", "migrate", "put_tile",
+    "create_tables", "decode", "decompress", "dump", "encode", "from_json", "has_only_tables",
+    "migrate", "put_tile",
     "tile_bytes", "tiles_at", "to_json", "write_action", "write_rows",
 ]  # fmt: skip
 
@@ -59,6 +61,15 @@ CREATE TABLE blobs (
     digest TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (digest, part)
 );
 """
+
+
+_COMPUTED = re.compile(r"\bAS\s*\(|^CREATE VIRTUAL", re.IGNORECASE)
+
+
+def has_only_tables(connection: sqlite3.Connection) -> bool:
+    """Return True if reading gives what is stored: views and computed columns run what they say."""
+    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE type != 'index'")
+    return all(kind == "table" and not _COMPUTED.search(sql or "") for kind, sql in found)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -149,6 +149,11 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     from napari_peftsam.files import atomic_path
 
     writer = _import_writer()
+    inside = path / "labels"
+    if inside.resolve() != path.resolve() / "labels":
+        raise ExportError(
+            f"cannot write {inside}: it leads to another folder; copy the image first"
+        )
     group = zarr.open_group(path, mode="r+")
     labels, context = _in_order(labels, context)
     _check_fits(group, labels, context, path)

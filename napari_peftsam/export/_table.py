@@ -16,6 +16,7 @@ from napari_peftsam.types import LabelArray
 
 from ._format import ExportContext
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PROPERTIES = ("label", "area", "centroid", "bbox", "perimeter")
 
 
@@ -82,8 +83,13 @@ def _of_plane(plane: LabelArray, pixels: Any, metadata: ImageMetadata) -> Iterat
         yield found
 
 
+def _as_text(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula, which could start programs."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
 def write_table(path: Path, labels: LabelArray, context: ExportContext) -> None:
-    rows = measure(labels, context)
+    rows = [{n: _as_text(v) for n, v in row.items()} for row in measure(labels, context)]
     names = list(rows[0]) if rows else ["image", "label"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)

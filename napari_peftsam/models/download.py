@@ -14,17 +14,21 @@ import math
 import os
 import re
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import xxhash
 from filelock import FileLock, Timeout
+from requests.adapters import HTTPAdapter
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import DownloadError
@@ -40,6 +44,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
+_MOST_REDIRECTS = 5
+_HEAD_SECONDS = 10.0
+_DIGITS = 18  # of a length, which are more than any file has
 _MOST_BYTES = 10 * 10**9  # of a file of unknown size
 _LARGER = 1.25  # than the megabytes of an entry, which are rounded
 _KEPT = "what came is kept, download it again to go on"
@@ -156,14 +163,10 @@ def _receive(
 ) -> Iterator[DownloadProgress]:
     """Fetch the missing bytes of a file and sync them to the disk; limits: seconds, bytes."""
     timeout, most = limits
-    if not is_trusted(url, xxh128):
-        raise DownloadError(_untrusted(url))
     here = unfinished.stat().st_size if xxh128 and unfinished.is_file() else 0
     if here and file_digest(unfinished) == xxh128:
         return  # the last download ended while it was verified
-    with _connection(url, here, timeout) as (response, start):
-        if not is_trusted(response.url, xxh128):
-            raise DownloadError(_untrusted(response.url))
+    with _connection(url, xxh128, here, timeout) as (response, start):
         total, received, shown, pace = _length(response), start, start, _Pace()
         _check_size(url, total or 0, most)
         _check_space(unfinished.parent, total, received)
@@ -237,19 +240,23 @@ def _verify(url: str, xxh128: str, unfinished: Path) -> Iterator[DownloadProgres
 
 
 @contextmanager
-def _connection(url: str, start: int, timeout: float) -> Iterator[tuple[requests.Response, int]]:
+def _connection(
+    url: str, xxh128: str, start: int, timeout: float
+) -> Iterator[tuple[requests.Response, int]]:
     """Ask for a file from byte `start` on; give 0 as start if the server sends the whole."""
-    with requests.Session() as session:
+    with _Session() as session:
         # Of the environment only what concerns the way: no passwords from a netrc file.
         session.trust_env = False
         session.proxies = requests.utils.get_environ_proxies(url)
         named = (os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
         session.verify = next(filter(None, named), True)
-        response = _get(session, url, start, timeout)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _Impatient(min(timeout, _HEAD_SECONDS)))
+        response = _get(session, url, xxh128, start, timeout)
         refused = response.status_code in {_PARTIAL, _NOT_SATISFIABLE}
         if start and refused and _range(response)[0] != str(start):
             response.close()
-            response = _get(session, url, 0, timeout)
+            response = _get(session, url, xxh128, 0, timeout)
         with response:
             if response.status_code == _OK:
                 start = 0
@@ -259,13 +266,69 @@ def _connection(url: str, start: int, timeout: float) -> Iterator[tuple[requests
             yield response, start
 
 
-def _get(session: requests.Session, url: str, start: int, timeout: float) -> requests.Response:
+def _get(
+    session: requests.Session, url: str, xxh128: str, start: int, timeout: float
+) -> requests.Response:
+    """Follow redirects to the file; `DownloadError` if somebody on the way could exchange it."""
     # A compressed transfer has no ranges of the file itself.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"napari-peftsam/{__version__}"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _network_errors(url):
-        return session.get(url, headers=headers, stream=True, timeout=timeout)
+    for _ in range(_MOST_REDIRECTS + 1):
+        if not is_trusted(url, xxh128):
+            raise DownloadError(_untrusted(url))
+        with _network_errors(url):
+            response = session.get(url, headers=headers, stream=True, timeout=timeout)
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = urljoin(url, response.headers["Location"])
+    raise DownloadError(f"cannot download {public(url)}: one address leads to another; check it")
+
+
+class _Session(requests.Session):
+    """Leaves redirects to the caller: requests itself would read all that one holds."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class _Impatient(HTTPAdapter):
+    """Hangs up on a server that takes more than some seconds for the head of its answer.
+
+    The timeout of requests is that of each byte.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*args, **options)
+        pool.ConnectionCls = _hurried(pool.ConnectionCls, self._seconds)
+        return pool
+
+
+def _hurried(connection: Any, seconds: float) -> Any:
+    def getresponse(self: Any, *args: Any, **options: Any) -> Any:
+        late = threading.Event()
+
+        def hang_up() -> None:
+            late.set()
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            return connection.getresponse(self, *args, **options)
+        finally:
+            timer.cancel()
+            if late.is_set():  # what came is taken for an answer, or for any error
+                raise TimeoutError("timed out")
+
+    return type("Hurried", (connection,), {"getresponse": getresponse})
 
 
 def _range(response: requests.Response) -> tuple[str, str]:
@@ -280,7 +343,7 @@ def _length(response: requests.Response) -> int | None:
         length = _range(response)[1]
     else:  # of a compressed transfer it is not the file's
         length = "" if headers.get("Content-Encoding") else headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+    return int(length[:_DIGITS]) if length.isascii() and length.isdigit() else None
 
 
 def _status_reason(response: requests.Response) -> str:
@@ -298,7 +361,7 @@ def _network_errors(url: str, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # the latter for a wrong address
         server = urlsplit(url).hostname or "the server"
         # requests wraps a timeout under way in a plain connection error.
         late = isinstance(error, requests.Timeout) or "timed out" in str(error)

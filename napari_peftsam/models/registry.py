@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from napari_peftsam.errors import ConfigurationError
-from napari_peftsam.folders import configuration_folder
+from napari_peftsam.folders import configuration_folder, expanded
 from napari_peftsam.limits import CONFIGURATION_BYTES, parse_toml, read_text, validated
 from napari_peftsam.models.entry import ModelEntry, is_trusted, public
 
@@ -262,7 +262,7 @@ def _own_model(table: _Table, file: Path) -> ModelEntry:
     if table.path:
         path = Path(table.path)
         with suppress(RuntimeError):  # an unknown home: then the folder is called "~somebody"
-            path = path.expanduser()
+            path = expanded(path)
         path = file.parent / path  # an absolute path replaces the parent
         with suppress(OSError, ValueError):  # ValueError: no path at all, e.g. with a zero in it
             megabytes = megabytes or max(1, path.stat().st_size / 1e6)

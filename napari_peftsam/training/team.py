@@ -12,13 +12,14 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, distributed
 
-from napari_peftsam.errors import TrainingError
+from napari_peftsam.errors import ConfigurationError, TrainingError, printable
 
 __all__ = ["Team", "joined_team", "team_size"]
 
 T = TypeVar("T")
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
+_MOST_PROCESSES = 10**6
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
 
 
@@ -33,7 +34,13 @@ def processes_here() -> int:
 
 
 def _announced(variable: str) -> int:
-    return int(os.environ.get(variable, "1")) if distributed.is_torchelastic_launched() else 1
+    found = os.environ.get(variable, "1") if distributed.is_torchelastic_launched() else "1"
+    if not (found.isdecimal() and 0 < int(found) < _MOST_PROCESSES):
+        raise ConfigurationError(
+            f"{variable} must be a number of processes, got {printable(found, 40)!r}: start this "
+            "with torchrun"
+        )
+    return int(found)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from napari.settings import get_plugin_settings
 
-from napari_peftsam.folders import embedding_folder, model_folder, use_model_folder
+from napari_peftsam.folders import embedding_folder, expanded, model_folder, use_model_folder
 
 _PLUGIN = "napari-peftsam"
 
@@ -50,10 +50,8 @@ def plugin_settings() -> PluginSettings:
         return PluginSettings(embedding_folder(), model_folder())
     storage = settings.storage
     return PluginSettings(
-        Path(storage.embedding_folder).expanduser()
-        if storage.embedding_folder
-        else embedding_folder(),
-        Path(storage.model_folder).expanduser() if storage.model_folder else model_folder(),
+        expanded(storage.embedding_folder) if storage.embedding_folder else embedding_folder(),
+        expanded(storage.model_folder) if storage.model_folder else model_folder(),
         settings.computing.device,
         settings.computing.precision,
         float(storage.embedding_space),

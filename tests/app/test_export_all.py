@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from napari_peftsam.app.export_all import (
     export_all,
     images_to_export,
 )
-from napari_peftsam.document import ImportLabels
+from napari_peftsam.document import ImportLabels, LocateImage, RenameImage
 from napari_peftsam.errors import ConfigurationError, ExportError, InputFileError, LabelError
 from napari_peftsam.export import FORMATS
 from napari_peftsam.files import open_labels, read_labels
@@ -77,6 +78,21 @@ def test_every_image_gets_a_file_of_its_name(app: App, tmp_path: Path) -> None:
     labels, metadata = open_labels(tmp_path / "out" / "a.tif")
     np.testing.assert_array_equal(labels, squares())
     assert metadata.scale == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("name", ["../b", "{folder}/b", "..", "x/../../b", "a\\..\\b", "con"])
+@pytest.mark.parametrize("kind", ["csv", "ome-zarr"])
+def test_names_of_images_lead_nowhere_else(app: App, tmp_path: Path, name: str, kind: str) -> None:
+    source = app.document.image(app.images["b"].id).info.source
+    assert source is not None
+    app.document.do(LocateImage(app.images["b"].id, replace(source, path=str(tmp_path / "a.tif"))))
+    app.document.do(RenameImage(app.images["b"].id, name.format(folder=tmp_path)))
+    before = names(tmp_path)
+    report = run(app, tmp_path / "out", kind)
+    assert report is not None
+    assert len(report.written) == 3
+    assert {path.parent.resolve() for path in report.written} == {tmp_path.resolve() / "out"}
+    assert names(tmp_path) == sorted([*before, "out"])
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -141,6 +141,20 @@ def newer(path: Path) -> None:
         connection.execute("PRAGMA user_version = 7")
 
 
+def changed(*statements: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        finished_project(path, 1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return make
+
+
+ENDLESS = "WITH RECURSIVE q(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM q) SELECT x FROM q"
+COMPUTED = "ALTER TABLE images ADD COLUMN more AS (hex(zeroblob(100000)))"
+
+
 def without_tables(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -158,13 +172,28 @@ def cut(path: Path) -> None:
         (not_sqlite, "is no project"),
         (foreign, "another program"),
         (newer, f"has version 7, this program reads up to {VERSION}: update"),
+        (changed("PRAGMA user_version = -7"), "not made by this program, or is damaged"),
+        (changed("DROP TABLE images", f"CREATE VIEW images AS {ENDLESS}"), "not made by"),
+        (changed(COMPUTED), "not made by"),
         (without_tables, "cannot be"),
         (cut, "damaged"),
         (Path.touch, "is empty"),
         (Path.mkdir, "is a folder"),
         (lambda path: None, "there is no file"),
     ],
-    ids=["text", "other program", "newer", "no tables", "cut", "empty", "folder", "missing"],
+    ids=[
+        "text",
+        "other program",
+        "newer",
+        "no version",
+        "view",
+        "computed",
+        "no tables",
+        "cut",
+        "empty",
+        "folder",
+        "missing",
+    ],
 )
 @pytest.mark.parametrize("read_only", [False, True], ids=["write", "read"])
 def test_what_cannot_be_opened_is_left_as_it_is(
@@ -184,6 +213,18 @@ def test_what_cannot_be_opened_is_left_as_it_is(
 def check_open(path: Path, read_only: bool) -> None:
     with closing(open_project(path, read_only)) as store:
         raise ProjectError("; ".join(check_project(store)))
+
+
+@pytest.mark.parametrize("time", ["yesterday", b"\xff", "2026-01-01", "9" * 40])
+def test_an_action_without_a_time_is_told(tmp_path: Path, time: str | bytes) -> None:
+    path = finished_project(tmp_path / "a.peftsam", 3)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE actions SET time = ? WHERE number = 1", (time,))
+    with (
+        closing(open_project(path, read_only=True)) as store,
+        pytest.raises(ProjectError, match="is damaged: an action has no time"),
+    ):
+        summary(store)
 
 
 @pytest.mark.parametrize(

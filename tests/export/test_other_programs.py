@@ -239,6 +239,13 @@ def test_measurements(tmp_path: Path) -> None:
     assert (row["source"], row["score"], row["corrected"]) == ("point", "0.75", "True")
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1"])
+def test_names_are_no_formulas_of_a_spreadsheet(tmp_path: Path, name: str) -> None:
+    context = ExportContext(image_name=name, records=[{"label": 1, "category": name}])
+    row = rows(export_labels(objects(), tmp_path / "x.csv", context=context))[0]
+    assert (row["image"], row["class"]) == (f"'{name}", f"'{name}")
+
+
 def test_measurements_have_one_unit(tmp_path: Path) -> None:
     context = ExportContext(scale=(0.5, 250.0), units=("micrometer", "nanometer"))
     row = rows(export_labels(objects(), tmp_path / "x.csv", context=context))[1]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels
@@ -22,6 +23,19 @@ def test_no_such_folder(tmp_path: Path, name: str, parent: str) -> None:
     with pytest.raises(ExportError, match="cannot write"):
         export_labels(LABELS, path, name)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_labels_are_not_added_where_a_link_leads(tmp_path: Path) -> None:
+    image = tmp_path / "x.ome.zarr"
+    group = zarr.create_group(image)
+    group.create_array("0", shape=LABELS.shape, dtype=np.uint8)
+    axes = [{"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    (tmp_path / "elsewhere").mkdir()
+    (image / "labels").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match="leads to another folder"):
+        export_labels(LABELS, image)
+    assert not any((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize(

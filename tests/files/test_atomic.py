@@ -15,6 +15,7 @@ import pytest
 
 from napari_peftsam.errors import ExportError, LabelError
 from napari_peftsam.files import atomic_path
+from napari_peftsam.outputs import check_output
 
 
 def write_file(path: Path, text: str) -> None:
@@ -139,6 +140,26 @@ def test_a_target_that_cannot_be(tmp_path: Path, parent: str, message: str) -> N
     with pytest.raises(ExportError, match=message) as caught, atomic_path(target):
         pytest.fail("the block must not run")
     assert str(target) in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes pipes")
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_pipes_and_devices_stay(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(ExportError, match="it is a pipe or a device"), atomic_path(tmp_path / name):
+        pytest.fail("the block must not run")
+    with pytest.raises(ExportError, match="it is a pipe or a device"):
+        check_output(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    target = tmp_path / os.fsdecode(b"\xff.tif")
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
 
 
 def test_nothing_written(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -361,6 +363,41 @@ def test_a_server_that_says_nothing_at_all() -> None:
         entry = entry_for(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt")
         with pytest.raises(DownloadError, match=r"127\.0\.0\.1 does not answer"):
             fetch(entry, timeout=0.2)
+
+
+HEADS = {
+    "a redirect that never ends": (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/x\r\n\r\n", b"x" * 65536,
+        "127.0.0.1 cannot be reached",
+    ),
+    "'go on' again and again": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "does not answer"),
+    "a head that never ends": (b"HTTP/1.1 200 OK\r\n", b"x", "does not answer"),
+    "an address that is none": (
+        b"HTTP/1.1 302 Found\r\nLocation: http://[x/\r\n\r\n", b"", "ValueError",
+    ),
+    "a length of many digits": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"", "more than",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "again", "message"), HEADS.values(), ids=HEADS.keys())
+def test_a_hostile_server(first: bytes, again: bytes, message: str, folder: Path) -> None:
+    def talk() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(first)
+            while not over.wait(0.05 if len(again) < 2 else 0):
+                connection.sendall(again)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=talk, daemon=True)
+        server.start()
+        with pytest.raises(DownloadError, match=message):
+            fetch(entry_for(f"http://127.0.0.1:{listener.getsockname()[1]}/model.pt"), timeout=2)
+        over.set()
+        server.join()
 
 
 def test_no_network() -> None:
