@@ -208,7 +208,7 @@ def _plan(
     )
 
 
-_MOST_NOTES = 20  # about images of one batch
+_MOST_NOTES = 10  # about images of one batch
 
 
 def _tell_blank(names: Sequence[str]) -> None:
