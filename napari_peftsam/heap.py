@@ -41,14 +41,17 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def spare_collections() -> None:
-    """Let garbage collections pass over what there is now, with torch 0.3 s; `gc.unfreeze` ends it.
+def spare_collections(*, collect: bool = True) -> None:
+    """Let garbage collections pass over what there is now, unless they pass over something.
 
-    What is garbage already goes, unless they pass over something anyway.
+    With torch they take 0.3 s otherwise. `gc.unfreeze` ends it. What is garbage already is passed
+    over, too, unless it is collected first.
     """
-    if not gc.get_freeze_count():
+    if gc.get_freeze_count():
+        return
+    if collect:
         gc.collect()
-        gc.freeze()
+    gc.freeze()
 
 
 def free_main_memory() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -27,6 +29,29 @@ freed = larger()
 give_back_memory()
 print(kept, freed, larger())
 """
+
+
+class Ring:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_collections_pass_over_what_is_there_until_that_ends() -> None:
+    gc.unfreeze()
+    before = Ring()
+    heap.spare_collections()
+    later = Ring()
+    heap.spare_collections()  # once is enough: what came since is collected
+    first, second = weakref.ref(before), weakref.ref(later)
+    del before, later
+    gc.collect()
+    assert first() is not None
+    assert second() is None
+    gc.unfreeze()
+    gc.collect()
+    assert first() is None
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory")

@@ -87,7 +87,6 @@ def find_models() -> FoundModels:
     import napari_peftsam.app.workspace  # noqa: F401  # what every model needs, and torch
     from napari_peftsam.models import REGISTRY, available_models, device_memory
 
-    spare_collections()
     use_preferred_model_folder()
     try:
         models = available_models()
@@ -338,6 +337,7 @@ class ViewerSession:
         from napari_peftsam.app.workspace import Workspace
         from napari_peftsam.embeddings import EmbeddingStore
 
+        spare_collections(collect=False)  # torch is there by now
         settings = plugin_settings()
         space = round(settings.embedding_space * 1e9)
         workspace = Workspace(self.document, EmbeddingStore(settings.embedding_folder, space))

@@ -103,6 +103,34 @@ def test_the_images_are_a_queue(queue: Bench) -> None:
     assert images.name.text() == "image1"
 
 
+def test_going_back_at_once_keeps_the_layers(queue: Bench) -> None:
+    """They leave one by one, after the next image is shown."""
+    first, second, _ = queue.image_layers
+    mine = (first, queue.layers.objects)
+    queue.layers.select_image(second)
+    assert not any(layer.visible for layer in mine)
+    queue.layers.select_image(first)
+    settle()
+    assert all(layer.visible for layer in mine)
+    places = [queue.viewer.layers.index(layer) for layer in mine]
+    assert places == [places[0], places[0] + 1]
+    assert second not in queue.viewer.layers
+    assert queue.layers.image is first
+
+
+def test_layers_that_left_in_part_come_back_in_their_order(queue: Bench) -> None:
+    first, second, _ = queue.image_layers
+    mine = (first, queue.layers.objects)
+    queue.layers.select_image(second)
+    QTest.qWait(1)  # one of them leaves
+    queue.layers.select_image(first)
+    settle()
+    places = [queue.viewer.layers.index(layer) for layer in mine]
+    assert places == [places[0], places[0] + 1]
+    assert all(layer.visible for layer in mine)
+    assert mine[1].locked
+
+
 def test_images_that_were_shown_leave_the_list_of_layers(queue: Bench) -> None:
     for _ in range(2):
         queue.press("PageDown")

@@ -116,10 +116,10 @@ class Solo:
         here = [each for each in viewer.layers if isinstance(each, Image)]
         before = {_place(each) for each in here if each.visible}
         with self._quietly():
-            self.bring_back(layer)
-            layer.visible = True
+            layer.visible = True  # first, for the viewer is drawn at once if it shows one
             for each in self._objects[layer].layers:
                 each.visible = self._eyes.pop(each, True)
+            self.bring_back(layer)
             for other in here:
                 if other is not layer:
                     self._put_away(other, layer)
