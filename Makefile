@@ -120,10 +120,10 @@ formats-page: $(VENV)/.installed
 # thread, so that it can run beside other work. PRETRAIN_ARGS come last and win, as in
 # PRETRAIN_ARGS="--device cuda --workers 8" or PRETRAIN_ARGS="--output runs/other".
 FLUO ?= ../shared/data/dsb_fluo
-PRETRAIN_STEPS ?= 1200
+PRETRAIN_STEPS ?= 1500
 pretrain: $(VENV)/.installed
 	OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m napari_peftsam.pretraining --start builtin \
-		--steps $(PRETRAIN_STEPS) --learning-rate 3e-4 --real-share 0.25 --validate-every 300 \
+		--steps $(PRETRAIN_STEPS) --learning-rate 5e-4 --real-share 0.25 --validate-every 300 \
 		--workers 0 --commit "$$(git rev-parse HEAD)" --real $(FLUO) --real-names \
 		$(addprefix dsb_fluo_,000 001 004 005 008 011 013 015 017 018 019) $(PRETRAIN_ARGS)
 
