@@ -26,7 +26,7 @@ from napari_peftsam.document import (
 from napari_peftsam.document.records import PROPOSALS
 
 if TYPE_CHECKING:
-    from napari_peftsam.app.counting import CountController
+    from napari_peftsam.app.count_controller import CountController
     from napari_peftsam.app.prompt_state import ShownPlane, WorkspaceHolder
     from napari_peftsam.app.suggest_run import SuggestController
     from napari_peftsam.document import Document, DocumentImage, ProposalRecord

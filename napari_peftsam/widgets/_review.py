@@ -11,7 +11,8 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QIntValidator
 from qtpy.QtWidgets import QLineEdit, QSlider, QVBoxLayout, QWidget
 
-from napari_peftsam.app.counting import CountController, export_count, undrawn
+from napari_peftsam.app.count_controller import CountController
+from napari_peftsam.app.counting import export_count, undrawn
 from napari_peftsam.app.review import COUNT_FIRST, ReviewController
 from napari_peftsam.app.suggest_run import SuggestController
 from napari_peftsam.app.suggesting import planes_of_queue
