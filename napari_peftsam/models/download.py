@@ -15,12 +15,13 @@ import os
 import re
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPResponse
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -294,10 +295,7 @@ class _Session(requests.Session):
 
 
 class _Impatient(HTTPAdapter):
-    """Hangs up on a server that takes more than some seconds for the head of its answer.
-
-    The timeout of requests is that of each byte.
-    """
+    """Gives a server some seconds for the head of its answer; requests' timeout is of each byte."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -305,30 +303,49 @@ class _Impatient(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool = super().get_connection_with_tls_context(*args, **options)
-        pool.ConnectionCls = _hurried(pool.ConnectionCls, self._seconds)
+        hurried = {"response_class": staticmethod(partial(_Answer, seconds=self._seconds))}
+        pool.ConnectionCls = type("Hurried", (pool.ConnectionCls,), hurried)
         return pool
 
 
-def _hurried(connection: Any, seconds: float) -> Any:
-    def getresponse(self: Any, *args: Any, **options: Any) -> Any:
-        late = threading.Event()
+class _Answer(HTTPResponse):
+    """An answer whose head comes within some seconds."""
 
-        def hang_up() -> None:
-            late.set()
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+    def __init__(self, sock: socket.socket, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._hurried = _Hurried(self.fp.detach(), sock, time.monotonic() + seconds)
+        self.fp = BufferedReader(self._hurried)
 
-        timer = threading.Timer(seconds, hang_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            return connection.getresponse(self, *args, **options)
-        finally:
-            timer.cancel()
-            if late.is_set():  # what came is taken for an answer, or for any error
+    def begin(self) -> None:
+        super().begin()
+        self._hurried.calm_down()
+
+
+class _Hurried(RawIOBase):
+    """A stream of a socket whose timeout is the time that is left."""
+
+    def __init__(self, stream: RawIOBase, sock: socket.socket, end: float) -> None:
+        self._stream, self._socket, self._end = stream, sock, end
+        self._patience = sock.gettimeout()
+
+    def calm_down(self) -> None:
+        self._end = math.inf
+        self._socket.settimeout(self._patience)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._end < math.inf:
+            left = self._end - time.monotonic()
+            if left <= 0:
                 raise TimeoutError("timed out")
+            self._socket.settimeout(left)
+        return self._stream.readinto(buffer)
 
-    return type("Hurried", (connection,), {"getresponse": getresponse})
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _range(response: requests.Response) -> tuple[str, str]:
@@ -375,7 +392,9 @@ def _network_errors(url: str, remedy: str = "") -> Iterator[None]:
         elif isinstance(error, requests.ConnectionError):
             reason = f"{server} cannot be reached; check the network and the proxy"
         else:
-            reason = type(error).__name__  # its own words hold the address
+            is_address = isinstance(error, ValueError)
+            # The error's own words hold the address.
+            reason = "the address is not valid; check it" if is_address else type(error).__name__
         raise DownloadError(f"cannot download {public(url)}: {reason}") from error
 
 

@@ -373,7 +373,7 @@ HEADS = {
     "'go on' again and again": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "does not answer"),
     "a head that never ends": (b"HTTP/1.1 200 OK\r\n", b"x", "does not answer"),
     "an address that is none": (
-        b"HTTP/1.1 302 Found\r\nLocation: http://[x/\r\n\r\n", b"", "ValueError",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[x/\r\n\r\n", b"", "address is not valid",
     ),
     "a length of many digits": (
         b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"", "more than",
