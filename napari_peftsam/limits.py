@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import pickletools
 import stat
-import struct
+import sys
 import time
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -43,6 +45,7 @@ _JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
 _SECONDS, _SECONDS_PER_BYTE = 15.0, 1e-6
 _HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB
 _OPERATIONS = 10**6  # of pickles, each of which may make a list; SAM's have 6,000
+_ELEMENTS = 10**6  # of XML
 _DEEPEST = 64  # lists and mappings in each other
 ZSTD = b"\x28\xb5\x2f\xfd"
 """First bytes of data that Zstandard compressed."""
@@ -206,14 +209,89 @@ def check_zip(path: Path, error: Error = InputFileError) -> list[zipfile.ZipInfo
 
 
 def check_pickles(file: IO[bytes], count: int, what: object, error: Error) -> None:
-    """Raise `error` if the next pickles of a file make too many objects, before any is made."""
+    """Raise `error` if the next pickles of a file make too many or too large objects.
+
+    None of those is made; what is no pickle raises `ValueError` or the like.
+    """
+    start = file.tell()
     found = (each for _ in range(count) for each in pickletools.genops(file))
-    try:
-        number = sum(1 for _ in islice(found, _OPERATIONS + 1))
-    except (ValueError, OverflowError, MemoryError, struct.error):
-        return  # damaged, as reading it will tell
-    if number > _OPERATIONS:
+    if sum(1 for _ in islice(found, _OPERATIONS + 1)) > _OPERATIONS:
         raise error(f"{what} holds more than {_OPERATIONS:,} plain values: save arrays alone")
+    stored = file.tell() - start
+    file.seek(start)
+    copied = 0
+    for _ in range(count):
+        trial = _Trial(file)
+        trial.load()
+        copied += trial.copied
+        check_claim(copied, stored, what, _JSON_INFLATION, error)
+
+
+_LOADS: dict[int, Any] = pickle._Unpickler.dispatch  # noqa: SLF001
+
+
+class _Trial(pickle._Unpickler):  # noqa: SLF001  # that in C cannot be changed
+    """Unpickler that makes texts, numbers and containers, and a stand-in for all else.
+
+    It refuses calls that make more of a value than the file holds, and counts what calls copy:
+    a file may copy the same value again and again.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(_LOADS)
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="latin1")
+        self.copied = 0
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in ("encode", "bytearray"):
+            return self._copy
+        return _StandIn
+
+    def persistent_load(self, pid: object) -> Any:
+        return _StandIn()
+
+    def _copy(self, value: object = b"", codec: object = "latin1") -> object:
+        """Count what `_codecs.encode` and `bytearray` copy, as for bytes in older pickles."""
+        if not (isinstance(value, (bytes, str)) and codec in ("latin1", "latin-1")):
+            raise pickle.UnpicklingError("a value is made in a way that no program writes")
+        self.copied += sys.getsizeof(value)
+        return value
+
+    def _count(self) -> None:
+        taken = self.stack[-1]
+        self.copied += sum(map(sys.getsizeof, taken if isinstance(taken, tuple) else [taken]))
+
+    def load_build(self) -> None:
+        self._count()
+        self.stack.pop()
+
+    def load_reduce(self) -> None:
+        self._count()
+        _LOADS[pickle.REDUCE[0]](self)
+
+    def load_newobj(self) -> None:
+        self._count()
+        _LOADS[pickle.NEWOBJ[0]](self)
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+
+
+class _StandIn:
+    """Takes what the place of an object takes, and forgets it."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def _forget(self, *_: object) -> Self:
+        return self
+
+    __call__ = __setitem__ = append = extend = add = _forget
 
 
 # --- text ---------------------------------------------------------------------------
@@ -284,6 +362,29 @@ def read_json(path: Path, error: Error = InputFileError, most: int = 0) -> Any:
     except UnicodeDecodeError as broken:
         raise error(f"{path} {_NO_JSON} ({broken})") from broken
     return parse_json(text, path, error)
+
+
+def check_xml(text: str, what: object, error: Error = InputFileError) -> None:
+    """Raise `error` if an XML text holds too many elements, or too many in each other."""
+    from xml.parsers import expat
+
+    depth = number = 0
+
+    def start(*_: object) -> None:
+        nonlocal depth, number
+        depth, number = depth + 1, number + 1
+        if depth > _DEEPEST or number > _ELEMENTS:
+            raise error(f"{what}: its XML holds too many elements, or too many in each other")
+
+    def end(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    if text.count("<") > _DEEPEST:
+        parser = expat.ParserCreate()
+        parser.StartElementHandler, parser.EndElementHandler = start, end
+        with suppress(expat.ExpatError):  # no XML, as reading it will tell
+            parser.Parse(text, True)
 
 
 def parse_toml(text: str, what: object, error: Error) -> dict[str, Any]:

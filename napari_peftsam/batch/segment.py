@@ -44,6 +44,7 @@ from napari_peftsam.files import (
     pair_prompts,
     temporary_prefix,
 )
+from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
 from napari_peftsam.outputs import check_not_an_input, check_output
 from napari_peftsam.planes import LazyImage
@@ -51,6 +52,7 @@ from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import LabelArray, PixelArray, Prompts
 
+_MOST_TILES = 10**6  # each takes a tenth of a second or more
 _CHUNK = 1024  # pixels along each axis of the scratch array
 
 
@@ -153,6 +155,11 @@ class PromptedImage:
             counts = segment_all(engine, self.pixels, self.path.name, labels, config)
             written = export_labels(labels, output, None, self.context)
             return SegmentReport(counts.objects, (), written, counts)
+        if len(image.grid) > _MOST_TILES:
+            raise ImageError(
+                f"{image.name} is {sizes(shape)} pixels, {len(image.grid):,} tiles, which would "
+                "take weeks: segment a part of it, or give prompts"
+            )
         check_zarr_output(output, image.name, shape)
         with atomic_path(output) as temporary:
             stored = create_labels(temporary, shape, self.context)

@@ -147,6 +147,7 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     import zarr
 
     from napari_peftsam.files import atomic_path
+    from napari_peftsam.files.ome import OmeLabels, read_ome
 
     writer = _import_writer()
     inside = path / "labels"
@@ -154,12 +155,11 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
         raise ExportError(
             f"cannot write {inside}: it leads to another folder; copy the image first"
         )
-    group = zarr.open_group(path, mode="r+")
     labels, context = _in_order(labels, context)
-    _check_fits(group, labels, context, path)
+    _check_fits(labels, context, path)
+    group = zarr.open_group(path, mode="r+")
     inner = group.require_group("labels")
-    ome = dict(inner.attrs).get("ome", dict(inner.attrs))
-    known = [str(name) for name in ome.get("labels", ())] if isinstance(ome, dict) else []
+    known = read_ome(inner, OmeLabels, path).labels or []
     name, number = plain_name(context.name), 1
     while name in known or name in inner:
         number += 1
@@ -179,14 +179,25 @@ def append_labels(path: Path, labels: LabelArray, context: ExportContext) -> Pat
     return path / "labels" / name
 
 
-def _check_fits(group: zarr.Group, labels: LabelArray, context: ExportContext, path: Path) -> None:
-    """Raise `LabelError` unless labels have the size of the image that they are added to."""
-    attributes = dict(group.attrs)
-    about: Any = attributes.get("ome", attributes)
-    multiscale = about["multiscales"][0]
-    level: Any = group[multiscale["datasets"][0]["path"]]
-    axes = [a["name"] if isinstance(a, dict) else a for a in multiscale.get("axes", "tczyx")]
-    image = {a: n for a, n in zip(axes, level.shape, strict=True) if a != "c" and n > 1}
+def _check_fits(labels: LabelArray, context: ExportContext, path: Path) -> None:
+    """Raise `LabelError` unless labels have the size of the image that they are added to.
+
+    Raises `InputFileError` for damaged metadata.
+    """
+    import zarr
+
+    from napari_peftsam.files.ome import OmeImage, read_ome
+    from napari_peftsam.files.safe_zarr import open_zarr, reading_zarr
+
+    group = open_zarr(path)
+    multiscale = (read_ome(group, OmeImage, path).multiscales or [])[0]
+    axes = [axis.name for axis in multiscale.axes or ()] or list("tczyx")
+    with reading_zarr(path):
+        if not isinstance(group.get("labels"), zarr.Group | None):
+            raise TypeError("its labels are an array")
+        level: Any = group[multiscale.datasets[0].path]
+        named = zip(axes, level.shape, strict=True)
+        image = {axis: n for axis, n in named if axis != "c" and n > 1}
     own = zip(context.calibration(labels.ndim).names, labels.shape, strict=True)
     if image != {name: n for name, n in own if n > 1}:
         raise LabelError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from napari_peftsam.errors import InputFileError, PromptError
 from napari_peftsam.geometry import sizes
-from napari_peftsam.limits import read_text
+from napari_peftsam.limits import in_time, read_text
 from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 
 __all__ = ["read_centres"]
@@ -21,7 +23,8 @@ _COLUMNS = (
     ("centroid-0", "centroid-1"),
 )  # fmt: skip
 """Names of the columns of rows and columns, in pixels; of napari's points the last two axes."""
-_LARGEST = 32 * 1024**2  # bytes: a million centres
+_LARGEST = 32 * 1024**2  # bytes
+_MOST_LINES, _LONGEST_LINE = 10**6, 10_000  # each cell takes fifty bytes
 _OF_IMAGEJ = {"area", "mean", "slice", "ch", "frame", "counter"}
 
 
@@ -62,15 +65,16 @@ def read_centres(
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise InputFileError(f"{path}: cannot be read as a table ({reason})") from error
-    head = text.partition("\n")[0]
+    lines = _lines(text, path)
+    head = next(lines, "")
     separator = max(",;\t", key=head.count)
     names = [name.strip().strip('"').lower() for name in head.split(separator)]
     _check_pixels(names, metadata, path)
     places = _places(names, len(shape), metadata.names, path)
     found: dict[Index, list[Centre]] = {}
-    lines = csv.reader(text.splitlines()[1:], delimiter=separator)
     try:
-        for number, line in enumerate(lines, start=2):
+        table = in_time(csv.reader(lines, delimiter=separator), path)
+        for number, line in enumerate(table, start=2):
             if any(cell.strip() for cell in line):
                 *index, row, col = _position(line, places, shape, f"{path}: line {number}")
                 found.setdefault(tuple(map(int, index)), []).append((row, col))
@@ -79,6 +83,17 @@ def read_centres(
     if not found:
         raise InputFileError(f"{path}: holds no centre: give a line for each object")
     return {index: tuple(centres) for index, centres in sorted(found.items())}
+
+
+def _lines(text: str, path: Path) -> Iterator[str]:
+    many = text.count("\n") > _MOST_LINES
+    for line in io.StringIO(text):
+        if many or len(line) > _LONGEST_LINE:
+            raise InputFileError(
+                f"{path}: cannot be read as a table (more than {_MOST_LINES:,} lines, or "
+                f"{_LONGEST_LINE:,} characters in one): split it"
+            )
+        yield line
 
 
 def _check_pixels(names: list[str], metadata: ImageMetadata, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -448,7 +449,7 @@ def _read_cellpose(path: Path, image: _Image) -> LabelFile:
         file.seek(start)
         content = _PlainUnpickler(file).load()
     content = content.item() if isinstance(content, np.ndarray) else content
-    if not (isinstance(content, dict) and "masks" in content):
+    if not (isinstance(content, dict) and isinstance(content.get("masks"), np.ndarray)):
         raise InputFileError(f"{path}: has no masks of Cellpose: save them there again")
     labels = check_labels(np.squeeze(np.asarray(content["masks"])), str(path))
     return LabelFile(_checked_shape(labels, image.shape, path))
@@ -460,22 +461,38 @@ class _PlainUnpickler(pickle._Unpickler):  # noqa: SLF001
     It is the one in Python: that in C takes memory for any position that a file names.
     """
 
-    _ALLOWED = frozenset({
-        "_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer",
-    })  # fmt: skip
-    _MODULES = frozenset({
-        "numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
-        "numpy._core.numeric",
-    })  # fmt: skip
+    _MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in self._MODULES and name in self._ALLOWED:
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode"):  # bytes of older pickles
+        if module in self._MODULES and name in _MADE:
+            return _MADE[name]
+        if (module, name) in _CHECKED:
             return super().find_class(module, name)
         if module.partition(".")[0] == "pathlib" and name.endswith("Path"):  # the image's name
-            return lambda *parts: "/".join(map(str, parts))
+            return lambda *_: ""
         raise InputFileError(f"the file asks for {module}.{name}, which is no plain data")
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array that takes the values of a pickle, but no more of them than there are."""
+
+    def __setstate__(self, state: Any, /) -> None:
+        _, shape, _, _, values = state
+        if math.prod(shape) > len(values):
+            raise ValueError("an array is larger than its values")
+        super().__setstate__(state)
+
+
+_CHECKED = {  # make no more than they are given, see `check_pickles`
+    ("_codecs", "encode"), ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+}  # fmt: skip
+_MADE: dict[str, Any] = {
+    "_reconstruct": lambda *_: _Array(0),  # empty, as pickles of all versions have it
+    "dtype": np.dtype,
+    "ndarray": None,  # named, but never made
+    "scalar": lambda kind, value: np.frombuffer(value, kind, 1)[0],
+}
 
 
 _READERS: dict[str, Callable[[Path, _Image], LabelFile]] = {

@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.limits import check_claim, stored_bytes
+from napari_peftsam.limits import check_claim, check_time, stored_bytes
 
 from ._arrange import RawImage
+from ._claims import check_coded
 
 # Pillow goes by the content and has readers that start other programs.
 _FORMATS = {
     ".png": ("PNG",), ".jpg": ("JPEG",), ".jpeg": ("JPEG",), ".bmp": ("BMP",), ".webp": ("WEBP",)
 }  # fmt: skip
 _DENSEST = 10_000  # pixels of a byte; a PNG may hold 8,000, a JPEG 500
+_WEBP = 16  # bytes that decoding a pixel takes, with the copies that Pillow makes
+_SECONDS_PER_RUN = 2e-7  # of a pixel of compressed BMP, which Pillow reads in Python
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _PNG_DEPTH, _PNG_KIND = 24, 25  # positions of the bit depth and the colour type in a PNG
 _WITH_COLOUR_OR_ALPHA = (2, 4, 6)
@@ -40,6 +43,8 @@ def read_plain(path: Path, *, labels: bool) -> RawImage:
                 f"{path}: {opened.format} changes label numbers, so objects are lost and appear: "
                 "save the labels as PNG or TIFF"
             )
+        if opened.format in ("JPEG", "MPO"):
+            check_coded(path.read_bytes(), opened.width * opened.height, path)
         if _is_deep_png(path):
             import imagecodecs
 
@@ -59,9 +64,14 @@ def read_plain(path: Path, *, labels: bool) -> RawImage:
 
 def _check_size(image: Any, path: Path) -> None:
     """Raise if an image takes too much memory, or more than its file can hold; not decoded yet."""
-    stored, values = stored_bytes(path), image.width * image.height * len(image.getbands())
+    pixels, stored = image.width * image.height, stored_bytes(path)
+    values = pixels * len(image.getbands())
+    if image.format == "WEBP":
+        check_claim(_WEBP * pixels, stored, path)
     check_claim(values * (4 if image.mode.startswith(("I", "F")) else 2), stored, path)
-    if image.format in ("PNG", "JPEG") and values > _DENSEST * stored:
+    if any(tile[0] == "bmp_rle" for tile in image.tile):
+        check_time(_SECONDS_PER_RUN * pixels, path)
+    if image.format in ("PNG", "JPEG", "BMP") and values > _DENSEST * stored:
         raise InputFileError(f"{path}: is too short for {image.width} x {image.height} pixels")
 
 

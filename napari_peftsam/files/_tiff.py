@@ -7,6 +7,7 @@ import struct
 import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import tifffile
 
 from napari_peftsam.errors import InputFileError, LabelError
-from napari_peftsam.limits import check_claim, parse_json, stored_bytes
+from napari_peftsam.limits import check_claim, check_file, check_xml, parse_json, stored_bytes
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 from napari_peftsam.types import PixelArray
 
 from ._arrange import RawImage
+from ._claims import check_coded, check_tiff
 
 _log = logging.getLogger(__name__)
 # tifffile writes what it finds wrong with a file to the log; what matters is said by us.
@@ -50,8 +52,10 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
     above
         Files with more bytes of pixels are read when they are used.
     """
+    check_tiff(path)
     with ExitStack() as stack:
         tiff = stack.enter_context(tifffile.TiffFile(path))
+        check_xml(tiff.pages.first.description, path)
         _check_complete(tiff, path)
         _check_planes(tiff, path)
         number, series = _choose(tiff, path, options)
@@ -65,6 +69,7 @@ def read_tiff(path: Path, options: ReadOptions, *, labels: bool, above: float) -
             problem = "may have changed label numbers: save labels without loss"
             _log.warning("%s: %s %s", path, method, problem)
         stored = _check_segments(series, path)
+        _check_when_decoded(series, path)
         own = _check_members(tiff, series, path, options)
         lazily = series.nbytes > above and not own and not _is_converted(series, labels, tiff)
         if own:
@@ -112,7 +117,14 @@ def _check_complete(tiff: tifffile.TiffFile, path: Path) -> None:
 
 
 def _check_planes(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise if OME metadata claims more planes than tifffile could list."""
+    """Raise if OME metadata claims more planes than tifffile could list, or files it cannot."""
+    for name in _member_names(tiff) if tiff.is_ome else ():
+        if (member := path.parent / name).exists():
+            check_tiff(member)
+    if tiff.is_micromanager:  # tifffile opens others of the folder
+        for each in path.parent.iterdir():
+            if each.suffix.lower() in (".tif", ".index") and each.exists():
+                check_file(each)
     for pixels in _find(_ome(tiff), "Pixels") if tiff.is_ome else ():
         planes = prod(int(pixels.get(f"Size{letter}", 1)) for letter in "ZCT")
         if planes > _MOST_PLANES:
@@ -140,6 +152,24 @@ def _check_segments(series: tifffile.TiffPageSeries, path: Path) -> int:
     return series.nbytes if series.is_multifile else stored
 
 
+def _check_when_decoded(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Make tifffile raise `InputFileError` for a strip or tile that is larger than its page says.
+
+    That is known when the part is read, be it at once or when its pixels are used.
+    """
+    none = tifffile.COMPRESSION.NONE
+    coded = [level for level in series.levels if level.keyframe.compression != none]
+    pages = [page.keyframe for level in coded for page in level.pages if page is not None]
+    for page in {id(page): page for page in pages if page is not None}.values():
+        page.__dict__["decode"] = partial(_decode, page.decode, prod(page.chunks), path)
+
+
+def _decode(decode: Any, pixels: int, path: Path, data: Any, *args: Any, **options: Any) -> Any:
+    if data is not None:
+        check_coded((options.get("jpegheader") or b"") + bytes(data), pixels, path)
+    return decode(data, *args, **options)
+
+
 # --- sets of files ------------------------------------------------------------------
 
 
@@ -149,7 +179,7 @@ def _check_members(
     """Return the file's own planes if they are asked for; raise if other files are missing."""
     if not (tiff.is_ome and series.is_multifile):
         return None
-    names = sorted({str(e.get("FileName")) for e in _find(_ome(tiff), "UUID") if e.get("FileName")})
+    names = _member_names(tiff)
     missing = [name for name in names if not path.with_name(Path(name).name).exists()]
     if missing and not options.allow_missing:
         raise InputFileError(
@@ -160,6 +190,10 @@ def _check_members(
     if missing:
         _log.warning("%s: planes of missing files are zero: %s", path, ", ".join(missing))
     return _own_planes(tiff, series) if options.own_planes else None
+
+
+def _member_names(tiff: tifffile.TiffFile) -> list[str]:
+    return sorted({str(e.get("FileName")) for e in _find(_ome(tiff), "UUID") if e.get("FileName")})
 
 
 def _own_planes(
@@ -347,13 +381,18 @@ def _ome_colour(colour: Any) -> str:
         return ""
 
 
+_PARSED: weakref.WeakKeyDictionary[tifffile.TiffFile, Any] = weakref.WeakKeyDictionary()
+
+
 def _ome(tiff: tifffile.TiffFile) -> Any:
     import xml.etree.ElementTree as ET
 
-    try:
-        return ET.fromstring(tiff.ome_metadata or "<OME/>")  # no entities
-    except ET.ParseError:
-        return ET.Element("OME")
+    if tiff not in _PARSED:
+        try:
+            _PARSED[tiff] = ET.fromstring(tiff.ome_metadata or "<OME/>")  # no entities
+        except ET.ParseError:
+            _PARSED[tiff] = ET.Element("OME")
+    return _PARSED[tiff]
 
 
 def _pixels_of(tiff: tifffile.TiffFile, number: int, whole: bool = False) -> Any:
@@ -375,7 +414,9 @@ def _find(element: Any, name: str) -> list[Any]:
 
 def tiff_provenance(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the records of objects that our export wrote into a TIFF."""
+    check_tiff(path)
     with tifffile.TiffFile(path) as tiff:
+        check_xml(tiff.pages.first.description, path)
         if tiff.is_ome:
             text = next(iter(_find(_ome(tiff), "Description"))).text
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from napari_peftsam.errors import InputFileError
 from napari_peftsam.metadata import Channel, ReadOptions, plain_unit
 
 from ._arrange import RawImage, guess_axes, series_number
+from .ome import Multiscale, OmeImage, OmeLabels, OmePlate, OmeWell, ome_attributes, read_ome
 
 __all__ = ["is_zarr", "list_fields", "settle_zarr"]
 
@@ -45,14 +45,16 @@ def list_fields(path: Path) -> dict[str, Path]:
     """Return the fields of view of an OME-Zarr plate by name, like ``"A/1/0"``; else nothing."""
     import zarr
 
+    from .safe_zarr import reading_zarr
+
     group: Any = _open(path)
-    wells = _ome(group).get("plate", {}).get("wells", ()) if isinstance(group, zarr.Group) else ()
+    plate = read_ome(group, OmePlate, path).plate if isinstance(group, zarr.Group) else None
     found = {}
-    for well in wells:
-        name = str(well["path"])
-        images = _ome(group[name]).get("well", {}).get("images", ())
-        for image in images:
-            found[f"{name}/{image['path']}"] = path / name / str(image["path"])
+    with reading_zarr(path):
+        for well in plate.wells if plate else ():
+            fields = read_ome(group[well.path], OmeWell, path).well
+            for image in fields.images if fields else ():
+                found[f"{well.path}/{image.path}"] = path / well.path / image.path
     return found
 
 
@@ -70,7 +72,7 @@ def read_zarr(path: Path, options: ReadOptions, *, labels: bool) -> RawImage:
         node = _inner_labels(node, path)
     if isinstance(node, zarr.Array):
         return _plain(node, path)
-    multiscales = _ome(node).get("multiscales")
+    multiscales = read_ome(node, OmeImage, path).multiscales
     if multiscales:
         return _multiscale(node, multiscales[0], path)
     arrays = dict(node.arrays())
@@ -108,36 +110,29 @@ def _plain(array: Any, path: Path) -> RawImage:
 
 def _series(group: Any, path: Path, options: ReadOptions) -> Any:
     """Return one of the images that Bio-Formats' converter wrote into one folder."""
-    if "bioformats2raw.layout" not in _ome(group):
+    if "bioformats2raw.layout" not in ome_attributes(group):
         return group
     numbers = sorted((n for n in group.group_keys() if n.isdigit()), key=int)
     return group[numbers[series_number(path, options, len(numbers))]]
 
 
-def _ome(group: Any) -> Mapping[str, Any]:
-    """Return the OME metadata: below ``ome`` since version 0.5, at the top before."""
-    attributes = dict(group.attrs)
-    ome = attributes.get("ome", attributes)
-    return ome if isinstance(ome, Mapping) else {}
-
-
-def _multiscale(node: Any, multiscale: Mapping[str, Any], path: Path) -> RawImage:
+def _multiscale(node: Any, multiscale: Multiscale, path: Path) -> RawImage:
     import zarr
 
     from .safe_zarr import checked_array
 
-    levels = [node[dataset["path"]] for dataset in multiscale["datasets"]]
-    if not levels or not all(isinstance(level, zarr.Array) for level in levels):
+    levels = [node[dataset.path] for dataset in multiscale.datasets]
+    if not all(isinstance(level, zarr.Array) for level in levels):
         raise InputFileError(f"{path}: its OME-Zarr metadata names no array")
     levels = [checked_array(level, path) for level in levels]
     axes, units = _ome_axes(multiscale, levels[0].ndim)
     steps = [1.0] * len(axes)
-    for transforms in (multiscale["datasets"][0], multiscale):
-        for each in transforms.get("coordinateTransformations") or ():
+    for scaled in (multiscale.datasets[0], multiscale):
+        for each in scaled.coordinateTransformations or ():
             if each.get("type") == "scale" and len(each.get("scale", ())) == len(axes):
                 steps = [a * float(b) for a, b in zip(steps, each["scale"], strict=True)]
     scales = {a: (s, u) for a, s, u in zip(axes, steps, units, strict=True) if s > 0}
-    omero = _ome(node).get("omero") or {}
+    omero = ome_attributes(node).get("omero") or {}
     channels = tuple(
         Channel(str(each.get("label") or ""), str(each.get("color") or "")[:6])
         for each in omero.get("channels") or ()
@@ -154,23 +149,20 @@ def _as_colours(axes: str, shape: tuple[int, ...], channels: tuple[Channel, ...]
     return axes.replace("C", "S") if is_rgb else axes
 
 
-def _ome_axes(multiscale: Mapping[str, Any], ndim: int) -> tuple[str, list[str]]:
+def _ome_axes(multiscale: Multiscale, ndim: int) -> tuple[str, list[str]]:
     """Return a letter and a unit per axis; versions 0.1 and 0.2 do not name them."""
-    named = multiscale.get("axes")
-    if not named:
+    axes = multiscale.axes
+    if not axes:
         return "TCZYX"[-ndim:], [""] * ndim
-    axes = [a if isinstance(a, Mapping) else {"name": a} for a in named]
-    letters = "".join(
-        "C" if a.get("type") == "channel" else str(a["name"])[:1].upper() for a in axes
-    )
-    return letters, [plain_unit(a.get("unit", "")) for a in axes]
+    letters = "".join("C" if axis.type == "channel" else axis.name[:1].upper() for axis in axes)
+    return letters, [plain_unit(axis.unit or "") for axis in axes]
 
 
 def _inner_labels(group: Any, path: Path) -> Any:
     """Return the single label image inside an OME-Zarr image, else the group itself."""
     if "labels" not in group:
         return group
-    inner, names = group["labels"], _label_names(group)
+    inner, names = group["labels"], _label_names(group, path)
     if len(names) > 1:
         raise InputFileError(
             f"{path}: holds the label images {', '.join(names)}: open one, like "
@@ -179,11 +171,15 @@ def _inner_labels(group: Any, path: Path) -> Any:
     return inner[names[0]] if names else group
 
 
-def _label_names(group: Any) -> list[str]:
+def _label_names(group: Any, path: Path) -> list[str]:
     """Return the names of the label images with objects inside an OME-Zarr image."""
-    listed = list(_ome(group["labels"]).get("labels", ())) if "labels" in group else []
+    from .safe_zarr import reading_zarr
+
+    with reading_zarr(path):
+        inner = group.get("labels")
+    listed = (read_ome(inner, OmeLabels, path).labels or []) if inner is not None else []
     # What our own export declares background are no objects.
-    return [str(name) for name in listed if name != "background"] or listed
+    return [name for name in listed if name != "background"] or listed
 
 
 def label_images(path: Path) -> list[Path]:
@@ -191,12 +187,12 @@ def label_images(path: Path) -> list[Path]:
     import zarr
 
     node = _open(path)
-    names = _label_names(node) if isinstance(node, zarr.Group) else []
+    names = _label_names(node, path) if isinstance(node, zarr.Group) else []
     return [path / "labels" / name for name in names] if len(names) > 1 else [path]
 
 
 def zarr_provenance(path: Path) -> tuple[dict[str, Any], ...]:
     """Return the records of objects that our export wrote into an OME-Zarr."""
     labels = _inner_labels(_open(path), path)
-    properties = _ome(labels).get("image-label", {}).get("properties", ())
+    properties = ome_attributes(labels).get("image-label", {}).get("properties", ())
     return tuple({**each, "label": each["label-value"]} for each in properties)

@@ -6,24 +6,25 @@ a chunk holds. Chunks that are compressed may become any size.
 
 from __future__ import annotations
 
+import math
 import stat
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, Self
 
 import imagecodecs
+import numpy as np
 import zarr
 from numcodecs.abc import Codec
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import ShardingCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StorePath
 
 from napari_peftsam.errors import InputFileError, PeftSamError
-from napari_peftsam.limits import ZSTD, allocated_bytes, check_claim, check_json, zstd_bytes
+from napari_peftsam.limits import allocated_bytes, check_claim, check_json, zstd_bytes
 
 _COMPRESSORS = {"blosc", "gzip", "lz4", "zlib", "zstd"}
 _FILTERS = {"bitround", "delta", "fixedscaleoffset", "packbits", "quantize", "shuffle"}
@@ -32,16 +33,25 @@ _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _SLACK = 16 * 1024**2  # bytes that any chunk may become
 _TINY, _MANY = 256, 10_000  # values of a chunk, and chunks, of which each takes a millisecond
 _PIECE = 1 << 20
+_LARGEST_NUMBER = 8  # bytes
+_LARGE = "a chunk is damaged or becomes larger than the image says"
 _DEFLATE = 1032  # bytes that one of gzip or zlib may become
 
 
 def open_zarr(path: Path) -> Any:
     """Return an array or a group, of which only regular files are read; see `checked_array`."""
-    try:
+    with reading_zarr(path):
         return zarr.open(_RegularFiles(path, read_only=True), mode="r")
+
+
+@contextmanager
+def reading_zarr(path: Path) -> Iterator[None]:
+    """Raise `InputFileError` for all that zarr raises on damaged metadata."""
+    try:
+        yield
     except PeftSamError:
         raise
-    except Exception as error:  # damaged metadata makes zarr raise anything
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputFileError(
             f"{path}: cannot be read as .zarr ({reason}): copy it again"
@@ -54,27 +64,37 @@ def checked_array(array: Any, path: Path) -> Any:
     Raises `InputFileError` for other codecs, objects in place of numbers, and chunks that are
     too large, or too small for their number.
     """
-    metadata, size = array.metadata, prod(array.chunks) * array.dtype.itemsize
+    metadata, size = array.metadata, math.prod(array.chunks) * array.dtype.itemsize
+    place = array.store_path
     if array.dtype.kind in "OT":
         raise InputFileError(f"{path}: holds objects, not numbers: save it as numbers")
     check_claim(size, 0, f"a chunk of {path}")
-    chunks = prod(-(-n // max(c, 1)) for n, c in zip(array.shape, array.chunks, strict=True))
-    if chunks > _MANY and prod(array.chunks) < _TINY:
+    values = math.prod(array.chunks)
+    chunks = math.prod(-(-n // max(c, 1)) for n, c in zip(array.shape, array.chunks, strict=True))
+    if chunks > _MANY and values < _TINY:
         raise InputFileError(
-            f"{path}: is cut into {chunks:,} chunks of {prod(array.chunks)} values, which would "
+            f"{path}: is cut into {chunks:,} chunks of {values} values, which would "
             "take hours to read: save it in chunks of 256 x 256"
         )
     most = max(2 * size, _SLACK)
     if metadata.zarr_format == 2:
         named = [*(metadata.filters or ())]
         _check_names((codec.codec_id for codec in named), _FILTERS | _COMPRESSORS, path)
-        changes = {"filters": tuple(_guarded(codec, most) for codec in named) or None}
+        _check_numbers(named, path)
+        # A filter makes up to eight bytes of one, and a chain of them more, so none gets much.
+        changes = {"filters": tuple(
+            _Guard(codec, most if codec.codec_id in _COMPRESSORS else 2 * size + _PIECE)
+            for codec in named
+        ) or None}  # fmt: skip
         if metadata.compressor is not None:
             _check_names([metadata.compressor.codec_id], _COMPRESSORS, path)
-            changes["compressor"] = _guarded(metadata.compressor, most)
+            changes["compressor"] = _Guard(metadata.compressor, most)
     else:
         changes = {"codecs": _all_guarded(metadata.codecs, most, path)}
-    return zarr.Array(zarr.AsyncArray(replace(metadata, **changes), array.store_path))
+    if isinstance(place.store, _RegularFiles):
+        stored = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+        place = StorePath(place.store.limited(2 * stored + _SLACK), place.path)
+    return zarr.Array(zarr.AsyncArray(replace(metadata, **changes), place))
 
 
 def _check_names(names: Iterable[str], allowed: set[str], path: Path) -> None:
@@ -86,8 +106,13 @@ def _check_names(names: Iterable[str], allowed: set[str], path: Path) -> None:
             )
 
 
-def _guarded(codec: Any, most: int) -> Any:
-    return _Guard(codec, most) if codec.codec_id in _COMPRESSORS else codec
+def _check_numbers(codecs: Iterable[Any], path: Path) -> None:
+    """Raise `InputFileError` for filters of values that are no numbers, and may have any size."""
+    for codec in codecs:
+        found = codec.get_config()
+        for kind in (np.dtype(found[key]) for key in ("dtype", "astype") if found.get(key)):
+            if kind.kind not in "biuf" or kind.itemsize > _LARGEST_NUMBER:
+                raise InputFileError(f"{path}: is filtered as {kind}, not numbers: save it anew")
 
 
 def _all_guarded(codecs: Iterable[Any], most: int, path: Path) -> tuple[Any, ...]:
@@ -106,7 +131,7 @@ def _all_guarded(codecs: Iterable[Any], most: int, path: Path) -> tuple[Any, ...
 
 
 class _Guard(Codec):  # type: ignore[misc]  # numcodecs is untyped
-    """A compressor of version 2 that refuses what becomes larger than `most` bytes."""
+    """A codec of version 2 that refuses what is larger than `most` bytes, or becomes it."""
 
     codec_id = "napari_peftsam_guard"
 
@@ -117,7 +142,10 @@ class _Guard(Codec):  # type: ignore[misc]  # numcodecs is untyped
         return self.codec.encode(buf)
 
     def decode(self, buf: Any, out: Any = None) -> Any:
-        _check_inflation(self.codec_id, bytes(buf), self.most)
+        if self.codec_id in _COMPRESSORS:
+            _check_inflation(self.codec_id, bytes(buf), self.most)
+        elif memoryview(buf).nbytes > self.most:
+            raise ValueError(_LARGE)
         return self.codec.decode(buf, out)
 
     def get_config(self) -> Any:
@@ -161,15 +189,15 @@ def _check_inflation(name: str, data: bytes, most: int) -> None:
         at = 4 if name == "blosc" else 0
         large = int.from_bytes(data[at : at + 4], "little") > most
     if large:
-        raise ValueError("a chunk becomes larger than the image says")
+        raise ValueError(_LARGE)
 
 
 def _zstd_beyond(data: bytes, most: int) -> bool:
-    """Return whether data without a size in its header finds no room in `most` bytes."""
+    """Return whether data without a size at its begin finds no room in `most` bytes."""
     try:
         imagecodecs.zstd_decode(data, out=most)
-    except imagecodecs.ZstdError:  # too large, unless it is no such data, which the codec finds
-        return data[:4] == ZSTD
+    except imagecodecs.ZstdError:  # also of frames that are skipped
+        return True
     return False
 
 
@@ -189,7 +217,15 @@ def _deflates_beyond(data: bytes, most: int) -> bool:
 
 
 class _RegularFiles(LocalStore):
-    """A folder of which only regular files are read, that do not become too large."""
+    """A folder of which only regular files of at most `most` bytes are read."""
+
+    most: float = math.inf
+
+    def limited(self, most: float) -> Self:
+        """Return the same for an array whose chunks have at most so many bytes."""
+        other = type(self)(self.root, read_only=True)
+        other.most = most
+        return other
 
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         path = Path(self.root, key)
@@ -198,6 +234,8 @@ class _RegularFiles(LocalStore):
             if not stat.S_ISREG(status.st_mode):
                 raise InputFileError(f"{path}: is no regular file")
             check_claim(status.st_size, allocated_bytes(status), path)
+            if path.name not in _METADATA and status.st_size > self.most:
+                raise InputFileError(f"{path}: {_LARGE}")
         found = await super().get(key, prototype, byte_range)
         if found is not None and path.name in _METADATA:
             check_json(found.to_bytes(), path)

@@ -243,7 +243,8 @@ def _unwrapped(content: object, path: Path) -> object:
         inner = {key: value for key, value in content.items() if isinstance(value, Mapping)}
         name = next((key for key in _WRAPPERS if key in inner), None)
         if name is None:
-            counts = {key: _count(value, _DEEPEST) for key, value in inner.items()}
+            known = dict[tuple[int, int], int]()
+            counts = {key: _count(value, _DEEPEST, known) for key, value in inner.items()}
             most = max(counts.values(), default=0)
             if not most or any(isinstance(value, Tensor) for value in content.values()):
                 return content
@@ -260,11 +261,17 @@ def _unwrapped(content: object, path: Path) -> object:
     )
 
 
-def _count(content: Mapping[Any, object], depth: int) -> int:
-    """Return the number of tensors in the fullest mapping of some in each other."""
-    inner = [v for v in content.values() if isinstance(v, Mapping)] if depth else []
-    own = sum(isinstance(value, Tensor) for value in content.values())
-    return max([own, *(_count(each, depth - 1) for each in inner)])
+def _count(content: Mapping[Any, object], depth: int, known: dict[tuple[int, int], int]) -> int:
+    """Return the number of tensors in the fullest mapping of some in each other.
+
+    A file may have the same mapping in many places: `known` has what is counted, by depth.
+    """
+    place = id(content), depth
+    if place not in known:
+        inner = [v for v in content.values() if isinstance(v, Mapping)] if depth else []
+        own = sum(isinstance(value, Tensor) for value in content.values())
+        known[place] = max([own, *(_count(each, depth - 1, known) for each in inner)])
+    return known[place]
 
 
 def _with_folded_lora(state: dict[str, Tensor]) -> dict[str, Tensor]:

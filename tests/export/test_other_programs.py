@@ -14,7 +14,7 @@ import shapely
 import zarr
 from skimage.draw import polygon2mask
 
-from napari_peftsam.errors import ExportError, LabelError
+from napari_peftsam.errors import ExportError, InputFileError, LabelError
 from napari_peftsam.export import FORMATS, ExportContext, export_labels
 from napari_peftsam.files import read_image, read_labels
 
@@ -321,6 +321,32 @@ def test_labels_of_another_size_are_not_added(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="has an image of 40 x 50 pixels, the labels are 30 x 50"):
         export_labels(objects()[:30], tmp_path / "x.ome.zarr")
     assert not (tmp_path / "x.ome.zarr" / "labels").exists()
+
+
+DAMAGED = {
+    "a number": ([5], "OME metadata"),
+    "no data": ([{"axes": [{"name": "y"}, {"name": "x"}]}], r"needs a multiscales\.0\.datasets"),
+    "axes that are no list": ([{"axes": "yx", "datasets": [{"path": "0"}]}], "OME metadata"),
+    "a place outside": ([{"datasets": [{"path": "../../x"}]}], "cannot be read as .zarr"),
+    "a place of nothing": ([{"datasets": [{"path": "7"}]}], "cannot be read as .zarr"),
+}
+
+
+@pytest.mark.parametrize(("multiscales", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_labels_are_not_added_to_damaged_images(
+    multiscales: object, message: str, tmp_path: Path
+) -> None:
+    image_of_another(tmp_path / "x.ome.zarr", 3)
+    zarr.open_group(tmp_path / "x.ome.zarr").attrs["ome"] = {"multiscales": multiscales}
+    with pytest.raises(InputFileError, match=message):
+        export_labels(objects(), tmp_path / "x.ome.zarr")
+
+
+def test_labels_are_not_added_where_their_folder_is_an_array(tmp_path: Path) -> None:
+    image_of_another(tmp_path / "x.ome.zarr", 3)
+    zarr.create_array(tmp_path / "x.ome.zarr" / "labels", data=np.zeros(3))
+    with pytest.raises(InputFileError, match="its labels are an array"):
+        export_labels(objects(), tmp_path / "x.ome.zarr")
 
 
 def test_an_older_ome_zarr_is_written_on_request(tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ BAD = {
     "a cell without end": (
         "row,col\n3," + "4" * 200_000, PLANE, InputFileError, "cannot be read as a table",
     ),
+    "too many lines": (
+        "row,col\n" + "3,4\n" * 1_000_001, PLANE, InputFileError, "more than 1,000,000 lines",
+    ),
+    "too many columns": ("," * 20_000, PLANE, InputFileError, "or 10,000 characters in one"),
     "no plane": ("row,col\n3,4\n", STACK, InputFileError, "has no column z"),
     "no number": (
         "row,col\n3,4\n5,x\n",

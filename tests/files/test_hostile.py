@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 from skimage.draw import polygon2mask
 
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
@@ -72,6 +73,19 @@ def pipe_in_zarr(folder: Path) -> Path:
     return path
 
 
+def sparse_zarr(folder: Path) -> Path:
+    path = zarr2()(folder)
+    os.truncate(path / "0.0", 20_000_000)
+    return path
+
+
+def without_size(frame: bytes) -> bytes:
+    """Return a frame of Zstandard whose header tells a window in place of the size."""
+    flags = frame[4]
+    start = 5 + (not flags & 0x20) + {0: 1, 1: 2, 2: 4, 3: 8}[flags >> 6]
+    return frame[:4] + bytes([flags & 4]) + b"\x60" + frame[start:]
+
+
 def tiff_of_one_strip(folder: Path) -> Path:
     path = folder / "x.tif"
     tifffile.imwrite(path, np.zeros((9000, 9000), np.uint8), compression="zlib", rowsperstrip=9000)
@@ -98,6 +112,95 @@ def tiff_of_many_tiles(folder: Path) -> Path:
     listed = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     head = b"II*\0" + struct.pack("<IH", 8, len(tags))
     path.write_bytes(head + listed + bytes(4) + b"\1" * 3000)
+    return path
+
+
+def directory(*tags: tuple[int, int, int, int], following: int = 0) -> bytes:
+    listed = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<H", len(tags)) + listed + struct.pack("<I", following)
+
+
+SMALL_PAGE = ((256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (273, 4, 1, 8), (279, 4, 1, 256))
+
+
+def tiff_of_a_hole(folder: Path) -> Path:
+    path = folder / "x.tif"
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 264) + bytes(256)
+        + directory(*SMALL_PAGE[:3], (270, 2, 100_000_000, 4096), *SMALL_PAGE[3:])
+    )  # fmt: skip
+    os.truncate(path, 200_000_000)
+    return path
+
+
+def tiff_of_a_hole_in_a_part(folder: Path) -> Path:
+    path = folder / "x.tif"
+    first = directory(*SMALL_PAGE, (330, 4, 1, 400)).ljust(136, b"\0")
+    second = directory(*SMALL_PAGE, (700, 1, 100_000_000, 4096))
+    path.write_bytes(b"II*\0" + struct.pack("<I", 264) + bytes(256) + first + second)
+    os.truncate(path, 200_000_000)
+    return path
+
+
+def tiff_of_many_pages(folder: Path) -> Path:
+    path, size = folder / "x.tif", len(directory(*SMALL_PAGE))
+    pages = (directory(*SMALL_PAGE, following=8 + (n + 1) * size) for n in range(100_001))
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + b"".join(pages))
+    return path
+
+
+def tiff_of_a_large_part(compression: str, **options: Any) -> Make:
+    def make(folder: Path) -> Path:
+        path = folder / "x.tif"
+        tifffile.imwrite(
+            path, np.zeros((2000, 2110, 3), np.uint8), photometric="rgb", rowsperstrip=2000,
+            compression=compression, compressionargs=options,
+        )  # fmt: skip
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                tiff.pages.first.tags[name].overwrite(16)
+        return path
+
+    return make
+
+
+def ome_tiff(xml: str) -> Make:
+    def make(folder: Path) -> Path:
+        description = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{xml}</OME>'
+        tifffile.imwrite(folder / "x.ome.tif", VALUES, description=description, metadata=None)
+        os.mkfifo(folder / "pipe.ome.tif")
+        return folder / "x.ome.tif"
+
+    return make
+
+
+def tiff_of_micro_manager(folder: Path) -> Path:
+    tifffile.imwrite(
+        folder / "x.tif", VALUES, extratags=[(51123, "s", 0, json.dumps({"Prefix": "x"}), True)]
+    )
+    os.mkfifo(folder / "NDTiff.index")
+    return folder / "x.tif"
+
+
+PIPE = "".join(
+    f'<TiffData IFD="0" FirstT="{t}"><UUID FileName="{name}">urn:uuid:{t}</UUID></TiffData>'
+    for t, name in enumerate(["x.ome.tif", "pipe.ome.tif"])
+)
+SET = (
+    '<Image ID="Image:0"><Pixels ID="P" DimensionOrder="XYZCT" SizeX="64" SizeY="64" SizeC="1" '
+    f'SizeZ="1" SizeT="2" Type="uint8">{PIPE}</Pixels></Image>'
+)
+
+
+def webp(folder: Path) -> Path:
+    Image.new("RGB", (1800, 1800)).save(folder / "x.webp", lossless=True, quality=0, method=0)
+    return folder / "x.webp"
+
+
+def jpeg_of_many_scans(folder: Path) -> Path:
+    path = folder / "x.jpg"
+    Image.new("L", (64, 64)).save(path, progressive=True)
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\xda\0\2" * 100)
     return path
 
 
@@ -156,6 +259,18 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "zarr 2, zstd bomb": (
         zarr2(numcodecs.Zstd().encode(ZEROS), compressor={"id": "zstd", "level": 1}), "larger",
     ),
+    "zarr 2, zstd bomb behind a frame that is skipped": (
+        zarr2(b"\x50\x2a\x4d\x18\4\0\0\0abcd" + without_size(numcodecs.Zstd().encode(ZEROS)),
+              compressor={"id": "zstd", "level": 1}), "larger",
+    ),
+    "zarr 2, texts in a filter": (
+        zarr2(filters=[{"id": "fixedscaleoffset", "offset": 0, "scale": 1, "dtype": "<U200000",
+                        "astype": "|u1"}]), "is filtered as <U200000",
+    ),
+    "zarr 2, a chain of filters": (
+        zarr2(bytes(1_500_000), filters=[{"id": "packbits"}] * 3), "larger",
+    ),
+    "zarr with a chunk that is a hole": (sparse_zarr, "larger"),
     "zarr 2, blosc bomb": (
         zarr2(numcodecs.Blosc().encode(ZEROS), compressor={
             "id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}), "larger",
@@ -175,6 +290,22 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "TIFF of one strip that inflates": (tiff_of_one_strip, "a part of .* would take"),
     "TIFF of a billion planes": (tiff_of_many_planes, "claims 1,000,000,000 planes"),
     "TIFF of tiles it does not have": (tiff_of_many_tiles, "14,062,500 parts"),
+    "TIFF whose description is a hole": (tiff_of_a_hole, "describes its pages in 100 MB"),
+    "TIFF with a hole in a part": (tiff_of_a_hole_in_a_part, "describes its pages in 100 MB"),
+    "TIFF of many pages": (tiff_of_many_pages, "more than 100,000 pages"),
+    "TIFF of a large JPEG": (tiff_of_a_large_part("jpeg"), "part of 2110 x 2000"),
+    "TIFF of a large PNG": (tiff_of_a_large_part("png"), "part of 2110 x 2000"),
+    "TIFF of a large WebP": (tiff_of_a_large_part("webp"), "part of 2110 x 2000"),
+    "TIFF of a large WebP without loss": (
+        tiff_of_a_large_part("webp", lossless=True), "part of 2110 x 2000",
+    ),
+    "TIFF of a large JPEG 2000": (tiff_of_a_large_part("jpeg2000"), "part of 2110 x 2000"),
+    "OME-TIFF of a set with a pipe": (ome_tiff(SET), "no regular file"),
+    "TIFF of Micro-Manager with a pipe": (tiff_of_micro_manager, "no regular file"),
+    "OME-TIFF of many elements": (ome_tiff("<a/>" * 1_000_000), "too many elements"),
+    "OME-TIFF of elements in each other": (ome_tiff("<a>" * 99 + "</a>" * 99), "in each other"),
+    "WebP that inflates": (webp, "would take"),
+    "JPEG of many scans": (jpeg_of_many_scans, "more than 100 scans"),
     "PNG that inflates": (png(4000, 4000), "would take"),
     "PNG that is PostScript": (postscript, "cannot be read"),
     "PNG of more pixels than it can hold": (png(2000, 2000), "too short for 2000 x 2000"),
@@ -269,6 +400,40 @@ COSTLY: dict[str, tuple[object, str, str]] = {
     "lists in place of masks": (
         b"]" * 1_000_001, "x_seg.npy", "more than 1,000,000 plain values",
     ),
+    "lists behind a name that is no ASCII": (
+        b"cpathlib\n\xc3\xa9Path\n" + b"]" * 1_000_001, "x_seg.npy", "codec can't decode",
+    ),
+    "bytes that are not there": (
+        b"\x80\x05\x96" + struct.pack("<Q", 4 * 10**9) + b".", "x_seg.npy", "but only 1 remain",
+    ),
+    "text that doubles": (
+        b"\x80\x04" + 33 * b"c_codecs\nencode\n" + b"C\x04aaaa" + 33 * b"\x8c\x03hex\x86R" + b".",
+        "x_seg.npy", "in a way that no program writes",
+    ),
+    "text in a slow code": (
+        b"c_codecs\nencode\nX\x01\x00\x00\x00x\x8c\x08punycode\x86R.", "x_seg.npy", "in a way",
+    ),
+    "a number of two gigabytes": (
+        b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n\x8c\x0bV1900000000\x85RC\x01a\x86R.",
+        "x_seg.npy", "buffer is smaller",
+    ),
+    "an array of nothing": (
+        b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J" + struct.pack("<i", 2 * 10**9)
+        + b"\x85cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R\x89]tb.",
+        "x_seg.npy", "larger than its values",
+    ),
+    "the same values again and again": (
+        b"(B\x00\x00\x10\x00" + bytes(2**20) + b"q\x00"
+        + 600 * b"c_codecs\nencode\nh\x00\x85R" + b"t.", "x_seg.npy", "would take",
+    ),
+    "the same values in many arrays": (
+        b"(B\x00\x00\x10\x00" + bytes(2**20) + b"q\x00"
+        + 600 * b"cnumpy.core.multiarray\n_reconstruct\n)R(h\x00tb" + b"t.",
+        "x_seg.npy", "would take",
+    ),
+    "masks that are no array": (
+        pickle.dumps({"masks": [[0, 1]]}), "x_seg.npy", "has no masks of Cellpose",
+    ),
 }  # fmt: skip
 
 
@@ -306,6 +471,20 @@ def test_objects_are_read_for_no_longer_than_is_allowed(
         read_objects(tmp_path / name, (64, 64))
     monkeypatch.setenv(TIME_VARIABLE, "600")
     assert read_objects(tmp_path / name, (64, 64)).labels.any()
+
+
+def test_compressed_bmp_is_read_for_no_longer_than_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = b"\x40\x05\0\0" * 64 + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, len(rows), 1, 1, 256, 0)
+    palette = b"".join(struct.pack("<I", grey * 0x10101) for grey in range(256))
+    start = struct.pack("<IHHI", 54 + 1024 + len(rows), 0, 0, 54 + 1024)
+    (tmp_path / "x.bmp").write_bytes(b"BM" + start + head + palette + rows)
+    assert (read_image(tmp_path / "x.bmp") == 5).all()
+    monkeypatch.setenv(TIME_VARIABLE, "0")
+    with pytest.raises(InputFileError, match="takes longer"):
+        read_image(tmp_path / "x.bmp")
 
 
 @pytest.mark.parametrize("variable", [BUDGET_VARIABLE, TIME_VARIABLE])

@@ -428,6 +428,21 @@ def test_fields_of_a_plate(tmp_path: Path) -> None:
         read_image(tmp_path / "p.zarr")
 
 
+@pytest.mark.parametrize(
+    ("plate", "message"),
+    [
+        ("A", "must be a table"),
+        ({"wells": [{"path": "A/1"}, {"name": "B"}]}, r"needs a plate\.wells\.1\.path"),
+        ({"wells": [{"path": "../.."}]}, "cannot be read as .zarr"),
+        ({"wells": [{"path": "missing"}]}, "cannot be read as .zarr"),
+    ],
+)
+def test_a_damaged_plate_is_refused(plate: object, message: str, tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "p.zarr").attrs["ome"] = {"plate": plate}
+    with pytest.raises(InputFileError, match=message):
+        list_fields(tmp_path / "p.zarr")
+
+
 def test_images_that_a_converter_put_into_one_zarr(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "x.zarr", zarr_format=2)
     group.attrs["bioformats2raw.layout"] = 3

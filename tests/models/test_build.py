@@ -11,7 +11,7 @@ import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -601,15 +601,31 @@ def test_safetensors_in_half_precision_are_loaded_as_float(tmp_path: Path) -> No
     assert next(model.sam.parameters()).dtype == torch.float32
 
 
+BYTES_OF_A_LENGTH = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x70\x85R."
 ZIPS = {
     "compressed parts": (zipfile.ZIP_DEFLATED, b""),
     "a large pickle": (zipfile.ZIP_STORED, bytes(9 * 1024**2)),
     "many lists": (zipfile.ZIP_STORED, b"]" * 1_000_001),
+    "bytes of a length": (zipfile.ZIP_STORED, BYTES_OF_A_LENGTH),
+    "text that doubles": (
+        zipfile.ZIP_STORED,
+        b"\x80\x02"
+        + 33 * b"c_codecs\nencode\n"
+        + b"X\x04\x00\x00\x00aaaa"
+        + 33 * b"X\x03\x00\x00\x00hex\x86R"
+        + b".",
+    ),
+    "lists behind a name that is no ASCII": (
+        zipfile.ZIP_STORED,
+        b"\x80\x02c\xc3\xa9\na\n" + b"]" * 1_000_001,
+    ),
     "a long text": (zipfile.ZIP_STORED, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"a."),
 }
+SAME = reduce(lambda inner, _: dict.fromkeys(range(20), inner), range(15), {})
 PLAIN = {
     "empty": b"",
     "garbage": b"not a checkpoint at all",
+    "bytes of a length in the older format": 4 * pickle.dumps(1) + BYTES_OF_A_LENGTH,
     "many lists in the older format": 3 * pickle.dumps(1) + b"]" * 1_000_001,
 }
 
@@ -643,7 +659,8 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
             file.writestr("archive/data.pkl", ZIPS[kind][1])
             file.writestr("archive/version", "3\n")
     else:
-        torch.save({"a list": [1, 2, 3], "nothing in it": {}}[kind], path)
+        content = {"a list": [1, 2, 3], "nothing in it": {}, "the same in many places": SAME}
+        torch.save(content[kind], path)
 
 
 @pytest.mark.parametrize(
@@ -666,7 +683,12 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         ("many lists", "more than 1,000,000 plain values"),
         ("many lists in the older format", "more than 1,000,000 plain values"),
         ("a long text", "not a readable checkpoint|could run code"),
+        ("bytes of a length", "holds more than tensors"),
+        ("bytes of a length in the older format", "holds more than tensors"),
+        ("text that doubles", "holds more than tensors"),
+        ("lists behind a name that is no ASCII", "not a readable checkpoint"),
         ("a list", "not a state dict"),
+        ("the same in many places", "holds no tensors"),
     ],
 )
 def test_bad_checkpoints_are_refused_with_the_reason(

@@ -35,7 +35,7 @@ from napari_peftsam.embeddings import (
     PlaneEmbedding,
     PlaneReady,
 )
-from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.errors import ConfigurationError, ImageError
 from napari_peftsam.files import read_labels
 from napari_peftsam.models import build_tiny
 from napari_peftsam.normalisation import Limits, sampled_limits
@@ -327,6 +327,16 @@ def test_a_large_image_is_not_segmented_into_tiff(checkpoint: Path, tmp_path: Pa
     with pytest.raises(ConfigurationError, match=r"end the name of the output in \.zarr"):
         segment_file(image, prompts, tmp_path / "labels.tif", ModelChoice(checkpoint))
     assert not (tmp_path / "labels.tif").exists()
+
+
+def test_an_image_of_more_tiles_than_anyone_waits_for_is_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shape = (10**9, 10**9)
+    zarr.create_array(tmp_path / "x.zarr", shape=shape, chunks=(4096, 4096), dtype=np.uint8)
+    with pytest.raises(ImageError, match=r"1000000000 x 1000000000 pixels, .* tiles"):
+        segment_file(tmp_path / "x.zarr", None, tmp_path / "x.ome.zarr", ModelChoice(checkpoint))
+    assert not (tmp_path / "x.ome.zarr").exists()
 
 
 def _logits(height: float, window: Window) -> Prediction:
