@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.exchange import export_image
 from napari_peftsam.app.finetuning import DocumentRun, train
+from napari_peftsam.app.runner import run as run_inline
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import (
     Accept,
@@ -133,6 +134,13 @@ class DemoReport:
 
 
 DemoEvent = DemoStage | TrainEvent
+
+
+def run_demo(
+    config: DemoConfig | None = None, watch: Callable[[DemoEvent], object] = lambda _: None
+) -> DemoReport:
+    """Run `demo`, handing every event to `watch`, and return its report; slow."""
+    return run_inline(demo(config), watch)
 
 
 def demo(config: DemoConfig | None = None) -> Generator[DemoEvent, None, DemoReport]:

@@ -57,9 +57,7 @@ def _run(output: Path, budget: str | None, as_json: bool, *, seed: int, **model:
     time = None if budget is None else seconds(budget)
 
     from napari_peftsam.app.choice import ModelChoice
-    from napari_peftsam.app.demo import DemoConfig, DemoStage
-    from napari_peftsam.app.demo import demo as events_of
-    from napari_peftsam.app.runner import run
+    from napari_peftsam.app.demo import DemoConfig, DemoStage, run_demo
 
     choice = ModelChoice(**model)
     with Progress() as progress:
@@ -74,7 +72,7 @@ def _run(output: Path, budget: str | None, as_json: bool, *, seed: int, **model:
             else:
                 progress.show(event.fraction, event.text)
 
-        report = run(events_of(DemoConfig(output, choice, time, seed=seed)), watch)
+        report = run_demo(DemoConfig(output, choice, time, seed=seed), watch)
     emit(report.to_dict(), as_json, _text(report, output))
 
 
