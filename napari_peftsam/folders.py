@@ -12,6 +12,8 @@ from pathlib import Path
 
 import platformdirs
 
+from napari_peftsam.errors import ConfigurationError
+
 _PROGRAM = "napari-peftsam"
 CONFIGURATION_VARIABLE = "NAPARI_PEFTSAM_CONFIG"
 MODELS_VARIABLE = "NAPARI_PEFTSAM_MODELS"
@@ -58,11 +60,13 @@ def configuration_folder() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced, or as it is if there is no such user."""
+    """Return a path with ``~`` and ``~user`` replaced; `ConfigurationError` without such a user."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{path}: the home folder is not known: write the whole path"
+        ) from error
 
 
 def is_own(path: Path) -> bool:

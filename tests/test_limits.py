@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from napari_peftsam import limits
 from napari_peftsam.errors import ConfigurationError, InputFileError, PromptError, printable
-from napari_peftsam.folders import create_folder, embedding_folder
+from napari_peftsam.folders import (
+    MODELS_VARIABLE,
+    create_folder,
+    embedding_folder,
+    expanded,
+    model_folder,
+)
 
 MB = 10**6
 
@@ -37,6 +43,13 @@ def test_a_long_message_keeps_its_beginning_and_its_remedy() -> None:
     assert shown.startswith("x.tif: ")
     assert shown.endswith(": save it again")
     assert "\n" not in shown
+
+
+def test_a_folder_of_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MODELS_VARIABLE, "~nobody-of-this-name/x")
+    with pytest.raises(ConfigurationError, match="the home folder is not known: write the whole"):
+        model_folder()
+    assert expanded("~") == Path.home()
 
 
 KINDS = [

@@ -19,7 +19,7 @@ __all__ = ["Team", "joined_team", "team_size"]
 T = TypeVar("T")
 
 _BUCKET = 16 * 1024**2  # values that are added up at once: 64 MB of memory
-_MOST_PROCESSES = 10**6
+_DIGITS = 6  # of a number of processes
 _PATIENCE = 10.0  # seconds in which torchrun ends the others when one process has failed
 
 
@@ -35,7 +35,7 @@ def processes_here() -> int:
 
 def _announced(variable: str) -> int:
     found = os.environ.get(variable, "1") if distributed.is_torchelastic_launched() else "1"
-    if not (found.isdecimal() and 0 < int(found) < _MOST_PROCESSES):
+    if not (found.isdecimal() and len(found) <= _DIGITS and int(found)):
         raise ConfigurationError(
             f"{variable} must be a number of processes, got {printable(found, 40)!r}: start this "
             "with torchrun"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
+from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.training import Team, TrainingConfig, encoder, joined_team, memory, team_size
 from tests.training._ranks import CASES, config, train
 
@@ -34,6 +35,14 @@ def test_processes_of_a_computer_share_its_memory_and_disk(monkeypatch: pytest.M
     monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
     assert shares() == (10**9 // 16, 10**9 // 4)
     assert memory._free(torch.device("cuda")) == 10**9  # each has its own
+
+
+@pytest.mark.parametrize("number", ["abc", "0", "-1", "9" * 5000, ""])
+def test_a_number_of_processes_that_is_none(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", number)
+    with pytest.raises(ConfigurationError, match="WORLD_SIZE must be a number of processes"):
+        team_size()
 
 
 def test_leaving_a_team_does_not_wait_for_its_threads() -> None:
