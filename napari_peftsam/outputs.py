@@ -24,9 +24,9 @@ from napari_peftsam.errors import ConfigurationError, ExportError
 __all__ = ["atomic_path", "temporary_prefix"]
 
 _ATTEMPTS = 3
-_UNSAFE = re.compile(r"[^\w .()+=,@-]")
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows
-_LONGEST = 100  # characters of a name; file systems take 255 bytes
+_LONGEST = 180  # bytes of a name; file systems take 255, with what is added to it
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _REMEDIES = {
     errno.ENOSPC: "free some disk space or choose another disk",
@@ -260,7 +260,8 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
 
 def safe_name(name: str) -> str:
     """Return a name as that of a file in a folder, on all systems: it leads nowhere else."""
-    safe = _UNSAFE.sub("_", name)[:_LONGEST].strip(" .") or "image"
+    short = _UNSAFE.sub("_", name).encode()[:_LONGEST].decode(errors="ignore")
+    safe = short.strip(" .") or "image"
     return f"_{safe}" if _DEVICES.match(safe) else safe
 
 

@@ -96,8 +96,9 @@ def images_to_export(
         # A project that came by mail may name any file.
         stem, other = safe_name(image_name(file)), safe_name(image.name)
         names = chain((stem, other), numbered(stem))
-        name = next(each for each in names if each not in taken)
-        taken.add(name)
+        # Some systems do not tell cases apart.
+        name = next(each for each in names if each.casefold() not in taken)
+        taken.add(name.casefold())
         file = file if name == stem else name  # a data set tells its images apart by it
         metadata = None if metadata_of is None else metadata_of(image.id)
         context = context_of(image, metadata, image_name=file, classes=document.categories)

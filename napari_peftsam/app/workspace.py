@@ -288,7 +288,7 @@ class Workspace:
         before = live.adapter
         read = annotated_planes(self.document, self.engine)
         start = before if before is not None and before.config == config.method else None
-        scorer = project_scorer(self.document, ProposalScorer.of(start))
+        scorer = project_scorer(self.document, ProposalScorer.of(before))
         return lambda: TrainingJob(
             source=source,
             device=str(model.device),

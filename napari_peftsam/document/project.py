@@ -18,7 +18,7 @@ from napari_peftsam.document.tables import (
     APPLICATION_ID,
     VERSION,
     create_tables,
-    has_only_tables,
+    has_own_schema,
     migrate,
 )
 from napari_peftsam.errors import ProjectError
@@ -229,14 +229,14 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> int:
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise ProjectError(f"{path} is a database of another program: choose a {SUFFIX} file")
     version: int = _pragma(connection, "user_version")
-    if version < 1 or not has_only_tables(connection):
-        raise ProjectError(
-            f"{path} was not made by this program, or is damaged: open a backup copy of the project"
-        )
     if version > VERSION:
         raise ProjectError(
             f"{path} has version {version}, this program reads up to {VERSION}: update "
             "napari-peftsam to open it"
+        )
+    if version < 1 or not has_own_schema(connection):
+        raise ProjectError(
+            f"{path} was not made by this program, or is damaged: open a backup copy of the project"
         )
     # Damage is found before anything is written.
     connection.execute("SELECT max(number) FROM actions").fetchone()

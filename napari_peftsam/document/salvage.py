@@ -20,7 +20,7 @@ from napari_peftsam.document.tables import (
     TileKey,
     create_tables,
     decode,
-    has_only_tables,
+    has_own_schema,
 )
 from napari_peftsam.errors import PeftSamError
 
@@ -170,7 +170,7 @@ def _has_schema(file: Path) -> bool:
             (number,) = connection.execute(
                 "SELECT count(*) FROM sqlite_master WHERE name IN ('actions', 'tiles', 'images')"
             ).fetchone()
-            is_whole = number == 3 and has_only_tables(connection)
+            is_whole = number == 3 and has_own_schema(connection)
         except sqlite3.DatabaseError:
             return False
     return is_whole

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import fields, is_dataclass
 from functools import cache
 from math import prod
@@ -25,7 +25,7 @@ from napari_peftsam.limits import check_claim, zstd_bytes
 
 __all__ = [
     "APPLICATION_ID", "VERSION", "LoggedAction", "Row", "Step", "TileKey", "compress",
-    "create_tables", "decode", "decompress", "dump", "encode", "from_json", "has_only_tables",
+    "create_tables", "decode", "decompress", "dump", "encode", "from_json", "has_own_schema",
     "migrate", "put_tile",
     "tile_bytes", "tiles_at", "to_json", "write_action", "write_rows",
 ]  # fmt: skip
@@ -63,13 +63,16 @@ CREATE TABLE blobs (
 """
 
 
-_COMPUTED = re.compile(r"\bAS\s*\(|^CREATE VIRTUAL", re.IGNORECASE)
+def has_own_schema(connection: sqlite3.Connection) -> bool:
+    """Return True if there is nothing but tables and indexes that this program makes.
 
-
-def has_only_tables(connection: sqlite3.Connection) -> bool:
-    """Return True if reading gives what is stored: views and computed columns run what they say."""
-    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE type != 'index'")
-    return all(kind == "table" and not _COMPUTED.search(sql or "") for kind, sql in found)
+    Views, computed columns, checks and indexes of expressions run what they say.
+    """
+    every = "SELECT type, name, sql FROM sqlite_master"
+    with closing(sqlite3.connect(":memory:")) as blank:
+        create_tables(blank)
+        known = {*blank.execute(every)}
+    return all(each in known for each in connection.execute(every))
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

@@ -283,7 +283,8 @@ def _get(
             if not response.is_redirect:
                 return response
             response.close()
-            url = urljoin(url, response.headers["Location"])
+            # As requests does: addresses come as bytes of UTF-8.
+            url = urljoin(url, response.headers["Location"].encode("latin1").decode())
     raise DownloadError(f"cannot download {public(url)}: one address leads to another; check it")
 
 
@@ -303,8 +304,9 @@ class _Impatient(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool = super().get_connection_with_tls_context(*args, **options)
-        hurried = {"response_class": staticmethod(partial(_Answer, seconds=self._seconds))}
-        pool.ConnectionCls = type("Hurried", (pool.ConnectionCls,), hurried)
+        if "response_class" not in vars(pool.ConnectionCls):  # else asked before
+            hurried = {"response_class": staticmethod(partial(_Answer, seconds=self._seconds))}
+            pool.ConnectionCls = type("Hurried", (pool.ConnectionCls,), hurried)
         return pool
 
 

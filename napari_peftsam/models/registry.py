@@ -261,7 +261,7 @@ def _own_model(table: _Table, file: Path) -> ModelEntry:
     path, megabytes = None, table.megabytes
     if table.path:
         path = Path(table.path)
-        with suppress(RuntimeError):  # an unknown home: then the folder is called "~somebody"
+        with suppress(ConfigurationError):  # an unknown home: then the folder is called "~somebody"
             path = expanded(path)
         path = file.parent / path  # an absolute path replaces the parent
         with suppress(OSError, ValueError):  # ValueError: no path at all, e.g. with a zero in it

@@ -53,7 +53,7 @@ _NAMING = ("trained_on", "imported_from", "leave_out", "check_on")
 _SIZES = ("rank", "bottleneck", "decoder_lora_rank")
 _WHOLE = (torch.int32, torch.int64)
 MOST_JUDGED = 1000
-"""The most judged proposals that an adapter brings along; of more, the latest."""
+"""The most judged proposals that an adapter brings along; of more, the last ones by image."""
 _MOST_FIGURES = 64  # of each
 _HEAD, _SCORER = "automatic.head.", "automatic.scorer."  # prefixes of what an adapter may hold
 _FEATURES, _IOUS = f"{_SCORER}features", f"{_SCORER}ious"
@@ -140,7 +140,12 @@ class Adapter:
         return features.float().numpy(), self.tensors.get(_IOUS, torch.zeros(0)).float().numpy()
 
     def with_judged(self, features: Figures, ious: Figures) -> Adapter:
-        """Return the adapter with other `judged` proposals; of many, the latest."""
+        """Return the adapter with other `judged` proposals; of many, the last.
+
+        Those whose figures are not finite, or IoU not in [0, 1], are left out.
+        """
+        sound = np.isfinite(features).all(-1) & (ious >= 0) & (ious <= 1)
+        features, ious = features[sound], ious[sound]
         tensors = _without(self.tensors, _SCORER)
         for name, values in ((_FEATURES, features), (_IOUS, ious)):
             if len(ious):

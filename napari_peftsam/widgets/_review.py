@@ -221,6 +221,8 @@ class Reviewing:
             (owner.ready, follow),
             (owner.model_changed, self.run.model_changed),
             (owner.adapters_changed, self.run.model_changed),
+            (owner.model_changed, follow),  # its adapter brings judgements along
+            (owner.adapters_changed, follow),
             (layers.plane_changed, follow),
             (layers.own_layers_changed, self._draw_soon),
             (layers.view_moved, self._draw_large),

@@ -517,7 +517,7 @@ def test_the_judgements_of_a_project_go_into_the_adapter_that_is_trained(tmp_pat
             for each in (method, FrozenEncoderConfig())
         )
         assert sorted(job.judged[1]) == [0, 1, 1]
-        assert sorted(other.judged[1]) == [1, 1]  # it does not go on from the live adapter
+        assert sorted(other.judged[1]) == [0, 1, 1]  # also where it does not go on from its weights
         assert job.start is not None
         path = tmp_path / "b.safetensors"
         save_adapter(job.start.with_judged(*job.judged), path)

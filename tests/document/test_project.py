@@ -152,7 +152,9 @@ def changed(*statements: str) -> Callable[[Path], None]:
 
 
 ENDLESS = "WITH RECURSIVE q(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM q) SELECT x FROM q"
-COMPUTED = "ALTER TABLE images ADD COLUMN more AS (hex(zeroblob(100000)))"
+COMPUTED = "ALTER TABLE images ADD COLUMN more AS/**/(hex(zeroblob(100000)))"
+INDEX = "CREATE INDEX more ON images (hex(zeroblob(100000)))"
+TRIGGER = "CREATE TRIGGER more AFTER INSERT ON images BEGIN SELECT 1; END"
 
 
 def without_tables(path: Path) -> None:
@@ -175,6 +177,8 @@ def cut(path: Path) -> None:
         (changed("PRAGMA user_version = -7"), "not made by this program, or is damaged"),
         (changed("DROP TABLE images", f"CREATE VIEW images AS {ENDLESS}"), "not made by"),
         (changed(COMPUTED), "not made by"),
+        (changed(INDEX), "not made by"),
+        (changed(TRIGGER, "PRAGMA user_version = 7"), "has version 7"),
         (without_tables, "cannot be"),
         (cut, "damaged"),
         (Path.touch, "is empty"),
@@ -188,6 +192,8 @@ def cut(path: Path) -> None:
         "no version",
         "view",
         "computed",
+        "index",
+        "newer with triggers",
         "no tables",
         "cut",
         "empty",

@@ -236,7 +236,7 @@ def test_names_of_images_can_be_left_out(adapter, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("count", "kept"),
     [pytest.param(0, 0, id="none"), pytest.param(3, 3, id="few"),
-     pytest.param(1200, 1000, id="of many, the latest")],
+     pytest.param(1200, 1000, id="of many, the last")],
 )  # fmt: skip
 def test_judged_proposals_come_along(adapter, tmp_path, count, kept) -> None:
     rng = np.random.default_rng(0)
@@ -250,6 +250,13 @@ def test_judged_proposals_come_along(adapter, tmp_path, count, kept) -> None:
     assert found.injected.keys() == adapter.tensors.keys()
     assert (found.digest == adapter.digest) == (kept == 0)
     assert found.with_judged(features[:0], ious[:0]).digest == adapter.digest
+
+
+def test_judged_proposals_that_are_damaged_are_left_out(adapter, tmp_path) -> None:
+    features, ious = np.ones((4, 17)), np.array([0.5, 0.5, 1.0001, np.nan])
+    features[1, 3] = np.nan
+    save_adapter(adapter.with_judged(features, ious), tmp_path / "judged.safetensors")
+    assert load_adapter(tmp_path / "judged.safetensors").judged[1].tolist() == [0.5]
 
 
 def without(tensors, name):

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Layer
@@ -48,8 +49,8 @@ class Solo:
         self._bridge, self._objects = bridge, objects
         self.is_moving = False
         self._order: list[Image] = []
-        self._planes: dict[Layer, PlaneKey] = {}  # shown last
-        self._eyes: dict[Layer, bool] = {}  # of objects of images that are not shown
+        self._planes = WeakKeyDictionary[Layer, PlaneKey]()  # shown last
+        self._eyes = WeakKeyDictionary[Layer, bool]()  # of objects of images that are not shown
         self._leaving: list[Layer] = []  # hidden; still in the viewer
         self._soon = timer(None, 0)
         self._soon.timeout.connect(self._take_out)
