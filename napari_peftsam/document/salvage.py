@@ -30,6 +30,7 @@ __all__ = ["Salvage", "salvage"]
 _PAGE = 4096  # bytes; SQLite's default, which all projects have
 # Rows to look for behind a damaged end of a table, at most and for each page of the file.
 _GAP, _ROWS_PER_PAGE = 50_000, 100
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)  # the latter in the text of the former
 _UNREADABLE = (sqlite3.Error, PeftSamError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -127,7 +128,7 @@ class _Reader:
         """Return all rows, None if some cannot be read."""
         try:
             return self._connection.execute(sql, tuple(values)).fetchall()
-        except sqlite3.Error:
+        except _DAMAGE:
             return None
 
     def one(self, table: str, columns: str, where: str, values: Iterable[Any]) -> list[Any]:
@@ -158,7 +159,7 @@ class _Reader:
 
     def _until_damage(self, sql: str) -> list[Any]:
         rows = []
-        with suppress(sqlite3.Error):
+        with suppress(*_DAMAGE):
             for row in self._connection.execute(sql):
                 rows.append(row)  # noqa: PERF402  # those before the error count
         return rows
@@ -171,7 +172,7 @@ def _has_schema(file: Path) -> bool:
                 "SELECT count(*) FROM sqlite_master WHERE name IN ('actions', 'tiles', 'images')"
             ).fetchone()
             is_whole = number == 3 and has_own_schema(connection)
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             return False
     return is_whole
 

@@ -72,7 +72,10 @@ def has_own_schema(connection: sqlite3.Connection) -> bool:
     with closing(sqlite3.connect(":memory:")) as blank:
         create_tables(blank)
         known = {*blank.execute(every)}
-    return all(each in known for each in connection.execute(every))
+    try:
+        return all(each in known for each in connection.execute(every))
+    except UnicodeDecodeError as error:  # in the text of SQLite's own error
+        raise sqlite3.DatabaseError("malformed database schema") from error
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

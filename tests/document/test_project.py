@@ -154,6 +154,9 @@ def changed(*statements: str) -> Callable[[Path], None]:
 ENDLESS = "WITH RECURSIVE q(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM q) SELECT x FROM q"
 COMPUTED = "ALTER TABLE images ADD COLUMN more AS/**/(hex(zeroblob(100000)))"
 INDEX = "CREATE INDEX more ON images (hex(zeroblob(100000)))"
+GARBLED = (
+    "UPDATE sqlite_master SET name = CAST(X'8b' AS TEXT), sql = 'CREATE' WHERE name = 'images'"
+)
 TRIGGER = "CREATE TRIGGER more AFTER INSERT ON images BEGIN SELECT 1; END"
 
 
@@ -178,6 +181,7 @@ def cut(path: Path) -> None:
         (changed("DROP TABLE images", f"CREATE VIEW images AS {ENDLESS}"), "not made by"),
         (changed(COMPUTED), "not made by"),
         (changed(INDEX), "not made by"),
+        (changed("PRAGMA writable_schema = ON", GARBLED), "is damaged"),
         (changed(TRIGGER, "PRAGMA user_version = 7"), "has version 7"),
         (without_tables, "cannot be"),
         (cut, "damaged"),
@@ -193,6 +197,7 @@ def cut(path: Path) -> None:
         "view",
         "computed",
         "index",
+        "garbled schema",
         "newer with triggers",
         "no tables",
         "cut",
