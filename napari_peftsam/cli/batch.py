@@ -211,6 +211,12 @@ def _plan(
 _MOST_NOTES = 10  # about images of one batch
 
 
+def _left_out(text: str, number: int) -> str:
+    if number <= _MOST_NOTES:
+        return text
+    return "more images are left out, as the end will say" if number == _MOST_NOTES + 1 else ""
+
+
 def _tell_blank(names: Sequence[str]) -> None:
     for name in names[:_MOST_NOTES]:
         say(f"note: {name} is blank and has no embedding")
@@ -243,8 +249,7 @@ def _run(
                 held = ""
             if event.error is not None and image not in failed:  # named once, not for each part
                 failed.add(image)
-                if len(failed) <= _MOST_NOTES:
-                    held = f"left out {event.name}: {event.error}"
+                held = _left_out(f"left out {event.name}: {event.error}", len(failed))
             progress.show(event.done / event.total, f"{event.done} of {event.total}: {event.name}")
     if held and len(failed) > 1:
         note(held)
