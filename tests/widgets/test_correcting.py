@@ -423,7 +423,8 @@ def test_layers_of_classes_go_and_come_with_their_image(bench: Open) -> None:
     assert len(own) == 2
     assert set(own) <= set(b.viewer.layers)
     b.layers.select_image(next(each for each in b.image_layers if each is not first))
-    assert not set(own) & set(b.viewer.layers)
+    assert not any(layer.visible for layer in own)
+    wait(lambda: not set(own) & set(b.viewer.layers))  # they leave one by one
     b.layers.select_image(first)
     assert b.layers.object_layers == own
     assert set(own) <= set(b.viewer.layers)
