@@ -64,12 +64,12 @@ def checked_array(array: Any, path: Path) -> Any:
     Raises `InputFileError` for other codecs, objects in place of numbers, and chunks that are
     too large, or too small for their number.
     """
-    metadata, size = array.metadata, math.prod(array.chunks) * array.dtype.itemsize
+    metadata, values = array.metadata, math.prod(array.chunks)
+    size = values * array.dtype.itemsize
     place = array.store_path
     if array.dtype.kind in "OT":
         raise InputFileError(f"{path}: holds objects, not numbers: save it as numbers")
     check_claim(size, 0, f"a chunk of {path}")
-    values = math.prod(array.chunks)
     chunks = math.prod(-(-n // max(c, 1)) for n, c in zip(array.shape, array.chunks, strict=True))
     if chunks > _MANY and values < _TINY:
         raise InputFileError(

@@ -46,7 +46,7 @@ def pretraining_loss(
     first = prompted_loss(logits, scores, target, levels)
     rounds = _ROUNDS[int(torch.randint(len(_ROUNDS), (), generator=generator))]
     for number in range(1, rounds + 1):
-        best = torch.arange(len(scores), device=scores.device), scores.argmax(1)
+        best = _best(scores)
         answer = logits.detach()[best]
         prompts = user.correct(prompts, answer, low[best][:, None], meant)
         # Of corrections in between only the answers are needed.
@@ -54,12 +54,17 @@ def pretraining_loss(
             low, scores = decode(sam, repeated, prompts, offset)
             logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
     second = prompted_loss(logits, scores, target)
-    shown = logits[torch.arange(len(scores), device=scores.device), scores.argmax(1)]
-    changed = (correction_loss(each, answer, meant) for each in (logits[:, 0], shown))
+    shown = logits[:, 0], logits[_best(scores)]
+    changed = (correction_loss(each, answer, meant) for each in shown)
     honoured = _CORRECTED * sum(changed, logits.new_zeros(()))
     loss = first + second + honoured + dense
     parts = {"first": first, "second": second, "honoured": honoured, "dense": dense}
     return loss, {name: part.item() for name, part in parts.items()}
+
+
+def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of each object's output of the highest score."""
+    return torch.arange(len(scores), device=scores.device), scores.argmax(1)
 
 
 def correction_loss(logits: Tensor, before: Tensor, target: Tensor) -> Tensor:
