@@ -95,6 +95,8 @@ class Architecture:
         The two-way transformer of the mask decoder.
     drawn_prompts
         Give prompts to the decoder as maps, too, see `PromptDrawing`.
+    refined_masks
+        Refine the masks that correct others by these maps, see `MaskRefiner`.
     position_scale
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
@@ -111,6 +113,7 @@ class Architecture:
     decoder_heads: int = 8
     decoder_mlp_width: int = 2048
     drawn_prompts: bool = False
+    refined_masks: bool = False
     position_scale: float = 1.0
     frames: tuple[int, ...] = ()
 
@@ -179,7 +182,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "builtin", 384, 8,
             PlainVit(128, 8, 4, (3, 7), 16, absolute_positions=False, convolutional_stem=True), 128,
-            decoder_heads=4, decoder_mlp_width=512, drawn_prompts=True, position_scale=3.0,
+            decoder_heads=4, decoder_mlp_width=512, drawn_prompts=True,
+            refined_masks=True, position_scale=3.0,
         ),
         _sam("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),

@@ -45,6 +45,7 @@ DENSE_HEAD = "dense_head."
 _BLOCK = re.compile(r"(image_encoder\.(?:layers\.\d\.)?blocks\.)(\d+)\.")
 _NORMS = ("norm1", "conv3.bn", "local_conv.bn")
 _POSITIONS = "image_encoder.pos_embed"
+_REFINER = "mask_decoder.refiner."
 
 
 def build(model: str | Path, device: str = "cpu", precision: str = "auto") -> SamModel:
@@ -166,7 +167,9 @@ def _infer_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture
     stem = any(key.startswith("image_encoder.patch_embed.layers.") for key in state)
     for arch in ARCHITECTURES.values():
         if (stages, stem) == (arch.encoder.stages, arch.encoder.convolutional_stem):
-            return _with_own_frame(arch, state)
+            # Weights from before there was a refiner are complete without one.
+            refined = any(key.startswith(_REFINER) for key in state)
+            return _with_own_frame(replace(arch, refined_masks=refined), state)
     sizes = " + ".join(f"{blocks} blocks, {width} wide" for blocks, width in stages)
     what = f"an image encoder of {sizes}" if stages else "no SAM image encoder"
     raise CheckpointError(

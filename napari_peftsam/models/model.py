@@ -15,7 +15,7 @@ from napari_peftsam.heap import keep_freed_memory
 from napari_peftsam.models.architecture import Architecture, TinyVit
 from napari_peftsam.models.device import autocast, pick_precision
 from napari_peftsam.models.image_encoder import ImageEncoder
-from napari_peftsam.models.parts import DenseHead, PromptDrawing
+from napari_peftsam.models.parts import DenseHead, MaskRefiner, PromptDrawing
 from napari_peftsam.models.sam_parts import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from napari_peftsam.models.tiny_vit import TinyVitEncoder, renamed
 from napari_peftsam.models.unetr import UnetrDecoder
@@ -116,6 +116,8 @@ def construct(arch: Architecture) -> Sam:
             transformer=transformer,
             iou_head_hidden_dim=arch.embedding_width,
         )
+        if arch.refined_masks:
+            decoder.refiner = MaskRefiner(arch.embedding_width // 8)
     return Sam(encoder, prompt_encoder, decoder).eval()
 
 

@@ -69,6 +69,41 @@ class DenseHead(nn.Module):
         return logits
 
 
+class MaskRefiner(nn.Module):
+    """Convolutions on the pixels of masks, which make a mask follow corrections.
+
+    SAM sees prompts and the last mask token by token, and draws the pixels of a token from that
+    token alone. Networks for clicks see both pixel by pixel, and so change a few pixels for a
+    click that says so (RITM, Sofiiuk et al. 2022; FocalClick, Chen et al. 2022). Starts as zero.
+    """
+
+    reach = 4
+    """How far it looks in each direction, in pixels of masks."""
+
+    def __init__(self, channels: int, hidden: int = 24) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels + PromptDrawing.channels + 1, hidden, kernel_size=3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(hidden, hidden, kernel_size=3, padding=2, dilation=2),
+            nn.GELU(),
+            nn.Conv2d(hidden, channels, kernel_size=3, padding=1),
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, pixels: torch.Tensor, guides: torch.Tensor) -> torch.Tensor:
+        """Return pixels ``(B, C, H, W)`` changed by guides ``(B, 10, H, W)``, see `guides`."""
+        change: torch.Tensor = self.layers(torch.cat([pixels, guides.to(pixels.dtype)], dim=1))
+        return pixels + change
+
+    @staticmethod
+    def guides(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Return ``(B, 10, H, W)`` of `PromptDrawing.maps` and logits of the last masks."""
+        drawn = maps.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+        return torch.cat([drawn, torch.tanh(masks.float() / 4)], dim=1)
+
+
 class PromptDrawing(nn.Module):
     """Prompts drawn as maps, added to SAM's mask prompt.
 
@@ -80,12 +115,14 @@ class PromptDrawing(nn.Module):
     reaches = (4.0, 16.0, 64.0)
     """Widths of the bells around clicks, in model pixels."""
 
+    channels = 3 + 2 * len(reaches)
+    """Maps of a prompt: three of its box, bells of its positive and of its negative clicks."""
+
     def __init__(self, embedding_width: int, patch_size: int, hidden: int = 16) -> None:
         super().__init__()
         self.stride = patch_size // 4  # of the maps, which are as fine as the decoder's masks
-        channels = 3 + 2 * len(self.reaches)
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, hidden, kernel_size=2, stride=2),
+            nn.Conv2d(self.channels, hidden, kernel_size=2, stride=2),
             LayerNorm2d(hidden),
             nn.GELU(),
             nn.Conv2d(hidden, 2 * hidden, kernel_size=2, stride=2),

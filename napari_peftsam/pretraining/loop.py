@@ -107,7 +107,9 @@ def _begun(config: PretrainingConfig, real: Sequence[tuple[PixelArray, LabelArra
     recipe = make_recipe(config, model, real)
     assert model.dense_head is not None
     network = torch.nn.ModuleList([model.sam, model.dense_head]).to(pick_device(config.device))
-    network.train().requires_grad_(True)
+    network.train().requires_grad_(not config.only)
+    if config.only:
+        model.sam.mask_decoder.refiner.requires_grad_(True)
     average = deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         network.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.02
@@ -125,7 +127,8 @@ def _train(state: RunState, step: int, batch: Batch) -> tuple[float, dict[str, f
     with autocast(batch.images.device.type):
         loss, parts = pretraining_loss(state.model, batch, generator)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    if loss.requires_grad:  # a refiner alone learns from corrections of a mask
+        loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimiser.step()
     decay = min(config.average, (step + 1) / (step + 10))
@@ -152,12 +155,17 @@ def _initial_model(config: PretrainingConfig) -> SamModel:
     arch = architecture(ARCHITECTURE)
     if config.start is not None:
         model = build(config.start)
-        if model.architecture != arch or model.dense_head is None:
-            what = "no dense head" if model.architecture == arch else "another architecture"
+        begun = replace(model.architecture, refined_masks=True)
+        if begun != arch or model.dense_head is None:
+            what = "no dense head" if begun == arch else "another architecture"
             raise TrainingError(
                 f"the start {str(config.start)!r} has {what}: give the built-in model or weights "
                 "trained from it, or leave it out to start from random weights"
             )
+        if model.architecture != arch:  # a new refiner changes nothing
+            sam = construct(arch)
+            sam.load_state_dict(model.sam.state_dict(), strict=False)
+            model = replace(model, architecture=arch, sam=sam)
         return model
     sam = construct(arch)
     _match_positions(sam.mask_decoder)

@@ -45,18 +45,21 @@ def pretraining_loss(
     logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
     first = prompted_loss(logits, scores, target, levels)
     rounds = _ROUNDS[int(torch.randint(len(_ROUNDS), (), generator=generator))]
+    corrected: list[tuple[Tensor, Tensor]] = []
     for number in range(1, rounds + 1):
         best = _best(scores)
         answer = logits.detach()[best]
         prompts = user.correct(prompts, answer, low[best][:, None], meant)
-        # Of corrections in between only the answers are needed.
-        with torch.set_grad_enabled(number == rounds):
+        # Of corrections in between only the answers are needed, but they cost a refiner little.
+        learned = number == rounds or not features.requires_grad
+        with torch.set_grad_enabled(learned):
             low, scores = decode(sam, repeated, prompts, offset)
             logits = functional.interpolate(low.float(), target.shape[-2:], mode="bilinear")
-    second = prompted_loss(logits, scores, target)
-    shown = logits[:, 0], logits[_best(scores)]
-    changed = (correction_loss(each, answer, meant) for each in shown)
-    honoured = _CORRECTED * sum(changed, logits.new_zeros(()))
+        if learned:
+            shown = logits[:, 0], logits[_best(scores)]
+            changed = torch.stack([correction_loss(each, answer, meant) for each in shown]).sum()
+            corrected.append((prompted_loss(logits, scores, target), _CORRECTED * changed))
+    second, honoured = (torch.stack(terms).mean() for terms in zip(*corrected, strict=True))
     loss = first + second + honoured + dense
     parts = {"first": first, "second": second, "honoured": honoured, "dense": dense}
     return loss, {name: part.item() for name, part in parts.items()}

@@ -24,6 +24,7 @@ from napari_peftsam.types import LabelArray, PixelArray
 Recipe = dict[str, str | float]
 
 ARCHITECTURE = "builtin"
+_PART = "refiner"
 _SHIPPED = "builtin"  # name of the weights in the package, as a start
 
 # Where results are kept, how often and how they are computed does not change what is computed;
@@ -81,6 +82,7 @@ class PretrainingConfig:
     real_share: float = field(
         default=0.3, metadata=_about("probability that a crop comes from a real image", 0, 1)
     )
+    only: str = field(default="", metadata=_about(f"train this part alone: {_PART}"))
     device: str = field(default="auto", metadata=_about("default: a GPU if there is one"))
     workers: int = field(
         default=1, metadata=_about("processes that make the crops, without an effect on them", 0)
@@ -104,6 +106,8 @@ class PretrainingConfig:
             if least > -math.inf and not least <= value <= most:
                 limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
                 raise ConfigurationError(f"{option.name} must be {limits}, got {value}")
+        if self.only not in {"", _PART}:
+            raise ConfigurationError(f"only {_PART} can be trained alone, not {self.only}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigurationError(f"learning_rate must be positive, got {self.learning_rate}")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_peftsam.models.sam_parts import MaskDecoder, Sam
+from napari_peftsam.segmentation.crops import fine
 from napari_peftsam.segmentation.two_way import (
     box_tokens,
     dense_positions,
@@ -96,7 +98,8 @@ def decode_outputs(
     # half precision would only cost their weights' conversion.
     with torch.autocast(device, enabled=False):
         tokens = _tokens(sam, prompts)
-        image = _rows(features, dtype) + _dense(sam, prompts, offsets, grid).to(dtype)
+        maps = _maps(sam, prompts, offsets, grid)
+        image = _rows(features, dtype) + _dense(sam, prompts, maps).to(dtype)
         windows = ((*offset, *grid) for offset in offsets)
         placed = [dense_positions(sam.prompt_encoder, window, dtype) for window in windows]
         positions = torch.cat(placed)
@@ -104,7 +107,10 @@ def decode_outputs(
         mlps = decoder.output_hypernetworks_mlps
         queries = torch.stack([mlp(hidden[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
         scores = decoder.iou_prediction_head(hidden[:, 0])
-        return MaskOutputs(scores, queries, image, decoder, grid)
+        guides = None
+        if maps is not None and prompts.masks is not None and hasattr(decoder, "refiner"):
+            guides = decoder.refiner.guides(maps, prompts.masks)
+        return MaskOutputs(scores, queries, image, decoder, grid, guides)
 
 
 def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
@@ -120,10 +126,26 @@ def _tokens(sam: Sam, prompts: PromptTensors) -> Tensor:
     return torch.cat([own.expand(len(found[0]), -1, -1), *found], dim=1)
 
 
-def _dense(
+def _maps(
     sam: Sam, prompts: PromptTensors, offsets: Sequence[Corner], grid: tuple[int, int]
-) -> Tensor:
-    """Return the mask prompt ``(B or 1, h w or 1, C)``."""
+) -> Tensor | None:
+    """Return `PromptDrawing.maps`; None if the model does not draw prompts."""
+    drawing = getattr(sam.prompt_encoder, "drawing", None)  # SAM's own prompt encoder has none
+    if drawing is None:
+        return None
+    given = prompts.boxes if prompts.points is None else prompts.points
+    assert given is not None
+    stride = 4 * drawing.stride
+    # Points (x, y) are drawn as seen from their object's corner.
+    corner = given.new_tensor([(stride * col, stride * row) for row, col in offsets])[:, None]
+    points = None if prompts.points is None else prompts.points - corner
+    boxes = None if prompts.boxes is None else prompts.boxes - corner.repeat(1, 1, 2)[:, 0]
+    maps: Tensor = drawing.maps(points, prompts.labels, boxes, (0, 0, *grid))
+    return maps
+
+
+def _dense(sam: Sam, prompts: PromptTensors, maps: Tensor | None) -> Tensor:
+    """Return the mask prompt ``(B or 1, h w or 1, C)``, with the drawn `maps`."""
     encoder = sam.prompt_encoder
     dense: Tensor
     if prompts.masks is None:
@@ -131,16 +153,8 @@ def _dense(
     else:
         quarters = functional.pixel_unshuffle(prompts.masks.float(), 2)
         dense = mask_tokens(encoder.mask_downscaling, quarters.unflatten(1, (-1, 2, 2)))
-    drawing = getattr(encoder, "drawing", None)  # SAM's own prompt encoder has none
-    if drawing is not None:
-        stride = 4 * drawing.stride
-        # Points (x, y) are drawn as seen from their object's corner.
-        corners = [(stride * col, stride * row) for row, col in offsets]
-        corner = dense.new_tensor(corners)[:, None]
-        points = None if prompts.points is None else prompts.points - corner
-        boxes = None if prompts.boxes is None else prompts.boxes - corner.repeat(1, 1, 2)[:, 0]
-        maps = drawing.maps(points, prompts.labels, boxes, (0, 0, *grid))
-        dense = dense + mask_tokens(drawing.layers, maps)
+    if maps is not None:
+        dense = dense + mask_tokens(encoder.drawing.layers, maps)
     return dense
 
 
@@ -167,6 +181,10 @@ class MaskOutputs:
         SAM's mask decoder.
     grid
         ``(h, w)`` tokens.
+    guides
+        ``(B, 10, 4 h, 4 w)`` by which masks are refined, see `MaskRefiner`; None: they are not.
+    drawn
+        The windows of the tokens in which to draw; None: all.
     """
 
     scores: Tensor
@@ -174,6 +192,8 @@ class MaskOutputs:
     image: Tensor
     decoder: MaskDecoder
     grid: tuple[int, int]
+    guides: Tensor | None = None
+    drawn: tuple[Window, ...] | None = None
 
     def logits(self, outputs: Tensor | None = None) -> Tensor:
         """Return float32 logits ``(B, K, 4 h, 4 w)`` of outputs ``(B, K)``; default: all four."""
@@ -184,24 +204,68 @@ class MaskOutputs:
             # Pixels are 4 times as much as tokens.
             on_cpu = self.image.device.type == "cpu"
             size = max(1, _CACHED // self.image.shape[1]) if on_cpu else len(queries)
-            pairs = zip(queries.split(size), self.image.split(size), strict=True)
-            return torch.cat([self._drawn(*pair) for pair in pairs])
+            guides = repeat(None) if self.guides is None else self.guides.split(size)
+            parts = zip(queries.split(size), self.image.split(size), guides, strict=False)
+            logits = torch.cat([self._logits(*part) for part in parts])
+        if self.drawn is None:
+            return logits
+        inside = zip(logits, map(fine, self.drawn), strict=True)
+        return torch.stack([one[:, *window.slices] for one, window in inside])
 
     def within(self, windows: Sequence[Window]) -> MaskOutputs:
         """Return the same, to be drawn in a window of tokens for each object, all of one size."""
         if windows[0].shape == self.grid:
             return self
-        parts = zip(self.image.unflatten(1, self.grid), windows, strict=True)
-        image = torch.stack([one[window.slices].flatten(0, 1) for one, window in parts])
-        return replace(self, image=image, grid=windows[0].shape)
+        if self.guides is None:
+            return replace(self, image=self._cut(windows), grid=windows[0].shape)
+        wider = [self._seen(window) for window in windows]
+        guides = zip(self.guides, map(fine, wider), strict=True)
+        return replace(
+            self,
+            image=self._cut(wider),
+            grid=wider[0].shape,
+            guides=torch.stack([one[:, *window.slices] for one, window in guides]),
+            drawn=tuple(w.seen_from(other) for w, other in zip(windows, wider, strict=True)),
+        )
 
-    def _drawn(self, queries: Tensor, image: Tensor) -> Tensor:
+    def _cut(self, windows: Sequence[Window]) -> Tensor:
+        parts = zip(self.image.unflatten(1, self.grid), windows, strict=True)
+        return torch.stack([one[window.slices].flatten(0, 1) for one, window in parts])
+
+    def _seen(self, window: Window) -> Window:
+        """Return what the refiner has to see for the right pixels in a window."""
+        margin = -(-self.decoder.refiner.reach // 4)
+        sides = [min(n + 2 * margin, most) for n, most in zip(window.shape, self.grid, strict=True)]
+        starts = (
+            min(max(start - margin, 0), most - side)
+            for start, side, most in zip((window.row, window.col), sides, self.grid, strict=True)
+        )
+        return Window(*starts, *sides)
+
+    def _logits(self, queries: Tensor, image: Tensor, guides: Tensor | None) -> Tensor:
         pixels = _upscaled(self.decoder, image)
+        if guides is not None:
+            pixels = self._refined(pixels, guides)
+            rows = pixels.permute(0, 2, 3, 1)
+            products = (rows.flatten(1, 2) @ queries.to(rows.dtype).mT).float()
+            return products.mT.reshape(*queries.shape[:2], *pixels.shape[2:])
         products = (pixels @ queries.to(pixels.dtype).transpose(1, 2)).float()
-        height, width = self.grid
-        cells = products.unflatten(1, (height, width, 2, 2, 2, 2))
-        ordered: Tensor = cells.permute(0, 7, 1, 3, 5, 2, 4, 6)
-        return ordered.reshape(len(queries), -1, 4 * height, 4 * width)
+        return _in_order(products, self.grid)
+
+    def _refined(self, pixels: Tensor, guides: Tensor) -> Tensor:
+        pixels = _in_order(pixels, self.grid).contiguous(memory_format=torch.channels_last)
+        half = None if pixels.dtype == torch.float32 else pixels.dtype
+        with torch.autocast(pixels.device.type, half, enabled=half is not None):
+            refined: Tensor = self.decoder.refiner(pixels, guides)
+        return refined
+
+
+def _in_order(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return ``(B, N, 4 h, 4 w)`` of pixels ``(B, h w 16, N)`` in the order of `_upscaled`."""
+    height, width = grid
+    cells = pixels.unflatten(1, (height, width, 2, 2, 2, 2))
+    ordered: Tensor = cells.permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return ordered.reshape(len(pixels), -1, 4 * height, 4 * width)
 
 
 def _upscaled(decoder: MaskDecoder, image: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from napari_peftsam import __version__
 from napari_peftsam.errors import ConfigurationError, TrainingError
-from napari_peftsam.models import build, build_random, checkpoint_state
+from napari_peftsam.models import DENSE_HEAD, build, build_random, checkpoint_state
 from napari_peftsam.pretraining import PretrainingConfig, pretrain
 from napari_peftsam.pretraining.data import CropStream
 from napari_peftsam.segmentation.decode import PromptTensors, decode
@@ -130,6 +130,32 @@ def test_a_run_that_does_not_tell_its_options_is_not_resumed(
         list(pretrain(config))
 
 
+def test_the_refiner_alone_can_be_trained_on_weights_without_one(tmp_path: Path) -> None:
+    config = replace(_config(tmp_path / "run", 3), start=_without_refiner(tmp_path), only="refiner")
+    list(pretrain(config))
+    start, end = load_file(config.start), load_file(config.weights)
+    assert all(torch.equal(tensor, end[name]) for name, tensor in start.items())
+    added = {name: tensor for name, tensor in end.items() if name not in start}
+    assert all(name.startswith("mask_decoder.refiner.") for name in added)
+    assert added["mask_decoder.refiner.layers.4.weight"].any()
+
+
+def test_weights_without_a_refiner_are_trained_on_with_one(tmp_path: Path) -> None:
+    config = replace(_config(tmp_path / "run", 1), start=_without_refiner(tmp_path))
+    list(pretrain(config))
+    assert build(config.start).architecture.refined_masks is False
+    assert build(config.weights).architecture.refined_masks
+
+
+def _without_refiner(folder: Path) -> Path:
+    path = folder / "start.safetensors"
+    shipped = build("builtin")
+    head = {f"{DENSE_HEAD}{k}": v for k, v in shipped.dense_head.state_dict().items()}
+    tensors = shipped.sam.state_dict() | head
+    save_file({k: v.half() for k, v in tensors.items() if "refiner" not in k}, path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [pytest.param({"sides": ()}, "multiples of 8 from 8 to 384.*got none", id="no side"),
@@ -144,6 +170,7 @@ def test_a_run_that_does_not_tell_its_options_is_not_resumed(
      pytest.param({"real_share": 1.5}, "real_share must be from 0 to 1, got 1.5", id="share"),
      pytest.param({"workers": -1}, "workers must be at least 0, got -1", id="workers"),
      pytest.param({"seed": -1}, "seed must be from 0 to .*, got -1", id="negative seed"),
+     pytest.param({"only": "encoder"}, "only refiner can be trained alone, not encoder", id="part"),
      pytest.param({"learning_rate": float("nan")}, "must be positive, got nan", id="rate")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

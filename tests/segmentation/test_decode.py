@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +26,12 @@ SMALL = Architecture(
     "small", 64, 8, PlainVit(16, 4, 2, (1, 3), 4), 64, decoder_heads=2, decoder_mlp_width=48
 )
 DRAWN = replace(SMALL, drawn_prompts=True, position_scale=3.0)
+REFINED = replace(DRAWN, refined_masks=True)
+ARCHITECTURES = [
+    pytest.param(SMALL, id="SAM"),
+    pytest.param(DRAWN, id="drawn prompts"),
+    pytest.param(REFINED, id="refined masks"),
+]
 SIDE, GRID = SMALL.image_size, SMALL.grid
 
 
@@ -50,13 +57,30 @@ def reference(
         sparse, dense = sam.prompt_encoder(points=points, boxes=one.boxes, masks=one.masks)
         if one.masks is None:
             dense = dense[..., rows, cols]
+        window = (top, left, height, width)
         if hasattr(sam.prompt_encoder, "drawing"):
-            window = (top, left, height, width)
             dense = dense + sam.prompt_encoder.drawing(one.points, one.labels, one.boxes, window)
         image = features[index % len(features), None]
-        answers.append(sam.mask_decoder.predict_masks(image, positions, sparse, dense))
+        with refined(sam, one, window):
+            answers.append(sam.mask_decoder.predict_masks(image, positions, sparse, dense))
     logits, scores = zip(*answers, strict=True)
     return torch.cat(logits), torch.cat(scores)
+
+
+@contextmanager
+def refined(sam: Sam, prompts: PromptTensors, window: tuple[int, int, int, int]) -> Iterator[None]:
+    """Refine the pixels between the two steps of the decoder, if there is a last mask."""
+    if prompts.masks is None or not hasattr(sam.mask_decoder, "refiner"):
+        yield
+        return
+    refiner = sam.mask_decoder.refiner
+    maps = sam.prompt_encoder.drawing.maps(prompts.points, prompts.labels, prompts.boxes, window)
+    guides = refiner.guides(maps, prompts.masks)
+    handle = sam.mask_decoder.output_upscaling.register_forward_hook(
+        lambda _module, _inputs, pixels: refiner(pixels, guides)
+    )
+    with handle:
+        yield
 
 
 def objects(prompts: PromptTensors) -> Iterator[PromptTensors]:
@@ -149,7 +173,7 @@ PROMPTS = [
         pytest.param(3, 3, id="an image each"),
     ],
 )
-@pytest.mark.parametrize("arch", [SMALL, DRAWN], ids=["SAM", "drawn prompts"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_results_and_gradients_are_those_of_segment_anything(
     arch: Architecture, count: int, images: int, given: dict[str, int]
 ) -> None:
@@ -159,7 +183,7 @@ def test_results_and_gradients_are_those_of_segment_anything(
 
 
 @pytest.mark.parametrize("given", PROMPTS)
-@pytest.mark.parametrize("arch", [SMALL, DRAWN], ids=["SAM", "drawn prompts"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_crop_lies_where_it_lies(arch: Architecture, given: dict[str, int]) -> None:
     prompts = make_prompts(2, **given)
     if prompts.masks is not None:
@@ -170,7 +194,7 @@ def test_a_crop_lies_where_it_lies(arch: Architecture, given: dict[str, int]) ->
 
 
 @pytest.mark.parametrize("given", PROMPTS)
-@pytest.mark.parametrize("arch", [SMALL, DRAWN], ids=["SAM", "drawn prompts"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_crops_of_objects_lie_each_where_it_lies(arch: Architecture, given: dict[str, int]) -> None:
     prompts, model = make_prompts(2, **given), build(arch)
     if prompts.masks is not None:
@@ -212,7 +236,7 @@ def test_adapted_decoders(config: FrozenEncoderConfig | LoraConfig, points: int)
 
 
 @pytest.mark.parametrize("given", PROMPTS)
-@pytest.mark.parametrize("arch", [SMALL, DRAWN], ids=["SAM", "drawn prompts"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_half_precision_is_near_and_its_results_are_single(
     arch: Architecture, given: dict[str, int]
 ) -> None:
@@ -226,12 +250,17 @@ def test_half_precision_is_near_and_its_results_are_single(
         assert error(half.detach(), single.detach()) < 3e-2
 
 
-def test_only_the_masks_asked_for_are_drawn() -> None:
-    model, prompts = build(SMALL), make_prompts(3, 2)
-    outputs = decode_outputs(model.sam, embedding(), prompts)
+@pytest.mark.parametrize("mask", [False, True], ids=["first mask", "correction"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_only_the_masks_asked_for_are_drawn(arch: Architecture, mask: bool) -> None:
+    arch = replace(arch, image_size=128)  # larger than what a refined window sees
+    model, prompts = build(arch), make_prompts(3, 2, mask=mask)
+    if prompts.masks is not None:
+        prompts = replace(prompts, masks=prompts.masks.repeat(1, 1, 2, 2))
+    outputs = decode_outputs(model.sam, embedding(side=2 * GRID), prompts)
     every = outputs.logits()
-    assert every.shape == (3, 4, 4 * GRID, 4 * GRID)
-    windows = [Window(row, row + 1, 4, 4) for row in range(3)]
+    assert every.shape == (3, 4, 8 * GRID, 8 * GRID)
+    windows = [Window(6 * n, 4 + n, 4, 4) for n in range(3)]
     drawn = outputs.within(windows).logits()
     for one, window, whole in zip(drawn, windows, every, strict=True):
         torch.testing.assert_close(one, whole[:, *fine(window).slices])
