@@ -19,6 +19,7 @@ _LEAST_AREA = 64.0  # pixels: islands of an object this small, or of none, count
 _COMPACTNESS = 0.5
 _SCORES = 2.0
 _ROUNDS = (1, 1, 2, 3, 5, 8)  # of corrections, one of these at random
+_CLICKS = (1, 1, 1, 5)  # at most in a correction, one of these at random: people click once
 _CORRECTED = 0.05  # worth of what a correction was meant to change
 
 
@@ -37,7 +38,8 @@ def pretraining_loss(
     row, col = torch.randint(free, (2,), generator=generator).tolist()
     offset, patch = (row, col), model.architecture.patch_size
     corner = (float(col * patch), float(row * patch))
-    user = PromptSimulator(generator, torch.tensor([corner]))
+    most = _CLICKS[int(torch.randint(len(_CLICKS), (), generator=generator))]
+    user = PromptSimulator(generator, torch.tensor([corner]), most=most)
     prompts, meant = first_prompts(user, batch, generator)
     target = meant[:, None]
     levels = possible_levels(batch.levels.flatten(0, 1), prompts, corner, meant)

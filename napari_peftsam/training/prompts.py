@@ -38,11 +38,14 @@ class PromptSimulator:
     origin, spacing
         ``(B, 2)``, or ``(1, 2)`` for all objects: ``(x, y)`` of the centre of a mask's first
         pixel in the model's frame, and of the distance between pixels.
+    most
+        The most clicks of one correction.
     """
 
     generator: torch.Generator
     origin: Tensor = field(default_factory=lambda: torch.zeros(1, 2))
     spacing: Tensor = field(default_factory=lambda: torch.ones(1, 2))
+    most: int = _MOST_CORRECTIONS
 
     def clicks(self, region: Tensor, count: int = 1) -> Tensor:
         """Return random pixels ``(B, count, 2)`` of each region, off its border if they can be."""
@@ -128,7 +131,7 @@ class PromptSimulator:
     ) -> PromptTensors:
         """Add clicks on each object's larger kind of error; often feed the answer back.
 
-        All objects get the same number of clicks, from one to five.
+        All objects get the same number of clicks, from one to `most`.
 
         Parameters
         ----------
@@ -149,7 +152,7 @@ class PromptSimulator:
         right = torch.where(empty[:, None, None], ~masks, masks)
         region = torch.where(perfect[:, None, None], right, region)
         positive = torch.where(perfect, ~empty, positive)
-        count = int(torch.randint(1, _MOST_CORRECTIONS + 1, (), generator=self.generator))
+        count = int(torch.randint(1, self.most + 1, (), generator=self.generator))
         points = self.clicks(region, count)
         labels = positive.float()[:, None].expand(-1, count)
         return self._added(prompts, points, labels, low_resolution, _FEEDBACK)

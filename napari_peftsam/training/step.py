@@ -250,7 +250,7 @@ class Trainer:
         varied = config.prompts == "varied"
         if not varied:
             _, number, _ = seed
-            user = PeftSamSimulator(generator, user.origin, user.spacing, number % 2 == 1)
+            user = PeftSamSimulator(generator, user.origin, user.spacing, box_first=number % 2 == 1)
         if view.own_prompts and varied:
             own = plane.source.prompts[view.objects[0].label]
             prompts = prompt_tensors(own, plane.frame)
