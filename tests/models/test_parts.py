@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_peftsam.models import DenseHead, build_random, encode_tensor
-from napari_peftsam.models.parts import ConvStem, PromptDrawing
+from napari_peftsam.models.parts import ConvStem, MaskRefiner, PromptDrawing
 
 WINDOW = (0, 0, 48, 48)
 
@@ -33,6 +33,34 @@ def test_a_new_drawing_changes_nothing() -> None:
     drawn = PromptDrawing(16, patch_size=8)(None, None, boxes, WINDOW)
     assert drawn.shape == (1, 16, 48, 48)
     assert not drawn.any()
+
+
+def test_a_new_refiner_changes_nothing() -> None:
+    pixels, guides = torch.rand(2, 4, 16, 12), torch.rand(2, 10, 16, 12)
+    assert torch.equal(MaskRefiner(4)(pixels, guides), pixels)
+
+
+def test_a_refiner_sees_as_far_as_its_reach() -> None:
+    refiner, pixels = MaskRefiner(1), torch.zeros(1, 1, 31, 31)
+    for parameter in refiner.parameters():
+        torch.nn.init.ones_(parameter)
+    guides = torch.zeros(1, 10, 31, 31)
+    guides[..., 15, 15] = 1
+    changed = refiner(pixels, guides) != refiner(pixels, torch.zeros_like(guides))
+    rows, columns = changed[0, 0].nonzero().unbind(1)
+    assert {int(15 - rows.min()), int(columns.max() - 15)} == {MaskRefiner.reach}
+
+
+def test_guides_are_the_drawn_prompts_and_the_last_mask() -> None:
+    points, window = torch.tensor([[[21.0, 11.0]]]), (0, 0, 8, 8)
+    drawing = PromptDrawing(16, patch_size=8)
+    maps = drawing.maps(points, torch.ones(1, 1), None, window)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 5, 10] = 2.0
+    guides = MaskRefiner.guides(maps, mask)
+    assert guides.shape == (1, PromptDrawing.channels + 1, 32, 32)
+    assert (guides[0, 3] == guides[0, 3].max()).nonzero().tolist() == [[5, 10]]
+    assert guides[0, -1].nonzero().tolist() == [[5, 10]]
 
 
 def test_a_box_is_drawn_where_it_is() -> None:
