@@ -185,6 +185,12 @@ def check_safetensors(path: Path, error: Error) -> None:
         raise error(f"{path} describes its tensors in {length / 1e6:,.0f} MB, which is too much")
 
 
+def safetensors_header(content: bytes, what: object, error: Error) -> Any:
+    """Return what a safetensors file says of its tensors, by name."""
+    length = int.from_bytes(content[:8], "little")
+    return parse_json(content[8 : 8 + length], what, error)
+
+
 def zstd_bytes(data: bytes) -> int | None:
     """Return the size that compressed data claims to have, None if it claims none."""
     if len(data) < 6 or data[:4] != ZSTD:

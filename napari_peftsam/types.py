@@ -345,6 +345,8 @@ class Prediction:
         return replace(self, masks=masks, offset=offset, part_of=self.plane_shape)
 
 
+JUDGED_IOUS = "automatic.scorer.ious"
+"""Tensor of an adapter file with as many values as it carries judged proposals."""
 SAM_FRAMES = (1024, 768, 512)
 """Frames that Segment Anything can be loaded with, in pixels; it was published with the first."""
 

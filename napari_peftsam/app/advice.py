@@ -302,6 +302,13 @@ def describe_adapter(entry: AdapterEntry) -> str:
     return f"{entry.method.replace('_', '-')}{where}"
 
 
+def explain_adapter(entry: AdapterEntry) -> str:
+    """Return what an adapter is, and how many judged proposals its scores begin with."""
+    number = 0 if entry.adapter is None else len(entry.adapter.judged[1])
+    brings = f"; it brings {count_text(number, 'judged proposal')} along" if number else ""
+    return f"Answer prompts with {describe_adapter(entry)}{brings}"
+
+
 def iou_text(entry: AdapterEntry, measured: float | None) -> tuple[str, str]:
     """Return an adapter's held-out IoU as text, and what was measured.
 

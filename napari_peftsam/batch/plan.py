@@ -221,8 +221,9 @@ class BatchFinished:
     blank
         Names of planes of a stack without any contrast, which have no embedding.
     objects, empty
-        Prompted objects, and how many of them have no pixel; None where results are
-        embeddings.
+        Objects, and how many prompted ones have no pixel; None where results are embeddings.
+    per_image
+        Objects and ``stages`` of each finished image that was segmented without prompts.
     """
 
     total: int
@@ -234,6 +235,7 @@ class BatchFinished:
     objects: int | None = None
     empty: int | None = None
     blank: tuple[str, ...] = ()
+    per_image: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures that apply, ready for JSON."""

@@ -289,10 +289,12 @@ def segment_batch(
             arguments = image, asked, folder / f"{name}.ome.zarr", Path(scratch), options, config
             tasks.append(Task(name, arguments, name))
         done = yield from workers.run(TaskFunction(plan.source, _segment_image), tasks, stop)
-    reports = [event.result for event in done if event.result]
-    objects = sum(report.objects for report in reports)
-    empty = sum(len(report.empty) for report in reports)
-    yield finished(tasks, done, output, objects=objects, empty=empty)
+    found = {event.name: event.result for event in done if event.result}
+    objects = sum(report.objects for report in found.values())
+    empty = sum(len(report.empty) for report in found.values())
+    names = [task.name for task in tasks if task.name in found and found[task.name].counts]
+    each = tuple({"name": name} | found[name].to_dict() for name in names)
+    yield finished(tasks, done, output, objects=objects, empty=empty, per_image=each)
 
 
 def _segment_image(  # noqa: PLR0913, PLR0917

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._console import emit
 from ._options import FrameSize, Json, Model
+
+if TYPE_CHECKING:
+    from napari_peftsam.peft import Adapter
 
 
 def export_model(
@@ -100,11 +103,16 @@ def import_adapter(  # noqa: PLR0913, PLR0917  # one parameter per option
     if frame is not None:
         model = str(ModelSource(model or "builtin", frame=frame).model)
     adapter = import_adapter_file(source, output, model, ExpectedAdapter(rank, placed, alpha))
+    shown, text = describe(adapter)
+    emit({"output": str(output), **shown}, as_json, f"{text}\nadapter: {output}")
+
+
+def describe(adapter: Adapter) -> tuple[dict[str, Any], str]:
+    """Return the method, the options and the model of an adapter, for JSON and for people."""
     options = adapter.config.model_dump(mode="json")
     shown = {
         "method": adapter.config.method,
         **{name: options.get(name) for name in ("rank", "placement", "matrices", "alpha")},
         "model": adapter.base.name,
     }
-    text = ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
-    emit({"output": str(output), **shown}, as_json, f"{text}\nadapter: {output}")
+    return shown, ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)

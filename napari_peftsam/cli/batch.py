@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,16 +106,22 @@ def segment(  # noqa: PLR0913
     reading_options = read_options(reading)
     report = segment_file(image, prompts, output, ModelChoice(**model), reading_options, config)
     if report.counts is not None and not report.objects:
-        reasons = {
-            f"smaller than --min-size {config.min_size}": report.counts.too_small,
-            f"less certain than --eager {config.eager:g} asks for": report.counts.below,
-        }
-        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+        why = _why_lost(report.counts.to_dict(), config)
         say(f"note: no object was found{f': {why}' if why else ''}")
     if report.empty:
         numbers = ", ".join(map(str, report.empty))
         say(f"note: no pixel was left for object {numbers}")
     emit(report.to_dict(), as_json, f"{count_text(report.objects, 'object')}: {report.output}")
+
+
+def _why_lost(stages: Mapping[str, int], config: AutomaticConfig) -> str:
+    """Return how many proposals the options and the limit of a tile left out; empty if none."""
+    reasons = {
+        "too_small": f"smaller than --min-size {config.min_size}",
+        "below": f"less certain than --eager {config.eager:g} asks for",
+        "left_out": "beyond the most that is looked at",
+    }
+    return ", ".join(f"{stages[each]} {why}" for each, why in reasons.items() if stages[each])
 
 
 def automatic_config(prompts: Path | None, values: Values) -> AutomaticConfig:
@@ -170,7 +177,9 @@ def segment_batch(  # noqa: PLR0913
             return "no labels were written"
         empty = f", {finished.empty} without a pixel" if finished.empty else ""
         found = count_text(finished.objects, "object")
-        return f"{found}{empty} in {_images(finished)}: {finished.output}"
+        lost = sum((Counter(each["stages"]) for each in finished.per_image), Counter[str]())
+        why = f"\nleft out: {text}" if (text := _why_lost(lost, config)) else ""
+        return f"{found}{empty} in {_images(finished)}: {finished.output}{why}"
 
     def run(stop: Callable[[], bool]) -> Iterator[BatchEvent]:
         if prompts is not None and (images.is_file() or is_zarr(images)):

@@ -14,6 +14,7 @@ from napari_peftsam.outputs import safe_name
 
 from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, say
 from ._options import Json, ProjectFile
+from .adapters import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +25,32 @@ if TYPE_CHECKING:
 _DIFFERENT = _LOST = 1  # exit codes
 
 
-def info(project: ProjectFile, as_json: Json = False) -> None:
-    """Show how much a project holds; it may be open in a viewer.
+def info(
+    file: Annotated[
+        Path, typer.Argument(help="Project file (.peftsam) or adapter file (.safetensors).")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show how much a project holds, which may be open in a viewer, or what an adapter is.
 
     Objects are the accepted ones. Seconds are the time worked: the gaps between actions, each
     at most 60 s. Images whose file is missing or has changed are named on standard error.
+    Judged proposals are those that an adapter brings along for automatic segmentation.
     """
-    from napari_peftsam.document import find_source, open_project, summary
+    if file.suffix.lower() == ".safetensors":
+        from napari_peftsam.peft import load_adapter
 
-    with closing(open_project(project, read_only=True)) as store:
-        values = summary(store)
+        adapter = load_adapter(file)
+        shown, text = describe(adapter)
+        number = len(adapter.judged[1])
+        emit(
+            {**shown, "judged": number}, as_json, f"{text}, {count_text(number, 'judged proposal')}"
+        )
+        return
+    from napari_peftsam.document import find_source, judged_by_adapter, open_project, summary
+
+    with closing(open_project(file, read_only=True)) as store:
+        values, judged = summary(store), judged_by_adapter(store)
         sources = {
             info.name: find_source(info.source, store.path)
             for info in store.images().values()
@@ -43,8 +60,9 @@ def info(project: ProjectFile, as_json: Json = False) -> None:
         if found.text:
             say(f"{name}: {found.text}")
     missing = [name for name, found in sources.items() if found.state == "missing"]
-    text = "\n".join(f"{name:10}{value:>10,g}" for name, value in values.items())
-    emit({**values, "missing": missing}, as_json, text)
+    lines = [f"{name:10}{value:>10,g}" for name, value in values.items()]
+    lines += [f"{name}: {count_text(n, 'judged proposal')}" for name, n in judged.items() if n]
+    emit({**values, "missing": missing, "judged": judged}, as_json, "\n".join(lines))
 
 
 def recover(

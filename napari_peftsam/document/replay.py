@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,10 @@ from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
-from napari_peftsam.limits import parse_json
+from napari_peftsam.limits import parse_json, safetensors_header
+from napari_peftsam.types import JUDGED_IOUS
 
-__all__ = ["compare", "replay", "summary", "verify"]
+__all__ = ["compare", "judged_by_adapter", "replay", "summary", "verify"]
 
 _LONGEST_PAUSE = 60.0  # seconds; who does nothing for longer has left
 
@@ -125,7 +128,7 @@ def summary(store: Store) -> dict[str, float]:
     with store.snapshot():
         images = [image for image, info in store.images().items() if not info.is_removed]
         times = store.times()
-        adapters = store.fields().get("adapters", "[]")
+        adapters = _adapters(store)
         try:
             dates = [datetime.fromisoformat(time) for time in times]
             gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(dates)]
@@ -138,7 +141,22 @@ def summary(store: Store) -> dict[str, float]:
             "images": len(images),
             "objects": sum(store.count_objects(image) for image in images),
             "proposals": sum(store.count_proposals(image) for image in images),
-            "adapters": len(parse_json(adapters, "a project's list", ProjectError)),
+            "adapters": len(adapters),
             "actions": len(times),
             "seconds": round(sum(min(max(gap, 0.0), _LONGEST_PAUSE) for gap in gaps), 3),
         }
+
+
+def judged_by_adapter(store: Store) -> dict[str, int]:
+    """Return how many judged proposals each adapter carries; damaged ones are left out."""
+    found = dict[str, int]()
+    for each in _adapters(store):
+        with suppress(PeftSamError, LookupError, TypeError):
+            name, digest = each["name"], each["digest"]
+            header = safetensors_header(store.blob(digest), f"the adapter {name}", ProjectError)
+            found[name] = header[JUDGED_IOUS]["shape"][0] if JUDGED_IOUS in header else 0
+    return found
+
+
+def _adapters(store: Store) -> list[Any]:
+    return list(parse_json(store.fields().get("adapters", "[]"), "a project's list", ProjectError))

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from napari_peftsam.errors import AdapterMismatchError, ConfigurationError, InputFileError
 from napari_peftsam.files import atomic_path
-from napari_peftsam.limits import check_safetensors, parse_json
+from napari_peftsam.limits import check_safetensors, parse_json, safetensors_header
 from napari_peftsam.models import DenseHead, SamModel, UnetrDecoder
 from napari_peftsam.normalisation import NORMALISATION
 from napari_peftsam.peft.inject import Injection, inject
 from napari_peftsam.peft.methods import parse_method_config
 from napari_peftsam.peft.protocol import MethodConfig
-from napari_peftsam.types import ModelReference
+from napari_peftsam.types import JUDGED_IOUS, ModelReference
 
 __all__ = [
     "Adapter",
@@ -56,7 +56,7 @@ MOST_JUDGED = 1000
 """The most judged proposals that an adapter brings along; of more, the last ones by image."""
 _MOST_FIGURES = 64  # of each
 _HEAD, _SCORER = "automatic.head.", "automatic.scorer."  # prefixes of what an adapter may hold
-_FEATURES, _IOUS = f"{_SCORER}features", f"{_SCORER}ious"
+_FEATURES, _IOUS = f"{_SCORER}features", JUDGED_IOUS
 
 
 @dataclass(frozen=True)
@@ -335,8 +335,7 @@ def adapter_from_bytes(content: bytes, name: str) -> Adapter:
         If the content is damaged or of a newer format; `name` is for the message.
     """
     try:
-        length = int.from_bytes(content[:8], "little")
-        header = parse_json(content[8 : 8 + length], f"the adapter {name}", AdapterMismatchError)
+        header = safetensors_header(content, f"the adapter {name}", AdapterMismatchError)
         text, tensors = header["__metadata__"][METADATA_KEY], load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise AdapterMismatchError(f"the adapter {name} is damaged ({error})") from error

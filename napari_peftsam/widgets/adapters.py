@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 
 from napari_peftsam.app.advice import (
     describe_adapter,
+    explain_adapter,
     explain_merging,
     explain_strength,
     iou_text,
@@ -237,10 +238,11 @@ class AdaptersDock(Dock):
         self._ious.clear()
         for row, entry in enumerate(entries):
             button = QRadioButton(entry.name)
-            button.setToolTip(f"Answer prompts with {describe_adapter(entry)}")
+            button.setToolTip(explain_adapter(entry))
             self._group.addButton(button, row)
             self._buttons[entry.name] = button
             self._ious.append(QLabel())
             parts = (button, self._ious[-1], QLabel(describe_adapter(entry)))
+            parts[-1].setToolTip(button.toolTip())
             for column, part in enumerate(parts):
                 self.rows.addWidget(part, row, column)

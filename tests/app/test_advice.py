@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,7 @@ from napari_peftsam.app.advice import (
     describe_adapter,
     describe_data,
     download_text,
+    explain_adapter,
     explain_merging,
     explain_strength,
     explain_value,
@@ -26,8 +28,8 @@ from napari_peftsam.app.advice import (
     why_no_training,
 )
 from napari_peftsam.evaluation import Answers, Trial, Verdict
-from napari_peftsam.models import DownloadProgress
-from napari_peftsam.peft import CobotLoraConfig
+from napari_peftsam.models import DownloadProgress, build_tiny
+from napari_peftsam.peft import CobotLoraConfig, LoraConfig, capture, inject
 from napari_peftsam.segmentation.engine import LiveAdapter
 from napari_peftsam.training import TrainingConfig
 
@@ -247,8 +249,20 @@ def test_values_are_explained_without_the_words_of_pydantic(
 def test_the_base_model_is_neither_weakened_nor_refused_for_merging() -> None:
     base = AdapterEntry("base")
     assert describe_adapter(base) == "the model as it is"
+    assert explain_adapter(base) == "Answer prompts with the model as it is"
     assert "no strength" in explain_strength(LiveAdapter()) == explain_strength(None)
     assert explain_merging(LiveAdapter()).startswith("Write a plain SAM checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [(0, "lora · all"), (1, "lora · all; it brings 1 judged proposal along"),
+     (120, "lora · all; it brings 120 judged proposals along")],
+)  # fmt: skip
+def test_an_adapter_says_how_many_judgements_it_brings(judged: int, expected: str) -> None:
+    adapter = capture(inject(build_tiny(), LoraConfig(rank=2, placement="all")))
+    entry = AdapterEntry("v1", adapter.with_judged(np.zeros((judged, 17)), np.zeros(judged)))
+    assert explain_adapter(entry) == f"Answer prompts with {expected}"
 
 
 @pytest.mark.parametrize(

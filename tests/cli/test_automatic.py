@@ -134,6 +134,30 @@ def test_segment_batch_does_a_folder(
     assert outcome.json["objects"] == 5
     found = read_labels(tmp_path / "out" / "a.ome.zarr")
     assert len(np.unique(found)) == 3
+    each = outcome.json["per_image"]
+    assert [(image["name"], image["objects"]) for image in each] == [("a", 2), ("b", 3)]
+    assert [image["stages"].keys() for image in each] == [STAGES] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "second_line"),
+    [
+        pytest.param(
+            ("--min-size", "5000"), r"left out: 5 smaller than --min-size 5000$", id="all"
+        ),
+        pytest.param(("--eager", "1"), "$", id="none"),
+    ],
+)
+def test_a_batch_says_what_was_left_out(
+    options: tuple[str, ...],
+    second_line: str,
+    folders: tuple[Path, Path],
+    program: Program,
+    tmp_path: Path,
+) -> None:
+    outcome = program("segment-batch", "--images", folders[0], "--output", tmp_path, *options)
+    assert outcome.code == 0, outcome.err
+    assert re.search(rf"in 2 of 2 images: .*\n{second_line}", outcome.out)
 
 
 def test_evaluate_without_prompts(folders: tuple[Path, Path], program: Program) -> None:

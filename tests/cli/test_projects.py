@@ -18,7 +18,15 @@ import napari_peftsam as ps
 from napari_peftsam.app.finetuning import train
 from napari_peftsam.cli.projects import label_file_names
 from napari_peftsam.files import read_image
-from napari_peftsam.peft import LoraConfig, load_adapter
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import (
+    LoraConfig,
+    adapter_bytes,
+    capture,
+    inject,
+    load_adapter,
+    save_adapter,
+)
 from tests.app._cases import write_useless_adapter
 from tests.cli._cases import Inputs, Program, scene
 from tests.cli._project_cases import ROOT, held_open, make_project
@@ -49,12 +57,33 @@ def opened(project: Path) -> ps.Document:
 def test_info(project: Path, program: Program) -> None:
     outcome = program("info", project, "--json")
     assert (outcome.code, outcome.err) == (0, "")
-    assert list(outcome.json) == [*INFO_KEYS, "missing"]
+    assert list(outcome.json) == [*INFO_KEYS, "missing", "judged"]
     assert outcome.json["missing"] == []
     expected = {"images": 2, "objects": OBJECTS, "proposals": 0, "adapters": 0, "actions": 6}
     assert {k: outcome.json[k] for k in expected} == expected
     text = program("info", project).out
     assert [line.split()[0] for line in text.splitlines()] == INFO_KEYS
+
+
+def test_info_says_how_many_judgements_adapters_bring(project: Path, program: Program) -> None:
+    """Of a file, and of those in a project, without torch; what is damaged has no number."""
+    adapter = capture(inject(build_tiny(), LoraConfig(rank=2)))
+    taught = adapter.with_judged(np.zeros((7, 17)), np.ones(7))
+    with closing(ps.open_project(project)) as store:
+        document = ps.Document(store)
+        for name, content in (
+            ("v1", adapter_bytes(adapter)), ("v2", adapter_bytes(taught)), ("v3", b"damaged"),
+        ):  # fmt: skip
+            document.add_adapter(content, ps.document.StoredAdapter(name))
+    assert program("info", project, "--json").json["judged"] == {"v1": 0, "v2": 7}
+    assert program("info", project).out.splitlines()[-1] == "v2: 7 judged proposals"
+    file = project.with_suffix(".safetensors")
+    save_adapter(taught, file)
+    found = program("info", file, "--json").json
+    assert {name: found[name] for name in ("method", "rank", "judged")} == {
+        "method": "lora", "rank": 2, "judged": 7,
+    }  # fmt: skip
+    assert program("info", file).out.strip().endswith("7 judged proposals")
 
 
 def test_info_names_images_that_are_gone_or_changed(
