@@ -301,9 +301,16 @@ Change = LabelChange | ObjectChange | FieldChange | ProposalChange
 def inverse(change: Change) -> Change:
     """Return the change that takes this one back."""
     if isinstance(change, LabelChange):
-        return replace(change, old=change.new, new=change.old)
+        made = replace(change, old=change.new, new=change.old)
+        vars(made)["where"] = change.where
+        return made
     swapped: dict[str, Any] = {"before": change.after, "after": change.before}
     return replace(change, **swapped)
+
+
+def changed_pixels(change: Change) -> int:
+    """Return the number of pixels that a change sets."""
+    return int(change.lengths.sum()) if isinstance(change, LabelChange) else 0
 
 
 def set_field(

@@ -180,7 +180,9 @@ def pixel_changes(  # what is changed, and how records follow
         check_set(image, label, label_set)
         if planes:
             record = create(label) if known is None else update(known)
-            records[label] = replace(record, label_set=label_set).in_planes(planes)
+            if record.label_set != label_set:
+                record = replace(record, label_set=label_set)
+            records[label] = record.in_planes(planes)
         else:
             records[label] = None
     highest = max((label for label, record in records.items() if record is not None), default=0)

@@ -11,7 +11,7 @@ from napari_peftsam.document import actions as act
 from napari_peftsam.document.changes import Change, LabelChange, State, set_field, set_records
 from napari_peftsam.document.derive import Derived, checked_class, derive, without_first
 from napari_peftsam.document.derive_labels import check_set, pixel_changes
-from napari_peftsam.document.derive_proposals import judged, judged_by, revoked
+from napari_peftsam.document.derive_proposals import judged, judged_by, proposal_pixels, revoked
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.objects import NewObject, ObjectRecord, Overlap, PlaneKey, merged
 from napari_peftsam.document.records import class_of, label_set_of
@@ -20,6 +20,10 @@ from napari_peftsam.errors import LabelError, PromptError, count_text
 from napari_peftsam.types import LabelArray
 
 __all__: list[str] = []
+
+_COVERED = (
+    "existing objects cover the whole mask: replace them, cut it out of them, or delete them first"
+)
 
 
 @derive.register
@@ -56,12 +60,36 @@ def _accept_proposals(action: act.AcceptProposals, state: State) -> Derived:
     numbers = image.check_proposals(plane, action.numbers)
     if not numbers:
         return Derived()
-    objects = [image.proposals[n].as_new_object(*image.proposal_mask(n)) for n in numbers]
-    changes, labels = _new_objects(state, plane, objects, "keep", unseen=len(numbers) > 1)
-    covered = [n for n, label in zip(numbers, labels, strict=True) if not label]
-    changes += judged(state, plane, dict.fromkeys(covered))
+    # No two proposals overlap, so one pass over their pixels does for all.
+    where, shown = proposal_pixels(image, plane, numbers)
+    label_set, known = label_set_of(state.category), image.proposals
+    is_free = np.take(image.array(label_set), where) == 0
+    if not is_free.any():
+        raise PromptError(_COVERED)
+    free, owner = (where, shown) if is_free.all() else (where[is_free], shown[is_free])
+    areas = np.bincount(owner, minlength=max(numbers) + 1)
+    labels, highest = dict.fromkeys(numbers, 0), image.info.next_label - 1
+    for number in numbers:
+        if areas[number]:
+            labels[number] = highest = highest + 1
+    image.check_label_range(highest)
+    made, label_of = {label: n for n, label in labels.items()}, np.zeros(len(areas), np.int64)
+    label_of[list(labels)] = list(labels.values())
+
+    def create(label: int) -> ObjectRecord:
+        return known[made[label]].as_object(label, state.time, state.category)
+
+    pixels = free, 0, label_of.astype(image.labels.dtype)[owner]
+    found = {
+        n: (int(areas[n]) / image.proposal_area(n), label) if label else None
+        for n, label in labels.items()
+    }
+    changes = (
+        *pixel_changes(state, image, pixels, lambda record: record, create, label_set),
+        *judged(state, plane, found, unseen=len(numbers) > 1, pixels=(where, shown)),
+    )
     what = "proposal" if len(numbers) == 1 else f"{len(numbers)} proposals"
-    return Derived(changes, f"accept {what}", image.id, labels)
+    return Derived(changes, f"accept {what}", image.id, tuple(labels.values()))
 
 
 def _new_objects(
@@ -69,7 +97,6 @@ def _new_objects(
     plane: PlaneKey,
     objects: Sequence[NewObject],
     overlap: Overlap,
-    unseen: bool = False,
 ) -> tuple[tuple[Change, ...], tuple[int, ...]]:
     """Return the changes that write objects, and the label of each (0: no pixel was left)."""
     image = state.image(plane.image)
@@ -86,7 +113,7 @@ def _new_objects(
             labels[place] = label
     if objects and not any(labels):
         raise PromptError(_nothing_left(objects))
-    return (*changes, *judged_by(state, plane, changes, unseen)), tuple(labels)
+    return (*changes, *judged_by(state, plane, changes)), tuple(labels)
 
 
 def _label_set(state: State, image: DocumentImage, new: NewObject) -> str:
@@ -189,10 +216,7 @@ def _positions(image: DocumentImage, plane: PlaneKey, new: NewObject) -> Integer
 def _nothing_left(objects: Sequence[NewObject]) -> str:
     if not any(each.mask.any() for each in objects):
         return "the mask is empty: add a point on the object or choose another candidate"
-    return (
-        "existing objects cover the whole mask: replace them, cut it out of them, or delete them "
-        "first"
-    )
+    return _COVERED
 
 
 @derive.register

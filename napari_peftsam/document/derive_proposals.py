@@ -90,7 +90,7 @@ def _reject(action: act.RejectProposals, state: State) -> Derived:
     found = dict.fromkeys(numbers, (0.0, 0))
     changes = judged(state, action.plane, found, is_there=action.reason == "wrong outline")
     if action.reason == "nothing here":
-        where = _positions(image, action.plane, numbers)
+        where, _ = proposal_pixels(image, action.plane, numbers)
         known = np.take(image.array(BACKGROUND), where) > 0
         for label_set in image.label_sets:
             known |= np.take(image.array(label_set), where) > 0
@@ -107,17 +107,17 @@ def judged(
     found: Mapping[int, tuple[float, int] | None],
     unseen: bool = False,
     is_there: bool = False,
+    pixels: tuple[Integers, Integers] | None = None,
 ) -> tuple[Change, ...]:
     """Return the changes that take proposals away and keep the judgements on them.
 
     A judgement is an IoU and the label of the accepted object; without one, nothing is kept.
-    `unseen` and `is_there` are as of `ProposalRecord`.
+    `unseen` and `is_there` are as of `ProposalRecord`, `pixels` as of `proposal_pixels`.
     """
     if not found:
         return ()
     image = state.image(plane.image)
-    where = _positions(image, plane, found)
-    old = np.take(image.array(PROPOSALS), where)
+    where, old = pixels or proposal_pixels(image, plane, found)
     known = image.proposals
     records = {
         number: None
@@ -131,9 +131,7 @@ def judged(
     )
 
 
-def judged_by(
-    state: State, plane: PlaneKey, changes: Sequence[Change], unseen: bool = False
-) -> tuple[Change, ...]:
+def judged_by(state: State, plane: PlaneKey, changes: Sequence[Change]) -> tuple[Change, ...]:
     """Return the judgements on proposals in whose place objects are accepted.
 
     An object is in the place of a proposal if they share half of one's or the other's area.
@@ -155,7 +153,7 @@ def judged_by(
             if number and 2 * shared >= min(area, own):
                 iou = shared / (area + own - shared)
                 found[number] = max((iou, label), found.get(number, (0.0, 0)))
-    return judged(state, plane, found, unseen)
+    return judged(state, plane, found)
 
 
 def revoked(state: State, image: DocumentImage, labels: Collection[int]) -> tuple[Change, ...]:
@@ -190,10 +188,12 @@ def _count_tile(action: act.CountTile, state: State) -> Derived:
     return Derived(set_field(state, "audit", after), "count a tile", tile.plane.image)
 
 
-def _positions(image: DocumentImage, plane: PlaneKey, numbers: Collection[int]) -> Integers:
-    """Return the flat positions of proposals, ascending."""
+def proposal_pixels(
+    image: DocumentImage, plane: PlaneKey, numbers: Collection[int]
+) -> tuple[Integers, Integers]:
+    """Return the flat positions of proposals, ascending, and the number of each."""
     window = reduce(or_, map(image.proposal_window, numbers))
     labels = image.plane_labels(plane, PROPOSALS)[window.slices]
     are_all = len(numbers) == len(image.open_proposals(plane))
     mask = labels > 0 if are_all else np.isin(labels, list(numbers))
-    return image.positions(plane, mask, (window.row, window.col))
+    return image.positions(plane, mask, (window.row, window.col)), labels[mask]

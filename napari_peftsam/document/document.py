@@ -16,6 +16,7 @@ from napari_peftsam.document.changes import (
     Change,
     Touched,
     apply,
+    changed_pixels,
     decode_changes,
     encode_changes,
     inverse,
@@ -43,6 +44,8 @@ from napari_peftsam.metadata import UNKNOWN, ImageMetadata
 from napari_peftsam.types import LabelArray, Plane, Prediction, Prompts
 
 __all__ = ["Document"]
+
+_KEPT_PIXELS = 2**23  # of the last step, in memory: 100 MB
 
 
 class Document:
@@ -73,6 +76,7 @@ class Document:
         self.clock = clock
         self._lock = threading.RLock()
         self._state = read_state(self.store)
+        self._last: tuple[int, tuple[Change, ...]] = 0, ()  # a step that need not be decoded
 
     # --- doing ----------------------------------------------------------------------
 
@@ -141,7 +145,10 @@ class Document:
             step = None
             if derived.label:
                 step = derived.label, derived.image, encode_changes(derived.changes)
+            number = state.number
             self._save(action, state.time, derived.changes, step=step)
+            is_small = sum(changed_pixels(each) for each in derived.changes) <= _KEPT_PIXELS
+            self._last = (number, derived.changes) if step is not None and is_small else (0, ())
         return derived.result
 
     def _move(self, action: act.Undo | act.Redo) -> str | None:
@@ -149,7 +156,9 @@ class Document:
         step = self.store.last_step() if back else self.store.next_step()
         if step is None:
             return None
-        changes = decode_changes(step.changes, step.pixels)
+        number, changes = self._last
+        if number != step.number:
+            changes = decode_changes(step.changes, step.pixels)
         if back:
             changes = tuple(inverse(change) for change in reversed(changes))
         self._save(action, self.clock(), changes, moved=(step.number, UNDONE if back else DONE))
@@ -190,6 +199,7 @@ class Document:
         self.events.closing.emit()
         with self._lock:
             old, self.store, self._state = self.store, store, state
+            self._last = 0, ()
         old.close()
         self.events.opened.emit()
         self.events.history_changed.emit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_peftsam.document.objects import ImageId, NewObject, PlaneKey
+from napari_peftsam.document.objects import ImageId, ObjectPlane, ObjectRecord, PlaneKey
 from napari_peftsam.document.records import Index
 from napari_peftsam.types import BoolArray, Prompts, Window
 
@@ -95,11 +95,11 @@ class ProposalRecord:
         """True once somebody has found an object in its place."""
         return self.label > 0 or self.is_there
 
-    def as_new_object(self, mask: BoolArray, offset: tuple[int, int]) -> NewObject:
-        """Return it as an object to accept."""
-        return NewObject(
-            self.prompts, mask, self.score, offset, model=self.model, adapter=self.adapter,
-            automatic=True,
+    def as_object(self, label: int, now: str, category: str) -> ObjectRecord:
+        """Return the record of the object that it becomes."""
+        return ObjectRecord(
+            label, (ObjectPlane(self.index, self.prompts),), self.model, self.adapter,
+            self.score, created=now, modified=now, category=category, automatic=True,
         )  # fmt: skip
 
 

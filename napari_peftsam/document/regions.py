@@ -141,7 +141,9 @@ def tally(places: Integers, values: int | Integers) -> Iterator[tuple[int, int, 
     values = np.broadcast_to(values, places.shape)
     # Runs of equal pairs are few where pixels are many.
     breaks = np.ones(len(places), np.bool_)
-    breaks[1:] = (places[1:] != places[:-1]) | (values[1:] != values[:-1])
+    breaks[1:] = values[1:] != values[:-1]
+    if places.strides != (0,):  # else all are in one place
+        breaks[1:] |= places[1:] != places[:-1]
     first = np.flatnonzero(breaks)
     lengths = np.diff(first, append=len(places))
     pairs = np.stack([values[first].astype(np.int64), places[first].astype(np.int64)])

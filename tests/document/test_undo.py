@@ -118,6 +118,9 @@ def test_every_step_has_a_name_and_goes_both_ways(
     assert (document.undo(), snapshot(document)) == (label, before)
     assert document.redo_label == label
     assert (document.redo(), snapshot(document)) == (label, after)
+    read = Document(document.store)  # the last step is in memory above, and here in the file alone
+    for move, expected in ((read.undo, before), (read.redo, after)):
+        assert (move(), snapshot(read) | {"current": None}) == (label, expected | {"current": None})
 
 
 def test_a_new_step_forgets_what_was_undone(document: Document) -> None:

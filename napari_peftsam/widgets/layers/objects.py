@@ -13,7 +13,8 @@ from qtpy.QtCore import QTimer
 
 from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
 from napari_peftsam.errors import PeftSamError
-from napari_peftsam.widgets.layers.overlays import spare_tools
+from napari_peftsam.widgets._parts import stop_timers, timer
+from napari_peftsam.widgets.layers.overlays import same_selection, spare_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,9 +64,8 @@ class ImageObjects:
         layer.visible, layer.locked = below.visible, below.locked
         layers = self._bridge.viewer.layers
         if below in layers:  # else the image is put aside
-            active = layers.selection.active
-            layers.insert(layers.index(below) + 1, added.layer)
-            layers.selection.active = active
+            with same_selection(layers):
+                layers.insert(layers.index(below) + 1, added.layer)
         self._bridge.events.own_layers_changed.emit()
 
     def follow_name(self) -> None:
@@ -130,6 +130,8 @@ class ObjectsLayer:
         layer.contour = bridge.contour
         spare_tools(layer)
         self._named = self._title
+        self._later = timer(None, 0)
+        self._later.timeout.connect(self._draw)
         shown = layer.data[0] if is_pyramid else layer.data
         assert shown is labels, "the document would write into another array"
         self._connections: list[tuple[Any, Callable[..., None]]] = [
@@ -157,6 +159,7 @@ class ObjectsLayer:
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
+        stop_timers(self._later)
         for signal, slot in self._connections:
             signal.disconnect(slot)
         for key in UNDO_KEYS:
@@ -180,9 +183,12 @@ class ObjectsLayer:
         if is_new and self.layer.mode == "polygon":  # the next outline is another object
             self.layer.selected_label = self.image.next_label
 
+    def _draw(self) -> None:
+        self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+
     def _take_back(self, where: LabelArray, old: int | LabelArray) -> None:
         np.put(self._labels, where, old)
-        self._refresh(self.image.id)
+        self._draw()
 
     def _take_over(self) -> None:
         """Copy what replaced the layer's array (napari converts types so) into the shared one."""
@@ -194,7 +200,7 @@ class ObjectsLayer:
 
     def _refresh(self, image: str) -> None:
         if image == self.image.id:
-            self.layer.refresh(extent=False, highlight=False, thumbnail=False)
+            self._later.start()  # napari maps all of its colours anew: 50 ms of a large plane
 
 
 def _colours() -> CyclicLabelColormap:

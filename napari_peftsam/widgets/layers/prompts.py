@@ -14,7 +14,7 @@ from napari.layers import Labels, Layer, Points, Shapes
 
 from napari_peftsam.types import BoolArray, Box, LabelArray, Point, Prompts, Window
 from napari_peftsam.widgets._parts import timer
-from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once, put
+from napari_peftsam.widgets.layers.overlays import Overlay, drawn_once, put, same_selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,11 +160,11 @@ class PromptLayers:
 
     def _add(self, overlay: Overlay, layer: Labels) -> None:
         """Add the layer of an overlay below those that lie above it."""
-        layers, active = self._layers, self._layers.selection.active
+        layers = self._layers
         above = self.layers[self.layers.index(layer) + 1]
         layer.events.help.connect(_silence)
-        layers.insert(layers.index(above) if above in layers else len(layers), layer)
-        layers.selection.active = active
+        with same_selection(layers):
+            layers.insert(layers.index(above) if above in layers else len(layers), layer)
         layer.locked = True
         self._on_added()
 

@@ -14,6 +14,7 @@ from napari.layers import Image, Layer
 from napari_peftsam.document import PlaneKey
 from napari_peftsam.heap import spare_collections
 from napari_peftsam.widgets._parts import stop_timers, timer
+from napari_peftsam.widgets.layers.overlays import same_selection
 from napari_peftsam.widgets.layers.view import PATH
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Solo:
         self._planes = WeakKeyDictionary[Layer, PlaneKey]()  # shown last
         self._eyes = WeakKeyDictionary[Layer, bool]()  # of objects of images that are not shown
         self._leaving: list[Layer] = []  # hidden; still in the viewer
+        self._is_sparing = False
         self._soon = timer(None, 0)
         self._soon.timeout.connect(self._take_out)
         layers = bridge.viewer.layers
@@ -120,7 +122,8 @@ class Solo:
             layer.visible = True  # first, for the viewer is drawn at once if it shows one
             for each in self._objects[layer].layers:
                 each.visible = self._eyes.pop(each, True)
-            self.bring_back(layer)
+            with same_selection(viewer.layers):
+                self.bring_back(layer)
             for other in here:
                 if other is not layer:
                     self._put_away(other, layer)
@@ -186,7 +189,9 @@ class Solo:
         self._leaving = [each for each in self._leaving if each in layers]
         if self._leaving:
             each = self._leaving.pop(0)
-            spare_collections()  # napari collects whenever a layer goes
+            if not self._is_sparing:  # to ask `gc` for it takes 50 ms
+                spare_collections()  # napari collects whenever a layer goes
+                self._is_sparing = True
             with self._quietly():
                 each.locked = False
                 layers.remove(each)
@@ -215,6 +220,7 @@ class Solo:
         """Let what the user removes be collected."""
         if not self.is_moving:
             gc.unfreeze()
+            self._is_sparing = False
 
     def _inserted(self, event: Any) -> None:
         self._watch(event.value)
