@@ -147,8 +147,9 @@ class Document:
                 step = derived.label, derived.image, encode_changes(derived.changes)
             number = state.number
             self._save(action, state.time, derived.changes, step=step)
-            is_small = sum(changed_pixels(each) for each in derived.changes) <= _KEPT_PIXELS
-            self._last = (number, derived.changes) if step is not None and is_small else (0, ())
+            if step is not None:
+                is_small = sum(map(changed_pixels, derived.changes)) <= _KEPT_PIXELS
+                self._last = (number, derived.changes) if is_small else (0, ())
         return derived.result
 
     def _move(self, action: act.Undo | act.Redo) -> str | None:
