@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import psutil
 
@@ -19,6 +20,7 @@ _OFF = {"0", "false", "no", "off"}
 # what to set them to. Older versions refuse an mmap threshold above 32 MB. With threads' arenas
 # of their own, which hold 64 MB at most, large tensors would be given back all the same.
 _KEEPING = ((-3, (1 << 30, 32 << 20)), (-1, ((1 << 31) - 1,)), (-8, (1,)))
+_spares = Event()  # `gc.get_freeze_count` counts all objects one by one, which takes 40 ms
 
 
 def keep_freed_memory() -> bool:
@@ -44,14 +46,21 @@ def give_back_memory() -> None:
 def spare_collections(*, collect: bool = True) -> None:
     """Let garbage collections pass over what there is now, unless they pass over something.
 
-    With torch they take 0.3 s otherwise. `gc.unfreeze` ends it. What is garbage already is passed
+    With torch they take 0.3 s otherwise. `collect_all` ends it. What is garbage already is passed
     over, too, unless it is collected first.
     """
-    if gc.get_freeze_count():
+    if _spares.is_set():
         return
     if collect:
         gc.collect()
     gc.freeze()
+    _spares.set()
+
+
+def collect_all() -> None:
+    """Let garbage collections look at everything again, see `spare_collections`."""
+    _spares.clear()
+    gc.unfreeze()
 
 
 def free_main_memory() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
@@ -11,6 +10,7 @@ from napari.layers import Image
 from napari_peftsam.document import Document, ImageId, PlaneKey, RenameImage
 from napari_peftsam.document.derive import numbered
 from napari_peftsam.errors import PeftSamError
+from napari_peftsam.heap import collect_all
 from napari_peftsam.widgets.layers.events import BridgeEvents
 from napari_peftsam.widgets.layers.objects import ImageObjects
 from napari_peftsam.widgets.layers.removed import RemovedImages
@@ -268,7 +268,7 @@ class LayerBridge:
         """Keep the images whose layers napari has just removed from its closing viewer."""
         self._left.stop()
         self._solo.stop()
-        gc.unfreeze()  # see `spare_collections`
+        collect_all()
 
     def adopt(self, layer: Image) -> None:
         """Add the image of a layer, which may be in the viewer or not, to the document."""

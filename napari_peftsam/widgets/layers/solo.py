@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from napari.layers import Image, Layer
 
 from napari_peftsam.document import PlaneKey
-from napari_peftsam.heap import spare_collections
+from napari_peftsam.heap import collect_all, spare_collections
 from napari_peftsam.widgets._parts import stop_timers, timer
 from napari_peftsam.widgets.layers.overlays import same_selection
 from napari_peftsam.widgets.layers.view import PATH
@@ -53,7 +52,6 @@ class Solo:
         self._planes = WeakKeyDictionary[Layer, PlaneKey]()  # shown last
         self._eyes = WeakKeyDictionary[Layer, bool]()  # of objects of images that are not shown
         self._leaving: list[Layer] = []  # hidden; still in the viewer
-        self._is_sparing = False
         self._soon = timer(None, 0)
         self._soon.timeout.connect(self._take_out)
         layers = bridge.viewer.layers
@@ -189,9 +187,7 @@ class Solo:
         self._leaving = [each for each in self._leaving if each in layers]
         if self._leaving:
             each = self._leaving.pop(0)
-            if not self._is_sparing:  # to ask `gc` for it takes 50 ms
-                spare_collections()  # napari collects whenever a layer goes
-                self._is_sparing = True
+            spare_collections()  # napari collects whenever a layer goes
             with self._quietly():
                 each.locked = False
                 layers.remove(each)
@@ -219,8 +215,7 @@ class Solo:
     def _let_collect(self) -> None:
         """Let what the user removes be collected."""
         if not self.is_moving:
-            gc.unfreeze()
-            self._is_sparing = False
+            collect_all()
 
     def _inserted(self, event: Any) -> None:
         self._watch(event.value)
