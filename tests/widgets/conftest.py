@@ -6,7 +6,8 @@ import gc
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,25 +25,82 @@ _finished = count()
 
 
 def pytest_runtest_logfinish() -> None:
-    """Let go of old viewers, and spare later collections what stays.
-
-    Every viewer that closes collects the whole heap, and while it does so the viewers of
-    earlier tests are not garbage yet: without this they pile up, and each test takes longer
-    than the one before. Modules and what napari keeps of each window are frozen now and then.
-    """
-    gc.collect()
+    """Spare later collections what stays: modules, and what napari keeps of each window."""
     if next(_finished) % 20 == 0:
+        gc.collect()
         gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _what_is_frozen_stays_so() -> Iterator[None]:
-    """Freeze before there is a viewer, so that no session does while there is one."""
+def _frozen_before_there_is_a_viewer() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _one_collection_per_viewer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collect when napari's fixture has closed a viewer, not whenever a layer goes.
+
+    Each collection takes 0.1 s. What this file has frozen stays so, and no session freezes the
+    viewer of its test.
+    """
+    from napari._vispy import canvas
+
+    from napari_peftsam import heap
+
+    nothing = dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None)
+    for module in (canvas, heap):
+        monkeypatch.setattr(module, "gc", SimpleNamespace(**nothing))
+    *most, often = gc.get_threshold()
+    gc.set_threshold(*most, 100 * often)
+    yield
+    gc.set_threshold(*most, often)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_are_read_once() -> Iterator[None]:
+    """Keep whether a function takes an event: napari reads thousands of signatures per viewer."""
+    from napari.utils.events import EventEmitter
+
+    read = EventEmitter._check_signature
+    known: dict[object, bool] = {}
+
+    def takes_event(callback: Callable[..., object]) -> bool:
+        function = getattr(callback, "__func__", callback)
+        if not hasattr(function, "__code__") or hasattr(function, "__wrapped__"):
+            return read(callback)
+        key = function.__code__, len(function.__defaults__ or ()), function is callback
+        if key not in known:
+            known[key] = read(callback)
+        return known[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "unfreeze", lambda: None)
+        patch.setattr(EventEmitter, "_check_signature", staticmethod(takes_event))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _hidden_windows_have_no_style(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Style windows when they are shown: Qt applies napari's sheet to each part of a window.
+
+    It does so again whenever a layer is added or chosen, a fifth of the time of a test. Tests
+    that measure hidden windows are marked ``styled``.
+    """
+    from napari._qt import qt_main_window
+
+    if request.node.get_closest_marker("styled"):
+        return
+    read, show = qt_main_window.get_stylesheet, qt_main_window.Window.show
+
+    def show_with_style(window: Any, **options: Any) -> None:
+        monkeypatch.setattr(qt_main_window, "get_stylesheet", read)
+        window._update_theme()
+        show(window, **options)
+
+    monkeypatch.setattr(qt_main_window, "get_stylesheet", lambda *_, **__: "")
+    monkeypatch.setattr(qt_main_window.Window, "show", show_with_style)
 
 
 @pytest.fixture(scope="session", autouse=True)

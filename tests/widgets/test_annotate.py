@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -483,12 +484,14 @@ def test_embedding_can_be_stopped_and_resumed(bench: Open) -> None:
     wait(lambda: b.dock.prompting.state.kind == "ready")
 
 
+@pytest.mark.styled
 def test_the_dock_fits_into_a_small_window(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     assert b.dock.minimumSizeHint().width() <= 320
     assert b.dock.minimumSizeHint().height() <= 560
 
 
+@pytest.mark.styled
 def test_the_dock_does_not_scroll_in_a_window_of_1280_x_800(bench: Open) -> None:
     b = bench(blobs(), blobs(seed=1), ready=False)
     column = b.view.project.parentWidget()
@@ -500,18 +503,18 @@ def test_the_dock_does_not_scroll_in_a_window_of_1280_x_800(bench: Open) -> None
     assert column.heightForWidth(b.dock.maximumWidth()) <= 730
 
 
-@pytest.mark.parametrize("planes", [False, True], ids=["image", "stack"])
-@pytest.mark.parametrize("classes", [False, True], ids=["no class", "classes"])
-def test_the_titles_of_the_table_fit(bench: Open, planes: bool, classes: bool) -> None:
+@pytest.mark.styled
+def test_the_titles_of_the_table_fit(bench: Open) -> None:
     table = bench(blobs(), ready=False).view.table
-    table.show_columns(planes=planes, classes=classes)
-    settle()
     titles, model = table.horizontalHeader(), table.objects
-    shown = [i for i in range(model.columnCount()) if not table.isColumnHidden(i)]
-    assert sum(titles.sectionSize(i) for i in shown) <= table.viewport().width()
-    for column in shown:
-        title = model.headerData(column, Qt.Orientation.Horizontal)
-        assert titles.fontMetrics().horizontalAdvance(title) <= titles.sectionSize(column)
+    for planes, classes in product((False, True), repeat=2):
+        table.show_columns(planes=planes, classes=classes)
+        settle()
+        shown = [i for i in range(model.columnCount()) if not table.isColumnHidden(i)]
+        assert sum(titles.sectionSize(i) for i in shown) <= table.viewport().width()
+        for column in shown:
+            title = model.headerData(column, Qt.Orientation.Horizontal)
+            assert titles.fontMetrics().horizontalAdvance(title) <= titles.sectionSize(column)
 
 
 def test_a_thousand_objects_in_the_table(bench: Open) -> None:

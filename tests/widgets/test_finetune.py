@@ -191,6 +191,7 @@ def test_other_fields_keep_what_was_entered(qtbot: Any) -> None:
 # --- before a training ---------------------------------------------------------------------
 
 
+@pytest.mark.styled
 def test_an_empty_session_says_what_to_do(finetuning: Callable[..., Finetuning]) -> None:
     bench = finetuning(images=0)
     assert "Accept at least 3 objects" in bench.view.summary.text()

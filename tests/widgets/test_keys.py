@@ -36,20 +36,17 @@ def test_no_key_takes_one_of_naparis_unawares(key: Key) -> None:
     assert napari_actions(key) == set(key.overrides)
 
 
-@pytest.mark.parametrize(
-    "key", [k for k in KEYS.values() if len(k.binding) == 1], ids=lambda k: k.binding
-)
-def test_letters_are_free_in_the_viewer_and_all_layers(bench: Open, key: Key) -> None:
+def test_letters_are_free_in_the_viewer_and_all_layers(bench: Open) -> None:
     b = bench(blobs(), ready=False)
     b.viewer.window.remove_dock_widget(b.dock)
-    binding = coerce_keybinding(key.binding)
+    letters = {coerce_keybinding(k.binding) for k in KEYS.values() if len(k.binding) == 1}
     layers = [b.viewer, b.viewer.add_points(), b.viewer.add_shapes(), *b.viewer.layers]
     for provider in layers:
-        assert binding not in provider.keymap
+        assert letters.isdisjoint(provider.keymap)
         for cls in type(provider).__mro__:
-            assert binding not in getattr(cls, "class_keymap", {})
+            assert letters.isdisjoint(getattr(cls, "class_keymap", {}))
     in_use = get_settings().shortcuts.shortcuts.values()
-    assert not any(coerce_keybinding(shortcut) == binding for each in in_use for shortcut in each)
+    assert letters.isdisjoint(coerce_keybinding(shortcut) for each in in_use for shortcut in each)
 
 
 def test_no_key_is_given_twice() -> None:
@@ -163,26 +160,25 @@ def test_a_changed_key_is_there_the_next_time(keys: Keys) -> None:
     assert again.layers.tools.tool == "lasso"
 
 
-@pytest.mark.parametrize(
-    ("key", "held", "said"),
-    [
+TAKEN = (
         (Qt_.Key_Q, NO, "Q is taken by “Point tool: click on objects”: choose another key"),
         (Qt_.Key_E, NO, "E is taken by “napari: activate labels erase mode”: choose another key"),
         (Qt_.Key_G, CONTROL, "Ctrl+G is taken by “napari: toggle grid”: choose another key"),
         (Qt_.Key_O, CONTROL, "Ctrl+O is taken by “Open File(s)...”: choose another key"),
         (Qt_.Key_Exclam, SHIFT, "napari cannot tell ⇧1 from others: choose a letter or F-key"),
         (Qt_.Key_Odiaeresis, NO, "napari cannot tell this key from others: choose a letter or F-key"),  # noqa: E501
-    ],
-    ids=["of another action", "of a layer", "of the viewer", "of a menu", "shifted", "unknown"],
 )  # fmt: skip
-def test_a_key_that_is_taken_is_refused_with_its_owner(
-    keys: Keys, key: Qt.Key, held: Qt.KeyboardModifier, said: str
-) -> None:
-    keys.change("box", key, held)
-    assert keys.window.message.text() == f"⚠ {said}"
-    assert keys.window.fields["box"].keySequence().toString() == "W"
-    keys.press(Qt_.Key_W)
-    assert keys.tool == "box"
+
+
+def test_a_key_that_is_taken_is_refused_with_its_owner(keys: Keys) -> None:
+    for key, held, said in TAKEN:
+        keys.change("box", key, held)
+        assert keys.window.message.text() == f"⚠ {said}"
+        assert keys.window.fields["box"].keySequence().toString() == "W"
+        keys.press(Qt_.Key_W)
+        assert keys.tool == "box"
+        keys.press(Qt_.Key_Q)
+        assert keys.tool == "point"
 
 
 def test_default_keys_come_back_one_by_one_or_all(keys: Keys) -> None:
@@ -208,20 +204,20 @@ def test_the_panel_of_finetuning_follows(keys: Keys) -> None:
     assert coerce_keybinding("K") not in bound
 
 
-@pytest.mark.parametrize(
-    ("text", "used"),
-    [
-        ("box=Shift+B", {"box": "Shift+B"}),
-        ("box=Q point=W", {"box": "Q", "point": "W"}),
-        ("box=Q", {}),
-        ("box=Q lasso=Shift+B", {"lasso": "Shift+B"}),
-        ("nothing=A box= = box=Nonsense", {}),
-    ],
-    ids=["one", "exchanged", "taken", "one of two taken", "nonsense"],
-)
+PREFERENCES = {
+    "box=Shift+B": {"box": "Shift+B"},
+    "box=Q point=W": {"box": "Q", "point": "W"},
+    "box=Q": {},
+    "box=Q lasso=Shift+B": {"lasso": "Shift+B"},
+    "nothing=A box= = box=Nonsense": {},
+}
+
+
 def test_keys_of_the_preferences_are_used_where_they_are_free(
-    keys: Keys, monkeypatch: pytest.MonkeyPatch, text: str, used: dict[str, str]
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(get_plugin_settings("napari-peftsam").keyboard, "changed", text)
-    load_keys()
-    assert {a: k.binding for a, k in KEYS.items() if k != DEFAULT_KEYS[a]} == used
+    for text, used in PREFERENCES.items():
+        KEYS.update(DEFAULT_KEYS)
+        monkeypatch.setattr(get_plugin_settings("napari-peftsam").keyboard, "changed", text)
+        load_keys()
+        assert {a: k.binding for a, k in KEYS.items() if k != DEFAULT_KEYS[a]} == used, text

@@ -86,6 +86,7 @@ def _download(dock: ModelsDock) -> None:
     wait(lambda: "ours" not in dock.downloads.progress)
 
 
+@pytest.mark.styled
 def test_every_model_is_listed_with_what_one_must_know(dock: ModelsDock) -> None:
     assert list(dock._rows) == [*REGISTRY, "ours"]
     for name, row in dock._rows.items():

@@ -32,6 +32,7 @@ DOCKS = {
 }
 
 
+@pytest.mark.styled
 @pytest.mark.parametrize(("name", "kind"), DOCKS.items(), ids=list(DOCKS))
 def test_napari_opens_each_dock_from_its_menu(
     name: str, kind: type[Dock], make_napari_viewer_proxy: Callable[..., napari.Viewer]
@@ -90,25 +91,23 @@ def test_the_dock_has_one_width_whatever_it_shows(
     assert area.widget().minimumSizeHint().width() <= area.viewport().width()
 
 
-@pytest.mark.parametrize("title", PANELS)
-def test_the_other_docks_are_panels(
-    title: str, make_napari_viewer: Callable[..., napari.Viewer]
-) -> None:
+def test_the_other_docks_are_panels(make_napari_viewer: Callable[..., napari.Viewer]) -> None:
     viewer = make_napari_viewer(show=True)
     add_dock(viewer)
     [dock] = viewer.window.dock_widgets.values()
-    dock.view.panels[title].click()
-    settle()
-    inner = panel_dock(dock, title)
-    assert isinstance(inner, DOCKS[title])
-    assert inner.isVisible()
-    inner.window().close()
-    settle()
-    assert not inner.isVisible()
-    dock.view.panels[title].click()
-    settle()
-    assert panel_dock(dock, title) is inner  # as it was left
-    assert inner.isVisible()
+    for title in PANELS:
+        dock.view.panels[title].click()
+        settle()
+        inner = panel_dock(dock, title)
+        assert isinstance(inner, DOCKS[title])
+        assert inner.isVisible()
+        inner.window().close()
+        settle()
+        assert not inner.isVisible()
+        dock.view.panels[title].click()
+        settle()
+        assert panel_dock(dock, title) is inner  # as it was left
+        assert inner.isVisible()
 
 
 def test_what_ends_after_the_viewer_reaches_no_dock(
