@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "napari_peftsam"
@@ -18,10 +16,13 @@ MAY_START = ("widgets/_runner.py", "app/child.py", "batch/", "cli/_console.py")
 LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "FileLock"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        yield path.relative_to(PACKAGE).as_posix(), tree
+@cache
+def modules() -> tuple[tuple[str, ast.Module], ...]:
+    """Return all modules of the package; reading them takes seconds."""
+    return tuple(
+        (path.relative_to(PACKAGE).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    )
 
 
 def called(tree: ast.Module) -> set[str]:
@@ -60,14 +61,14 @@ def test_each_module_with_a_lock_is_listed_in_the_architecture() -> None:
             assert module in table.lower(), f"{name} has a lock"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["napari_peftsam", "napari_peftsam.cli", "napari_peftsam.widgets.annotate"]
-    + [f"napari_peftsam.app.{each}" for each in ("advice", "prompting", "finetuning", "runner")],
-)
-def test_torch_is_not_imported_at_start(name: str) -> None:
-    command = [sys.executable, "-c", f"import sys, {name}; sys.exit('torch' in sys.modules)"]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+def test_torch_is_not_imported_at_start() -> None:
+    names = ["napari_peftsam", "napari_peftsam.cli"]
+    names += [
+        f"napari_peftsam.app.{each}" for each in ("advice", "prompting", "finetuning", "runner")
+    ]
+    names += ["napari_peftsam.widgets.annotate"]
+    code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_other_users_of_segment_anything_see_nothing_of_ours() -> None:

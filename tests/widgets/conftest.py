@@ -133,6 +133,12 @@ def _no_child_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _hints_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let hints stay: on a busy machine they are gone before a test has read them."""
+    monkeypatch.setattr("napari_peftsam.widgets._annotate_view._HINT_TIME", 10**9)
+
+
+@pytest.fixture(autouse=True)
 def project_folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep projects without a name, and the list of recent ones, in folders of this test."""
     monkeypatch.setenv("NAPARI_PEFTSAM_CONFIG", str(user_folder / "configuration"))

@@ -155,7 +155,7 @@ FOREIGN = Security.temporary()
 async def answer_of(address, security):
     keys = security.get_connection_args("client") if security else {}
     try:
-        async with rpc(address, timeout=5, connection_args=keys) as scheduler:
+        async with rpc(address, timeout=30, connection_args=keys) as scheduler:
             return (await asyncio.wait_for(scheduler.identity(), 30))["type"]
     except Exception as error:
         return type(error).__name__
