@@ -121,7 +121,10 @@ def _why_lost(stages: Mapping[str, int], config: AutomaticConfig) -> str:
         "below": f"less certain than --eager {config.eager:g} asks for",
         "left_out": "beyond the most that is looked at",
     }
-    return ", ".join(f"{stages[each]} {why}" for each, why in reasons.items() if stages[each])
+    counts = (
+        (count_text(stages[each], "proposal"), why) for each, why in reasons.items() if stages[each]
+    )
+    return ", ".join(f"{count} {why}" for count, why in counts)
 
 
 def automatic_config(prompts: Path | None, values: Values) -> AutomaticConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -153,8 +154,10 @@ def judged_by_adapter(store: Store) -> dict[str, int]:
     for each in _adapters(store):
         with suppress(PeftSamError, LookupError, TypeError):
             name, digest = each["name"], each["digest"]
-            header = safetensors_header(store.blob(digest), f"the adapter {name}", ProjectError)
-            found[name] = header[JUDGED_IOUS]["shape"][0] if JUDGED_IOUS in header else 0
+            start = store.blob_start(digest)
+            header = safetensors_header(start, f"the adapter {name}", ProjectError)
+            shape = header.get(JUDGED_IOUS, {"shape": [0]})["shape"]
+            found[name] = max(0, index(shape[0]))
     return found
 
 

@@ -263,6 +263,11 @@ class Store:
             raise ProjectError(f"{self._name}: a part of its content ({digest[:12]}…) {state}")
         return data
 
+    def blob_start(self, digest: str) -> bytes:
+        """Return the first part of the data of a content hash, not checked; empty if missing."""
+        rows = self._all("SELECT data FROM blobs WHERE digest = ? AND part = 0", (digest,))
+        return bytes(rows[0][0]) if rows else b""
+
     # --- the file -------------------------------------------------------------------
 
     @contextmanager

@@ -108,6 +108,8 @@ class PretrainingConfig:
                 raise ConfigurationError(f"{option.name} must be {limits}, got {value}")
         if self.only not in {"", _PART}:
             raise ConfigurationError(f"only {_PART} can be trained alone, not {self.only}")
+        if self.only and self.start is None:
+            raise ConfigurationError(f"give the weights that the {self.only} is for as the start")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigurationError(f"learning_rate must be positive, got {self.learning_rate}")
 

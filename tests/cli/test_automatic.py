@@ -70,9 +70,14 @@ def test_segment_finds_the_objects(
     ("options", "objects", "note"),
     [
         pytest.param(
-            ("--eager", "0"), 0, r"\d less certain than --eager 0 asks for$", id="certain"
+            ("--eager", "0"),
+            0,
+            r"\d proposals? less certain than --eager 0 asks for$",
+            id="certain",
         ),
-        pytest.param(("--min-size", "5000"), 0, ": 3 smaller than --min-size 5000$", id="large"),
+        pytest.param(
+            ("--min-size", "5000"), 0, ": 3 proposals smaller than --min-size 5000$", id="large"
+        ),
         pytest.param(("--fast",), 3, "^$", id="one threshold"),
     ],
 )
@@ -143,7 +148,7 @@ def test_segment_batch_does_a_folder(
     ("options", "second_line"),
     [
         pytest.param(
-            ("--min-size", "5000"), r"left out: 5 smaller than --min-size 5000$", id="all"
+            ("--min-size", "5000"), r"left out: 5 proposals smaller than --min-size 5000$", id="all"
         ),
         pytest.param(("--eager", "1"), "$", id="none"),
     ],

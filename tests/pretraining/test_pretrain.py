@@ -171,6 +171,7 @@ def _without_refiner(folder: Path) -> Path:
      pytest.param({"workers": -1}, "workers must be at least 0, got -1", id="workers"),
      pytest.param({"seed": -1}, "seed must be from 0 to .*, got -1", id="negative seed"),
      pytest.param({"only": "encoder"}, "only refiner can be trained alone, not encoder", id="part"),
+     pytest.param({"only": "refiner"}, "give the weights that the refiner is for", id="no start"),
      pytest.param({"learning_rate": float("nan")}, "must be positive, got nan", id="rate")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from napari_peftsam.document import (
     Accept,
     AcceptObjects,
+    DeleteObjects,
     Discard,
     ImportLabels,
     NewObject,
@@ -34,6 +36,24 @@ def test_the_objects_layer_shares_its_array_with_the_session(bench: Open) -> Non
     assert objects.data is b.document.image("image0").labels
     b.segment(20, 30)
     assert b.layers.objects.data is b.document.image("image0").labels
+
+
+@pytest.mark.parametrize("how", ["another thread", "before its turn"])
+def test_what_is_drawn_follows_the_objects(bench: Open, how: str) -> None:
+    b = bench(blobs(), ready=False)
+    image, layer = b.document.image("image0"), b.layers.objects
+    plane, mask = PlaneKey(image.id), np.ones((9, 9), bool)
+    b.document.do(AcceptObjects(plane, (NewObject(ONE, mask, None, (5, 5)),)))
+    wait(lambda: layer._data_view.max() > 0)
+    delete = partial(b.document.do, DeleteObjects(image.id, tuple(image.records)))
+    if how == "another thread":
+        worker = threading.Thread(target=delete)
+        worker.start()
+        worker.join()
+    else:
+        delete()
+        b.viewer.layers.remove(b.image_layers[0])
+    wait(lambda: layer._data_view.max() == 0)
 
 
 @pytest.mark.parametrize(

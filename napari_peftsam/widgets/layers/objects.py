@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import CyclicLabelColormap
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QThread, QTimer
 
 from napari_peftsam.document import OBJECTS, ImportLabels, PaintAtom, class_of, paint
 from napari_peftsam.errors import PeftSamError
@@ -159,6 +159,8 @@ class ObjectsLayer:
 
     def release(self) -> None:
         """Leave the layer to the user as an ordinary one."""
+        if self._later.isActive():
+            self._draw()
         stop_timers(self._later)
         for signal, slot in self._connections:
             signal.disconnect(slot)
@@ -199,8 +201,12 @@ class ObjectsLayer:
             self.layer.data = labels
 
     def _refresh(self, image: str) -> None:
-        if image == self.image.id:
+        if image != self.image.id:
+            return
+        if QThread.currentThread() == self._later.thread():
             self._later.start()  # napari maps all of its colours anew: 50 ms of a large plane
+        else:  # a timer starts in its own thread only
+            self._draw()
 
 
 def _colours() -> CyclicLabelColormap:

@@ -35,8 +35,10 @@ def same_selection(layers: LayerList) -> Iterator[None]:
     """
     active = layers.selection.active
     with layers.selection.events.active.blocker():
-        yield
-        layers.selection.active = active
+        try:
+            yield
+        finally:
+            layers.selection.active = active
 
 
 def spare_tools(layer: Labels) -> None:
