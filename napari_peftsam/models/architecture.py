@@ -96,7 +96,8 @@ class Architecture:
     drawn_prompts
         Give prompts to the decoder as maps, too, see `PromptDrawing`.
     refined_masks
-        Refine the masks that correct others by these maps, see `MaskRefiner`.
+        Refine the masks that correct others by these maps, see `MaskRefiner`: where weights are
+        loaded, if they hold a refiner.
     position_scale
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
