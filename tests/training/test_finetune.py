@@ -303,7 +303,7 @@ def test_budgets(budget: dict[str, int], steps: int, planes: list[AnnotatedPlane
 def test_a_budget_of_time_ends_the_run(planes: list[AnnotatedPlane]) -> None:
     _, finished = finish(finetune(build_tiny(), planes, _config(steps=None, seconds=0.5)))
     assert finished.steps >= 1
-    assert finished.seconds >= 0.5
+    assert finished.seconds >= 0.45  # at most a tenth is kept for the verdict
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,14 @@ _finished = count()
 
 
 def pytest_runtest_logfinish() -> None:
-    """Spare later collections what stays: modules, and what napari keeps of each window."""
+    """Let go of old viewers, and spare later collections what stays.
+
+    Every viewer that closes collects the whole heap, and while it does so the viewers of
+    earlier tests are not garbage yet: without this they pile up, and each test takes longer
+    than the one before. Modules and what napari keeps of each window are frozen now and then.
+    """
+    gc.collect()
     if next(_finished) % 20 == 0:
-        gc.collect()
         gc.freeze()
 
 
@@ -38,23 +43,10 @@ def _frozen_before_there_is_a_viewer() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_collection_per_viewer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Collect when napari's fixture has closed a viewer, not whenever a layer goes.
-
-    Each collection takes 0.1 s. What this file has frozen stays so, and no session freezes the
-    viewer of its test.
-    """
-    from napari._vispy import canvas
-
-    from napari_peftsam import heap
-
+def _no_session_freezes_a_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what this file has frozen, and the viewer of a test, as they are."""
     nothing = dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None)
-    for module in (canvas, heap):
-        monkeypatch.setattr(module, "gc", SimpleNamespace(**nothing), raising=False)
-    *most, often = gc.get_threshold()
-    gc.set_threshold(*most, 100 * often)
-    yield
-    gc.set_threshold(*most, often)
+    monkeypatch.setattr("napari_peftsam.heap.gc", SimpleNamespace(**nothing))
 
 
 @pytest.fixture(scope="session", autouse=True)
