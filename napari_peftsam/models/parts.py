@@ -106,7 +106,7 @@ class MaskRefiner(nn.Module):
     @staticmethod
     def guides(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Return ``(B, 10, H, W)`` of `PromptDrawing.maps` and logits of the last masks."""
-        drawn = maps.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+        drawn = nn.functional.pixel_shuffle(maps.flatten(1, 3), 2)
         return torch.cat([drawn, torch.tanh(masks.float() / 4)], dim=1)
 
 
