@@ -32,6 +32,7 @@ from napari_peftsam.peft.protocol import MethodConfig
 from napari_peftsam.types import JUDGED_IOUS, ModelReference
 
 __all__ = [
+    "MOST_JUDGED",
     "Adapter",
     "BaseIdentity",
     "Judged",

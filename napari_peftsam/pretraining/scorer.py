@@ -27,6 +27,7 @@ from napari_peftsam.segmentation.automatic import (
     Proposal,
     ProposalScorer,
     ScorerPrior,
+    best_ious,
     features_of,
     merge,
     propose_in_frame,
@@ -74,19 +75,8 @@ def proposed_images(model: SamModel, data: Path) -> Iterator[ProposedImage]:
                 labels,
                 proposals,
                 features_of(proposals).astype(np.float64),
-                np.array([_best_iou(one, labels) for one in proposals]),
+                best_ious(proposals, labels),
             )
-
-
-def _best_iou(proposal: Proposal, labels: LabelArray) -> float:
-    mask, window = proposal.drawn
-    under = labels[window.slices][mask]
-    shared = np.bincount(under[under > 0])
-    best = 0.0
-    for label in np.flatnonzero(shared).tolist():
-        union = np.count_nonzero(labels == label) + np.count_nonzero(mask) - shared[label]
-        best = max(best, shared[label] / union)
-    return best
 
 
 def fit_prior(images: Sequence[ProposedImage], seed: int = 0) -> ScorerPrior:

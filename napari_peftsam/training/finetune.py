@@ -25,6 +25,7 @@ from napari_peftsam.peft import (
     dense_head_of,
     inject,
 )
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import (
     AnnotatedPlane,
@@ -62,12 +63,14 @@ from napari_peftsam.training.judging import (
 from napari_peftsam.training.memory import preflight
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.schedule import Schedule
+from napari_peftsam.training.scores import judge_by_labels
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
 __all__ = ["finetune"]
 
 _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
+_SCORES_SHARE = 0.05  # of a budget of time, at most, for what scores learn from labels
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
 
@@ -148,7 +151,7 @@ def finetune(  # noqa: PLR0913  # most are optional
             report, at_most = yield from _train(run)
         finally:
             injection.remove()
-        report = _with_better_head(run, report, judge)
+        report = _with_scores(run, _with_better_head(run, report, judge))
         return replace(report, verdict=_judge(run, report, start, judge, at_most))
 
 
@@ -245,8 +248,13 @@ class _Run:
     on_progress: Callable[[StepProgress], object] | None
     start: Adapter | None
     proposals: Judged | None  # None: those of the start
-    reserve: float = 0.0  # seconds of the budget that the verdict takes, estimated
+    reserve: float = 0.0  # seconds of the budget for what follows the steps, estimated
     judged: int = JUDGED_AT_MOST  # objects that it looks at
+
+    @property
+    def learns_scores(self) -> bool:
+        """Whether labels say of every proposal what it is worth."""
+        return self.dense is not None and self.config.labels_are == "complete"
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
@@ -268,6 +276,8 @@ class _Run:
         reserve = 0.0 if math.isinf(most) else most
         if len(start) >= ENOUGH:  # no folds
             reserve = min(reserve, each * judged)
+        if self.learns_scores:
+            reserve += _SCORES_SHARE * (self.config.seconds or 0)
         return replace(self, before=before, reserve=reserve, judged=judged)
 
     def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
@@ -396,6 +406,21 @@ def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None
     _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
     head = None if judge is None else judge.adapter.head
     return replace(report, adapter=report.adapter.with_head(head or {}))
+
+
+def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:
+    """Add what complete labels say of the result's proposals to the judged ones."""
+    adapter, seed = report.adapter, run.config.seed
+    if not run.learns_scores or not report.best_step:
+        return report
+    end = perf_counter() + _SCORES_SHARE * (run.config.seconds or math.inf)
+
+    def is_over() -> bool:
+        return perf_counter() > end or run.stop()
+
+    judged = run.team.from_leader(lambda: judge_by_labels(run.encoder, adapter, seed, is_over))
+    known = ProposalScorer.of(adapter).judged(*judged)
+    return replace(report, adapter=adapter.with_judged(known.features, known.ious))
 
 
 def _judge(

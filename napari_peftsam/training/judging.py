@@ -111,7 +111,7 @@ def validate(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
     """Return the answers to a tight box and to 1, 2 and 3 clicks for every object."""
     found: list[Answers] = []
     for index, objects in held_out.items():
-        with _asked(encoder, index) as (predictor, embedding):
+        with asked(encoder, index) as (predictor, embedding):
             found += _simulated(predictor, embedding, objects, _CLICKS)
     return tuple(found)
 
@@ -141,7 +141,7 @@ def replay(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
     found: list[Answers] = []
     for index, objects in held_out.items():
         own = [i for i, one in enumerate(objects) if one.prompts]
-        with _asked(encoder, index) as (predictor, embedding):
+        with asked(encoder, index) as (predictor, embedding):
             answers = _simulated(predictor, embedding, objects, _CLICKS_OF_VERDICT, _GOOD)
             targets, prompts = [objects[i].target for i in own], [objects[i].prompts for i in own]
             given = given_ious(predictor, embedding, targets, prompts)
@@ -179,7 +179,7 @@ def count_found(encoder: PlaneEncoder, model: Incumbent | None, held_out: HeldOu
     def found(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
         answers: list[Answers] = []
         for index, objects in held_out.items():
-            with _asked(encoder, index) as (predictor, embedding):
+            with asked(encoder, index) as (predictor, embedding):
                 proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
             labels = np.zeros(encoder.planes[index].source.labels.shape, np.int32)
             scores = ProposalScorer().scores(features_of(proposals)).iou
@@ -224,8 +224,8 @@ def _simulated(
 ) -> list[Answers]:
     targets = [one.target for one in objects]
     boxes = box_ious(predictor, embedding, targets)
-    asked = click_ious(predictor, embedding, targets, clicks, enough=enough)
-    curves = np.stack(list(asked), axis=1)
+    answers = click_ious(predictor, embedding, targets, clicks, enough=enough)
+    curves = np.stack(list(answers), axis=1)
     return [
         Answers((box, *curve[:_CLICKS]), tuple(curve))
         for box, curve in zip(boxes.tolist(), curves.tolist(), strict=True)
@@ -233,7 +233,7 @@ def _simulated(
 
 
 @contextmanager
-def _asked(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predictor, Embedding]]:
+def asked(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predictor, Embedding]]:
     """Give a predictor and the embedding of a plane."""
     plane = encoder.planes[index]
     key = embedding_key(encoder.model, plane.source.pixels, intensity_range=plane.source.limits)

@@ -30,6 +30,7 @@ from napari_peftsam.segmentation.automatic import (
     ProposalScorer,
     ScorerPrior,
     TileProposals,
+    best_ious,
     click_grid,
     features_of,
     find_hypotheses,
@@ -203,6 +204,21 @@ def square(row: int, col: int, size: int) -> np.ndarray:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[row : row + size, col : col + size] = True
     return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "iou"),
+    [
+        pytest.param(square(0, 0, 10), 1.0, id="all of the first"),
+        pytest.param(square(0, 5, 10), 50 / 150, id="half of it"),
+        pytest.param(square(0, 8, 10), 20 / 180, id="a part of each"),
+        pytest.param(square(40, 40, 4), 0.0, id="nothing"),
+    ],
+)
+def test_the_iou_of_a_proposal_is_that_with_the_best_object(mask: np.ndarray, iou: float) -> None:
+    labels = np.zeros((SIDE, SIDE), np.int32)
+    labels[:10, :10], labels[:20, 16:36] = 7, 70_000
+    assert best_ious([proposal(mask)], labels) == pytest.approx([iou])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from napari_peftsam.peft import (
     parse_method_config,
     save_adapter,
 )
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune
 from napari_peftsam.training.dataset import objects_of
 from napari_peftsam.training.dense import DenseTraining, dense_loss, dense_target
@@ -148,10 +149,37 @@ def some_judged(count: int) -> Judged:
 def test_judged_proposals_go_into_the_adapter(
     tiny_model: SamModel, given: Judged | None, options: dict[str, object], kept: int
 ) -> None:
-    start = trained(tiny_model, judged=some_judged(3)).adapter
-    adapter = trained(tiny_model, start=start, judged=given, **options).adapter
+    start = trained(tiny_model, judged=some_judged(3), labels_are="sparse").adapter
+    adapter = trained(
+        tiny_model, start=start, judged=given, **{"labels_are": "sparse"} | options
+    ).adapter
     for found, expected in zip(adapter.judged, some_judged(kept), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+# A model whose head finds the squares already, and a training that leaves it about as it is.
+GENTLE = {"steps": 1, "learning_rate": 1e-6}
+
+
+def test_complete_labels_teach_the_scores() -> None:
+    model = build("builtin", "cpu")
+    assert model.dense_head is not None
+    own = {name: value.clone() for name, value in model.dense_head.state_dict().items()}
+    features, ious = trained(model, judged=some_judged(5), **GENTLE).adapter.judged
+    for name, value in model.dense_head.state_dict().items():
+        assert torch.equal(value, own[name])  # the model's own head stays as it is
+    np.testing.assert_array_equal(features[:5], some_judged(5)[0])
+    features, ious = features[5:], ious[5:]
+    assert len(features) == len(ious) >= 3 * 4  # each square is proposed in three images
+    assert ious.max() > 0.5
+    after = ProposalScorer(features=features, ious=ious).scores(features).iou
+    before = ProposalScorer().scores(features).iou
+    assert np.abs(after - ious).mean() < np.abs(before - ious).mean()
+
+
+def test_sparse_labels_teach_the_scores_nothing() -> None:
+    adapter = trained(build("builtin", "cpu"), labels_are="sparse", **GENTLE).adapter
+    assert not len(adapter.judged[1])
 
 
 def test_a_head_that_is_not_trained_is_that_of_the_start(tiny_model: SamModel) -> None:
@@ -159,15 +187,6 @@ def test_a_head_that_is_not_trained_is_that_of_the_start(tiny_model: SamModel) -
     adapter = trained(tiny_model, start=start, automatic=False).adapter
     assert adapter.head.keys() == start.head.keys() != set()
     assert all(torch.equal(adapter.head[name], start.head[name]) for name in start.head)
-
-
-def test_the_head_of_the_model_stays_as_it_is() -> None:
-    model = build("builtin", "cpu")
-    assert model.dense_head is not None
-    before = {name: value.clone() for name, value in model.dense_head.state_dict().items()}
-    trained(model)
-    for name, value in model.dense_head.state_dict().items():
-        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from napari_peftsam.segmentation.automatic.maps import DenseMaps, steps_of
 from napari_peftsam.segmentation.crops import Crop
 from napari_peftsam.segmentation.predictor import Predictor
 from napari_peftsam.segmentation.region_labels import object_part
-from napari_peftsam.types import BoolArray, FloatArray, Frame, Prompts, Window
+from napari_peftsam.types import BoolArray, FloatArray, Frame, LabelArray, Prompts, Window
 
-__all__ = ["FEATURES", "Proposal", "features_of", "propose"]
+__all__ = ["FEATURES", "Proposal", "best_ious", "features_of", "propose"]
 
 FEATURES = (
     "predicted_iou", "stability", "relative_area", "occupancy", "foreground_mean",
@@ -88,6 +88,22 @@ def features_of(proposals: Sequence[Proposal]) -> FloatArray:
     """Return the features of all proposals, ``(N, F)``."""
     rows = [one.features for one in proposals]
     return np.array(rows, np.float32).reshape(-1, len(FEATURES))
+
+
+def best_ious(proposals: Sequence[Proposal], labels: LabelArray) -> npt.NDArray[np.float64]:
+    """Return the IoU of each proposal with the object ``(H, W)`` that it agrees with most."""
+    areas = dict(
+        zip(*(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True)
+    )
+    found = np.zeros(len(proposals))
+    for index, one in enumerate(proposals):
+        mask, window = one.drawn
+        area = np.count_nonzero(mask)
+        under, shared = np.unique(labels[window.slices][mask], return_counts=True)
+        for label, both in zip(under.tolist(), shared.tolist(), strict=True):
+            if label > 0:
+                found[index] = max(found[index], both / (area + areas[label] - both))
+    return found
 
 
 def mask_of(
