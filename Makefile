@@ -13,7 +13,7 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo docs test test-lowest test-under-load kill-test random-user fuzz versions lint interoperability \
-	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study gate-study bench \
+	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study automatic-study gate-study bench \
 	bench-document bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 
@@ -36,6 +36,7 @@ help:
 	@echo "make samples      draw the synthetic samples of the package again"
 	@echo "make study        compare the PEFT methods on real images (hours; goes on where stopped)"
 	@echo "make gate-study   how often the wrong model goes live (two hours; goes on where stopped)"
+	@echo "make automatic-study  segmentation without prompts, before and after trainings (two hours)"
 	@echo "make settings-study  compare settings of a training (hours; goes on where stopped)"
 	@echo "make bench        time and memory beside segment-anything and micro-sam (half an hour)"
 	@echo "make bench-document  how fast annotations are saved, and how large projects get"
@@ -140,6 +141,10 @@ study: $(VENV)/.installed
 gate-study: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/gate_study.py $(GATE_ARGS)
 	$(BIN)/python tests/benchmarks/gate_study.py --write docs/gate.md $(GATE_ARGS)
+
+# The same for segmentation without prompts; runs/automatic_study.jsonl.
+automatic-study: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/automatic_study.py $(STUDY_ARGS)
 
 # The same for settings of a training; runs/recipe_study.jsonl.
 settings-study: $(VENV)/.installed

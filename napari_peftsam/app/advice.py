@@ -80,6 +80,8 @@ class Situation:
         Why no prompts can be given in the present view, empty if they can.
     point_key
         The key of the point tool, as shown to the user.
+    judging
+        What keys say of the proposal that is looked at, empty if there is none.
     """
 
     embedding: str
@@ -96,6 +98,7 @@ class Situation:
     reopens: int = 0
     blocked: str = ""
     point_key: str = ""
+    judging: str = ""
 
 
 def next_step(now: Situation) -> str:
@@ -114,6 +117,8 @@ def next_step(now: Situation) -> str:
 def _next_step_without_prompts(now: Situation) -> str:
     if now.embedding == "failed":
         return f"⚠ {now.reason}"
+    if now.judging:
+        return now.judging
     if now.painting is not None:
         return f"Correcting object {now.painting} by hand. {now.point_key} goes back to clicking."
     return _next_step_of_tool(now.tool, now.objects)

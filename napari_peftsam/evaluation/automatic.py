@@ -136,6 +136,7 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
     scorer: ProposalScorer | None = None,
     adapter: str = BASE_ADAPTER,
     store: EmbeddingStore | None = None,
+    with_effort: bool = True,
 ) -> Iterator[EvaluationProgress | AutomaticEvaluation]:
     """Segment every image without prompts, and compare with its labels.
 
@@ -149,6 +150,8 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
         See `napari_peftsam.segmentation.automatic.DenseMaps.of`.
     scorer
         Default: the one that is shipped.
+    with_effort
+        Whether to correct what is wrong with simulated clicks, which takes longer than all else.
 
     Yields
     ------
@@ -186,7 +189,8 @@ def evaluate_automatic(  # noqa: PLR0913, PLR0917
             figures = _of_sparse(agreement)
         else:
             figures = _of_complete(agreement)
-            figures |= effort(predictor, seen, _targets(labels), agreement.matching, kept)
+            if with_effort:
+                figures |= effort(predictor, seen, _targets(labels), agreement.matching, kept)
         found.append(AutomaticFigures(name, agreement.matching.true_count, figures, seconds))
     if is_coarse:
         _log.warning(NO_HEAD)

@@ -247,6 +247,8 @@ class AnnotateView:
             button.setEnabled(number > 1)
         for answer in (self.accept, self.replace, self.cut_out):
             answer.setEnabled(number > 0)
+        if self._document.current is None and self.review.asks:
+            self.accept.setEnabled(True)
         self.discard.setEnabled(self._document.current is not None)
         queued = 0 if current is None else len(self._document.queue)
         self.accept_all.setEnabled(queued > 1)
@@ -325,6 +327,7 @@ class AnnotateView:
             reopens=0 if current is None else current.reopens,
             blocked=self._layers.why_no_plane,
             point_key=KEYS["point"].shown,
+            judging=self.review.asks,
         )
         set_style(self.next_step, _BLOCKED if situation.blocked else "")
         text = self._hint or next_step(situation)
@@ -335,6 +338,12 @@ class AnnotateView:
     def _prompts_changed(self) -> None:
         """Show the prompts; a hint about earlier ones is out of date."""
         self._hint = ""
+        self.show_current()
+
+    def show_proposal(self) -> None:
+        """Show what keys say of the proposal that is looked at; news of before are out of date."""
+        if self.review.asks:
+            self._hint = ""
         self.show_current()
 
     def _forget_hint(self) -> None:

@@ -53,18 +53,23 @@ def text_label(text: str = "") -> QLabel:
 
 
 class ElidedLabel(QLabel):
-    """A label that is cut off where the dock is too narrow, instead of widening it."""
+    """A label that is cut off where the dock is too narrow, instead of widening it.
+
+    Names lose their middle; a sentence is better off without its end.
+    """
+
+    def __init__(self, mode: Qt.TextElideMode = Qt.TextElideMode.ElideMiddle) -> None:
+        super().__init__()
+        self._mode = mode
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return that it may become narrow."""
         return QSize(24, super().minimumSizeHint().height())
 
     def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802
-        """Paint the text without its middle, if it is too long."""
+        """Paint as much of the text as fits."""
         painter = QPainter(self)
-        text = self.fontMetrics().elidedText(
-            self.text(), Qt.TextElideMode.ElideMiddle, self.width()
-        )
+        text = self.fontMetrics().elidedText(self.text(), self._mode, self.width())
         painter.drawText(self.rect(), int(Qt.AlignmentFlag.AlignVCenter), text)
 
 

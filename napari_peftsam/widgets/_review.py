@@ -68,6 +68,8 @@ class ReviewView:
         Accepts these.
     accept, nothing_here, wrong_outline, nearest_proposal, next_proposal
         Judge the current proposal, or go to another one.
+    asks
+        What keys say of the current proposal, empty if there is none.
     count, counted, seen, save
         Begins or ends a count, says what to look at or what the number is, takes how many objects
         a tile has, and saves the number.
@@ -84,12 +86,13 @@ class ReviewView:
         self.accept_above = keyed(
             tool_button("", ""), "accept_all", "✓✓", "Accept all that are shown ({})"
         )
-        self.text = ElidedLabel()
+        self.text = ElidedLabel(Qt.TextElideMode.ElideRight)
         self.accept, self.nothing_here, self.wrong_outline, self.nearest, self.next = (
             keyed(tool_button(text, ""), name, text, f"{tip} ({{}})")
             for name, (text, tip) in _TIPS.items()
         )
         self.judging, self.counting = QWidget(), QWidget()
+        self.asks = ""
         self.count = tool_button("#", "")
         self.counted, self.seen = text_label(), QLineEdit()
         self.seen.setValidator(QIntValidator(0, 9999))
@@ -141,6 +144,7 @@ class ReviewView:
         )
         self.judging.setVisible(number > 0 or is_tile)
         current = review.expected.get(review.current)
+        self.asks = "" if current is None else _asks()
         self.wrong_outline.setEnabled(current is not None)
         for button in (self.accept, self.nothing_here):
             button.setEnabled(current is not None or is_tile)
@@ -155,11 +159,16 @@ class ReviewView:
         text = f"{len(shown)} of {number}, {precision.text}"
         if not shown:
             text = f"0 of {number}: move the slider to the right"
-        self.text.setText(text if current is None else f"{current.score:.2f}; {text}")
+        self.text.setText(text if current is None else f"White {current.score:.2f}; {text}")
         self.text.setToolTip(
-            f"{text}, as far as {precision.judged} judged ones tell. In front: the IoU that is "
+            f"{text}, as far as {precision.judged} judged ones tell. White: the IoU that is "
             "expected of the white one"
         )
+
+
+def _asks() -> str:
+    keys = (KEYS[name].shown for name in ("accept", "nothing_here", "wrong_outline"))
+    return "The white outline: {} an object, {} nothing, {} another outline.".format(*keys)
 
 
 class Reviewing:

@@ -36,7 +36,7 @@ class TrainingLine(QWidget):
         super().__init__()
         self.training = training
         self.train = push_button("", "")
-        self.text, self.curve = ElidedLabel(), _Sparkline()
+        self.text, self.curve = ElidedLabel(Qt.TextElideMode.ElideRight), _Sparkline()
         self.setLayout(beside(self.train, self.curve, self.text, stretch=2))
         self.show_run()
 

@@ -74,6 +74,7 @@ class ExportDock(Dock):
             (owner.layers.events.image_changed, self._follow),
         )
         self._show_images()
+        self._follow()
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return a size no wider than a dock should be."""

@@ -44,6 +44,9 @@ from napari_peftsam.training import TrainingConfig
         pytest.param(Situation("ready", objects=1), "2 more and you can finetune", id="one object"),
         pytest.param(Situation("ready", objects=3), "or finetune", id="enough objects"),
         pytest.param(Situation("ready", tool="box"), "Drag a box", id="box tool"),
+        pytest.param(
+            Situation("ready", tool="box", judging="Is it one?"), "Is it one?", id="a proposal"
+        ),
         pytest.param(Situation("ready", tool=""), "Choose Point or Box", id="no tool"),
         pytest.param(Situation("ready", painting=7), "object 7 by hand", id="brush"),
         pytest.param(

@@ -130,11 +130,14 @@ class Domain:
     rest: tuple[AnnotatedPlane, ...]
 
     @classmethod
-    def read(cls, data: Path, name: str) -> Domain:
-        """Read all images; they are small and used by every case."""
+    def read(cls, data: Path, name: str, training: Sequence[int] | None = None) -> Domain:
+        """Read all images; they are small and used by every case.
+
+        `training` are the numbers of those that are learned from, by default `TRAINING_IMAGES`.
+        """
         pairs = pair_folders(data / name / "images", data / name / "labels")
         planes = [AnnotatedPlane(pair.name, pair.name, *pair.read()) for pair in pairs]
-        chosen = TRAINING_IMAGES[name]
+        chosen = TRAINING_IMAGES[name] if training is None else training
         return cls(
             name,
             tuple(planes[i] for i in chosen),

@@ -23,13 +23,21 @@ import numpy as np
 import torch
 from peft_study import MODEL, TRAINING_IMAGES, Domain
 
+from napari_peftsam.app.runner import run
 from napari_peftsam.embeddings import Encoded, EncodeRequest, encode
 from napari_peftsam.evaluation import box_ious, click_ious, clicks_to_reach
 from napari_peftsam.evaluation.targets import select_objects, targets_of
 from napari_peftsam.models import SamModel, build
 from napari_peftsam.peft import apply_adapter, parse_method_config
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.training import RECOMMENDED, TrainingConfig, TrainingReport, finetune, recipe
+from napari_peftsam.training import (
+    RECOMMENDED,
+    AnnotatedPlane,
+    TrainingConfig,
+    TrainingReport,
+    finetune,
+    recipe,
+)
 
 Row = dict[str, Any]
 _CLICKS, _GOAL, _RESAMPLED = 10, 0.8, 2000
@@ -84,19 +92,25 @@ SETTINGS = (
 def train(model: SamModel, domain: Domain, config: TrainingConfig) -> TrainingReport:
     """Train for the budget in processor time; keep the last state whatever it is worth."""
     module = sys.modules[finetune.__module__]
-    clock, is_worse = module.perf_counter, module.is_worse  # type: ignore[attr-defined]
-    events = finetune(model, domain.training, config)
+    is_worse = module.is_worse  # type: ignore[attr-defined]
+    try:
+        module.is_worse = lambda *_: False  # type: ignore[attr-defined]
+        return by_processor_time(model, domain.training, config)
+    finally:
+        module.is_worse = is_worse  # type: ignore[attr-defined]
+
+
+def by_processor_time(
+    model: SamModel, planes: Sequence[AnnotatedPlane], config: TrainingConfig
+) -> TrainingReport:
+    """Train; the seconds of the budget are those of the processor."""
+    module = sys.modules[finetune.__module__]
+    clock = module.perf_counter  # type: ignore[attr-defined]
     try:
         module.perf_counter = process_time  # type: ignore[attr-defined]
-        module.is_worse = lambda *_: False  # type: ignore[attr-defined]
-        while True:
-            next(events)
-    except StopIteration as end:
-        report: TrainingReport = end.value
-        return report
+        return run(finetune(model, planes, config))
     finally:
         module.perf_counter = clock  # type: ignore[attr-defined]
-        module.is_worse = is_worse  # type: ignore[attr-defined]
 
 
 def prompt(model: SamModel, domain: Domain, most: int) -> dict[str, list[float]]:

@@ -15,11 +15,11 @@ from napari.utils.notifications import notification_manager
 from pycocotools.coco import COCO
 from qtpy.QtWidgets import QFileDialog
 
-from napari_peftsam.document import RenameImage
+from napari_peftsam.document import ImportLabels, RenameImage
 from napari_peftsam.export import FORMATS
 from napari_peftsam.widgets.export import ExportDock
 from napari_peftsam.widgets.session import session_of
-from tests.widgets._annotate_cases import wait
+from tests.widgets._annotate_cases import Bench, wait
 from tests.widgets._training_cases import add_images, stripes
 
 if TYPE_CHECKING:
@@ -76,6 +76,21 @@ def test_an_empty_session_says_what_to_do(dock: ExportDock) -> None:
     assert dock.export.isEnabled()
     dock.viewer_session.document.do(RenameImage("i0", "cells"))
     assert dock.image.itemText(0) == "cells (2)"
+
+
+@pytest.mark.parametrize("shown", ["image0", "image1"])
+def test_the_image_that_is_annotated_is_offered(shown: str, bench: Callable[..., Bench]) -> None:
+    image, labels = stripes()
+    b = bench(image, image + 1, ready=False)
+    b.press("PageUp")  # now both are known
+    for each in (*b.document.images,):
+        b.document.do(ImportLabels(each, labels))
+    if b.document.image(b.layers.image_id).name != shown:
+        b.press("PageDown")
+    dock = ExportDock(b.viewer)
+    b.viewer.window.add_dock_widget(dock)
+    assert dock.image.count() == 2
+    assert dock.image.currentText() == f"{shown} (2)"
 
 
 def test_all_formats_are_offered(dock: ExportDock) -> None:

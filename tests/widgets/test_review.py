@@ -100,7 +100,8 @@ def test_proposals_are_judged_by_key(b: Bench) -> None:
     review = b.dock.reviewing.review
     b.press(".")
     first = review.current
-    b.press("Enter")
+    assert "white outline: ↵ an object, ⇧N nothing" in b.view.next_step.text()
+    b.view.accept.click()
     assert len(b.document.records(b.layers.image_id)) == 1
     second = review.current
     assert second not in {0, first}
