@@ -80,8 +80,9 @@ class Situation:
         Why no prompts can be given in the present view, empty if they can.
     point_key
         The key of the point tool, as shown to the user.
-    judging
-        What keys say of the proposal that is looked at, empty if there is none.
+    proposal_keys
+        Of the proposal that is looked at, the keys that accept it, say that nothing is there, and
+        that its outline is wrong; empty if there is none.
     """
 
     embedding: str
@@ -98,7 +99,7 @@ class Situation:
     reopens: int = 0
     blocked: str = ""
     point_key: str = ""
-    judging: str = ""
+    proposal_keys: tuple[str, ...] = ()
 
 
 def next_step(now: Situation) -> str:
@@ -117,10 +118,11 @@ def next_step(now: Situation) -> str:
 def _next_step_without_prompts(now: Situation) -> str:
     if now.embedding == "failed":
         return f"⚠ {now.reason}"
-    if now.judging:
-        return now.judging
     if now.painting is not None:
         return f"Correcting object {now.painting} by hand. {now.point_key} goes back to clicking."
+    if now.proposal_keys and now.tool in {"point", "box", ""}:
+        accept, nothing, wrong = now.proposal_keys
+        return f"The white outline: {accept} an object, {nothing} nothing, {wrong} another outline."
     return _next_step_of_tool(now.tool, now.objects)
 
 

@@ -71,13 +71,13 @@ class CountController:
         """Begin, or go on where somebody stopped."""
         audit = audit_of(self._document)
         same = audit is not None and [each.plane for each in audit.planes] == list(planes)
-        if not same or not self.left:
-            before = self._last or "the earlier one"
+        before, is_new = self._last or "the earlier one", not same or not self.left
+        if is_new:
             begin_count(self._document, planes)
-            if audit is not None:
-                self.events.hint.emit(f"A new count begins: undo brings back {before}")
         self.is_on = True
-        self.events.changed.emit()
+        self.events.changed.emit()  # another proposal is shown, with which news are old
+        if is_new and audit is not None:
+            self.events.hint.emit(f"A new count begins: undo brings back {before}")
 
     def stop(self) -> None:
         """Stop looking; what was found stays."""

@@ -23,7 +23,14 @@ from napari_peftsam.app.adapters import (
 from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.app.regions import background_in
 from napari_peftsam.app.suggesting import project_scorer
-from napari_peftsam.document import Document, DocumentImage, ObjectRecord, PlaneKey, class_of
+from napari_peftsam.document import (
+    Document,
+    DocumentImage,
+    ObjectRecord,
+    PlaneKey,
+    Snapshot,
+    class_of,
+)
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     EmbedEvent,
@@ -43,7 +50,7 @@ from napari_peftsam.training import (
     TrainingReport,
     tiles_with_objects,
 )
-from napari_peftsam.types import ModelReference, Window
+from napari_peftsam.types import BoolArray, ModelReference, Window
 
 
 class WorkspaceEvents(SignalGroup):
@@ -358,32 +365,44 @@ def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterato
                 found[each.index, record.label_set].append(record)
         snapshot, channels = image.snapshot(), image.info.metadata.read_with.channels
         for (index, label_set), records in sorted(found.items()):
+            beside = [name for of, name in found if of == index and name != label_set]
             tiled = engine.tiled(image.plane_pixels(PlaneKey(image.id, index)), image.id)
             where = str(list(index)) if index else ""
             name = " ".join(filter(None, (image.name + where, class_of(label_set))))
             background = partial(background_in, snapshot, image.info.complete, index)
-            noted.append(
-                (name, image.id, channels, tiled, snapshot, index, label_set, records, background)
-            )
+            others = partial(_objects_in, snapshot, beside, index)
+            noted.append((
+                name, image.id, channels, tiled, snapshot, index, label_set, records, background,
+                others,
+            ))  # fmt: skip
 
     def read() -> Iterator[AnnotatedPlane]:
-        for name, of, channels, tiled, snapshot, index, label_set, records, empty in noted:
+        for name, of, channels, tiled, snapshot, index, label_set, records, empty, others in noted:
             given = {r.label: r.prompts_in(index) for r in records}
             prompts = {label: each for label, each in given.items() if each}
             labels = partial(snapshot.labels, label_set, index)
             if len(tiled.grid) > 1:
                 places = {r.label: snapshot.window(r.label) for r in records}
-                for tile in tiles_with_objects(tiled, labels, places, prompts, empty):
+                for tile in tiles_with_objects(tiled, labels, places, prompts, empty, others):
                     title = f"{name} {tile.name}"
                     yield replace(tile, name=title, image=of, channels=channels)
             else:
                 whole = np.array(tiled.plane)
                 kept, known = labels(tiled.grid.window), empty(tiled.grid.window)
                 yield AnnotatedPlane(
-                    name, of, whole, kept, prompts, channels=channels, background=known
-                )
+                    name, of, whole, kept, prompts, channels=channels, background=known,
+                    others=others(tiled.grid.window),
+                )  # fmt: skip
 
     return read
+
+
+def _objects_in(
+    image: Snapshot, label_sets: Sequence[str], index: tuple[int, ...], window: Window
+) -> BoolArray | None:
+    """Return where a window of a plane has objects of some label sets; None for no label sets."""
+    found = [image.labels(name, index, window) > 0 for name in label_sets]
+    return np.logical_or.reduce(found) if found else None
 
 
 def _distance(plane: PlaneKey, near: PlaneKey) -> tuple[bool, int]:

@@ -57,7 +57,8 @@ class AnnotatedPlane:
     background
         ``(H, W)``: where it is known that no object is; None if nowhere.
     others
-        ``(H, W)``: where objects lie that another tile has; None if nowhere.
+        ``(H, W)``: where objects lie that another plane has, a tile or one of another class; None
+        if nowhere.
     """
 
     name: str
@@ -227,6 +228,7 @@ def tiles_with_objects(
     places: Mapping[int, Window],
     prompts: Mapping[int, Prompts],
     background: Callable[[Window], BoolArray | None],
+    elsewhere: Callable[[Window], BoolArray | None] = lambda _: None,
 ) -> Iterator[AnnotatedPlane]:
     """Read each tile of a large plane that holds the middle of an object; slow.
 
@@ -240,8 +242,8 @@ def tiles_with_objects(
         Returns the labels ``(h, w)`` in a window of the plane.
     places, prompts
         By label: a window that holds the object, and the user's own prompts.
-    background
-        Returns the known background in a window of the plane.
+    background, elsewhere
+        Return the known background, and the objects of other classes, in a window of the plane.
     """
     owners: dict[Tile, list[int]] = {}
     for label, place in places.items():
@@ -255,6 +257,9 @@ def tiles_with_objects(
         inside = tile.window & image.grid.window
         others = np.zeros(tile.window.shape, np.bool_)
         others[inside.seen_from(tile.window).slices] = labels(inside) > 0
+        apart = elsewhere(inside)
+        if apart is not None:
+            others[inside.seen_from(tile.window).slices] |= apart
         others &= kept == 0
         empty = background(inside)
         if empty is not None:

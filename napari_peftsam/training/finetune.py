@@ -16,6 +16,7 @@ from napari_peftsam.errors import TrainingError
 from napari_peftsam.evaluation import Answers, Verdict
 from napari_peftsam.models import SamModel, UnetrDecoder
 from napari_peftsam.peft import (
+    MOST_JUDGED,
     Adapter,
     Injection,
     Judged,
@@ -70,7 +71,9 @@ from napari_peftsam.training.team import Team
 __all__ = ["finetune"]
 
 _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
-_SCORES_SHARE = 0.05  # of a budget of time, at most, for what scores learn from labels
+# Of a budget of time, for what scores learn from labels; six of 120 seconds are enough for the
+# proposals in eight images on two cores.
+_SCORES_SHARE = 0.05
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def finetune(  # noqa: PLR0913  # most are optional
         the bare base.
     judged
         Features and IoUs of judged proposals, from which the scores of the result's proposals are
-        to learn; default: those of `start`.
+        to learn; default: those of `start`. Complete labels add more, up to 1,000 in all.
     team
         The processes that take part; each must call this with the same arguments. Default:
         this one alone.
@@ -253,8 +256,8 @@ class _Run:
 
     @property
     def learns_scores(self) -> bool:
-        """Whether labels say of every proposal what it is worth."""
-        return self.dense is not None and self.config.labels_are == "complete"
+        """True if labels tell what every proposal is worth."""
+        return self.config.automatic and self.config.labels_are == "complete"
 
     def stopped(self) -> bool:
         """Return whether the run was asked to end; the same for all processes."""
@@ -409,17 +412,23 @@ def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None
 
 
 def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:
-    """Add what complete labels say of the result's proposals to the judged ones."""
-    adapter, seed = report.adapter, run.config.seed
+    """Add what complete labels say of the result's proposals to the judged ones.
+
+    A person's judgements come last, as the last are kept.
+    """
+    adapter, config = report.adapter, run.config
     if not run.learns_scores or not report.best_step:
         return report
-    end = perf_counter() + _SCORES_SHARE * (run.config.seconds or math.inf)
-
-    def is_over() -> bool:
-        return perf_counter() > end or run.stop()
-
-    judged = run.team.from_leader(lambda: judge_by_labels(run.encoder, adapter, seed, is_over))
-    known = ProposalScorer.of(adapter).judged(*judged)
+    given = ProposalScorer.of(adapter)
+    seconds = _SCORES_SHARE * (config.seconds or report.seconds)
+    found = run.team.from_leader(
+        lambda: judge_by_labels(
+            run.encoder, adapter, MOST_JUDGED - len(given.ious), seconds, config.seed, run.stop
+        )
+    )
+    if found is None:
+        return report
+    known = ProposalScorer(features=found[0], ious=found[1]).judged(given.features, given.ious)
     return replace(report, adapter=adapter.with_judged(known.features, known.ious))
 
 

@@ -111,7 +111,7 @@ def validate(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
     """Return the answers to a tight box and to 1, 2 and 3 clicks for every object."""
     found: list[Answers] = []
     for index, objects in held_out.items():
-        with asked(encoder, index) as (predictor, embedding):
+        with plane_predictor(encoder, index) as (predictor, embedding):
             found += _simulated(predictor, embedding, objects, _CLICKS)
     return tuple(found)
 
@@ -141,7 +141,7 @@ def replay(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
     found: list[Answers] = []
     for index, objects in held_out.items():
         own = [i for i, one in enumerate(objects) if one.prompts]
-        with asked(encoder, index) as (predictor, embedding):
+        with plane_predictor(encoder, index) as (predictor, embedding):
             answers = _simulated(predictor, embedding, objects, _CLICKS_OF_VERDICT, _GOOD)
             targets, prompts = [objects[i].target for i in own], [objects[i].prompts for i in own]
             given = given_ious(predictor, embedding, targets, prompts)
@@ -179,7 +179,7 @@ def count_found(encoder: PlaneEncoder, model: Incumbent | None, held_out: HeldOu
     def found(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
         answers: list[Answers] = []
         for index, objects in held_out.items():
-            with asked(encoder, index) as (predictor, embedding):
+            with plane_predictor(encoder, index) as (predictor, embedding):
                 proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
             labels = np.zeros(encoder.planes[index].source.labels.shape, np.int32)
             scores = ProposalScorer().scores(features_of(proposals)).iou
@@ -233,8 +233,8 @@ def _simulated(
 
 
 @contextmanager
-def asked(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predictor, Embedding]]:
-    """Give a predictor and the embedding of a plane."""
+def plane_predictor(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predictor, Embedding]]:
+    """Give a predictor, and the embedding of a plane, for as long as the model stays as it is."""
     plane = encoder.planes[index]
     key = embedding_key(encoder.model, plane.source.pixels, intensity_range=plane.source.limits)
     with torch.inference_mode():

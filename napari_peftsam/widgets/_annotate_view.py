@@ -78,7 +78,7 @@ class AnnotateView:
         self._owner = owner = dock.viewer_session
         self._prompting = prompting
         self._document, self._layers = owner.document, owner.layers
-        self._hint = ""
+        self._hint, self._proposal = "", 0  # the proposal that was shown last
         self._hint_timer = timer(None, _HINT_TIME)
         self.project, self.images = project, ImagesView(owner)
         self.sources = sources = SourcesView(owner)
@@ -247,7 +247,7 @@ class AnnotateView:
             button.setEnabled(number > 1)
         for answer in (self.accept, self.replace, self.cut_out):
             answer.setEnabled(number > 0)
-        if self._document.current is None and self.review.asks:
+        if self._document.current is None and self.review.accept.isEnabled():
             self.accept.setEnabled(True)
         self.discard.setEnabled(self._document.current is not None)
         queued = 0 if current is None else len(self._document.queue)
@@ -327,7 +327,7 @@ class AnnotateView:
             reopens=0 if current is None else current.reopens,
             blocked=self._layers.why_no_plane,
             point_key=KEYS["point"].shown,
-            judging=self.review.asks,
+            proposal_keys=self._proposal_keys,
         )
         set_style(self.next_step, _BLOCKED if situation.blocked else "")
         text = self._hint or next_step(situation)
@@ -341,10 +341,17 @@ class AnnotateView:
         self.show_current()
 
     def show_proposal(self) -> None:
-        """Show what keys say of the proposal that is looked at; news of before are out of date."""
-        if self.review.asks:
+        """Show what keys do to the proposal that is looked at; with another one, news are old."""
+        if self.review.current not in {0, self._proposal}:
             self._hint = ""
+        self._proposal = self.review.current
         self.show_current()
+
+    @property
+    def _proposal_keys(self) -> tuple[str, ...]:
+        """The keys that judge the proposal that is looked at."""
+        names = ("accept", "nothing_here", "wrong_outline") if self.review.current else ()
+        return tuple(KEYS[name].shown for name in names)
 
     def _forget_hint(self) -> None:
         self._hint = ""

@@ -68,8 +68,8 @@ class ReviewView:
         Accepts these.
     accept, nothing_here, wrong_outline, nearest_proposal, next_proposal
         Judge the current proposal, or go to another one.
-    asks
-        What keys say of the current proposal, empty if there is none.
+    current
+        Number of the proposal that is looked at, 0 for none.
     count, counted, seen, save
         Begins or ends a count, says what to look at or what the number is, takes how many objects
         a tile has, and saves the number.
@@ -92,7 +92,7 @@ class ReviewView:
             for name, (text, tip) in _TIPS.items()
         )
         self.judging, self.counting = QWidget(), QWidget()
-        self.asks = ""
+        self.current = 0
         self.count = tool_button("#", "")
         self.counted, self.seen = text_label(), QLineEdit()
         self.seen.setValidator(QIntValidator(0, 9999))
@@ -144,7 +144,7 @@ class ReviewView:
         )
         self.judging.setVisible(number > 0 or is_tile)
         current = review.expected.get(review.current)
-        self.asks = "" if current is None else _asks()
+        self.current = 0 if current is None else review.current
         self.wrong_outline.setEnabled(current is not None)
         for button in (self.accept, self.nothing_here):
             button.setEnabled(current is not None or is_tile)
@@ -164,11 +164,6 @@ class ReviewView:
             f"{text}, as far as {precision.judged} judged ones tell. White: the IoU that is "
             "expected of the white one"
         )
-
-
-def _asks() -> str:
-    keys = (KEYS[name].shown for name in ("accept", "nothing_here", "wrong_outline"))
-    return "The white outline: {} an object, {} nothing, {} another outline.".format(*keys)
 
 
 class Reviewing:

@@ -74,7 +74,6 @@ class ExportDock(Dock):
             (owner.layers.events.image_changed, self._follow),
         )
         self._show_images()
-        self._follow()
 
     def sizeHint(self) -> QSize:  # noqa: N802  # Qt's name
         """Return a size no wider than a dock should be."""
@@ -187,7 +186,9 @@ class ExportDock(Dock):
         for image in document.images.values():
             if image.records:
                 self.image.addItem(f"{image.name} ({len(image.records)})", image.id)
-        if before is not None:
+        if before is None:
+            self._follow()
+        else:
             self.image.setCurrentIndex(max(0, self.image.findData(before)))
         self._show_status(self.status.text() if self.image.count() else "")
 

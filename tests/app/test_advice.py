@@ -45,7 +45,14 @@ from napari_peftsam.training import TrainingConfig
         pytest.param(Situation("ready", objects=3), "or finetune", id="enough objects"),
         pytest.param(Situation("ready", tool="box"), "Drag a box", id="box tool"),
         pytest.param(
-            Situation("ready", tool="box", judging="Is it one?"), "Is it one?", id="a proposal"
+            Situation("ready", tool="box", proposal_keys=("A", "B", "C")),
+            "A an object, B nothing, C another",
+            id="a proposal",
+        ),
+        pytest.param(
+            Situation("ready", tool="cut", proposal_keys=("A", "B", "C")),
+            "Draw a line across an object",
+            id="a tool beside a proposal",
         ),
         pytest.param(Situation("ready", tool=""), "Choose Point or Box", id="no tool"),
         pytest.param(Situation("ready", painting=7), "object 7 by hand", id="brush"),

@@ -106,7 +106,7 @@ def study(args: argparse.Namespace) -> None:
     """Do what is not done yet."""
     torch.set_num_threads(1)
     model, rows = build(MODEL, "cpu"), read(args.output)
-    done = {(row["row"], row["domain"]) for row in rows}
+    done = {(row["row"], row["domain"]) for row in rows if _is_alike(row, args)}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     for name, domain in product(args.rows or ROWS, args.domains or DOMAINS):
         if (name, domain) in done or (domain == _FLUO and name != SHIPPED):
@@ -116,6 +116,10 @@ def study(args: argparse.Namespace) -> None:
         with args.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{domain}, {name}: mSA {found['msa']:.3f}, AP50 {found['ap50']:.3f}", flush=True)
+
+
+def _is_alike(row: Row, args: argparse.Namespace) -> bool:
+    return (row["seed"], row["seconds"]) == (args.seed, args.seconds)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from napari_peftsam.peft import (
     Adapter,
     Judged,
     apply_adapter,
+    capture,
     dense_head_of,
+    inject,
     load_adapter,
     parse_method_config,
     save_adapter,
@@ -24,7 +27,9 @@ from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune
 from napari_peftsam.training.dataset import objects_of
 from napari_peftsam.training.dense import DenseTraining, dense_loss, dense_target
+from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.samples import prepare_planes
+from napari_peftsam.training.scores import judge_by_labels
 
 SIDE = 64
 
@@ -168,13 +173,38 @@ def test_complete_labels_teach_the_scores() -> None:
     features, ious = trained(model, judged=some_judged(5), **GENTLE).adapter.judged
     for name, value in model.dense_head.state_dict().items():
         assert torch.equal(value, own[name])  # the model's own head stays as it is
-    np.testing.assert_array_equal(features[:5], some_judged(5)[0])
-    features, ious = features[5:], ious[5:]
-    assert len(features) == len(ious) >= 3 * 4  # each square is proposed in three images
+    np.testing.assert_array_equal(features[-5:], some_judged(5)[0])  # the last are kept
+    features, ious = features[:-5], ious[:-5]
+    assert len(features) == len(ious) >= 4  # squares of an image
     assert ious.max() > 0.5
     after = ProposalScorer(features=features, ious=ious).scores(features).iou
     before = ProposalScorer().scores(features).iou
     assert np.abs(after - ious).mean() < np.abs(before - ious).mean()
+
+
+@pytest.mark.parametrize(
+    ("at_most", "stopped", "others", "least", "most"),
+    [
+        pytest.param(100, False, None, 12, 100, id="all planes"),
+        pytest.param(6, False, None, 6, 6, id="an equal share of each plane"),
+        pytest.param(0, False, None, 0, 0, id="a person judged enough"),
+        pytest.param(100, True, None, 0, 0, id="stopped"),
+        pytest.param(100, False, np.ones((SIDE, SIDE), bool), 0, 0, id="all is another plane's"),
+    ],
+)
+def test_what_is_judged(
+    at_most: int, stopped: bool, others: np.ndarray | None, least: int, most: int
+) -> None:
+    model = build("builtin", "cpu")
+    planes = [replace(plane(name), others=others) for name in "abc"]
+    objects = [o for index, one in enumerate(planes) for o in objects_of(index, one)]
+    encoder = PlaneEncoder(model, prepare_planes(planes, objects, model), 0)
+    injection = inject(model, parse_method_config({"method": "frozen-encoder"}))
+    adapter = capture(injection)
+    injection.remove()
+    judged = judge_by_labels(encoder, adapter, at_most, 1000, 0, lambda: stopped)
+    count = 0 if judged is None else len(judged[1])
+    assert least <= count <= most
 
 
 def test_sparse_labels_teach_the_scores_nothing() -> None:
@@ -209,8 +239,6 @@ def test_files_bring_the_head_along(tiny_model: SamModel, tmp_path: Path) -> Non
 
 
 def test_a_head_of_another_width_is_refused(tiny_model: SamModel) -> None:
-    from dataclasses import replace
-
     adapter = trained(tiny_model).adapter
     wide = DenseHead(64).state_dict()
     tensors = dict(adapter.tensors) | {f"automatic.head.{k}": v for k, v in wide.items()}

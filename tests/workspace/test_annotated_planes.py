@@ -11,7 +11,7 @@ import tifffile
 from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.folders import folder_planes
 from napari_peftsam.app.workspace import Workspace, annotated_planes
-from napari_peftsam.document import AddPoint, ImportLabels, PlaneKey
+from napari_peftsam.document import AcceptObjects, AddPoint, ImportLabels, NewObject, PlaneKey
 from napari_peftsam.training import AnnotatedPlane, TrainingConfig
 from napari_peftsam.types import Point, Prompts
 from tests.training._world import make_plane
@@ -83,6 +83,21 @@ def test_prompts_go_to_the_plane_they_were_given_in(workspace: Workspace) -> Non
     document.do(ImportLabels(image, inside * label, document.records(image)))
     prompts = [dict(a.prompts) for a in annotated_planes(document, workspace.engine)()]
     assert prompts == [{}, {label: Prompts((Point(16, 16),))}, {}, {}]
+
+
+def test_objects_of_another_class_are_no_background(workspace: Workspace) -> None:
+    pixels, labels = stack(0, 1)
+    document = workspace.document
+    image = document.add_image("stack", pixels)
+    masks = labels[0] > 0, labels[1, ::-1] > 0
+    made = [
+        NewObject(Prompts(), mask, category=name)
+        for name, mask in zip(("cell", "nucleus"), masks, strict=True)
+    ]
+    document.do(AcceptObjects(PlaneKey(image, (0,)), tuple(made)))
+    cells, nuclei = annotated_planes(document, workspace.engine)()
+    for one, other in ((cells, nuclei), (nuclei, cells)):
+        np.testing.assert_array_equal(one.others, other.labels > 0)
 
 
 def test_a_renamed_image_is_named_so_in_training(workspace: Workspace) -> None:
