@@ -72,7 +72,7 @@ def recover(
 ) -> None:
     """Write what is readable of a damaged project into a new one; the old one stays as it is.
 
-    The exit code is 1 if images, labels, records or adapters were lost.
+    The exit code is 1 if images, labels, records or adapters were lost, or may have been.
     """
     if output.exists():
         raise ConfigurationError(f"{output} exists already: choose another name for the copy")
@@ -80,7 +80,8 @@ def recover(
     from napari_peftsam.document import recover_project
 
     report = recover_project(project, output)
-    counts = {k: v if isinstance(v, int) else len(v) for k, v in asdict(report).items()}
+    counts = {k: len(v) if isinstance(v, list | tuple) else v for k, v in asdict(report).items()}
+    counts["in_doubt"] = report.in_doubt
     emit({"output": str(output), **counts}, as_json, f"{report.text}\n{output}")
     if report.has_losses:
         raise typer.Exit(_LOST)

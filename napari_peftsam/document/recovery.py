@@ -24,12 +24,13 @@ from napari_peftsam.document.salvage import Salvage, salvage
 from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import TileKey, put_tile
-from napari_peftsam.errors import PeftSamError, ProjectError
+from napari_peftsam.errors import PeftSamError, ProjectError, count_text
 from napari_peftsam.folders import expanded
 
 __all__ = ["Recovery", "recover_project"]
 
 Arrays = dict[str, Any]
+_STATE = ("images", "objects", "tiles")  # tables
 
 
 @dataclass
@@ -54,6 +55,13 @@ class Recovery:
         Content hashes of damaged adapters and stored images.
     lost_images
         Images of which too little is known to show them.
+    images, objects
+        Number of images and objects in the copy.
+    in_doubt
+        Tables of the present state that were not wholly readable, nor rebuilt by the history: what
+        they held may be lost.
+    most_objects_in_doubt
+        Objects that may be lost with them, at most; None if nothing says how many there were.
     """
 
     actions: int = 0
@@ -64,16 +72,20 @@ class Recovery:
     lost_objects: list[tuple[ImageId, int]] = field(default_factory=list)
     lost_blobs: tuple[str, ...] = ()
     lost_images: list[ImageId] = field(default_factory=list)
+    images: int = 0
+    objects: int = 0
+    in_doubt: tuple[str, ...] = ()
+    most_objects_in_doubt: int | None = 0
 
     @property
     def has_losses(self) -> bool:
-        """True if a part of the present state, not only of the history, is lost."""
+        """True if a part of the present state, not only of the history, is or may be lost."""
         lost = self.lost_images, self.lost_tiles, self.lost_records, self.lost_objects
-        return any((*lost, self.lost_blobs))
+        return any((*lost, self.lost_blobs, self.in_doubt))
 
     @property
     def text(self) -> str:
-        """One sentence for the user."""
+        """One or two sentences for the user."""
         lost = (
             (len(self.lost_images), "image", "images"),
             (len(self.lost_tiles), "tile of labels", "tiles of labels"),
@@ -84,7 +96,16 @@ class Recovery:
         named = ", ".join(f"{n} {one if n == 1 else many}" for n, one, many in lost if n)
         if not self.is_history_whole:
             named = ", ".join(filter(None, ("a part of the history", named)))
-        return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."
+        if not self.in_doubt:
+            return f"Recovered; lost: {named}." if named else "Recovered; nothing was lost."
+        most = self.most_objects_in_doubt
+        objects = "objects" if most is None else f"up to {count_text(most, 'object')}"
+        doubt = {"images": "images", "objects": objects, "tiles": "parts of labels"}
+        there = f"{count_text(self.objects, 'object')} in {count_text(self.images, 'image')}"
+        return (
+            f"Recovered {there}; lost: {named}. More may be lost: "
+            f"{', '.join(doubt[each] for each in self.in_doubt)}; compare with a backup copy."
+        )
 
 
 def recover_project(path: str | Path, target: str | Path) -> Recovery:
@@ -160,7 +181,28 @@ def _rebuild(found: Salvage, store: Store) -> Recovery:
             report.lost_images.append(image)
     report.lost_images += sorted({key.image for key in found.tiles} - {*infos})
     _restore_fields(document, found)
+    needed = {each.digest for each in document.adapters}
+    needed |= {i.source.digest for i in store.images().values() if i.source and not i.source.path}
+    unread = needed - {"", *found.blobs, *found.lost_blobs}
+    report.lost_blobs += tuple(sorted(unread))
+    _count(document, found, report)
     return report
+
+
+def _count(document: Document, found: Salvage, report: Recovery) -> None:
+    """Count what the copy holds, and what may be missing where the history ends too early."""
+    images = document.images.values()
+    report.images, report.objects = len(images), sum(len(image.records) for image in images)
+    if report.is_history_whole:
+        return
+    report.in_doubt = tuple(each for each in _STATE if each in found.incomplete)
+    if "images" in report.in_doubt:
+        report.most_objects_in_doubt = None
+        return
+    # Numbers are given out once, so an image never had more objects; some may have been deleted.
+    missing = (found.images.get(i.id, i.info).next_label - 1 - len(i.records) for i in images)
+    most = report.most_objects_in_doubt = sum(max(0, number) for number in missing)
+    report.in_doubt = tuple(each for each in report.in_doubt if each != "objects" or most)
 
 
 def _bring_back(document: Document, found: Salvage) -> None:

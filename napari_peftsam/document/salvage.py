@@ -67,8 +67,10 @@ def salvage(file: Path) -> Salvage:
             except _UNREADABLE:
                 found.incomplete.add("actions")
         for row in reader.rows("images", "position, id, info"):
-            with suppress(*_UNREADABLE):
+            try:
                 found.images[ImageId(row[1])] = decode(ImageInfo, row[2])
+            except _UNREADABLE:
+                found.incomplete.add("images")
         for row in reader.rows("tiles", "image, label_set, plane, row, col, data"):
             if isinstance(row[-1], bytes):
                 found.tiles[TileKey(*row[:-1])] = row[-1]

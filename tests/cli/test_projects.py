@@ -424,6 +424,17 @@ def test_a_recovery_notices_objects_whose_end_of_the_log_is_gone(
     assert (outcome.code, outcome.json["lost_objects"]) == (1, OBJECTS)
 
 
+def test_a_recovery_that_may_have_lost_something_ends_with_1(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    with closing(sqlite3.connect(project)) as connection, connection:
+        connection.execute("UPDATE images SET info = 'x' WHERE position = 1")
+        connection.execute("UPDATE actions SET payload = x'00' WHERE number = 6")
+    outcome = program("recover", project, "--output", inputs / "part.peftsam", "--json")
+    assert (outcome.code, outcome.json["in_doubt"]) == (1, ["images"])
+    assert outcome.json["most_objects_in_doubt"] is None
+
+
 def forget_tiles(project: Path) -> None:
     """Damage what is stored of the labels; SQLite itself does not see it."""
     with closing(sqlite3.connect(project)) as connection, connection:

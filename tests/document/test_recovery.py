@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from napari_peftsam.document import (
+    AcceptObjects,
     AddAdapter,
     Document,
     ImageId,
     ImageSource,
     MarkComplete,
+    NewObject,
     PlaneKey,
     Recovery,
     RemoveImage,
@@ -27,7 +30,7 @@ from napari_peftsam.document import (
     verify,
 )
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.types import Box
+from napari_peftsam.types import Box, Point, Prompts
 from tests.document._project_cases import (
     HOLD,
     annotate,
@@ -129,6 +132,37 @@ def damage_value(table: str, column: str, where: str) -> Callable[[Path], None]:
     return damage
 
 
+@pytest.mark.parametrize("share", [0.35, 0.5, 0.75])
+def test_what_may_be_lost_behind_a_cut_is_said(tmp_path: Path, share: float) -> None:
+    path, target = tmp_path / "a.peftsam", tmp_path / "b.peftsam"
+    wide_project(path)
+    size = path.stat().st_size
+    os.truncate(path, int(size * share))
+    report = recover_project(path, target)
+    with closing(open_project(target)) as store:
+        left = sum(len(image.records) for image in Document(store).images.values())
+    assert 0 < left < 14
+    assert (report.images, report.objects) == (2, left)
+    assert report.has_losses
+    assert report.text == (
+        f"Recovered {left} objects in 2 images; lost: a part of the history. More may be lost: "
+        f"up to {14 - left} objects, parts of labels; compare with a backup copy."
+    )
+
+
+def wide_project(path: Path) -> None:
+    """Two images with 7 objects each, of which every one takes pages of all tables."""
+    rng = np.random.default_rng(3)
+    with closing(create_project(path)) as store:
+        document = Document(store)
+        for name in ("a", "b"):
+            plane = PlaneKey(document.add_image(name, np.zeros((200, 200), np.uint8)))
+            for row in range(0, 140, 20):
+                points = tuple(Point(row + i, j) for i in range(20) for j in range(7))
+                new = NewObject(Prompts(points), rng.random((20, 200)) > 0.5, 0.9, (row, 0))
+                document.do(AcceptObjects(plane, (new,), "overwrite"))
+
+
 TILE = damage_value("tiles", "data", "image = 'cells' AND row = 0 AND col = 0 AND label_set = ''")
 RECORD = damage_value("objects", "record", "image = 'cells' AND label = 5")
 PAYLOAD = damage_value("actions", "payload", "number = 6")
@@ -168,8 +202,29 @@ def test_a_damaged_action_costs_the_history_but_not_the_present_state(tmp_path: 
     PAYLOAD(path)
     report, found = recovered(path)
     assert (report.actions, report.is_history_whole) == (5, False)
+    assert not report.has_losses
     assert report.text == "Recovered; lost: a part of the history."
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (RECORD, "1 record of an object."),
+        (INFO, "a part of the history. More may be lost: images; compare with a backup copy."),
+    ],
+    ids=["record", "image"],
+)
+def test_what_is_damaged_beside_the_history_counts_as_lost(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    path = tmp_path / "a.peftsam"
+    rich_project(path)
+    damage(path)
+    damage_value("actions", "payload", "number = 3")(path)
+    report, _ = recovered(path)
+    assert report.has_losses
+    assert report.text.endswith(words)
 
 
 def test_what_was_taken_back_last_stays_so_without_its_action(tmp_path: Path) -> None:
