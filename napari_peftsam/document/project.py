@@ -13,9 +13,10 @@ from typing import Any
 from napari_peftsam.document.filesystem import ProjectLock, is_network
 from napari_peftsam.document.objects import ImageId
 from napari_peftsam.document.sources import moved_source, store_pixels
-from napari_peftsam.document.store import Store
+from napari_peftsam.document.store import Store, is_damage
 from napari_peftsam.document.tables import (
     APPLICATION_ID,
+    RECOVER,
     VERSION,
     create_tables,
     has_own_schema,
@@ -265,15 +266,15 @@ def _explained(path: Path) -> Iterator[None]:
     """Convert SQLite's errors on opening a file to `ProjectError`."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise ProjectError(
-            f"{path} cannot be opened ({error}): check that you may read and write in its "
-            "folder, or copy it to another one"
-        ) from error
     except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise ProjectError(
+                f"{path} cannot be opened ({error}): check that you may read and write in its "
+                "folder, or copy it to another one"
+            ) from error
         what = "is no project" if "not a database" in str(error) else "is damaged"
         raise ProjectError(
-            f"{path} {what} ({error}): choose a {SUFFIX} file, or recover what is readable"
+            f"{path} {what} ({error}): choose a {SUFFIX} file, or {RECOVER}"
         ) from error
 
 

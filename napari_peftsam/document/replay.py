@@ -16,7 +16,7 @@ from napari_peftsam.document.document import Document
 from napari_peftsam.document.images import DocumentImage
 from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.document.store import Store
-from napari_peftsam.document.tables import LoggedAction
+from napari_peftsam.document.tables import RECOVER, LoggedAction
 from napari_peftsam.errors import PeftSamError, ProjectError
 from napari_peftsam.limits import parse_json, safetensors_header
 from napari_peftsam.types import JUDGED_IOUS
@@ -136,7 +136,7 @@ def summary(store: Store) -> dict[str, float]:
         except (TypeError, ValueError) as error:  # bytes, other words, one without its zone
             raise ProjectError(
                 f"{store.path} is damaged: an action has no time ({error}): open a backup copy, or "
-                "save what is whole with recover"
+                f"{RECOVER}"
             ) from error
         return {
             "images": len(images),

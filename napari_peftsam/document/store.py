@@ -29,6 +29,7 @@ from napari_peftsam.document.objects import ImageId, ObjectRecord
 from napari_peftsam.document.proposals import ProposalRecord
 from napari_peftsam.document.records import OBJECTS, PROPOSALS, ImageInfo
 from napari_peftsam.document.tables import (
+    RECOVER,
     LoggedAction,
     Row,
     Step,
@@ -260,7 +261,9 @@ class Store:
         data = b"".join(row[0] for row in rows)
         if not rows or xxhash.xxh128_hexdigest(data) != digest:
             state = "is damaged" if rows else "is missing"
-            raise ProjectError(f"{self._name}: a part of its content ({digest[:12]}…) {state}")
+            raise ProjectError(
+                f"{self._name}: a part of its content ({digest[:12]}…) {state}: {RECOVER}"
+            )
         return data
 
     def blob_start(self, digest: str) -> bytes:
@@ -369,6 +372,15 @@ class Store:
             return self._connection.execute(sql, tuple(values)).fetchall()
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return True if an error of SQLite is about a file's content, not about reaching it."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    # Our statements are right: an error in them, like "malformed JSON", is one in what they read.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR or "decode to UTF-8" in str(error)
+
+
 @contextmanager
 def _explained(path: Path | None) -> Iterator[None]:
     """Convert SQLite's errors to a `ProjectError` that names a remedy."""
@@ -378,10 +390,8 @@ def _explained(path: Path | None) -> Iterator[None]:
         name = "the project" if path is None else str(path)
         if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
             raise ProjectError(f"{name} was closed: open it again to go on") from error
-        if not isinstance(error, sqlite3.OperationalError):
-            raise ProjectError(
-                f"{name} is damaged ({error}): recover what is readable into a copy"
-            ) from error
+        if is_damage(error):
+            raise ProjectError(f"{name} is damaged ({error}): {RECOVER}") from error
         raise ProjectError(
             f"{name} cannot be read or written ({error}): what was saved before is untouched; "
             "check the disk, or save the project elsewhere"

@@ -26,7 +26,7 @@ from napari_peftsam.limits import check_claim, zstd_bytes
 from napari_peftsam.types import Prompts
 
 __all__ = [
-    "APPLICATION_ID", "VERSION", "LoggedAction", "Row", "Step", "TileKey", "compress",
+    "APPLICATION_ID", "RECOVER", "VERSION", "LoggedAction", "Row", "Step", "TileKey", "compress",
     "create_tables", "decode", "decompress", "dump", "encode", "from_json", "has_own_schema",
     "migrate", "put_tile",
     "tile_bytes", "tiles_at", "write_action", "write_rows",
@@ -36,6 +36,9 @@ APPLICATION_ID = 0x50534D31
 """Identifies a project in SQLite's header."""
 VERSION = 1
 """Version of the tables; `user_version` of the file."""
+
+RECOVER = "recover what is readable into a copy with `napari-peftsam recover`"
+"""The remedy for a damaged project."""
 
 _Migration = Callable[[sqlite3.Connection], None]
 _MIGRATIONS: Mapping[int, _Migration] = {}
@@ -288,7 +291,7 @@ def decode(hint: Any, text: str, payload: bytes = b"") -> Any:
         return from_json(hint, json.loads(text, object_hook=_placing(arrays) if arrays else None))
     except _UNREADABLE as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-        raise ProjectError(f"a part of the project cannot be read ({why})") from error
+        raise ProjectError(f"a part of the project cannot be read ({why}): {RECOVER}") from error
 
 
 def _arrays(payload: bytes) -> list[Array]:
@@ -317,12 +320,12 @@ def decompress(data: bytes) -> bytes:
     """Decompress the bytes of `compress`; raise `ProjectError` if they are damaged."""
     size = zstd_bytes(data)
     if size is None:
-        raise ProjectError("a part of the project is damaged")
+        raise ProjectError(f"a part of the project is damaged: {RECOVER}")
     check_claim(size, len(data), "a part of the project", error=ProjectError)
     try:
         return bytes(_ZSTD.decode(data))
     except (RuntimeError, ValueError) as error:
-        raise ProjectError(f"a part of the project is damaged ({error})") from error
+        raise ProjectError(f"a part of the project is damaged ({error}): {RECOVER}") from error
 
 
 def _written(value: Any, arrays: list[Array]) -> str:

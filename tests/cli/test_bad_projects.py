@@ -78,6 +78,11 @@ def damage(i: Inputs) -> None:
         file.write(b"\xff" * ((i / PROJECT).stat().st_size - 4096))
 
 
+def damage_proposals(i: Inputs) -> None:
+    with closing(sqlite3.connect(i / PROJECT)) as connection, connection:
+        connection.execute("INSERT INTO objects SELECT id, 'proposals', 1, '{' FROM images")
+
+
 def nothing(i: Inputs) -> None:
     pass
 
@@ -230,6 +235,7 @@ CASES: dict[str, tuple[Spoil, Command, str]] = {
     "labels over the images": (
         nothing, lambda i: replay(i, "--output", i / "images"), "a0.tif is an image of the project",
     ),
+    "damaged proposals": (damage_proposals, info, "copy with `napari-peftsam recover`"),
     "recovery over a file": (
         nothing, lambda i: recover(i, "--output", i / "labels.tif"), "exists already",
     ),

@@ -13,6 +13,7 @@ import pytest
 
 from napari_peftsam.document import (
     Document,
+    ImageId,
     ImportLabels,
     Paint,
     Store,
@@ -27,6 +28,7 @@ from napari_peftsam.document import (
     verify,
 )
 from napari_peftsam.document.filesystem import is_network
+from napari_peftsam.document.records import PROPOSALS
 from napari_peftsam.document.tables import APPLICATION_ID, VERSION, create_tables, migrate
 from napari_peftsam.errors import ProjectError
 from tests.document._project_cases import (
@@ -471,10 +473,30 @@ def test_a_damaged_project_tells_so_in_one_line(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096:8192] = bytes(4096)
     path.write_bytes(content)
-    with pytest.raises(ProjectError, match=r"is damaged .* recover what is readable"):
+    with pytest.raises(ProjectError, match=r"is damaged .* `napari-peftsam recover`"):
         open_project(path)
     assert path.read_bytes() == content
     assert files_of(tmp_path) == ["a.peftsam"]
+
+
+@pytest.mark.parametrize(
+    ("record", "read"),
+    [(b'{"iou":', Store.count_proposals), (b"\xff", Store.proposals)],
+    ids=["JSON", "text"],
+)
+def test_damage_that_a_statement_meets_is_no_fault_of_the_disk(
+    tmp_path: Path, record: bytes, read: Callable[[Store, ImageId], object]
+) -> None:
+    path = finished_project(tmp_path / "a.peftsam", 3)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO objects SELECT id, ?, 1, CAST(? AS TEXT) FROM images", (PROPOSALS, record)
+        )
+    with (
+        closing(open_project(path, read_only=True)) as store,
+        pytest.raises(ProjectError, match=r"is damaged \(.*\): .* `napari-peftsam recover`"),
+    ):
+        read(store, *store.images())
 
 
 def test_replays_end_where_they_are_told(tmp_path: Path) -> None:
