@@ -43,6 +43,7 @@ from napari_peftsam.training import (
     TrainEvent,
     TrainingConfig,
     TrainingReport,
+    check_images_given,
     cut_into_tiles,
     joined_team,
     team_size,
@@ -146,7 +147,11 @@ def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many optio
             check_output(output, (".safetensors",))
             check_not_an_input(output, Path(choice.model))
         start = None if choice.adapter is None else load_adapter(choice.adapter)
-        planes = folder_planes(images, labels, choice.reading(options))
+        reading = choice.reading(options)
+        planes = folder_planes(images, labels, reading)
+        if config.check_on:  # those without objects are not among the planes
+            names = [pair.name for pair in pair_folders(images, labels, reading)]
+            check_images_given(names, config.check_on)
         job = TrainingJob(
             str(choice.model), device, planes, config, start, precision=choice.precision
         )

@@ -28,7 +28,7 @@ from napari_peftsam.projects import (
     check_not_a_source,
     read_image_of,
 )
-from napari_peftsam.training import TrainEvent, TrainingConfig, team_size
+from napari_peftsam.training import TrainEvent, TrainingConfig, check_images_given, team_size
 
 Note = Callable[[str], object]
 
@@ -80,6 +80,7 @@ def finetune_project(
         check_output(output, (".safetensors",))
         check_not_an_input(output, project)
     with _annotated(project, note, must_write=True) as document:
+        check_images_given([image.name for image in document.images.values()], config.check_on)
         workspace = choice.open(document=document)
         return finetune_document(workspace, config, watch, output)
 

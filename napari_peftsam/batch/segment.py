@@ -53,6 +53,7 @@ from napari_peftsam.segmentation.engine import Engine
 from napari_peftsam.types import LabelArray, PixelArray, Prompts
 
 _MOST_TILES = 10**6  # each takes a tenth of a second or more
+_ASK_AXES = ", or, if these are channels, say --axes CYX and which --channels to use"
 _CHUNK = 1024  # pixels along each axis of the scratch array
 
 
@@ -115,7 +116,10 @@ class PromptedImage:
         file = open_image(image, replace(options, own_planes=True))
         if len(file.metadata.axes) > 2:
             shape = file.pixels.shape
-            raise ImageError(f"{image} is a stack of shape {shape}: save one plane of it")
+            raise ImageError(
+                f"{image} is a stack of shape {shape}: save one plane of it"
+                + (_ASK_AXES if file.metadata.names[:-2] == "q" else "")
+            )
         if prompts is None:
             return cls(image, file.pixels, None, file.metadata)
         asked = read_prompts_for(file, image.name, prompts, options.number_pieces)
@@ -134,6 +138,16 @@ class PromptedImage:
 
         `config` is for what is found without prompts.
         """
+        try:
+            return self._segment(engine, output, config)
+        except ImageError as error:
+            if self.path.name in str(error):
+                raise
+            raise ImageError(f"{self.path}: {error}") from error
+
+    def _segment(
+        self, engine: Engine, output: Path, config: AutomaticConfig | None
+    ) -> SegmentReport:
         if self.prompts is None:
             return self._segment_all(engine, output, config or AutomaticConfig())
         image = engine.tiled(self.pixels, self.path.name)

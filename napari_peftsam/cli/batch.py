@@ -267,7 +267,8 @@ def _run(
         note(held)
     assert finished is not None, "a batch ends with its report"
     _tell_blank(finished.blank)
-    emit(finished.to_dict(), as_json, text(finished))
+    if as_json or finished.images or not finished.failed:
+        emit(finished.to_dict(), as_json, text(finished))
     if finished.failed:
         name, reason = next(iter(finished.failed.items()))
         others = len(finished.failed) - 1

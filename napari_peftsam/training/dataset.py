@@ -23,6 +23,7 @@ __all__ = [
     "AnnotatedPlane",
     "Split",
     "TrainingObject",
+    "check_images_given",
     "cut_into_tiles",
     "split_objects",
     "tiles_with_objects",
@@ -135,8 +136,8 @@ def split_objects(
     objects = [o for index, plane in enumerate(planes) for o in objects_of(index, plane)]
     if len(objects) < _MIN_OBJECTS:
         raise TrainingError(
-            f"finetuning needs at least {_MIN_OBJECTS} accepted objects, found {len(objects)}: "
-            "accept more objects first"
+            f"finetuning needs at least {_MIN_OBJECTS} annotated objects, found {len(objects)}: "
+            "annotate more objects first"
         )
     images = sorted({planes[o.plane].image for o in objects})
     if check_on or len(images) > 1:
@@ -157,6 +158,14 @@ def split_objects(
     held = _held([o.label in trained.get(planes[o.plane].name, ()) for o in order], share)
     rest = [o for i, o in enumerate(order) if i not in held]
     return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
+
+
+def check_images_given(names: Collection[str], check_on: Collection[str]) -> None:
+    """Raise `TrainingError` if an image to check on is not among the names of all."""
+    missing = sorted({*check_on} - {*names})
+    if missing:
+        known = ", ".join(map(repr, sorted(names)))
+        raise TrainingError(f"there is no image {missing[0]!r} to check on: choose one of {known}")
 
 
 def _check_chosen(images: Sequence[str], check_on: Collection[str]) -> None:

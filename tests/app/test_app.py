@@ -378,7 +378,7 @@ def test_the_best_state_stays_when_a_training_breaks_off(app: ps.App, useless: P
 
 
 def test_too_few_objects_are_told(app: ps.App) -> None:
-    with pytest.raises(ps.PeftSamError, match="at least 3 accepted objects, found 0"):
+    with pytest.raises(ps.PeftSamError, match="at least 3 annotated objects, found 0"):
         app.finetune()
 
 

@@ -101,7 +101,7 @@ def test_a_child_that_waits_is_ended_with_what_it_waits_for(end: str) -> None:
 
 
 def test_errors_of_the_child_arrive_as_they_are(checkpoint: Path) -> None:
-    with pytest.raises(TrainingError, match="at least 3 accepted objects, found 2"):
+    with pytest.raises(TrainingError, match="at least 3 annotated objects, found 2"):
         list(TrainingProcess(_job(checkpoint, images=1)).events())
 
 

@@ -159,9 +159,20 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "NaN image to segment": (write_image("image.tif", NAN), segment, (), "no finite value"),
     "constant image": (write_image("images/a0.tif", EMPTY), finetune, (), "a0.tif: the image is c"),
     "constant image to evaluate": (write_image("images/a0.tif", EMPTY), evaluate, (), "constant"),
-    "constant image to segment": (write_image("image.tif", EMPTY), segment, (), "constant"),
+    "constant image to segment": (
+        write_image("image.tif", EMPTY), segment, (), "image.tif: the image is constant",
+    ),
+    "empty image": (write_text("image.tif", ""), segment, (), "image.tif: is empty (0 bytes)"),
+    "unknown image to check on": (
+        nothing, finetune, ("--check-on", "nix"), "there is no image 'nix' to check on: choose one",
+    ),
+    "image without objects to check on": (
+        write_image("labels/a1.tif", EMPTY), finetune, ("--check-on", "a1"),
+        "the image 'a1' to check on has no object: choose one of 'a0', 'a2'",
+    ),
     "stack to segment": (
-        write_image("image.tif", np.stack([scene(0)[0]] * 7)), segment, (), "is a stack",
+        write_image("image.tif", np.stack([scene(0)[0]] * 7)), segment, (),
+        "is a stack of shape (7, 40, 48): save one plane of it, or, if these are channels, say --",
     ),
     # names and numbers
     "unknown model": (nothing, finetune, ("--model", "vit_x"), "unknown model 'vit_x'"),

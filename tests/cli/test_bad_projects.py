@@ -235,6 +235,10 @@ CASES: dict[str, tuple[Spoil, Command, str]] = {
     "labels over the images": (
         nothing, lambda i: replay(i, "--output", i / "images"), "a0.tif is an image of the project",
     ),
+    "unknown image to check on": (
+        nothing, lambda i: finetune(i, "--check-on", "nix"),
+        "there is no image 'nix' to check on: choose one of 'a0', 'a1'",
+    ),
     "damaged proposals": (damage_proposals, info, "copy with `napari-peftsam recover`"),
     "recovery over a file": (
         nothing, lambda i: recover(i, "--output", i / "labels.tif"), "exists already",

@@ -81,6 +81,13 @@ def test_bad_options_end_with_one_line(
     assert outcome.err.count("\n") == 1
 
 
+def test_nothing_is_reported_before_the_only_error(prompted: Inputs, program: Program) -> None:
+    arguments = ("--images", prompted / "nothere", "--output", prompted / "out", *HERE[:2])
+    outcome = program("segment-batch", *arguments, *prompted.model())
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "nothere" in outcome.err
+
+
 def test_a_damaged_chunk_is_told_without_tracebacks(prompted: Inputs) -> None:
     image = prompted / "damaged.zarr"
     values = np.random.default_rng(0).integers(0, 255, (2000, 2000), np.uint8)

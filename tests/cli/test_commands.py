@@ -454,6 +454,14 @@ def test_export_goes_beside_the_labels(inputs: Inputs, program: Program) -> None
     assert "only a whole project is written in several formats" in several.err
 
 
+def test_a_grey_image_is_not_exported_as_labels_without_a_word(
+    inputs: Inputs, program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert program("export", inputs / "image.tif", "--format", "csv").code == 0
+    [message] = caplog.messages  # which the program prints on standard error
+    assert message.startswith(f"{inputs / 'image.tif'}: does not look like labels: ")
+
+
 def number_of_objects(path: Path) -> int:
     if path.suffix == ".json":
         return len(COCO(path).getAnnIds())

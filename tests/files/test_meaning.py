@@ -37,6 +37,44 @@ def tiff(path: Path, array: np.ndarray, **options: Any) -> Path:
 # --- values -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("array", "is_odd"),
+    [
+        (ramp(20, 30), True),
+        (np.random.default_rng(0).integers(5, 9, (20, 30), np.uint16), True),
+        (np.kron(ramp(5, 8), np.ones((5, 5), np.uint8)), False),
+        (np.pad(ramp(9, 9) + 1, 1)[::2].repeat(9, 1), False),
+        (np.eye(20, 30, dtype=np.uint8).cumsum(0) % 2, False),
+        (np.full((20, 30), 7, np.uint8), False),
+        (np.zeros((20, 30), np.uint8), False),
+        (np.arange(20, dtype=np.uint8)[:, None], False),
+    ],
+    ids=["ramp", "noise", "touching", "apart", "mask", "one", "none", "narrow"],
+)
+def test_a_grey_image_among_labels_is_noticed(
+    array: np.ndarray, is_odd: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_labels(tiff(tmp_path / "x.tif", array))
+    assert ("does not look like labels" in caplog.text) == is_odd
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [((), ""), ((np.nan,), "1 pixel is not"), ((np.nan, np.inf, -np.inf), "3 pixels are not")],
+    ids=["none", "one", "three"],
+)
+def test_pixels_without_a_value_are_counted(
+    values: tuple[float, ...], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = ramp(20, 30, dtype="float32")
+    pixels.flat[: len(values)] = values
+    path = tiff(tmp_path / "x.tif", pixels)
+    read_image(path)
+    assert caplog.messages == [
+        f"{path}: {words} finite (NaN or infinite) and count as the lowest value"
+    ] * bool(words)
+
+
 def test_a_look_up_table_of_imagej_is_no_colour(tmp_path: Path) -> None:
     table = np.arange(3 * 256, dtype=np.uint8).reshape(3, 256)
     path = tmp_path / "x.tif"

@@ -87,7 +87,7 @@ def test_too_few_objects_are_refused_with_what_to_do(labels: list[int]) -> None:
     plane = make_plane("a")
     kept = np.where(np.isin(plane.labels, labels), plane.labels, 0)
     few = AnnotatedPlane("a", "a", plane.pixels, kept)
-    with pytest.raises(TrainingError, match=f"at least 3 accepted objects, found {len(labels)}"):
+    with pytest.raises(TrainingError, match=f"at least 3 annotated objects, found {len(labels)}"):
         split_objects([few], 0.2, seed=0)
 
 

@@ -283,7 +283,7 @@ def test_what_proves_nothing_leaves_the_old_one(planes: list[AnnotatedPlane]) ->
 
 
 def test_two_objects_are_refused() -> None:
-    with pytest.raises(TrainingError, match="at least 3 accepted objects"):
+    with pytest.raises(TrainingError, match="at least 3 annotated objects"):
         train(few(2))
 
 
