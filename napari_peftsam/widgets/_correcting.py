@@ -95,30 +95,30 @@ class Corrections:
 
     def merge(self) -> None:
         """Make the selected objects one."""
-        labels = self._view.table.selected_labels()
-        if len(labels) > 1:
+        labels = self._selected("Select two objects or more first, to merge them", 2)
+        if labels:
             self._view.table.select(self._document.do(MergeObjects(self._image(), tuple(labels))))
 
     def delete(self) -> None:
         """Remove the selected objects."""
-        labels = self._view.table.selected_labels()
+        labels = self._selected()
         if labels:
             self._document.do(DeleteObjects(self._image(), tuple(labels)))
 
     def split(self) -> None:
         """Split the selected object where it is narrow."""
-        for label in self._view.table.selected_labels()[:1]:
+        for label in self._selected()[:1]:
             self._paint(partial(split_object, label=label))
 
     def grow(self, pixels: int) -> None:
         """Grow the selected objects, or shrink them."""
-        labels = self._view.table.selected_labels()
+        labels = self._selected()
         if labels:
             self._paint(lambda image, plane: grow_objects(image, plane, labels, pixels))
 
     def relabel(self) -> None:
         """Ask for another number of the selected object."""
-        for label in self._view.table.selected_labels()[:1]:
+        for label in self._selected()[:1]:
             new = self.ask_number(self._view.table, "Number", f"Number of object {label}:", label)
             if new is not None and new != label:
                 image = self._document.image(self._image())
@@ -179,6 +179,16 @@ class Corrections:
             return
         labels = self._view.table.selected_labels()
         self._owner.imports.continue_objects(source, target, labels)
+
+    def _selected(
+        self, missing: str = "Select an object first: click on it", least: int = 1
+    ) -> list[int]:
+        """Return the selected objects; if they are too few, none, and say what is missing."""
+        labels = self._view.table.selected_labels()
+        if len(labels) >= least:
+            return labels
+        self._layers.events.hint.emit(missing)
+        return []
 
     def _paint(self, action: Callable[[DocumentImage, PlaneKey], Paint]) -> None:
         plane = self._layers.plane

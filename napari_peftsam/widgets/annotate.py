@@ -211,8 +211,8 @@ class AnnotateDock(Dock):
             "previous_image": lambda: self._go(-1),
             "next_image": lambda: self._go(1),
             "complete": self._complete_and_go_on,
-            "next_candidate": lambda: document.cycle(1),
-            "previous_candidate": lambda: document.cycle(-1),
+            "next_candidate": lambda: self._cycle(1),
+            "previous_candidate": lambda: self._cycle(-1),
             "accept": self._accept,
             "accept_all": self._accept_all,
             "replace": lambda: self._accept("replace"),
@@ -397,12 +397,18 @@ class AnnotateDock(Dock):
             self.layers.select_image(layer)
         self.view.show_hint(f"{verb} in {self.document.image(image).name}: {label}")
 
+    def _cycle(self, step: int) -> None:
+        current = self.document.current
+        if current is None or current.candidates is None:
+            self.view.show_hint("There is no candidate yet: click on an object first")
+        self.document.cycle(step)
+
     def _remove_last(self) -> None:
         layer = self.layers.tools.layers
         points = None if layer is None else layer.points
         if points is not None and points.selected_data:
             points.remove_selected()
-        elif self.document.current is None and self.view.table.selected_labels():
+        elif self.document.current is None:
             self.corrections.delete()
         else:
             self.document.do(RemoveLastPrompt())

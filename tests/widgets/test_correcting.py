@@ -88,6 +88,26 @@ def test_a_click_selects_with_every_tool(bench: Open, tool: str) -> None:
     assert b.document.current is None
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("Shift-U", "Select two objects or more first"),
+        *((key, "Select an object first") for key in ("Shift-X", "Shift-E", "Shift-C", "Delete")),
+        ("G", "There is no candidate yet"),
+    ],
+)
+def test_a_key_that_has_nothing_to_work_on_says_what_is_missing(
+    bench: Open, key: str, words: str
+) -> None:
+    b = bench(blobs())
+    put(b, disc(20, 30, 6))
+    b.view.show_hint("An older warning")
+    before = b.document.labels(b.layers.plane).copy()
+    b.press(key)
+    assert words in b.view.next_step.text()
+    np.testing.assert_array_equal(b.document.labels(b.layers.plane), before)
+
+
 def test_enter_accepts_while_the_objects_are_the_active_layer(bench: Open) -> None:
     b = bench(blobs())
     b.click(20, 30)
