@@ -80,9 +80,19 @@ def finetune_project(
         check_output(output, (".safetensors",))
         check_not_an_input(output, project)
     with _annotated(project, note, must_write=True) as document:
-        check_images_given([image.name for image in document.images.values()], config.check_on)
+        config = _by_id(config, document)
         workspace = choice.open(document=document)
         return finetune_document(workspace, config, watch, output)
+
+
+def _by_id(config: TrainingConfig, document: Document) -> TrainingConfig:
+    """Return the configuration with images by their id, which stays where a name changes."""
+    ids = {image.name: str(image.id) for image in document.images.values()}
+    check_images_given(ids, config.check_on)
+    chosen = {"check_on": config.check_on, "leave_out": config.leave_out}
+    return config.model_copy(
+        update={key: tuple(ids.get(name, name) for name in names) for key, names in chosen.items()}
+    )
 
 
 # --- evaluation ---------------------------------------------------------------------

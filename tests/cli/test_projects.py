@@ -17,6 +17,7 @@ import torch
 import napari_peftsam as ps
 from napari_peftsam.app.finetuning import train
 from napari_peftsam.cli.projects import label_file_names
+from napari_peftsam.document import RenameImage
 from napari_peftsam.files import read_image
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import (
@@ -249,6 +250,17 @@ def test_a_project_is_trained_on_as_in_the_viewer(
     assert written.tensors.keys() == finished.adapter.tensors.keys()
     for name, tensor in written.tensors.items():
         assert torch.equal(tensor, finished.adapter.tensors[name]), name
+
+
+def test_an_image_to_check_on_is_called_by_its_present_name(
+    project: Path, inputs: Inputs, program: Program
+) -> None:
+    with ps.App(project) as app:
+        app.document.do(RenameImage(app.images["a1"].id, "mine"))
+    output = inputs / "out.safetensors"
+    outcome = program(*finetune(project, inputs, "--output", output, "--check-on", "mine"))
+    assert outcome.code == 0, outcome.err
+    assert {*load_adapter(output).provenance["trained_on"]} == {"a0"}
 
 
 def test_a_better_version_is_saved_live_in_the_project(
