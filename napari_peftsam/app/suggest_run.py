@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_peftsam.segmentation.automatic import ProposalScorer
 
 _LOST = {
-    "overlapped": "on others", "too_small": "too small", "cut": "cut by tiles",
+    "overlapped": "on better ones", "too_small": "too small", "cut": "cut by tiles",
     "below": f"below {LOWEST:g}", "left_out": "too many",
 }  # fmt: skip
 _COARSE = (
@@ -240,7 +240,6 @@ class SuggestController:
                 f"{self._counts[key]} {text}" for key, text in _LOST.items() if self._counts[key]
             ]
             found = count_text(self._suggested, "object") if self._suggested else "nothing"
-            where = f" ({', '.join(lost)})" if lost else ""
-            if self._counts["coarse"]:
-                where += _COARSE
-            self.events.ended.emit(f"{why}Suggested {found}{where}")
+            left = f". Left out: {', '.join(lost)}" if lost else ""
+            how = _COARSE if self._counts["coarse"] else ""
+            self.events.ended.emit(f"{why}Suggested {found}{how}{left}")
