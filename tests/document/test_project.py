@@ -185,7 +185,7 @@ def cut(path: Path) -> None:
         (changed(INDEX), "not made by"),
         (changed("PRAGMA writable_schema = ON", GARBLED), "is damaged"),
         (changed(TRIGGER, "PRAGMA user_version = 7"), "has version 7"),
-        (without_tables, "cannot be"),
+        (without_tables, "is damaged"),
         (cut, "damaged"),
         (Path.touch, "is empty"),
         (Path.mkdir, "is a folder"),
