@@ -1,4 +1,4 @@
-"""What complete labels say of a model's proposals, from which the scores of later ones learn."""
+"""Judgements of a model's proposals by complete labels, for the scores of later proposals."""
 
 from __future__ import annotations
 
