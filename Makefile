@@ -13,7 +13,8 @@ APT_PACKAGES = xauth xvfb libgl1 libegl1 libfontconfig1 libglib2.0-bin libdbus-1
 	libxcb-xinerama0 libxcb-image0 libxcb-render-util0
 
 .PHONY: help demo docs test test-lowest test-under-load kill-test random-user fuzz versions lint interoperability \
-	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study automatic-study gate-study bench \
+	test-interoperability screenshots methods-page formats-page pretrain samples study settings-study \
+	automatic-study gate-study bench \
 	bench-document bench-window bench-scaling bench-gpu \
 	performance-page clean distclean display-packages
 

@@ -74,8 +74,8 @@ def judge_by_labels(
 def _is_known(one: Proposal, source: AnnotatedPlane) -> bool:
     """Return whether the labels of a plane say what a proposal is.
 
-    Not of one without a pixel; nor, in a tile, of one at its edge or mostly on an object that
-    another plane has.
+    Not of one without a pixel; nor, where another plane has a part of the objects (a tile, or the
+    plane of another class), of one at the edge or mostly on such an object.
     """
     mask, window = one.drawn
     if not mask.size or source.others is None:

@@ -82,8 +82,8 @@ class AnnotateDock(Dock):
         self._connect_view()
         self._bind_keys()
         heard = self.reviewing.connections(self.view.show_hint, self.view.show_news)
-        self.listen(*self._outside(), *heard)
-        self.listen((self.reviewing.review.events.changed, self.view.show_proposal))
+        proposal = self.reviewing.review.events.changed, self.view.show_proposal
+        self.listen(*self._outside(), *heard, proposal)
         self._reload_later()
         self._choose_image()
         self.prompting.follow()

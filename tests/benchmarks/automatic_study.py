@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft_study import MODEL, TRAINING_IMAGES, Domain
-from recipe_study import SETTINGS, by_processor_time, read
+from recipe_study import SETTINGS, by_processor_time, read, study_parser
 
 from napari_peftsam.embeddings import encode_one
 from napari_peftsam.evaluation import AutomaticEvaluation, evaluate_automatic
@@ -144,15 +144,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Measure, or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add, repository = parser.add_argument, Path(__file__).resolve().parents[2]
-    add("--data", type=Path, default=repository.parent / "shared" / "data", help="test data")
-    add("--output", type=Path, default=Path("runs/automatic_study.jsonl"), help="one line per row")
+    parser = study_parser(__doc__, "runs/automatic_study.jsonl")
+    add = parser.add_argument
     add("--rows", nargs="+", default=[], choices=ROWS, help="all if not given")
     add("--domains", nargs="+", default=[], choices=DOMAINS, help="all if not given")
     add("--seed", type=int, default=0, help="of the trainings and of the objects")
-    add("--seconds", type=float, default=180, help="processor time of a training")
-    add("--write", type=Path, metavar="FILE", help="write the table; do not measure")
     args = parser.parse_args()
     if args.write is None:
         study(args)

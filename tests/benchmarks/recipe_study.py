@@ -205,17 +205,24 @@ def _change(rows: Sequence[Row], base: Row) -> str:
     return f"{100 * (clicks.mean() / before.mean() - 1):+.0f} % ({low:+.0f} to {high:+.0f})"
 
 
-def main() -> None:
-    """Train, or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def study_parser(description: str, output: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that the studies by processor time share."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     add, repository = parser.add_argument, Path(__file__).resolve().parents[2]
     add("--data", type=Path, default=repository.parent / "shared" / "data", help="test data")
-    add("--output", type=Path, default=Path("runs/recipe_study.jsonl"), help="one line per run")
+    add("--output", type=Path, default=Path(output), help="one line per result")
+    add("--seconds", type=float, default=180, help="processor time of a training")
+    add("--write", type=Path, metavar="FILE", help="write the table; measure nothing")
+    return parser
+
+
+def main() -> None:
+    """Train, or write the table."""
+    parser = study_parser(__doc__, "runs/recipe_study.jsonl")
+    add = parser.add_argument
     add("--settings", nargs="+", default=[], help="by name; all if not given")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings")
-    add("--seconds", type=float, default=180, help="processor time of a training")
     add("--max-objects", type=int, default=100, help="prompted per domain")
-    add("--write", type=Path, metavar="FILE", help="write the table; do not train")
     args = parser.parse_args()
     if args.write is None:
         study(args)
