@@ -109,10 +109,13 @@ def sampled_limits(plane: Plane) -> Limits:
     plane
         ``(H, W)``, ``(H, W, 3)`` or ``(H, W, 4)``.
     """
-    starts = [_spread(n) for n in plane.shape[:2]]
-    squares = [
-        _finite(plane, row, col, _SAMPLE_SIDE, _SAMPLE_STEP) for row, col in product(*starts)
-    ]
+    rows, columns = (_spread(n) for n in plane.shape[:2])
+    is_wide = plane.shape[1] > _SAMPLES * _SAMPLE_SIDE
+    squares = []
+    for row in rows:
+        # A call costs a stored array more than its pixels do; squares of narrow planes overlap.
+        strip, top = (plane, row) if is_wide else (np.asarray(plane[row : row + _SAMPLE_SIDE]), 0)
+        squares += [_finite(strip, top, col, _SAMPLE_SIDE, _SAMPLE_STEP) for col in columns]
     low, high = _percentiles([s for s in squares if s.size and s.std() > 0])
     if low < high:
         return Limits(low, high)
