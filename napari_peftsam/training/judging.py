@@ -128,9 +128,11 @@ def is_worse(held_out: HeldOut, answers: Sequence[Answers], best: Sequence[Answe
     trees), of images and their objects. A single object has none: any lower IoU is worse.
     """
     gains = np.array([[new.iou - old.iou] for new, old in zip(answers, best, strict=True)])
+    if gains.mean() >= 0:  # no need to draw anything
+        return False
     images = _images(held_out)
     found = bootstrap_intervals(gains, [images.index(image) for image in images], _ONE_ERROR)
-    return bool(gains.mean() < 0) if found is None else found[0][1] < 0
+    return found is None or found[0][1] < 0
 
 
 def replay(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
