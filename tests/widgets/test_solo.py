@@ -283,6 +283,16 @@ def test_several_files_are_shown_one_at_a_time(bench: Open, tmp_path: Path) -> N
     assert seen(b) == ["b"]
 
 
+def test_all_images_of_a_sample_are_in_the_project(bench: Open) -> None:
+    b = bench(ready=False)
+    layers = b.viewer.open_sample("napari-peftsam", "histology")
+    settle()
+    assert len(layers) > 1
+    assert seen(b) == [b.layers.image.name]
+    assert set(lines(b)) == {image.name for image in b.document.images.values()}
+    assert len(lines(b)) == len(layers)
+
+
 def test_hidden_objects_stay_hidden_over_images(two: Bench) -> None:
     first, hidden = two.layers.image, two.layers.objects
     hidden.visible = False

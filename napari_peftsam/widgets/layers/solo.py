@@ -204,11 +204,11 @@ class Solo:
             each.visible = False
 
     def _is_annotated(self, image: Image) -> bool:
-        """Say whether an image is in the document; one that was read from a file gets there."""
+        """Say whether an image is in the document; one from a file or a sample gets there."""
         known = self._bridge.document.find_image(image.name)
         is_awaited = known is not None and self._bridge.layer_of(known.id) is None
-        is_file = image.source.path or PATH in image.metadata
-        if image not in self._objects and is_file and not is_awaited:
+        is_given = image.source.path or image.source.sample or PATH in image.metadata
+        if image not in self._objects and is_given and not is_awaited:
             self._bridge.attempt(lambda: self._bridge.adopt(image))
         return image in self._objects
 
@@ -218,7 +218,11 @@ class Solo:
             collect_all()
 
     def _inserted(self, event: Any) -> None:
-        self._watch(event.value)
+        layer, shown = event.value, self._bridge.image
+        self._watch(layer)
+        is_waiting = isinstance(layer, Image) and not layer.visible and not self.is_moving
+        if is_waiting and shown is not None and self._bridge.tools.is_open:
+            self._put_away(layer, shown)
 
     def _watch(self, layer: Layer) -> None:
         if isinstance(layer, Image):
