@@ -81,9 +81,10 @@ class MaskRefiner(nn.Module):
     """How far it looks in each direction, in pixels of masks."""
 
     strength = 0.5
-    """Share of the learned change that is made outside of training.
+    """Share of the learned change that is made outside of the pretraining.
 
-    All of it spoils one good mask in four with the first correction; half of it does not.
+    All of it spoils one good mask in four with the first correction; half of it does not, until
+    a finetuning has shown it the images at hand (see `napari_peftsam.training.step`).
     """
 
     def __init__(self, channels: int, hidden: int = 24) -> None:

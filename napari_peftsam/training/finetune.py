@@ -307,7 +307,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
     """Return the report, and how many objects there is time to judge it on."""
     config, data, encoder = run.config, run.data, run.encoder
     trainable, in_encoder = _counts(run.injection)
-    trainer = Trainer(run.injection, config, encoder, run.team, run.dense)
+    trainer = Trainer(run.injection, config, encoder, run.team, run.dense, _steps_before(run.start))
     limit = config.views if encoder.first > 0 else None  # else nothing is kept of a view
     views = Views(
         data.split.training, encoder.planes, encoder.model.architecture,
@@ -348,7 +348,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
         progress = run.progress(perf_counter() - began, step, epochs)
         ending = progress >= 1 or run.stopped()
         if schedule.validation_due(progress, step, epochs) or ending:
-            with trainer.averaged():
+            with trainer.result():
                 answers = validate(encoder, data.held_out)
                 iou, fell = mean_iou(answers), run.fell(answers, best)
                 kept = kept if fell else _capture(run, step, iou)
@@ -366,6 +366,11 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
     ), run.judged  # fmt: skip
 
 
+def _steps_before(start: Adapter | None) -> int:
+    """Return how many steps an adapter has had, in all of its trainings."""
+    return 0 if start is None else int(start.provenance.get("steps", 0))
+
+
 def _counts(injection: Injection) -> tuple[int, int]:
     """Return the numbers of trained parameters, of all and of the image encoder's."""
     counts = {name: p.numel() for name, p in injection.trainable_parameters().items()}
@@ -379,6 +384,7 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
+        "steps": _steps_before(run.start) + step,
         "training": run.config.model_dump(mode="json"),
         "training_objects": len(split.training),
         "held_out_objects": len(split.held_out),

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.models import SamModel
 from napari_peftsam.models.memory import is_out_of_memory, release_memory
+from napari_peftsam.models.parts import MaskRefiner
 from napari_peftsam.peft import Injection
 from napari_peftsam.segmentation.decode import PromptTensors, decode_outputs
 from napari_peftsam.training.config import TrainingConfig, recommended_learning_rate
@@ -31,6 +32,8 @@ from napari_peftsam.training.team import Team
 
 _GRADIENT_NORM = 1.0
 _HELD_BACK = 9  # after n steps the average keeps at most n / (n + this) of itself
+# Steps after which all of a refiner's learned change is made: `MaskRefiner.strength` of it before.
+_TRUSTED_AFTER = 100
 _MOST_DONE = 0.99  # of a step that takes more parts than expected
 
 
@@ -62,6 +65,8 @@ class MicroBatch:
 class Trainer:
     """An adapter with its optimiser.
 
+    `earlier_steps` is how many the adapter has had before.
+
     A step is `gradients`, then `update`. When memory runs out, the gradients are computed again
     with a smaller plan: nothing is changed before all of them are there.
 
@@ -78,6 +83,7 @@ class Trainer:
         encoder: PlaneEncoder,
         team: Team,
         dense: DenseTraining | None = None,
+        earlier_steps: int = 0,
     ) -> None:
         self._injection, self._config, self._encoder, self._team = injection, config, encoder, team
         self._dense = dense
@@ -94,7 +100,7 @@ class Trainer:
         self._adjustments: list[MemoryPlanned] = []
         self._parameters = [p for group in groups for p in group["params"]]
         self._average = [p.detach().clone() for p in self._parameters if config.averaging]
-        self._updates = 0
+        self._updates, self._earlier = 0, earlier_steps
         # Half precision has too few exponents for small gradients.
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.precision == "fp16")
 
@@ -156,18 +162,37 @@ class Trainer:
             average.lerp_(parameter.detach(), 1 - kept)
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Put the running average in the place of the parameters, if one is kept.
+    def result(self) -> Iterator[None]:
+        """Put what the training has led to in the place of the parameters.
 
-        An exponential moving average (Polyak averaging) costs no step, and differs less from
-        one step to the next than the weights do.
+        That is their running average, if one is kept: an exponential moving average (Polyak
+        averaging) costs no step, and differs less from one step to the next than they do. What a
+        trained refiner changes grows beside: on the images that it was trained for it need not be
+        held back any more.
         """
-        own = [parameter.detach().clone() for parameter in self._parameters if self._average]
+        own = [parameter.detach().clone() for parameter in self._parameters]
         self._load_parameters(self._average)
+        with torch.no_grad():
+            for parameter in self._refining:
+                parameter.mul_(self._trust)
         try:
             yield
         finally:
             self._load_parameters(own)
+
+    @property
+    def _refining(self) -> list[nn.Parameter]:
+        """Trained tensors of the last layer of a refiner; what it changes is linear in them."""
+        refiner = getattr(self._model.sam.mask_decoder, "refiner", None)
+        last = [] if refiner is None else [*refiner.layers[-1].parameters()]
+        return [p for p in last if any(p is each for each in self._parameters)]
+
+    @property
+    def _trust(self) -> float:
+        """Factor on what the refiner changes: together with those before, 1 / `strength`."""
+        steps = self._earlier, self._earlier + self._updates
+        before, now = (min(1.0, each / _TRUSTED_AFTER) for each in steps)
+        return float(MaskRefiner.strength ** (before - now))
 
     @torch.no_grad()
     def _load_parameters(self, values: Sequence[Tensor]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_peftsam.models import SamModel, build_tiny, encode_tensor
+from napari_peftsam.models import SamModel, build_random, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
 from napari_peftsam.peft.methods.fact import FactConfig
 from napari_peftsam.segmentation.decode import PromptTensors, decode
@@ -274,7 +274,38 @@ def test_the_average_of_the_weights_takes_their_place_for_a_while(
             trainer.update(1.0)
             expected = kept * expected + (1 - kept) * weights[name].detach()
         own = {n: p.detach().clone() for n, p in weights.items()}
-        with trainer.averaged():
+        with trainer.result():
             torch.testing.assert_close(weights[name].detach(), expected)
             assert not torch.equal(weights[name], own[name])
         assert all(torch.equal(weights[n], own[n]) for n in weights)
+
+
+@pytest.mark.parametrize(
+    ("before", "steps", "factor"),
+    [
+        pytest.param(0, 0, 1.0, id="the start is the base"),
+        pytest.param(0, 50, 2**0.5, id="halfway"),
+        pytest.param(0, 150, 2.0, id="trained"),
+        pytest.param(40, 150, 2**0.6, id="after a short training"),
+        pytest.param(150, 50, 1.0, id="after a long training"),
+    ],
+)
+def test_what_a_refiner_changes_is_held_back_until_it_is_trained(
+    before: int, steps: int, factor: float, planes: list[AnnotatedPlane]
+) -> None:
+    model = build_random("builtin", frame=64)
+    objects = split_objects(planes, 0.2, 0).training
+    prepared = prepare_planes(planes, objects, model)
+    encoder = PlaneEncoder(model, prepared, first=model.architecture.depth)
+    with inject(model, FrozenEncoderConfig()) as injection:
+        trainer = Trainer(injection, TrainingConfig(steps=1), encoder, Team(), earlier_steps=before)
+        for _ in range(steps):  # without gradients it changes nothing
+            trainer.update(1.0)
+        weights = injection.trainable_parameters()
+        own = {name: weight.detach().clone() for name, weight in weights.items()}
+        with trainer.result():
+            for name, weight in weights.items():
+                grown = factor if "refiner.layers.4" in name else 1.0
+                torch.testing.assert_close(weight.detach(), grown * own[name])
+        assert all(torch.equal(weights[name], own[name]) for name in weights)
+    assert any("refiner.layers.4" in name for name in own)
