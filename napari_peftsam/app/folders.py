@@ -149,9 +149,9 @@ def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many optio
         start = None if choice.adapter is None else load_adapter(choice.adapter)
         reading = choice.reading(options)
         planes = folder_planes(images, labels, reading)
-        if config.check_on:  # those without objects are not among the planes
+        if config.check_on or config.leave_out:  # those without objects are not among the planes
             names = [pair.name for pair in pair_folders(images, labels, reading)]
-            check_images_given(names, config.check_on)
+            check_images_given(names, config)
         job = TrainingJob(
             str(choice.model), device, planes, config, start, precision=choice.precision
         )

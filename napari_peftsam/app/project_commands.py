@@ -88,7 +88,7 @@ def finetune_project(
 def _by_id(config: TrainingConfig, document: Document) -> TrainingConfig:
     """Return the configuration with images by their id, which stays where a name changes."""
     ids = {image.name: str(image.id) for image in document.images.values()}
-    check_images_given(ids, config.check_on)
+    check_images_given(ids, config)
     chosen = {"check_on": config.check_on, "leave_out": config.leave_out}
     return config.model_copy(
         update={key: tuple(ids.get(name, name) for name in names) for key, names in chosen.items()}

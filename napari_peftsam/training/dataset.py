@@ -17,6 +17,7 @@ from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits
+from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Prompts, Window
 
 __all__ = [
@@ -160,12 +161,13 @@ def split_objects(
     return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
 
 
-def check_images_given(names: Collection[str], check_on: Collection[str]) -> None:
-    """Raise `TrainingError` if an image to check on is not among the names of all."""
-    missing = sorted({*check_on} - {*names})
-    if missing:
-        known = ", ".join(map(repr, sorted(names)))
-        raise TrainingError(f"there is no image {missing[0]!r} to check on: choose one of {known}")
+def check_images_given(names: Collection[str], config: TrainingConfig) -> None:
+    """Raise `TrainingError` if an image to check on, or to leave out, has none of the names."""
+    for chosen, use in ((config.check_on, "check on"), (config.leave_out, "leave out")):
+        missing = sorted({*chosen} - {*names})
+        if missing:
+            known = ", ".join(map(repr, sorted(names)))
+            raise TrainingError(f"there is no image {missing[0]!r} to {use}: choose one of {known}")
 
 
 def _check_chosen(images: Sequence[str], check_on: Collection[str]) -> None:

@@ -166,6 +166,9 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
     "unknown image to check on": (
         nothing, finetune, ("--check-on", "nix"), "there is no image 'nix' to check on: choose one",
     ),
+    "unknown image to leave out": (
+        nothing, finetune, ("--leave-out", "nix"), "there is no image 'nix' to leave out: choose",
+    ),
     "image without objects to check on": (
         write_image("labels/a1.tif", EMPTY), finetune, ("--check-on", "a1"),
         "the image 'a1' to check on has no object: choose one of 'a0', 'a2'",

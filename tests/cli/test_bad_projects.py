@@ -239,6 +239,10 @@ CASES: dict[str, tuple[Spoil, Command, str]] = {
         nothing, lambda i: finetune(i, "--check-on", "nix"),
         "there is no image 'nix' to check on: choose one of 'a0', 'a1'",
     ),
+    "unknown image to leave out": (
+        nothing, lambda i: finetune(i, "--leave-out", "nix"),
+        "there is no image 'nix' to leave out: choose one of 'a0', 'a1'",
+    ),
     "damaged proposals": (damage_proposals, info, "copy with `napari-peftsam recover`"),
     "recovery over a file": (
         nothing, lambda i: recover(i, "--output", i / "labels.tif"), "exists already",
