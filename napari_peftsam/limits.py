@@ -45,6 +45,9 @@ _JSON_COSTS = {b"[": 80, b"{": 240, b",": 40, b'"': 30}
 _SECONDS, _SECONDS_PER_BYTE = 15.0, 1e-6
 _HEADER = 16 * 1024**2  # bytes of a safetensors file; SAM's have 60 KB
 _OPERATIONS = 10**6  # of pickles, each of which may make a list; SAM's have 6,000
+# Above, Python's hash repeats, and a mapping takes time by the square of such keys. States of
+# random generators have a few.
+_BITS, _LARGE_NUMBERS = 64, 1000
 _ELEMENTS = 10**6  # of XML
 _DEEPEST = 64  # lists and mappings in each other
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -220,9 +223,15 @@ def check_pickles(file: IO[bytes], count: int, what: object, error: Error) -> No
     None of those is made; what is no pickle raises `ValueError` or the like.
     """
     start = file.tell()
-    found = (each for _ in range(count) for each in pickletools.genops(file))
-    if sum(1 for _ in islice(found, _OPERATIONS + 1)) > _OPERATIONS:
+    found = (arg for _ in range(count) for _, arg, _ in pickletools.genops(file))
+    operations = large = 0
+    for argument in islice(found, _OPERATIONS + 1):
+        operations += 1
+        large += isinstance(argument, int) and argument.bit_length() > _BITS
+    if operations > _OPERATIONS:
         raise error(f"{what} holds more than {_OPERATIONS:,} plain values: save arrays alone")
+    if large > _LARGE_NUMBERS:
+        raise error(f"{what} holds more than {_LARGE_NUMBERS:,} large numbers: save arrays alone")
     stored = file.tell() - start
     file.seek(start)
     copied = 0

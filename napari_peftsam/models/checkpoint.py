@@ -149,25 +149,29 @@ def _read(path: Path) -> object:
 
 def _check_archive(path: Path) -> None:
     """Raise `CheckpointError` if a file becomes larger than it is, or makes too many objects."""
-    if not zipfile.is_zipfile(path):  # of the older format, or damaged
-        check_claim(path.stat().st_size, stored_bytes(path), path, error=CheckpointError)
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # where torch reads the older format, whatever follows
+            check_claim(path.stat().st_size, stored_bytes(path), path, error=CheckpointError)
+            file.seek(0)
             check_pickles(file, _OLD_PICKLES, path, CheckpointError)
-        return
+            return
+    if not zipfile.is_zipfile(path):
+        raise zipfile.BadZipFile
     for entry in check_zip(path, CheckpointError):
         if entry.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(
                 f"{path} has compressed parts, which torch.save never writes: save it again with "
                 "the program it comes from"
             )
-        if entry.filename.endswith(".pkl") and entry.file_size > _LARGEST_PICKLE:
+        if not entry.filename.lower().endswith(".pkl"):  # torch finds names in either case
+            continue
+        if entry.file_size > _LARGEST_PICKLE:
             raise CheckpointError(
                 f"{path} describes its tensors in {entry.file_size / 1e6:,.0f} MB, which is too "
                 "much: save its state dict alone, with the program it comes from"
             )
-        if entry.filename.endswith(".pkl"):
-            with zipfile.ZipFile(path) as archive, archive.open(entry) as part:
-                check_pickles(part, 1, path, CheckpointError)
+        with zipfile.ZipFile(path) as archive, archive.open(entry) as part:
+            check_pickles(part, 1, path, CheckpointError)
 
 
 def _load(path: Path) -> object:

@@ -606,6 +606,7 @@ ZIPS = {
     "compressed parts": (zipfile.ZIP_DEFLATED, b""),
     "a large pickle": (zipfile.ZIP_STORED, bytes(9 * 1024**2)),
     "many lists": (zipfile.ZIP_STORED, b"]" * 1_000_001),
+    "many lists in capitals": (zipfile.ZIP_STORED, b"]" * 1_000_001),
     "bytes of a length": (zipfile.ZIP_STORED, BYTES_OF_A_LENGTH),
     "text that doubles": (
         zipfile.ZIP_STORED,
@@ -619,14 +620,20 @@ ZIPS = {
         zipfile.ZIP_STORED,
         b"\x80\x02c\xc3\xa9\na\n" + b"]" * 1_000_001,
     ),
+    "numbers of one hash": (
+        zipfile.ZIP_STORED,
+        b"".join(pickle.dumps(n * (2**61 - 1), 2)[2:-1] for n in range(9, 1010)) + b".",
+    ),
     "a long text": (zipfile.ZIP_STORED, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"a."),
 }
 SAME = reduce(lambda inner, _: dict.fromkeys(range(20), inner), range(15), {})
+EMPTY_ARCHIVE = b"PK\5\6" + bytes(18)
 PLAIN = {
     "empty": b"",
     "garbage": b"not a checkpoint at all",
     "bytes of a length in the older format": 4 * pickle.dumps(1) + BYTES_OF_A_LENGTH,
     "many lists in the older format": 3 * pickle.dumps(1) + b"]" * 1_000_001,
+    "many lists before an archive": 3 * pickle.dumps(1) + b"]" * 1_000_001 + EMPTY_ARCHIVE,
 }
 
 
@@ -656,7 +663,8 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         torch.save({**state, "\x1b]0;owned\x07": torch.zeros(1)}, path)
     elif kind in ZIPS:
         with zipfile.ZipFile(path, "w", ZIPS[kind][0]) as file:
-            file.writestr("archive/data.pkl", ZIPS[kind][1])
+            name = "archive/DATA.PKL" if "capitals" in kind else "archive/data.pkl"
+            file.writestr(name, ZIPS[kind][1])
             file.writestr("archive/version", "3\n")
     else:
         content = {"a list": [1, 2, 3], "nothing in it": {}, "the same in many places": SAME}
@@ -682,6 +690,9 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         ("a large pickle", "describes its tensors in 9 MB"),
         ("many lists", "more than 1,000,000 plain values"),
         ("many lists in the older format", "more than 1,000,000 plain values"),
+        ("many lists in capitals", "more than 1,000,000 plain values"),
+        ("many lists before an archive", "more than 1,000,000 plain values"),
+        ("numbers of one hash", "more than 1,000 large numbers"),
         ("a long text", "not a readable checkpoint|could run code"),
         ("bytes of a length", "holds more than tensors"),
         ("bytes of a length in the older format", "holds more than tensors"),
