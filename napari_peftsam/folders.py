@@ -69,6 +69,11 @@ def expanded(path: str | Path) -> Path:
         ) from error
 
 
+def resolved(path: str | Path) -> Path:
+    """Return the absolute path of what a path leads to; links in a circle stay as they are."""
+    return Path(os.path.realpath(expanded(path)))  # `Path.resolve` raises before Python 3.13
+
+
 def is_own(path: Path) -> bool:
     """Return True inside the program's own folders, which are for the user alone.
 

@@ -74,7 +74,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         the other way round. Other errors of the block pass through unchanged.
     """
     try:
-        with replacing(Path(target).resolve()) as temporary:
+        with replacing(Path(os.path.realpath(target))) as temporary:
             yield temporary
     except OSError as error:
         raise ExportError(f"cannot write {target}: {_reason(error)}") from error

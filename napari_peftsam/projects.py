@@ -41,7 +41,13 @@ from napari_peftsam.files import (
     read_objects,
     split_pieces,
 )
-from napari_peftsam.folders import configuration_folder, create_folder, expanded, project_folder
+from napari_peftsam.folders import (
+    configuration_folder,
+    create_folder,
+    expanded,
+    project_folder,
+    resolved,
+)
 from napari_peftsam.limits import read_json
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ReadOptions
 from napari_peftsam.planes import plane_of
@@ -378,8 +384,8 @@ def recent_projects() -> tuple[Path, ...]:
 
 def note_recent(path: Path) -> None:
     """Put a project at the head of the list, unless it has no name of its own."""
-    path = path.resolve()
-    if path.parent == project_folder().resolve():
+    path = resolved(path)
+    if path.parent == resolved(project_folder()):
         return
     paths = [path, *(each for each in recent_projects() if each != path)][:_RECENT]
     with suppress(OSError, PeftSamError):  # a list that cannot be written costs nobody any work

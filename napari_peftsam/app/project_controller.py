@@ -29,7 +29,7 @@ from napari_peftsam.document import (
     save_copy,
 )
 from napari_peftsam.errors import PeftSamError, ProjectError, count_text
-from napari_peftsam.folders import expanded, project_folder
+from napari_peftsam.folders import project_folder, resolved
 from napari_peftsam.projects import note_recent, recent_projects
 
 _LISTED = 10  # of the projects without a name
@@ -82,7 +82,7 @@ class ProjectController:
     def is_automatic(self) -> bool:
         """True for a project without a name of its own."""
         path = self._document.store.path
-        return path is not None and path.parent == project_folder().resolve()
+        return path is not None and path.parent == resolved(project_folder())
 
     @property
     def progress(self) -> str:
@@ -126,7 +126,7 @@ class ProjectController:
     def open(self, path: str | Path) -> None:
         """Open a project in place of the present one; returns at once."""
         path = Path(path)
-        if expanded(path).resolve() == self._document.store.path:
+        if resolved(path) == self._document.store.path:
             self.events.informed.emit(f"{path.name} is open already")
             return
         self.work(f"Opening {path.name}…", lambda: open_project(path), self._show)

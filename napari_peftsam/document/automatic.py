@@ -13,7 +13,7 @@ from napari_peftsam.document.project import SUFFIX, create_project, is_open_else
 from napari_peftsam.document.replay import summary
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.folders import create_folder, project_folder
+from napari_peftsam.folders import create_folder, project_folder, resolved
 
 __all__ = [
     "AutomaticProject",
@@ -90,7 +90,7 @@ def newest_automatic() -> AutomaticProject | None:
 
 def delete_automatic(path: Path) -> None:
     """Delete a project without a name, unless it is open."""
-    if path.resolve().parent != project_folder().resolve():
+    if resolved(path).parent != resolved(project_folder()):
         raise ProjectError(f"{path} was saved under a name: delete it in the file manager")
     lock = ProjectLock(path)
     try:

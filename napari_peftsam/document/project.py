@@ -23,7 +23,7 @@ from napari_peftsam.document.tables import (
     migrate,
 )
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.folders import expanded
+from napari_peftsam.folders import resolved
 from napari_peftsam.outputs import replacing
 
 __all__ = ["create_project", "is_project", "open_project", "save_copy"]
@@ -48,7 +48,7 @@ def create_project(path: str | Path, *, private: bool = False, vfs: str = "") ->
     vfs
         SQLite's VFS, as in `open_project`.
     """
-    path = _resolved(path)
+    path = resolved(path)  # links to one file need one lock
     if path.exists():
         raise ProjectError(f"{path} exists already: open it, or choose another name")
     # A half-made project never has its name.
@@ -84,7 +84,7 @@ def open_project(
         If it is no project, of a newer version, damaged, missing or, with `must_write`,
         open elsewhere.
     """
-    path = _resolved(path)
+    path = resolved(path)
     _check_file(path)
     if read_only:
         return _open_to_read(path, "it was opened for reading", vfs)
@@ -106,7 +106,7 @@ def open_project(
 
 def is_project(path: str | Path) -> bool:
     """Return True if a file is a project by its header or its name."""
-    path = _resolved(path)
+    path = resolved(path)
     if path.suffix == SUFFIX or not path.is_file():
         return path.suffix == SUFFIX
     # Not by `open`: closing it would drop the locks of a project that is open here.
@@ -142,7 +142,7 @@ def save_copy(store: Store, path: str | Path, pixels: Mapping[ImageId, Any] | No
     pixels
         Images to store in the copy itself, by id.
     """
-    path = _resolved(path)
+    path = resolved(path)
     if path == store.path:
         raise ProjectError(f"{path} is the project itself: choose another name for the copy")
     with _writing(path) as lock:
@@ -279,10 +279,6 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 # --- writing ------------------------------------------------------------------------
-
-
-def _resolved(path: str | Path) -> Path:
-    return expanded(path).resolve()  # links to one file need one lock
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from napari_peftsam.document.sources import moved_source
 from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError, count_text
-from napari_peftsam.folders import expanded
+from napari_peftsam.folders import resolved
 
 __all__ = ["Recovery", "recover_project"]
 
@@ -119,7 +119,7 @@ def recover_project(path: str | Path, target: str | Path) -> Recovery:
     ProjectError
         If the project is open, nothing in it can be read, or the copy cannot be written.
     """
-    path, target = (expanded(p).resolve() for p in (path, target))
+    path, target = map(resolved, (path, target))
     if path == target:
         raise ProjectError(f"{path} is the damaged project itself: choose another name")
     try:

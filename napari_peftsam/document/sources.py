@@ -15,7 +15,7 @@ import xxhash
 from napari_peftsam.document.records import ImageSource
 from napari_peftsam.document.store import Store
 from napari_peftsam.errors import ProjectError
-from napari_peftsam.folders import expanded
+from napari_peftsam.folders import resolved
 from napari_peftsam.types import PixelArray, Plane
 
 __all__ = [
@@ -63,7 +63,7 @@ def describe_source(path: str | Path, project: Path | None, series: int = 0) -> 
     series
         Number of the image in a file that holds several.
     """
-    path = expanded(path).resolve()
+    path = resolved(path)
     try:
         size, modified = _size_and_time(path)
     except OSError as error:
