@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Literal
 
+import numpy as np
+
 from napari_peftsam.errors import InputFileError
+from napari_peftsam.geometry import sizes
 from napari_peftsam.limits import check_file, stored_bytes
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
@@ -23,6 +26,11 @@ _MOST_SCANS = 100  # of a JPEG; programs write up to 20
 _MOST_MARKERS, _UNKNOWN = 10_000, 2**16  # before the size of a JPEG, and what it is without one
 _ROUNDED, _OVERSIZE = 2**22, 4  # pixels of a segment that any may have, or by those of the page
 _JPEG, _J2K, _JP2 = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
+_DECODERS = {
+    b"\xff\x0a": "jpegxl_decode", b"\0\0\0\x0cJXL ": "jpegxl_decode", b"II\xbc": "jpegxr_decode",
+    b"Lerc2 ": "lerc_decode", b"CntZImage ": "lerc_decode",
+}  # fmt: skip
+"""Functions of imagecodecs, by the first bytes, for formats whose headers are not read here."""
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers before the size
 
@@ -90,7 +98,7 @@ def _directories(file: IO[bytes], end: int) -> Iterator[tuple[int, list[tuple[in
 def check_coded(data: bytes, pixels: float, what: object) -> None:
     """Raise `InputFileError` if a coded image is much larger than `pixels`, or takes long.
 
-    Knows JPEG, PNG, WebP and JPEG 2000.
+    Knows JPEG, PNG, WebP, JPEG 2000, JPEG XL, JPEG XR and LERC.
     """
     size: tuple[int, ...] = (0, 0)
     if data.startswith(_JPEG):
@@ -105,9 +113,11 @@ def check_coded(data: bytes, pixels: float, what: object) -> None:
         size = _webp_size(data)
     elif data.startswith((_J2K, _JP2)):
         size = _numbers(">II", data, _codestream(data) + 8)
+    elif known := next((name for start, name in _DECODERS.items() if data.startswith(start)), ""):
+        size = _told_shape(known, data)
     if math.prod(size) > _OVERSIZE * pixels + _ROUNDED:
         raise InputFileError(
-            f"{what}: holds a part of {size[0]} x {size[1]} pixels, many more than it says: it is "
+            f"{what}: holds a part of {sizes(size)} pixels, many more than it says: it is "
             "damaged; save it again"
         )
 
@@ -115,6 +125,23 @@ def check_coded(data: bytes, pixels: float, what: object) -> None:
 def _numbers(form: str, data: bytes, at: int) -> tuple[int, ...]:
     part = data[at : at + struct.calcsize(form)]
     return struct.unpack(form, part) if len(part) == struct.calcsize(form) else (0, 0)
+
+
+def _told_shape(decoder: str, data: bytes) -> tuple[int, ...]:
+    """Return the shape that a decoder names as it refuses an array without room for any image.
+
+    It includes frames and channels, and is known before anything is decoded.
+    """
+    import imagecodecs
+
+    try:
+        getattr(imagecodecs, decoder)(data, out=np.empty((0, 0), np.uint8))
+    except ValueError as error:
+        shapes = re.findall(r"\(([\d, ]+)\)", str(error))
+        return tuple(int(n) for n in re.findall(r"\d+", shapes[-1])) if shapes else (0, 0)
+    except RuntimeError:  # damaged, as decoding it will tell
+        pass
+    return 0, 0
 
 
 def _jpeg_size(data: bytes) -> tuple[int, ...]:

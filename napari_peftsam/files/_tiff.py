@@ -125,10 +125,27 @@ def _check_planes(tiff: tifffile.TiffFile, path: Path) -> None:
         for each in path.parent.iterdir():
             if each.suffix.lower() in (".tif", ".index") and each.exists():
                 check_file(each)
-    for pixels in _find(_ome(tiff), "Pixels") if tiff.is_ome else ():
-        planes = prod(int(pixels.get(f"Size{letter}", 1)) for letter in "ZCT")
-        if planes > _MOST_PLANES:
-            raise InputFileError(f"{path}: claims {planes:,} planes, which no image has")
+    planes = _claimed_planes(tiff) if tiff.is_ome else 0
+    if planes > _MOST_PLANES:
+        raise InputFileError(f"{path}: claims {planes:,} planes, which no image has")
+
+
+def _claimed_planes(tiff: tifffile.TiffFile) -> int:
+    """Return how many planes tifffile would list for all images of the OME metadata, at least."""
+    claimed = listed = 0
+    for pixels in _find(_ome(tiff), "Pixels"):
+        planes, sides = (
+            abs(prod(int(pixels.get(f"Size{axis}", 1)) for axis in axes)) for axes in ("ZCT", "XY")
+        )
+        claimed += max(planes, planes * sides // max(tiff.pages.first.size, 1))
+        for part in _find(pixels, "TiffData"):
+            number = part.get("PlaneCount", part.get("NumPlanes", "IFD" in part.attrib))
+            listed += abs(int(number)) or len(tiff.pages)
+    for along in "ZCT":  # of axes within an axis tifffile lists the positions
+        for each in _find(_ome(tiff), f"ModuloAlong{along}"):
+            start, end, step = (float(each.get(key, 1)) for key in ("Start", "End", "Step"))
+            listed += abs(int((end - start) / step))
+    return max(claimed, listed)
 
 
 def _tell_doubts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:

@@ -39,7 +39,7 @@ class Dataset(_Scaled):
 class Multiscale(_Scaled):
     """An image, the highest resolution first; versions 0.1 and 0.2 name no axes."""
 
-    datasets: list[Dataset] = Field(min_length=1)
+    datasets: list[Dataset] = Field(min_length=1, max_length=100)
     axes: list[Annotated[OmeAxis, BeforeValidator(
         lambda axis: {"name": axis} if isinstance(axis, str) else axis
     )]] | None = None  # fmt: skip

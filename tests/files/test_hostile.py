@@ -79,6 +79,12 @@ def sparse_zarr(folder: Path) -> Path:
     return path
 
 
+def ome_zarr_of_many_resolutions(folder: Path) -> Path:
+    datasets = {"axes": ["y", "x"], "datasets": [{"path": "0"}] * 101}
+    zarr.create_group(folder / "x.zarr", attributes={"multiscales": [datasets]}, zarr_format=2)
+    return folder / "x.zarr"
+
+
 def without_size(frame: bytes) -> bytes:
     """Return a frame of Zstandard whose header tells a window in place of the size."""
     flags = frame[4]
@@ -89,17 +95,6 @@ def without_size(frame: bytes) -> bytes:
 def tiff_of_one_strip(folder: Path) -> Path:
     path = folder / "x.tif"
     tifffile.imwrite(path, np.zeros((9000, 9000), np.uint8), compression="zlib", rowsperstrip=9000)
-    return path
-
-
-def tiff_of_many_planes(folder: Path) -> Path:
-    path = folder / "x.ome.tif"
-    xml = (
-        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<Image ID="Image:0"><Pixels ID="P" DimensionOrder="XYZCT" SizeX="64" SizeY="64" SizeC="1" '
-        'SizeZ="1000000000" SizeT="1" Type="uint8"><TiffData/></Pixels></Image></OME>'
-    )
-    tifffile.imwrite(path, VALUES, description=xml, metadata=None)
     return path
 
 
@@ -174,6 +169,22 @@ def ome_tiff(xml: str) -> Make:
     return make
 
 
+def pixels(inside: str = "<TiffData/>", **sizes: int) -> str:
+    shape = {"X": 64, "Y": 64, "Z": 1, "C": 1, "T": 1} | sizes
+    said = " ".join(f'Size{axis}="{size}"' for axis, size in shape.items())
+    return (
+        f'<Image ID="Image:0"><Pixels ID="P" DimensionOrder="XYZCT" {said} Type="uint8">{inside}'
+        "</Pixels></Image>"
+    )
+
+
+MODULO = (
+    '<StructuredAnnotations><XMLAnnotation ID="A" Namespace="openmicroscopy.org/omero/dimension/'
+    'modulo"><Value><Modulo><ModuloAlongZ Start="0" End="1" Step="1e-9"/></Modulo></Value>'
+    "</XMLAnnotation></StructuredAnnotations>"
+)
+
+
 def tiff_of_micro_manager(folder: Path) -> Path:
     tifffile.imwrite(
         folder / "x.tif", VALUES, extratags=[(51123, "s", 0, json.dumps({"Prefix": "x"}), True)]
@@ -186,10 +197,7 @@ PIPE = "".join(
     f'<TiffData IFD="0" FirstT="{t}"><UUID FileName="{name}">urn:uuid:{t}</UUID></TiffData>'
     for t, name in enumerate(["x.ome.tif", "pipe.ome.tif"])
 )
-SET = (
-    '<Image ID="Image:0"><Pixels ID="P" DimensionOrder="XYZCT" SizeX="64" SizeY="64" SizeC="1" '
-    f'SizeZ="1" SizeT="2" Type="uint8">{PIPE}</Pixels></Image>'
-)
+SET = pixels(PIPE, T=2)
 
 
 def webp(folder: Path) -> Path:
@@ -286,9 +294,16 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "zarr of tiny chunks that nobody wrote": (
         zarr2(shape=[5000, 5000], chunks=[16, 16]), "takes longer to read than a file of 0.0 MB",
     ),
+    "OME-Zarr of many resolutions": (ome_zarr_of_many_resolutions, "at most 100 items"),
     "zarr with a pipe": (pipe_in_zarr, "no regular file"),
     "TIFF of one strip that inflates": (tiff_of_one_strip, "a part of .* would take"),
-    "TIFF of a billion planes": (tiff_of_many_planes, "claims 1,000,000,000 planes"),
+    "TIFF of a billion planes": (ome_tiff(pixels(Z=10**9)), "claims 1,000,000,000 planes"),
+    "OME-TIFF of planes in many images": (ome_tiff(pixels(Z=10**6) * 3), "claims 3,000,000 planes"),
+    "OME-TIFF of a part with many planes": (
+        ome_tiff(pixels('<TiffData PlaneCount="1000000000"/>', Z=9)), "claims 1,000,000,000",
+    ),
+    "OME-TIFF of an image that is not its pages": (ome_tiff(pixels(X=10**9)), "claims 15,625,000"),
+    "OME-TIFF of an axis in an axis": (ome_tiff(pixels() + MODULO), "claims 1,000,000,000"),
     "TIFF of tiles it does not have": (tiff_of_many_tiles, "14,062,500 parts"),
     "TIFF whose description is a hole": (tiff_of_a_hole, "describes its pages in 100 MB"),
     "TIFF with a hole in a part": (tiff_of_a_hole_in_a_part, "describes its pages in 100 MB"),
@@ -300,6 +315,9 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         tiff_of_a_large_part("webp", lossless=True), "part of 2110 x 2000",
     ),
     "TIFF of a large JPEG 2000": (tiff_of_a_large_part("jpeg2000"), "part of 2110 x 2000"),
+    "TIFF of a large JPEG XL": (tiff_of_a_large_part("jpegxl"), "part of 2000 x 2110 x 3"),
+    "TIFF of a large JPEG XR": (tiff_of_a_large_part("jpegxr"), "part of 2000 x 2110 x 3"),
+    "TIFF of a large LERC": (tiff_of_a_large_part("lerc"), "part of 2000 x 2110 x 3"),
     "OME-TIFF of a set with a pipe": (ome_tiff(SET), "no regular file"),
     "TIFF of Micro-Manager with a pipe": (tiff_of_micro_manager, "no regular file"),
     "OME-TIFF of many elements": (ome_tiff("<a/>" * 1_000_000), "too many elements"),
