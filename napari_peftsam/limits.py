@@ -181,10 +181,12 @@ def allocated_bytes(found: os.stat_result) -> int:
 
 
 def check_safetensors(path: Path, error: Error) -> None:
-    """Raise `error` if the header of a safetensors file is too large."""
+    """Raise `error` if a safetensors file lies in holes, or its header is too large."""
+    size = path.stat().st_size
+    check_claim(size, stored_bytes(path), path, error=error)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if _HEADER < length <= path.stat().st_size:  # else it is no such file at all
+    if _HEADER < length <= size:  # else it is no such file at all
         raise error(f"{path} describes its tensors in {length / 1e6:,.0f} MB, which is too much")
 
 

@@ -55,15 +55,15 @@ def read_prompts_for(
     if path.suffix.lower() == ".json" and not _is_of_objects(path):
         return read_prompts(path)
     found = read_objects(path, image.shape, name)
+    if not found.labels.any():
+        raise PromptError(f"{path} holds no object: there is nothing to prompt")
     pieces, problem = split_pieces(found.labels)
     if problem and not number_pieces:
         _log.warning("%s: %s: use --number-pieces if each is an object", path, problem)
     if found.skipped:
         _log.warning("%s: %d entries have no area and are left out", path, found.skipped)
-    boxes = object_windows(pieces if number_pieces else found.labels).values()
-    if not boxes:
-        raise PromptError(f"{path} holds no object: there is nothing to prompt")
-    return tuple(Prompts(box=Box.around(window)) for window in boxes)
+    windows = object_windows(pieces if number_pieces else found.labels).values()
+    return tuple(Prompts(box=Box.around(window)) for window in windows)
 
 
 def check_prompts(path: Path) -> None:

@@ -152,7 +152,7 @@ def _tell_doubts(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path:
     """Warn where a description is no XML, or of more than there is: the pixels may be right."""
     claimed = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
     planes = series.size // max(series.keyframe.size, 1)
-    if isinstance(claimed, int) and claimed > planes:
+    if isinstance(claimed, int) and claimed > max(planes, 1):
         _log.warning("%s: says that it holds %s images, but holds %d", path, f"{claimed:,}", planes)
     if tiff.is_ome and not len(_ome(tiff)):
         _log.warning("%s: its OME metadata cannot be read and is left out", path)

@@ -60,6 +60,11 @@ def make_folder(i: Inputs) -> None:
     (i / PROJECT).mkdir()
 
 
+def link_in_a_circle(i: Inputs) -> None:
+    remove(i)
+    (i / PROJECT).symlink_to(PROJECT)
+
+
 def of_another_program(i: Inputs) -> None:
     remove(i)
     with closing(sqlite3.connect(i / PROJECT)) as connection:
@@ -98,6 +103,7 @@ FILES: dict[str, tuple[Spoil, str]] = {
     "empty": (write(b""), "is empty (0 bytes)"),
     "random bytes": (write(np.random.default_rng(0).bytes(9000)), "is no project"),
     "folder": (make_folder, "is a folder"),
+    "link in a circle": (link_in_a_circle, "there is no file"),
     "other database": (of_another_program, "is a database of another program"),
     "newer version": (of_a_newer_version, "has version 99, this program reads up to"),
     "damaged": (damage, "malformed"),
@@ -107,6 +113,7 @@ RECOVERY: dict[str, tuple[Spoil, str]] = {
     "empty": (write(b""), "holds nothing that can be read"),
     "random bytes": (write(np.random.default_rng(0).bytes(9000)), "nothing that can be read"),
     "folder": (make_folder, "cannot be read (Is a directory)"),
+    "link in a circle": (link_in_a_circle, "cannot be read (Too many levels of symbolic links"),
     "other database": (of_another_program, "holds nothing that can be read"),
     "nothing readable": (damage, "holds nothing that can be read"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from napari_peftsam.errors import (
     ExportError,
     InputFileError,
 )
+from napari_peftsam.limits import BUDGET_VARIABLE
 from napari_peftsam.models import build_tiny
 from napari_peftsam.peft import (
     CobotLoraConfig,
@@ -72,6 +74,13 @@ def test_a_file_holds_each_tensor_once_and_describes_itself(adapter, path) -> No
 def test_truncated_files_are_refused(path, keep) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AdapterMismatchError, match=r"damaged.*again"):
+        load_adapter(path)
+
+
+def test_files_of_holes_are_refused(path, monkeypatch) -> None:
+    monkeypatch.setenv(BUDGET_VARIABLE, "40000000")
+    os.truncate(path, 50_000_000)
+    with pytest.raises(AdapterMismatchError, match="would take 50 MB of memory"):
         load_adapter(path)
 
 
