@@ -12,7 +12,7 @@ import typer
 from napari_peftsam.errors import ConfigurationError, ExportError, count_text
 from napari_peftsam.outputs import safe_name
 
-from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, say
+from ._console import INTERRUPTED, Progress, emit, graceful_interrupt, note
 from ._options import Json, ProjectFile
 from .adapters import describe
 
@@ -58,7 +58,7 @@ def info(
         }
     for name, found in sources.items():
         if found.text:
-            say(f"{name}: {found.text}")
+            note(f"{name}: {found.text}")
     missing = [name for name, found in sources.items() if found.state == "missing"]
     lines = [f"{name:10}{value:>10,g}" for name, value in values.items()]
     lines += [f"{name}: {count_text(n, 'judged proposal')}" for name, n in judged.items() if n]
@@ -133,7 +133,7 @@ def export(
         _export_all(labels, output, formats, as_json)
         return
     if is_project(labels):
-        written = export_project(labels, image, output, format_name, say)
+        written = export_project(labels, image, output, format_name, note)
     elif image is not None:
         raise ConfigurationError(f"{labels} is no project: leave out --image")
     else:
@@ -177,8 +177,8 @@ def _export_all(project: Path, folder: Path, formats: Sequence[str], as_json: bo
 
         images = images_to_export(document)
         report = run(export_all(document, images, folder, formats), watch)
-    for note in report.notes:
-        say(note)
+    for each in report.notes:
+        note(each)
     files = [str(path) for path in report.written]
     values = {"output": str(folder), "written": files, "kept": report.kept, "format": formats}
     kept = f", {report.kept} were there" if report.kept else ""
@@ -222,7 +222,7 @@ def replay(
         "files": [str(path) for path in files],
     }
     for difference in differences:
-        say(difference)
+        note(difference)
     verdict = "" if until is not None else "; the project differs" if differences else "; identical"
     text = "{actions} actions, {images} images, {objects} objects".format(**values) + verdict
     emit(values, as_json, "\n".join([text, *map(str, files)]))

@@ -257,6 +257,10 @@ def _check_file(path: Path) -> None:
         what = "there is no folder" if not path.parent.is_dir() else "there is no file"
         where = path.parent if not path.parent.is_dir() else path
         raise ProjectError(f"{what} {where}: check the path") from error
+    for name in ("-journal", "-wal", "-shm"):  # SQLite would wait for a pipe
+        beside = path.with_name(path.name + name)
+        if beside.exists() and not beside.is_file():
+            raise ProjectError(f"{beside} is no regular file: remove it")
     if not size:
         raise ProjectError(f"{path} is empty (0 bytes): open a backup copy of the project")
 

@@ -127,6 +127,10 @@ class ImageInfo:
     is_removed: bool = False
     metadata: ImageMetadata = UNKNOWN
 
+    def __post_init__(self) -> None:
+        if len(self.shape) < 2 or min(self.shape) < 1:
+            raise ValueError(f"an image cannot have the shape {self.shape}")
+
 
 # --- models and adapters ------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from napari_peftsam.document.store import Store
 from napari_peftsam.document.tables import TileKey, put_tile
 from napari_peftsam.errors import PeftSamError, ProjectError, count_text
 from napari_peftsam.folders import resolved
+from napari_peftsam.limits import check_file
 
 __all__ = ["Recovery", "recover_project"]
 
@@ -152,6 +153,8 @@ def _working_copy(path: Path, folder: Path) -> Path:
     try:
         for suffix in ("", "-wal"):
             source = path.with_name(path.name + suffix)
+            if source.exists():
+                check_file(source, ProjectError)
             if source.exists() or not suffix:
                 shutil.copyfile(source, folder / source.name)
     finally:

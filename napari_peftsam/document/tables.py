@@ -172,11 +172,15 @@ def tile_bytes(array: npt.NDArray[Any], key: TileKey) -> bytes | None:
 
 def put_tile(array: npt.NDArray[Any], key: TileKey, data: bytes) -> None:
     """Write a compressed tile into an array; `ProjectError` if the bytes do not fit."""
-    view = array[key.window(array.shape)]
-    plain = decompress(data)
-    if len(plain) != view.nbytes:
-        raise ProjectError(f"a tile of {key.image!r} has {len(plain)} bytes, not {view.nbytes}")
-    view[...] = np.frombuffer(plain, array.dtype).reshape(view.shape)
+    try:
+        view = array[key.window(array.shape)]
+        plain = decompress(data)
+        if len(plain) != view.nbytes:
+            raise ProjectError(f"a tile of {key.image!r} has {len(plain)} bytes, not {view.nbytes}")
+        view[...] = np.frombuffer(plain, array.dtype).reshape(view.shape)
+    except _UNREADABLE as error:  # SQLite takes values of any type
+        what = f"a tile of {key.image!r} cannot be read ({error})"
+        raise ProjectError(f"{what}: {RECOVER}") from error
 
 
 # --- rows ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import re
@@ -419,6 +420,7 @@ def _class_in(classification: Any) -> str:
 def _read_rois(path: Path, image: _Image) -> LabelFile:
     import roifile
 
+    logging.getLogger("roifile").addHandler(logging.NullHandler())  # what matters is said by us
     if path.suffix.lower() == ".zip":
         check_zip(path)
     found = roifile.roiread(path)

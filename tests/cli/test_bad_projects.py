@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -65,6 +66,10 @@ def link_in_a_circle(i: Inputs) -> None:
     (i / PROJECT).symlink_to(PROJECT)
 
 
+def pipe_beside(i: Inputs) -> None:
+    os.mkfifo(i / f"{PROJECT}-journal")
+
+
 def of_another_program(i: Inputs) -> None:
     remove(i)
     with closing(sqlite3.connect(i / PROJECT)) as connection:
@@ -83,9 +88,12 @@ def damage(i: Inputs) -> None:
         file.write(b"\xff" * ((i / PROJECT).stat().st_size - 4096))
 
 
-def damage_proposals(i: Inputs) -> None:
-    with closing(sqlite3.connect(i / PROJECT)) as connection, connection:
-        connection.execute("INSERT INTO objects SELECT id, 'proposals', 1, '{' FROM images")
+def change(statement: str) -> Spoil:
+    def spoil(i: Inputs) -> None:
+        with closing(sqlite3.connect(i / PROJECT)) as connection, connection:
+            connection.execute(statement)
+
+    return spoil
 
 
 def nothing(i: Inputs) -> None:
@@ -103,6 +111,7 @@ FILES: dict[str, tuple[Spoil, str]] = {
     "empty": (write(b""), "is empty (0 bytes)"),
     "random bytes": (write(np.random.default_rng(0).bytes(9000)), "is no project"),
     "folder": (make_folder, "is a folder"),
+    "pipe beside it": (pipe_beside, "-journal is no regular file"),
     "link in a circle": (link_in_a_circle, "there is no file"),
     "other database": (of_another_program, "is a database of another program"),
     "newer version": (of_a_newer_version, "has version 99, this program reads up to"),
@@ -112,7 +121,7 @@ RECOVERY: dict[str, tuple[Spoil, str]] = {
     "missing": (remove, "cannot be read (No such file or directory)"),
     "empty": (write(b""), "holds nothing that can be read"),
     "random bytes": (write(np.random.default_rng(0).bytes(9000)), "nothing that can be read"),
-    "folder": (make_folder, "cannot be read (Is a directory)"),
+    "folder": (make_folder, "is no regular file"),
     "link in a circle": (link_in_a_circle, "cannot be read (Too many levels of symbolic links"),
     "other database": (of_another_program, "holds nothing that can be read"),
     "nothing readable": (damage, "holds nothing that can be read"),
@@ -250,7 +259,16 @@ CASES: dict[str, tuple[Spoil, Command, str]] = {
         nothing, lambda i: finetune(i, "--leave-out", "nix"),
         "there is no image 'nix' to leave out: choose one of 'a0', 'a1'",
     ),
-    "damaged proposals": (damage_proposals, info, "copy with `napari-peftsam recover`"),
+    "a tile that is a number": (change("UPDATE tiles SET data = 5"), export_a0, "a tile of"),
+    "a tile in no plane": (change("UPDATE tiles SET plane = -1"), export_a0, "a tile of"),
+    "an image of one axis": (
+        change("UPDATE images SET info = json_set(info, '$.shape', json('[5]'))"), export_a0,
+        "an image cannot have the shape (5,)",
+    ),
+    "damaged proposals": (
+        change("INSERT INTO objects SELECT id, 'proposals', 1, '{' FROM images"), info,
+        "copy with `napari-peftsam recover`",
+    ),
     "recovery over a file": (
         nothing, lambda i: recover(i, "--output", i / "labels.tif"), "exists already",
     ),
