@@ -13,8 +13,9 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional
 
-from napari_peftsam.models import DenseHead, SamModel
+from napari_peftsam.models import DenseHead
 from napari_peftsam.training.dataset import TrainingObject
+from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.prompts import dilated
 from napari_peftsam.training.samples import ModelPlane, TrainingCrop, turned
 from napari_peftsam.types import BoolArray, FloatArray, LabelArray
@@ -83,44 +84,60 @@ class DenseTraining:
     targets
         By plane: ``(1, 4, S, S)`` in model pixels, `dense_target` and how sure it is: 1 known, 0.5
         at the rim of an object, 0 unknown.
-    base
-        The head as it was, to which it is held where nothing is known; None for a new one.
+    before
+        By plane: logits ``(1, 3, h, w)`` of the present head before the training, to which head
+        and encoder are held where nothing is known; empty if there is none.
+    is_learning
+        Whether the head changes; else only the encoder is held to what the head understands.
     """
 
     head: DenseHead
     targets: Mapping[int, Tensor] = field(repr=False)
-    base: DenseHead | None = None
+    before: Mapping[int, Tensor] = field(repr=False)
+    is_learning: bool = True
 
     @classmethod
     def of(
         cls,
-        model: SamModel,
+        encoder: PlaneEncoder,
         own: DenseHead | None,
-        planes: Mapping[int, ModelPlane],
         objects: Sequence[TrainingObject],
         complete: bool,
+        is_learning: bool = True,
     ) -> DenseTraining:
         """Begin with a copy of the present head, or a new one.
 
         Parameters
         ----------
+        encoder
+            The encoder before the training, on the planes of the objects.
         own
             The present head.
-        planes, objects
+        objects
             What is learned; other objects of the planes are unknown.
         complete
             Whether what is not labelled is background. Else it is unknown beyond a rim around
             the objects.
+        is_learning
+            Whether the head is to learn; else nothing is known.
         """
+        model, learned = encoder.model, dict[int, list[int]]()
         if own is None:
             head = DenseHead(model.architecture.embedding_width).to(model.device)
         else:
             head = copy.deepcopy(own)
-        learned: dict[int, list[int]] = {}
         for each in objects:
             learned.setdefault(each.plane, []).append(each.label)
-        targets = {i: _target(planes[i], labels, complete) for i, labels in learned.items()}
-        return cls(head.requires_grad_(True), targets, own)
+        targets = {i: _target(encoder.planes[i], labels, complete) for i, labels in learned.items()}
+        if not is_learning:
+            for target in targets.values():
+                target[:, 3] = 0
+        before: dict[int, Tensor] = {}
+        with torch.no_grad(), model.autocast():
+            for index in learned if own is not None else ():
+                # Half of the precision and a fraction of the pixels: there may be many planes.
+                before[index] = head(encoder.features(index)).half().cpu()
+        return cls(head.requires_grad_(is_learning), targets, before, is_learning)
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the head's state on the CPU."""
@@ -134,13 +151,14 @@ class DenseTraining:
         target = turned(self.targets[plane].to(features.device), turn)
         if crop is not None:
             target = crop.resample(target)
-        size = target.shape[-2:]
-        logits = functional.interpolate(self.head(features).float(), size, mode="bilinear")
+        logits = _resized(self.head(features), target.shape[-1])
         sureness = target[:, 3]
-        if self.base is None:
+        if not self.before:
             return dense_loss(logits, target[:, :3], (sureness >= _RIM_SURENESS / 2).float())
-        with torch.no_grad():
-            before = functional.interpolate(self.base(features).float(), size, mode="bilinear")
+        whole = _resized(self.before[plane].to(features.device), self.targets[plane].shape[-1])
+        before = turned(whole, turn)
+        if crop is not None:
+            before = crop.resample(before)
         # In confluent tissue the rim is the neighbour, which the base sees.
         is_rim = (sureness >= _RIM_SURENESS / 2) & (before[:, 0] < 0)
         known = ((sureness > (1 + _RIM_SURENESS) / 2) | is_rim).float()
@@ -150,6 +168,10 @@ class DenseTraining:
         free = (1 - known)[:, None]
         agreement = (kept * free).sum() / (3 * free.sum()).clamp(min=1)
         return dense_loss(logits, target[:, :3], known) + _UNKNOWN * agreement
+
+
+def _resized(logits: Tensor, side: int) -> Tensor:
+    return functional.interpolate(logits.float(), (side, side), mode="bilinear")
 
 
 def _target(plane: ModelPlane, learned: Sequence[int], complete: bool) -> Tensor:

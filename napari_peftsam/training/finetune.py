@@ -146,7 +146,7 @@ def finetune(  # noqa: PLR0913  # most are optional
         torch.manual_seed(config.seed)
         injection = apply_adapter(model, start) if start else inject(model, config.method)
         try:
-            dense = _dense(model, data, config, start)
+            dense = _dense(encoder, data, config, start)
             run = _Run(
                 injection, encoder, config, data, dense, before, team or Team(), stop, on_progress,
                 start, judged if config.automatic else None,
@@ -215,24 +215,23 @@ def _channels(planes: Sequence[AnnotatedPlane]) -> str:
 
 
 def _dense(
-    model: SamModel, data: _Data, config: TrainingConfig, start: Adapter | None
+    encoder: PlaneEncoder, data: _Data, config: TrainingConfig, start: Adapter | None
 ) -> DenseTraining | None:
-    """Return what trains a head for automatic segmentation, if one is to be trained."""
-    objects = data.split.training
-    if not config.automatic:
-        return None
-    if len(objects) < LEAST_OBJECTS:
+    """Return what trains a head for automatic segmentation, or keeps one fit for its encoder."""
+    objects, own = data.split.training, dense_head_of(encoder.model, start)
+    if not config.automatic or isinstance(own, UnetrDecoder):
+        return None  # a UNETR decoder is far larger than an adapter, and stays as it is
+    is_enough = len(objects) >= LEAST_OBJECTS
+    if not is_enough:
         _log.warning(
             "the head for automatic segmentation stays as it is: it is trained with %d objects or "
             "more, and there are %d",
             LEAST_OBJECTS,
             len(objects),
         )
-        return None
-    own = dense_head_of(model, start)
-    if isinstance(own, UnetrDecoder):
-        return None  # it is far larger than an adapter, and stays as it is
-    return DenseTraining.of(model, own, data.planes, objects, config.labels_are == "complete")
+        if own is None:
+            return None
+    return DenseTraining.of(encoder, own, objects, config.labels_are == "complete", is_enough)
 
 
 # --- the loop ---------------------------------------------------------------------
@@ -395,7 +394,7 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         provenance["channels"] = run.data.channels
     metrics = {"val_iou_before": run.iou_before, "val_iou": iou}
     adapter, start = capture(run.injection, provenance, metrics), run.start
-    if run.dense is not None:
+    if run.dense is not None and run.dense.is_learning:
         adapter = adapter.with_head(run.dense.state())
     elif start is not None:
         adapter = adapter.with_head(start.head)

@@ -61,7 +61,8 @@ def known(
     model, one = build_tiny(), plane("a", background)
     objects = [o for o in objects_of(0, one) if o.label in labelled]
     planes = prepare_planes([one], objects, model)
-    training = DenseTraining.of(model, None, planes, objects, complete)
+    encoder = PlaneEncoder(model, planes, first=0)
+    training = DenseTraining.of(encoder, None, objects, complete)
     found: np.ndarray = training.targets[0][0, 3].numpy() > 0
     return found
 
@@ -110,6 +111,20 @@ def test_a_perfect_answer_costs_nothing() -> None:
     target = torch.from_numpy(dense_target(plane("a").labels))[None]
     logits = torch.logit(target.clamp(1e-6, 1 - 1e-6))
     assert dense_loss(logits, target).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("turn", [0, 5], ids=["as it is", "turned"])
+def test_where_nothing_is_known_it_is_held_to_what_was_said_before_the_training(turn: int) -> None:
+    model, one = build("builtin", "cpu"), plane("a")
+    encoder = PlaneEncoder(model, prepare_planes([one], objects_of(0, one), model), first=0)
+    training = DenseTraining.of(
+        encoder, model.dense_head, objects_of(0, one), complete=False, is_learning=False
+    )
+    with torch.no_grad():
+        same = training.loss(encoder.features(0, turn), 0, turn)
+        drifted = training.loss(-encoder.features(0, turn), 0, turn)
+    assert same < 0.5 * drifted
+    assert not any(parameter.requires_grad for parameter in training.head.parameters())
 
 
 # --- runs ---------------------------------------------------------------------------
