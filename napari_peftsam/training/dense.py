@@ -29,7 +29,7 @@ DENSE_WEIGHT = 1.0
 _RIM, _RIM_WEIGHT = 2, 5.0
 _REACH = 8  # pixels of the model; background is known no further from an object
 _RIM_SURENESS = 0.5  # of a rim: it is known where the base sees no object, else unknown
-_UNKNOWN = 0.5  # weight of the agreement with the base where nothing is known
+_UNKNOWN = 2.0  # weight of the agreement with what was said before where nothing is known
 
 
 def dense_target(labels: LabelArray) -> FloatArray:
