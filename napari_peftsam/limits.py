@@ -16,7 +16,7 @@ import sys
 import time
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -48,6 +48,7 @@ _OPERATIONS = 10**6  # of pickles, each of which may make a list; SAM's have 6,0
 # Above, Python's hash repeats, and a mapping takes time by the square of such keys. States of
 # random generators have a few.
 _BITS, _LARGE_NUMBERS = 64, 1000
+_HASHED_TUPLES = 1000  # whose hashes may repeat, too
 _ELEMENTS = 10**6  # of XML
 _DEEPEST = 64  # lists and mappings in each other
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -259,7 +260,7 @@ class _Trial(pickle._Unpickler):  # noqa: SLF001  # that in C cannot be changed
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin1")
-        self.copied = 0
+        self.copied = self.tuples = 0
 
     def find_class(self, module: str, name: str) -> Any:
         if name in ("encode", "bytearray"):
@@ -280,6 +281,32 @@ class _Trial(pickle._Unpickler):  # noqa: SLF001  # that in C cannot be changed
         taken = self.stack[-1]
         self.copied += sum(map(sys.getsizeof, taken if isinstance(taken, tuple) else [taken]))
 
+    def _hash(self, keys: Sequence[object]) -> None:
+        """Count tuples that are hashed: as keys of one hash they take time by their square."""
+        self.tuples += sum(isinstance(key, tuple) for key in keys)
+        if self.tuples > _HASHED_TUPLES:
+            raise pickle.UnpicklingError(f"more than {_HASHED_TUPLES:,} tuples are keys")
+
+    def load_setitem(self) -> None:
+        self._hash(self.stack[-2:-1])
+        _LOADS[pickle.SETITEM[0]](self)
+
+    def load_setitems(self) -> None:
+        self._hash(self.stack[::2])
+        _LOADS[pickle.SETITEMS[0]](self)
+
+    def load_dict(self) -> None:
+        self._hash(self.stack[::2])
+        _LOADS[pickle.DICT[0]](self)
+
+    def load_additems(self) -> None:
+        self._hash(self.stack)
+        _LOADS[pickle.ADDITEMS[0]](self)
+
+    def load_frozenset(self) -> None:
+        self._hash(self.stack)
+        _LOADS[pickle.FROZENSET[0]](self)
+
     def load_build(self) -> None:
         self._count()
         self.stack.pop()
@@ -292,6 +319,11 @@ class _Trial(pickle._Unpickler):  # noqa: SLF001  # that in C cannot be changed
         self._count()
         _LOADS[pickle.NEWOBJ[0]](self)
 
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj

@@ -91,7 +91,7 @@ def _by_id(config: TrainingConfig, document: Document) -> TrainingConfig:
     check_images_given(ids, config)
     chosen = {"check_on": config.check_on, "leave_out": config.leave_out}
     return config.model_copy(
-        update={key: tuple(ids.get(name, name) for name in names) for key, names in chosen.items()}
+        update={key: tuple(ids[name] for name in names) for key, names in chosen.items()}
     )
 
 

@@ -114,7 +114,7 @@ def check_coded(data: bytes, pixels: float, what: object) -> None:
     elif data.startswith((_J2K, _JP2)):
         size = _numbers(">II", data, _codestream(data) + 8)
     elif known := next((name for start, name in _DECODERS.items() if data.startswith(start)), ""):
-        size = _told_shape(known, data)
+        size = _shape_from_error(known, data)
     if math.prod(size) > _OVERSIZE * pixels + _ROUNDED:
         raise InputFileError(
             f"{what}: holds a part of {sizes(size)} pixels, many more than it says: it is "
@@ -127,20 +127,22 @@ def _numbers(form: str, data: bytes, at: int) -> tuple[int, ...]:
     return struct.unpack(form, part) if len(part) == struct.calcsize(form) else (0, 0)
 
 
-def _told_shape(decoder: str, data: bytes) -> tuple[int, ...]:
+def _shape_from_error(decoder: str, data: bytes) -> tuple[int, ...]:
     """Return the shape that a decoder names as it refuses an array without room for any image.
 
-    It includes frames and channels, and is known before anything is decoded.
+    It includes frames and channels, and is known before anything is decoded. An array of another
+    type is refused for its type, so all are tried.
     """
     import imagecodecs
 
-    try:
-        getattr(imagecodecs, decoder)(data, out=np.empty((0, 0), np.uint8))
-    except ValueError as error:
-        shapes = re.findall(r"\(([\d, ]+)\)", str(error))
-        return tuple(int(n) for n in re.findall(r"\d+", shapes[-1])) if shapes else (0, 0)
-    except RuntimeError:  # damaged, as decoding it will tell
-        pass
+    for kind in "BbHhIiQqefd?":
+        try:
+            getattr(imagecodecs, decoder)(data, out=np.empty((0, 0), kind))
+        except ValueError as error:
+            if shapes := re.findall(r"\(([\d, ]+)\)", str(error)):
+                return tuple(int(n) for n in re.findall(r"\d+", shapes[-1]))
+        except RuntimeError:  # damaged, as decoding it will tell
+            break
     return 0, 0
 
 

@@ -32,6 +32,7 @@ from ._zarr import is_zarr, label_images
 
 __all__ = ["OBJECT_SUFFIXES", "LabelFile", "holds_objects", "read_objects"]
 
+logging.getLogger("roifile").addHandler(logging.NullHandler())  # what matters is said by us
 _HIGHEST = 2**31
 # Pixels of all objects, and how often they cover the image.
 _MOST_DRAWN, _MOST_LAYERS = 5 * 10**8, 8
@@ -420,7 +421,6 @@ def _class_in(classification: Any) -> str:
 def _read_rois(path: Path, image: _Image) -> LabelFile:
     import roifile
 
-    logging.getLogger("roifile").addHandler(logging.NullHandler())  # what matters is said by us
     if path.suffix.lower() == ".zip":
         check_zip(path)
     found = roifile.roiread(path)

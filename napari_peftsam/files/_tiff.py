@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -131,19 +131,24 @@ def _check_planes(tiff: tifffile.TiffFile, path: Path) -> None:
 
 
 def _claimed_planes(tiff: tifffile.TiffFile) -> int:
-    """Return how many planes tifffile would list for all images of the OME metadata, at least."""
+    """Return how many planes tifffile would list for all images of the OME metadata."""
     claimed = listed = 0
     for pixels in _find(_ome(tiff), "Pixels"):
         planes, sides = (
             abs(prod(int(pixels.get(f"Size{axis}", 1)) for axis in axes)) for axes in ("ZCT", "XY")
         )
-        claimed += max(planes, planes * sides // max(tiff.pages.first.size, 1))
-        for part in _find(pixels, "TiffData"):
+        parts = _find(pixels, "TiffData")
+        first = int(parts[0].get("IFD", 0)) if parts else 0  # the page that tifffile divides by
+        page = tiff.pages[first] if 0 <= first < len(tiff.pages) else tiff.pages.first
+        claimed += max(planes, planes * sides // max(page.size, 1))
+        for part in parts:
             number = part.get("PlaneCount", part.get("NumPlanes", "IFD" in part.attrib))
             listed += abs(int(number)) or len(tiff.pages)
     for along in "ZCT":  # of axes within an axis tifffile lists the positions
         for each in _find(_ome(tiff), f"ModuloAlong{along}"):
             start, end, step = (float(each.get(key, 1)) for key in ("Start", "End", "Step"))
+            if not step or not isfinite((end - start) / step):
+                return _MOST_PLANES + 1
             listed += abs(int((end - start) / step))
     return max(claimed, listed)
 

@@ -366,8 +366,12 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
 
 
 def _steps_before(start: Adapter | None) -> int:
-    """Return how many steps an adapter has had, in all of its trainings."""
-    return 0 if start is None else int(start.provenance.get("steps", 0))
+    """Return how many steps an adapter has had, in all of its trainings.
+
+    Adapters from before this was noted have 0: what their refiner changes never grew.
+    """
+    noted = None if start is None else start.provenance.get("steps")
+    return max(noted, 0) if isinstance(noted, int) else 0
 
 
 def _counts(injection: Injection) -> tuple[int, int]:

@@ -166,29 +166,31 @@ class Trainer:
         """Put what the training has led to in the place of the parameters.
 
         That is their running average, if one is kept: an exponential moving average (Polyak
-        averaging) costs no step, and differs less from one step to the next than they do. What a
-        trained refiner changes grows beside: on the images that it was trained for it need not be
-        held back any more.
+        averaging) costs no step, and differs less from one step to the next than they do. The
+        last layer of a refiner is scaled beside: on the images that it was trained for, what it
+        changes need not be held back any more.
         """
-        own = [parameter.detach().clone() for parameter in self._parameters]
+        scaled = self._refiner_output
+        changes = bool(self._average or scaled)
+        own = [parameter.detach().clone() for parameter in self._parameters if changes]
         self._load_parameters(self._average)
         with torch.no_grad():
-            for parameter in self._refining:
-                parameter.mul_(self._trust)
+            for parameter in scaled:
+                parameter.mul_(self._refiner_factor)
         try:
             yield
         finally:
             self._load_parameters(own)
 
     @property
-    def _refining(self) -> list[nn.Parameter]:
+    def _refiner_output(self) -> list[nn.Parameter]:
         """Trained tensors of the last layer of a refiner; what it changes is linear in them."""
         refiner = getattr(self._model.sam.mask_decoder, "refiner", None)
         last = [] if refiner is None else [*refiner.layers[-1].parameters()]
         return [p for p in last if any(p is each for each in self._parameters)]
 
     @property
-    def _trust(self) -> float:
+    def _refiner_factor(self) -> float:
         """Factor on what the refiner changes: together with those before, 1 / `strength`."""
         steps = self._earlier, self._earlier + self._updates
         before, now = (min(1.0, each / _TRUSTED_AFTER) for each in steps)

@@ -144,11 +144,11 @@ def tiff_of_many_pages(folder: Path) -> Path:
     return path
 
 
-def tiff_of_a_large_part(compression: str, **options: Any) -> Make:
+def tiff_of_a_large_part(compression: str, kind: str = "uint8", **options: Any) -> Make:
     def make(folder: Path) -> Path:
         path = folder / "x.tif"
         tifffile.imwrite(
-            path, np.zeros((2000, 2110, 3), np.uint8), photometric="rgb", rowsperstrip=2000,
+            path, np.zeros((2000, 2110, 3), kind), photometric="rgb", rowsperstrip=2000,
             compression=compression, compressionargs=options,
         )  # fmt: skip
         with tifffile.TiffFile(path, mode="r+") as tiff:
@@ -304,6 +304,9 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "OME-TIFF of an image that is not its pages": (ome_tiff(pixels(X=10**9)), "claims 15,625,000"),
     "OME-TIFF of an axis in an axis": (ome_tiff(pixels() + MODULO), "claims 1,000,000,000"),
+    "OME-TIFF of an axis without steps": (
+        ome_tiff(pixels() + MODULO.replace("1e-9", "0")), "claims 1,000,001 planes",
+    ),
     "TIFF of tiles it does not have": (tiff_of_many_tiles, "14,062,500 parts"),
     "TIFF whose description is a hole": (tiff_of_a_hole, "describes its pages in 100 MB"),
     "TIFF with a hole in a part": (tiff_of_a_hole_in_a_part, "describes its pages in 100 MB"),
@@ -318,6 +321,15 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "TIFF of a large JPEG XL": (tiff_of_a_large_part("jpegxl"), "part of 2000 x 2110 x 3"),
     "TIFF of a large JPEG XR": (tiff_of_a_large_part("jpegxr"), "part of 2000 x 2110 x 3"),
     "TIFF of a large LERC": (tiff_of_a_large_part("lerc"), "part of 2000 x 2110 x 3"),
+    "TIFF of a large JPEG XL of fractions": (
+        tiff_of_a_large_part("jpegxl", "float32"), "part of 2000 x 2110 x 3",
+    ),
+    "TIFF of a large JPEG XR of 16 bits": (
+        tiff_of_a_large_part("jpegxr", "uint16"), "part of 2000 x 2110 x 3",
+    ),
+    "TIFF of a large LERC of 16 bits": (
+        tiff_of_a_large_part("lerc", "uint16"), "part of 2000 x 2110 x 3",
+    ),
     "OME-TIFF of a set with a pipe": (ome_tiff(SET), "no regular file"),
     "TIFF of Micro-Manager with a pipe": (tiff_of_micro_manager, "no regular file"),
     "OME-TIFF of many elements": (ome_tiff("<a/>" * 1_000_000), "too many elements"),

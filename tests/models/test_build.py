@@ -624,6 +624,10 @@ ZIPS = {
         zipfile.ZIP_STORED,
         b"".join(pickle.dumps(n * (2**61 - 1), 2)[2:-1] for n in range(9, 1010)) + b".",
     ),
+    "tuples as keys": (
+        zipfile.ZIP_STORED,
+        pickle.dumps({(n,): n for n in range(1001)}, 2),
+    ),
     "a long text": (zipfile.ZIP_STORED, b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b"a."),
 }
 SAME = reduce(lambda inner, _: dict.fromkeys(range(20), inner), range(15), {})
@@ -693,6 +697,7 @@ def _write(path: Path, kind: str) -> None:  # noqa: C901  # one branch per kind
         ("many lists in capitals", "more than 1,000,000 plain values"),
         ("many lists before an archive", "more than 1,000,000 plain values"),
         ("numbers of one hash", "more than 1,000 large numbers"),
+        ("tuples as keys", "holds more than tensors"),
         ("a long text", "not a readable checkpoint|could run code"),
         ("bytes of a length", "holds more than tensors"),
         ("bytes of a length in the older format", "holds more than tensors"),

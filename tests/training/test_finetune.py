@@ -154,6 +154,21 @@ def test_training_goes_on_from_an_adapter(planes: list[AnnotatedPlane]) -> None:
     at_start = next(e for e in again if isinstance(e, Validated))
     assert at_start.adapter is not None
     assert at_start.adapter.digest == learned.digest
+    for event in again:
+        if isinstance(event, Validated) and event.adapter:
+            before = learned.provenance["steps"]
+            assert event.adapter.provenance["steps"] == before + event.step
+
+
+@pytest.mark.parametrize("steps", ["many", None, -5, float("inf"), [1]])
+def test_steps_that_a_file_claims_in_vain_count_as_none(
+    steps: object, planes: list[AnnotatedPlane]
+) -> None:
+    _, first = finish(finetune(build_tiny(), planes, _config(steps=1)))
+    told = replace(first.adapter, provenance={**first.adapter.provenance, "steps": steps})
+    events = finetune(build_tiny(), planes, _config(steps=1), start=told)
+    at_start = next(e.adapter for e in events if isinstance(e, Validated) and e.adapter)
+    assert at_start.provenance["steps"] == 0
 
 
 def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:

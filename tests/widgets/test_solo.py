@@ -291,6 +291,21 @@ def test_all_images_of_a_sample_are_in_the_project(bench: Open) -> None:
     assert seen(b) == [b.layers.image.name]
     assert set(lines(b)) == {image.name for image in b.document.images.values()}
     assert len(lines(b)) == len(layers)
+    wait(lambda: not any(isinstance(e, napari.layers.Image) for e in b.viewer.layers[1:]))
+    assert b.viewer.layers.selection.active not in layers[1:]
+
+
+def test_a_channel_that_comes_hidden_stays_one(bench: Open) -> None:
+    b = bench(blobs(), blending="additive")
+    [shown] = b.layers.image_layers
+    channel = napari.layers.Image(
+        blobs(seed=1), name="channel", blending="additive", visible=False, metadata=shown.metadata
+    )
+    channel._set_source(channel.source.model_copy(update={"path": "c.tif"}))
+    b.viewer.add_layer(channel)
+    settle()
+    assert channel in b.viewer.layers
+    assert b.document.find_image("channel") is None
 
 
 def test_hidden_objects_stay_hidden_over_images(two: Bench) -> None:

@@ -190,6 +190,8 @@ class Solo:
             spare_collections()  # napari collects whenever a layer goes
             with self._quietly():
                 each.locked = False
+                if layers.selection.active is each:
+                    layers.selection.active = self._bridge.image
                 layers.remove(each)
             self._soon.start()
 
@@ -207,8 +209,8 @@ class Solo:
         """Say whether an image is in the document; one from a file or a sample gets there."""
         known = self._bridge.document.find_image(image.name)
         is_awaited = known is not None and self._bridge.layer_of(known.id) is None
-        is_given = image.source.path or image.source.sample or PATH in image.metadata
-        if image not in self._objects and is_given and not is_awaited:
+        comes_from_file = image.source.path or image.source.sample or PATH in image.metadata
+        if image not in self._objects and comes_from_file and not is_awaited:
             self._bridge.attempt(lambda: self._bridge.adopt(image))
         return image in self._objects
 
@@ -220,8 +222,9 @@ class Solo:
     def _inserted(self, event: Any) -> None:
         layer, shown = event.value, self._bridge.image
         self._watch(layer)
-        is_waiting = isinstance(layer, Image) and not layer.visible and not self.is_moving
-        if is_waiting and shown is not None and self._bridge.tools.is_open:
+        is_hidden = isinstance(layer, Image) and not layer.visible and not self.is_moving
+        is_other = is_hidden and shown is not None and not _is_channel(layer, shown)
+        if is_other and self._bridge.tools.is_open:
             self._put_away(layer, shown)
 
     def _watch(self, layer: Layer) -> None:
