@@ -114,7 +114,8 @@ def sampled_limits(plane: Plane) -> Limits:
     squares = []
     for row in rows:
         # A call costs a stored array more than its pixels do; squares of narrow planes overlap.
-        strip, top = (plane, row) if is_wide else (np.asarray(plane[row : row + _SAMPLE_SIDE]), 0)
+        part = slice(row, row + _SAMPLE_SIDE), slice(0, plane.shape[1])
+        strip, top = (plane, row) if is_wide else (np.asarray(plane[part]), 0)
         squares += [_finite(strip, top, col, _SAMPLE_SIDE, _SAMPLE_STEP) for col in columns]
     low, high = _percentiles([s for s in squares if s.size and s.std() > 0])
     if low < high:
