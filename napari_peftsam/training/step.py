@@ -193,7 +193,7 @@ class Trainer:
     def _refiner_factor(self) -> float:
         """Factor on what the refiner changes: together with those before, 1 / `strength`."""
         steps = self._earlier, self._earlier + self._updates
-        before, now = (min(1.0, each / _TRUSTED_AFTER) for each in steps)
+        before, now = (min(each, _TRUSTED_AFTER) / _TRUSTED_AFTER for each in steps)
         return float(MaskRefiner.strength ** (before - now))
 
     @torch.no_grad()

@@ -288,6 +288,7 @@ def test_the_average_of_the_weights_takes_their_place_for_a_while(
         pytest.param(0, 150, 2.0, id="trained"),
         pytest.param(40, 150, 2**0.6, id="after a short training"),
         pytest.param(150, 50, 1.0, id="after a long training"),
+        pytest.param(10**400, 1, 1.0, id="after more steps than a float holds"),
     ],
 )
 def test_what_a_refiner_changes_is_held_back_until_it_is_trained(
