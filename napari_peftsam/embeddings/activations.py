@@ -278,13 +278,13 @@ class FrozenActivations:
     reach: int
     blocks: tuple[int, ...]
 
-    def latest(self, key: EmbeddingKey) -> tuple[int, Tensor | None]:
-        """Return the last block that an image's encoding may begin at, and the tokens entering it.
+    def latest(self, key: EmbeddingKey, turn: int = 0) -> tuple[int, Tensor | None]:
+        """Return the last block that an encoding may begin at, and the tokens entering it.
 
-        Block 0 and None if nothing is kept of the image.
+        Block 0 and None if nothing is kept of the image, `turned`.
         """
         for block in sorted(self.blocks, reverse=True):
-            tokens = self.cache.get(_address(key, block)) if 0 < block <= self.reach else None
+            tokens = self.cache.get(_address(key, block, turn)) if 0 < block <= self.reach else None
             if tokens is not None:
                 return block, tokens.permute(0, 2, 3, 1)
         return 0, None
@@ -293,15 +293,16 @@ class FrozenActivations:
         """Return True if the tokens that enter a block should be kept."""
         return 0 < block <= self.reach and block in self.blocks
 
-    def keep(self, key: EmbeddingKey, block: int, tokens: Tensor) -> None:
-        """Keep the tokens ``(1, h, w, width)`` of an image that enter a block."""
-        address = _address(key, block)
+    def keep(self, key: EmbeddingKey, block: int, tokens: Tensor, turn: int = 0) -> None:
+        """Keep the tokens ``(1, h, w, width)`` of a turned image that enter a block."""
+        address = _address(key, block, turn)
         if address not in self.cache:
             # Channels first, as the convolution that made the tokens left them in memory:
             # in another layout the next layers would add up in another order.
             self.cache.put(address, tokens.permute(0, 3, 1, 2))
 
 
-def _address(key: EmbeddingKey, block: int) -> str:
+def _address(key: EmbeddingKey, block: int, turn: int) -> str:
     # Everything an embedding depends on but the adapter; no adapter has such a name.
-    return replace(key, adapter=f"exact tokens entering block {block}").digest
+    where = f" turned {turn}" if turn else ""
+    return replace(key, adapter=f"exact tokens entering block {block}{where}").digest

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from napari_peftsam.embeddings.store import (
 from napari_peftsam.errors import CheckpointError, ExportError, ImageError, PeftSamError
 from napari_peftsam.models import SamModel, encode_steps, frame_of, to_model_input
 from napari_peftsam.models.memory import is_out_of_memory
+from napari_peftsam.models.orientations import ORIENTATIONS, turned
 from napari_peftsam.normalisation import Limits
 from napari_peftsam.types import FloatArray, PixelArray
 
@@ -185,17 +187,22 @@ class _Encoding:
             yield EncodeProgress(name, 1.0)
             yield Encoded(name, stored, from_store=True)
             return
-        start = (0, None) if self.frozen is None else self.frozen.latest(key)
-        entering: dict[int, torch.Tensor] = {}  # blocks whose input is to be kept
-        for fraction, block, x in self._steps(request, *start):
-            if fraction < 1 and self.frozen is not None and self.frozen.wants(block):
-                entering[block] = x
-            yield EncodeProgress(name, fraction)
-        embedding = Embedding(key, frame_of(pixels, self.model), _to_array(x, self.model))
+        picture = cache(partial(to_model_input, pixels, self.model, request.intensity_range))
+        entering: dict[tuple[int, int], torch.Tensor] = {}  # what is to be kept
+        embedded = []
+        for done, turn in enumerate(ORIENTATIONS[: key.orientations]):
+            start = (0, None) if self.frozen is None else self.frozen.latest(key, turn)
+            for fraction, block, x in self._steps(picture, turn, *start):
+                if fraction < 1 and self.frozen is not None and self.frozen.wants(block):
+                    entering[turn, block] = x
+                yield EncodeProgress(name, (done + fraction) / key.orientations)
+            embedded.append(x)
+        features = _to_array(torch.cat(embedded, dim=1), self.model)
+        embedding = Embedding(key, frame_of(pixels, self.model), features)
         yield Encoded(name, embedding, from_store=False, kept=self._keep(embedding))
-        for block, tokens in entering.items():  # only now: nobody waits for the disk
+        for (turn, block), tokens in entering.items():  # only now: nobody waits for the disk
             assert self.frozen is not None
-            self.frozen.keep(key, block, tokens)
+            self.frozen.keep(key, block, tokens, turn)
 
     def _keep(self, embedding: Embedding) -> bool:
         """Store an embedding; if that fails, warn once."""
@@ -208,17 +215,18 @@ class _Encoding:
             return False
 
     def _steps(
-        self, request: EncodeRequest, first: int, tokens: torch.Tensor | None
+        self,
+        picture: Callable[[], torch.Tensor],
+        turn: int,
+        first: int,
+        tokens: torch.Tensor | None,
     ) -> Iterator[tuple[float, int, torch.Tensor]]:
         """Run the encoder from block `first` on; yield the block that a step's result enters."""
         model = self.model
         # The modes are entered for every step anew: a generator that yields inside a
         # `with torch.inference_mode()` would leave its consumer in that mode.
         with torch.inference_mode():
-            if tokens is None:
-                x = to_model_input(request.pixels, model, request.intensity_range)
-            else:
-                x = tokens.to(model.device)
+            x = turned(picture(), turn) if tokens is None else tokens.to(model.device)
             steps = encode_steps(model.sam, x, first)
         block = 0 if tokens is None else first + 1
         while True:

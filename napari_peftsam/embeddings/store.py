@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 import xxhash
+from torch import Tensor
 
 from napari_peftsam.embeddings._entries import LOOK_SHARE, Entry, EntryFolder
 from napari_peftsam.errors import ImageError
@@ -51,6 +53,8 @@ class EmbeddingKey:
         Side of the square model input, in pixels.
     precision
         Precision of the encoder (`SamModel.precision`).
+    orientations
+        Number of those in which the image is embedded (`Architecture.orientations`).
     """
 
     image: str
@@ -59,11 +63,17 @@ class EmbeddingKey:
     normalisation: str
     image_size: int
     precision: str
+    orientations: int = 1
+
+    @property
+    def parts(self) -> dict[str, str | int]:
+        """What the store knows an entry by; one orientation is not named, as when all had one."""
+        return {k: v for k, v in asdict(self).items() if k != "orientations" or v != 1}
 
     @property
     def digest(self) -> str:
         """The key as 32 hexadecimal digits (xxh128), the name of its store entry."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        text = json.dumps(self.parts, sort_keys=True)
         return xxhash.xxh128_hexdigest(text.encode())
 
 
@@ -78,12 +88,19 @@ class Embedding:
     frame
         Placement of the image in the model's square input.
     features
-        ``(C, h, w)`` float32.
+        ``(N C, h, w)`` float32, of N orientations one after the other, each as it was seen.
     """
 
     key: EmbeddingKey
     frame: Frame
     features: FloatArray = field(repr=False)
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return the embedding ``(1, C, h, w)`` of each orientation on a device."""
+        # torch warns about arrays it could write to by accident
+        writeable = self.features if self.features.flags.writeable else self.features.copy()
+        whole = torch.from_numpy(writeable).to(device)[None]
+        return whole.chunk(self.key.orientations, dim=1)
 
 
 def image_signature(pixels: PixelArray) -> str:
@@ -121,6 +138,7 @@ def embedding_key(
         NORMALISATION if intensity_range is None else intensity_range.name,
         model.image_size,
         model.precision,
+        model.architecture.orientations,
     )
 
 
@@ -150,7 +168,7 @@ class EmbeddingStore(EntryFolder):
 
     def get(self, key: EmbeddingKey) -> Embedding | None:
         """Return the embedding of `key`; None if it is not there or was damaged."""
-        entry = self.read(key.digest, asdict(key))
+        entry = self.read(key.digest, key.parts)
         if entry is None:
             return None
         return Embedding(key, Frame(**entry.attributes["frame"]), entry.values)
@@ -158,6 +176,6 @@ class EmbeddingStore(EntryFolder):
     def put(self, embedding: Embedding) -> bool:
         """Store an embedding; one of the same key is replaced. As `EntryFolder.write`."""
         key = embedding.key
-        attributes = {"key": asdict(key), "frame": asdict(embedding.frame)}
+        attributes = {"key": key.parts, "frame": asdict(embedding.frame)}
         features = np.asarray(embedding.features, np.float32)
         return self.write(key.digest, Entry(features, attributes))

@@ -102,6 +102,9 @@ class Architecture:
         Standard deviation of the random Fourier frequencies that encode prompt
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
         smaller distances, which small objects in a small frame need.
+    orientations
+        In how many an image is embedded, 1 to 8: masks, scores and maps are the means over them.
+        A training looks at one at a time.
     frames
         All values of `image_size` that it can be loaded with; empty if there is only its own.
     """
@@ -116,6 +119,7 @@ class Architecture:
     drawn_prompts: bool = False
     refined_masks: bool = False
     position_scale: float = 1.0
+    orientations: int = 1
     frames: tuple[int, ...] = ()
 
     def at_frame(self, image_size: int | None, name: str) -> Architecture:
@@ -184,7 +188,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "builtin", 384, 8,
             PlainVit(128, 8, 4, (3, 7), 16, absolute_positions=False, convolutional_stem=True), 128,
             decoder_heads=4, decoder_mlp_width=512, drawn_prompts=True,
-            refined_masks=True, position_scale=3.0,
+            refined_masks=True, position_scale=3.0, orientations=2,
         ),
         _sam("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _sam("vit_l", 1024, 24, 16, (5, 11, 17, 23)),

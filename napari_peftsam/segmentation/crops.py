@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from napari_peftsam.errors import ConfigurationError
+from napari_peftsam.models.orientations import turned_points
 from napari_peftsam.types import Frame, Prompts, Window
 
 __all__ = ["Crop"]
@@ -73,6 +74,14 @@ def placed(logits: Tensor, windows: Sequence[Window], grid: int) -> Tensor:
     for one, part, window in zip(found, logits, windows, strict=True):
         one[:, *fine(window).slices] = part
     return found
+
+
+def turned_window(window: Window, turn: int, grid: int) -> Window:
+    """Return where a square window is once the grid that it lies on is `turned`."""
+    last = window.col + window.width - 1, window.row + window.height - 1
+    corners = torch.tensor([(window.col, window.row), last])
+    col, row = turned_points(corners, turn, grid).amin(0).tolist()
+    return replace(window, row=row, col=col)
 
 
 def fine(window: Window) -> Window:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from napari_peftsam.models.orientations import turned, turned_points
 from napari_peftsam.models.sam_parts import MaskDecoder, Sam
 from napari_peftsam.segmentation.crops import fine
 from napari_peftsam.segmentation.two_way import (
@@ -48,6 +49,20 @@ class PromptTensors:
     labels: Tensor | None = None
     boxes: Tensor | None = None
     masks: Tensor | None = None
+
+    def turned(self, turn: int, side: int) -> PromptTensors:
+        """Return them as they lie once a frame of this side is `turned`."""
+        if not turn:
+            return self
+        points = boxes = masks = None
+        if self.points is not None:
+            points = turned_points(self.points, turn, side)
+        if self.boxes is not None:
+            corners = turned_points(self.boxes.unflatten(1, (2, 2)), turn, side)
+            boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+        if self.masks is not None:
+            masks = turned(self.masks, turn)
+        return PromptTensors(points, self.labels, boxes, masks)
 
 
 def decode(

@@ -12,8 +12,8 @@ from torch import Tensor
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError, PromptError
 from napari_peftsam.models import SamModel
-from napari_peftsam.models.sam_parts import Sam
-from napari_peftsam.segmentation.crops import Crop, cut, fine, placed
+from napari_peftsam.models.orientations import ORIENTATIONS, mean_turned_back
+from napari_peftsam.segmentation.crops import Crop, cut, fine, placed, turned_window
 from napari_peftsam.segmentation.decode import MaskOutputs, PromptTensors, decode_outputs
 from napari_peftsam.segmentation.region_labels import object_part, to_image_masks
 from napari_peftsam.types import FloatArray, Frame, Prediction, Prompts, Window
@@ -133,8 +133,8 @@ class Predictor:
     ) -> list[Decoded]:
         """Do `predict_many` without scaling to the image; keep `keep` candidates of each."""
         masks = _check(self.model, embedding, prompts, mask_prompts)
-        features = _to_tensor(embedding.features, self.model.device)[None]
-        grid: int = features.shape[-1]
+        seen = embedding.tensors(self.model.device)
+        grid: int = seen[0].shape[-1]
         places = [Window(0, 0, grid, grid)] * len(prompts)
         if crop is not None:
             places = [crop.window(one, embedding.frame, grid) for one in prompts]
@@ -142,7 +142,7 @@ class Predictor:
         if near:
             pairs = zip(masks, places, strict=True)
             masks = [None if one is None else one[fine(place).slices] for one, place in pairs]
-        few = _OBJECTS_ON_CPU if features.device.type == "cpu" else _OBJECTS_ON_GPU
+        few = _OBJECTS_ON_CPU if seen[0].device.type == "cpu" else _OBJECTS_ON_GPU
 
         def most(window: Window) -> int:
             return few * grid**2 // window.height**2 if near else few
@@ -151,14 +151,39 @@ class Predictor:
         for batch in _batches(prompts, masks, places, most):
             windows = [places[i] for i in batch]
             tensors = _prompt_tensors(
-                [prompts[i] for i in batch], [masks[i] for i in batch], embedding.frame, features
+                [prompts[i] for i in batch], [masks[i] for i in batch], embedding.frame, seen[0]
             )
             with torch.inference_mode(), self.model.autocast():
-                decoded = _decoded(self.model.sam, features, tensors, windows, near)
-                outputs, scores = _ranked(decoded.scores, _outputs(tensors), keep)
-                logits = placed(decoded.logits(outputs), windows, grid)
+                decoded = [
+                    self._decoded(one, tensors, windows, turn, near)
+                    for one, turn in zip(seen, ORIENTATIONS, strict=False)
+                ]
+                scores = torch.stack([one.scores for one in decoded]).mean(0)
+                outputs, scores = _ranked(scores, _outputs(tensors), keep)
+                logits = mean_turned_back([one.logits(outputs) for one in decoded])
+                logits = placed(logits, windows, grid)
                 answers.update(zip(batch, map(Decoded, logits, scores), strict=True))
         return [answers[i] for i in range(len(prompts))]
+
+    def _decoded(
+        self,
+        features: Tensor,
+        prompts: PromptTensors,
+        windows: Sequence[Window],
+        turn: int,
+        near: bool,
+    ) -> MaskOutputs:
+        """Decode objects that are drawn in windows of tokens, and with `near` see nothing else.
+
+        The windows are those of the upright image, `features` those of the `turned` one.
+        """
+        sam, grid = self.model.sam, features.shape[-1]
+        prompts = prompts.turned(turn, self.model.image_size)
+        windows = [turned_window(window, turn, grid) for window in windows]
+        if near and windows[0].height < grid:
+            corners = [(window.row, window.col) for window in windows]
+            return decode_outputs(sam, cut(features, windows), prompts, corners)
+        return decode_outputs(sam, features, prompts).within(windows)
 
 
 def _check(
@@ -210,16 +235,6 @@ def _batches(
             yield group[start : start + size]
 
 
-def _decoded(
-    sam: Sam, features: Tensor, prompts: PromptTensors, windows: Sequence[Window], near: bool
-) -> MaskOutputs:
-    """Decode objects that are drawn in windows of tokens, and with `near` see nothing else."""
-    if near and windows[0].height < features.shape[-1]:
-        corners = [(window.row, window.col) for window in windows]
-        return decode_outputs(sam, cut(features, windows), prompts, corners)
-    return decode_outputs(sam, features, prompts).within(windows)
-
-
 def _prompt_tensors(
     prompts: Sequence[Prompts],
     mask_prompts: Sequence[FloatArray | None],
@@ -263,9 +278,3 @@ def _to_prediction(decoded: Decoded, frame: Frame) -> Prediction:
     # The logits go to the CPU in any case; masks in image pixels would be many times as much.
     logits = decoded.logits.cpu()
     return Prediction(to_image_masks(logits, frame), decoded.scores.cpu().numpy(), logits.numpy())
-
-
-def _to_tensor(features: FloatArray, device: torch.device) -> Tensor:
-    # torch warns about arrays it could write to by accident
-    writeable = features if features.flags.writeable else features.copy()
-    return torch.from_numpy(writeable).to(device)

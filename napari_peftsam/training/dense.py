@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_peftsam.models import DenseHead
+from napari_peftsam.models.orientations import turned
 from napari_peftsam.training.dataset import TrainingObject
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.prompts import dilated
-from napari_peftsam.training.samples import ModelPlane, TrainingCrop, turned
+from napari_peftsam.training.samples import ModelPlane, TrainingCrop
 from napari_peftsam.types import BoolArray, FloatArray, LabelArray
 
 LEAST_OBJECTS = 5

@@ -27,6 +27,7 @@ from napari_peftsam.evaluation import (
     click_ious,
     given_ious,
 )
+from napari_peftsam.models.orientations import ORIENTATIONS
 from napari_peftsam.peft import Adapter, Injection, apply_adapter, dense_head_of, inject
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.segmentation.automatic import (
@@ -240,7 +241,9 @@ def plane_predictor(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predict
     plane = encoder.planes[index]
     key = embedding_key(encoder.model, plane.source.pixels, intensity_range=plane.source.limits)
     with torch.inference_mode():
-        features = encoder.features(index)[0].float().cpu().numpy()
+        turns = ORIENTATIONS[: key.orientations]
+        seen = torch.cat([encoder.features(index, turn) for turn in turns], dim=1)
+        features = seen[0].float().cpu().numpy()
         yield Predictor(encoder.model), Embedding(key, plane.frame, features)
 
 

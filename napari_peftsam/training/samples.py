@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_peftsam.models import Architecture, SamModel, frame_of, to_model_input
+from napari_peftsam.models.orientations import turned
 from napari_peftsam.segmentation.decode import PromptTensors
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.prompts import PromptSimulator, bounding_boxes
@@ -112,12 +113,6 @@ def varied(picture: Tensor, strength: float) -> Tensor:
     if blurred < _BLURRED:
         changed = functional.avg_pool2d(functional.pad(changed, (1,) * 4, mode="replicate"), 3, 1)
     return changed
-
-
-def turned(x: Tensor, turn: int) -> Tensor:
-    """Return images ``(..., S, S)`` rotated and flipped, `turn` from 0 to 7."""
-    x = torch.rot90(x, turn % 4, (-2, -1))
-    return x.flip(-1) if turn >= 4 else x
 
 
 def prepare_planes(

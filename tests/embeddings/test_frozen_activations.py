@@ -94,7 +94,7 @@ def test_so_it_is_with_the_built_in_model(precision: str) -> None:
             perturb(injection.trainable_parameters())
             expected, _ = events(model, None, "0123")
             found, steps = events(model, FrozenActivations(cache, 6, (6,)), "0123")
-    assert steps == 3
+    assert steps == 3 * model.architecture.orientations
     np.testing.assert_array_equal(found.features, expected.features)
 
 

@@ -55,6 +55,7 @@ def test_python_objects_are_no_image() -> None:
         {"normalisation": "b"},
         {"image_size": 128},
         {"precision": "bf16"},
+        {"orientations": 2},
         {"image": "imagemodel", "model": ""},
     ],
     ids="+".join,

@@ -12,6 +12,7 @@ from torch import nn
 from napari_peftsam.embeddings import Embedding
 from napari_peftsam.errors import ConfigurationError
 from napari_peftsam.models import SamModel
+from napari_peftsam.models.orientations import mean_turned_back
 from napari_peftsam.segmentation.region_labels import to_image_logits
 from napari_peftsam.types import FloatArray, Frame
 
@@ -70,8 +71,8 @@ class DenseMaps:
             )
         frame = working_frame(embedding.frame)
         with torch.inference_mode():
-            features = torch.from_numpy(np.asarray(embedding.features, np.float32))[None]
-            logits = head(features.to(model.device)).float()
+            seen = embedding.tensors(model.device)
+            logits = mean_turned_back([head(one).float() for one in seen])
             maps = to_image_logits(logits, frame)[0].sigmoid().cpu()
             return cls.smoothed(maps.numpy(), frame)
 
