@@ -407,17 +407,23 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
 
 
 def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None) -> TrainingReport:
-    """Leave the new head out if it finds fewer of the held-out objects than the present one."""
+    """Leave the new head out if, on the new embeddings, the present one finds more objects."""
+    present = {} if judge is None else judge.adapter.head
+    if not report.adapter.head:
+        return report
+    without = report.adapter.with_head(present)
 
     def is_worse_head() -> bool:
-        new = count_found(run.encoder, Incumbent(report.adapter), run.data.held_out)
-        return new < count_found(run.encoder, judge, run.data.held_out)
+        new, old = (
+            count_found(run.encoder, Incumbent(each), run.data.held_out)
+            for each in (report.adapter, without)
+        )
+        return new < old
 
-    if not report.adapter.head or not run.team.from_leader(is_worse_head):
+    if not run.team.from_leader(is_worse_head):
         return report
     _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
-    head = None if judge is None else judge.adapter.head
-    return replace(report, adapter=report.adapter.with_head(head or {}))
+    return replace(report, adapter=without)
 
 
 def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:

@@ -171,13 +171,12 @@ def answers_of(
         return ask(replace(encoder, first=min(first, encoder.first)), held_out)
 
 
-def count_found(encoder: PlaneEncoder, model: Incumbent | None, held_out: HeldOut) -> int:
+def count_found(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> int:
     """Return how many held-out objects are found without prompts, with an IoU of one half.
 
     The head is the adapter's, if it brings one, else the model's own; without any, none is found.
     """
-    adapter = None if model is None else model.adapter
-    head = dense_head_of(encoder.model, adapter)
+    head = dense_head_of(encoder.model, model.adapter)
 
     def found(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
         answers: list[Answers] = []
