@@ -103,8 +103,8 @@ class Architecture:
         positions, in cycles per half frame. SAM uses 1; a larger value resolves
         smaller distances, which small objects in a small frame need.
     orientations
-        In how many an image is embedded, 1 to 8: masks, scores and maps are the means over them.
-        A training looks at one at a time.
+        In how many an image is embedded, 1 to 8: logits and maps are the means over them, scores
+        the lowest. A training looks at one at a time.
     frames
         All values of `image_size` that it can be loaded with; empty if there is only its own.
     """
