@@ -1,4 +1,4 @@
-"""An image seen in several orientations: answers are means over them, upright, scores the lowest."""
+"""An image in several orientations: logits and maps are means over them, scores the lowest."""
 
 from __future__ import annotations
 
