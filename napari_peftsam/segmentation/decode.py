@@ -50,19 +50,24 @@ class PromptTensors:
     boxes: Tensor | None = None
     masks: Tensor | None = None
 
-    def turned(self, turn: int, side: int) -> PromptTensors:
-        """Return them as they lie once a frame of this side is `turned`."""
-        if not turn:
+    def in_orientations(self, turns: Sequence[int], side: int) -> PromptTensors:
+        """Return them as they lie in a frame that is `turned`, for the first turn, the second, ...
+
+        The first is 0; `side` is the frame's.
+        """
+        if len(turns) == 1:
             return self
-        points = boxes = masks = None
-        if self.points is not None:
-            points = turned_points(self.points, turn, side)
+        points = boxes = masks = labels = None
+        if self.points is not None and self.labels is not None:
+            points = torch.cat([turned_points(self.points, turn, side) for turn in turns])
+            labels = self.labels.repeat(len(turns), 1)
         if self.boxes is not None:
-            corners = turned_points(self.boxes.unflatten(1, (2, 2)), turn, side)
+            corners = self.boxes.unflatten(1, (2, 2))
+            corners = torch.cat([turned_points(corners, turn, side) for turn in turns])
             boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
         if self.masks is not None:
-            masks = turned(self.masks, turn)
-        return PromptTensors(points, self.labels, boxes, masks)
+            masks = torch.cat([turned(self.masks, turn) for turn in turns])
+        return PromptTensors(points, labels, boxes, masks)
 
 
 def decode(

@@ -133,19 +133,20 @@ class Predictor:
     ) -> list[Decoded]:
         """Do `predict_many` without scaling to the image; keep `keep` candidates of each."""
         masks = _check(self.model, embedding, prompts, mask_prompts)
+        near = crop is not None and crop.approximate
         seen = embedding.tensors(self.model.device)
         grid: int = seen[0].shape[-1]
         places = [Window(0, 0, grid, grid)] * len(prompts)
         if crop is not None:
             places = [crop.window(one, embedding.frame, grid) for one in prompts]
-        near = crop is not None and crop.approximate
         if near:
             pairs = zip(masks, places, strict=True)
             masks = [None if one is None else one[fine(place).slices] for one, place in pairs]
         few = _OBJECTS_ON_CPU if seen[0].device.type == "cpu" else _OBJECTS_ON_GPU
 
         def most(window: Window) -> int:
-            return few * grid**2 // window.height**2 if near else few
+            objects = few * grid**2 // window.height**2 if near else few
+            return max(1, objects // len(seen))
 
         answers: dict[int, Decoded] = {}
         for batch in _batches(prompts, masks, places, most):
@@ -154,37 +155,36 @@ class Predictor:
                 [prompts[i] for i in batch], [masks[i] for i in batch], embedding.frame, seen[0]
             )
             with torch.inference_mode(), self.model.autocast():
-                decoded = [
-                    self._decoded(one, tensors, windows, turn, near)
-                    for one, turn in zip(seen, ORIENTATIONS, strict=False)
-                ]
+                decoded = self._decoded(seen, tensors, windows, near)
                 # What one orientation alone is sure of is seldom the object: for clicks beside
                 # one, the lowest score is right more often than the mean.
-                scores = torch.stack([one.scores for one in decoded]).amin(0)
+                scores = decoded.scores.unflatten(0, (len(seen), -1)).amin(0)
                 outputs, scores = _ranked(scores, _outputs(tensors), keep)
-                logits = mean_turned_back([one.logits(outputs) for one in decoded])
+                logits = decoded.logits(outputs.repeat(len(seen), 1))
+                logits = mean_turned_back(logits.chunk(len(seen)))
                 logits = placed(logits, windows, grid)
                 answers.update(zip(batch, map(Decoded, logits, scores), strict=True))
         return [answers[i] for i in range(len(prompts))]
 
     def _decoded(
-        self,
-        features: Tensor,
-        prompts: PromptTensors,
-        windows: Sequence[Window],
-        turn: int,
-        near: bool,
+        self, seen: Sequence[Tensor], prompts: PromptTensors, windows: Sequence[Window], near: bool
     ) -> MaskOutputs:
         """Decode objects that are drawn in windows of tokens, and with `near` see nothing else.
 
-        The windows are those of the upright image, `features` those of the `turned` one.
+        The answers for the second orientation follow those for the first. Prompts and windows are
+        those of the upright image.
         """
-        sam, grid = self.model.sam, features.shape[-1]
-        prompts = prompts.turned(turn, self.model.image_size)
-        windows = [turned_window(window, turn, grid) for window in windows]
+        sam, grid, turns = self.model.sam, seen[0].shape[-1], ORIENTATIONS[: len(seen)]
+        prompts = prompts.in_orientations(turns, self.model.image_size)
+        each = [[turned_window(window, turn, grid) for window in windows] for turn in turns]
+        windows, count = [window for one in each for window in one], len(windows)
         if near and windows[0].height < grid:
             corners = [(window.row, window.col) for window in windows]
-            return decode_outputs(sam, cut(features, windows), prompts, corners)
+            features = torch.cat([cut(one, part) for one, part in zip(seen, each, strict=True)])
+            return decode_outputs(sam, features, prompts, corners)
+        features = seen[0]
+        if len(seen) > 1:
+            features = torch.cat([one.expand(count, -1, -1, -1) for one in seen])
         return decode_outputs(sam, features, prompts).within(windows)
 
 
