@@ -53,8 +53,8 @@ from napari_peftsam.training.judging import (
     HeldOut,
     Incumbent,
     answers_of,
-    count_found,
     draw_held_out,
+    find,
     is_worse,
     judge_in_folds,
     mean_iou,
@@ -407,23 +407,22 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
 
 
 def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None) -> TrainingReport:
-    """Leave the new head out if, on the new embeddings, the present one finds more objects."""
-    present = {} if judge is None else judge.adapter.head
-    if not report.adapter.head:
+    """Leave the new head out if the present one finds more in the new embeddings, beyond noise."""
+    held_out = run.data.held_out
+    if not (report.adapter.head and held_out):
         return report
-    without = report.adapter.with_head(present)
+    present = report.adapter.with_head({} if judge is None else judge.adapter.head)
 
     def is_worse_head() -> bool:
         new, old = (
-            count_found(run.encoder, Incumbent(each), run.data.held_out)
-            for each in (report.adapter, without)
+            find(run.encoder, Incumbent(each), held_out) for each in (report.adapter, present)
         )
-        return new < old
+        return is_worse(held_out, new, old)
 
     if not run.team.from_leader(is_worse_head):
         return report
     _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
-    return replace(report, adapter=without)
+    return replace(report, adapter=present)
 
 
 def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:

@@ -52,7 +52,6 @@ JUDGED_AT_MOST = 96  # by the verdict, where time allows: clicks vary by two or 
 # corrections count too; only three of them, since a validation takes time from the training.
 _CLICKS = 3
 _CLICKS_OF_VERDICT = 8
-_HALF = 0.5  # IoU from which on an object counts as found
 _GOOD = 0.95  # IoU at which an object gets no more clicks
 
 # With as many held-out objects as this, the others are not judged.
@@ -171,8 +170,8 @@ def answers_of(
         return ask(replace(encoder, first=min(first, encoder.first)), held_out)
 
 
-def count_found(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> int:
-    """Return how many held-out objects are found without prompts, with an IoU of one half.
+def find(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> tuple[Answers, ...]:
+    """Return the IoU of each held-out object with the best of what is found without prompts.
 
     The head is the adapter's, if it brings one, else the model's own; without any, none is found.
     """
@@ -181,11 +180,12 @@ def count_found(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> i
     def found(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
         answers: list[Answers] = []
         for index, objects in held_out.items():
-            with plane_predictor(encoder, index) as (predictor, embedding):
-                proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
             labels = np.zeros(encoder.planes[index].source.labels.shape, np.int32)
-            scores = ProposalScorer().scores(features_of(proposals)).iou
-            merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
+            if head is not None:
+                with plane_predictor(encoder, index) as (predictor, embedding):
+                    proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
+                scores = ProposalScorer().scores(features_of(proposals)).iou
+                merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
             for each in objects:
                 under = labels[each.target.window.slices][each.target.mask]
                 best = max(
@@ -195,9 +195,7 @@ def count_found(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> i
                 answers.append(Answers((best,), ()))
         return tuple(answers)
 
-    if head is None:
-        return 0
-    return sum(each.iou >= _HALF for each in answers_of(encoder, model, held_out, found))
+    return answers_of(encoder, model, held_out, found)
 
 
 def trials(

@@ -26,7 +26,7 @@ import torch
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from napari_peftsam.embeddings import Embedding, EmbeddingKey
+from napari_peftsam.embeddings import Embedding, embedding_key
 from napari_peftsam.models import SamModel, build, build_random
 from napari_peftsam.segmentation import Predictor, PromptTensors, decode
 from napari_peftsam.types import Frame, Point, Prompts
@@ -63,8 +63,9 @@ def figures(costs: Mapping[str, Cost]) -> dict[str, Any]:
 def prompt_cost(model: SamModel, side: int = 512, repeats: int = 15) -> dict[str, Any]:
     """Measure one point in an image of `side` pixels, from click to masks in its pixels."""
     features = _features(model)[0]
-    key = EmbeddingKey("", model.weights_hash, "base", "", model.image_size, model.precision)
-    embedding = Embedding(key, Frame(side, side, model.image_size), features.numpy())
+    key = embedding_key(model, "")
+    seen = np.tile(features.numpy(), (key.orientations, 1, 1))
+    embedding = Embedding(key, Frame(side, side, model.image_size), seen)
     own, click = Predictor(model), Prompts((Point(side * 0.4, side * 0.4),))
     theirs = SamPredictor(model.sam)
     theirs.features, theirs.is_image_set = features[None], True
