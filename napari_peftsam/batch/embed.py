@@ -195,10 +195,11 @@ def _parts(path: Path, shape: tuple[int, ...] | None, model: Architecture) -> li
 
 def _bytes_of_image(shape: tuple[int, ...], model: Architecture) -> int:
     """Return the most that the embeddings of an image ``(..., H, W)`` take."""
-    tokens, number, tiles = model.grid**2, 4, len(tile_grid(shape[-2:], model))  # float32
-    size = tiles * (tokens * model.embedding_width * number + _DESCRIPTION)
+    tiles = len(tile_grid(shape[-2:], model))
+    number = 4 * model.grid**2 * model.orientations  # bytes of a float32 of each token
+    size = tiles * (number * model.embedding_width + _DESCRIPTION)
     if tiles == 1 and model.adaptable:
-        size += _ACTIVATIONS * (tokens * model.width * number + _DESCRIPTION)
+        size += _ACTIVATIONS * (number * model.width + model.orientations * _DESCRIPTION)
     return math.prod(shape[:-2]) * size
 
 

@@ -196,9 +196,8 @@ class _Encoding:
                 if fraction < 1 and self.frozen is not None and self.frozen.wants(block):
                     entering[turn, block] = x
                 yield EncodeProgress(name, (done + fraction) / key.orientations)
-            embedded.append(x)
-        features = _to_array(torch.cat(embedded, dim=1), self.model)
-        embedding = Embedding(key, frame_of(pixels, self.model), features)
+            embedded.append(_to_array(x, self.model))
+        embedding = Embedding(key, frame_of(pixels, self.model), np.concatenate(embedded))
         yield Encoded(name, embedding, from_store=False, kept=self._keep(embedding))
         for (turn, block), tokens in entering.items():  # only now: nobody waits for the disk
             assert self.frozen is not None

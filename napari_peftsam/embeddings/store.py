@@ -88,7 +88,8 @@ class Embedding:
     frame
         Placement of the image in the model's square input.
     features
-        ``(N C, h, w)`` float32, of N orientations one after the other, each as it was seen.
+        ``(N C, h, w)`` float32, of N orientations one after the other, each as it was seen, in the
+        order of `napari_peftsam.models.orientations.ORIENTATIONS`.
     """
 
     key: EmbeddingKey

@@ -78,6 +78,8 @@ def placed(logits: Tensor, windows: Sequence[Window], grid: int) -> Tensor:
 
 def turned_window(window: Window, turn: int, grid: int) -> Window:
     """Return where a square window is once the grid that it lies on is `turned`."""
+    if not turn or window.height == grid:
+        return window
     last = window.col + window.width - 1, window.row + window.height - 1
     corners = torch.tensor([(window.col, window.row), last])
     col, row = turned_points(corners, turn, grid).amin(0).tolist()

@@ -417,7 +417,7 @@ def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None
         new, old = (
             find(run.encoder, Incumbent(each), held_out) for each in (report.adapter, present)
         )
-        return is_worse(held_out, new, old)
+        return len(new) > 1 and is_worse(held_out, new, old)  # one alone says nothing
 
     if not run.team.from_leader(is_worse_head):
         return report
