@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from napari_peftsam.models.orientations import (
 from napari_peftsam.segmentation import Crop, Predictor
 from napari_peftsam.segmentation.automatic import DenseMaps
 from napari_peftsam.segmentation.crops import turned_window
+from napari_peftsam.segmentation.predictor import Decoded
 from napari_peftsam.types import Box, Point, Prompts, Window
 
 SIDE = 64
@@ -49,9 +51,9 @@ def turned_array(array: np.ndarray, turn: int) -> np.ndarray:
     return turned(torch.from_numpy(array), turn).numpy().copy()
 
 
-def turned_prompts(prompts: Prompts, turn: int) -> Prompts:
+def turned_prompts(prompts: Prompts, turn: int, side: int = SIDE) -> Prompts:
     def moved(row: float, col: float) -> list[float]:
-        found: list[float] = turned_points(torch.tensor([[col, row]]), turn, SIDE)[0].tolist()
+        found: list[float] = turned_points(torch.tensor([[col, row]]), turn, side)[0].tolist()
         return found[::-1]
 
     points = tuple(Point(*moved(p.row, p.col), positive=p.positive) for p in prompts.points)
@@ -100,11 +102,44 @@ def test_logits_are_the_mean_over_the_orientations_and_scores_the_lowest(
         answers += Predictor(alone).decode_many(embedding, asked, given, ALL, crop)
     given = None if mask is None else [mask]
     [found] = Predictor(both).decode_many(encode_one(both, PIXELS), [prompts], given, ALL, crop)
-    # Summed, as each orientation may rank the candidates in another order.
-    logits = mean_turned_back([answer.logits.sum(0) for answer in answers])
-    torch.testing.assert_close(found.logits.sum(0), logits, atol=1e-3, rtol=1e-4)
-    highest = torch.stack([answer.scores for answer in answers]).amin(0)
-    assert (found.scores <= highest + 1e-5).all(), "the lowest score of each candidate counts"
+    assert_combines(found, answers)
+
+
+def assert_combines(found: Decoded, answers: Sequence[Decoded]) -> None:
+    """Check every candidate: each orientation may rank them in another order."""
+    upright, other = answers
+    back = mean_turned_back([torch.zeros_like(other.logits), other.logits])  # half of them
+    means = upright.logits[:, None] / 2 + back[None]
+    lowest = torch.minimum(upright.scores[:, None], other.scores[None])
+    for logits, score in zip(found.logits, found.scores, strict=True):
+        away = (means - logits).abs().amax((-2, -1))
+        assert away.min() < 1e-3, "logits are the mean"
+        torch.testing.assert_close(lowest.flatten()[away.argmin()], score, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [None, Crop(1.0, approximate=False)], ids=["whole", "drawn near"])
+@pytest.mark.parametrize("corrects", [False, True], ids=["box", "correction"])
+def test_so_they_are_where_prompts_are_drawn_and_an_image_is_not_square(
+    crop: Crop | None, corrects: bool
+) -> None:
+    both = replace(build("builtin"), precision="fp32")
+    alone = replace(both, architecture=replace(both.architecture, orientations=1))
+    side, rng = alone.image_size, np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (side, side * 5 // 8)).astype(np.uint8)
+    embedding, of_square = (
+        encode_one(both, pixels),
+        encode_one(alone, np.resize(pixels, (side, side))),
+    )
+    mask = rng.normal(0, 4, (side // 2, side // 2)).astype(np.float32) if corrects else None
+    answers = []
+    for turn, features in zip(ORIENTATIONS, np.split(embedding.features, 2), strict=False):
+        given = None if mask is None else [turned_array(mask, turn)]
+        asked = [turned_prompts(BOX, turn, side)]
+        part = replace(of_square, features=features)
+        answers += Predictor(alone).decode_many(part, asked, given, ALL, crop)
+    given = None if mask is None else [mask]
+    [found] = Predictor(both).decode_many(embedding, [BOX], given, ALL, crop)
+    assert_combines(found, answers)
 
 
 @PROMPTS
