@@ -54,7 +54,6 @@ from napari_peftsam.training.judging import (
     Incumbent,
     answers_of,
     draw_held_out,
-    find,
     is_worse,
     judge_in_folds,
     mean_iou,
@@ -62,9 +61,9 @@ from napari_peftsam.training.judging import (
     validate,
 )
 from napari_peftsam.training.memory import preflight
+from napari_peftsam.training.proposals import finds_less, judge_by_labels
 from napari_peftsam.training.samples import ModelPlane, Views, prepare_planes
 from napari_peftsam.training.schedule import Schedule
-from napari_peftsam.training.scores import judge_by_labels
 from napari_peftsam.training.step import Trainer, parts_reported
 from napari_peftsam.training.team import Team
 
@@ -74,6 +73,7 @@ _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is lef
 # Of a budget of time, for what scores learn from labels; six of 120 seconds are enough for the
 # proposals in eight images on two cores.
 _SCORES_SHARE = 0.05
+_HEAD_SHARE = 0.05  # and for the comparison of the new head with the present one
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
 
@@ -254,6 +254,12 @@ class _Run:
     judged: int = JUDGED_AT_MOST  # objects that it looks at
 
     @property
+    def compares_heads(self) -> bool:
+        """True if there is a new head, and something to judge it by."""
+        is_new = self.dense is not None and self.dense.is_learning
+        return is_new and bool(self.data.held_out)
+
+    @property
     def learns_scores(self) -> bool:
         """True if labels tell what every proposal is worth."""
         return self.config.automatic and self.config.labels_are == "complete"
@@ -278,8 +284,11 @@ class _Run:
         reserve = 0.0 if math.isinf(most) else most
         if len(start) >= ENOUGH:  # no folds
             reserve = min(reserve, each * judged)
-        if self.learns_scores:
-            reserve += _SCORES_SHARE * (self.config.seconds or 0)
+        for share, is_taken in (
+            (_HEAD_SHARE, self.compares_heads),
+            (_SCORES_SHARE, self.learns_scores),
+        ):
+            reserve += is_taken * share * (self.config.seconds or 0)
         return replace(self, before=before, reserve=reserve, judged=judged)
 
     def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
@@ -408,21 +417,18 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
 
 def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None) -> TrainingReport:
     """Leave the new head out if the present one finds more in the new embeddings, beyond noise."""
-    held_out = run.data.held_out
-    if not (report.adapter.head and held_out):
+    present = dense_head_of(run.encoder.model, None if judge is None else judge.adapter)
+    if present is None or not (run.compares_heads and report.best_step):
         return report
-    present = report.adapter.with_head({} if judge is None else judge.adapter.head)
-
-    def is_worse_head() -> bool:
-        new, old = (
-            find(run.encoder, Incumbent(each), held_out) for each in (report.adapter, present)
-        )
-        return len(new) > 1 and is_worse(held_out, new, old)  # one alone says nothing
-
-    if not run.team.from_leader(is_worse_head):
+    seconds = _HEAD_SHARE * (run.config.seconds or report.seconds)
+    is_worse = run.team.from_leader(
+        lambda: finds_less(run.encoder, report.adapter, present, run.data.held_out, seconds)
+    )
+    if not is_worse:
         return report
     _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
-    return replace(report, adapter=present)
+    old = {} if judge is None else judge.adapter.head
+    return replace(report, adapter=report.adapter.with_head(old))
 
 
 def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:

@@ -15,7 +15,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import Embedding, embedding_key
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.evaluation import (
@@ -28,14 +27,8 @@ from napari_peftsam.evaluation import (
     given_ious,
 )
 from napari_peftsam.models.orientations import ORIENTATIONS
-from napari_peftsam.peft import Adapter, Injection, apply_adapter, dense_head_of, inject
+from napari_peftsam.peft import Adapter, Injection, apply_adapter, inject
 from napari_peftsam.segmentation import Predictor
-from napari_peftsam.segmentation.automatic import (
-    ProposalScorer,
-    features_of,
-    merge,
-    propose_in_frame,
-)
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane, TrainingObject
 from napari_peftsam.training.encoder import PlaneEncoder, open_cache
@@ -168,34 +161,6 @@ def answers_of(
         first = model.adapter.config.first_changed_block(base.architecture.depth)
         # Where both begin late, what the base makes of the planes is the same for both.
         return ask(replace(encoder, first=min(first, encoder.first)), held_out)
-
-
-def find(encoder: PlaneEncoder, model: Incumbent, held_out: HeldOut) -> tuple[Answers, ...]:
-    """Return the IoU of each held-out object with the best of what is found without prompts.
-
-    The head is the adapter's, if it brings one, else the model's own; without any, none is found.
-    """
-    head = dense_head_of(encoder.model, model.adapter)
-
-    def found(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
-        answers: list[Answers] = []
-        for index, objects in held_out.items():
-            labels = np.zeros(encoder.planes[index].source.labels.shape, np.int32)
-            if head is not None:
-                with plane_predictor(encoder, index) as (predictor, embedding):
-                    proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
-                scores = ProposalScorer().scores(features_of(proposals)).iou
-                merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
-            for each in objects:
-                under = labels[each.target.window.slices][each.target.mask]
-                best = max(
-                    (each.target.iou(labels == n) for n in set(under[under > 0].tolist())),
-                    default=0.0,
-                )
-                answers.append(Answers((best,), ()))
-        return tuple(answers)
-
-    return answers_of(encoder, model, held_out, found)
 
 
 def trials(

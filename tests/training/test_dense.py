@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +30,9 @@ from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune
 from napari_peftsam.training.dataset import objects_of
 from napari_peftsam.training.dense import DenseTraining, dense_loss, dense_target
 from napari_peftsam.training.encoder import PlaneEncoder
+from napari_peftsam.training.judging import draw_held_out
+from napari_peftsam.training.proposals import finds_less, judge_by_labels
 from napari_peftsam.training.samples import prepare_planes
-from napari_peftsam.training.scores import judge_by_labels
 
 SIDE = 64
 
@@ -210,16 +213,58 @@ def test_complete_labels_teach_the_scores() -> None:
 def test_what_is_judged(
     at_most: int, stopped: bool, others: np.ndarray | None, least: int, most: int
 ) -> None:
-    model = build("builtin", "cpu")
     planes = [replace(plane(name), others=others) for name in "abc"]
-    objects = [o for index, one in enumerate(planes) for o in objects_of(index, one)]
-    encoder = PlaneEncoder(model, prepare_planes(planes, objects, model), 0)
-    injection = inject(model, parse_method_config({"method": "frozen-encoder"}))
-    adapter = capture(injection)
-    injection.remove()
+    encoder, adapter = frozen(planes)
     judged = judge_by_labels(encoder, adapter, at_most, 1000, 0, lambda: stopped)
     count = 0 if judged is None else len(judged[1])
     assert least <= count <= most
+
+
+def frozen(planes: Sequence[AnnotatedPlane]) -> tuple[PlaneEncoder, Adapter]:
+    """Return an encoder of planes, and an adapter that changes nothing yet."""
+    model = build("builtin", "cpu")
+    objects = [o for index, one in enumerate(planes) for o in objects_of(index, one)]
+    encoder = PlaneEncoder(model, prepare_planes(planes, objects, model), 0)
+    with inject(model, parse_method_config({"method": "frozen-encoder"})) as injection:
+        return encoder, capture(injection)
+
+
+@pytest.mark.parametrize(
+    ("new", "present", "objects", "seconds", "expected"),
+    [
+        pytest.param("blind", "own", 8, 1000, True, id="one that finds nothing"),
+        pytest.param("blind", "own", 8, 0, True, id="no time but for one plane"),
+        pytest.param("own", "blind", 8, 0, False, id="one that finds more"),
+        pytest.param("own", "own", 8, 0, False, id="one that finds as much"),
+        pytest.param("blind", "own", 1, 0, False, id="a single object says nothing"),
+    ],
+)
+def test_heads_are_compared_by_what_they_find(
+    new: str, present: str, objects: int, seconds: float, expected: bool
+) -> None:
+    planes = [plane("a"), plane("b")]
+    encoder, adapter = frozen(planes)
+    own = encoder.model.dense_head
+    assert isinstance(own, DenseHead)
+    blind = {name: torch.zeros_like(value) for name, value in own.state_dict().items()}
+    states = {"own": own.state_dict(), "blind": blind}
+    head = DenseHead(encoder.model.architecture.embedding_width).eval()
+    head.load_state_dict(states[present])
+    learned = [o for index, one in enumerate(planes) for o in objects_of(index, one)]
+    held_out = draw_held_out(learned, planes, objects, 0)
+    assert finds_less(encoder, adapter.with_head(states[new]), head, held_out, seconds) is expected
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["the model's", "that of the start"])
+def test_a_head_that_finds_less_is_left_out(monkeypatch: pytest.MonkeyPatch, goes_on: bool) -> None:
+    model = build("builtin", "cpu")
+    start = trained(model, **GENTLE).adapter if goes_on else None
+    monkeypatch.setattr(sys.modules[finetune.__module__], "finds_less", lambda *_: True)
+    report = trained(model, start=start, **GENTLE | {"learning_rate": 1e-3})
+    assert report.best_step
+    expected = {} if start is None else start.head
+    assert report.adapter.head.keys() == expected.keys()
+    assert all(torch.equal(report.adapter.head[name], expected[name]) for name in expected)
 
 
 def test_sparse_labels_teach_the_scores_nothing() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from napari_peftsam.embeddings import encode_one
 from napari_peftsam.errors import TrainingError
 from napari_peftsam.evaluation import Answers, Target
-from napari_peftsam.models import build_tiny
+from napari_peftsam.models import build, build_tiny
 from napari_peftsam.peft import Adapter, FrozenEncoderConfig, LoraConfig, capture, inject
 from napari_peftsam.training import (
     AnnotatedPlane,
@@ -28,6 +29,7 @@ from napari_peftsam.training.judging import (
     HeldOutObject,
     draw_held_out,
     is_worse,
+    plane_predictor,
     replay,
     validate,
 )
@@ -71,6 +73,16 @@ def answers_to(prompts: Prompts) -> tuple[list[int], list[int]]:
     found = replay(encoder, held_out), validate(encoder, held_out)
     replayed, validated = ([len(each.given) for each in answers] for answers in found)
     return replayed, validated
+
+
+def test_planes_are_embedded_as_images_are_in_the_viewer() -> None:
+    model, plane = replace(build("builtin"), precision="fp32"), make_plane("a")
+    objects = objects_of(0, plane)
+    encoder = PlaneEncoder(model, prepare_planes([plane], objects, model), 0)
+    expected = encode_one(model, plane.pixels)
+    with plane_predictor(encoder, 0) as (_, embedding):
+        assert (embedding.key, embedding.frame) == (expected.key, expected.frame)
+        np.testing.assert_allclose(embedding.features, expected.features, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,16 @@ def test_images_whose_embeddings_do_not_fit_are_refused(
     assert runs == [5, 0]
 
 
+def test_several_orientations_take_as_much_room_as_is_said(images: Path, tmp_path: Path) -> None:
+    plan = BatchPlan(ModelChoice("builtin", device="cpu"), HERE, tmp_path / "store", space=1)
+    with pytest.raises(ConfigurationError, match="up to") as refused:
+        next(embed_batch([images / "a.tif"], plan))
+    said = re.search(r"up to (\S+) GB", str(refused.value))
+    assert said is not None
+    last(embed_batch([images / "a.tif"], replace(plan, space=None)))
+    assert 0.7 < EmbeddingStore(tmp_path / "store").size_bytes() / (float(said[1]) * 1e9) <= 1
+
+
 def test_images_whose_embeddings_exceed_the_disk_are_refused(
     images: Path, choice: ModelChoice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,159 @@
+"""What an adapter proposes without prompts: whether its head finds more, and what scores learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+
+import numpy as np
+
+from napari_peftsam.configs import AutomaticConfig
+from napari_peftsam.embeddings import Embedding
+from napari_peftsam.evaluation import Answers, Target
+from napari_peftsam.models import DenseHead, UnetrDecoder
+from napari_peftsam.peft import Adapter, Judged, apply_adapter, dense_head_of
+from napari_peftsam.segmentation import Predictor
+from napari_peftsam.segmentation.automatic import (
+    FEATURES,
+    Proposal,
+    ProposalScorer,
+    best_ious,
+    features_of,
+    merge,
+    propose_in_frame,
+)
+from napari_peftsam.training.dataset import AnnotatedPlane
+from napari_peftsam.training.encoder import PlaneEncoder
+from napari_peftsam.training.judging import HeldOut, HeldOutObject, is_worse, plane_predictor
+from napari_peftsam.types import LabelArray
+
+_AT_BORDER = FEATURES.index("at_border")
+
+
+def finds_less(
+    encoder: PlaneEncoder,
+    adapter: Adapter,
+    present: DenseHead | UnetrDecoder,
+    held_out: HeldOut,
+    seconds: float,
+) -> bool:
+    """Return whether an adapter's head finds less than the present one, by more than noise.
+
+    Both see the embeddings of the adapter, as the encoder changes in any case. An object counts
+    with the IoU of the best that is found; `is_worse` says what noise is. One object says nothing.
+
+    Parameters
+    ----------
+    encoder
+        Of the base, which carries no adapter now, and of the planes.
+    adapter
+        Brings a head.
+    held_out
+        Objects that it did not learn from.
+    seconds
+        To take at most, as in `judge_by_labels`.
+    """
+    heads = dense_head_of(encoder.model, adapter), present
+    judged: dict[int, tuple[HeldOutObject, ...]] = {}
+    answers: tuple[list[Answers], ...] = [], []
+    with apply_adapter(encoder.model, adapter):
+        for index in _in_time(held_out, seconds):
+            judged[index] = held_out[index]
+            shape = encoder.planes[index].source.labels.shape
+            with plane_predictor(encoder, index) as seen:
+                for head, found in zip(heads, answers, strict=True):
+                    labels = _proposed(*seen, head, shape)
+                    found += [_best(each.target, labels) for each in held_out[index]]
+    new, old = answers
+    return len(new) > 1 and is_worse(judged, new, old)
+
+
+def _proposed(
+    predictor: Predictor,
+    embedding: Embedding,
+    head: DenseHead | UnetrDecoder | None,
+    shape: tuple[int, ...],
+) -> LabelArray:
+    """Return the labels of what a head finds, at the default eagerness."""
+    labels = np.zeros(shape, np.int32)
+    proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
+    scores = ProposalScorer().scores(features_of(proposals)).iou
+    merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
+    return labels
+
+
+def _best(target: Target, labels: LabelArray) -> Answers:
+    under = labels[target.window.slices][target.mask]
+    ious = [target.iou(labels == number) for number in set(under[under > 0].tolist())]
+    return Answers((max(ious, default=0.0),), ())
+
+
+def judge_by_labels(
+    encoder: PlaneEncoder,
+    adapter: Adapter,
+    at_most: int,
+    seconds: float,
+    seed: int,
+    stop: Callable[[], bool],
+) -> Judged | None:
+    """Propose objects in planes, and return features and IoUs of the proposals.
+
+    What is not labelled is background. Masks are better in planes that were trained on than in
+    others, yet the order of proposals in others gains, see docs/automatic.md.
+
+    Parameters
+    ----------
+    encoder
+        Of the base, which carries no adapter now, and of the planes. They are taken in random
+        order, and an equal share of the proposals from each.
+    adapter
+        Whose proposals are judged; None is returned if there is no head to propose with.
+    at_most
+        Proposals to judge.
+    seconds
+        To take at most; one plane is judged in any case.
+    stop
+        Asked before each plane; True ends it.
+    """
+    head = dense_head_of(encoder.model, adapter)
+    if head is None or at_most < 1:
+        return None
+    rng = np.random.default_rng(seed)
+    features, ious = features_of([]), np.zeros(0)
+    with apply_adapter(encoder.model, adapter):
+        for index in _in_time(rng.permutation(sorted(encoder.planes)).tolist(), seconds):
+            if stop():
+                break
+            with plane_predictor(encoder, index) as (predictor, embedding):
+                proposals, _ = propose_in_frame(predictor, embedding, head=head)
+            source = encoder.planes[index].source
+            proposals = [one for one in proposals if _is_known(one, source)]
+            share = max(1, at_most // len(encoder.planes))
+            chosen = [proposals[i] for i in rng.permutation(len(proposals))[:share].tolist()]
+            features = np.concatenate([features, features_of(chosen)])
+            ious = np.concatenate([ious, best_ious(chosen, source.labels)])
+    return features[:at_most], ious[:at_most]
+
+
+def _in_time(planes: Iterable[int], seconds: float) -> Iterator[int]:
+    """Yield the first of the planes, and others while there is time for one that takes longest."""
+    began, longest = perf_counter(), 0.0
+    for index in planes:
+        started = perf_counter()
+        if longest and started - began + longest > seconds:
+            return
+        yield index
+        longest = max(longest, perf_counter() - started)
+
+
+def _is_known(one: Proposal, source: AnnotatedPlane) -> bool:
+    """Return whether the labels of a plane say what a proposal is.
+
+    Not of one without a pixel; nor, where another plane has a part of the objects (a tile, or the
+    plane of another class), of one at the edge or mostly on such an object.
+    """
+    mask, window = one.drawn
+    if not mask.size or source.others is None:
+        return bool(mask.size)
+    elsewhere = source.others[window.slices][mask].mean() > 0.5
+    return not (elsewhere or one.features[_AT_BORDER])
