@@ -152,8 +152,8 @@ class TrainingOptions(BaseModel):
         5,
         ge=0,
         title="Validations",
-        description="How often held-out objects are looked at; 0: after each pass over the "
-        "training objects, but at least 50 steps apart.",
+        description="How often held-out objects are looked at, within 15 % of a budget of time; 0: "
+        "after each pass over the training objects, but at least 50 steps apart.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, title="Seed", description="Seed of every random choice of the run."

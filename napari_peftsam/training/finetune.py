@@ -279,6 +279,7 @@ class _Run:
         before = start if self.before is None else self.before
         most = _VERDICT_SHARE * (self.config.seconds or math.inf)
         each = _VERDICT_COST * seconds / len(start)
+        each *= self.encoder.model.architecture.orientations  # a validation has one
         affordable = min(most / each, JUDGED_AT_MOST) if each > 0 else JUDGED_AT_MOST
         judged = max(len(start), int(affordable))
         reserve = 0.0 if math.isinf(most) else most
@@ -344,13 +345,14 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
             best = validate(encoder, data.held_out)
-            run = run.compared_with(best, perf_counter() - began - seconds)
+            took = perf_counter() - began - seconds
+            run = run.compared_with(best, took)
             iou, split = mean_iou(best), data.split
             yield TrainingStarted(
                 trainable, in_encoder, len(split.training), len(best), split.by, run.iou_before
             )
             kept = _capture(run, 0, iou)
-            schedule.validated(run.team.broadcast(iou))
+            schedule.started(run.team.broadcast(iou), run.team.broadcast(took))
             yield Validated(0, iou, kept, run.verdict(best))
         trainer.update(rate)
         progress = run.progress(perf_counter() - began, step, epochs)

@@ -101,10 +101,13 @@ def draw_held_out(
 
 
 def validate(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[Answers, ...]:
-    """Return the answers to a tight box and to 1, 2 and 3 clicks for every object."""
+    """Return the answers to a tight box and to 1, 2 and 3 clicks for every object.
+
+    In one orientation, as states are only compared with each other.
+    """
     found: list[Answers] = []
     for index, objects in held_out.items():
-        with plane_predictor(encoder, index) as (predictor, embedding):
+        with plane_predictor(encoder, index, orientations=1) as (predictor, embedding):
             found += _simulated(predictor, embedding, objects, _CLICKS)
     return tuple(found)
 
@@ -198,10 +201,16 @@ def _simulated(
 
 
 @contextmanager
-def plane_predictor(encoder: PlaneEncoder, index: int) -> Iterator[tuple[Predictor, Embedding]]:
-    """Give a predictor, and the embedding of a plane, for as long as the model stays as it is."""
+def plane_predictor(
+    encoder: PlaneEncoder, index: int, orientations: int | None = None
+) -> Iterator[tuple[Predictor, Embedding]]:
+    """Give a predictor, and the embedding of a plane, for as long as the model stays as it is.
+
+    In as many orientations as a person sees it, unless another number is given.
+    """
     plane = encoder.planes[index]
     key = embedding_key(encoder.model, plane.source.pixels, intensity_range=plane.source.limits)
+    key = replace(key, orientations=orientations or key.orientations)
     with torch.inference_mode():
         turns = ORIENTATIONS[: key.orientations]
         seen = torch.cat([encoder.features(index, turn) for turn in turns], dim=1)

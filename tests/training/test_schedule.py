@@ -83,3 +83,21 @@ def test_validations_after_every_epoch(steps_an_epoch: float, due: list[int]) ->
         n for n in range(1, 201) if schedule.validation_due(n / 200, n, n / steps_an_epoch)
     ]  # fmt: skip
     assert found == due
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost", "expected"),
+    [
+        pytest.param({"seconds": 100}, 1, 5, id="as often as asked"),
+        pytest.param({"seconds": 100}, 5, 3, id="15 % of the time"),
+        pytest.param({"seconds": 100}, 50, 1, id="once in any case"),
+        pytest.param({"seconds": 100, "validations": 0}, 1, 2, id="after each epoch"),
+        pytest.param({"steps": 100}, 50, 5, id="steps are no time"),
+    ],
+)
+def test_dear_validations_are_fewer(budget: dict[str, float], cost: float, expected: int) -> None:
+    schedule = Schedule(TrainingOptions.model_validate(budget))
+    schedule.started(0.5, cost)
+    due = [schedule.validation_due(step / 100, step, step / 50) for step in range(1, 101)]
+    assert sum(due) == expected
+    assert due[-1]
