@@ -264,28 +264,27 @@ class MaskOutputs:
 
     def _logits(self, queries: Tensor, image: Tensor, guides: Tensor | None) -> Tensor:
         pixels = _upscaled(self.decoder, image)
-        if guides is not None:
-            pixels = self._refined(pixels, guides)
-            rows = pixels.permute(0, 2, 3, 1)
+        if guides is None:
+            products = _in_order((pixels @ queries.to(pixels.dtype).mT).float(), self.grid)
+        else:
+            rows = self._refined(_in_order(pixels, self.grid), guides)
             products = (rows.flatten(1, 2) @ queries.to(rows.dtype).mT).float()
-            return products.mT.reshape(*queries.shape[:2], *pixels.shape[2:])
-        products = (pixels @ queries.to(pixels.dtype).transpose(1, 2)).float()
-        return _in_order(products, self.grid)
+            products = products.unflatten(1, rows.shape[1:3])
+        return products.movedim(-1, 1).contiguous()
 
-    def _refined(self, pixels: Tensor, guides: Tensor) -> Tensor:
-        pixels = _in_order(pixels, self.grid).contiguous(memory_format=torch.channels_last)
-        half = None if pixels.dtype == torch.float32 else pixels.dtype
-        with torch.autocast(pixels.device.type, half, enabled=half is not None):
-            refined: Tensor = self.decoder.refiner(pixels, guides)
-        return refined
+    def _refined(self, rows: Tensor, guides: Tensor) -> Tensor:
+        half = None if rows.dtype == torch.float32 else rows.dtype
+        with torch.autocast(rows.device.type, half, enabled=half is not None):
+            refined: Tensor = self.decoder.refiner(rows.permute(0, 3, 1, 2), guides)
+        return refined.permute(0, 2, 3, 1)
 
 
 def _in_order(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return ``(B, N, 4 h, 4 w)`` of pixels ``(B, h w 16, N)`` in the order of `_upscaled`."""
+    """Return ``(B, 4 h, 4 w, N)`` of pixels ``(B, h w 16, N)`` in the order of `_upscaled`."""
     height, width = grid
     cells = pixels.unflatten(1, (height, width, 2, 2, 2, 2))
-    ordered: Tensor = cells.permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return ordered.reshape(len(pixels), -1, 4 * height, 4 * width)
+    ordered: Tensor = cells.permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return ordered.reshape(len(pixels), 4 * height, 4 * width, -1)
 
 
 def _upscaled(decoder: MaskDecoder, image: Tensor) -> Tensor:
