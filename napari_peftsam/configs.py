@@ -50,6 +50,14 @@ class TrainingOptions(BaseModel):
         description="Share of the running average of the weights that each step leaves of it, such "
         "as 0.98; the average is what is validated and kept. 0 keeps the weights themselves.",
     )
+    start_weight: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Weight of the start",
+        description="Share of the weights from before the training in the result, such as 0.25: "
+        "what lies between is better for images unlike those learned from. 0 keeps none of them.",
+    )
     objects_per_step: int = Field(
         8, ge=1, title="Objects per step", description="Objects of one image trained at once."
     )

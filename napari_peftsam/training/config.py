@@ -36,7 +36,7 @@ _SMALL_MODEL_RATE = 2e-4
 _SMALL_WIDTH = 256
 # What saved most clicks with the built-in model (docs/study.md).
 _WHOLE_MODEL_RATE = 4e-4
-_WHOLE_MODEL = {"averaging": 0.98, "variation": 0.25}
+_WHOLE_MODEL = {"averaging": 0.98, "variation": 0.25, "start_weight": 0.25}
 
 
 def recommended_learning_rate(architecture: Architecture) -> float:
@@ -218,7 +218,8 @@ def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
         return made(f"Mask decoder only: no adapters fit into {architecture.name}.", frozen)
     if architecture.width < _SMALL_WIDTH:
         return made(
-            "The whole encoder, and the average of its last steps: this model is small enough.",
+            "The whole encoder, which is small enough: the average of its last steps, and a quarter "
+            "of the start.",
             parse_method_config({"method": "full-finetuning"}),
             _WHOLE_MODEL_RATE,
             _WHOLE_MODEL,

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_peftsam.models import SamModel, build_random, build_tiny, encode_tensor
+from napari_peftsam.models import DenseHead, SamModel, build_random, build_tiny, encode_tensor
 from napari_peftsam.peft import FrozenEncoderConfig, LoraConfig, MethodConfig, inject
 from napari_peftsam.peft.methods.fact import FactConfig
 from napari_peftsam.segmentation.decode import PromptTensors, decode
 from napari_peftsam.training import AnnotatedPlane, StepPlan, Team, TrainingConfig
 from napari_peftsam.training.dataset import split_objects
+from napari_peftsam.training.dense import DenseTraining
 from napari_peftsam.training.encoder import PlaneEncoder
 from napari_peftsam.training.losses import promptable_loss
 from napari_peftsam.training.prompts import PeftSamSimulator
@@ -310,3 +311,31 @@ def test_what_a_refiner_changes_is_held_back_until_it_is_trained(
                 torch.testing.assert_close(weight.detach(), grown * own[name])
         assert all(torch.equal(weights[name], own[name]) for name in weights)
     assert any("refiner.layers.4" in name for name in own)
+
+
+@pytest.mark.parametrize("has_head", [True, False], ids=["a head goes on", "a new head"])
+def test_a_part_of_the_start_is_in_the_result(
+    has_head: bool, model: SamModel, planes: list[AnnotatedPlane]
+) -> None:
+    objects = split_objects(planes, 0.2, 0).training
+    prepared = prepare_planes(planes, objects, model)
+    config = TrainingConfig(steps=2, start_weight=0.25, learning_rate=1e-2)
+    views = [v for _, v in islice(Views(objects, prepared, model.architecture, 2, 0), 2)]
+    present = DenseHead(model.architecture.embedding_width) if has_head else None
+    encoder = PlaneEncoder(model, prepared, first=0)
+    dense = DenseTraining.of(encoder, present, objects, complete=True)
+    with inject(model, LoraConfig(rank=4)) as injection:
+        trainer = Trainer(injection, config, encoder, Team(), dense)
+        weights = injection.trainable_parameters() | dict(dense.head.named_parameters())
+        start = {name: weight.detach().clone() for name, weight in weights.items()}
+        for step in range(2):
+            trainer.gradients(step, views[step : step + 1])
+            trainer.update(1.0)
+        own = {name: weight.detach().clone() for name, weight in weights.items()}
+        assert not all(torch.equal(own[name], start[name]) for name in own)
+        with trainer.result():
+            for name, weight in weights.items():
+                is_kept = has_head or name not in dense.head.state_dict()
+                expected = own[name].lerp(start[name], 0.25 * is_kept)
+                torch.testing.assert_close(weight.detach(), expected)
+        assert all(torch.equal(weights[name], own[name]) for name in weights)
