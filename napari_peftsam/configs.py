@@ -48,7 +48,8 @@ class TrainingOptions(BaseModel):
         lt=1,
         title="Averaging",
         description="Share of the running average of the weights that each step leaves of it, such "
-        "as 0.98; the average is what is validated and kept. 0 keeps the weights themselves.",
+        "as 0.98; the average is what is validated and kept (see the weight of the start). 0 keeps "
+        "the weights themselves.",
     )
     start_weight: float = Field(
         0.0,
@@ -56,7 +57,8 @@ class TrainingOptions(BaseModel):
         lt=1,
         title="Weight of the start",
         description="Share of the weights from before the training in the result, such as 0.25: "
-        "what lies between is better for images unlike those learned from. 0 keeps none of them.",
+        "what lies between is better for images unlike those learned from. 0 keeps none of them. "
+        "Of LoRA and the like, both matrices keep that share.",
     )
     objects_per_step: int = Field(
         8, ge=1, title="Objects per step", description="Objects of one image trained at once."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from shutil import disk_usage
@@ -114,6 +114,11 @@ class PlaneEncoder:
             return known
         with model.autocast():
             return encode_suffix(model.sam, known, self.first, checkpointing)
+
+    def keep(self, planes: Iterable[int]) -> None:
+        """Compute what frozen blocks make of planes, as far as it is kept."""
+        for plane in planes if self.cache is not None and self.first >= 1 else ():
+            self._known(plane, 0, None)
 
     def _known(self, plane: int, turn: int, crop: TrainingCrop | None) -> Tensor:
         """Return the input of the first changed block, or the embedding if none changes."""

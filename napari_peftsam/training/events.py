@@ -87,7 +87,7 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Validated:
-    """IoU of the held-out objects at their fixed prompts.
+    """IoU of the held-out objects at their fixed prompts, seen in one orientation.
 
     `adapter` is the state of this step if it is to be kept, else None. `verdict` compares it with
     the incumbent at those prompts; it counts if the run breaks off.
@@ -104,7 +104,8 @@ class TrainingReport:
     """The result of a run, ended by its budget or because it was asked to stop.
 
     `adapter` is the state that was kept, of `best_step`. `iou_before` is the held-out IoU of the
-    incumbent, `iou_after` that of `adapter`. The `verdict` alone says whether it is better.
+    incumbent, `iou_after` that of `adapter`, as in `Validated`. The `verdict` alone says whether it
+    is better.
     """
 
     adapter: Adapter

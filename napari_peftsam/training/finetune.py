@@ -344,8 +344,7 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
         yield TrainingStep(step, loss, seconds, left + run.reserve)
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
-            best = validate(encoder, data.held_out)
-            took = perf_counter() - began - seconds
+            best, took = _first_answers(encoder, data.held_out)
             run = run.compared_with(best, took)
             iou, split = mean_iou(best), data.split
             yield TrainingStarted(
@@ -374,6 +373,14 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
         kept, step, perf_counter() - began, trainable,
         run.iou_before, kept.metrics["val_iou"], kept.provenance["step"],
     ), run.judged  # fmt: skip
+
+
+def _first_answers(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[tuple[Answers, ...], float]:
+    """Return the answers of the start, and the seconds that they take from now on."""
+    encoder.keep(held_out)  # computed once, and found by later validations
+    began = perf_counter()
+    answers = validate(encoder, held_out)
+    return answers, perf_counter() - began
 
 
 def _steps_before(start: Adapter | None) -> int:
@@ -409,8 +416,10 @@ def _capture(run: _Run, step: int, iou: float) -> Adapter:
         provenance["channels"] = run.data.channels
     metrics = {"val_iou_before": run.iou_before, "val_iou": iou}
     adapter, start = capture(run.injection, provenance, metrics), run.start
-    if run.dense is not None and run.dense.is_learning:
-        adapter = adapter.with_head(run.dense.state())
+    dense = run.dense
+    # A head that is new says nothing before the first step.
+    if dense is not None and dense.is_learning and (step or dense.before):
+        adapter = adapter.with_head(dense.state())
     elif start is not None:
         adapter = adapter.with_head(start.head)
     proposals = run.proposals or (None if start is None else start.judged)
@@ -483,6 +492,7 @@ def _judge(
             found += judge_in_folds(
                 encoder, data.others, start, judge,
                 rate=Schedule(config).rate, steps=report.best_step, is_over=is_over,
+                steps_before=_steps_before(start),
             )  # fmt: skip
         return Verdict(found)
 

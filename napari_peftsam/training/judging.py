@@ -284,6 +284,7 @@ def judge_in_folds(  # noqa: PLR0913  # the last three are limits
     rate: Callable[[float], float],
     steps: int,
     is_over: Callable[[], bool],
+    steps_before: int = 0,
 ) -> tuple[Trial, ...]:
     """Compare the model in use with decoders that were trained without the compared objects.
 
@@ -299,6 +300,8 @@ def judge_in_folds(  # noqa: PLR0913  # the last three are limits
         Of the state that is judged; a fold takes no more.
     is_over
         True ends it; folds that are not done are left out.
+    steps_before
+        What `start` has had.
     """
     model, config = encoder.model, objects.config
     found: tuple[Trial, ...] = ()
@@ -313,12 +316,16 @@ def judge_in_folds(  # noqa: PLR0913  # the last three are limits
         frozen = replace(encoder, first=model.architecture.depth, cache=cache)
         for (held_out, learned), old in zip(folds, before, strict=True):
             with _restored(injection), suppress(TrainingError):
-                _train_decoder(
-                    injection, frozen, learned, config, rate=rate, steps=steps, is_over=is_over
-                )
+                trainer = Trainer(injection, config, frozen, Team(), earlier_steps=steps_before)
+                views = Views(
+                    learned, frozen.planes, model.architecture,
+                    config.objects_per_step, config.seed, limit=1,
+                )  # fmt: skip
+                _train_decoder(trainer, views, rate, steps, is_over)
                 if is_over():
                     break
-                found += trials(held_out, old, replay(frozen, held_out), in_fold=True)
+                with trainer.result():
+                    found += trials(held_out, old, replay(frozen, held_out), in_fold=True)
     return found
 
 
@@ -335,20 +342,14 @@ def _restored(injection: Injection) -> Iterator[None]:
                 parameter.copy_(kept[name])
 
 
-def _train_decoder(  # noqa: PLR0913  # as above
-    injection: Injection,
-    frozen: PlaneEncoder,
-    objects: Sequence[TrainingObject],
-    config: TrainingConfig,
-    *,
+def _train_decoder(
+    trainer: Trainer,
+    views: Views,
     rate: Callable[[float], float],
     steps: int,
     is_over: Callable[[], bool],
 ) -> None:
     """Take a few steps on embeddings of the first views; the encoder gets no gradients."""
-    size, architecture = config.objects_per_step, frozen.model.architecture
-    views = Views(objects, frozen.planes, architecture, size, config.seed, limit=1)
-    trainer = Trainer(injection, config, frozen, Team())
     for step, (_, view) in enumerate(islice(views, steps)):
         if is_over():
             break

@@ -108,5 +108,5 @@ def _promised(encoder: PlaneEncoder, views: int) -> int:
     if cache is None or encoder.first < 1 or encoder.model.device.type != "cpu":
         return 0
     each = arch.grid**2 * max(arch.width, arch.embedding_width) * encoder.kept_type.itemsize
-    most = each * len(encoder.planes) * (views + arch.orientations)  # these to validate
+    most = each * len(encoder.planes) * (views + arch.orientations)  # these to judge
     return max(0, min(cache.memory_budget, most) - cache.memory_bytes)

@@ -100,7 +100,7 @@ class Trainer:
         self._adjustments: list[MemoryPlanned] = []
         self._parameters = [p for group in groups for p in group["params"]]
         self._average = [p.detach().clone() for p in self._parameters if config.averaging]
-        known = [p for group in groups for p in group["params"] if group["name"] != "head"]
+        known = [*injection.trainable_parameters().values()]
         if dense is not None and dense.before:  # else the head is new: its start says nothing
             known += dense.head.parameters()
         self._start = [(p, p.detach().clone()) for p in known if config.start_weight]
@@ -170,20 +170,20 @@ class Trainer:
         """Put what the training has led to in the place of the parameters.
 
         That is their running average, if one is kept: an exponential moving average (Polyak
-        averaging) costs no step, and differs less from one step to the next than they do. The
-        last layer of a refiner is scaled beside: on the images that it was trained for, what it
-        changes need not be held back any more. A part of the start, if one is wanted, keeps what
-        the base knows of images unlike those that were learned from (Wortsman et al. 2022).
+        averaging) costs no step, and differs less from one step to the next than they do. A part
+        of the start, if one is wanted, keeps what the base knows of images unlike those that were
+        learned from (Wortsman et al. 2022). The last layer of a refiner is scaled beside: on the
+        images that it was trained for, what it changes need not be held back any more.
         """
         scaled = self._refiner_output
         changes = bool(self._average or scaled or self._start)
         own = [parameter.detach().clone() for parameter in self._parameters if changes]
         self._load_parameters(self._average)
         with torch.no_grad():
-            for parameter in scaled:
-                parameter.mul_(self._refiner_factor)
             for parameter, start in self._start:
                 parameter.lerp_(start, self._config.start_weight)
+            for parameter in scaled:
+                parameter.mul_(self._refiner_factor)
         try:
             yield
         finally:

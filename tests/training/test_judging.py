@@ -85,6 +85,19 @@ def test_planes_are_embedded_as_images_are_in_the_viewer() -> None:
         np.testing.assert_allclose(embedding.features, expected.features, atol=1e-4)
 
 
+def test_validations_see_the_upright_image_alone() -> None:
+    both, plane = replace(build("builtin"), precision="fp32"), make_plane("a")
+    alone = replace(both, architecture=replace(both.architecture, orientations=1))
+    objects = objects_of(0, plane)[:2]
+    held_out = draw_held_out(objects, [plane], 2, 0)
+    first, second, judged = (
+        ask(PlaneEncoder(model, prepare_planes([plane], objects, model), 0), held_out)
+        for model, ask in ((both, validate), (alone, validate), (both, replay))
+    )
+    assert first == second
+    assert [each.iou for each in judged] != [each.iou for each in first]
+
+
 @pytest.mark.parametrize(
     ("prompts", "given"),
     [
