@@ -255,9 +255,9 @@ class _Run:
 
     @property
     def compares_heads(self) -> bool:
-        """True if there is a new head, and something to judge it by."""
-        is_new = self.dense is not None and self.dense.is_learning
-        return is_new and bool(self.data.held_out)
+        """True if a present head learned, and there is something to judge it by."""
+        dense = self.dense
+        return dense is not None and dense.is_learning and bool(dense.before and self.data.held_out)
 
     @property
     def learns_scores(self) -> bool:
@@ -285,11 +285,10 @@ class _Run:
         reserve = 0.0 if math.isinf(most) else most
         if len(start) >= ENOUGH:  # no folds
             reserve = min(reserve, each * judged)
-        for share, is_taken in (
-            (_HEAD_SHARE, self.compares_heads),
-            (_SCORES_SHARE, self.learns_scores),
-        ):
-            reserve += is_taken * share * (self.config.seconds or 0)
+        if self.compares_heads:
+            reserve += _HEAD_SHARE * (self.config.seconds or 0)
+        if self.learns_scores:
+            reserve += _SCORES_SHARE * (self.config.seconds or 0)
         return replace(self, before=before, reserve=reserve, judged=judged)
 
     def verdict(self, answers: tuple[Answers, ...]) -> Verdict:
@@ -431,11 +430,17 @@ def _with_better_head(run: _Run, report: TrainingReport, judge: Incumbent | None
     present = dense_head_of(run.encoder.model, None if judge is None else judge.adapter)
     if present is None or not (run.compares_heads and report.best_step):
         return report
-    seconds = _HEAD_SHARE * (run.config.seconds or report.seconds)
-    is_worse = run.team.from_leader(
-        lambda: finds_less(run.encoder, report.adapter, present, run.data.held_out, seconds)
-    )
-    if not is_worse:
+    config, objects = run.config, run.data.split.held_out
+    held_out = draw_held_out(objects, run.data.others.planes, len(objects), config.seed)
+
+    def is_left_out() -> bool:
+        seconds = _HEAD_SHARE * (config.seconds or report.seconds)
+        complete = config.labels_are == "complete"
+        return finds_less(
+            run.encoder, report.adapter, present, held_out, is_complete=complete, seconds=seconds
+        )
+
+    if not run.team.from_leader(is_left_out):
         return report
     _log.warning("the head for automatic segmentation stays as it was: the new one finds less")
     old = {} if judge is None else judge.adapter.head

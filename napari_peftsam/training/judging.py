@@ -118,16 +118,21 @@ def mean_iou(answers: Sequence[Answers]) -> float:
 
 
 def is_worse(held_out: HeldOut, answers: Sequence[Answers], best: Sequence[Answers]) -> bool:
-    """Return whether a state answers worse than the best one so far, by more than noise.
+    """Return whether a state answers worse than the best one so far, see `is_loss`."""
+    gains = [new.iou - old.iou for new, old in zip(answers, best, strict=True)]
+    return is_loss(_images(held_out), gains)
 
-    Noise is one standard error of the mean difference (Breiman et al. 1984, the rule for pruning
-    trees), of images and their objects. A single object has none: any lower IoU is worse.
+
+def is_loss(images: Sequence[str], gains: Sequence[float]) -> bool:
+    """Return whether gains of objects, each of its image, are below 0 by more than noise.
+
+    Noise is one standard error of the mean (Breiman et al. 1984, the rule for pruning trees), of
+    images and their objects. A single object has none: any loss is one.
     """
-    gains = np.array([[new.iou - old.iou] for new, old in zip(answers, best, strict=True)])
-    if gains.mean() >= 0:  # no need to draw anything
+    if np.mean(gains) >= 0:  # no need to draw anything
         return False
-    images = _images(held_out)
-    found = bootstrap_intervals(gains, [images.index(image) for image in images], _ONE_ERROR)
+    groups = [images.index(image) for image in images]
+    found = bootstrap_intervals(np.array(gains)[:, None], groups, _ONE_ERROR)
     return found is None or found[0][1] < 0
 
 

@@ -1,4 +1,4 @@
-"""What an adapter proposes without prompts: whether its head finds more, and what scores learn."""
+"""Proposals of an adapter: whether its head finds less than the present one, and their scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import Embedding
-from napari_peftsam.evaluation import Answers, Target
+from napari_peftsam.evaluation import Target
 from napari_peftsam.models import DenseHead, UnetrDecoder
 from napari_peftsam.peft import Adapter, Judged, apply_adapter, dense_head_of
 from napari_peftsam.segmentation import Predictor
@@ -24,23 +24,29 @@ from napari_peftsam.segmentation.automatic import (
 )
 from napari_peftsam.training.dataset import AnnotatedPlane
 from napari_peftsam.training.encoder import PlaneEncoder
-from napari_peftsam.training.judging import HeldOut, HeldOutObject, is_worse, plane_predictor
+from napari_peftsam.training.judging import HeldOut, HeldOutObject, is_loss, plane_predictor
 from napari_peftsam.types import LabelArray
 
 _AT_BORDER = FEATURES.index("at_border")
+_MATCHED = 0.5  # IoU from which a proposal is an object
+_INVENTED = 0.5  # objects that one costs which is none
 
 
-def finds_less(
+def finds_less(  # the last one is a limit
     encoder: PlaneEncoder,
     adapter: Adapter,
     present: DenseHead | UnetrDecoder,
     held_out: HeldOut,
+    *,
+    is_complete: bool,
     seconds: float,
 ) -> bool:
     """Return whether an adapter's head finds less than the present one, by more than noise.
 
     Both see the embeddings of the adapter, as the encoder changes in any case. An object counts
-    with the IoU of the best that is found; `is_worse` says what noise is. One object says nothing.
+    with the IoU of the best that is found, and what is invented costs half an object, as in
+    panoptic quality (Kirillov et al. 2019), where labels tell it. `is_loss` says what noise is; a
+    single object says nothing.
 
     Parameters
     ----------
@@ -50,42 +56,49 @@ def finds_less(
         Brings a head.
     held_out
         Objects that it did not learn from.
+    is_complete
+        Whether what is not labelled is background.
     seconds
         To take at most, as in `judge_by_labels`.
     """
     heads = dense_head_of(encoder.model, adapter), present
-    judged: dict[int, tuple[HeldOutObject, ...]] = {}
-    answers: tuple[list[Answers], ...] = [], []
+    gains, images, judged = list[float](), list[str](), 0
+    order = np.random.default_rng(0).permutation(sorted(held_out)).tolist()
     with apply_adapter(encoder.model, adapter):
-        for index in _in_time(held_out, seconds):
-            judged[index] = held_out[index]
-            shape = encoder.planes[index].source.labels.shape
+        for index in _in_time(order, seconds):
+            source, objects = encoder.planes[index].source, held_out[index]
             with plane_predictor(encoder, index) as seen:
-                for head, found in zip(heads, answers, strict=True):
-                    labels = _proposed(*seen, head, shape)
-                    found += [_best(each.target, labels) for each in held_out[index]]
-    new, old = answers
-    return len(new) > 1 and is_worse(judged, new, old)
+                (new, wrong), (old, before) = (_found(*seen, h, source, objects) for h in heads)
+            here = [n - o for n, o in zip(new, old, strict=True)]
+            if is_complete:
+                here += [-_INVENTED] * wrong + [_INVENTED] * before
+            gains += here
+            images += [source.image] * len(here)
+            judged += len(objects)
+    return judged > 1 and is_loss(images, gains)
 
 
-def _proposed(
+def _found(
     predictor: Predictor,
     embedding: Embedding,
     head: DenseHead | UnetrDecoder | None,
-    shape: tuple[int, ...],
-) -> LabelArray:
-    """Return the labels of what a head finds, at the default eagerness."""
-    labels = np.zeros(shape, np.int32)
+    source: AnnotatedPlane,
+    objects: Iterable[HeldOutObject],
+) -> tuple[list[float], int]:
+    """Return the IoU of each object with the best that a head finds, and how many it invents."""
+    labels = np.zeros(source.labels.shape, np.int32)
     proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
     scores = ProposalScorer().scores(features_of(proposals)).iou
-    merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
-    return labels
+    merged = merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
+    kept = [proposals[i] for i in merged.kept if _is_known(proposals[i], source)]
+    invented = int(np.count_nonzero(best_ious(kept, source.labels) < _MATCHED))
+    return [_best(each.target, labels) for each in objects], invented
 
 
-def _best(target: Target, labels: LabelArray) -> Answers:
+def _best(target: Target, labels: LabelArray) -> float:
     under = labels[target.window.slices][target.mask]
     ious = [target.iou(labels == number) for number in set(under[under > 0].tolist())]
-    return Answers((max(ious, default=0.0),), ())
+    return max(ious, default=0.0)
 
 
 def judge_by_labels(

@@ -87,6 +87,8 @@ def test_planes_are_embedded_as_images_are_in_the_viewer() -> None:
 
 def test_validations_see_the_upright_image_alone() -> None:
     both, plane = replace(build("builtin"), precision="fp32"), make_plane("a")
+    noise = np.random.default_rng(0).normal(size=plane.pixels.shape)  # hard enough to differ
+    plane = replace(plane, pixels=noise)
     alone = replace(both, architecture=replace(both.architecture, orientations=1))
     objects = objects_of(0, plane)[:2]
     held_out = draw_held_out(objects, [plane], 2, 0)
