@@ -34,8 +34,9 @@ to eight simulated clicks. The verdict is one sentence, such as *Saves about 2.1
 _RULES = """\
 - **Objects.** Of held-out images, or of one end of a single image, up to 96. Below {enough} the
   others are judged too, in three folds: mask decoders trained for a few steps without the objects
-  that they are asked for. Verdict and folds take a tenth of a budget of time at most; what scores
-  learn from complete labels another twentieth, before them.
+  that they are asked for. Verdict and folds take a tenth of a budget of time at most; before them,
+  the comparison of a new head with the present one takes a twentieth, and what scores learn from
+  complete labels another.
 - **State.** The last one, unless an earlier one is better on held-out objects by more than one
   standard error. Until now it was the one with the highest IoU.
 - **Better** is what saves at least {clicks} clicks per object, with a {level:g} % interval above 0
