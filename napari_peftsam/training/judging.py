@@ -123,16 +123,17 @@ def is_worse(held_out: HeldOut, answers: Sequence[Answers], best: Sequence[Answe
     return is_loss(_images(held_out), gains)
 
 
-def is_loss(images: Sequence[str], gains: Sequence[float]) -> bool:
+def is_loss(images: Sequence[str], gains: Sequence[float], level: float = _ONE_ERROR) -> bool:
     """Return whether gains of objects, each of its image, are below 0 by more than noise.
 
-    Noise is one standard error of the mean (Breiman et al. 1984, the rule for pruning trees), of
-    images and their objects. A single object has none: any loss is one.
+    Noise is what the interval of their mean, drawn over images and their objects, allows: by
+    default one standard error (Breiman et al. 1984, the rule for pruning trees). A single object
+    has none: any loss is one.
     """
     if np.mean(gains) >= 0:  # no need to draw anything
         return False
     groups = [images.index(image) for image in images]
-    found = bootstrap_intervals(np.array(gains)[:, None], groups, _ONE_ERROR)
+    found = bootstrap_intervals(np.array(gains)[:, None], groups, level)
     return found is None or found[0][1] < 0
 
 
