@@ -28,6 +28,7 @@ from napari_peftsam.training.judging import (
     FoldObjects,
     HeldOutObject,
     draw_held_out,
+    is_loss,
     is_worse,
     plane_predictor,
     replay,
@@ -254,6 +255,13 @@ def test_a_state_is_dropped_if_it_is_worse_by_more_than_noise(
     target = Target.from_mask(np.ones((3, 3), bool))
     held_out = {i: (HeldOutObject(name, target, Prompts()),) for i, name in enumerate(images)}
     assert is_worse(held_out, answers(after), answers(before)) is expected
+
+
+def test_noise_is_wider_at_a_higher_level() -> None:
+    images, gains = ["a"] * 3 + ["b"] * 3, [-0.1, 0.02] * 3
+    assert is_loss(images, gains)
+    assert not is_loss(images, gains, level=0.95)
+    assert is_loss(images, [-0.1] * 6, level=0.95)
 
 
 def test_a_run_that_only_makes_things_worse_returns_its_start(
