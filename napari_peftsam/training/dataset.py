@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -119,7 +120,8 @@ def split_objects(
     Parameters
     ----------
     share
-        Of the images, or of the objects of a single one; at least one is held out.
+        Of the objects: in whole images, whose objects come closest to it, or of a single one; at
+        least one is held out.
     seed
         Chooses the images.
     trained
@@ -145,8 +147,9 @@ def split_objects(
         _check_chosen(images, check_on)
         known = {plane.image for plane in planes if trained.get(plane.name)}
         shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
-        held = _held([image in known for image in shuffled], share)
-        chosen = {*check_on} or {shuffled[i] for i in held}
+        counts = Counter(planes[o.plane].image for o in objects)
+        new = [image for image in shuffled if image not in known] or shuffled
+        chosen = {*check_on} or _held_images(counts, new, share)
         out = [planes[o.plane].image in chosen for o in objects]
         kept = compress(objects, map(not_, out))
         return Split(tuple(kept), tuple(compress(objects, out)), "image")
@@ -180,6 +183,20 @@ def _check_chosen(images: Sequence[str], check_on: Collection[str]) -> None:
         )
     if {*images} <= {*check_on}:
         raise TrainingError("all images are to be checked on: leave one to learn from")
+
+
+def _held_images(counts: Mapping[str, int], among: Sequence[str], share: float) -> set[str]:
+    """Return those that bring the held-out objects closer to a share of all, one after the other.
+
+    If all are too large, the smallest one; never all that there are. `counts` are the objects of
+    each image.
+    """
+    left, chosen = share * sum(counts.values()), set[str]()
+    for image in among:
+        if abs(left - counts[image]) < abs(left) and len(chosen) < len(counts) - 1:
+            chosen.add(image)
+            left -= counts[image]
+    return chosen or {min(among, key=lambda image: counts[image])}
 
 
 def _held(is_known: Sequence[bool], share: float) -> list[int]:

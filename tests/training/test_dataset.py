@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,29 @@ def test_a_single_image_is_cut_into_regions() -> None:
     assert split.by == "region"
     assert (len(split.training), len(split.held_out)) == (6, 2)
     assert min(o.bbox[0] for o in split.held_out) > max(o.bbox[0] for o in split.training)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "held"),
+    [
+        pytest.param([8, 2], 0.2, {2}, id="the large one is learned from"),
+        pytest.param([2, 2, 2, 2, 2], 0.4, {4}, id="two of five"),
+        pytest.param([8, 7], 0.2, {7}, id="the smaller of two large ones"),
+        pytest.param([8, 1, 1], 0.1, {1}, id="one small image is enough"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_share_is_of_the_objects(
+    counts: list[int], share: float, held: set[int], seed: int
+) -> None:
+    planes = [make_plane(f"image {i}") for i in range(len(counts))]
+    planes = [
+        replace(plane, labels=np.where(plane.labels <= count, plane.labels, 0))
+        for plane, count in zip(planes, counts, strict=True)
+    ]
+    split = split_objects(planes, share, seed)
+    assert {len(split.held_out)} == held
+    assert len(split.training) == sum(counts) - len(split.held_out)
 
 
 def test_the_last_planes_of_a_single_stack_are_held_out() -> None:
