@@ -146,7 +146,8 @@ class TrainingOptions(BaseModel):
         gt=0,
         lt=1,
         title="Held out",
-        description="Share of the images (of a single image: of its objects) kept for validation.",
+        description="Share of the objects kept for validation: those of whole images that come "
+        "closest to it, or of one end of a single image.",
     )
     check_on: tuple[str, ...] = Field(
         (),
