@@ -70,7 +70,7 @@ from napari_peftsam.training.team import Team
 __all__ = ["finetune"]
 
 _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
-# Of a budget of time, for what scores learn from labels; six of 120 seconds are enough for the
+# Of a budget of time, for what scores learn from labels: six of 120 seconds are enough for the
 # proposals in eight images on two cores.
 _SCORES_SHARE = 0.05
 _HEAD_SHARE = 0.05  # and for the comparison of the new head with the present one
@@ -455,11 +455,14 @@ def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:
     adapter, config = report.adapter, run.config
     if not run.learns_scores or not report.best_step:
         return report
-    given = ProposalScorer.of(adapter)
+    given, planes = ProposalScorer.of(adapter), run.encoder.planes
     seconds = _SCORES_SHARE * (config.seconds or report.seconds)
+    # Masks are better in images that were learned from, which would make scores too high.
+    held_out = {each.plane: planes[each.plane] for each in run.data.split.held_out}
+    encoder = replace(run.encoder, planes=held_out)
     found = run.team.from_leader(
         lambda: judge_by_labels(
-            run.encoder, adapter, MOST_JUDGED - len(given.ious), seconds, config.seed, run.stop
+            encoder, adapter, MOST_JUDGED - len(given.ious), seconds, config.seed, run.stop
         )
     )
     if found is None:

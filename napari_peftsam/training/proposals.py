@@ -116,8 +116,7 @@ def judge_by_labels(
 ) -> Judged | None:
     """Propose objects in planes, and return features and IoUs of the proposals.
 
-    What is not labelled is background. Masks are better in planes that were trained on than in
-    others, yet the order of proposals in others gains, see docs/automatic.md.
+    What is not labelled is background.
 
     Parameters
     ----------
