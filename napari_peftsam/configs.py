@@ -146,8 +146,8 @@ class TrainingOptions(BaseModel):
         gt=0,
         lt=1,
         title="Held out",
-        description="Share of the objects kept for validation: those of whole images that come "
-        "closest to it, or of one end of a single image.",
+        description="Share of the objects kept for validation: those of whole images, drawn at "
+        "random while they come closer to it, or of one end of a single image.",
     )
     check_on: tuple[str, ...] = Field(
         (),
@@ -163,8 +163,8 @@ class TrainingOptions(BaseModel):
         5,
         ge=0,
         title="Validations",
-        description="How often held-out objects are looked at, within 15 % of a budget of time; 0: "
-        "after each pass over the training objects, but at least 50 steps apart.",
+        description="How often held-out objects are looked at, in about 15 % of a budget of time; "
+        "0: after each pass over the training objects, but at least 50 steps apart.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, title="Seed", description="Seed of every random choice of the run."

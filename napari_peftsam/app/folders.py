@@ -106,8 +106,8 @@ def finetune_folders(  # noqa: PLR0913, PLR0917  # the command has as many optio
 
     Processes that ``torchrun`` has started share the images of each step; one of them writes.
 
-    The state of step 0 is a candidate too, so that `output` is always written and never
-    worse on the held-out objects than what the run started from.
+    The state of step 0 is a candidate too, so that `output` is always written, and not
+    worse on the held-out objects than what the run started from by more than noise.
 
     Parameters
     ----------

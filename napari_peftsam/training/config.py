@@ -34,7 +34,7 @@ __all__ = [
 _LARGE_MODEL_RATE = 5e-5
 _SMALL_MODEL_RATE = 2e-4
 _SMALL_WIDTH = 256
-# What saved most clicks with the built-in model (docs/study.md).
+# What saved most clicks with the built-in model (docs/study.md, docs/settings-study.md).
 _WHOLE_MODEL_RATE = 4e-4
 _WHOLE_MODEL = {"averaging": 0.98, "variation": 0.25, "start_weight": 0.25}
 

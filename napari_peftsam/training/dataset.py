@@ -120,8 +120,8 @@ def split_objects(
     Parameters
     ----------
     share
-        Of the objects: in whole images, whose objects come closest to it, or of a single one; at
-        least one is held out.
+        Of the objects: in whole images, taken at random while they bring it closer, or of a single
+        one; at least one is held out.
     seed
         Chooses the images.
     trained
@@ -186,14 +186,14 @@ def _check_chosen(images: Sequence[str], check_on: Collection[str]) -> None:
 
 
 def _held_images(counts: Mapping[str, int], among: Sequence[str], share: float) -> set[str]:
-    """Return those that bring the held-out objects closer to a share of all, one after the other.
+    """Return images, in their order, while they bring the held-out objects closer to a share.
 
-    If all are too large, the smallest one; never all that there are. `counts` are the objects of
-    each image.
+    The share is of the objects of all that there are to choose from. If all are too large, the
+    smallest one; of several never all. `counts` are the objects of each image.
     """
-    left, chosen = share * sum(counts.values()), set[str]()
+    left, chosen = share * sum(counts[image] for image in among), set[str]()
     for image in among:
-        if abs(left - counts[image]) < abs(left) and len(chosen) < len(counts) - 1:
+        if abs(left - counts[image]) < abs(left) and len(chosen) < len(among) - 1:
             chosen.add(image)
             left -= counts[image]
     return chosen or {min(among, key=lambda image: counts[image])}

@@ -71,7 +71,7 @@ __all__ = ["finetune"]
 
 _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is left of it
 # Of a budget of time, for what scores learn from labels: six of 120 seconds are enough for the
-# proposals in eight images on two cores.
+# proposals in the held-out ones of eight images on two cores.
 _SCORES_SHARE = 0.05
 _HEAD_SHARE = 0.05  # and for the comparison of the new head with the present one
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
@@ -457,7 +457,8 @@ def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:
         return report
     given, planes = ProposalScorer.of(adapter), run.encoder.planes
     seconds = _SCORES_SHARE * (config.seconds or report.seconds)
-    # Masks are better in images that were learned from, which would make scores too high.
+    # Masks are better in images that were learned from, which would make scores too high. Of a
+    # single image there is no other.
     held_out = {each.plane: planes[each.plane] for each in run.data.split.held_out}
     encoder = replace(run.encoder, planes=held_out)
     found = run.team.from_leader(

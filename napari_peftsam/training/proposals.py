@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from math import copysign
 from time import perf_counter
 
 import numpy as np
@@ -74,8 +75,8 @@ def finds_less(  # the last one is a limit
             with plane_predictor(encoder, index) as seen:
                 (new, wrong), (old, before) = (_found(*seen, h, source, objects) for h in heads)
             here = [n - o for n, o in zip(new, old, strict=True)]
-            if is_complete:
-                here += [-_INVENTED] * wrong + [_INVENTED] * before
+            if is_complete:  # what both invent says nothing
+                here += [copysign(_INVENTED, before - wrong)] * abs(before - wrong)
             gains += here
             images += [source.image] * len(here)
             judged += len(objects)

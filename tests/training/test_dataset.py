@@ -79,6 +79,14 @@ def test_images_that_were_trained_on_are_not_held_out_later(seed: int) -> None:
     assert held.isdisjoint(trained)
 
 
+def test_of_several_new_images_some_are_learned_from() -> None:
+    planes = [make_plane(f"image {i}") for i in range(6)]
+    known = {plane.name: range(100) for plane in planes[:4]}
+    split = split_objects(planes, 0.2, 0, known)
+    assert {o.plane for o in split.held_out} | {4, 5} == {4, 5}
+    assert {4, 5} & {o.plane for o in split.training}
+
+
 def test_objects_that_were_trained_on_are_not_held_out_later() -> None:
     plane = make_plane("only")
     trained = {"only": [o.label for o in split_objects([plane], 0.25, 0).training]}
