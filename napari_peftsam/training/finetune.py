@@ -57,6 +57,7 @@ from napari_peftsam.training.judging import (
     is_worse,
     judge_in_folds,
     mean_iou,
+    part_of,
     trials,
     validate,
 )
@@ -74,6 +75,8 @@ _VERDICT_SHARE = 0.1  # of a budget of time, at most; the folds take what is lef
 # proposals in the held-out ones of eight images on two cores.
 _SCORES_SHARE = 0.05
 _HEAD_SHARE = 0.05  # and for the comparison of the new head with the present one
+# Of a budget of time, for one validation; a few objects are looked at in any case.
+_VALIDATION_SHARE, _SOUNDED = 0.075, 8
 _VERDICT_COST = 6.0  # validations: two models answer about three times as many prompts
 _log = logging.getLogger(__name__)
 
@@ -343,8 +346,8 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
         yield TrainingStep(step, loss, seconds, left + run.reserve)
         if step == 1:  # nothing is changed before `update`
             # The untrained start is a candidate too: a run that only makes things worse returns it.
-            best, took = _first_answers(encoder, data.held_out)
-            run = run.compared_with(best, took)
+            run, best, took = _first_answers(run)
+            data, run = run.data, run.compared_with(best, took)
             iou, split = mean_iou(best), data.split
             yield TrainingStarted(
                 trainable, in_encoder, len(split.training), len(best), split.by, run.iou_before
@@ -374,12 +377,25 @@ def _train(run: _Run) -> Generator[TrainEvent, None, tuple[TrainingReport, int]]
     ), run.judged  # fmt: skip
 
 
-def _first_answers(encoder: PlaneEncoder, held_out: HeldOut) -> tuple[tuple[Answers, ...], float]:
-    """Return the answers of the start, and the seconds that they take from now on."""
+def _first_answers(run: _Run) -> tuple[_Run, tuple[Answers, ...], float]:
+    """Return the run, the answers of its start, and the seconds that they take from now on.
+
+    Where some objects take so long that a validation of all would be dear, the run goes on with
+    fewer held-out objects.
+    """
+    encoder, held_out, config = run.encoder, run.data.held_out, run.config
     encoder.keep(held_out)  # computed once, and found by later validations
-    began = perf_counter()
-    answers = validate(encoder, held_out)
-    return answers, perf_counter() - began
+    began, most = perf_counter(), HELD_OUT_AT_MOST
+    answers = validate(encoder, part_of(held_out, 0, _SOUNDED))
+    if config.seconds is not None:
+        each = (perf_counter() - began) / len(answers)
+        most = int(_VALIDATION_SHARE * config.seconds / max(each, 1e-6))
+        most = int(run.team.broadcast(min(max(most, _SOUNDED), HELD_OUT_AT_MOST)))
+    answers += validate(encoder, part_of(held_out, _SOUNDED, most))
+    took = perf_counter() - began
+    data = replace(run.data, held_out=part_of(held_out, 0, most))
+    before = None if run.before is None else run.before[:most]
+    return replace(run, data=data, before=before), answers, took
 
 
 def _steps_before(start: Adapter | None) -> int:

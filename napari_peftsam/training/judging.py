@@ -97,6 +97,16 @@ def draw_held_out(
     return found
 
 
+def part_of(held_out: HeldOut, start: int, stop: int) -> HeldOut:
+    """Return the held-out objects with these numbers, counted over all planes."""
+    found, number = dict[int, tuple[HeldOutObject, ...]](), 0
+    for plane, objects in held_out.items():
+        here = objects[max(start - number, 0) : max(stop - number, 0)]
+        found |= {plane: here} if here else {}
+        number += len(objects)
+    return found
+
+
 # --- answers ----------------------------------------------------------------------
 
 

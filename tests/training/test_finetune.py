@@ -316,6 +316,22 @@ def test_budgets(budget: dict[str, int], steps: int, planes: list[AnnotatedPlane
     assert finished.steps == steps
 
 
+@pytest.mark.parametrize(
+    ("seconds", "judged"),
+    [pytest.param(20, 8, id="dear: a few"), pytest.param(2000, 16, id="cheap: all")],
+)
+def test_of_dear_held_out_objects_few_are_validated(
+    seconds: int, judged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count()  # as below
+    monkeypatch.setattr(sys.modules[finetune.__module__], "perf_counter", lambda: 5 * next(ticks))
+    planes = [make_plane(name) for name in "abcd"]
+    run = finetune(build_tiny(), planes, _config(steps=None, seconds=seconds, held_out=0.5))
+    started = next(each for each in run if isinstance(each, TrainingStarted))
+    run.close()
+    assert started.held_out_objects == judged
+
+
 def test_a_budget_of_time_ends_the_run(
     planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from napari_peftsam.training.judging import (
     draw_held_out,
     is_loss,
     is_worse,
+    part_of,
     plane_predictor,
     replay,
     validate,
@@ -255,6 +256,23 @@ def test_a_state_is_dropped_if_it_is_worse_by_more_than_noise(
     target = Target.from_mask(np.ones((3, 3), bool))
     held_out = {i: (HeldOutObject(name, target, Prompts()),) for i, name in enumerate(images)}
     assert is_worse(held_out, answers(after), answers(before)) is expected
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "expected"),
+    [
+        pytest.param(0, 99, {0: 3, 1: 2}, id="all"),
+        pytest.param(0, 2, {0: 2}, id="the first"),
+        pytest.param(2, 4, {0: 1, 1: 1}, id="of two planes"),
+        pytest.param(3, 5, {1: 2}, id="the last"),
+        pytest.param(5, 9, {}, id="none are left"),
+    ],
+)
+def test_a_part_of_the_held_out_objects(start: int, stop: int, expected: dict[int, int]) -> None:
+    planes = [make_plane("a"), make_plane("b")]
+    objects = [*objects_of(0, planes[0])[:3], *objects_of(1, planes[1])[:2]]
+    found = part_of(draw_held_out(objects, planes, 9, 0), start, stop)
+    assert {plane: len(some) for plane, some in found.items()} == expected
 
 
 def test_noise_is_wider_at_a_higher_level() -> None:
