@@ -218,8 +218,8 @@ def _recommended(architecture: Architecture, gpu_memory: int | None) -> Recipe:
         return made(f"Mask decoder only: no adapters fit into {architecture.name}.", frozen)
     if architecture.width < _SMALL_WIDTH:
         return made(
-            "The whole encoder, which is small enough: the average of its last steps, with a "
-            "quarter of the start.",
+            "The whole encoder, and the average of its last steps with a quarter of the start: "
+            "this model is small enough.",
             parse_method_config({"method": "full-finetuning"}),
             _WHOLE_MODEL_RATE,
             _WHOLE_MODEL,

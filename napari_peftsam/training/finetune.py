@@ -385,13 +385,15 @@ def _first_answers(run: _Run) -> tuple[_Run, tuple[Answers, ...], float]:
     """
     encoder, held_out, config = run.encoder, run.data.held_out, run.config
     encoder.keep(held_out)  # computed once, and found by later validations
-    began, most = perf_counter(), HELD_OUT_AT_MOST
-    answers = validate(encoder, part_of(held_out, 0, _SOUNDED))
+    most = HELD_OUT_AT_MOST
+    sounded = most if config.seconds is None else _SOUNDED
+    began = perf_counter()
+    answers = validate(encoder, part_of(held_out, 0, sounded))
     if config.seconds is not None:
         each = (perf_counter() - began) / len(answers)
         most = int(_VALIDATION_SHARE * config.seconds / max(each, 1e-6))
         most = int(run.team.broadcast(min(max(most, _SOUNDED), HELD_OUT_AT_MOST)))
-    answers += validate(encoder, part_of(held_out, _SOUNDED, most))
+    answers += validate(encoder, part_of(held_out, sounded, most))
     took = perf_counter() - began
     data = replace(run.data, held_out=part_of(held_out, 0, most))
     before = None if run.before is None else run.before[:most]

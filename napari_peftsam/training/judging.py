@@ -51,7 +51,7 @@ _GOOD = 0.95  # IoU at which an object gets no more clicks
 ENOUGH = 16
 _FOLDS = 3
 _FOLD_STEPS = 16
-_ONE_ERROR = 0.683  # level of an interval of one standard error to each side
+ONE_ERROR = 0.683  # level of an interval of one standard error to each side
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def is_worse(held_out: HeldOut, answers: Sequence[Answers], best: Sequence[Answe
     return is_loss(_images(held_out), gains)
 
 
-def is_loss(images: Sequence[str], gains: Sequence[float], level: float = _ONE_ERROR) -> bool:
+def is_loss(images: Sequence[str], gains: Sequence[float], level: float = ONE_ERROR) -> bool:
     """Return whether gains of objects, each of its image, are below 0 by more than noise.
 
     Noise is what the interval of their mean, drawn over images and their objects, allows: by

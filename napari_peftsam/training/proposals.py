@@ -25,7 +25,13 @@ from napari_peftsam.segmentation.automatic import (
 )
 from napari_peftsam.training.dataset import AnnotatedPlane
 from napari_peftsam.training.encoder import PlaneEncoder
-from napari_peftsam.training.judging import HeldOut, HeldOutObject, is_loss, plane_predictor
+from napari_peftsam.training.judging import (
+    ONE_ERROR,
+    HeldOut,
+    HeldOutObject,
+    is_loss,
+    plane_predictor,
+)
 from napari_peftsam.types import LabelArray
 
 _AT_BORDER = FEATURES.index("at_border")
@@ -34,7 +40,7 @@ _INVENTED = 0.5  # objects that one costs which is none
 _SURELY = 0.95
 
 
-def finds_less(  # the last one is a limit
+def finds_less(
     encoder: PlaneEncoder,
     adapter: Adapter,
     present: DenseHead | UnetrDecoder,
@@ -80,8 +86,7 @@ def finds_less(  # the last one is a limit
             gains += here
             images += [source.image] * len(here)
             judged += len(objects)
-    level = {"level": _SURELY} if is_complete else {}
-    return judged > 1 and is_loss(images, gains, **level)
+    return judged > 1 and is_loss(images, gains, _SURELY if is_complete else ONE_ERROR)
 
 
 def _found(
