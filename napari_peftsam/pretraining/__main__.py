@@ -164,17 +164,18 @@ def _samples(arguments: Sequence[str]) -> None:
 
 
 def _scorer(arguments: Sequence[str]) -> None:
-    parser = _parser("scorer", "Fit the prior of proposal scores on labelled images.")
-    parser.add_argument("data", type=Path, help="folder of the domains")
+    parser = _parser("scorer", "Fit the prior of proposal scores on synthetic images.")
+    parser.add_argument("data", type=Path, help="folder of labelled domains to measure it on")
     parser.add_argument("output", type=Path, help="the .npz file to write")
+    parser.add_argument("--images", type=int, default=scorer.IMAGES, help="to fit on")
     parser.add_argument("--known", nargs="*", default=[], help="images that the model has seen")
     options = parser.parse_args(arguments[1:])
-    images = list(scorer.proposed_images(build("builtin", "cpu"), options.data))
-    names = [image.name for image in images if image.name not in options.known]
+    model = build("builtin", "cpu")
+    prior = scorer.fit_prior([*scorer.synthetic_images(model, options.images)])
+    scorer.write_prior(prior, options.output)
     for domain in scorer.DOMAINS:
-        figures = scorer.figures_without(images, domain, names)
-        print(json.dumps({"without": domain, **figures}), flush=True)
-    scorer.write_prior(scorer.fit_prior(images), options.output)
+        found = scorer.domain_figures(model, prior, options.data / domain, options.known)
+        print(json.dumps({"domain": domain, **found}), flush=True)
 
 
 def _curve(arguments: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ class CropStream(IterableDataset[Batch]):
             except ImageError:
                 continue
             masks, levels = _objects(maps, large, self.objects, rng)
-            image = torch.from_numpy(_jitter(rgb, rng)).permute(2, 0, 1).contiguous()
+            image = torch.from_numpy(jitter(rgb, rng)).permute(2, 0, 1).contiguous()
             dense = torch.from_numpy(dense_target(labels))
             return image, torch.from_numpy(masks), torch.from_numpy(levels), dense
 
@@ -166,7 +166,7 @@ def _dihedral(
     return np.ascontiguousarray(pixels), np.ascontiguousarray(maps)
 
 
-def _jitter(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def jitter(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Vary gamma, contrast and polarity, which normalisation leaves different."""
     unit = rgb / 255
     if rng.random() < 0.5:

@@ -1,0 +1,76 @@
+"""The prior of proposal scores is fitted on synthetic images, and measured on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_peftsam.models import SamModel, build
+from napari_peftsam.pretraining.scorer import (
+    ProposedImage,
+    domain_figures,
+    fit_prior,
+    synthetic_images,
+    write_prior,
+)
+from napari_peftsam.pretraining.synthetic import generate
+from napari_peftsam.segmentation.automatic import ProposalScorer, ScorerPrior
+
+
+@pytest.fixture(scope="module")
+def model() -> SamModel:
+    return build("builtin", "cpu")
+
+
+@pytest.fixture(scope="module")
+def images(model: SamModel) -> list[ProposedImage]:
+    return [*synthetic_images(model, 6, sides=[128])]
+
+
+@pytest.fixture(scope="module")
+def prior(images: list[ProposedImage]) -> ScorerPrior:
+    return fit_prior(images)
+
+
+def test_an_image_depends_on_the_seed_and_its_number_alone(
+    model: SamModel, images: list[ProposedImage]
+) -> None:
+    *_, second = synthetic_images(model, 2, sides=[128])
+    np.testing.assert_array_equal(second.features, images[1].features)
+    np.testing.assert_array_equal(second.ious, images[1].ious)
+
+
+def test_good_proposals_score_higher(prior: ScorerPrior, images: list[ProposedImage]) -> None:
+    features = np.concatenate([each.features for each in images])
+    ious = np.concatenate([each.ious for each in images])
+    scores = ProposalScorer(prior).scores(features).iou
+    assert np.corrcoef(scores, ious)[0, 1] > 0.6
+
+
+def test_a_prior_in_half_precision_says_nearly_the_same(
+    prior: ScorerPrior, images: list[ProposedImage], tmp_path: Path
+) -> None:
+    write_prior(prior, tmp_path / "prior.npz")
+    with np.load(tmp_path / "prior.npz") as content:
+        read = ScorerPrior({name: content[name].astype(float) for name in content.files})
+    exact, half = (ProposalScorer(each).scores(images[0].features) for each in (prior, read))
+    np.testing.assert_allclose(half.iou, exact.iou, atol=0.01)
+
+
+def test_a_domain_is_measured_without_what_the_model_knows(
+    model: SamModel, prior: ScorerPrior, tmp_path: Path
+) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name, seed in (("new", 1), ("known", 2)):
+        made = generate(
+            "fluorescence", (128, 128), rng=np.random.default_rng(seed), mean_diameter=24
+        )
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", made.image)
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", made.labels.astype(np.uint16))
+    found = domain_figures(model, prior, tmp_path, known=["known"])
+    assert found["images"] == 1
+    assert 0 <= found["msa"] <= found["ap50"] <= 1
