@@ -170,11 +170,17 @@ def _scorer(arguments: Sequence[str]) -> None:
     parser.add_argument("--images", type=int, default=scorer.IMAGES, help="to fit on")
     parser.add_argument("--known", nargs="*", default=[], help="images that the model has seen")
     options = parser.parse_args(arguments[1:])
+    # Before the long work: a folder may be missing.
+    domains = {
+        domain: pair_folders(options.data / domain / "images", options.data / domain / "labels")
+        for domain in scorer.DOMAINS
+    }
     model = build("builtin", "cpu")
     prior = scorer.fit_prior([*scorer.synthetic_images(model, options.images)])
     scorer.write_prior(prior, options.output)
-    for domain in scorer.DOMAINS:
-        found = scorer.domain_figures(model, prior, options.data / domain, options.known)
+    for domain, pairs in domains.items():
+        unknown = [pair for pair in pairs if pair.name not in options.known]
+        found = scorer.mean_figures(model, prior, unknown)
         print(json.dumps({"domain": domain, **found}), flush=True)
 
 

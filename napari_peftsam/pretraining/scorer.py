@@ -8,7 +8,7 @@ domains knows these, and is worse in others than one of synthetic images (``docs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ from torch.nn import functional
 from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import encode_one
 from napari_peftsam.evaluation import InstanceAgreement, compare_instances
-from napari_peftsam.files import pair_folders
+from napari_peftsam.files import ImagePair
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import normalise
 from napari_peftsam.pretraining.data import jitter
@@ -91,16 +91,11 @@ def synthetic_images(
         yield ProposedImage.of(model, jitter(normalise(made.image), rng), made.labels)
 
 
-def domain_figures(
-    model: SamModel, prior: ScorerPrior, folder: Path, known: Collection[str] = ()
+def mean_figures(
+    model: SamModel, prior: ScorerPrior, pairs: Iterable[ImagePair]
 ) -> dict[str, float]:
-    """Return the mean mSA and AP50 of the labelled images of a domain, but for the known ones."""
-    pairs = pair_folders(folder / "images", folder / "labels")
-    found = [
-        ProposedImage.of(model, *pair.read()).figures(prior)
-        for pair in pairs
-        if pair.name not in known
-    ]
+    """Return the mean mSA and AP50 of labelled images."""
+    found = [ProposedImage.of(model, *pair.read()).figures(prior) for pair in pairs]
     return {
         "images": len(found),
         "msa": float(np.mean([each.msa for each in found])),

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_peftsam.files import pair_folders
 from napari_peftsam.models import SamModel, build
+from napari_peftsam.pretraining.__main__ import main
 from napari_peftsam.pretraining.scorer import (
     ProposedImage,
-    domain_figures,
     fit_prior,
+    mean_figures,
     synthetic_images,
     write_prior,
 )
@@ -38,7 +40,7 @@ def prior(images: list[ProposedImage]) -> ScorerPrior:
 def test_an_image_depends_on_the_seed_and_its_number_alone(
     model: SamModel, images: list[ProposedImage]
 ) -> None:
-    *_, second = synthetic_images(model, 2, sides=[128])
+    _, second = synthetic_images(model, 2, sides=[128])
     np.testing.assert_array_equal(second.features, images[1].features)
     np.testing.assert_array_equal(second.ious, images[1].ious)
 
@@ -60,17 +62,21 @@ def test_a_prior_in_half_precision_says_nearly_the_same(
     np.testing.assert_allclose(half.iou, exact.iou, atol=0.01)
 
 
-def test_a_domain_is_measured_without_what_the_model_knows(
-    model: SamModel, prior: ScorerPrior, tmp_path: Path
-) -> None:
+def test_labelled_images_are_measured(model: SamModel, prior: ScorerPrior, tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
-    for name, seed in (("new", 1), ("known", 2)):
-        made = generate(
-            "fluorescence", (128, 128), rng=np.random.default_rng(seed), mean_diameter=24
-        )
-        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", made.image)
-        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", made.labels.astype(np.uint16))
-    found = domain_figures(model, prior, tmp_path, known=["known"])
+    made = generate("fluorescence", (128, 128), rng=np.random.default_rng(1), mean_diameter=24)
+    tifffile.imwrite(tmp_path / "images" / "a.tif", made.image)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", made.labels.astype(np.uint16))
+    pairs = pair_folders(tmp_path / "images", tmp_path / "labels")
+    found = mean_figures(model, prior, pairs)
     assert found["images"] == 1
-    assert 0 <= found["msa"] <= found["ap50"] <= 1
+    assert 0 < found["msa"] <= found["ap50"] <= 1
+
+
+def test_a_missing_domain_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["scorer", str(tmp_path), str(tmp_path / "prior.npz")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "prior.npz").exists()
