@@ -88,6 +88,7 @@ def synthetic_images(
         side, diameter = int(rng.choice(sides)), float(np.exp(rng.uniform(*_DIAMETERS)))
         scale = side / model.architecture.image_size
         made = generate_any((side, side), rng=rng, mean_diameter=diameter * scale)
+        # To embed it normalises it again: of the jitter, gamma and polarity stay.
         yield ProposedImage.of(model, jitter(normalise(made.image), rng), made.labels)
 
 

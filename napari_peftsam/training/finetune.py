@@ -473,13 +473,15 @@ def _with_scores(run: _Run, report: TrainingReport) -> TrainingReport:
     adapter, config = report.adapter, run.config
     if not run.learns_scores or not report.best_step:
         return report
-    given = ProposalScorer.of(adapter)
+    given, planes = ProposalScorer.of(adapter), run.encoder.planes
     seconds = _SCORES_SHARE * (config.seconds or report.seconds)
-    held_out = {each.plane for each in run.data.split.held_out}
-    at_most = MOST_JUDGED - len(given.ious)
+    # Masks are better in images that were learned from, which would make scores too high. Of a
+    # single image there is no other.
+    held_out = {each.plane: planes[each.plane] for each in run.data.split.held_out}
+    encoder = replace(run.encoder, planes=held_out)
     found = run.team.from_leader(
         lambda: judge_by_labels(
-            run.encoder, adapter, held_out, at_most, seconds, config.seed, run.stop
+            encoder, adapter, MOST_JUDGED - len(given.ious), seconds, config.seed, run.stop
         )
     )
     if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import copysign
 from time import perf_counter
 
@@ -112,10 +112,9 @@ def _best(target: Target, labels: LabelArray) -> float:
     return max(ious, default=0.0)
 
 
-def judge_by_labels(  # noqa: PLR0913, PLR0917
+def judge_by_labels(
     encoder: PlaneEncoder,
     adapter: Adapter,
-    held_out: Collection[int],
     at_most: int,
     seconds: float,
     seed: int,
@@ -132,8 +131,6 @@ def judge_by_labels(  # noqa: PLR0913, PLR0917
         order, and an equal share of the proposals from each.
     adapter
         Whose proposals are judged; None is returned if there is no head to propose with.
-    held_out
-        Planes that come first: in those that were learned from, masks may be a little better.
     at_most
         Proposals to judge.
     seconds
@@ -147,8 +144,7 @@ def judge_by_labels(  # noqa: PLR0913, PLR0917
     rng = np.random.default_rng(seed)
     features, ious = features_of([]), np.zeros(0)
     with apply_adapter(encoder.model, adapter):
-        drawn = rng.permutation(sorted(encoder.planes)).tolist()
-        for index in _in_time(sorted(drawn, key=lambda i: i not in held_out), seconds):
+        for index in _in_time(rng.permutation(sorted(encoder.planes)).tolist(), seconds):
             if stop():
                 break
             with plane_predictor(encoder, index) as (predictor, embedding):
