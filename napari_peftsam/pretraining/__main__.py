@@ -179,9 +179,9 @@ def _scorer(arguments: Sequence[str]) -> None:
     prior = scorer.fit_prior([*scorer.synthetic_images(model, options.images)])
     scorer.write_prior(prior, options.output)
     for domain, pairs in domains.items():
-        unknown = [pair for pair in pairs if pair.name not in options.known]
-        found = scorer.mean_figures(model, prior, unknown)
-        print(json.dumps({"domain": domain, **found}), flush=True)
+        if unknown := [pair for pair in pairs if pair.name not in options.known]:
+            found = scorer.mean_figures(model, prior, unknown)
+            print(json.dumps({"domain": domain, **found}), flush=True)
 
 
 def _curve(arguments: Sequence[str]) -> None:
