@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from napari_peftsam.errors import ConfigurationError, InputFileError, PeftSamError
+from napari_peftsam.evaluation import AutomaticEvaluation, evaluate_automatic
 from napari_peftsam.files import pair_folders
 from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.models import DEVICES, build
@@ -31,6 +32,7 @@ from napari_peftsam.pretraining import (
 )
 from napari_peftsam.pretraining.synthetic import generate
 from napari_peftsam.pretraining.validation import measure_domains
+from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.types import LabelArray, PixelArray
 
 _PROGRAM = "python -m napari_peftsam.pretraining"
@@ -180,8 +182,14 @@ def _scorer(arguments: Sequence[str]) -> None:
     scorer.write_prior(prior, options.output)
     for domain, pairs in domains.items():
         if unknown := [pair for pair in pairs if pair.name not in options.known]:
-            found = scorer.mean_figures(model, prior, unknown)
-            print(json.dumps({"domain": domain, **found}), flush=True)
+            images = [(pair.name, *pair.read()) for pair in unknown]
+            *_, found = evaluate_automatic(
+                model, images, scorer=ProposalScorer(prior), with_effort=False
+            )
+            assert isinstance(found, AutomaticEvaluation)
+            figures = {name: found.figures[name] for name in ("msa", "ap50")}
+            line = {"domain": domain, "images": len(images), **figures}
+            print(json.dumps(line), flush=True)
 
 
 def _curve(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ domains knows these, and is worse in others than one of synthetic images (``docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from napari_peftsam.configs import AutomaticConfig
 from napari_peftsam.embeddings import encode_one
-from napari_peftsam.evaluation import InstanceAgreement, compare_instances
-from napari_peftsam.files import ImagePair
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import normalise
 from napari_peftsam.pretraining.data import jitter
@@ -30,12 +27,9 @@ from napari_peftsam.pretraining.synthetic import generate_any
 from napari_peftsam.segmentation import Predictor
 from napari_peftsam.segmentation.automatic import (
     FEATURES,
-    Proposal,
-    ProposalScorer,
     ScorerPrior,
     best_ious,
     features_of,
-    merge,
     propose_in_frame,
 )
 from napari_peftsam.types import LabelArray, PixelArray
@@ -56,8 +50,6 @@ _DROPOUT = 0.2
 class ProposedImage:
     """The proposals of a labelled image; `ious` are those with the best true object."""
 
-    labels: LabelArray = field(repr=False)
-    proposals: list[Proposal] = field(repr=False)
     features: Floats = field(repr=False)
     ious: Floats = field(repr=False)
 
@@ -66,14 +58,7 @@ class ProposedImage:
         """Propose objects in an image."""
         proposals, _ = propose_in_frame(Predictor(model), encode_one(model, pixels))
         features = features_of(proposals).astype(np.float64)
-        return cls(labels, proposals, features, best_ious(proposals, labels))
-
-    def figures(self, prior: ScorerPrior) -> InstanceAgreement:
-        """Merge the proposals by the scores of a prior, and compare with the labels."""
-        found = np.zeros(self.labels.shape, np.int32)
-        scores = ProposalScorer(prior).scores(self.features).iou
-        merge(self.proposals, scores, found, threshold=AutomaticConfig().threshold)
-        return compare_instances(self.labels, found)
+        return cls(features, best_ious(proposals, labels))
 
 
 def synthetic_images(
@@ -90,18 +75,6 @@ def synthetic_images(
         made = generate_any((side, side), rng=rng, mean_diameter=diameter * scale)
         # To embed it normalises it again: of the jitter, gamma and polarity stay.
         yield ProposedImage.of(model, jitter(normalise(made.image), rng), made.labels)
-
-
-def mean_figures(
-    model: SamModel, prior: ScorerPrior, pairs: Iterable[ImagePair]
-) -> dict[str, float]:
-    """Return the mean mSA and AP50 of labelled images."""
-    found = [ProposedImage.of(model, *pair.read()).figures(prior) for pair in pairs]
-    return {
-        "images": len(found),
-        "msa": float(np.mean([each.msa for each in found])),
-        "ap50": float(np.mean([each.ap50 for each in found])),
-    }
 
 
 def fit_prior(images: Sequence[ProposedImage], seed: int = 0) -> ScorerPrior:

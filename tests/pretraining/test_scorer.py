@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from napari_peftsam.files import pair_folders
 from napari_peftsam.models import SamModel, build
 from napari_peftsam.pretraining.__main__ import main
 from napari_peftsam.pretraining.scorer import (
+    DOMAINS,
     ProposedImage,
     fit_prior,
-    mean_figures,
     synthetic_images,
     write_prior,
 )
@@ -62,16 +62,18 @@ def test_a_prior_in_half_precision_says_nearly_the_same(
     np.testing.assert_allclose(half.iou, exact.iou, atol=0.01)
 
 
-def test_labelled_images_are_measured(model: SamModel, prior: ScorerPrior, tmp_path: Path) -> None:
-    for kind in ("images", "labels"):
-        (tmp_path / kind).mkdir()
+def test_labelled_images_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = generate("fluorescence", (128, 128), rng=np.random.default_rng(1), mean_diameter=24)
-    tifffile.imwrite(tmp_path / "images" / "a.tif", made.image)
-    tifffile.imwrite(tmp_path / "labels" / "a.tif", made.labels.astype(np.uint16))
-    pairs = pair_folders(tmp_path / "images", tmp_path / "labels")
-    found = mean_figures(model, prior, pairs)
-    assert found["images"] == 1
-    assert 0 < found["msa"] <= found["ap50"] <= 1
+    for domain in DOMAINS:
+        for kind, pixels in (("images", made.image), ("labels", made.labels.astype(np.uint16))):
+            (tmp_path / domain / kind).mkdir(parents=True)
+            tifffile.imwrite(tmp_path / domain / kind / "a.tif", pixels)
+    assert main(["scorer", str(tmp_path), str(tmp_path / "prior.npz"), "--images", "2"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [found["domain"] for found in lines] == [*DOMAINS]
+    for found in lines:
+        assert found["images"] == 1
+        assert 0 < found["msa"] <= found["ap50"] <= 1
 
 
 def test_a_missing_domain_is_said_before_anything_is_written(
