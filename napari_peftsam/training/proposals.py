@@ -98,7 +98,7 @@ def _found(
 ) -> tuple[list[float], int]:
     """Return the IoU of each object with the best that a head finds, and how many it invents."""
     labels = np.zeros(source.labels.shape, np.int32)
-    proposals, _ = propose_in_frame(predictor, embedding, head=head, fast=True)
+    proposals, _ = propose_in_frame(predictor, embedding, head=head)
     scores = ProposalScorer().scores(features_of(proposals)).iou
     merged = merge(proposals, scores, labels, threshold=AutomaticConfig().threshold)
     kept = [proposals[i] for i in merged.kept if _is_known(proposals[i], source)]
