@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 from time import process_time
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -91,26 +92,20 @@ SETTINGS = (
 
 def train(model: SamModel, domain: Domain, config: TrainingConfig) -> TrainingReport:
     """Train for the budget in processor time; keep the last state whatever it is worth."""
-    module = sys.modules[finetune.__module__]
-    is_worse = module.is_worse  # type: ignore[attr-defined]
-    try:
-        module.is_worse = lambda *_: False  # type: ignore[attr-defined]
+    with patch("napari_peftsam.training.run.is_worse", lambda *_: False):
         return by_processor_time(model, domain.training, config)
-    finally:
-        module.is_worse = is_worse  # type: ignore[attr-defined]
 
 
 def by_processor_time(
     model: SamModel, planes: Sequence[AnnotatedPlane], config: TrainingConfig
 ) -> TrainingReport:
     """Train; the seconds of the budget are those of the processor."""
-    module = sys.modules[finetune.__module__]
-    clock = module.perf_counter  # type: ignore[attr-defined]
-    try:
-        module.perf_counter = process_time  # type: ignore[attr-defined]
+    loop = sys.modules[finetune.__module__]  # the package has the function by that name
+    with (
+        patch.object(loop, "perf_counter", process_time),
+        patch("napari_peftsam.training.outcome.perf_counter", process_time),
+    ):
         return run(finetune(model, planes, config))
-    finally:
-        module.perf_counter = clock  # type: ignore[attr-defined]
 
 
 def prompt(model: SamModel, domain: Domain, most: int) -> dict[str, list[float]]:

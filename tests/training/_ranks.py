@@ -68,9 +68,8 @@ def train(
 ) -> Seen:
     """Train and return the last state, whichever is the best."""
     planes = [make_plane("a"), make_plane("b", 1), make_plane("c", 2)]
-    module = sys.modules["napari_peftsam.training.run"]
     with (
-        patch.object(module, "is_worse", lambda *_: False),
+        patch("napari_peftsam.training.run.is_worse", lambda *_: False),
         patch.object(torch.optim, "AdamW", plain_optimiser),
     ):
         events, finished = finish(finetune(build_tiny(), planes, settings, team=team, stop=stop))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from napari_peftsam.peft import (
     save_adapter,
 )
 from napari_peftsam.segmentation.automatic import ProposalScorer
-from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, finetune, outcome
 from napari_peftsam.training.dataset import objects_of
 from napari_peftsam.training.dense import DenseTraining, dense_loss, dense_target
 from napari_peftsam.training.encoder import PlaneEncoder
@@ -277,7 +276,7 @@ def is_left_out(
 def test_a_head_that_finds_less_is_left_out(monkeypatch: pytest.MonkeyPatch, goes_on: bool) -> None:
     model = build("builtin", "cpu")
     start = trained(model, **GENTLE).adapter if goes_on else None
-    monkeypatch.setattr(sys.modules[finetune.__module__], "finds_less", lambda *_, **__: True)
+    monkeypatch.setattr(outcome, "finds_less", lambda *_, **__: True)
     report = trained(model, start=start, **GENTLE | {"learning_rate": 1e-3})
     assert report.best_step
     expected = {} if start is None else start.head
