@@ -23,6 +23,7 @@ from napari_peftsam.evaluation import AutomaticEvaluation, evaluate_automatic
 from napari_peftsam.files import pair_folders
 from napari_peftsam.folders import pretraining_folder
 from napari_peftsam.models import DEVICES, build
+from napari_peftsam.outputs import check_output
 from napari_peftsam.pretraining import (
     PretrainingConfig,
     PretrainingStep,
@@ -173,6 +174,9 @@ def _scorer(arguments: Sequence[str]) -> None:
     parser.add_argument("--known", nargs="*", default=[], help="images that the model has seen")
     options = parser.parse_args(arguments[1:])
     # Before the long work: a folder may be missing.
+    check_output(options.output, (".npz",))
+    if options.images < 1:
+        raise ConfigurationError(f"--images must be 1 or more, got {options.images}")
     domains = {
         domain: pair_folders(options.data / domain / "images", options.data / domain / "labels")
         for domain in scorer.DOMAINS

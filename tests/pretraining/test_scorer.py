@@ -76,9 +76,19 @@ def test_labelled_images_are_measured(tmp_path: Path, capsys: pytest.CaptureFixt
         assert 0 < found["msa"] <= found["ap50"] <= 1
 
 
-def test_a_missing_domain_is_said_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("output", "images", "message"),
+    [
+        pytest.param("prior.npz", 2, "no such folder", id="no domain"),
+        pytest.param("prior.npz", 0, "--images must be 1 or more, got 0", id="no image"),
+        pytest.param("a/prior.npz", 2, "there is no folder", id="nowhere to write"),
+        pytest.param("prior.txt", 2, "end its name in .npz", id="another format"),
+    ],
+)
+def test_wrong_input_is_said_before_the_long_work(
+    output: str, images: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["scorer", str(tmp_path), str(tmp_path / "prior.npz")]) == 2
-    assert "no such folder" in capsys.readouterr().err
-    assert not (tmp_path / "prior.npz").exists()
+    command = ["scorer", str(tmp_path), str(tmp_path / output), "--images", str(images)]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
