@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import compress
-from operator import not_, or_
+from operator import or_
 from types import MappingProxyType
 
 import numpy as np
@@ -115,7 +114,9 @@ def split_objects(
     """Hold out a share of the objects: whole images if there are several, else a region.
 
     The region is one end of the single image, along the axis in which the objects
-    spread further, so that held-out objects are not interleaved with trained ones.
+    spread further, so that held-out objects are not interleaved with trained ones. A part is
+    held out, too, where one of several images is new and has more than twice the share, as it is
+    to be learned from; and where all images were trained on, but not all objects.
 
     Parameters
     ----------
@@ -145,23 +146,58 @@ def split_objects(
     images = sorted({planes[o.plane].image for o in objects})
     if check_on or len(images) > 1:
         _check_chosen(images, check_on)
-        known = {plane.image for plane in planes if trained.get(plane.name)}
-        shuffled = np.random.default_rng(seed).permutation(np.asarray(images, object)).tolist()
-        counts = Counter(planes[o.plane].image for o in objects)
-        new = [image for image in shuffled if image not in known] or shuffled
-        chosen = {*check_on} or _held_images(counts, new, share)
-        out = [planes[o.plane].image in chosen for o in objects]
-        kept = compress(objects, map(not_, out))
-        return Split(tuple(kept), tuple(compress(objects, out)), "image")
-    # Planes of one stack count as a further axis: its end is held out before a part of a plane.
-    centres = np.array(
-        [(o.plane * 1e6, (o.bbox[0] + o.bbox[2]) / 2, (o.bbox[1] + o.bbox[3]) / 2) for o in objects]
+    whole = {*check_on} or _whole_images(objects, planes, share, seed, trained)
+    if whole:
+        held = {o for o in objects if planes[o.plane].image in whole}
+    else:
+        held = _end(objects, planes, trained, round(share * len(objects)))
+    return Split(
+        tuple(o for o in objects if o not in held),
+        tuple(o for o in objects if o in held),
+        "image" if whole else "region",
     )
-    axis = int(np.ptp(centres, axis=0).argmax())
-    order = [objects[i] for i in np.argsort(centres[:, axis], kind="stable")][::-1]
-    held = _held([o.label in trained.get(planes[o.plane].name, ()) for o in order], share)
-    rest = [o for i, o in enumerate(order) if i not in held]
-    return Split(tuple(rest[::-1]), tuple(order[i] for i in held[::-1]), "region")
+
+
+def _whole_images(
+    objects: Sequence[TrainingObject],
+    planes: Sequence[AnnotatedPlane],
+    share: float,
+    seed: int,
+    trained: TrainedObjects,
+) -> set[str]:
+    """Return the images to hold out as a whole; none if a part is better."""
+    counts = Counter(planes[o.plane].image for o in objects)
+    if len(counts) == 1:
+        return set()
+    shuffled = np.random.default_rng(seed).permutation(np.asarray(sorted(counts), object)).tolist()
+    known = {plane.image for plane in planes if trained.get(plane.name)}
+    new = [image for image in shuffled if image not in known]
+    if len(new) == 1:
+        return {*new} if counts[new[0]] <= 2 * share * len(objects) else set()
+    if not new and _untrained(objects, planes, trained):
+        return set()
+    return _held_images(counts, new or shuffled, share)
+
+
+def _untrained(
+    objects: Iterable[TrainingObject], planes: Sequence[AnnotatedPlane], trained: TrainedObjects
+) -> list[TrainingObject]:
+    return [o for o in objects if o.label not in trained.get(planes[o.plane].name, ())]
+
+
+def _end(
+    objects: Sequence[TrainingObject],
+    planes: Sequence[AnnotatedPlane],
+    trained: TrainedObjects,
+    count: int,
+) -> set[TrainingObject]:
+    """Return the last objects, untrained ones if there are any, and never all."""
+    # The last planes before a part of one; there the end of the axis along which objects spread.
+    places = np.array([(o.plane, o.bbox[0] + o.bbox[2], o.bbox[1] + o.bbox[3]) for o in objects])
+    axis = 1 + int(np.ptp(places[:, 1:], axis=0).argmax())
+    order = [objects[i] for i in np.lexsort((places[:, axis], places[:, 0]))][::-1]
+    last = _untrained(order, planes, trained) or order
+    return {*last[: min(max(1, count), len(objects) - 1)]}
 
 
 def check_images_given(names: Collection[str], config: TrainingConfig) -> None:
@@ -197,13 +233,6 @@ def _held_images(counts: Mapping[str, int], among: Sequence[str], share: float) 
             chosen.add(image)
             left -= counts[image]
     return chosen or {min(among, key=lambda image: counts[image])}
-
-
-def _held(is_known: Sequence[bool], share: float) -> list[int]:
-    """Return the first items up to a share of all, of those not known if there are any."""
-    count = min(max(1, round(share * len(is_known))), len(is_known) - 1)
-    new = [i for i, known in enumerate(is_known) if not known]
-    return (new or [*range(len(is_known))])[:count]
 
 
 def objects_of(index: int, plane: AnnotatedPlane) -> list[TrainingObject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,6 +86,36 @@ def test_of_several_new_images_some_are_learned_from() -> None:
     split = split_objects(planes, 0.2, 0, known)
     assert {o.plane for o in split.held_out} | {4, 5} == {4, 5}
     assert {4, 5} & {o.plane for o in split.training}
+
+
+@pytest.mark.parametrize(
+    ("known", "held"),
+    [
+        pytest.param({"a": range(100)}, {"b": 3}, id="much of a new image is learned from"),
+        pytest.param({"a": range(5), "b": range(7)}, {"b": 2, "a": 1}, id="new objects in both"),
+        pytest.param({"a": range(5), "b": range(100)}, {"a": 3}, id="new objects in the first"),
+    ],
+)
+def test_parts_of_images_are_held_out_where_that_leaves_new_objects_to_learn_from(
+    known: dict[str, range], held: dict[str, int]
+) -> None:
+    planes = [make_plane(name) for name in "ab"]
+    split = split_objects(planes, 0.2, 0, known)
+    assert split.by == "region"
+    assert Counter(planes[o.plane].image for o in split.held_out) == held
+    assert all(o.label not in known.get(planes[o.plane].name, ()) for o in split.held_out)
+    if len(known) == 1:
+        in_b = [o for o in split.training if planes[o.plane].image == "b"]
+        assert min(o.bbox[0] for o in split.held_out) >= max(o.bbox[0] for o in in_b)
+
+
+def test_a_new_image_that_is_about_the_share_is_held_out() -> None:
+    planes = [make_plane(f"image {i}") for i in range(4)]
+    known = {plane.name: range(100) for plane in planes[:3]}
+    split = split_objects(planes, 0.2, 0, known)
+    assert split.by == "image"
+    assert {o.plane for o in split.held_out} == {3}
+    assert len(split.held_out) == 8
 
 
 def test_objects_that_were_trained_on_are_not_held_out_later() -> None:
