@@ -147,7 +147,7 @@ class TrainingOptions(BaseModel):
         lt=1,
         title="Held out",
         description="Share of the objects kept for validation: those of whole images, drawn at "
-        "random while they come closer to it, or of one end of a single image.",
+        "random while they come closer to it, or of one end of an image.",
     )
     check_on: tuple[str, ...] = Field(
         (),

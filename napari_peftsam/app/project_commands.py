@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from napari_peftsam.app.annotated import annotated_planes
 from napari_peftsam.app.choice import ModelChoice
 from napari_peftsam.app.export_context import context_of
 from napari_peftsam.app.finetuning import FinetuneReport, finetune_document
 from napari_peftsam.app.folders import measure
-from napari_peftsam.app.workspace import annotated_planes
 from napari_peftsam.document import Document, DocumentImage, open_project
 from napari_peftsam.errors import (
     ConfigurationError,

@@ -17,6 +17,7 @@ from napari_peftsam.errors import LabelError, TrainingError
 from napari_peftsam.geometry import check_labels
 from napari_peftsam.models import SamModel
 from napari_peftsam.normalisation import Limits
+from napari_peftsam.peft import Adapter
 from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.types import BoolArray, LabelArray, PixelArray, Prompts, Window
 
@@ -28,6 +29,7 @@ __all__ = [
     "cut_into_tiles",
     "split_objects",
     "tiles_with_objects",
+    "trained_objects",
 ]
 
 MIN_AREA = 9
@@ -102,6 +104,16 @@ class Split:
 
 TrainedObjects = Mapping[str, Collection[int]]
 """Labels by the name of their plane."""
+
+
+def trained_objects(adapters: Iterable[Adapter]) -> dict[str, set[int]]:
+    """Return the labels that any of the adapters was trained on, by the name of their plane."""
+    found: dict[str, set[int]] = {}
+    for adapter in adapters:
+        listed = adapter.provenance.get("trained_on")
+        for name, labels in listed.items() if isinstance(listed, Mapping) else ():
+            found.setdefault(name, set()).update(labels)
+    return found
 
 
 def split_objects(

@@ -19,6 +19,7 @@ from napari_peftsam.training.dataset import (
     TrainedObjects,
     cut_into_tiles,
     split_objects,
+    trained_objects,
 )
 from napari_peftsam.training.dense import LEAST_OBJECTS, DenseTraining
 from napari_peftsam.training.encoder import PlaneEncoder
@@ -86,11 +87,7 @@ def prepare(
     """
     planes = [each for each in planes if each.image not in config.leave_out]
     planes = cut_into_tiles(planes, model)
-    trained: dict[str, set[int]] = {}
-    for adapter in earlier:
-        listed = adapter.provenance.get("trained_on")
-        for name, labels in listed.items() if isinstance(listed, Mapping) else ():
-            trained.setdefault(name, set()).update(labels)
+    trained = trained_objects(earlier)
     split = split_objects(planes, config.held_out, config.seed, trained, config.check_on)
     prepared = prepare_planes(planes, (*split.training, *split.held_out), model)
     seen = {index: set(plane.labels.unique().tolist()) for index, plane in prepared.items()}

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
     import napari
 
-    from napari_peftsam.document import Document
-    from napari_peftsam.training import AnnotatedPlane, Split
+    from napari_peftsam.training import Split
 
 _DELAY_MS = 200  # the split is worked out, and a training due begins, when the user pauses
-_MOST_PIXELS = 64_000_000  # beyond that, looking at all of them takes too long
 
 
 class FinetuneDock(Dock):
@@ -59,7 +57,7 @@ class FinetuneDock(Dock):
             (events.image_renamed, self._data_changed),
             (owner.projects.events.loaded, self._data_changed),
             (owner.events.model_changed, self._model_changed),
-            (owner.events.adapters_changed, self._show_compare),
+            (owner.events.adapters_changed, self._adapters_changed),
             (owner.viewer.events.theme, self._theme_changed),
         )
         self._data_changed()
@@ -167,17 +165,14 @@ class FinetuneDock(Dock):
         document, config = self.viewer_session.document, self.options.config
         if config is None or not TrainingData.of(document).is_enough:
             return
-        from napari_peftsam.training import split_objects
+        from napari_peftsam.app.annotated import planned_split
 
-        planes = [p for p in _annotated_planes(document) if p.image not in config.leave_out]
+        workspace = self.viewer_session.workspace
+        live = None if workspace is None else workspace.live.adapter
         if self._splitting is not None:
             self._splitting.cancel()
         self._splitting = self.viewer_session.workers.run(
-            lambda: (
-                split_objects(planes, config.held_out, config.seed, check_on=config.check_on)
-                if planes
-                else None
-            ),
+            planned_split(document, config, live),
             on_result=self._show_split,
             on_error=lambda error: self.view.summary.setText(f"⚠ {error}"),
         )
@@ -218,6 +213,10 @@ class FinetuneDock(Dock):
         after = "" if training.is_running else training.after
         self.view.show_compare(live, training.before, after)
 
+    def _adapters_changed(self) -> None:
+        self._show_compare()
+        self._timer.start()  # what the live one was trained on is not held out
+
     def _model_changed(self) -> None:
         self.options.model_changed()
         self._show_button()
@@ -225,20 +224,3 @@ class FinetuneDock(Dock):
 
     def _theme_changed(self, event: Any) -> None:
         self.view.curve.set_theme(str(event.value))
-
-
-def _annotated_planes(document: Document) -> tuple[AnnotatedPlane, ...]:
-    """Return the planes with objects, labels in place of pixels: enough to split them.
-
-    The labels are not copied. Empty if they are too many to be looked at in passing.
-    """
-    from napari_peftsam.training import AnnotatedPlane
-
-    found = [
-        (f"{image.id}{index}{label_set}", image.id, image.array(label_set)[index])
-        for image in document.images.values()
-        for index, label_set in image.places
-    ]
-    if sum(labels.size for _, _, labels in found) > _MOST_PIXELS:
-        return ()
-    return tuple(AnnotatedPlane(name, image, labels, labels) for name, image, labels in found)

@@ -32,7 +32,7 @@ to eight simulated clicks. The verdict is one sentence, such as *Saves about 2.1
 (1.4–2.9, n = 9)*. `finetune --json` has it with its figures."""
 
 _RULES = """\
-- **Objects.** Of held-out images, or of one end of a single image, up to 96. Below {enough} the
+- **Objects.** Of held-out images, or of one end of an image, up to 96. Below {enough} the
   others are judged too, in three folds: mask decoders trained for a few steps without the objects
   that they are asked for. Verdict and folds take a tenth of a budget of time at most; before them,
   the comparison of a new head with the present one takes a twentieth, and what scores learn from

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_peftsam.app.annotated import annotated_planes, planned_split
 from napari_peftsam.app.app import predict_pending
 from napari_peftsam.app.folders import folder_planes
-from napari_peftsam.app.workspace import Workspace, annotated_planes
+from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.document import AcceptObjects, AddPoint, ImportLabels, NewObject, PlaneKey
-from napari_peftsam.training import AnnotatedPlane, TrainingConfig
+from napari_peftsam.models import build_tiny
+from napari_peftsam.peft import LoraConfig, capture, inject
+from napari_peftsam.training import AnnotatedPlane, TrainingConfig, split_objects
 from napari_peftsam.types import Point, Prompts
 from tests.training._world import make_plane
 from tests.workspace._steps import accept
@@ -109,3 +112,28 @@ def test_a_renamed_image_is_named_so_in_training(workspace: Workspace) -> None:
     document.do(RenameImage(image, "renamed"))
     (plane,) = workspace.prepare_training(TrainingConfig(steps=1))().planes
     assert plane.name == "renamed"
+
+
+@pytest.mark.parametrize(
+    ("trained", "by"),
+    [
+        pytest.param({}, "image", id="nothing"),
+        pytest.param({"a": [1, 2, 3, 4]}, "region", id="one image"),
+        pytest.param({"a": [1], "b": [1, 2]}, "region", id="some of both"),
+        pytest.param({"a [0:64, 0:64]": [1, 2, 3, 4]}, "region", id="a tile"),
+    ],
+)
+def test_the_planned_split_leaves_out_what_the_live_adapter_was_trained_on(
+    workspace: Workspace, trained: dict[str, list[int]], by: str
+) -> None:
+    document, config = workspace.document, TrainingConfig(steps=1)
+    for name in "ab":
+        plane = make_plane(name)
+        document.do(ImportLabels(document.add_image(name, plane.pixels), plane.labels))
+    adapter = capture(inject(build_tiny(), LoraConfig(rank=2)), {"trained_on": trained})
+    planned = planned_split(document, config, adapter)()
+    assert planned is not None
+    assert planned.by == by
+    if all(len(name) == 1 for name in trained):
+        planes = [*annotated_planes(document, workspace.engine)()]
+        assert planned == split_objects(planes, config.held_out, config.seed, trained)
