@@ -64,7 +64,11 @@ class TrainingOptions(BaseModel):
         8, ge=1, title="Objects per step", description="Objects of one image trained at once."
     )
     images_per_step: int = Field(
-        1, ge=1, title="Images per step", description="Images or crops that make up one step."
+        1,
+        ge=1,
+        le=256,
+        title="Images per step",
+        description="Images or crops that make up one step.",
     )
     views: int = Field(
         8,

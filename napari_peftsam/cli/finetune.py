@@ -180,6 +180,7 @@ class TrainingProgress:
     def show(self, event: object) -> None:
         """Show one event of `napari_peftsam.training`, nothing for others."""
         from napari_peftsam.training import (
+            Judging,
             MemoryPlanned,
             TrainingStarted,
             TrainingStep,
@@ -196,6 +197,8 @@ class TrainingProgress:
             )
         elif isinstance(event, MemoryPlanned):
             say(event.describe())
+        elif isinstance(event, Judging):
+            self._progress.show(1.0, "comparing it with what there was, on held-out objects")
         elif isinstance(event, Validated):
             self._iou = f"held-out IoU {event.iou:.3f}, "
         elif isinstance(event, TrainingStep):
@@ -209,7 +212,8 @@ class TrainingProgress:
 
 def _text(report: FinetuneReport) -> str:
     lines = [f"live in the project: {report.live}"] if report.live else []
-    lines += [f"adapter: {report.output}"] if report.output else []
+    kept = "" if report.verdict.is_better else " (the trained one all the same)"
+    lines += [f"adapter: {report.output}{kept}"] if report.output else []
     return (
         f"{count_text(report.steps, 'step')} in {report.seconds:.0f} s, "
         f"{report.trainable_parameters:,} parameters\n"

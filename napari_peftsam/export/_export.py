@@ -170,7 +170,7 @@ def _choose(name: str | None, path: Path) -> ExportFormat:
     for known in FORMATS.values():
         if path.name.lower().endswith(known.suffixes):
             return known
-    suffixes = ", ".join(f.suffixes[0] for f in FORMATS.values())
+    suffixes = ", ".join(dict.fromkeys(f.suffixes[0] for f in FORMATS.values()))
     raise ConfigurationError(
         f"{path}: no export format has this suffix: end the name in one of {suffixes} or say the "
         f"format ({', '.join(FORMATS)})"

@@ -9,6 +9,7 @@ from napari_peftsam.models.memory import readable_bytes
 from napari_peftsam.peft import Adapter
 
 __all__ = [
+    "Judging",
     "MemoryPlanned",
     "StepProgress",
     "TrainEvent",
@@ -100,6 +101,11 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """The steps are done; the result is compared with the incumbent, which takes some time."""
+
+
+@dataclass(frozen=True)
 class TrainingReport:
     """The result of a run, ended by its budget or because it was asked to stop.
 
@@ -123,4 +129,4 @@ class TrainingReport:
         return self.verdict.is_better
 
 
-TrainEvent = StepProgress | MemoryPlanned | TrainingStarted | TrainingStep | Validated
+TrainEvent = StepProgress | MemoryPlanned | TrainingStarted | TrainingStep | Validated | Judging

@@ -16,6 +16,7 @@ from napari_peftsam.training.config import TrainingConfig
 from napari_peftsam.training.dataset import AnnotatedPlane
 from napari_peftsam.training.encoder import PlaneEncoder, open_cache
 from napari_peftsam.training.events import (
+    Judging,
     StepProgress,
     TrainEvent,
     TrainingReport,
@@ -121,6 +122,7 @@ def finetune(  # noqa: PLR0913  # most are optional
             report, at_most = yield from _train(run)
         finally:
             injection.remove()
+        yield Judging()
         report = with_scores(run, with_better_head(run, report, judge))
         return replace(report, verdict=verdict_of(run, report, judge, at_most))
 

@@ -121,6 +121,7 @@ class FinetuneView(QWidget):
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
         from napari_peftsam.training import (
+            Judging,
             MemoryPlanned,
             TrainingStarted,
             TrainingStep,
@@ -144,6 +145,9 @@ class FinetuneView(QWidget):
             self.progress.setRange(0, _PROGRESS_PARTS)
             self.progress.setValue(round(_PROGRESS_PARTS * event.seconds / total))
             self.status.setText(f"Step {event.step} · {format_time(event.remaining)} left")
+        elif isinstance(event, Judging):
+            self.progress.setRange(0, 0)
+            self.status.setText("Comparing it with the present one…")
 
     def show_outcome(self, message: str) -> None:
         """Show how the last run ended."""

@@ -64,12 +64,15 @@ class TrainingLine(QWidget):
 
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
-        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
+        from napari_peftsam.training import Judging, TrainingStarted, TrainingStep, Validated
 
         if isinstance(event, TrainingStarted):
             self.curve.add(event.validation_iou)
         elif isinstance(event, Validated):
             self.curve.add(event.iou)
+        elif isinstance(event, Judging):
+            self.text.setText("Comparing…")
+            self.text.setToolTip("Comparing it with the present one, on held-out objects")
         elif isinstance(event, TrainingStep) and self.training.phase is not Phase.STOPPING:
             self.text.setText(f"{format_time(event.remaining)} left")
             self.text.setToolTip("")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QToolButton
+from qtpy.QtWidgets import QSizePolicy, QToolButton
 
 from napari_peftsam.app.export_all import ExportReport, export_all, images_to_export
 from napari_peftsam.app.export_context import context_of
@@ -86,6 +86,8 @@ class ExportDock(Dock):
         layout = stacked(rows, buttons, self.status, inside=self)
         layout.setContentsMargins(*MARGINS)
         layout.addStretch(1)
+        # The dock above it keeps the rest of the window's height.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
 
     def export_file(self) -> None:
         """Ask for a file name and write the chosen image's objects; returns at once."""

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 # Told apart by lightness and shape as well as by hue.
 _POSITIVE, _NEGATIVE, _WAITING = "#3ddc5b", "#ff3b30", "#ffd60a"
-_MASK, _DOUBTFUL, _BACKGROUND = "#00c8ff", "#ff9f0a", "#4d6bff"
+_MASK, _DOUBTFUL, _BACKGROUND, _SELECTED = "#00c8ff", "#ff9f0a", "#4d6bff", "#ff8cf0"
 _SCORES = (0.5, 0.75)  # below: bad, doubtful
 _SIZE, _EDGE = 14, 2  # px on the screen
 _SMALLEST = 2  # px of the image; a smaller box is a slip of the hand
 _DONE = {"added", "removed", "changed"}
 
 
-_OUTLINES = (_POSITIVE, _DOUBTFUL, _NEGATIVE, "white")
-_NEIGHBOURS = 63  # outlines of one colour that are kept apart where they touch
+_OUTLINES = (_POSITIVE, _DOUBTFUL, _NEGATIVE, "white", _SELECTED)
+_NEIGHBOURS = 255 // len(_OUTLINES)  # outlines of one colour that are kept apart where they touch
 
 
 def _outline_colours() -> dict[int | None, str]:
@@ -56,11 +56,14 @@ def _colour_of(score: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Outlined:
-    """A mask ``(h, w)`` at a row and column of the plane, and the colour of its outline."""
+    """A mask ``(h, w)`` at a row and column of the plane, and the colour of its outline.
+
+    By default that of a selected object, which is not white as the proposal is that is looked at.
+    """
 
     mask: BoolArray
     offset: tuple[int, int]
-    colour: str = "white"
+    colour: str = _SELECTED
 
     @classmethod
     def of(cls, made: NewObject) -> Outlined:
