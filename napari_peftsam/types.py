@@ -369,7 +369,7 @@ class ModelReference:
     @classmethod
     def parse(cls, text: str | Path) -> Self:
         """Read a reference; the path of a file is one, whatever it ends in."""
-        found = re.fullmatch(r"(.+)@(\d{1,6})", str(text))
+        found = re.fullmatch(r"(.+)@(-?\d{1,20})", str(text))
         if found is None or Path(text).is_file():
             return cls(str(text))
         return cls(found[1], int(found[2]))

@@ -81,7 +81,7 @@ class Precision:
         """The share in words."""
         if not self.judged:
             return f"about {self.rate:.0%} right"
-        return f"{self.rate:.0%} right ({self.low:.0%} to {self.high:.0%})"
+        return f"{self.rate:.0%} right ({100 * self.low:.0f}–{self.high:.0%})"
 
 
 class ReviewEvents(SignalGroup):

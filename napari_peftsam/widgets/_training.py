@@ -58,7 +58,8 @@ class TrainingRun:
     message
         How the last run ended, a full sentence; empty before.
     verdict
-        The comparison of its result with the model before, in a sentence; empty without one.
+        The comparison of its result with the model before, in a few words if the old one stays;
+        empty without one.
     before, after
         Names of the adapter that was live and of the new version, empty without one.
     began
@@ -218,7 +219,8 @@ class TrainingRun:
             if entry is not None:
                 self.after = entry.name
                 self.measured[entry.name] = result.iou_after
-            self.verdict = result.verdict.sentence
+            better = result.verdict.is_better
+            self.verdict = result.verdict.sentence if better else "The old one stays"
             text = outcome_text(
                 self.before, self.after, result.verdict, result.steps, self._placement
             )

@@ -270,6 +270,9 @@ CASES: dict[str, tuple[Spoil, Callable[..., tuple[str, ...]], tuple[str, ...], s
         nothing, methods, ("--cobot", "--set", "shared=false"), "no method has the option 'shared'",
     ),
     "alpha 0": (nothing, finetune, ("--alpha", "0"), "alpha"),
+    "images without end": (
+        nothing, finetune, ("--images-per-step", "100000000000"), "--images-per-step",
+    ),
     "learning rate 0": (nothing, finetune, ("--learning-rate", "0"), "learning_rate"),
     "two budgets": (nothing, finetune, ("--budget", "9s"), "--steps and --budget"),
     "no steps": (nothing, finetune, ("--steps", "0"), "--steps"),

@@ -254,6 +254,8 @@ def test_references(
         pytest.param("vit_b@600", "vit_b cannot .* 600 pixels: choose 1024, 768 or 512", id="size"),
         pytest.param("vit_t@0", "vit_t cannot .* 0 pixels: choose 1024, 768 or 512", id="nothing"),
         pytest.param("builtin@512", "builtin has a frame of 384 .* without a frame", id="builtin"),
+        pytest.param("vit_b@-1", "vit_b cannot .* -1 pixels: choose 1024, 768 or 512", id="less"),
+        pytest.param("vit_b@99999999", "vit_b cannot .* 99999999 pixels", id="very many"),
         pytest.param("vit_x@512", "unknown model 'vit_x'", id="unknown model"),
     ],
 )
