@@ -23,6 +23,7 @@ from napari_peftsam.peft import (
 from napari_peftsam.training import (
     RECIPES,
     AnnotatedPlane,
+    Judging,
     MemoryPlanned,
     StepProgress,
     Team,
@@ -208,7 +209,8 @@ def test_a_run_that_no_longer_improves_ends_early(planes: list[AnnotatedPlane]) 
     events, finished = finish(finetune(build_tiny(), planes, config))
     assert finished.steps == 4
     assert finished.verdict.outcome == "no difference"
-    assert isinstance(events[-1], Validated)
+    assert isinstance(events[-2], Validated)
+    assert events[-1] == Judging()
     _, whole = finish(finetune(build_tiny(), planes, _config(steps=9, learning_rate=1e-12)))
     assert whole.steps == 9
 
@@ -239,8 +241,10 @@ def test_a_run_ends_with_a_validation(validations: int, planes: list[AnnotatedPl
     config = _config(steps=4, validations=validations, early_stopping=7)
     events, finished = finish(finetune(build_tiny(), planes, config))
     assert finished.steps == 4
-    assert isinstance(events[-1], Validated)
-    assert events[-1].step == 4
+    *_, last, after = events
+    assert isinstance(last, Validated)
+    assert last.step == 4
+    assert after == Judging()
     assert sum(isinstance(each, Validated) for each in events) == 1 + max(validations, 1)
 
 
@@ -301,7 +305,8 @@ def test_asking_to_stop_ends_with_the_best_so_far(planes: list[AnnotatedPlane]) 
             break
     events, finished = finish(run)
     assert finished.steps == 2
-    assert isinstance(events[-1], Validated)
+    assert isinstance(events[-2], Validated)
+    assert events[-1] == Judging()
 
 
 @pytest.mark.parametrize(
