@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_peftsam import __version__
-from napari_peftsam.errors import PeftSamError
+from napari_peftsam.errors import PeftSamError, printable
 
 from . import adapters, batch, models, projects
 from ._console import (
@@ -26,7 +26,7 @@ from .evaluate import evaluate
 from .finetune import finetune
 from .open_viewer import open_images
 
-_BUILTIN = (object, BaseException, Exception)
+_BUILTIN, _SHOWN = (object, BaseException, Exception), 40  # characters of a wrong value
 
 app = typer.Typer(
     name="napari-peftsam",
@@ -117,7 +117,10 @@ def _reason(error: Exception) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     if isinstance(error, _USAGE_ERROR):
-        return str(error.format_message())
+        text, cause = str(error.format_message()), error.__cause__
+        if hasattr(cause, "errors"):  # pydantic's, of newer versions of typer
+            text += f", got {printable(str(cause.errors()[0]['input']), _SHOWN)}"
+        return text.replace("Input should be", "it must be")
     # By name, since importing torch takes seconds.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "not enough memory: close other programs, or choose a smaller model or image"
