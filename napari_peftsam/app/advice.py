@@ -206,7 +206,7 @@ class TrainingData:
         return self.objects >= MIN_OBJECTS
 
 
-_WHERE = {"image": "of other images", "region": "of another part of the image"}
+_WHERE = {"image": "of other images", "region": "of other parts of the images"}
 
 
 def describe_data(data: TrainingData, split: Split | None = None) -> str:

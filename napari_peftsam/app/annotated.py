@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -31,6 +32,7 @@ from napari_peftsam.training import (
 from napari_peftsam.types import BoolArray, Window
 
 _MOST_PIXELS = 64_000_000  # to look at in passing
+_TILE = re.compile(r" \[\d+, \d+\]$")  # at the end of the name of a plane that is a tile
 
 
 def annotated_planes(document: Document, engine: Engine) -> Callable[[], Iterator[AnnotatedPlane]]:
@@ -91,23 +93,28 @@ def planned_split(
 ) -> Callable[[], Split | None]:
     """Note the planes as they are now; return a function that splits their objects.
 
-    As a training would that is judged against the live adapter; slow, as it looks at all labels.
-    It gives None where these are too many to look at in passing. They are not copied.
+    As a training would that is judged against the live adapter; of large planes, which it cuts
+    into tiles, the numbers agree. It looks at all labels, which are not copied, so it is slow; it
+    gives None where these are too many to look at in passing.
     """
-    given = trained_objects([] if live is None else [live])
-    planes, trained = list[AnnotatedPlane](), dict[str, Collection[int]]()
-    for image in document.images.values():
-        if image.id in config.leave_out:
-            continue
-        for index, label_set in image.places:
-            name, labels = _plane_name(image, index, label_set), image.array(label_set)[index]
-            planes.append(AnnotatedPlane(name, image.id, labels, labels))
-            # Of a large plane its tiles were trained on.
-            of_plane = [given[n] for n in given if n == name or n.startswith(f"{name} ")]
-            trained[name] = set[int]().union(*of_plane)
-    if not planes or sum(plane.labels.size for plane in planes) > _MOST_PIXELS:
-        return lambda: None
-    return lambda: split_objects(planes, config.held_out, config.seed, trained, config.check_on)
+    noted = [
+        (_plane_name(image, index, label_set), image.id, image.array(label_set)[index])
+        for image in document.images.values()
+        if image.pixels is not None and image.id not in config.leave_out
+        for index, label_set in image.places
+    ]
+
+    def split() -> Split | None:
+        if not noted or sum(labels.size for _, _, labels in noted) > _MOST_PIXELS:
+            return None
+        given = trained_objects([] if live is None else [live])
+        trained: dict[str, set[int]] = {}
+        for name, labels in given.items():
+            trained.setdefault(_TILE.sub("", name), set()).update(labels)
+        planes = [AnnotatedPlane(name, of, labels, labels) for name, of, labels in noted]
+        return split_objects(planes, config.held_out, config.seed, trained, config.check_on)
+
+    return split
 
 
 def _plane_name(image: DocumentImage, index: tuple[int, ...], label_set: str) -> str:

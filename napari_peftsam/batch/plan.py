@@ -266,6 +266,8 @@ def make_folder(folder: Path) -> None:
     from napari_peftsam.folders import create_folder
     from napari_peftsam.outputs import check_output
 
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"cannot write {folder}: it is a file; name a folder")
     try:
         create_folder(folder)
     except OSError as error:

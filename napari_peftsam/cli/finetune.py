@@ -212,7 +212,8 @@ class TrainingProgress:
 
 def _text(report: FinetuneReport) -> str:
     lines = [f"live in the project: {report.live}"] if report.live else []
-    kept = "" if report.verdict.is_better else " (the trained one all the same)"
+    is_trained = report.best_step and not report.verdict.is_better
+    kept = " (the trained one all the same)" if is_trained else ""
     lines += [f"adapter: {report.output}{kept}"] if report.output else []
     return (
         f"{count_text(report.steps, 'step')} in {report.seconds:.0f} s, "

@@ -46,7 +46,7 @@ class AnnotatedPlane:
     name
         Unique among the planes of a run.
     image
-        Name of its image: planes of one image are never split between training and validation.
+        Name of its image, which is held out as a whole where there are several, or at one end.
     pixels
         ``(H, W)`` or ``(H, W, 3)``.
     labels
@@ -126,9 +126,9 @@ def split_objects(
     """Hold out a share of the objects: whole images if there are several, else a region.
 
     The region is one end of the single image, along the axis in which the objects
-    spread further, so that held-out objects are not interleaved with trained ones. A part is
-    held out, too, where one of several images is new and has more than twice the share, as it is
-    to be learned from; and where all images were trained on, but not all objects.
+    spread further, so that held-out objects are not interleaved with trained ones. It is an end of
+    the one image that is new, if that has much more than the share: it is to be learned from,
+    too. Where all images were trained on, it is the last of many objects that were not.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def split_objects(
         Chooses the images.
     trained
         Objects that earlier adapters were trained on. They are held out only if there are no
-        others, since their figures would be too good.
+        others, or few in known images, since their figures would be too good.
     check_on
         The images to hold out; empty: a share.
 
@@ -158,58 +158,47 @@ def split_objects(
     images = sorted({planes[o.plane].image for o in objects})
     if check_on or len(images) > 1:
         _check_chosen(images, check_on)
-    whole = {*check_on} or _whole_images(objects, planes, share, seed, trained)
-    if whole:
-        held = {o for o in objects if planes[o.plane].image in whole}
+    if check_on:
+        held, by = [o for o in objects if planes[o.plane].image in check_on], "image"
     else:
-        held = _end(objects, planes, trained, round(share * len(objects)))
-    return Split(
-        tuple(o for o in objects if o not in held),
-        tuple(o for o in objects if o in held),
-        "image" if whole else "region",
-    )
+        held, by = _draw(objects, planes, share, seed, trained)
+    kept = {*objects} - {*held}
+    return Split(tuple(o for o in objects if o in kept), tuple(held), by)
 
 
-def _whole_images(
+def _draw(
     objects: Sequence[TrainingObject],
     planes: Sequence[AnnotatedPlane],
     share: float,
     seed: int,
     trained: TrainedObjects,
-) -> set[str]:
-    """Return the images to hold out as a whole; none if a part is better."""
+) -> tuple[list[TrainingObject], str]:
+    """Return the objects to hold out, and whether they are whole images or a region."""
+    count = max(1, round(share * len(objects)))
     counts = Counter(planes[o.plane].image for o in objects)
-    if len(counts) == 1:
-        return set()
     shuffled = np.random.default_rng(seed).permutation(np.asarray(sorted(counts), object)).tolist()
     known = {plane.image for plane in planes if trained.get(plane.name)}
     new = [image for image in shuffled if image not in known]
-    if len(new) == 1:
-        return {*new} if counts[new[0]] <= 2 * share * len(objects) else set()
-    if not new and _untrained(objects, planes, trained):
-        return set()
-    return _held_images(counts, new or shuffled, share)
+    untrained = [o for o in objects if o.label not in trained.get(planes[o.plane].name, ())]
+    among: Sequence[TrainingObject] = ()
+    if len(counts) == 1:
+        among = untrained or objects
+    elif len(new) == 1 and counts[new[0]] > 1.5 * count:
+        among = [o for o in objects if planes[o.plane].image == new[0]]
+    elif not new and len(untrained) >= 2 * count:
+        among = untrained
+    if among:
+        last = {*_from_the_end(among)[: min(count, len(objects) - 1)]}
+        return [o for o in objects if o in last], "region"
+    whole = _held_images(counts, new or shuffled, share)
+    return [o for o in objects if planes[o.plane].image in whole], "image"
 
 
-def _untrained(
-    objects: Iterable[TrainingObject], planes: Sequence[AnnotatedPlane], trained: TrainedObjects
-) -> list[TrainingObject]:
-    return [o for o in objects if o.label not in trained.get(planes[o.plane].name, ())]
-
-
-def _end(
-    objects: Sequence[TrainingObject],
-    planes: Sequence[AnnotatedPlane],
-    trained: TrainedObjects,
-    count: int,
-) -> set[TrainingObject]:
-    """Return the last objects, untrained ones if there are any, and never all."""
-    # The last planes before a part of one; there the end of the axis along which objects spread.
+def _from_the_end(objects: Sequence[TrainingObject]) -> list[TrainingObject]:
+    """Return objects, those first of the last plane and of the end of the axis of most spread."""
     places = np.array([(o.plane, o.bbox[0] + o.bbox[2], o.bbox[1] + o.bbox[3]) for o in objects])
     axis = 1 + int(np.ptp(places[:, 1:], axis=0).argmax())
-    order = [objects[i] for i in np.lexsort((places[:, axis], places[:, 0]))][::-1]
-    last = _untrained(order, planes, trained) or order
-    return {*last[: min(max(1, count), len(objects) - 1)]}
+    return [objects[i] for i in np.lexsort((places[:, axis], places[:, 0]))][::-1]
 
 
 def check_images_given(names: Collection[str], config: TrainingConfig) -> None:

@@ -56,11 +56,12 @@ def with_scores(run: Run, report: TrainingReport) -> TrainingReport:
     adapter, config = report.adapter, run.config
     if not run.learns_scores or not report.best_step:
         return report
-    given, planes = ProposalScorer.of(adapter), run.encoder.planes
+    given, planes, split = ProposalScorer.of(adapter), run.encoder.planes, run.data.split
     seconds = SCORES_SHARE * (config.seconds or report.seconds)
-    # Masks are better in images that were learned from, which would make scores too high. Of a
-    # single image there is no other.
-    held_out = {each.plane: planes[each.plane] for each in run.data.split.held_out}
+    # Masks are better in planes that were learned from, which would make scores too high. There
+    # may be no other.
+    unseen = {each.plane for each in split.held_out} - {each.plane for each in split.training}
+    held_out = {i: planes[i] for i in unseen or {each.plane for each in split.held_out}}
     encoder = replace(run.encoder, planes=held_out)
     found = run.team.from_leader(
         lambda: judge_by_labels(

@@ -62,7 +62,7 @@ class RunData:
     others
         What can be judged in folds, should that be too few.
     trained
-        Labels by image: what the result, and the adapters before it, were trained on.
+        What the result, and the adapters before it, were trained on.
     channels
         That all images show, else empty.
     """

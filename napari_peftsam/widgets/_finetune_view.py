@@ -25,7 +25,7 @@ from napari_peftsam.widgets._parts import (
     text_label,
     timer,
 )
-from napari_peftsam.widgets._training import Phase
+from napari_peftsam.widgets._training import VERBS, Phase
 from napari_peftsam.widgets.keys import KEYS, keyed
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _STATUS = {
     Phase.STARTING: "Starting…",
     Phase.TRAINING: "Training…",
     Phase.STOPPING: "Finishing this step with the best state so far…",
+    Phase.JUDGING: "Comparing it with the present one, on held-out objects…",
 }
 
 
@@ -96,12 +97,12 @@ class FinetuneView(QWidget):
         """Show what the run does; `why_not` says why none can start, empty if one can."""
         running = phase is not Phase.IDLE
         key = KEYS["finetune"].shown
-        verb = {Phase.STOPPING: "■ Stop now", Phase.IDLE: "▶ Train"}.get(phase, "■ Stop")
-        self.train.setText(f"{verb}  {key}")
+        self.train.setText(f"{VERBS[phase]}  {key}")
         self.train.setEnabled(running or not why_not)
         tips = {
             Phase.IDLE: why_not or f"Finetune on the accepted objects ({key}); go on annotating",
             Phase.STOPPING: "Do not wait for this step; the best state so far is kept",
+            Phase.JUDGING: "Do not wait for this; what the last validation says decides",
         }
         self.train.setToolTip(tips.get(phase, f"Stop and keep the best state so far ({key})"))
         self.options.setVisible(not running)
@@ -121,7 +122,6 @@ class FinetuneView(QWidget):
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
         from napari_peftsam.training import (
-            Judging,
             MemoryPlanned,
             TrainingStarted,
             TrainingStep,
@@ -145,9 +145,6 @@ class FinetuneView(QWidget):
             self.progress.setRange(0, _PROGRESS_PARTS)
             self.progress.setValue(round(_PROGRESS_PARTS * event.seconds / total))
             self.status.setText(f"Step {event.step} · {format_time(event.remaining)} left")
-        elif isinstance(event, Judging):
-            self.progress.setRange(0, 0)
-            self.status.setText("Comparing it with the present one…")
 
     def show_outcome(self, message: str) -> None:
         """Show how the last run ended."""

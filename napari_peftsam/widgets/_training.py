@@ -35,6 +35,17 @@ class Phase(Enum):
     STARTING = "starting"
     TRAINING = "training"
     STOPPING = "stopping"
+    JUDGING = "judging"
+
+
+VERBS = {
+    Phase.IDLE: "▶ Train",
+    Phase.STARTING: "■ Stop",
+    Phase.TRAINING: "■ Stop",
+    Phase.STOPPING: "■ Stop now",
+    Phase.JUDGING: "■ Stop now",
+}
+"""What the button says that starts and ends a run."""
 
 
 class TrainingSignals(SignalGroup):
@@ -146,10 +157,10 @@ class TrainingRun:
         self._set_phase(Phase.STARTING)
 
     def stop(self) -> None:
-        """End the run with its best state: after this step; called again, at once."""
+        """End the run with its best state: after this step; called again, or later, at once."""
         if self._process is None:
             return
-        if self.phase in (Phase.STARTING, Phase.STOPPING):
+        if self.phase in (Phase.STARTING, Phase.STOPPING, Phase.JUDGING):
             self._process.cancel()
         if self.phase in (Phase.STARTING, Phase.TRAINING):
             self._process.stop()
@@ -182,10 +193,12 @@ class TrainingRun:
             self.signals.ticked.emit()
 
     def _receive(self, event: TrainEvent) -> None:
-        from napari_peftsam.training import StepProgress, TrainingStep
+        from napari_peftsam.training import Judging, StepProgress, TrainingStep
 
         if isinstance(event, TrainingStep):
             self.began = None
+        elif isinstance(event, Judging):
+            self._set_phase(Phase.JUDGING)
         elif isinstance(event, StepProgress):
             self.share = event.share
             self.signals.ticked.emit()

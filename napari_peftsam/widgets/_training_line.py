@@ -11,13 +11,14 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_peftsam.app.advice import first_step_text, format_time
 from napari_peftsam.widgets._parts import ElidedLabel, beside, push_button
-from napari_peftsam.widgets._training import Phase, TrainingRun
+from napari_peftsam.widgets._training import VERBS, Phase, TrainingRun
 from napari_peftsam.widgets.keys import KEYS
 
 if TYPE_CHECKING:
     from napari_peftsam.training import TrainEvent
 
 _WIDTH, _HEIGHT, _EDGE = 56, 22, 3  # pixels
+_ENDING = {Phase.STOPPING: "Finishing…", Phase.JUDGING: "Comparing…"}
 _LEAST = 0.05  # IoU that the height spans at least
 
 
@@ -43,14 +44,13 @@ class TrainingLine(QWidget):
     def show_run(self) -> None:
         """Show what the run does, and how it ended."""
         training, key = self.training, KEYS["finetune"].shown
-        verb = {Phase.IDLE: "▶ Train", Phase.STOPPING: "■ Stop now"}.get(training.phase, "■ Stop")
-        self.train.setText(f"{verb}  {key}")
+        self.train.setText(f"{VERBS[training.phase]}  {key}")
         if training.phase is Phase.STARTING:
             self.curve.clear()
         if training.phase is Phase.IDLE and training.verdict:
             self.text.setText(training.verdict)
         elif training.phase is not Phase.TRAINING:  # else it says how far the run is
-            self.text.setText("Finishing…" if training.phase is Phase.STOPPING else "")
+            self.text.setText(_ENDING.get(training.phase, ""))
         self.text.setToolTip(training.message)
         self.show_waiting()
 
@@ -64,15 +64,12 @@ class TrainingLine(QWidget):
 
     def show_event(self, event: TrainEvent) -> None:
         """Show what a run reports."""
-        from napari_peftsam.training import Judging, TrainingStarted, TrainingStep, Validated
+        from napari_peftsam.training import TrainingStarted, TrainingStep, Validated
 
         if isinstance(event, TrainingStarted):
             self.curve.add(event.validation_iou)
         elif isinstance(event, Validated):
             self.curve.add(event.iou)
-        elif isinstance(event, Judging):
-            self.text.setText("Comparing…")
-            self.text.setToolTip("Comparing it with the present one, on held-out objects")
         elif isinstance(event, TrainingStep) and self.training.phase is not Phase.STOPPING:
             self.text.setText(f"{format_time(event.remaining)} left")
             self.text.setToolTip("")

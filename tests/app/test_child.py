@@ -19,6 +19,7 @@ from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.app.workspace import Workspace
 from napari_peftsam.errors import PeftSamError, TrainingError
 from napari_peftsam.training import (
+    Judging,
     MemoryPlanned,
     StepProgress,
     TrainingConfig,
@@ -61,7 +62,7 @@ def test_events_come_in_order_and_no_process_is_left(
     assert shares == sorted(shares)
     kinds = [type(event) for event in events[first:]]
     assert kinds[:4] == [MemoryPlanned, TrainingStep, TrainingStarted, Validated]
-    assert kinds[-1] is Validated
+    assert kinds[-2:] == [Validated, Judging]
     assert isinstance(report, TrainingReport)
     assert process.pid is not None
     assert not is_alive(process.pid)

@@ -93,7 +93,7 @@ def test_of_several_new_images_some_are_learned_from() -> None:
     [
         pytest.param({"a": range(100)}, {"b": 3}, id="much of a new image is learned from"),
         pytest.param({"a": range(5), "b": range(7)}, {"b": 2, "a": 1}, id="new objects in both"),
-        pytest.param({"a": range(5), "b": range(100)}, {"a": 3}, id="new objects in the first"),
+        pytest.param({"a": range(3), "b": range(100)}, {"a": 3}, id="new objects in the first"),
     ],
 )
 def test_parts_of_images_are_held_out_where_that_leaves_new_objects_to_learn_from(
@@ -107,6 +107,19 @@ def test_parts_of_images_are_held_out_where_that_leaves_new_objects_to_learn_fro
     if len(known) == 1:
         in_b = [o for o in split.training if planes[o.plane].image == "b"]
         assert min(o.bbox[0] for o in split.held_out) >= max(o.bbox[0] for o in in_b)
+
+
+def test_few_new_objects_in_known_images_are_learned_from() -> None:
+    planes = [make_plane(name) for name in "ab"]
+    split = split_objects(planes, 0.2, 0, {"a": range(100), "b": range(7)})
+    assert split.by == "image"
+    assert {planes[o.plane].image for o in split.training} in ({"a"}, {"b"})
+
+
+def test_an_end_of_the_new_image_is_held_out_whatever_stands_behind_it() -> None:
+    planes = [make_plane(name) for name in "ab"]
+    split = split_objects(planes, 0.2, 0, {"b": range(6)})
+    assert {o.plane for o in split.held_out} == {0}
 
 
 def test_a_new_image_that_is_about_the_share_is_held_out() -> None:

@@ -416,6 +416,22 @@ def test_new_objects_leave_what_a_run_shows(finetuning: Callable[..., Finetuning
     assert view.status.text() == "Step 45 · 0:30 left"
 
 
+def test_a_run_says_that_its_result_is_compared(finetuning: Callable[..., Finetuning]) -> None:
+    bench, seen = finetuning(), list[tuple[Phase, str, str]]()
+    bench.training.signals.changed.connect(
+        lambda: seen.append(
+            (bench.training.phase, bench.view.status.text(), bench.view.train.text())
+        )
+    )
+    bench.start(rate=1e-3, steps=2)
+    bench.until_ended()
+    phases = [phase for phase, _, _ in seen]
+    assert phases == [Phase.STARTING, Phase.TRAINING, Phase.JUDGING, Phase.IDLE]
+    _, said, verb = seen[2]
+    assert said == "Comparing it with the present one, on held-out objects…"
+    assert "Stop now" in verb
+
+
 def test_labels_are_copied_in_a_thread_and_without_later_strokes(
     finetuning: Callable[..., Finetuning], monkeypatch: pytest.MonkeyPatch
 ) -> None:
