@@ -173,7 +173,9 @@ class _LowArea(QScrollArea):
         layout = None if inner is None else inner.layout()
         if layout is None:
             return QSize(DOCK_WIDTH, 0)
-        width = self.width() if self.isVisible() else DOCK_WIDTH
+        # Beside a scroll bar labels need more height, without which it would stay for ever.
+        viewport = self.viewport()
+        width = viewport.width() if viewport is not None and self.isVisible() else DOCK_WIDTH
         frame = self.height() - self.maximumViewportSize().height()
         # Labels wrap; without one, as during a run, a layout does not know any such height.
         wrapped = layout.hasHeightForWidth()

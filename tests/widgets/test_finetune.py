@@ -15,7 +15,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import QLabel, QScrollArea
 
 from napari_peftsam.app.finetuning import DocumentRun, TrainingJob
 from napari_peftsam.document import ImportLabels, Paint, Redo, RemoveImage, Snapshot, Undo
@@ -414,6 +414,21 @@ def test_new_objects_leave_what_a_run_shows(finetuning: Callable[..., Finetuning
     view.show_event(TrainingStep(45, loss=0.1, seconds=30.0, remaining=30.0))
     view.show_phase(Phase.TRAINING, "")  # as after each object that is accepted meanwhile
     assert view.status.text() == "Step 45 · 0:30 left"
+
+
+def test_options_scroll_only_where_the_window_is_low(finetuning: Callable[..., Finetuning]) -> None:
+    bench = finetuning()
+    area = bench.view.findChild(QScrollArea)
+    assert area is not None
+    bar = area.verticalScrollBar()
+    assert bar is not None
+    bench.holder.setFloating(True)
+    bench.holder.show()
+    for width in range(330, 390, 4):
+        bench.holder.resize(width, 200)
+        wait(bar.isVisible)
+        bench.holder.resize(width, 800)
+        wait(lambda: not bar.isVisible())
 
 
 def test_a_run_says_that_its_result_is_compared(finetuning: Callable[..., Finetuning]) -> None:
