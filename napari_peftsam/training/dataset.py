@@ -103,16 +103,22 @@ class Split:
 
 
 TrainedObjects = Mapping[str, Collection[int]]
-"""Labels by the name of their plane."""
+"""Labels by the name of their plane; none of one that was held out as a whole."""
 
 
 def trained_objects(adapters: Iterable[Adapter]) -> dict[str, set[int]]:
-    """Return the labels that any of the adapters was trained on, by the name of their plane."""
+    """Return the labels that any of the adapters was trained on, by the name of their plane.
+
+    Planes that were held out as a whole have none.
+    """
     found: dict[str, set[int]] = {}
     for adapter in adapters:
         listed = adapter.provenance.get("trained_on")
         for name, labels in listed.items() if isinstance(listed, Mapping) else ():
             found.setdefault(name, set()).update(labels)
+        checked = adapter.provenance.get("checked_on")
+        for name in checked if isinstance(checked, list) else ():
+            found.setdefault(str(name), set())
     return found
 
 
@@ -128,7 +134,7 @@ def split_objects(
     The region is one end of the single image, along the axis in which the objects
     spread further, so that held-out objects are not interleaved with trained ones. It is an end of
     the one image that is new, if that has much more than the share: it is to be learned from,
-    too. Where all images were trained on, it is the last of many objects that were not.
+    too. Where all images were trained on, it is the last of the objects that were not.
 
     Parameters
     ----------
@@ -179,13 +185,14 @@ def _draw(
     shuffled = np.random.default_rng(seed).permutation(np.asarray(sorted(counts), object)).tolist()
     known = {plane.image for plane in planes if trained.get(plane.name)}
     new = [image for image in shuffled if image not in known]
+    checked = {plane.image for plane in planes if plane.name in trained}
     untrained = [o for o in objects if o.label not in trained.get(planes[o.plane].name, ())]
     among: Sequence[TrainingObject] = ()
     if len(counts) == 1:
         among = untrained or objects
-    elif len(new) == 1 and counts[new[0]] > 1.5 * count:
+    elif len(new) == 1 and new[0] not in checked and counts[new[0]] > 1.5 * count:
         among = [o for o in objects if planes[o.plane].image == new[0]]
-    elif not new and len(untrained) >= 2 * count:
+    elif not new and len(untrained) >= count:
         among = untrained
     if among:
         last = {*_from_the_end(among)[: min(count, len(objects) - 1)]}

@@ -62,7 +62,7 @@ class RunData:
     others
         What can be judged in folds, should that be too few.
     trained
-        What the result, and the adapters before it, were trained on.
+        What the result, and the adapters before it, were trained on, or held out as a whole.
     channels
         That all images show, else empty.
     """
@@ -102,6 +102,8 @@ def prepare(
     others = FoldObjects(tuple(unseen), (*visible, *split.held_out), planes, config)
     for item in visible:
         trained.setdefault(planes[item.plane].name, set()).add(item.label)
+    for item in split.held_out if split.by == "image" else ():
+        trained.setdefault(planes[item.plane].name, set())  # so that it is held out again
     split = replace(split, training=visible)
     return RunData(split, prepared, held_out, others, trained, _channels(planes))
 
@@ -236,7 +238,7 @@ class Run:
 
     def capture(self, step: int, iou: float) -> Adapter:
         """Return the present state with its provenance."""
-        split = self.data.split
+        split, trained = self.data.split, self.data.trained
         provenance = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": step,
@@ -245,7 +247,8 @@ class Run:
             "training_objects": len(split.training),
             "held_out_objects": len(split.held_out),
             "held_out_by": split.by,
-            "trained_on": {name: sorted(labels) for name, labels in self.data.trained.items()},
+            "trained_on": {name: sorted(labels) for name, labels in trained.items() if labels},
+            "checked_on": sorted(name for name, labels in trained.items() if not labels),
         }
         if self.data.channels:
             provenance["channels"] = self.data.channels

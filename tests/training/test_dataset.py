@@ -122,6 +122,13 @@ def test_an_end_of_the_new_image_is_held_out_whatever_stands_behind_it() -> None
     assert {o.plane for o in split.held_out} == {0}
 
 
+def test_an_image_that_was_held_out_stays_so() -> None:
+    planes = [make_plane(name) for name in "ab"]
+    split = split_objects(planes, 0.2, 0, {"a": range(100), "b": ()})
+    assert split.by == "image"
+    assert {o.plane for o in split.held_out} == {1}
+
+
 def test_a_new_image_that_is_about_the_share_is_held_out() -> None:
     planes = [make_plane(f"image {i}") for i in range(4)]
     known = {plane.name: range(100) for plane in planes[:3]}

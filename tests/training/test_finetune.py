@@ -175,7 +175,8 @@ def test_steps_that_a_file_claims_in_vain_count_as_none(
 def test_an_adapter_records_what_it_and_its_start_learned_from() -> None:
     planes = [make_plane(f"image {i}", i) for i in range(4)]
     _, first = finish(finetune(build_tiny(), planes[:2], _config(steps=2)))
-    [trained] = first.adapter.provenance["trained_on"]
+    [trained], [checked] = (first.adapter.provenance[of] for of in ("trained_on", "checked_on"))
+    assert {trained, checked} == {"image 0", "image 1"}
     run = finetune(build_tiny(), planes[:3], _config(steps=2), start=first.adapter)
     _, then = finish(run)
     assert set(then.adapter.provenance["trained_on"]) >= {trained}

@@ -142,8 +142,8 @@ def test_without_the_cache_the_same_is_computed_again(
 def test_an_incumbent_and_its_challenger_share_what_both_leave_alone(
     planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = _config("lora", {"rank": 2, "placement": "late-50%"}, steps=2, check_on=("b",))
-    later = _config("lora", {"rank": 2, "placement": "last"}, steps=2, check_on=("b",))
+    late = _config("lora", {"rank": 2, "placement": "late-50%"}, steps=2)
+    later = _config("lora", {"rank": 2, "placement": "last"}, steps=2)
     _, finished = finish(finetune(build_tiny(), planes, later))
     spy = _Spy(monkeypatch)
     list(finetune(build_tiny(), planes, late, incumbent=Incumbent(finished.adapter)))
@@ -153,10 +153,9 @@ def test_an_incumbent_and_its_challenger_share_what_both_leave_alone(
 def test_going_on_asks_the_adapter_and_not_the_configuration(
     planes: list[AnnotatedPlane], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everywhere = _config("lora", {"rank": 2}, steps=2, check_on=("b",))
-    _, finished = finish(finetune(build_tiny(), planes, everywhere))
+    _, finished = finish(finetune(build_tiny(), planes, _config("lora", {"rank": 2}, steps=2)))
     spy = _Spy(monkeypatch)
-    late = _config("lora", {"rank": 2, "placement": "last"}, steps=2, check_on=("b",))
+    late = _config("lora", {"rank": 2, "placement": "last"}, steps=2)
     list(finetune(build_tiny(), planes, late, start=finished.adapter))
     assert not spy.seen
 
