@@ -34,6 +34,7 @@ _REMEDIES = {
     errno.EACCES: "choose a folder you may write to",
     errno.EPERM: "choose a folder you may write to",
     errno.EROFS: "choose a folder you may write to",
+    errno.EEXIST: "something of that name is in the way, choose another name",
     errno.ENOENT: "create the folder first or choose an existing one",
     errno.ENOTDIR: "a part of the path is a file, choose an existing folder",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -77,7 +78,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         with replacing(Path(os.path.realpath(target))) as temporary:
             yield temporary
     except OSError as error:
-        raise ExportError(f"cannot write {target}: {_reason(error)}") from error
+        raise ExportError(f"cannot write {target}: {write_failure(error)}") from error
 
 
 @contextmanager
@@ -142,7 +143,8 @@ def _remove_leftovers(folder: Path) -> None:
                 _discard(path)
 
 
-def _reason(error: OSError) -> str:
+def write_failure(error: OSError) -> str:
+    """Return why something cannot be written, and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno or 0, "choose another file or folder")
     return f"{reason}; {remedy}"
@@ -253,9 +255,7 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
-        ) from error
+        raise ExportError(f"cannot write {path}: {write_failure(error)}") from error
 
 
 def safe_name(name: str) -> str:

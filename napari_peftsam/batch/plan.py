@@ -264,14 +264,10 @@ def finished(
 def make_folder(folder: Path) -> None:
     """Make a folder for results; raise `ExportError` if it is not writable."""
     from napari_peftsam.folders import create_folder
-    from napari_peftsam.outputs import check_output
+    from napari_peftsam.outputs import check_output, write_failure
 
-    if folder.exists() and not folder.is_dir():
-        raise ExportError(f"cannot write {folder}: it is a file; name a folder")
     try:
         create_folder(folder)
     except OSError as error:
-        raise ExportError(
-            f"cannot write {folder}: {error.strerror or error}; choose a folder you may write to"
-        ) from error
+        raise ExportError(f"cannot write {folder}: {write_failure(error)}") from error
     check_output(folder / "entry")

@@ -46,7 +46,7 @@ from napari_peftsam.files import (
 )
 from napari_peftsam.geometry import sizes
 from napari_peftsam.metadata import AS_THE_FILE_SAYS, UNKNOWN, ImageMetadata, ReadOptions
-from napari_peftsam.outputs import check_not_an_input, check_output
+from napari_peftsam.outputs import check_not_an_input, check_output, write_failure
 from napari_peftsam.planes import LazyImage
 from napari_peftsam.segmentation import RegionLabels
 from napari_peftsam.segmentation.engine import Engine
@@ -218,7 +218,7 @@ def _segment_in_parts(
     try:
         folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=temporary_prefix())
     except OSError as error:
-        raise ExportError(f"cannot write {output}: {error.strerror or error}") from error
+        raise ExportError(f"cannot write {output}: {write_failure(error)}") from error
     with folder as scratch, atomic_path(output) as temporary:
         shape = grid.window.shape
         labels = create_labels(temporary, shape, context)

@@ -21,7 +21,7 @@ import xxhash
 from napari_peftsam.errors import ExportError, PeftSamError
 from napari_peftsam.files import atomic_path
 from napari_peftsam.folders import create_folder, is_own
-from napari_peftsam.outputs import file_identity
+from napari_peftsam.outputs import file_identity, write_failure
 
 __all__ = ["EntryFolder"]
 
@@ -125,8 +125,7 @@ class EntryFolder:
             self._remove_leftovers()
         except OSError as error:
             raise ExportError(
-                f"cannot store {self._what} in {self.folder}: {error.strerror or error}; "
-                "choose a folder you may write to"
+                f"cannot store {self._what} in {self.folder}: {write_failure(error)}"
             ) from error
         with atomic_path(self._path(name)) as path:
             _write(path, entry)

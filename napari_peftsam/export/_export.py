@@ -13,6 +13,7 @@ import numpy as np
 from napari_peftsam.errors import ConfigurationError, ExportError, LabelError
 from napari_peftsam.files import IMAGE_SUFFIXES, atomic_path, check_shapes, read_provenance
 from napari_peftsam.geometry import check_labels, flattened
+from napari_peftsam.outputs import write_failure
 from napari_peftsam.types import LabelArray
 
 from ._coco import write_coco, write_coco_set
@@ -106,7 +107,7 @@ def export_labels(
         try:
             written = [append_labels(target, *each) for each in context.apart(labels)]
         except OSError as error:
-            raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+            raise ExportError(f"cannot write {target}: {write_failure(error)}") from error
         return written[0]
     if chosen.is_raster:
         is_nested = chosen.name == "tiff" and len(sets) > 1 and do_overlap(sets)
