@@ -1,4 +1,4 @@
-"""What a training would learn from: the planes of a document with their objects."""
+"""The planes of a document with their objects, as a training learns from them."""
 
 from __future__ import annotations
 

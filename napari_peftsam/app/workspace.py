@@ -19,11 +19,7 @@ from napari_peftsam.app.adapters import (
 from napari_peftsam.app.annotated import annotated_planes
 from napari_peftsam.app.finetuning import TrainingJob
 from napari_peftsam.app.suggesting import project_scorer
-from napari_peftsam.document import (
-    Document,
-    DocumentImage,
-    PlaneKey,
-)
+from napari_peftsam.document import Document, DocumentImage, PlaneKey
 from napari_peftsam.embeddings import (
     EmbeddingStore,
     EmbedEvent,
@@ -36,11 +32,7 @@ from napari_peftsam.models import SamModel, build, pick_device
 from napari_peftsam.peft import load_adapter
 from napari_peftsam.segmentation.automatic import ProposalScorer
 from napari_peftsam.segmentation.engine import IN_MEMORY, Engine, LiveAdapter
-from napari_peftsam.training import (
-    Incumbent,
-    TrainingConfig,
-    TrainingReport,
-)
+from napari_peftsam.training import Incumbent, TrainingConfig, TrainingReport
 from napari_peftsam.types import ModelReference, Window
 
 

@@ -26,7 +26,8 @@ from .evaluate import evaluate
 from .finetune import finetune
 from .open_viewer import open_images
 
-_BUILTIN, _SHOWN = (object, BaseException, Exception), 40  # characters of a wrong value
+_BUILTIN = (object, BaseException, Exception)
+_SHOWN = 40  # characters of a wrong value
 
 app = typer.Typer(
     name="napari-peftsam",

@@ -161,15 +161,13 @@ def split_objects(
             f"finetuning needs at least {_MIN_OBJECTS} annotated objects, found {len(objects)}: "
             "annotate more objects first"
         )
-    images = sorted({planes[o.plane].image for o in objects})
-    if check_on or len(images) > 1:
-        _check_chosen(images, check_on)
     if check_on:
+        _check_chosen(sorted({planes[o.plane].image for o in objects}), check_on)
         held, by = [o for o in objects if planes[o.plane].image in check_on], "image"
     else:
         held, by = _draw(objects, planes, share, seed, trained)
-    kept = {*objects} - {*held}
-    return Split(tuple(o for o in objects if o in kept), tuple(held), by)
+    out = {*held}
+    return Split(tuple(o for o in objects if o not in out), tuple(held), by)
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""What follows the steps of a training: its head, the scores of its proposals, and the verdict."""
+"""The end of a training: the better head, the scores of its proposals, and the verdict."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def with_scores(run: Run, report: TrainingReport) -> TrainingReport:
     seconds = SCORES_SHARE * (config.seconds or report.seconds)
     # Masks are better in planes that were learned from, which would make scores too high. There
     # may be no other.
-    unseen = {each.plane for each in split.held_out} - {each.plane for each in split.training}
-    held_out = {i: planes[i] for i in unseen or {each.plane for each in split.held_out}}
-    encoder = replace(run.encoder, planes=held_out)
+    held_out = {each.plane for each in split.held_out}
+    chosen = held_out - {each.plane for each in split.training} or held_out
+    encoder = replace(run.encoder, planes={index: planes[index] for index in chosen})
     found = run.team.from_leader(
         lambda: judge_by_labels(
             encoder, adapter, MOST_JUDGED - len(given.ious), seconds, config.seed, run.stop

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """What is learned from, and what is kept to judge by.
+    """The objects that a run learns from, and those it is judged by.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ def dense_training(
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What the steps of a training share, and what follows them.
+    """State that the steps of a training, and its end, share.
 
     Attributes
     ----------

@@ -101,7 +101,7 @@ def test_options(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(("--eager", "1.5"), "1.5", id="more than eager"),
+        pytest.param(("--eager", "1.5"), "eager", id="more than eager"),
         pytest.param(("--eager", "-2"), "-2", id="less than eager"),
         pytest.param(
             ("--prompts", "{root}/prompts.json", "--eager", "0.3"),

@@ -109,7 +109,7 @@ def test_parts_of_images_are_held_out_where_that_leaves_new_objects_to_learn_fro
         assert min(o.bbox[0] for o in split.held_out) >= max(o.bbox[0] for o in in_b)
 
 
-def test_few_new_objects_in_known_images_are_learned_from() -> None:
+def test_where_few_objects_of_known_images_are_new_a_whole_image_is_held_out() -> None:
     planes = [make_plane(name) for name in "ab"]
     split = split_objects(planes, 0.2, 0, {"a": range(100), "b": range(7)})
     assert split.by == "image"
